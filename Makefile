@@ -1,0 +1,22 @@
+.PHONY: run test test-long bench clean fmt lint
+
+run:
+	@scripts/run.sh
+
+test:
+	@scripts/test.sh
+
+test-long:
+	@ASH_TEST_LONG=1 scripts/test.sh
+
+bench:
+	@scripts/bench.sh
+
+clean:
+	@scripts/clean.sh
+
+fmt:
+	@cargo fmt --all
+
+lint:
+	@scripts/lint.sh

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Builds the product and puts it into .ash/bin, where ashd finds its helpers. With the argument
+# `dev`, without optimisation, except for the bridge, which is always the real one.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+build_programs() {
+    local flags=()
+    [ "$1" = dev ] || flags=(--release)
+    cargo build --quiet --locked "${flags[@]}" --bins \
+        -p ashd -p ashctl -p ash-broker -p ash-launcher -p ash-modelapi -p ash-stub
+}
+
+# Static, because it runs in roots that hold no libraries of its own. The explicit target keeps the
+# flag away from build scripts.
+build_bridge() {
+    RUSTFLAGS="-C target-feature=+crt-static" \
+        cargo build --quiet --locked --profile bridge -p ash-bridge --target "$triple"
+}
+
+put() {
+    install -D -m 0755 "$1" "$bin/${1##*/}"
+}
+
+profile=${1:-release}
+case $profile in
+    release) built=$TARGET/release ;;
+    dev) built=$TARGET/debug ;;
+    *) die "unknown profile $profile; release or dev" ;;
+esac
+triple=$(uname -m)-unknown-linux-gnu
+bin=${ASH_LIBEXEC_DIR:-$STATE/bin}
+
+cd "$ROOT"
+need_rust
+say "building ($profile)"
+build_programs "$profile"
+build_bridge
+for program in ashd ashctl ash-broker ash-launcher ash-modelapi ash-stub-claude; do
+    put "$built/$program"
+done
+put "$TARGET/$triple/bridge/ash-bridge"
+# A copy under a path of ours: AppArmor profiles for the distribution's path break the uid drop.
+put "$(command -v bwrap)"

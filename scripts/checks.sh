@@ -1,0 +1,63 @@
+# shellcheck shell=bash
+# Checks and their count. Sourced, after lib.sh, never run.
+
+passed=0
+failed=0
+reasons=()
+
+# Runs one check and counts it; a failure is told and the next check still runs.
+check() {
+    local name=$1
+    shift
+    say "$name"
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        say "FAILED: $name"
+    fi
+}
+
+skip() {
+    reasons+=("$1: SKIP: $2")
+}
+
+# Prints the count as the last line, and fails if any check did.
+summary() {
+    local reason
+    for reason in "${reasons[@]}"; do
+        say "$reason"
+    done
+    say "$passed passed, $failed failed, ${#reasons[@]} skipped"
+    [ "$failed" -eq 0 ]
+}
+
+lint() {
+    check "cargo fmt" cargo fmt --all --check
+    check "cargo clippy" cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+    deny
+    shell_scripts
+}
+
+# The advisory database needs a network that a build machine may not have; everything else about
+# dependencies is checked.
+deny() {
+    local tools=$STATE/tools
+    if ! have cargo-deny && [ ! -x "$tools/bin/cargo-deny" ]; then
+        say "installing cargo-deny into .ash/tools"
+        if ! cargo install --quiet --locked --root "$tools" cargo-deny@0.20.2; then
+            skip "cargo deny" "cargo-deny cannot be installed here"
+            return
+        fi
+    fi
+    PATH=$tools/bin:$PATH check "cargo deny" \
+        cargo deny --log-level error check --hide-inclusion-graph licenses bans sources
+}
+
+shell_scripts() {
+    if have shellcheck; then
+        check "shellcheck" shellcheck --external-sources scripts/*.sh .ci/run
+    else
+        skip "shellcheck" "it is not installed"
+    fi
+}

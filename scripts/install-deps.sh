@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Installs what is missing to build and run: packages through apt or dnf, the Claude Code CLI
+# through npm. With the argument `test` or `bench`, also what only these need.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+# Prints the package that has a program.
+package_of() {
+    case $manager:$1 in
+        *:bwrap) echo bubblewrap ;;
+        *:dbus-daemon) echo dbus-daemon ;;
+        *:python3) echo python3 ;;
+        *:curl) echo curl ;;
+        *:wrk) echo wrk ;;
+        apt:cc) echo build-essential ;;
+        dnf:cc) echo gcc ;;
+        apt:libc.a) echo libc6-dev ;;
+        dnf:libc.a) echo glibc-static ;;
+        apt:shellcheck) echo shellcheck ;;
+        dnf:shellcheck) echo ShellCheck ;;
+    esac
+}
+
+is_missing() {
+    case $1 in
+        libc.a) have cc && [ "$(cc -print-file-name=libc.a)" = libc.a ] ;;
+        *) ! have "$1" ;;
+    esac
+}
+
+install_packages() {
+    case $manager in
+        apt)
+            DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" ||
+                { apt-get -qq update && apt-get -qq install -y --no-install-recommends "$@"; }
+            ;;
+        dnf) dnf -q install -y "$@" ;;
+        none) die "neither apt nor dnf is here; please install: $*" ;;
+    esac
+}
+
+install_missing() {
+    local wanted packages=()
+    for wanted in "$@"; do
+        ! is_missing "$wanted" || packages+=("$(package_of "$wanted")")
+    done
+    [ ${#packages[@]} -gt 0 ] || return 0
+    need_root
+    say "installing ${packages[*]}"
+    install_packages "${packages[@]}" >/dev/null
+}
+
+cli_package() {
+    case $(uname -m) in
+        x86_64) echo @anthropic-ai/claude-code-linux-x64 ;;
+        aarch64) echo @anthropic-ai/claude-code-linux-arm64 ;;
+        *) die "there is no Claude Code CLI for $(uname -m)" ;;
+    esac
+}
+
+# The wrapper package and its installer are not needed: the platform's package holds the program.
+install_cli() {
+    local package scratch
+    [ -z "${CLAUDE_CODE_EXECUTABLE:-}" ] || return 0
+    [ ! -x "$STATE/runtime/$CLI_VERSION/claude" ] || return 0
+    have npm || die "npm is missing; install it, or set CLAUDE_CODE_EXECUTABLE to an existing" \
+        "Claude Code CLI ($CLI_VERSION) and run this again"
+    package=$(cli_package)
+    say "fetching $package $CLI_VERSION"
+    mkdir -p "$STATE/runtime/$CLI_VERSION"
+    scratch=$(mktemp -d "$STATE/runtime/fetch.XXXXXX")
+    npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$scratch" \
+        "$package@$CLI_VERSION"
+    install -m 0755 "$scratch/node_modules/$package/claude" "$STATE/runtime/$CLI_VERSION/claude"
+    rm -r "$scratch"
+}
+
+manager=none
+if have apt-get; then manager=apt; elif have dnf; then manager=dnf; fi
+
+install_missing bwrap dbus-daemon cc python3 curl
+install_missing libc.a
+case ${1:-} in
+    test) install_missing shellcheck ;;
+    bench) install_missing wrk ;;
+esac
+install_cli

@@ -1,0 +1,38 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # the variables are for those who source this
+# What the scripts beside this file share. Sourced, never run.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+STATE=$ROOT/.ash
+TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+CLI_VERSION=2.1.197
+
+# The sockets' directory: short, because a socket's path must stay under 108 bytes, and one per
+# checkout, so that two checkouts do not meet.
+RUN_DIR=/run/ash-dev-$(printf %s "$ROOT" | sha256sum | cut -c1-8)
+
+say() {
+    printf 'ash: %s\n' "$*"
+}
+
+die() {
+    say "$*" >&2
+    exit 1
+}
+
+# The Claude Code CLI to use: the one pointed at, else the one that install-deps.sh fetches.
+cli() {
+    printf '%s\n' "${CLAUDE_CODE_EXECUTABLE:-$STATE/runtime/$CLI_VERSION/claude}"
+}
+
+have() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+need_root() {
+    [ "$(id -u)" -eq 0 ] || die "must run as root: sandboxes need namespaces and uids of their own"
+}
+
+need_rust() {
+    have cargo || die "cargo is missing; install Rust with rustup, the toolchain then installs itself"
+}
