@@ -1,0 +1,16 @@
+//! The few system calls that Rust cannot call safely, behind functions that can be.
+//!
+//! This is the only crate of ash that contains `unsafe`. Each module is one need:
+//!
+//! * [`fds`]: what a process inherited, and what it hands on;
+//! * [`process`]: forking while single-threaded, and running another program in one's place;
+//! * [`peer`]: who is at the other end of a socket;
+//! * [`children`]: learning that children ended, without a thread that waits.
+
+pub mod fds;
+
+pub mod process;
+
+pub mod peer;
+
+pub mod children;

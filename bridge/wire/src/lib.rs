@@ -1,0 +1,20 @@
+//! The words that `ashd`, the launcher and the bridge say to each other.
+//!
+//! Two conversations use this crate:
+//!
+//! * [`frame`] and [`words`]: `ashd` ⇄ bridge, over one Unix stream socket per sandbox;
+//! * [`plan`]: `ashd` → launcher, one sequenced packet per sandbox to make.
+//!
+//! Nothing here performs I/O beyond reading from and writing to what the caller hands in, and
+//! nothing trusts its input: every length is bounded before memory is reserved.
+
+pub mod frame;
+pub mod words;
+
+pub mod plan;
+
+/// The version of the bridge conversation that this build speaks.
+pub const VERSION: u16 = 1;
+
+/// The oldest version of the bridge conversation that this build still understands.
+pub const OLDEST_VERSION: u16 = 1;
