@@ -1,0 +1,128 @@
+//! Commands beside the turn.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use ash_wire::frame::Kind;
+use ash_wire::words::{Exec, ExecExit};
+use rustix::event::PollFlags;
+
+use crate::commands::{self, Command, MAX_COMMANDS};
+use crate::spawner::Order;
+
+use super::{Bridge, Got, Source, read};
+
+/// Reads of each stream after a command has ended: more than a pipe holds. What still comes then
+/// comes from something that it left behind.
+const LAST_READS: usize = 32;
+
+const OUTPUTS: [Kind; 2] = [Kind::ExecStdout, Kind::ExecStderr];
+
+impl Bridge {
+    pub(super) fn command_sources<'a>(
+        &'a self,
+        sources: &mut Vec<(Source, BorrowedFd<'a>, PollFlags)>,
+    ) {
+        for (id, command) in &self.commands {
+            if self.must_wait(command) {
+                continue;
+            }
+            for (kind, output) in OUTPUTS.into_iter().zip([&command.stdout, &command.stderr]) {
+                let fd = output.from.as_ref().map(|fd| fd.as_fd());
+                sources.extend(fd.map(|fd| (Source::Output(*id, kind), fd, PollFlags::IN)));
+            }
+        }
+    }
+
+    pub(super) fn exec(&mut self, link: u64, number: u64, exec: Exec) -> io::Result<()> {
+        let taken = |command: &Command| (command.link, command.number) == (link, number);
+        let refusal = match self.closing {
+            Some(_) => Some("the sandbox is being ended"),
+            None if self.commands.values().any(taken) => Some("the number is taken"),
+            None if self.commands.len() >= MAX_COMMANDS => Some("too many commands run"),
+            None => None,
+        };
+        if let Some(refusal) = refusal {
+            self.refuse(link, number, refusal.to_owned());
+            return Ok(());
+        }
+        let made = Command::new(number, link, &exec, self.now()).and_then(|(command, outputs)| {
+            Ok((command, outputs, commands::program(exec).in_memfd()?))
+        });
+        let (command, [stdout, stderr], program) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                self.refuse(link, number, error.to_string());
+                return Ok(());
+            }
+        };
+        let id = self.next_id();
+        let fds = [&program, &self.parts.null, &stdout, &stderr].map(|fd: &OwnedFd| fd.as_fd());
+        self.order(&Order::Start { id, group_ends_with_it: false }, &fds)?;
+        self.commands.insert(id, command);
+        Ok(())
+    }
+
+    fn refuse(&mut self, link: u64, number: u64, error: String) {
+        let exit = ExecExit {
+            code: None,
+            signal: None,
+            timed_out: false,
+            truncated: false,
+            error: Some(error),
+        };
+        self.exited(link, number, &exit);
+    }
+
+    fn exited(&mut self, link: u64, number: u64, exit: &ExecExit) {
+        let body = serde_json::to_vec(exit).unwrap_or_default();
+        self.push(link, Kind::ExecExit, number, &body);
+    }
+
+    pub(super) fn kill_command(&mut self, link: u64, number: u64) -> io::Result<()> {
+        let is_it = |command: &Command| (command.link, command.number) == (link, number);
+        let id = self.commands.iter().find(|(_, command)| is_it(command)).map(|(id, _)| *id);
+        id.map_or(Ok(()), |id| self.order(&Order::Kill { id }, &[]))
+    }
+
+    pub(super) fn read_output(&mut self, id: u64, kind: Kind) -> Got {
+        let Some(command) = self.commands.get_mut(&id) else { return Got::End };
+        let got = read(command.output(kind).from.as_ref(), &mut self.buffer);
+        match got {
+            Got::Bytes(count) => {
+                let (link, number) = (command.link, command.number);
+                let bytes = command.pass(kind, &self.buffer[..count]).to_vec();
+                if !bytes.is_empty() {
+                    self.push(link, kind, number, &bytes);
+                }
+            }
+            Got::Nothing => {}
+            Got::End => command.output(kind).from = None,
+        }
+        got
+    }
+
+    /// When commands have ended: passes on their last output, and says how they ended.
+    pub(super) fn after_the_end_of_commands(&mut self) {
+        let over = |(id, command): (&u64, &Command)| {
+            (command.ended.is_some() && !self.must_wait(command)).then_some(*id)
+        };
+        let over: Vec<u64> = self.commands.iter().filter_map(over).collect();
+        for id in over {
+            for kind in OUTPUTS {
+                let read = |_| matches!(self.read_output(id, kind), Got::Bytes(_));
+                let _ = (0..LAST_READS).all(read);
+            }
+            if let Some(command) = self.commands.remove(&id) {
+                let (link, number) = (command.link, command.number);
+                self.exited(link, number, &command.exit());
+            }
+        }
+    }
+
+    /// Whether more output would only pile up here.
+    fn must_wait(&self, command: &Command) -> bool {
+        let link = self.link.as_ref().filter(|link| link.serial == command.link);
+        link.is_some_and(|link| link.is_crowded())
+    }
+}

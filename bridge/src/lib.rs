@@ -1,0 +1,155 @@
+//! PID 1 of a sandbox.
+//!
+//! Two processes from one program, both single-threaded:
+//!
+//! ```text
+//!   ashd ⇄ bridge (uid B, no file, no network) ⇄ spawner (uid A, the agent's domain) ─► CLI, tools
+//! ```
+//!
+//! In reading order: [`options`], then [`confine`], which both halves go through; [`spawner`],
+//! the half that starts things; what the other half decides ([`lines`], [`speech`],
+//! [`permission`], [`turn`], [`log`]); what it talks through ([`link`], [`outbox`], [`cli`],
+//! [`commands`]); and [`bridge`], the loop. [`run`] is the order of it all.
+//!
+//! Whatever comes from the spawner's side is written by the agent if it wants to, and is bounded
+//! and checked here. Whatever `ashd` makes of it, it must treat it the same way.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+pub mod options;
+
+pub mod confine;
+
+pub mod spawner;
+
+pub mod lines;
+
+pub mod speech;
+
+pub mod permission;
+
+pub mod turn;
+
+pub mod log;
+
+pub mod outbox;
+
+pub mod link;
+
+pub mod cli;
+
+pub mod commands;
+
+pub mod bridge;
+
+use crate::bridge::{Bridge, Parts};
+use crate::confine::ConfineError;
+use crate::options::{Options, OptionsError};
+use crate::spawner::Report;
+
+/// The last descriptor that the launcher hands over: three standard streams, the listening socket
+/// and the agent's cgroup. What comes after it was not meant for us.
+const LAST_FD: u32 = 4;
+
+/// Why the bridge ended other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum BridgeError {
+    /// The launcher gave other arguments than expected.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// What the launcher should have handed over is not there.
+    #[error("cannot take over descriptor {0}: {1}")]
+    Descriptor(u32, io::Error),
+    /// The sandbox has no `/dev/null`.
+    #[error("cannot open /dev/null: {0}")]
+    Null(io::Error),
+    /// It could not give up its privileges.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    /// The spawner could not be made or did not get ready.
+    #[error("the spawner did not get ready: {0}")]
+    Spawner(io::Error),
+    /// The spawner is gone, so nothing can be started or ended any more.
+    #[error("the spawner is gone: {0}")]
+    Alone(io::Error),
+}
+
+/// Runs the bridge with these arguments (without the program's name), until the sandbox ends.
+///
+/// # Errors
+/// Before anything of the agent was started, when something is missing; later only when the
+/// spawner is gone.
+pub fn run(args: impl Iterator<Item = String>) -> Result<(), BridgeError> {
+    let options = Options::parse(args)?;
+    ash_sys::fds::shed(LAST_FD + 1).map_err(|error| BridgeError::Descriptor(LAST_FD, error))?;
+    let inherited = |number: u32| {
+        ash_sys::fds::take_inherited(number).map_err(|error| BridgeError::Descriptor(number, error))
+    };
+    let cgroup = inherited(options.agent_cgroup_fd)?;
+    confine::syscalls::restrict()?;
+    let spawner = fork_spawner(&options, cgroup)?;
+    let listener = inherited(options.listen_fd)?;
+    rustix::io::ioctl_fionbio(&listener, true)
+        .map_err(|error| BridgeError::Descriptor(options.listen_fd, error.into()))?;
+    let null = std::fs::File::open("/dev/null").map_err(BridgeError::Null)?.into();
+    confine::credentials::become_user(options.bridge_uid)?;
+    confine::files::bridge()?;
+    let parts = Parts {
+        listener,
+        spawner,
+        null,
+        sandbox: options.sandbox,
+        orphan_timeout: options.orphan_timeout,
+    };
+    Bridge::new(parts).run().map_err(BridgeError::Alone)
+}
+
+/// Forks the spawner, and waits until it has confined itself.
+fn fork_spawner(options: &Options, cgroup: OwnedFd) -> Result<OwnedFd, BridgeError> {
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let (ours, its) = socketpair(AddressFamily::UNIX, kind, flags, None)
+        .map_err(|error| BridgeError::Spawner(error.into()))?;
+    let mut both = Some((ours, its, cgroup));
+    let forked = ash_sys::process::fork(|| {
+        let Some((ours, its, cgroup)) = both.take() else { return 1 };
+        drop(ours);
+        // The listening socket is not the spawner's business.
+        drop(ash_sys::fds::take_inherited(options.listen_fd));
+        spawner::run(its, cgroup, options.agent_uid)
+    });
+    forked.map_err(BridgeError::Spawner)?;
+    let Some((ours, ..)) = both else {
+        return Err(BridgeError::Spawner(io::ErrorKind::Other.into()));
+    };
+    wait_until_ready(&ours).map_err(BridgeError::Spawner)?;
+    // The agent can stop the spawner: orders that pile up then must not stop us too.
+    rustix::io::ioctl_fionbio(&ours, true).map_err(|error| BridgeError::Spawner(error.into()))?;
+    Ok(ours)
+}
+
+fn wait_until_ready(spawner: &OwnedFd) -> io::Result<()> {
+    loop {
+        poll(&mut [PollFd::new(spawner, PollFlags::IN)], None)?;
+        match spawner::receive(spawner)? {
+            Some((Report::Ready, _)) => return Ok(()),
+            Some((other, _)) => return Err(io::Error::other(format!("{other:?} before ready"))),
+            None => {}
+        }
+    }
+}
+
+/// What `main` makes of it: the sentence goes to standard error.
+pub fn exit_code(outcome: &Result<(), BridgeError>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("ash-bridge: {error}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
