@@ -1,0 +1,164 @@
+//! Making one sandbox.
+
+use std::ffi::OsStr;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use ash_sys::process::{Child, Exec, fork};
+use ash_wire::plan::{FIXED_FDS, Mount, Plan};
+use rustix::fs::{
+    CWD, FileType, Mode, OFlags, ResolveFlags, SealFlags, SeekFrom, fcntl_get_seals, fstat,
+    fstatfs, openat2, seek,
+};
+use rustix::net::sockopt::socket_acceptconn;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Resource, Rlimit, WaitOptions, setrlimit, waitpid};
+
+use crate::argv;
+use crate::options::Options;
+use crate::validate::{self, PlanError};
+
+/// The largest file of a plan, in bytes.
+const MAX_FILE: i64 = 4 * 1024 * 1024;
+
+/// `CGROUP2_SUPER_MAGIC`.
+const CGROUP2: i64 = 0x6367_7270;
+
+/// Why a sandbox was not made. Then nothing of it exists.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The plan is not allowed.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A descriptor is not what the plan's table says.
+    #[error("descriptor {index} is not {expected}")]
+    Descriptor {
+        /// Its place in the request.
+        index: usize,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The source of a writable mount is not a directory of this agent.
+    #[error("{0:?} is not a directory, reached without links, that belongs to the agent's uid")]
+    Source(String),
+    /// A step was refused by the kernel.
+    #[error("cannot {0}: {1}")]
+    Step(&'static str, io::Error),
+    /// The child could not become bubblewrap.
+    #[error("{0}")]
+    Child(String),
+}
+
+/// Makes the sandbox that a plan describes.
+///
+/// # Errors
+/// When the plan is refused, or bubblewrap could not be run. What bubblewrap itself has to say
+/// goes to the plan's standard error.
+pub fn launch(plan: &Plan, fds: &[OwnedFd], options: &Options) -> Result<Child, LaunchError> {
+    validate::check(plan, fds.len(), options)?;
+    check_descriptors(fds)?;
+    check_sources(plan, options)?;
+    let null = step("open /dev/null", std::fs::File::open("/dev/null"))?;
+    let [listener, bridge_cgroup, agent_cgroup, stderr, files @ ..] = fds else {
+        return Err(LaunchError::Descriptor { index: fds.len(), expected: "there" });
+    };
+    let mut descriptors: Vec<BorrowedFd<'_>> =
+        vec![null.as_fd(), null.as_fd(), stderr.as_fd(), listener.as_fd(), agent_cgroup.as_fd()];
+    descriptors.extend(files.iter().map(|file| file.as_fd()));
+    let args = argv::arguments(plan, options);
+    let (failure, its_failure) = step("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
+    let child = fork(|| {
+        let prepared = prepare(plan, bridge_cgroup);
+        let Err(error) = prepared else {
+            let failure = its_failure.as_fd();
+            Exec { program: &options.bwrap, args: &args, descriptors: &descriptors, failure }.run()
+        };
+        let _ = rustix::io::write(&its_failure, error.to_string().as_bytes());
+        1
+    });
+    let child = step("fork", child)?;
+    drop(its_failure);
+    await_exec(child, failure)
+}
+
+/// In the child: what bubblewrap and all that follows inherit.
+fn prepare(plan: &Plan, bridge_cgroup: &OwnedFd) -> Result<(), LaunchError> {
+    step("join the bridge's cgroup", rustix::io::write(bridge_cgroup, b"0"))?;
+    let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
+    step("limit file sizes", setrlimit(Resource::Fsize, both(plan.rlimits.file_size)))?;
+    step("limit open files", setrlimit(Resource::Nofile, both(plan.rlimits.open_files)))?;
+    // With 0 the kernel still runs a core handler that is a program; with 1 it runs none. Where 0
+    // is the hard limit and cannot be raised, no core file is the most there is.
+    match setrlimit(Resource::Core, both(1)) {
+        Err(rustix::io::Errno::PERM) => step("forbid cores", setrlimit(Resource::Core, both(0))),
+        other => step("forbid cores", other),
+    }
+}
+
+/// The pipe closes when bubblewrap runs; before that it can only carry the reason why not.
+fn await_exec(child: Child, failure: OwnedFd) -> Result<Child, LaunchError> {
+    let mut reason = String::new();
+    let read = std::fs::File::from(failure).read_to_string(&mut reason);
+    if reason.is_empty() && read.is_ok() {
+        return Ok(child);
+    }
+    let _ = waitpid(Some(child.pid), WaitOptions::empty());
+    Err(LaunchError::Child(reason))
+}
+
+fn check_descriptors(fds: &[OwnedFd]) -> Result<(), LaunchError> {
+    for (index, fd) in fds.iter().enumerate() {
+        let (is_it, expected) = match index {
+            0 => (socket_acceptconn(fd).unwrap_or(false), "a listening socket"),
+            1 | 2 => (is_on_cgroup2(fd), "a file of cgroup v2"),
+            3 => (true, "anything"),
+            _ => (is_sealed(fd), "a sealed memfd of bounded size"),
+        };
+        if !is_it {
+            return Err(LaunchError::Descriptor { index, expected });
+        }
+        if index >= FIXED_FDS {
+            step("rewind a file", seek(fd, SeekFrom::Start(0)))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_on_cgroup2(fd: &OwnedFd) -> bool {
+    fstatfs(fd).is_ok_and(|fs| fs.f_type == CGROUP2)
+}
+
+fn is_sealed(fd: &OwnedFd) -> bool {
+    let needed = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK;
+    let sealed = fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(needed));
+    sealed && fstat(fd).is_ok_and(|stat| stat.st_size <= MAX_FILE)
+}
+
+fn check_sources(plan: &Plan, options: &Options) -> Result<(), LaunchError> {
+    for mount in &plan.mounts {
+        if let Mount::Writable { source, .. } = mount
+            && !is_agents_directory(source, &options.sessions_dir, plan.agent_uid).unwrap_or(false)
+        {
+            return Err(LaunchError::Source(source.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Only the sessions directory's own path is trusted to lead where it says.
+fn is_agents_directory(source: &str, sessions: &Path, uid: u32) -> io::Result<bool> {
+    let open = |base: BorrowedFd<'_>, path: &OsStr, resolve| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat2(base, path, flags, Mode::empty(), resolve)
+    };
+    let Ok(inner) = Path::new(source).strip_prefix(sessions) else { return Ok(false) };
+    let base = open(CWD, sessions.as_os_str(), ResolveFlags::empty())?;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let stat = fstat(open(base.as_fd(), inner.as_os_str(), beneath)?)?;
+    Ok(stat.st_uid == uid && FileType::from_raw_mode(stat.st_mode).is_dir())
+}
+
+fn step<T>(step: &'static str, result: Result<T, impl Into<io::Error>>) -> Result<T, LaunchError> {
+    result.map_err(|error| LaunchError::Step(step, error.into()))
+}

@@ -1,0 +1,62 @@
+//! Makes sandboxes.
+//!
+//! A small single-threaded program, the only one of ash with CAP_SYS_ADMIN. It knows one request:
+//! make this [`Plan`](ash_wire::plan::Plan), with these descriptors. It never reads anything that
+//! an agent wrote.
+//!
+//! In reading order: [`options`]; [`validate`], what may be asked for; [`argv`], how bubblewrap is
+//! told; [`launch`], the steps of one launch; [`server`], the loop around it.
+
+use std::process::ExitCode;
+
+use rustix::fs::Mode;
+
+pub mod options;
+
+pub mod validate;
+
+pub mod argv;
+
+pub mod launch;
+
+pub mod server;
+
+use crate::options::{Options, OptionsError};
+use crate::server::{Server, ServerError};
+
+/// Why the launcher ended other than for want of use.
+#[derive(Debug, thiserror::Error)]
+pub enum LauncherError {
+    /// The command line is of no use.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// What was inherited could not be shed.
+    #[error("cannot close inherited descriptors: {0}")]
+    Shed(std::io::Error),
+    /// It cannot serve.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+}
+
+/// Runs the launcher with these arguments (without the program's name).
+///
+/// # Errors
+/// When it cannot begin to serve, or cannot go on.
+pub fn run(args: impl Iterator<Item = String>) -> Result<(), LauncherError> {
+    ash_sys::fds::shed(3).map_err(LauncherError::Shed)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let options = Options::parse(args)?;
+    Ok(Server::bind(options)?.run()?)
+}
+
+/// What `main` makes of it: the sentence goes to standard error.
+pub fn exit_code(outcome: &Result<(), LauncherError>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let line = format!("ash-launcher: {error}\n");
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The loop: clients ask, children end.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::time::Instant;
+
+use ash_sys::process::Child;
+use ash_wire::plan::{FIXED_FDS, MAX_FILES, MAX_PLAN, Plan, Reply};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, chmod, stat};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags,
+    SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, recvmsg, send,
+    socket_with,
+};
+use rustix::process::{WaitOptions, waitpid};
+
+use crate::launch::launch;
+use crate::options::Options;
+
+/// Clients at a time. ashd needs one.
+const MAX_CLIENTS: usize = 16;
+
+/// Why the launcher cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The socket's directory is open to others.
+    #[error("{0} must be a directory of root with mode 0700")]
+    Directory(String),
+    /// Something else has the socket's path.
+    #[error("{0} is in use by another launcher, or is no socket")]
+    InUse(String),
+    /// A step was refused by the kernel.
+    #[error("cannot {0}: {1}")]
+    Step(&'static str, io::Error),
+}
+
+/// The launcher at work.
+#[derive(Debug)]
+pub struct Server {
+    options: Options,
+    listener: OwnedFd,
+    clients: Vec<OwnedFd>,
+    children: Vec<Child>,
+    /// Since when there is neither a client nor a child.
+    unused_since: Option<Instant>,
+}
+
+impl Server {
+    /// Listens at the configured path. A socket that nobody listens on is replaced.
+    ///
+    /// # Errors
+    /// When the path is not safe to listen at or in use.
+    pub fn bind(options: Options) -> Result<Server, ServerError> {
+        check_directory(&options.socket)?;
+        remove_stale(&options.socket)?;
+        let listener = new_socket()?;
+        let address = address(&options.socket)?;
+        step("bind the socket", bind(&listener, &address))?;
+        step("close the socket to others", chmod(&options.socket, Mode::from_raw_mode(0o600)))?;
+        step("listen", listen(&listener, 16))?;
+        let unused_since = Some(Instant::now());
+        Ok(Server { options, listener, clients: Vec::new(), children: Vec::new(), unused_since })
+    }
+
+    /// Serves until it was unused for as long as configured, then removes the socket.
+    ///
+    /// # Errors
+    /// When the kernel refuses to wait.
+    pub fn run(mut self) -> Result<(), ServerError> {
+        while !self.is_unused() {
+            self.wait()?;
+            self.reap();
+            self.accept();
+            self.serve();
+            self.note_use();
+        }
+        step("remove the socket", std::fs::remove_file(&self.options.socket))
+    }
+
+    fn wait(&self) -> Result<(), ServerError> {
+        let pidfds = self.children.iter().map(|child| &child.pidfd);
+        let all = std::iter::once(&self.listener).chain(&self.clients).chain(pidfds);
+        let mut fds: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        match poll(&mut fds, self.time_left().as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => step("wait", Err(error)),
+        }
+    }
+
+    fn reap(&mut self) {
+        self.children.retain(|child| match waitpid(Some(child.pid), WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::CHILD) => false,
+            Ok(None) | Err(_) => true,
+        });
+    }
+
+    fn accept(&mut self) {
+        while let Ok(client) =
+            accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+        {
+            let is_root = ash_sys::peer::uid(client.as_fd()).is_ok_and(|uid| uid == 0);
+            if is_root && self.clients.len() < MAX_CLIENTS {
+                self.clients.push(client);
+            }
+        }
+    }
+
+    fn serve(&mut self) {
+        for client in std::mem::take(&mut self.clients) {
+            let kept = match receive(&client) {
+                Ok(None) => true,
+                Ok(Some(request)) => answer(&client, &self.fulfil(request)),
+                Err(_) => false,
+            };
+            if kept {
+                self.clients.push(client);
+            }
+        }
+    }
+
+    fn fulfil(&mut self, request: Request) -> Reply {
+        let Request { bytes, fds } = request;
+        let plan: Plan = match serde_json::from_slice(&bytes) {
+            Ok(plan) => plan,
+            Err(error) => return Reply::Refused { reason: format!("not a plan: {error}") },
+        };
+        match launch(&plan, &fds, &self.options) {
+            Ok(child) => {
+                let pid = child.pid.as_raw_nonzero().get().unsigned_abs();
+                self.children.push(child);
+                Reply::Launched { pid }
+            }
+            Err(error) => Reply::Refused { reason: error.to_string() },
+        }
+    }
+
+    fn note_use(&mut self) {
+        let unused = self.clients.is_empty() && self.children.is_empty();
+        self.unused_since = unused.then(|| self.unused_since.unwrap_or_else(Instant::now));
+    }
+
+    fn is_unused(&self) -> bool {
+        match (self.options.exit_when_unused, self.unused_since) {
+            (Some(limit), Some(since)) => since.elapsed() >= limit,
+            _ => false,
+        }
+    }
+
+    fn time_left(&self) -> Option<Timespec> {
+        let left = self.options.exit_when_unused?.saturating_sub(self.unused_since?.elapsed());
+        // A millisecond more, so that it is over then.
+        Timespec::try_from(left + std::time::Duration::from_millis(1)).ok()
+    }
+}
+
+struct Request {
+    bytes: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+/// The next request, or `None` if there is none yet.
+fn receive(client: &OwnedFd) -> io::Result<Option<Request>> {
+    let mut bytes = vec![0; MAX_PLAN];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FIXED_FDS + MAX_FILES))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received = match recvmsg(client, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags)
+    {
+        Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+        other => other?,
+    };
+    let cut_off = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+    if received.bytes == 0 || cut_off {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    bytes.truncate(received.bytes);
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    Ok(Some(Request { bytes, fds }))
+}
+
+/// Sends a reply. Returns whether the client is still there.
+fn answer(client: &OwnedFd, reply: &Reply) -> bool {
+    let bytes = serde_json::to_vec(reply).unwrap_or_default();
+    send(client, &bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok()
+}
+
+fn check_directory(socket: &Path) -> Result<(), ServerError> {
+    let directory = socket.parent().unwrap_or(Path::new("/"));
+    let stat = step("look at the socket's directory", stat(directory))?;
+    if stat.st_uid != 0 || stat.st_mode & 0o077 != 0 {
+        return Err(ServerError::Directory(directory.display().to_string()));
+    }
+    Ok(())
+}
+
+fn remove_stale(path: &Path) -> Result<(), ServerError> {
+    match connect(new_socket()?, &address(path)?) {
+        Err(Errno::NOENT) => Ok(()),
+        Err(Errno::CONNREFUSED) => step("remove a stale socket", std::fs::remove_file(path)),
+        _ => Err(ServerError::InUse(path.display().to_string())),
+    }
+}
+
+fn new_socket() -> Result<OwnedFd, ServerError> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    step("make a socket", socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None))
+}
+
+fn address(path: &Path) -> Result<SocketAddrUnix, ServerError> {
+    step("use the socket's path", SocketAddrUnix::new(path))
+}
+
+fn step<T>(step: &'static str, result: Result<T, impl Into<io::Error>>) -> Result<T, ServerError> {
+    result.map_err(|error| ServerError::Step(step, error.into()))
+}

@@ -1,0 +1,102 @@
+//! Plans that the launcher refuses, and that nothing stays of them.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+
+use ash_wire::plan::{Mount, Reply};
+
+use crate::machine::{Machine, Request, sealed, wait_until};
+
+fn refusal(machine: &Machine, spoil: impl FnOnce(&mut Request)) -> String {
+    let mut request = machine.request();
+    spoil(&mut request);
+    match machine.ask(&request) {
+        Reply::Refused { reason } => reason,
+        Reply::Launched { pid } => panic!("launched as {pid}"),
+    }
+}
+
+fn last_mount(request: &mut Request) -> &mut String {
+    let last = request.plan.mounts.iter_mut().rev().find_map(|mount| match mount {
+        Mount::Writable { source, .. } => Some(source),
+        _ => None,
+    });
+    last.unwrap()
+}
+
+#[test]
+fn what_is_not_allowed_is_refused() {
+    let Some(machine) = Machine::new() else { return };
+    let uid = refusal(&machine, |request| request.plan.agent_uid = 0);
+    assert!(uid.contains("uids"), "{uid}");
+    let source = refusal(&machine, |request| "/etc".clone_into(last_mount(request)));
+    assert!(source.contains("must not be mounted"), "{source}");
+    let missing = refusal(&machine, |request| drop(request.fds.pop()));
+    assert!(missing.contains("descriptors"), "{missing}");
+}
+
+#[test]
+fn a_source_must_be_a_directory_of_this_agent_reached_without_links() {
+    let Some(machine) = Machine::new() else { return };
+    let link = machine.dir.path().join("sessions/link");
+    symlink("/root", &link).unwrap();
+    let of_root = machine.dir.path().join("sessions/of-root");
+    std::fs::create_dir(&of_root).unwrap();
+    for path in [&link, &of_root] {
+        let reason = refusal(&machine, |request| {
+            path.to_str().unwrap().clone_into(last_mount(request));
+        });
+        assert!(reason.contains("belongs to the agent"), "{reason}");
+    }
+}
+
+#[test]
+fn descriptors_must_be_what_the_table_says() {
+    let Some(machine) = Machine::new() else { return };
+    let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    for (index, expected) in [(0, "listening"), (1, "cgroup"), (2, "cgroup"), (4, "sealed")] {
+        let reason = refusal(&machine, |request| request.fds[index] = null());
+        assert!(reason.contains(expected), "{reason}");
+    }
+    let large = refusal(&machine, |request| request.fds[4] = sealed(&vec![0; 5 << 20]));
+    assert!(large.contains("sealed memfd of bounded size"), "{large}");
+}
+
+#[test]
+fn a_launch_that_fails_in_bubblewrap_leaves_nothing() {
+    let Some(machine) = Machine::new() else { return };
+    let mut request = machine.request();
+    // Allowed, and not there.
+    let source = machine.dir.path().join("broker/none").to_str().unwrap().to_owned();
+    request.plan.mounts.push(Mount::ReadOnly {
+        source,
+        target: "/run/api".to_owned(),
+        optional: false,
+    });
+    let said = machine.make(request).gone();
+    assert!(said.contains("broker/none"), "{said}");
+}
+
+#[test]
+fn the_launcher_ends_when_it_is_of_no_use_and_not_before() {
+    let Some(mut machine) = Machine::with(&["--exit-when-unused", "1"]) else { return };
+    let (sandbox, peer) = machine.sandbox();
+    // Longer than it waits: while a sandbox lives it is of use.
+    let started = std::time::Instant::now();
+    wait_until("the time is over", || (started.elapsed().as_millis() > 1500).then_some(()));
+    assert!(crate::machine::is_alive(machine.launcher_pid()));
+    peer.signal(ash_wire::frame::Kind::Shutdown, 0);
+    sandbox.gone();
+    assert!(machine.launcher_exit().success());
+    assert!(!machine.launcher_socket().exists());
+}
+
+#[test]
+fn a_second_launcher_on_the_same_socket_gives_way() {
+    let Some(machine) = Machine::new() else { return };
+    let refused = ash_launcher::server::Server::bind(ash_launcher::options::Options {
+        socket: machine.launcher_socket(),
+        ..Default::default()
+    });
+    assert!(refused.unwrap_err().to_string().contains("in use"));
+}
