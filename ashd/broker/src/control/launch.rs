@@ -1,0 +1,72 @@
+//! How `ashd` starts a broker when no service manager does.
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use std::{env, fs};
+
+use rustix::fs::{MemfdFlags, Mode, SealFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// Environment that says where the system's certificates are; the rest of it stays outside.
+const KEPT: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+
+/// How to start a broker.
+pub struct Launch<'a> {
+    /// The broker's program.
+    pub program: &'a Path,
+    /// The user it runs as; never root.
+    pub uid: u32,
+    /// The group it runs as, and its only one.
+    pub gid: u32,
+    /// End it when no `ashd` and no sandbox has been connected for so long.
+    pub exit_when_unused: Option<Duration>,
+}
+
+impl Launch<'_> {
+    /// The command that starts it on this listener (see [`listen`]). Its standard error, where it
+    /// logs, is inherited unless the caller says otherwise; signals of the caller's terminal do not
+    /// reach it.
+    #[must_use]
+    pub fn command(&self, listener: OwnedFd) -> Command {
+        let mut command = Command::new(self.program);
+        command.env_clear().current_dir("/").process_group(0).uid(self.uid).gid(self.gid);
+        command.stdin(Stdio::from(listener)).stdout(Stdio::null());
+        for name in KEPT {
+            command.envs(env::var_os(name).map(|value| (name, value)));
+        }
+        if let Some(span) = self.exit_when_unused {
+            command.arg("--exit-when-unused").arg(span.as_secs().to_string());
+        }
+        command
+    }
+}
+
+/// Makes the broker's control socket at `path`, readable by the caller alone, in place of a stale
+/// one. Fails when the path is too long for a socket or its directory cannot be written.
+pub fn listen(path: &Path) -> io::Result<OwnedFd> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    // Linux takes the mode of a socket's file from its inode: nobody can slip in before bind.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, 8)?;
+    Ok(socket)
+}
+
+/// Puts a secret into a sealed file without a name, to be sent as a descriptor.
+pub fn secret(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = fs::File::from(rustix::fs::memfd_create("ash-secret", flags)?);
+    file.write_all(bytes)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file.into())
+}

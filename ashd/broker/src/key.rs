@@ -1,0 +1,80 @@
+//! The model API key in memory.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::OwnedFd;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use zeroize::Zeroizing;
+
+/// Longest key, in bytes.
+const LIMIT: usize = 4096;
+
+/// Why a key was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The descriptor cannot be read.
+    #[error("the model API key cannot be read: {0}")]
+    Read(#[from] io::Error),
+    /// Nothing in it.
+    #[error("the model API key is empty")]
+    Empty,
+    /// Too much in it.
+    #[error("the model API key is longer than {LIMIT} bytes")]
+    Long,
+    /// Not the text of one header.
+    #[error("the model API key has characters that no key has; it must be one line of text")]
+    Text,
+}
+
+/// Reads the key from its file, without the line end that editors leave. The value's own memory is
+/// overwritten when the last request that uses it is done; what connections have buffered to send is
+/// not. `Debug` never shows it.
+pub(crate) fn read(fd: OwnedFd) -> Result<HeaderValue, Error> {
+    let mut file = File::from(fd);
+    file.rewind()?;
+    // Room for all of it from the start: growing would leave copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LIMIT + 2));
+    file.take(LIMIT as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > LIMIT {
+        return Err(Error::Long);
+    }
+    let length = bytes.trim_ascii_end().len();
+    bytes.truncate(length);
+    if bytes.is_empty() {
+        return Err(Error::Empty);
+    }
+    if !bytes.iter().all(u8::is_ascii_graphic) {
+        return Err(Error::Text);
+    }
+    let mut value =
+        HeaderValue::from_maybe_shared(Bytes::from_owner(bytes)).map_err(|_| Error::Text)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::secret;
+
+    fn parse(text: &[u8]) -> Result<HeaderValue, Error> {
+        read(secret(text).unwrap())
+    }
+
+    #[test]
+    fn a_key_loses_its_line_end_and_hides_from_debug() {
+        let key = parse(b"sk-ant-1\r\n").unwrap();
+        assert_eq!(key.as_bytes(), b"sk-ant-1");
+        assert_eq!(format!("{key:?}"), "Sensitive");
+    }
+
+    #[test]
+    fn what_is_not_a_key_is_refused_without_being_told() {
+        assert!(matches!(parse(b" \n"), Err(Error::Empty)));
+        assert!(matches!(parse(b"two lines\nhere"), Err(Error::Text)));
+        assert!(matches!(parse(&[b'a'; LIMIT + 1]), Err(Error::Long)));
+        assert!(!parse(b"se\0cret").unwrap_err().to_string().contains("se"));
+    }
+}

@@ -1,0 +1,81 @@
+//! `ash-broker`: confines itself, then serves the control socket that it got as standard input.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use ash_broker::{harden, server};
+use clap::Parser;
+use rustls::RootCertStore;
+use tracing::{error, info, warn};
+
+/// Holds the model API key of ash and is the only way out of its sandboxes.
+///
+/// ashd starts it, with the listening control socket as standard input.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Exit when for so many seconds no ashd has been connected and no sandbox is either
+    #[arg(long, value_name = "SECONDS")]
+    exit_when_unused: Option<u64>,
+}
+
+/// Why the broker did not run.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("the runtime cannot be started: {0}")]
+    Runtime(#[from] io::Error),
+    #[error(transparent)]
+    Harden(#[from] harden::Error),
+    #[error(transparent)]
+    Server(#[from] server::Error),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // The log may be a pipe to an ashd that was killed; complaining about that on the same pipe would
+    // be the broker's end as well.
+    tracing_subscriber::fmt()
+        .log_internal_errors(false)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .without_time()
+        .with_max_level(tracing::Level::INFO)
+        .init();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Error> {
+    let roots = system_roots();
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    harden::confine()?;
+    let span = arguments.exit_when_unused.map(Duration::from_secs);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = server::adopt(socket)?;
+        info!("serving");
+        server::run(listener, roots, span).await;
+        Ok(())
+    })
+}
+
+/// The certificates of the system, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name. To have
+/// none is no reason to stop: the upstream may bring its own, or be on the loopback.
+fn system_roots() -> RootCertStore {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        warn!("a certificate of the system cannot be read: {error}");
+    }
+    let mut roots = RootCertStore::empty();
+    let (trusted, ignored) = roots.add_parsable_certificates(found.certs);
+    info!(trusted, ignored, "certificates of the system");
+    roots
+}

@@ -1,0 +1,97 @@
+//! What a sandbox is told when its request is not answered by the model API.
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use serde_json::json;
+
+/// A failure in the words of the model API, so that its clients understand it. Its text goes into
+/// the sandbox: it never holds a path, an address or a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    message: String,
+}
+
+impl Problem {
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { status, kind, message: message.into() }
+    }
+
+    /// Not one of the calls that may leave.
+    pub(crate) fn forbidden() -> Self {
+        let message = "a sandbox may only create messages and count their tokens";
+        Self::new(StatusCode::FORBIDDEN, "permission_error", message)
+    }
+
+    /// Nobody gave the broker a key.
+    pub(crate) fn no_key() -> Self {
+        let message = "no model API key is configured: whoever runs this server has to give it one";
+        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message)
+    }
+
+    /// The request body is larger than `limit` bytes.
+    pub(crate) fn too_large(limit: u64) -> Self {
+        let message = format!("the request is larger than {limit} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
+    }
+
+    /// The sandbox stopped in the middle of its request.
+    pub(crate) fn slow() -> Self {
+        let message = "the request body did not arrive in time";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", message)
+    }
+
+    /// The sandbox has `limit` requests under way already.
+    pub(crate) fn too_many(limit: usize) -> Self {
+        let message = format!("{limit} requests of this sandbox are under way already");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message)
+    }
+
+    /// The broker does not know yet where the model API is.
+    pub(crate) fn not_ready() -> Self {
+        let message = "the way to the model API is not configured yet";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "api_error", message)
+    }
+
+    /// No connection to the model API.
+    pub(crate) fn unreachable(why: &str) -> Self {
+        let message = format!("the model API cannot be reached: {why}");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "api_error", message)
+    }
+
+    /// A connection, but no proper answer.
+    pub(crate) fn bad_answer(what: &str) -> Self {
+        let message = format!("the model API {what}");
+        Self::new(StatusCode::BAD_GATEWAY, "api_error", message)
+    }
+
+    /// A connection, but no answer in time.
+    pub(crate) fn silent() -> Self {
+        let message = "the model API did not answer in time";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", message)
+    }
+
+    /// Whether the same request may succeed later.
+    fn may_pass(&self) -> bool {
+        let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+        self.status.is_server_error() || passing.contains(&self.status)
+    }
+
+    /// The response. It ends the connection: what else the sandbox may have written on it after a
+    /// request that failed is not read.
+    pub(crate) fn into_response(self) -> Response<Bytes> {
+        let error = json!({ "type": self.kind, "message": self.message });
+        let body = json!({ "type": "error", "error": error }).to_string();
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        // Clients of the model API believe this more than the status.
+        let again = HeaderValue::from_static(if self.may_pass() { "true" } else { "false" });
+        headers.insert(HeaderName::from_static("x-should-retry"), again);
+        response
+    }
+}

@@ -1,0 +1,275 @@
+//! The broker at work: one conversation with `ashd`, any number of sandboxes.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use http::HeaderValue;
+use rustix::net::{SocketType, sockopt};
+use rustls::RootCertStore;
+use tokio::sync::Notify;
+use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
+use tracing::{info, warn};
+
+use crate::control::{Ask, Outcome, Packet, Request, Settings, Word, receive, send};
+use crate::gate::{self, Gates};
+use crate::key;
+use crate::outbox::Outbox;
+use crate::upstream::{self, Upstream};
+
+/// Sandboxes in one answer to a list request: 40 bytes each, well inside a packet.
+const PAGE: usize = 1000;
+
+/// Largest file of extra certificates, in bytes.
+const CA_LIMIT: u64 = 1024 * 1024;
+
+/// How long to wait when no connection can be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the broker cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Standard input is something else.
+    #[error("standard input must be the listening control socket (SOCK_SEQPACKET) that ashd makes")]
+    NotAListener,
+    /// The control socket cannot be used.
+    #[error("the control socket cannot be used: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Why a request of `ashd` was refused.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("the request came with {got} descriptors; it needs {needed}")]
+    Descriptors { got: usize, needed: &'static str },
+    #[error("the extra certificates cannot be read: {0}")]
+    Ca(io::Error),
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+    #[error(transparent)]
+    Key(#[from] key::Error),
+    #[error(transparent)]
+    Gate(#[from] gate::Error),
+}
+
+/// What the sandboxes' connections share.
+pub(crate) struct House {
+    roots: RootCertStore,
+    upstream: RwLock<Option<Arc<Upstream>>>,
+    key: RwLock<Option<HeaderValue>>,
+    pub(crate) outbox: Outbox,
+    guests: AtomicUsize,
+    emptied: Notify,
+}
+
+impl House {
+    fn new(roots: RootCertStore) -> Self {
+        Self {
+            roots,
+            upstream: RwLock::default(),
+            key: RwLock::default(),
+            outbox: Outbox::default(),
+            guests: AtomicUsize::new(0),
+            emptied: Notify::new(),
+        }
+    }
+
+    /// The way to the model API, once it is configured.
+    pub(crate) fn upstream(&self) -> Option<Arc<Upstream>> {
+        self.upstream.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The model API key, once there is one.
+    pub(crate) fn key(&self) -> Option<HeaderValue> {
+        self.key.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A sandbox's connection begins.
+    pub(crate) fn enter(&self) {
+        self.guests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A sandbox's connection has ended.
+    pub(crate) fn leave(&self) {
+        if self.guests.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.emptied.notify_one();
+        }
+    }
+
+    fn configure(&self, settings: &Settings, ca: Option<OwnedFd>) -> Result<(), Refusal> {
+        let extra = ca.map(certificates).transpose().map_err(Refusal::Ca)?.unwrap_or_default();
+        let upstream = Upstream::new(settings, &self.roots, &extra)?;
+        *self.upstream.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(upstream));
+        info!(upstream = settings.upstream, proxy = settings.proxy.is_some(), "configured");
+        Ok(())
+    }
+
+    fn change_key(&self, fd: OwnedFd) -> Result<(), Refusal> {
+        let key = key::read(fd)?;
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = Some(key);
+        info!("the model API key is set");
+        Ok(())
+    }
+
+    /// Waits until nobody has used the broker for `span` and no sandbox is connected; for ever
+    /// without a span.
+    async fn unused(&self, span: Option<Duration>) {
+        let Some(span) = span else { return std::future::pending().await };
+        tokio::time::sleep(span).await;
+        while self.guests.load(Ordering::Relaxed) > 0 {
+            self.emptied.notified().await;
+        }
+    }
+}
+
+fn certificates(fd: OwnedFd) -> io::Result<Vec<u8>> {
+    let mut file = File::from(fd);
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.take(CA_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > CA_LIMIT {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than a mebibyte"));
+    }
+    Ok(bytes)
+}
+
+/// Takes the control socket over: it must be listening for sequenced packets. Needs a runtime.
+pub fn adopt(socket: OwnedFd) -> Result<UnixSeqpacketListener, Error> {
+    let fits = sockopt::socket_type(&socket).is_ok_and(|kind| kind == SocketType::SEQPACKET)
+        && sockopt::socket_acceptconn(&socket).unwrap_or(false);
+    if !fits {
+        return Err(Error::NotAListener);
+    }
+    rustix::io::ioctl_fionbio(&socket, true).map_err(io::Error::from)?;
+    Ok(socket.try_into()?)
+}
+
+/// How a conversation with `ashd` ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Parting {
+    /// It may come back.
+    Left,
+    /// It has sent the broker home.
+    Quit,
+}
+
+/// Serves `ashd` and the sandboxes it grants; `roots` are the certificates of the system. Returns
+/// when `ashd` says so, or when nobody has used the broker for `exit_when_unused`.
+pub async fn run(
+    mut listener: UnixSeqpacketListener,
+    roots: RootCertStore,
+    exit_when_unused: Option<Duration>,
+) {
+    let house = Arc::new(House::new(roots));
+    let mut gates = Gates::default();
+    let mut ashd = None;
+    loop {
+        tokio::select! {
+            link = listener.accept() => match link {
+                Ok(link) if is_root(&link) => {
+                    info!("ashd is here");
+                    ashd = Some(link);
+                }
+                Ok(_) => warn!("refused a control connection that is not root's"),
+                Err(error) => {
+                    warn!("cannot accept a control connection: {error}");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            },
+            parting = converse(&house, &mut gates, ashd.as_ref()) => match parting {
+                Parting::Left => ashd = None,
+                Parting::Quit => return info!("ashd has sent the broker home"),
+            },
+            () = house.unused(exit_when_unused), if ashd.is_none() => {
+                info!("nobody uses the broker any more");
+                return;
+            }
+        }
+    }
+}
+
+fn is_root(link: &UnixSeqpacket) -> bool {
+    link.peer_cred().is_ok_and(|peer| peer.uid() == 0)
+}
+
+/// Talks to `ashd` until it hangs up; waits for ever when it is not there.
+async fn converse(house: &Arc<House>, gates: &mut Gates, link: Option<&UnixSeqpacket>) -> Parting {
+    let Some(link) = link else { return std::future::pending().await };
+    match exchange(house, gates, link).await {
+        Ok(Parting::Quit) => return Parting::Quit,
+        Ok(Parting::Left) => info!("ashd has left"),
+        Err(error) => warn!("the conversation with ashd broke off: {error}"),
+    }
+    Parting::Left
+}
+
+async fn exchange(
+    house: &Arc<House>,
+    gates: &mut Gates,
+    link: &UnixSeqpacket,
+) -> io::Result<Parting> {
+    loop {
+        tokio::select! {
+            packet = receive::<Ask>(link) => {
+                let Some(Packet { message: Ask { id, request }, fds }) = packet? else {
+                    return Ok(Parting::Left);
+                };
+                let quit = request == Request::Quit;
+                let outcome = outcome(obey(house, gates, request, fds));
+                send(link, &Word::Reply { id, outcome }, None).await?;
+                if quit {
+                    return Ok(Parting::Quit);
+                }
+            }
+            ticket = house.outbox.next() => {
+                send(link, &Word::Event(ticket.event().clone()), None).await?;
+                ticket.sent();
+            }
+        }
+    }
+}
+
+fn outcome(result: Result<Outcome, Refusal>) -> Outcome {
+    result.unwrap_or_else(|refusal| {
+        warn!("refused a request of ashd: {refusal}");
+        Outcome::Refused { message: refusal.to_string() }
+    })
+}
+
+fn obey(
+    house: &Arc<House>,
+    gates: &mut Gates,
+    request: Request,
+    fds: Vec<OwnedFd>,
+) -> Result<Outcome, Refusal> {
+    match request {
+        Request::Configure(settings) => house.configure(&settings, optional(fds)?)?,
+        Request::Key => house.change_key(one(fds)?)?,
+        Request::Grant { sandbox, agent_uid } => {
+            gates.grant(house, sandbox, (one(fds)?, agent_uid))?;
+        }
+        Request::Revoke { sandbox } => gates.revoke(sandbox),
+        Request::Quit => {}
+        Request::List { after } => {
+            let (sandboxes, more) = gates.list(after, PAGE);
+            return Ok(Outcome::Granted { sandboxes, more });
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd, Refusal> {
+    let [fd] = <[OwnedFd; 1]>::try_from(fds)
+        .map_err(|fds| Refusal::Descriptors { got: fds.len(), needed: "one" })?;
+    Ok(fd)
+}
+
+fn optional(mut fds: Vec<OwnedFd>) -> Result<Option<OwnedFd>, Refusal> {
+    match fds.len() {
+        0 | 1 => Ok(fds.pop()),
+        got => Err(Refusal::Descriptors { got, needed: "one at most" }),
+    }
+}
