@@ -1,0 +1,213 @@
+//! What follows from other values, and what does not go together.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
+
+use super::problem::{Origin, Problem};
+use super::source::Raw;
+use super::value::{Value, Written};
+use super::{Config, Secret};
+
+/// The data directory for which sockets are in `/run/ash`.
+const DATA_DIR: &str = "/var/lib/ash";
+
+/// Where packages put the daemon's own programs.
+const LIBEXEC_DIR: &str = "/usr/lib/ash";
+
+/// The address of a Unix socket holds 107 bytes; up to 59 come below the run directory: names of
+/// directories, the id of a sandbox.
+const MAX_RUN_DIR: usize = 48;
+
+/// Larger key files are something else.
+const MAX_KEY_FILE: u64 = 16 * 1024;
+
+/// User ids below belong to people, services and other containers.
+const FIRST_UID: u32 = 524_288;
+
+/// Completes a configuration, and collects what is wrong with it.
+pub(super) struct Check<'a> {
+    raw: &'a Raw,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Check<'a> {
+    pub(super) fn new(raw: &'a Raw) -> Self {
+        Check { raw, problems: Vec::new() }
+    }
+
+    /// Everything, in order; returns what is wrong.
+    pub(super) fn run(mut self, config: &mut Config) -> Vec<Problem> {
+        derive(config);
+        self.names(config);
+        self.run_dir(config);
+        self.uids(config);
+        self.model(config);
+        self.model_key(config);
+        self.level(config);
+        self.problems
+    }
+
+    fn refuse(&mut self, key: &str, reason: impl Into<String>) {
+        let origin = self.raw.values.get(key).map_or(Origin::Default, |(origin, _)| origin.clone());
+        self.problems.push(Problem { origin, key: key.into(), reason: reason.into() });
+    }
+
+    /// What browsers and clients never send would never be matched.
+    fn names(&mut self, config: &Config) {
+        for origin in &config.http.allowed_origins {
+            let bare = split_url(origin).is_some() && origin.matches('/').count() == 2;
+            if origin != "*" && !bare {
+                let reason = format!("{origin:?} must be like https://app.example.com, or *");
+                self.refuse("http.allowed_origins", reason);
+            }
+        }
+        for host in &config.http.allowed_hosts {
+            if host.contains(['/', ':', ' ', '*']) {
+                let reason = format!("{host:?} must be a name like ash.example.com, without port");
+                self.refuse("http.allowed_hosts", reason);
+            }
+        }
+    }
+
+    fn run_dir(&mut self, config: &Config) {
+        let length = config.state.run_dir.as_os_str().len();
+        if length > MAX_RUN_DIR {
+            let reason = format!(
+                "has {length} bytes; sockets below it would have no address; choose one of at \
+                 most {MAX_RUN_DIR} bytes"
+            );
+            self.refuse("state.run_dir", reason);
+        }
+    }
+
+    fn uids(&mut self, config: &Config) {
+        let (base, count) = (config.sandbox.uid_base, config.sandbox.uid_count);
+        if base < FIRST_UID {
+            self.refuse("sandbox.uid_base", format!("must be {FIRST_UID} or above"));
+        }
+        // The last two numbers mean "nobody" to the kernel.
+        if count < 4 || base.checked_add(count).is_none_or(|end| end > u32::MAX - 1) {
+            self.refuse("sandbox.uid_count", "must be 4 or more, and end below 4294967294");
+        }
+    }
+
+    fn model(&mut self, config: &Config) {
+        let Some((scheme, host)) = split_url(&config.model.base_url) else {
+            return self.refuse("model.base_url", "must be a URL like https://api.anthropic.com");
+        };
+        if config.model.base_url.contains('@') {
+            self.refuse("model.base_url", "must hold no user name or password");
+        }
+        if scheme == "http" && !is_loopback(host) {
+            let reason = "would send the API key in clear over the network; use https://";
+            self.refuse("model.base_url", reason);
+        }
+        let proxy = config.model.proxy.as_ref().map(|proxy| split_url(proxy.expose()));
+        if proxy.is_some_and(|parts| parts.is_none_or(|(scheme, _)| scheme != "http")) {
+            self.refuse("model.proxy", "must be a URL like http://proxy.example.com:3128");
+        }
+    }
+
+    /// Reads the key from its file, unless the environment has it.
+    fn model_key(&mut self, config: &mut Config) {
+        let Some(path) = &config.model.key_file else { return };
+        match read_key(path) {
+            Ok(key) if config.model.key.is_none() => config.model.key = Some(key),
+            Ok(_) => {}
+            Err(reason) => self.refuse("model.key_file", reason),
+        }
+    }
+
+    fn level(&mut self, config: &Config) {
+        let level = &config.log.level;
+        // The filter would take a misspelt level for the name of a part, and fall silent.
+        let misspelt = |word: &str| !word.contains('=') && word.parse::<LevelFilter>().is_err();
+        if EnvFilter::try_new(level).is_err() || level.split(',').any(misspelt) {
+            self.refuse("log.level", "must be like info or info,ashd=debug");
+        }
+    }
+}
+
+fn derive(config: &mut Config) {
+    let state = &mut config.state;
+    if state.run_dir.as_os_str().is_empty() {
+        state.run_dir = run_dir(&state.data_dir);
+    }
+    if state.libexec_dir.as_os_str().is_empty() {
+        state.libexec_dir = libexec_dir();
+    }
+    let sandbox = &mut config.sandbox;
+    if sandbox.claude.as_os_str().is_empty() {
+        sandbox.claude = state.libexec_dir.join("claude");
+    }
+    if sandbox.bwrap.as_os_str().is_empty() {
+        let ours = state.libexec_dir.join("bwrap");
+        sandbox.bwrap = if ours.exists() { ours } else { "/usr/bin/bwrap".into() };
+    }
+}
+
+/// A daemon that was built and started by hand has its programs beside it.
+fn libexec_dir() -> PathBuf {
+    let beside = std::env::current_exe().ok().and_then(|ashd| Some(ashd.parent()?.to_owned()));
+    let complete = beside.filter(|dir| dir.join("ash-bridge").exists());
+    complete.unwrap_or_else(|| LIBEXEC_DIR.into())
+}
+
+/// Short, and another one for each data directory.
+fn run_dir(data_dir: &Path) -> PathBuf {
+    if data_dir == Path::new(DATA_DIR) {
+        return "/run/ash".into();
+    }
+    let hash = Sha256::digest(canonical(data_dir).as_os_str().as_bytes());
+    let name: String = hash[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("/run/ash-{name}").into()
+}
+
+/// Without symbolic links, as far as the path exists.
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => canonical(parent).join(name),
+        _ => path.to_owned(),
+    })
+}
+
+fn read_key(path: &Path) -> Result<Secret, String> {
+    let failed = |e: io::Error| format!("{} cannot be read: {e}", path.display());
+    let file = File::open(path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    if !found.is_file() {
+        return Err(format!("{} is no regular file", path.display()));
+    }
+    if found.permissions().mode() & 0o077 != 0 {
+        return Err(format!("others can read it; run: chmod 600 {}", path.display()));
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.take(MAX_KEY_FILE).read_to_string(&mut text).map_err(failed)?;
+    let key = Secret::read(&Written::Text(text.trim().into()));
+    key.map_err(|reason| format!("the key in {} {reason}", path.display()))
+}
+
+/// Scheme and host of a web address.
+pub(super) fn split_url(url: &str) -> Option<(&str, &str)> {
+    let uri_ok = url.bytes().all(|b| b.is_ascii_graphic());
+    let (scheme, rest) = url.split_once("://").filter(|_| uri_ok)?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let address = authority.rsplit('@').next()?;
+    let host = match address.strip_prefix('[') {
+        Some(six) => six.split(']').next()?,
+        None => address.split(':').next()?,
+    };
+    (matches!(scheme, "http" | "https") && !host.is_empty()).then_some((scheme, host))
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}

@@ -1,0 +1,139 @@
+//! The keys. The comments here are the reference for users as well.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::table::{Key, Section, Traits, sections};
+use super::value::{Value, Written};
+use super::{Secret, Size};
+use crate::domain::PermissionMode;
+
+sections! {
+    /// Where the HTTP API listens and whom it answers.
+    http: Http {
+        /// Address to listen on. Any other than a loopback address needs an API key.
+        host: IpAddr = "127.0.0.1" { env: &["ASH_HOST"], }
+        /// Port to listen on; 0 takes any that is free.
+        port: u16 = "4100" { env: &["ASH_PORT"], }
+        /// A further API key, for tenant `default`. Keys are otherwise kept in the database.
+        api_key: Option<Secret> = "" { env: &["ASH_API_KEY"], env_only: true, }
+        /// Web pages that may call, as browsers write them in Origin: `https://app.example.com`;
+        /// `*` for all. Without any: pages of this machine.
+        allowed_origins: Vec<String> = "" { env: &["ALLOWED_ORIGINS"], }
+        /// Names of this server that requests may have in Host, without port, beside its address
+        /// and the loopback names: that of a reverse proxy, say.
+        allowed_hosts: Vec<String> = "" {}
+        /// Largest deployment.
+        max_deployment: Size = "64MiB" {}
+        /// Largest message to a session.
+        max_message: Size = "50MiB" {}
+        /// Largest body of any other request.
+        max_body: Size = "1MiB" {}
+    }
+    /// How `ashctl` reaches the daemon.
+    bus: Bus {
+        /// D-Bus address; the system bus when absent.
+        address: Option<String> = "" { env: &["ASH_BUS_ADDRESS"], }
+    }
+    /// What is kept, and where.
+    state: State {
+        /// Directory of database, agents and workspaces. Mode 0700; one daemon at a time.
+        data_dir: PathBuf = "/var/lib/ash" { env: &["ASH_DATA_DIR"], }
+        /// Directory of sockets.
+        run_dir: PathBuf = "" {
+            env: &["ASH_RUN_DIR"],
+            derived: "`/run/ash` if data_dir is `/var/lib/ash`, else `/run/ash-` and a hash of it",
+        }
+        /// Directory of the daemon's own programs.
+        libexec_dir: PathBuf = "" {
+            env: &["ASH_LIBEXEC_DIR"],
+            derived: "the directory of `ashd` when they lie beside it, else `/usr/lib/ash`",
+        }
+        /// Directories beneath which an agent may be deployed by path. None by default. In the
+        /// variable they are separated by colons.
+        agent_roots: Vec<PathBuf> = "" { env: &["ASH_AGENT_ROOTS"], live: true, }
+        /// Room on the disk that is left free: below it nothing new is accepted.
+        reserve_disk: Size = "1GiB" {}
+        /// Memory that is left free: below it no sandbox is started.
+        reserve_memory: Size = "512MiB" {}
+    }
+    /// What a sandbox may use. Limits hold for sandboxes that are started from then on.
+    sandbox: Sandbox {
+        /// Memory of the agent's processes; above it the kernel ends them. The variable counts in
+        /// MiB.
+        memory: Size = "2GiB" { env: &["ASH_SANDBOX_MEMORY_MB"], unit: "MiB", live: true, }
+        /// Processes and threads of the agent.
+        pids: u32 = "512" { live: true, }
+        /// Processors' worth of time.
+        cpus: f64 = "2.0" { live: true, }
+        /// Size of `/tmp` and of `/dev/shm` each. What lies there counts as memory, too.
+        tmpfs: Size = "256MiB" { live: true, }
+        /// The largest file that a process may write.
+        file_size: Size = "4GiB" { live: true, }
+        /// Most sandboxes alive at the same time.
+        max: u32 = "1000" { env: &["ASH_MAX_SANDBOXES"], }
+        /// How long a sandbox may take until its bridge answers.
+        ready_timeout: Duration = "10s" {}
+        /// How long the CLI may take until it takes messages; slow MCP servers count.
+        cli_timeout: Duration = "30s" {}
+        /// How long a sandbox goes on without a daemon before it ends itself.
+        orphan_timeout: Duration = "10min" {}
+        /// First of the user ids that sandboxes run under. Nothing else may use them.
+        uid_base: u32 = "1879048192" {}
+        /// How many user ids. A session needs two, the daemon's helpers another two.
+        uid_count: u32 = "131072" {}
+        /// The Claude Code CLI.
+        claude: PathBuf = "" {
+            env: &["CLAUDE_CODE_EXECUTABLE"],
+            derived: "`claude` in libexec_dir",
+        }
+        /// bubblewrap.
+        bwrap: PathBuf = "" { derived: "`bwrap` in libexec_dir, else `/usr/bin/bwrap`", }
+        /// Control group that holds the sandboxes; one of the daemon's own when absent.
+        cgroup_root: Option<PathBuf> = "" { env: &["ASH_CGROUP_ROOT"], }
+        /// Start although the machine cannot enforce all limits; what is missing is told in the
+        /// log and in `/health`. For development only.
+        allow_missing_limits: Option<bool> = "" {
+            env: &["ASH_ALLOW_MISSING_LIMITS"],
+            derived: "`true` when started by hand, `false` when by a service manager",
+        }
+    }
+    /// The model API.
+    model: Model {
+        /// Where it is. `http://` only on this machine.
+        base_url: String = "https://api.anthropic.com" { env: &["ANTHROPIC_BASE_URL"], }
+        /// The model that is used when neither message, session nor agent name one.
+        id: String = "claude-sonnet-4-5-20250929" { env: &["ASH_MODEL"], }
+        /// The API key. Sandboxes never see it.
+        key: Option<Secret> = "" { env: &["ANTHROPIC_API_KEY"], env_only: true, live: true, }
+        /// File with the API key, readable by its owner only. `ANTHROPIC_API_KEY` wins.
+        key_file: Option<PathBuf> = "" { live: true, }
+        /// PEM file of certificates to trust beside the system's.
+        ca_file: Option<PathBuf> = "" { env: &["SSL_CERT_FILE"], }
+        /// HTTP proxy on the way there: `http://[user:password@]host:port`. Only for `https://`.
+        proxy: Option<Secret> = "" { env: &["HTTPS_PROXY", "HTTP_PROXY"], }
+        /// Hosts that are reached without the proxy: names, domains beginning with a dot, or `*`.
+        no_proxy: Vec<String> = "" { env: &["NO_PROXY"], }
+    }
+    /// What holds for every session.
+    session: Session {
+        /// Messages that may wait while a turn is running.
+        queue: u32 = "16" {}
+        /// What the agent may do without asking, unless the session says otherwise: `default`,
+        /// `acceptEdits`, `plan`, `dontAsk` or `bypassPermissions`. The sandbox holds in any case.
+        permission_mode: PermissionMode = "bypassPermissions" { env: &["ASH_PERMISSION_MODE"], }
+    }
+    /// What is written to the journal.
+    log: Log {
+        /// `error`, `warn`, `info`, `debug` or `trace`; also for single parts: `info,ashd=debug`.
+        level: String = "info" { env: &["ASH_LOG"], live: true, }
+    }
+}
+
+impl Config {
+    /// Every key at its default.
+    pub(super) fn initial() -> Self {
+        defaults().expect("every default can be read")
+    }
+}

@@ -1,0 +1,257 @@
+//! Sessions.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{AgentName, SandboxId, SessionId, Tenant, Timestamp, TurnId};
+
+/// One conversation with one agent version.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Session {
+    /// Stays the same for ever.
+    pub id: SessionId,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// The agent it talks to.
+    pub agent: AgentName,
+    /// The version of the agent that it was made with.
+    pub agent_version: u32,
+    /// Where it is in its life.
+    pub status: Status,
+    /// Its newest sandbox, alive or not.
+    pub sandbox: SandboxId,
+    /// What it was created with.
+    pub settings: Settings,
+    /// The CLI's own id of the conversation; `/clear` changes it.
+    pub cli_session: String,
+    /// The version of the CLI that it was made with, once known.
+    pub cli_version: Option<String>,
+    /// The turn that is running as far as the store knows.
+    pub turn: Option<RunningTurn>,
+    /// Its place in the range of leased uids, while it has one.
+    pub slot: Option<u32>,
+    /// The newest event's number; 0 before the first.
+    pub last_seq: u64,
+    /// Time of creation.
+    pub created_at: Timestamp,
+    /// Time of the newest turn's beginning or end.
+    pub last_active_at: Timestamp,
+}
+
+/// A turn that was begun and has no recorded end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct RunningTurn {
+    /// The turn.
+    pub id: TurnId,
+    /// The event number of its user message.
+    pub user_seq: u64,
+}
+
+/// Where a session is in its life.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Being made.
+    Starting,
+    /// Takes messages.
+    Active,
+    /// Set aside by the user or by the end of the daemon; its sandbox may be alive.
+    Paused,
+    /// Set aside, its sandbox ended.
+    Stopped,
+    /// Over; history stays readable.
+    Ended,
+    /// Broken; can be resumed.
+    Error,
+}
+
+impl Status {
+    /// Every status.
+    pub const ALL: [Status; 6] = [
+        Status::Starting,
+        Status::Active,
+        Status::Paused,
+        Status::Stopped,
+        Status::Ended,
+        Status::Error,
+    ];
+
+    /// The word on the wire and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Starting => "starting",
+            Status::Active => "active",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+            Status::Ended => "ended",
+            Status::Error => "error",
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Text that is no [`Status`].
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("must be one of starting, active, paused, stopped, ended, error")]
+pub struct NotStatus;
+
+impl FromStr for Status {
+    type Err = NotStatus;
+
+    fn from_str(text: &str) -> Result<Self, NotStatus> {
+        Status::ALL.into_iter().find(|status| status.as_str() == text).ok_or(NotStatus)
+    }
+}
+
+/// What a session is created with. Stored as one JSON document.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Settings {
+    /// Model id: the request's, or the one that the agent's folder named at creation; the daemon's
+    /// when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Replaces the agent's CLAUDE.md as system prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_prompt: Option<String>,
+    /// Permission mode; the daemon's default when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub permission_mode: Option<PermissionMode>,
+    /// Tools that need no permission.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed_tools: Vec<String>,
+    /// Tools that are denied.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disallowed_tools: Vec<String>,
+    /// Beta features of the model API.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub betas: Vec<String>,
+    /// Subagent definitions as the CLI takes them.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub subagents: Map<String, Value>,
+    /// The agent definition to start with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial_agent: Option<String>,
+    /// MCP servers beside those of the folder, by name.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub mcp_servers: Map<String, Value>,
+    /// Environment: the agent's at creation, and on top of it what the request gave.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra_env: BTreeMap<String, String>,
+}
+
+/// What the CLI may do without asking.
+///
+/// `permissionsByAgent` is a word of existing clients for what the folder's settings say; the CLI
+/// calls that `dontAsk`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PermissionMode {
+    /// Ask; nobody answers yet, so: deny what the settings do not allow.
+    Default,
+    /// Edit files without asking.
+    AcceptEdits,
+    /// Plan only.
+    Plan,
+    /// Deny what the settings do not allow, without asking.
+    #[serde(alias = "permissionsByAgent")]
+    DontAsk,
+    /// Everything; the sandbox is the limit.
+    BypassPermissions,
+}
+
+impl PermissionMode {
+    /// The CLI's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PermissionMode::Default => "default",
+            PermissionMode::AcceptEdits => "acceptEdits",
+            PermissionMode::Plan => "plan",
+            PermissionMode::DontAsk => "dontAsk",
+            PermissionMode::BypassPermissions => "bypassPermissions",
+        }
+    }
+}
+
+/// What a commit changes in a session's row; `None` leaves a field as it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SessionChange {
+    /// New status.
+    pub status: Option<Status>,
+    /// New sandbox.
+    pub sandbox: Option<SandboxId>,
+    /// New conversation id of the CLI.
+    pub cli_session: Option<String>,
+    /// Version of the CLI.
+    pub cli_version: Option<String>,
+    /// `Some(None)`: no turn is running any more.
+    pub turn: Option<Option<RunningTurn>>,
+    /// `Some(None)`: the uids are given back.
+    pub slot: Option<Option<u32>>,
+    /// New settings.
+    pub settings: Option<Settings>,
+    /// New time of last activity.
+    pub last_active_at: Option<Timestamp>,
+}
+
+impl SessionChange {
+    /// Changes nothing.
+    pub fn none() -> Self {
+        SessionChange::default()
+    }
+
+    /// Changes the status only.
+    pub fn status(status: Status) -> Self {
+        SessionChange { status: Some(status), ..SessionChange::default() }
+    }
+
+    /// Carries the change out on a session in memory, as the store does on its row.
+    pub fn apply(&self, session: &mut Session) {
+        fn set<T: Clone>(field: &mut T, new: &Option<T>) {
+            if let Some(new) = new {
+                field.clone_from(new);
+            }
+        }
+        set(&mut session.status, &self.status);
+        set(&mut session.sandbox, &self.sandbox);
+        set(&mut session.cli_session, &self.cli_session);
+        if self.cli_version.is_some() {
+            session.cli_version.clone_from(&self.cli_version);
+        }
+        set(&mut session.turn, &self.turn);
+        set(&mut session.slot, &self.slot);
+        set(&mut session.settings, &self.settings);
+        set(&mut session.last_active_at, &self.last_active_at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_round_trip() {
+        for status in Status::ALL {
+            assert_eq!(status.as_str().parse(), Ok(status));
+        }
+        assert_eq!("live".parse::<Status>(), Err(NotStatus));
+    }
+
+    #[test]
+    fn settings_are_sparse_json() {
+        let text = r#"{"model":"m","permissionMode":"permissionsByAgent"}"#;
+        let settings: Settings = serde_json::from_str(text).unwrap();
+        assert_eq!(settings.permission_mode, Some(PermissionMode::DontAsk));
+        let written = serde_json::to_string(&settings).unwrap();
+        assert_eq!(written, r#"{"model":"m","permissionMode":"dontAsk"}"#);
+    }
+}

@@ -1,0 +1,21 @@
+//! `ashd` turns agent folders into HTTP APIs; every session runs in a sandbox of its own.
+//!
+//! Layers, arrows only downwards: [`app`] composes; [`http`] and [`bus`] are edges that never
+//! meet; [`session`] holds the verbs and the state machine; [`sandbox`] and [`store`] serve it.
+//! [`domain`], [`config`], [`auth`] and [`telemetry`] are leaves.
+
+pub mod domain;
+
+pub mod auth;
+pub mod config;
+pub mod telemetry;
+
+pub mod sandbox;
+pub mod store;
+
+pub mod session;
+
+pub mod bus;
+pub mod http;
+
+pub mod app;
