@@ -1,0 +1,164 @@
+//! The state directory belongs to one daemon at a time.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+
+/// Why the state directory cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another daemon has it.
+    #[error(
+        "the state directory {} is in use by {holder}; stop that daemon or set another state.data_dir",
+        dir.display()
+    )]
+    Held {
+        /// The directory.
+        dir: PathBuf,
+        /// Who has it, as far as can be told.
+        holder: String,
+    },
+    /// Others may look or write into it.
+    #[error(
+        "the state directory {} is open to others (mode {mode:04o}); run: chmod 0700 {}",
+        dir.display(), dir.display()
+    )]
+    Open {
+        /// The directory.
+        dir: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It belongs to another user.
+    #[error(
+        "the state directory {} belongs to uid {owner}, ashd runs as uid {own}; run: chown {own} {}",
+        dir.display(), dir.display()
+    )]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// Who we are.
+        own: u32,
+    },
+    /// It cannot be made or used.
+    #[error("cannot use the state directory {}: {source}", dir.display())]
+    Unusable {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// A state directory that is ours until this is dropped, or the process ends, however it ends.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Makes the directory if there is none (mode 0700), checks that nobody else can reach into
+    /// it, and takes its lock.
+    pub fn acquire(dir: &Path) -> Result<StateDir, LockError> {
+        let unusable = |source| LockError::Unusable { dir: dir.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
+        let path = fs::canonicalize(dir).map_err(unusable)?;
+        check(&path, &fs::metadata(&path).map_err(unusable)?)?;
+        let mut file = open(&path.join("lock")).map_err(unusable)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {
+                return Err(LockError::Held { dir: path, holder: holder(&mut file) });
+            }
+            locked => locked.map_err(|e| unusable(e.into()))?,
+        }
+        sign(&mut file).map_err(unusable)?;
+        Ok(StateDir { path, _lock: file })
+    }
+
+    /// The directory, without symbolic links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn check(dir: &Path, found: &fs::Metadata) -> Result<(), LockError> {
+    let (owner, own) = (found.uid(), rustix::process::geteuid().as_raw());
+    let mode = found.permissions().mode() & 0o7777;
+    if owner != own {
+        return Err(LockError::Foreign { dir: dir.to_owned(), owner, own });
+    }
+    if mode & 0o077 != 0 {
+        return Err(LockError::Open { dir: dir.to_owned(), mode });
+    }
+    Ok(())
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let no_link = OFlags::NOFOLLOW.bits() as i32;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.mode(0o600).custom_flags(no_link).open(path)
+}
+
+/// Leaves our process id for whoever finds the lock taken.
+fn sign(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())
+}
+
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file.take(32).read_to_string(&mut text);
+    let pid = read.ok().and_then(|_| text.trim().parse::<u32>().ok());
+    let Some(pid) = pid else { return "another process".into() };
+    match fs::read_to_string(format!("/proc/{pid}/comm")) {
+        Ok(name) => format!("{} (process {pid})", name.trim()),
+        Err(_) => format!("process {pid}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn is_made_private_and_held_once() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("a/b");
+        let held = StateDir::acquire(&dir).unwrap();
+        assert_eq!((mode(&dir), mode(&dir.join("lock"))), (0o700, 0o600));
+
+        let refused = StateDir::acquire(&dir).unwrap_err().to_string();
+        assert!(refused.contains(&format!("(process {})", std::process::id())), "{refused}");
+
+        drop(held);
+        StateDir::acquire(&dir).unwrap();
+    }
+
+    #[test]
+    fn is_refused_when_others_can_reach_in() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o750)).unwrap();
+        let refused = StateDir::acquire(dir.path()).unwrap_err().to_string();
+        assert!(refused.contains("mode 0750") && refused.contains("chmod 0700"), "{refused}");
+    }
+
+    #[test]
+    fn a_link_in_the_lock_s_place_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("lock")).unwrap();
+        assert!(matches!(StateDir::acquire(dir.path()), Err(LockError::Unusable { .. })));
+    }
+}

@@ -1,0 +1,189 @@
+//! The facts that survive: keys, agents, sessions, events, usage.
+//!
+//! [`Store`] is written in verbs of the domain, so that another database can stand behind it.
+//! Every verb that changes something returns after the change is on disk.
+
+pub mod lock;
+pub mod sqlite;
+
+use async_trait::async_trait;
+
+use crate::domain::{
+    Agent, AgentName, Event, EventKind, NewEvent, Session, SessionChange, SessionId, Status,
+    Tenant, Timestamp,
+};
+
+/// An API key, as stored: never the key itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Key {
+    /// Identifies the key in listings.
+    pub id: uuid::Uuid,
+    /// Whose requests it authorises.
+    pub tenant: Tenant,
+    /// SHA-256 of the key.
+    pub hash: [u8; 32],
+    /// What it is for, in words.
+    pub label: String,
+    /// Time of creation.
+    pub created_at: Timestamp,
+}
+
+/// One commit to a session: a change of its row and events, all or nothing.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// The session.
+    pub session: SessionId,
+    /// What changes in its row. `last_seq` follows from the events.
+    pub change: SessionChange,
+    /// Events, in order, numbered without gaps from the session's `last_seq + 1`.
+    pub events: Vec<NewEvent>,
+}
+
+/// Which sessions to list.
+#[derive(Clone, Debug, Default)]
+pub struct SessionFilter {
+    /// Only of this agent.
+    pub agent: Option<AgentName>,
+    /// Only with this status.
+    pub status: Option<Status>,
+    /// At most this many; all when absent.
+    pub limit: Option<u32>,
+    /// Skip this many.
+    pub offset: u32,
+}
+
+/// Which events to read.
+#[derive(Clone, Debug)]
+pub struct EventRange {
+    /// Only numbers strictly above this.
+    pub after: u64,
+    /// At most this many; fewer when they are large, but one if there is one.
+    pub limit: u32,
+    /// Only these kinds; empty means all.
+    pub kinds: Vec<EventKind>,
+}
+
+/// Tokens and cost of one model call or one turn.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Usage {
+    /// The model, as the API named it.
+    pub model: String,
+    /// Tokens of the prompt that were not cached.
+    pub input_tokens: u64,
+    /// Tokens of the answer.
+    pub output_tokens: u64,
+    /// Tokens written to the cache.
+    pub cache_creation_tokens: u64,
+    /// Tokens read from the cache.
+    pub cache_read_tokens: u64,
+    /// US dollars, as the CLI reckons; 0 in rows of single calls.
+    pub cost_usd: f64,
+    /// Model calls counted in here.
+    pub calls: u64,
+}
+
+/// Why the store could not do it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No room left on the device; nothing was changed.
+    #[error("the disk that holds the database is full; free some space")]
+    Full,
+    /// The database was made by a newer ashd.
+    #[error(
+        "the database has schema {found}, this ashd knows up to {known}; \
+         install the newer ashd again or restore a backup made before the upgrade"
+    )]
+    Newer {
+        /// The schema of the database.
+        found: u32,
+        /// The newest schema that this program knows.
+        known: u32,
+    },
+    /// What should be new is there already.
+    #[error("{what} exists already")]
+    Exists {
+        /// What it is.
+        what: &'static str,
+    },
+    /// What should be changed is not there.
+    #[error("{what} does not exist")]
+    Missing {
+        /// What it is.
+        what: &'static str,
+    },
+    /// Events that do not follow on the session's last one.
+    #[error("event {found} does not follow event {last} of the session")]
+    Gap {
+        /// The session's newest event.
+        last: u64,
+        /// The first of the events to commit.
+        found: u64,
+    },
+    /// The database is damaged or cannot be read or written.
+    #[error("the database cannot be used: {0}")]
+    Database(String),
+    /// The store has been closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// A shorthand for results of the store.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// The facts that survive, and what can be done to them.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Every API key.
+    async fn keys(&self) -> Result<Vec<Key>>;
+    /// Adds an API key.
+    async fn add_key(&self, key: Key) -> Result<()>;
+
+    /// Records a deployment. The agent's version must be one more than the stored one (1 for a new
+    /// agent), else [`StoreError::Exists`]; `id` and `created_at` of a known agent stay.
+    async fn deploy(&self, agent: Agent) -> Result<Agent>;
+    /// An agent by name.
+    async fn agent(&self, tenant: &Tenant, name: &AgentName) -> Result<Option<Agent>>;
+    /// Every agent of a tenant, by name.
+    async fn agents(&self, tenant: &Tenant) -> Result<Vec<Agent>>;
+    /// Every agent of every tenant, for start-up.
+    async fn all_agents(&self) -> Result<Vec<Agent>>;
+    /// Removes an agent; false if there was none.
+    async fn delete_agent(&self, tenant: &Tenant, name: &AgentName) -> Result<bool>;
+
+    /// Records a new session with its first events.
+    async fn create_session(&self, session: Session, events: Vec<NewEvent>) -> Result<()>;
+    /// Changes a session and appends events in one commit.
+    async fn commit(&self, commit: Commit) -> Result<()>;
+    /// A session by id, whoever owns it.
+    async fn session(&self, id: SessionId) -> Result<Option<Session>>;
+    /// Sessions of a tenant, newest first, and how many there are without limit and offset.
+    async fn sessions(&self, tenant: &Tenant, filter: SessionFilter)
+    -> Result<(Vec<Session>, u64)>;
+    /// Every session that is not ended or still has uids, for start-up.
+    async fn unended_sessions(&self) -> Result<Vec<Session>>;
+    /// How many sessions have this status, over all tenants.
+    async fn count_sessions(&self, status: Status) -> Result<u64>;
+    /// Removes a session and everything that belongs to it; false if there was none.
+    async fn purge_session(&self, id: SessionId) -> Result<bool>;
+
+    /// Events of a session in order.
+    async fn events(&self, id: SessionId, range: EventRange) -> Result<Vec<Event>>;
+    /// The newest event that came from the sandbox with this epoch: of this kind, if one is given.
+    async fn newest(
+        &self,
+        id: SessionId,
+        epoch: u64,
+        kind: Option<EventKind>,
+    ) -> Result<Option<Event>>;
+    /// The events behind `after` that came from the sandbox with this epoch, in order: their
+    /// numbers there, and here.
+    async fn origins(&self, id: SessionId, epoch: u64, after: u64) -> Result<Vec<(u64, u64)>>;
+
+    /// Adds to the usage of a session.
+    async fn add_usage(&self, id: SessionId, at: Timestamp, usage: Usage) -> Result<()>;
+    /// The sum of a session's usage; `model` is that of the newest row.
+    async fn usage(&self, id: SessionId) -> Result<Usage>;
+
+    /// Waits until everything accepted is on disk, and closes.
+    async fn close(&self);
+}

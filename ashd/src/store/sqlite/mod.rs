@@ -1,0 +1,178 @@
+//! The store in a SQLite database.
+//!
+//! One connection writes, many operations to a transaction (`writer`); a few others read
+//! (`readers`); one more keeps the write-ahead log short (`checkpoint`).
+
+mod open;
+mod schema;
+mod values;
+
+mod checkpoint;
+mod readers;
+mod writer;
+
+mod agents;
+mod events;
+mod keys;
+mod sessions;
+mod usage;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use self::checkpoint::Checkpointer;
+use self::open::{Role, connect};
+use self::readers::Readers;
+use self::writer::Writer;
+use super::{Commit, EventRange, Key, Result, SessionFilter, Store, Usage};
+use crate::domain::{
+    Agent, AgentName, Event, EventKind, NewEvent, Session, SessionId, Status, Tenant, Timestamp,
+};
+
+/// How to work with the database.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Connections for reading.
+    pub readers: usize,
+    /// At most this many operations in one transaction.
+    pub group: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { readers: 4, group: 256 }
+    }
+}
+
+/// A database file, open. Dropping it waits until what was accepted is on disk.
+pub struct Sqlite {
+    readers: Readers,
+    writer: Arc<Writer>,
+}
+
+impl Sqlite {
+    /// Opens the database, makes it if there is none (mode 0600), and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::Newer`](super::StoreError::Newer) when a newer program made it,
+    /// [`StoreError::Database`](super::StoreError::Database) when it is none of ours or damaged.
+    pub fn open(path: &Path, options: Options) -> Result<Sqlite> {
+        open::prepare_file(path)?;
+        let mut conn = connect(path, Role::Write)?;
+        schema::migrate(&mut conn)?;
+        let readers = (0..options.readers.max(1)).map(|_| connect(path, Role::Read));
+        let readers = Readers::new(readers.collect::<Result<_>>()?);
+        let checkpointer = Checkpointer::start(connect(path, Role::Write)?)?;
+        let writer = Arc::new(Writer::start(conn, checkpointer, options.group)?);
+        Ok(Sqlite { readers, writer })
+    }
+
+    /// Transactions since the database was opened; operations share them.
+    pub fn commits(&self) -> u64 {
+        self.writer.commits()
+    }
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    async fn keys(&self) -> Result<Vec<Key>> {
+        self.readers.read(keys::all).await
+    }
+
+    async fn add_key(&self, key: Key) -> Result<()> {
+        self.writer.write(move |conn| keys::add(conn, &key)).await
+    }
+
+    async fn deploy(&self, agent: Agent) -> Result<Agent> {
+        self.writer.write(move |conn| agents::deploy(conn, agent)).await
+    }
+
+    async fn agent(&self, tenant: &Tenant, name: &AgentName) -> Result<Option<Agent>> {
+        let (tenant, name) = (tenant.clone(), name.clone());
+        self.readers.read(move |conn| agents::find(conn, &tenant, &name)).await
+    }
+
+    async fn agents(&self, tenant: &Tenant) -> Result<Vec<Agent>> {
+        let tenant = tenant.clone();
+        self.readers.read(move |conn| agents::of_tenant(conn, &tenant)).await
+    }
+
+    async fn all_agents(&self) -> Result<Vec<Agent>> {
+        self.readers.read(agents::all).await
+    }
+
+    async fn delete_agent(&self, tenant: &Tenant, name: &AgentName) -> Result<bool> {
+        let (tenant, name) = (tenant.clone(), name.clone());
+        self.writer.write(move |conn| agents::delete(conn, &tenant, &name)).await
+    }
+
+    async fn create_session(&self, session: Session, events: Vec<NewEvent>) -> Result<()> {
+        self.writer.write(move |conn| sessions::create(conn, &session, &events)).await
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<()> {
+        self.writer.write(move |conn| sessions::commit(conn, &commit)).await
+    }
+
+    async fn session(&self, id: SessionId) -> Result<Option<Session>> {
+        self.readers.read(move |conn| sessions::find(conn, id)).await
+    }
+
+    async fn sessions(
+        &self,
+        tenant: &Tenant,
+        filter: SessionFilter,
+    ) -> Result<(Vec<Session>, u64)> {
+        let tenant = tenant.clone();
+        self.readers.read(move |conn| sessions::list(conn, &tenant, &filter)).await
+    }
+
+    async fn unended_sessions(&self) -> Result<Vec<Session>> {
+        self.readers.read(sessions::unended).await
+    }
+
+    async fn count_sessions(&self, status: Status) -> Result<u64> {
+        self.readers.read(move |conn| sessions::count(conn, status)).await
+    }
+
+    async fn purge_session(&self, id: SessionId) -> Result<bool> {
+        self.writer.write(move |conn| sessions::purge(conn, id)).await
+    }
+
+    async fn events(&self, id: SessionId, range: EventRange) -> Result<Vec<Event>> {
+        self.readers.read(move |conn| events::range(conn, id, &range)).await
+    }
+
+    async fn newest(
+        &self,
+        id: SessionId,
+        epoch: u64,
+        kind: Option<EventKind>,
+    ) -> Result<Option<Event>> {
+        self.readers.read(move |conn| events::newest(conn, id, epoch, kind)).await
+    }
+
+    async fn origins(&self, id: SessionId, epoch: u64, after: u64) -> Result<Vec<(u64, u64)>> {
+        self.readers.read(move |conn| events::origins(conn, id, epoch, after)).await
+    }
+
+    async fn add_usage(&self, id: SessionId, at: Timestamp, usage: Usage) -> Result<()> {
+        self.writer.write(move |conn| usage::add(conn, id, at, &usage)).await
+    }
+
+    async fn usage(&self, id: SessionId) -> Result<Usage> {
+        self.readers.read(move |conn| usage::sum(conn, id)).await
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        let writer = Arc::clone(&self.writer);
+        // Joining the thread blocks; a caller that goes away does not stop it.
+        let _ = tokio::task::spawn_blocking(move || writer.close()).await;
+    }
+}

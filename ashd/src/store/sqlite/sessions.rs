@@ -1,0 +1,181 @@
+//! Sessions.
+
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
+
+use super::events;
+use super::values::{Json, exists};
+use crate::domain::session::RunningTurn;
+use crate::domain::{NewEvent, Session, SessionChange, SessionId, Status, Tenant};
+use crate::store::{Commit, Result, SessionFilter, StoreError};
+
+const WHAT: &str = "the session";
+
+const SELECT: &str = "SELECT id, tenant, agent, agent_version, status, sandbox, settings,
+         cli_session, cli_version, turn, turn_user_seq, slot, last_seq, created_at, last_active_at
+     FROM sessions JOIN session_settings ON session = key";
+
+/// What a commit needs to know of a session.
+pub(super) struct Head {
+    /// Stands for the session in other tables.
+    pub(super) key: i64,
+    /// Its newest event.
+    pub(super) last_seq: u64,
+}
+
+pub(super) fn create(conn: &Connection, session: &Session, events: &[NewEvent]) -> Result<()> {
+    insert(conn, session)?;
+    let head = Head { key: conn.last_insert_rowid(), last_seq: 0 };
+    let sql = "INSERT INTO session_settings (session, settings) VALUES (?, ?)";
+    conn.prepare_cached(sql)?.execute(params![head.key, Json(&session.settings)])?;
+    // Apart from the row's insertion, so that a refusal says what it was that exists.
+    change(conn, &head, &SessionChange { slot: Some(session.slot), ..SessionChange::none() })?;
+    advance(conn, &head, events::append(conn, &head, events)?)
+}
+
+fn insert(conn: &Connection, session: &Session) -> Result<()> {
+    let sql = "INSERT INTO sessions (id, tenant, agent, agent_version, status, sandbox,
+             cli_session, cli_version, turn, turn_user_seq, last_seq, created_at, last_active_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)";
+    let row = params![
+        session.id,
+        session.tenant,
+        session.agent,
+        session.agent_version,
+        session.status,
+        session.sandbox,
+        session.cli_session,
+        session.cli_version,
+        session.turn.map(|turn| turn.id),
+        session.turn.map(|turn| turn.user_seq),
+        session.created_at,
+        session.last_active_at,
+    ];
+    conn.prepare_cached(sql)?.execute(row).map_err(exists(WHAT))?;
+    Ok(())
+}
+
+pub(super) fn commit(conn: &Connection, commit: &Commit) -> Result<()> {
+    let sql = "SELECT key, last_seq FROM sessions WHERE id = ?";
+    let head = |row: &Row<'_>| Ok(Head { key: row.get(0)?, last_seq: row.get(1)? });
+    let head = conn.prepare_cached(sql)?.query_row([commit.session], head).optional()?;
+    let head = head.ok_or(StoreError::Missing { what: WHAT })?;
+    if !commit.events.is_empty() {
+        advance(conn, &head, events::append(conn, &head, &commit.events)?)?;
+    }
+    if commit.change != SessionChange::none() {
+        change(conn, &head, &commit.change)?;
+    }
+    Ok(())
+}
+
+/// The most frequent change, apart from the others because it touches no index.
+fn advance(conn: &Connection, head: &Head, last_seq: u64) -> Result<()> {
+    let sql = "UPDATE sessions SET last_seq = ? WHERE key = ?";
+    conn.prepare_cached(sql)?.execute(params![last_seq, head.key])?;
+    Ok(())
+}
+
+/// Does to the row what [`SessionChange::apply`] does in memory.
+fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> {
+    let sql = "UPDATE sessions SET
+             status = coalesce(?2, status),
+             sandbox = coalesce(?3, sandbox),
+             cli_session = coalesce(?4, cli_session),
+             cli_version = coalesce(?5, cli_version),
+             turn = iif(?6, ?7, turn),
+             turn_user_seq = iif(?6, ?8, turn_user_seq),
+             slot = iif(?9, ?10, slot),
+             last_active_at = coalesce(?11, last_active_at)
+         WHERE key = ?1";
+    let turn = change.turn.flatten();
+    let row = params![
+        head.key,
+        change.status,
+        change.sandbox,
+        change.cli_session,
+        change.cli_version,
+        change.turn.is_some(),
+        turn.map(|turn| turn.id),
+        turn.map(|turn| turn.user_seq),
+        change.slot.is_some(),
+        change.slot.flatten(),
+        change.last_active_at,
+    ];
+    conn.prepare_cached(sql)?.execute(row).map_err(exists("a session with these uids"))?;
+    let Some(settings) = &change.settings else { return Ok(()) };
+    let sql = "UPDATE session_settings SET settings = ? WHERE session = ?";
+    conn.prepare_cached(sql)?.execute(params![Json(settings), head.key])?;
+    Ok(())
+}
+
+pub(super) fn find(conn: &Connection, id: SessionId) -> Result<Option<Session>> {
+    let sql = format!("{SELECT} WHERE id = ?");
+    Ok(conn.prepare_cached(&sql)?.query_row([id], read).optional()?)
+}
+
+/// Sessions of a tenant, newest first, and how many there are without limit and offset.
+pub(super) fn list(
+    conn: &Connection,
+    tenant: &Tenant,
+    filter: &SessionFilter,
+) -> Result<(Vec<Session>, u64)> {
+    let mut conditions = "WHERE tenant = ?".to_owned();
+    let mut values: Vec<&dyn ToSql> = vec![tenant];
+    if let Some(agent) = &filter.agent {
+        conditions += " AND agent = ?";
+        values.push(agent);
+    }
+    if let Some(status) = &filter.status {
+        conditions += " AND status = ?";
+        values.push(status);
+    }
+    // Both numbers from one state of the database.
+    let snapshot = conn.unchecked_transaction()?;
+    let count = format!("SELECT count(*) FROM sessions {conditions}");
+    let total = snapshot.prepare_cached(&count)?.query_row(&values[..], |row| row.get(0))?;
+    let limit = filter.limit.map_or(-1, i64::from);
+    values.extend([&limit as &dyn ToSql, &filter.offset]);
+    let page = format!("{SELECT} {conditions} ORDER BY created_at DESC, key DESC LIMIT ? OFFSET ?");
+    let page = snapshot
+        .prepare_cached(&page)?
+        .query_map(&values[..], read)?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok((page, total))
+}
+
+/// Every session that is not ended or still has uids, oldest first.
+pub(super) fn unended(conn: &Connection) -> Result<Vec<Session>> {
+    let sql = format!("{SELECT} WHERE status <> 'ended' OR slot IS NOT NULL ORDER BY key");
+    Ok(conn.prepare_cached(&sql)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn count(conn: &Connection, status: Status) -> Result<u64> {
+    let sql = "SELECT count(*) FROM sessions WHERE status = ?";
+    Ok(conn.prepare_cached(sql)?.query_row([status], |row| row.get(0))?)
+}
+
+/// Removes a session; settings, events and usage go with it.
+pub(super) fn purge(conn: &Connection, id: SessionId) -> Result<bool> {
+    Ok(conn.prepare_cached("DELETE FROM sessions WHERE id = ?")?.execute([id])? > 0)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Session> {
+    let Json(settings) = row.get(6)?;
+    let turn = Option::zip(row.get(9)?, row.get(10)?);
+    Ok(Session {
+        id: row.get(0)?,
+        tenant: row.get(1)?,
+        agent: row.get(2)?,
+        agent_version: row.get(3)?,
+        status: row.get(4)?,
+        sandbox: row.get(5)?,
+        settings,
+        cli_session: row.get(7)?,
+        cli_version: row.get(8)?,
+        turn: turn.map(|(id, user_seq)| RunningTurn { id, user_seq }),
+        slot: row.get(11)?,
+        last_seq: row.get(12)?,
+        created_at: row.get(13)?,
+        last_active_at: row.get(14)?,
+    })
+}

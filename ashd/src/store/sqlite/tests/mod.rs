@@ -1,0 +1,75 @@
+//! The store against a model, against crashes and against full disks.
+
+mod crash;
+mod full;
+mod model;
+mod opening;
+mod writing;
+
+use std::path::Path;
+use std::result::Result;
+
+use super::*;
+use crate::domain::TurnId;
+use crate::domain::event::Origin;
+use crate::domain::{EventKind, SandboxId, Settings};
+
+/// Runs a test's async part.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(2).enable_all().build().unwrap().block_on(future)
+}
+
+fn open(dir: &Path) -> Sqlite {
+    Sqlite::open(&dir.join("ash.db"), Options::default()).unwrap()
+}
+
+fn uuid(n: u8) -> uuid::Uuid {
+    uuid::Uuid::from_bytes([n; 16])
+}
+
+fn session(n: u8) -> Session {
+    Session {
+        id: SessionId(uuid(n)),
+        tenant: Tenant::default(),
+        agent: "agent".parse().unwrap(),
+        agent_version: 1,
+        status: Status::Active,
+        sandbox: SandboxId(uuid(n)),
+        settings: Settings::default(),
+        cli_session: String::new(),
+        cli_version: None,
+        turn: None,
+        slot: None,
+        last_seq: 0,
+        created_at: Timestamp(0),
+        last_active_at: Timestamp(0),
+    }
+}
+
+fn event(seq: u64) -> NewEvent {
+    NewEvent {
+        seq,
+        kind: EventKind::Assistant,
+        turn: Some(TurnId(uuid(1))),
+        origin: Some(Origin { epoch: 1, number: seq }),
+        replaces: false,
+        body: format!("{{\"n\":{seq}}}").into(),
+        at: Timestamp(seq as i64),
+    }
+}
+
+/// A commit of events only.
+fn append(n: u8, events: Vec<NewEvent>) -> Commit {
+    Commit { session: SessionId(uuid(n)), change: Default::default(), events }
+}
+
+fn everything() -> EventRange {
+    EventRange { after: 0, limit: u32::MAX, kinds: Vec::new() }
+}
+
+/// The numbers of a session's events.
+async fn numbers(store: &Sqlite, n: u8) -> Vec<u64> {
+    let events = store.events(SessionId(uuid(n)), everything()).await.unwrap();
+    events.iter().map(|event| event.seq).collect()
+}

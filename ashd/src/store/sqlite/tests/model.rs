@@ -1,0 +1,404 @@
+//! Random verbs, done to the store and to a few maps, must come to the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::str::FromStr;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+
+use super::*;
+use crate::domain::TurnId;
+use crate::domain::session::RunningTurn;
+use crate::domain::{AgentId, PermissionMode, SessionChange};
+use crate::store::StoreError;
+
+#[derive(Clone, Debug)]
+enum Verb {
+    AddKey(u8, u8),
+    Deploy(Agent),
+    DeleteAgent(Tenant, AgentName),
+    Create(Session, Vec<NewEvent>),
+    Commit(Commit),
+    Purge(SessionId),
+    AddUsage(SessionId, Timestamp, Usage),
+    Reopen,
+}
+
+fn key(id: u8, hash: u8) -> Key {
+    let (label, created_at) = (format!("{id}-{hash}"), Timestamp(id.into()));
+    Key { id: uuid(id), tenant: Tenant::default(), hash: [hash; 32], label, created_at }
+}
+
+fn name<T: FromStr + Debug + 'static>() -> impl Strategy<Value = T> {
+    "[ab]".prop_filter_map("a name", |name| name.parse().ok())
+}
+
+fn agent() -> impl Strategy<Value = Agent> {
+    let env = proptest::collection::btree_map("[A-Z]", ".*", 0..3);
+    (any::<u8>(), name(), name(), 1..4u32, env, 0..9i64).prop_map(
+        |(id, tenant, name, version, env, at)| Agent {
+            id: AgentId(uuid(id)),
+            tenant,
+            name,
+            version,
+            env,
+            created_at: Timestamp(at),
+            updated_at: Timestamp(at),
+        },
+    )
+}
+
+/// Few sessions, so that verbs meet.
+fn session_id() -> impl Strategy<Value = SessionId> {
+    (0..3u8).prop_map(|n| SessionId(uuid(n)))
+}
+
+fn status() -> impl Strategy<Value = Status> {
+    proptest::sample::select(&Status::ALL[..])
+}
+
+fn turn() -> impl Strategy<Value = TurnId> {
+    (0..2u8).prop_map(|n| TurnId(uuid(n)))
+}
+
+fn running() -> impl Strategy<Value = Option<RunningTurn>> {
+    proptest::option::of(
+        (turn(), any::<u32>()).prop_map(|(id, seq)| RunningTurn { id, user_seq: seq.into() }),
+    )
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    (proptest::option::of(".*"), any::<bool>()).prop_map(|(model, plan)| Settings {
+        model,
+        permission_mode: plan.then_some(PermissionMode::Plan),
+        ..Settings::default()
+    })
+}
+
+fn new_session() -> impl Strategy<Value = Session> {
+    let slot = proptest::option::of(0..3u32);
+    (session_id(), name(), name(), status(), settings(), running(), slot, 0..9i64).prop_map(
+        |(id, tenant, agent, status, settings, turn, slot, at)| Session {
+            id,
+            tenant,
+            agent,
+            status,
+            settings,
+            turn,
+            slot,
+            created_at: Timestamp(at),
+            ..session(0)
+        },
+    )
+}
+
+fn change() -> impl Strategy<Value = SessionChange> {
+    let of = proptest::option::of::<BoxedStrategy<Status>>;
+    let slot = proptest::option::of(proptest::option::of(0..3u32));
+    let text = || proptest::option::of("[a-c]");
+    let at = proptest::option::of((0..9i64).prop_map(Timestamp));
+    let turn = proptest::option::of(running());
+    let settings = proptest::option::of(settings());
+    (of(status().boxed()), text(), text(), turn, slot, settings, at).prop_map(
+        |(status, cli_session, cli_version, turn, slot, settings, last_active_at)| SessionChange {
+            status,
+            sandbox: cli_session.as_ref().map(|s| SandboxId(uuid(s.as_bytes()[0]))),
+            cli_session,
+            cli_version,
+            turn,
+            slot,
+            settings,
+            last_active_at,
+        },
+    )
+}
+
+/// Events behind the session's newest; now and then with a gap or a double.
+fn events() -> impl Strategy<Value = Vec<NewEvent>> {
+    let kind = proptest::sample::select(&EventKind::ALL[..]);
+    let number = proptest::option::weighted(0.7, 0..1_000u64);
+    let body = proptest::collection::vec(any::<u8>(), 0..20);
+    let rare = prop_oneof![30 => Just(0u64), 1 => 0..3u64];
+    let one = (kind, proptest::option::of(turn()), number, any::<bool>(), body, rare).prop_map(
+        |(kind, turn, number, replaces, body, skip)| NewEvent {
+            seq: 1 + skip,
+            kind,
+            turn,
+            origin: number.map(|number| Origin { epoch: 1, number }),
+            replaces,
+            body: body.into(),
+            at: Timestamp(0),
+        },
+    );
+    proptest::collection::vec(one, 0..6)
+}
+
+fn usage() -> impl Strategy<Value = Usage> {
+    ("[a-c]", 0..100u32, 0..8u32).prop_map(|(model, tokens, eighths)| Usage {
+        model,
+        input_tokens: tokens.into(),
+        output_tokens: 1,
+        cache_creation_tokens: 2,
+        cache_read_tokens: u64::from(tokens) * 3,
+        // Sums of eighths are exact in any order.
+        cost_usd: f64::from(eighths) / 8.0,
+        calls: 1,
+    })
+}
+
+fn verb() -> impl Strategy<Value = Verb> {
+    prop_oneof![
+        2 => (0..4u8, 0..4u8).prop_map(|(id, hash)| Verb::AddKey(id, hash)),
+        4 => agent().prop_map(Verb::Deploy),
+        1 => (name(), name()).prop_map(|(tenant, name)| Verb::DeleteAgent(tenant, name)),
+        4 => (new_session(), events()).prop_map(|(session, events)| Verb::Create(session, events)),
+        12 => (session_id(), change(), events())
+            .prop_map(|(session, change, events)| Verb::Commit(Commit { session, change, events })),
+        1 => session_id().prop_map(Verb::Purge),
+        3 => (session_id(), (0..9i64).prop_map(Timestamp), usage())
+            .prop_map(|(id, at, usage)| Verb::AddUsage(id, at, usage)),
+        1 => Just(Verb::Reopen),
+    ]
+}
+
+/// A session, its events and its usage.
+#[derive(Clone)]
+struct Whole(Session, Vec<Event>, Vec<(Timestamp, Usage)>);
+
+#[derive(Default)]
+struct Model {
+    keys: Vec<Key>,
+    agents: BTreeMap<(Tenant, AgentName), Agent>,
+    /// In order of creation.
+    sessions: Vec<Whole>,
+}
+
+type Outcome<T> = Result<T, StoreError>;
+
+fn exists<T>(what: &'static str) -> Outcome<T> {
+    Err(StoreError::Exists { what })
+}
+
+impl Model {
+    fn find(&mut self, id: SessionId) -> Outcome<&mut Whole> {
+        let missing = StoreError::Missing { what: "the session" };
+        self.sessions.iter_mut().find(|whole| whole.0.id == id).ok_or(missing)
+    }
+
+    fn add_key(&mut self, key: Key) -> Outcome<()> {
+        if self.keys.iter().any(|k| k.id == key.id || k.hash == key.hash) {
+            return exists("the key");
+        }
+        self.keys.push(key);
+        Ok(())
+    }
+
+    fn deploy(&mut self, mut agent: Agent) -> Outcome<Agent> {
+        let place = (agent.tenant.clone(), agent.name.clone());
+        let known = self.agents.get(&place);
+        if agent.version != known.map_or(0, |known| known.version) + 1 {
+            return exists("this version of the agent");
+        }
+        match known {
+            Some(known) => (agent.id, agent.created_at) = (known.id, known.created_at),
+            None if self.agents.values().any(|other| other.id == agent.id) => {
+                return exists("an agent with this id");
+            }
+            None => {}
+        }
+        self.agents.insert(place, agent.clone());
+        Ok(agent)
+    }
+
+    fn create(&mut self, session: Session, events: Vec<NewEvent>) -> Outcome<()> {
+        if self.find(session.id).is_ok() {
+            return exists("the session");
+        }
+        let change = SessionChange { slot: Some(session.slot), ..SessionChange::none() };
+        let mut whole = Whole(Session { slot: None, ..session }, Vec::new(), Vec::new());
+        self.apply(&mut whole, &change, &[])?;
+        self.apply(&mut whole, &SessionChange::none(), &events)?;
+        self.sessions.push(whole);
+        Ok(())
+    }
+
+    fn commit(&mut self, commit: Commit) -> Outcome<()> {
+        let mut whole = self.find(commit.session)?.clone();
+        self.apply(&mut whole, &commit.change, &commit.events)?;
+        *self.find(commit.session)? = whole;
+        Ok(())
+    }
+
+    fn apply(&self, whole: &mut Whole, change: &SessionChange, new: &[NewEvent]) -> Outcome<()> {
+        for event in new {
+            let last = whole.0.last_seq;
+            if event.seq != last + 1 {
+                return Err(StoreError::Gap { last, found: event.seq });
+            }
+            if event.origin.is_some() && whole.1.iter().any(|e| e.origin == event.origin) {
+                return exists("the event");
+            }
+            whole.1.push(event.clone());
+            whole.0.last_seq += 1;
+        }
+        let others = self.sessions.iter().filter(|other| other.0.id != whole.0.id);
+        let taken: Vec<_> = others.filter_map(|other| other.0.slot).collect();
+        if change.slot.flatten().is_some_and(|slot| taken.contains(&slot)) {
+            return exists("a session with these uids");
+        }
+        change.apply(&mut whole.0);
+        Ok(())
+    }
+
+    /// Turns distances from the newest event into numbers.
+    fn number(&mut self, session: SessionId, events: &mut [NewEvent]) {
+        let mut last = self.find(session).map_or(0, |whole| whole.0.last_seq);
+        for event in events {
+            last += event.seq;
+            event.seq = last;
+        }
+    }
+}
+
+fn same<T: Debug>(store: Outcome<T>, model: Outcome<T>) -> Result<(), TestCaseError> {
+    prop_assert_eq!(format!("{store:?}"), format!("{model:?}"));
+    Ok(())
+}
+
+async fn act(store: &Sqlite, model: &mut Model, verb: Verb) -> Result<(), TestCaseError> {
+    match verb {
+        Verb::AddKey(id, hash) => {
+            same(store.add_key(key(id, hash)).await, model.add_key(key(id, hash)))
+        }
+        Verb::Deploy(agent) => same(store.deploy(agent.clone()).await, model.deploy(agent)),
+        Verb::DeleteAgent(tenant, name) => {
+            let deleted = store.delete_agent(&tenant, &name).await;
+            same(deleted, Ok(model.agents.remove(&(tenant, name)).is_some()))
+        }
+        Verb::Create(session, mut events) => {
+            model.number(SessionId::random(), &mut events);
+            let created = store.create_session(session.clone(), events.clone()).await;
+            same(created, model.create(session, events))
+        }
+        Verb::Commit(mut commit) => {
+            model.number(commit.session, &mut commit.events);
+            same(store.commit(commit.clone()).await, model.commit(commit))
+        }
+        Verb::Purge(id) => {
+            let before = model.sessions.len();
+            model.sessions.retain(|whole| whole.0.id != id);
+            same(store.purge_session(id).await, Ok(model.sessions.len() < before))
+        }
+        Verb::AddUsage(id, at, usage) => {
+            let added = store.add_usage(id, at, usage.clone()).await;
+            same(added, model.find(id).map(|whole| whole.2.push((at, usage))))
+        }
+        Verb::Reopen => unreachable!("done by the caller"),
+    }
+}
+
+async fn compare(store: &Sqlite, model: &Model) -> Result<(), TestCaseError> {
+    prop_assert_eq!(&store.keys().await.unwrap(), &model.keys);
+    let agents: Vec<_> = model.agents.values().cloned().collect();
+    prop_assert_eq!(&store.all_agents().await.unwrap(), &agents);
+    for agent in &agents {
+        let found = store.agent(&agent.tenant, &agent.name).await.unwrap();
+        prop_assert_eq!(found.as_ref(), Some(agent));
+    }
+    let all: Vec<_> = model.sessions.iter().map(|whole| whole.0.clone()).collect();
+    let mut unended = all.clone();
+    unended.retain(|s| s.status != Status::Ended || s.slot.is_some());
+    prop_assert_eq!(&store.unended_sessions().await.unwrap(), &unended);
+    for status in Status::ALL {
+        let count = all.iter().filter(|s| s.status == status).count() as u64;
+        prop_assert_eq!(store.count_sessions(status).await.unwrap(), count);
+    }
+    compare_lists(store, all).await?;
+    for whole in &model.sessions {
+        compare_whole(store, whole).await?;
+    }
+    Ok(())
+}
+
+async fn compare_lists(store: &Sqlite, mut all: Vec<Session>) -> Result<(), TestCaseError> {
+    all.reverse();
+    all.sort_by_key(|s| std::cmp::Reverse(s.created_at));
+    let tenant: Tenant = "a".parse().unwrap();
+    let names = [None, Some("b".parse::<AgentName>().unwrap())];
+    for (agent, status) in names.into_iter().zip([None, Some(Status::Active)]) {
+        let mut mine = all.clone();
+        mine.retain(|s| s.tenant == tenant);
+        mine.retain(|s| agent.as_ref().is_none_or(|name| s.agent == *name));
+        mine.retain(|s| status.is_none_or(|status| s.status == status));
+        let filter = SessionFilter { agent, status, limit: Some(1), offset: 1 };
+        let (page, total) = store.sessions(&tenant, filter.clone()).await.unwrap();
+        prop_assert_eq!(total, mine.len() as u64);
+        prop_assert_eq!(page, mine.iter().skip(1).take(1).cloned().collect::<Vec<_>>());
+        let whole = SessionFilter { limit: None, offset: 0, ..filter };
+        prop_assert_eq!(store.sessions(&tenant, whole).await.unwrap().0, mine);
+    }
+    Ok(())
+}
+
+async fn compare_whole(store: &Sqlite, whole: &Whole) -> Result<(), TestCaseError> {
+    let Whole(session, events, used) = whole;
+    prop_assert_eq!(store.session(session.id).await.unwrap(), Some(session.clone()));
+    prop_assert_eq!(&store.events(session.id, everything()).await.unwrap(), events);
+    let kinds = vec![EventKind::User, EventKind::Result];
+    let range = EventRange { after: 2, limit: 2, kinds: kinds.clone() };
+    let some = events.iter().filter(|e| e.seq > 2 && kinds.contains(&e.kind)).take(2);
+    let found = store.events(session.id, range).await.unwrap();
+    prop_assert_eq!(found, some.cloned().collect::<Vec<_>>());
+    for epoch in
+        events.iter().filter_map(|event| Some(event.origin?.epoch)).collect::<BTreeSet<_>>()
+    {
+        let of = |event: &&Event| event.origin.is_some_and(|origin| origin.epoch == epoch);
+        let names = |e: &Event| Some((e.origin?.number, e.seq));
+        let behind = events.iter().filter(of).filter(|e| e.seq > 2).filter_map(names);
+        let found = store.origins(session.id, epoch, 2).await.unwrap();
+        prop_assert_eq!(found, behind.collect::<Vec<_>>());
+        for kind in [None, Some(EventKind::Result)] {
+            let fits = |e: &&Event| kind.is_none_or(|kind| e.kind == kind);
+            let newest =
+                events.iter().filter(of).filter(fits).max_by_key(|e| e.origin.map(|o| o.number));
+            let found = store.newest(session.id, epoch, kind).await.unwrap();
+            prop_assert_eq!(found.as_ref(), newest);
+        }
+    }
+    let mut sum = Usage::default();
+    for (_, one) in used {
+        sum.input_tokens += one.input_tokens;
+        sum.output_tokens += one.output_tokens;
+        sum.cache_creation_tokens += one.cache_creation_tokens;
+        sum.cache_read_tokens += one.cache_read_tokens;
+        sum.cost_usd += one.cost_usd;
+        sum.calls += one.calls;
+    }
+    let newest = used.iter().max_by_key(|(at, _)| *at);
+    sum.model = newest.map_or_else(String::new, |(_, one)| one.model.clone());
+    prop_assert_eq!(store.usage(session.id).await.unwrap(), sum);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_store_does_what_the_model_does(verbs in proptest::collection::vec(verb(), 1..60)) {
+        let dir = tempfile::tempdir().unwrap();
+        block_on(async {
+            let (mut store, mut model) = (open(dir.path()), Model::default());
+            for verb in verbs {
+                if let Verb::Reopen = verb {
+                    drop(store);
+                    store = open(dir.path());
+                    compare(&store, &model).await?;
+                } else {
+                    act(&store, &mut model, verb).await?;
+                }
+            }
+            compare(&store, &model).await
+        })?;
+    }
+}

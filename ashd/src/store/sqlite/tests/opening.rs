@@ -1,0 +1,112 @@
+//! What can be opened, and what is left on the disk.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use rusqlite::Connection;
+
+use super::*;
+use crate::store::StoreError;
+
+fn refusal(path: &Path) -> StoreError {
+    Sqlite::open(path, Options::default()).err().expect("was opened")
+}
+
+#[test]
+fn only_the_owner_can_read_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    // As a careless copy would leave them.
+    for name in ["ash.db", "ash.db-wal"] {
+        fs::write(dir.path().join(name), "").unwrap();
+        fs::set_permissions(dir.path().join(name), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let store = open(dir.path());
+    block_on(store.create_session(session(1), vec![event(1)])).unwrap();
+    let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(Result::unwrap).collect();
+    assert_eq!(files.len(), 3, "{files:?}");
+    for file in files {
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+    }
+}
+
+#[test]
+fn a_newer_schema_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ash.db");
+    drop(open(dir.path()));
+    let raw = Connection::open(&path).unwrap();
+    raw.pragma_update(None, "user_version", 99).unwrap();
+    drop(raw);
+    let before = fs::read(&path).unwrap();
+    let refused = refusal(&path);
+    assert!(matches!(refused, StoreError::Newer { found: 99, known: 1 }), "{refused}");
+    assert_eq!(before, fs::read(&path).unwrap());
+}
+
+#[test]
+fn a_file_that_is_no_database_of_ours_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ash.db");
+    fs::write(&path, "once upon a time ".repeat(100)).unwrap();
+    assert_eq!(refusal(&path).to_string(), "the database cannot be used: file is not a database");
+
+    let other = dir.path().join("other.db");
+    Connection::open(&other).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
+    assert!(refusal(&other).to_string().contains("another program"));
+}
+
+#[test]
+fn damage_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ash.db");
+    let store = open(dir.path());
+    block_on(store.create_session(session(1), (1..=500).map(event).collect())).unwrap();
+    drop(store);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[4096..].fill(0x5a);
+    fs::write(&path, bytes).unwrap();
+    let store = open(dir.path());
+    let read = block_on(store.events(SessionId(uuid(1)), everything())).unwrap_err();
+    assert_eq!(read.to_string(), "the database cannot be used: database disk image is malformed");
+}
+
+#[test]
+fn a_closed_store_refuses_and_leaves_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    block_on(async {
+        store.create_session(session(1), vec![event(1)]).await.unwrap();
+        store.close().await;
+        store.close().await;
+        assert!(matches!(store.commit(append(1, vec![event(2)])).await, Err(StoreError::Closed)));
+        assert!(matches!(store.keys().await, Err(StoreError::Closed)));
+    });
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert_eq!(block_on(numbers(&open(dir.path()), 1)), [1]);
+}
+
+#[test]
+fn nothing_scans_a_whole_table() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let conn = connect(&dir.path().join("ash.db"), Role::Read).unwrap();
+    let event = "FROM events WHERE session = (SELECT key FROM sessions WHERE id = ?)";
+    for sql in [
+        "SELECT count(*) FROM sessions WHERE status = ?",
+        "SELECT * FROM sessions WHERE status <> 'ended' OR slot IS NOT NULL ORDER BY key",
+        "SELECT * FROM sessions WHERE tenant = ? ORDER BY created_at DESC, key DESC",
+        "SELECT * FROM sessions WHERE tenant = ? AND agent = ? ORDER BY created_at DESC, key DESC",
+        "SELECT * FROM sessions WHERE tenant = ? AND status = ? ORDER BY created_at DESC, key DESC",
+        &format!("SELECT * {event} AND seq > ? AND kind IN ('user') ORDER BY seq LIMIT 1"),
+        "SELECT * FROM usage WHERE session = ? ORDER BY at DESC, key DESC LIMIT 1",
+        "DELETE FROM sessions WHERE id = ?",
+    ] {
+        let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let nothing = vec![rusqlite::types::Null; plan.parameter_count()];
+        let steps = plan.query_map(rusqlite::params_from_iter(nothing), |row| row.get(3)).unwrap();
+        for step in steps.map(|step: rusqlite::Result<String>| step.unwrap()) {
+            let through_index = !step.starts_with("SCAN") || step.contains("sessions_unended");
+            assert!(through_index && !step.contains("TEMP B-TREE"), "{sql}: {step}");
+        }
+    }
+}

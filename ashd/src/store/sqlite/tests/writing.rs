@@ -1,0 +1,94 @@
+//! What is refused, and what operations share.
+
+use futures_util::future::join_all;
+use rusqlite::Connection;
+use tokio::task::unconstrained;
+
+use super::*;
+use crate::domain::SessionChange;
+use crate::store::StoreError;
+
+#[test]
+fn operations_that_wait_share_a_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    block_on(async {
+        for n in 0..100 {
+            store.create_session(session(n), Vec::new()).await.unwrap();
+        }
+        let before = store.commits();
+        // Nothing can be committed until this is over, so that everything has to wait.
+        let other = Connection::open(dir.path().join("ash.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let commits = (0..100).map(|n| store.commit(append(n, vec![event(1)])));
+        // Polled in this order, and each commit is in the queue after its first poll.
+        let (done, ()) = tokio::join!(unconstrained(join_all(commits)), async {
+            other.execute_batch("ROLLBACK").unwrap();
+        });
+        done.into_iter().for_each(Result::unwrap);
+        assert!(store.commits() - before <= 2, "{} commits", store.commits() - before);
+    });
+}
+
+#[test]
+fn an_operation_that_fails_leaves_its_group_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    block_on(async {
+        store.create_session(session(1), vec![event(1)]).await.unwrap();
+        store.create_session(session(2), vec![event(1)]).await.unwrap();
+        let (good, gap, double, missing, good_too) = tokio::join!(
+            store.commit(append(1, vec![event(2)])),
+            store.commit(append(2, vec![event(2), event(4)])),
+            store.commit(append(2, vec![NewEvent { seq: 2, ..event(1) }])),
+            store.commit(append(3, vec![event(1)])),
+            store.commit(append(2, vec![event(2)])),
+        );
+        good.unwrap();
+        assert!(matches!(gap, Err(StoreError::Gap { last: 2, found: 4 })), "{gap:?}");
+        assert!(matches!(double, Err(StoreError::Exists { what: "the event" })), "{double:?}");
+        assert!(matches!(missing, Err(StoreError::Missing { .. })), "{missing:?}");
+        good_too.unwrap();
+        assert_eq!(numbers(&store, 1).await, [1, 2]);
+        assert_eq!(numbers(&store, 2).await, [1, 2]);
+    });
+}
+
+#[test]
+fn two_sessions_never_have_the_same_uids() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let take = |n| Commit {
+        change: SessionChange { slot: Some(Some(7)), ..SessionChange::none() },
+        ..append(n, Vec::new())
+    };
+    let give_back = Commit {
+        change: SessionChange { slot: Some(None), ..SessionChange::none() },
+        ..append(1, Vec::new())
+    };
+    block_on(async {
+        store.create_session(Session { slot: Some(7), ..session(1) }, Vec::new()).await.unwrap();
+        let same = store.create_session(Session { slot: Some(7), ..session(2) }, Vec::new()).await;
+        assert_eq!(same.unwrap_err().to_string(), "a session with these uids exists already");
+        assert_eq!(store.session(SessionId(uuid(2))).await.unwrap(), None);
+        store.create_session(session(2), Vec::new()).await.unwrap();
+        store.commit(take(2)).await.unwrap_err();
+        store.commit(give_back).await.unwrap();
+        store.commit(take(2)).await.unwrap();
+    });
+}
+
+#[test]
+fn the_log_does_not_grow_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let large = |seq| NewEvent { body: vec![b'x'; 1 << 20].into(), ..event(seq) };
+    block_on(async {
+        store.create_session(session(1), Vec::new()).await.unwrap();
+        for seq in 1..=128 {
+            store.commit(append(1, vec![large(seq)])).await.unwrap();
+        }
+    });
+    let log = std::fs::metadata(dir.path().join("ash.db-wal")).unwrap().len();
+    assert!(log < 80 << 20, "{} MiB", log >> 20);
+}
