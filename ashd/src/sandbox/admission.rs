@@ -1,0 +1,110 @@
+//! Whether the machine has room for one more sandbox.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// What the machine has, and how much of it must stay free.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Room {
+    /// Sandboxes alive.
+    pub live: u64,
+    /// The most that may live.
+    pub max: u64,
+    /// Free bytes on the disk that holds the sessions.
+    pub disk_free: u64,
+    /// Bytes that must stay free on it.
+    pub disk_reserve: u64,
+    /// Available memory, in bytes.
+    pub memory_free: u64,
+    /// Bytes of memory that must stay available.
+    pub memory_reserve: u64,
+}
+
+/// There is no room. Fit for users.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{reason}")]
+pub struct NoRoom {
+    /// One sentence.
+    pub reason: String,
+    /// Seconds after which to try again.
+    pub retry_after_s: u32,
+}
+
+/// Says no when one more sandbox would be too many.
+pub fn admit(room: &Room) -> Result<(), NoRoom> {
+    if room.live >= room.max {
+        return no(format!("all {} sandboxes of this machine are in use", room.max), 5);
+    }
+    if room.disk_free < room.disk_reserve {
+        return no(short("disk space", room.disk_free, room.disk_reserve), 60);
+    }
+    if room.memory_free < room.memory_reserve {
+        return no(short("memory", room.memory_free, room.memory_reserve), 10);
+    }
+    Ok(())
+}
+
+fn no(reason: String, retry_after_s: u32) -> Result<(), NoRoom> {
+    Err(NoRoom { reason, retry_after_s })
+}
+
+fn short(what: &str, free: u64, reserve: u64) -> String {
+    const MIB: u64 = 1024 * 1024;
+    let (free, reserve) = (free / MIB, reserve / MIB);
+    format!("this machine is short of {what}: {free} MiB free, {reserve} MiB must stay free")
+}
+
+/// Free bytes on the disk that holds `path`, for those who are not root.
+///
+/// # Errors
+/// When `path` does not exist or its file system does not answer.
+pub fn disk_free(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Memory that is available without swapping, in bytes.
+///
+/// # Errors
+/// When `/proc/meminfo` cannot be read or does not say.
+pub fn memory_available() -> io::Result<u64> {
+    available_in(&fs::read_to_string("/proc/meminfo")?)
+        .ok_or_else(|| io::Error::other("/proc/meminfo does not say MemAvailable"))
+}
+
+fn available_in(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLENTY: Room =
+        Room { live: 1, max: 2, disk_free: 9, disk_reserve: 9, memory_free: 9, memory_reserve: 9 };
+
+    #[test]
+    fn each_shortage_says_no_in_its_own_words() {
+        assert_eq!(admit(&PLENTY), Ok(()));
+        let cases = [
+            (Room { live: 2, ..PLENTY }, "all 2 sandboxes of this machine are in use"),
+            (Room { disk_free: 8, ..PLENTY }, "short of disk space"),
+            (Room { memory_free: 8, ..PLENTY }, "short of memory"),
+        ];
+        for (room, words) in cases {
+            let no = admit(&room).unwrap_err();
+            assert!(no.reason.contains(words) && no.retry_after_s > 0, "{no:?}");
+        }
+    }
+
+    #[test]
+    fn meminfo_is_read() {
+        let text = "MemTotal:  100 kB\nMemAvailable:   2048 kB\n";
+        assert_eq!(available_in(text), Some(2048 * 1024));
+        assert_eq!(available_in("MemTotal: 1 kB\n"), None);
+        assert!(memory_available().unwrap() > 0);
+        assert!(disk_free(Path::new("/")).unwrap() > 0);
+    }
+}

@@ -1,0 +1,336 @@
+//! The broker, as a process that this daemon starts or finds, and loses.
+//!
+//! The broker outlives an `ashd` that is killed, and `ashd` outlives a broker: whoever is left
+//! finds or starts the other, and every sandbox has its way out again, at the same place.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ash_broker::control::{self, Control, Event, Events, Launch};
+use tokio::process::Command;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+
+use super::children::Children;
+use super::{socket, tree};
+use crate::domain::SandboxId;
+
+pub use ash_broker::control::{Limits, Settings, Usage};
+
+/// How long a grant waits for a broker that is being started anew.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The pause before a broker that could not be started is tried again, at first and at most.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Usage reports that wait for whoever reads them.
+const REPORTS: usize = 4096;
+
+/// Why the broker is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// It does not run and could not be started.
+    #[error("the model broker cannot be started: {0}")]
+    Start(io::Error),
+    /// It is not there.
+    #[error("the model broker does not run; it is being started anew")]
+    Absent,
+    /// A grant's socket could not be made.
+    #[error("the sandbox's way to the model broker cannot be made: {0}")]
+    Socket(io::Error),
+    /// The file of extra certificates.
+    #[error("the extra certificates cannot be read: {0}")]
+    Certificates(io::Error),
+    /// It said no, or nothing.
+    #[error(transparent)]
+    Control(#[from] control::Error),
+}
+
+/// The model API key. Shows itself to nobody.
+#[derive(Clone)]
+pub struct ModelKey(pub Vec<u8>);
+
+impl fmt::Debug for ModelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ModelKey(…)")
+    }
+}
+
+/// How to reach and to start the broker.
+#[derive(Clone, Debug)]
+pub struct BrokerSetup {
+    /// Its control socket.
+    pub socket: PathBuf,
+    /// The directory that holds a directory for each sandbox.
+    pub model_dir: PathBuf,
+    /// Its program; absent when a service manager runs it.
+    pub program: Option<PathBuf>,
+    /// The user that it runs as when we start it.
+    pub uid: u32,
+    /// When we start it, it ends itself when it has had neither an `ashd` nor a sandbox connected
+    /// for this long.
+    pub exit_when_unused: Duration,
+    /// Where the model API is.
+    pub settings: Settings,
+    /// PEM certificates to trust besides the system's.
+    pub ca: Option<PathBuf>,
+    /// The model API key.
+    pub key: Option<ModelKey>,
+}
+
+/// The broker.
+#[derive(Debug)]
+pub struct Broker {
+    shared: Arc<Shared>,
+    supervisor: AbortHandle,
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.supervisor.abort();
+    }
+}
+
+/// What the supervisor and the verbs share.
+struct Shared {
+    setup: BrokerSetup,
+    /// The key as it is now; that of the setup until another is set.
+    key: Mutex<Option<ModelKey>>,
+    children: Children,
+    /// Who may talk, with the agent's uid: what a new broker is told.
+    grants: Mutex<BTreeMap<SandboxId, u32>>,
+    control: watch::Sender<Option<Arc<Control>>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("setup", &self.setup).finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// Finds the broker or starts it, and from then on keeps it there; what it reports comes out
+    /// of the receiver.
+    ///
+    /// # Errors
+    /// When it is not there and cannot be started, or refuses its settings.
+    pub(super) async fn start(
+        setup: BrokerSetup,
+        children: Children,
+    ) -> Result<(Broker, mpsc::Receiver<Usage>), BrokerError> {
+        socket::directory(&setup.model_dir, 0o700).map_err(BrokerError::Socket)?;
+        let (grants, control) = (Mutex::default(), watch::Sender::new(None));
+        let key = Mutex::new(setup.key.clone());
+        let shared = Arc::new(Shared { setup, key, children, grants, control });
+        let events = shared.begin().await?;
+        let (reports, receiver) = mpsc::channel(REPORTS);
+        let supervisor = tokio::spawn(supervise(shared.clone(), events, reports)).abort_handle();
+        Ok((Broker { shared, supervisor }, receiver))
+    }
+
+    /// Replaces the model API key, also for brokers that are started later.
+    ///
+    /// # Errors
+    /// When the broker that runs did not take it.
+    pub(super) async fn set_key(&self, key: ModelKey) -> Result<(), BrokerError> {
+        *self.shared.key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
+        self.shared.give_key(self.shared.reach().await?.as_ref()).await
+    }
+
+    /// Gives a sandbox its way out, a socket in [`directory`](Self::directory). Doing so again
+    /// replaces the socket and cuts nothing.
+    ///
+    /// # Errors
+    /// When the socket cannot be made, or the broker does not take it.
+    pub async fn grant(&self, sandbox: SandboxId, agent_uid: u32) -> Result<(), BrokerError> {
+        self.shared.grants().insert(sandbox, agent_uid);
+        match self.grant_now(sandbox, agent_uid).await {
+            // It went away in between; the next one is told what this one forgot.
+            Err(BrokerError::Control(control::Error::Gone | control::Error::Io(_))) => {
+                self.grant_now(sandbox, agent_uid).await
+            }
+            other => other,
+        }
+    }
+
+    /// The directory with a sandbox's socket, `api.sock`.
+    pub fn directory(&self, sandbox: SandboxId) -> PathBuf {
+        self.shared.directory(sandbox)
+    }
+
+    /// Takes over a sandbox from a daemon before this one: grants what a broker that is new to it
+    /// does not know, now or as soon as there is one.
+    ///
+    /// # Errors
+    /// When the broker is not there just now, or the socket cannot be made.
+    pub async fn adopt(&self, sandbox: SandboxId, agent_uid: u32) -> Result<(), BrokerError> {
+        self.shared.grants().insert(sandbox, agent_uid);
+        let control = self.shared.reach().await?;
+        if control.granted().await?.contains(&sandbox.0) {
+            return Ok(());
+        }
+        self.shared.offer(&control, sandbox, agent_uid).await
+    }
+
+    /// Keeps it no more, and ends it if it is ours and not a service manager's.
+    pub(super) async fn end(&self) {
+        self.supervisor.abort();
+        let control = self.shared.control.borrow().clone();
+        if let (Some(control), Some(_)) = (control, &self.shared.setup.program)
+            && let Err(error) = control.quit().await
+        {
+            tracing::warn!(%error, "the broker was not sent home");
+        }
+    }
+
+    /// Takes the way out away, and its directory.
+    ///
+    /// # Errors
+    /// When the directory cannot be removed. A broker that is not there has forgotten it already.
+    pub async fn revoke(&self, sandbox: SandboxId) -> Result<(), BrokerError> {
+        self.shared.grants().remove(&sandbox);
+        let control = self.shared.control.borrow().clone();
+        match control {
+            Some(control) => self.shared.withdraw(&control, sandbox).await,
+            None => self.shared.remove(sandbox),
+        }
+    }
+
+    async fn grant_now(&self, sandbox: SandboxId, agent_uid: u32) -> Result<(), BrokerError> {
+        let control = self.shared.reach().await?;
+        self.shared.offer(&control, sandbox, agent_uid).await
+    }
+}
+
+impl Shared {
+    fn grants(&self) -> MutexGuard<'_, BTreeMap<SandboxId, u32>> {
+        self.grants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn directory(&self, sandbox: SandboxId) -> PathBuf {
+        self.setup.model_dir.join(sandbox.to_string())
+    }
+
+    /// The broker, as soon as it is there.
+    async fn reach(&self) -> Result<Arc<Control>, BrokerError> {
+        let mut control = self.control.subscribe();
+        let there = control.wait_for(Option::is_some);
+        let there = tokio::time::timeout(PATIENCE, there).await.map_err(|_| BrokerError::Absent)?;
+        there.ok().and_then(|there| there.clone()).ok_or(BrokerError::Absent)
+    }
+
+    /// Makes a listener at the sandbox's place and hands it over.
+    async fn offer(
+        &self,
+        control: &Control,
+        sandbox: SandboxId,
+        agent_uid: u32,
+    ) -> Result<(), BrokerError> {
+        let directory = self.directory(sandbox);
+        let listener = socket::directory(&directory, 0o755)
+            .and_then(|()| socket::listen_instead(&directory.join("api.sock"), agent_uid))
+            .map_err(BrokerError::Socket)?;
+        control.grant(sandbox.0, agent_uid, listener.as_fd()).await?;
+        // Its end may have come meanwhile, and must not be undone.
+        let wanted = self.grants().contains_key(&sandbox);
+        if wanted { Ok(()) } else { self.withdraw(control, sandbox).await }
+    }
+
+    async fn withdraw(&self, control: &Control, sandbox: SandboxId) -> Result<(), BrokerError> {
+        if let Err(error) = control.revoke(sandbox.0).await {
+            tracing::debug!(%sandbox, %error, "the broker did not hear of a sandbox's end");
+        }
+        self.remove(sandbox)
+    }
+
+    fn remove(&self, sandbox: SandboxId) -> Result<(), BrokerError> {
+        tree::remove_all(&self.setup.model_dir, &sandbox.to_string())
+            .map_err(|error| BrokerError::Socket(io::Error::other(error)))
+    }
+
+    /// Finds or starts a broker and tells it everything.
+    async fn begin(&self) -> Result<Events, BrokerError> {
+        let (control, events) = match Control::connect(&self.setup.socket).await {
+            Ok(there) => there,
+            Err(error) => self.spawn(error).await?,
+        };
+        self.configure(&control).await?;
+        let known = control.granted().await?;
+        let grants = self.grants().clone();
+        for (sandbox, uid) in grants {
+            if !known.contains(&sandbox.0) {
+                self.offer(&control, sandbox, uid).await?;
+            }
+        }
+        self.control.send_replace(Some(Arc::new(control)));
+        Ok(events)
+    }
+
+    async fn configure(&self, control: &Control) -> Result<(), BrokerError> {
+        let ca = self.setup.ca.as_ref().map(File::open).transpose();
+        let ca = ca.map_err(BrokerError::Certificates)?;
+        control.configure(&self.setup.settings, ca.as_ref().map(AsFd::as_fd)).await?;
+        self.give_key(control).await
+    }
+
+    async fn give_key(&self, control: &Control) -> Result<(), BrokerError> {
+        let key = self.key.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(ModelKey(key)) = key {
+            let secret = control::secret(&key).map_err(BrokerError::Start)?;
+            control.key(secret.as_fd()).await?;
+        }
+        Ok(())
+    }
+
+    async fn spawn(&self, absent: control::Error) -> Result<(Control, Events), BrokerError> {
+        let Some(program) = &self.setup.program else { return Err(absent.into()) };
+        let listener = control::listen(&self.setup.socket).map_err(BrokerError::Start)?;
+        let uid = self.setup.uid;
+        let exit_when_unused = Some(self.setup.exit_when_unused);
+        let launch = Launch { program, uid, gid: uid, exit_when_unused };
+        let child = Command::from(launch.command(listener)).spawn().map_err(BrokerError::Start)?;
+        self.children.watch("broker", child);
+        Ok(Control::connect(&self.setup.socket).await?)
+    }
+}
+
+/// Passes reports on while there is a broker, and gets the next one when there is none.
+async fn supervise(shared: Arc<Shared>, mut events: Events, reports: mpsc::Sender<Usage>) {
+    loop {
+        while let Some(event) = events.next().await {
+            report(&reports, event);
+        }
+        tracing::warn!("the broker went away; starting it anew");
+        shared.control.send_replace(None);
+        events = begin_again(&shared).await;
+    }
+}
+
+async fn begin_again(shared: &Shared) -> Events {
+    let mut pause = PAUSE;
+    loop {
+        match shared.begin().await {
+            Ok(events) => return events,
+            Err(error) => tracing::error!(%error, "there is no broker"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+}
+
+fn report(reports: &mpsc::Sender<Usage>, event: Event) {
+    let lost = match event {
+        Event::Usage(usage) => u64::from(reports.try_send(usage).is_err()),
+        Event::Lost { count } => count,
+    };
+    if lost > 0 {
+        tracing::warn!(lost, "usage reports were lost");
+    }
+}

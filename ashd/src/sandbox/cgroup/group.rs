@@ -1,0 +1,266 @@
+//! The groups of one sandbox.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cgroups_rs::fs::MaxValue;
+use cgroups_rs::fs::cpu::CpuController;
+use cgroups_rs::fs::memory::{MemController, SetMemory};
+use cgroups_rs::fs::pid::PidController;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::super::limits::Limits;
+use super::CgroupError;
+
+/// Length of a scheduling period, in microseconds.
+const PERIOD_US: u64 = 100_000;
+
+/// Bounds of the bridge's own group: it keeps up to 64 MiB of events, and messages on their way.
+const BRIDGE_MEMORY: i64 = 512 * 1024 * 1024;
+const BRIDGE_PIDS: i64 = 64;
+
+/// What a sandbox's agent uses. What has no controller reads as zero.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Stats {
+    /// Memory in use, in bytes.
+    pub memory: u64,
+    /// The most memory that was in use, in bytes.
+    pub memory_peak: u64,
+    /// Processes and threads.
+    pub pids: u64,
+    /// Processor time used since the beginning, in microseconds.
+    pub cpu_us: u64,
+}
+
+/// The groups of one sandbox.
+#[derive(Clone, Debug)]
+pub struct Group {
+    path: PathBuf,
+}
+
+impl Group {
+    pub(super) fn at(path: PathBuf) -> Self {
+        Group { path }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the two groups in the sandbox's own.
+    pub(super) fn make(&self, enabled: &[&str]) -> Result<(), CgroupError> {
+        let control = self.path.join("cgroup.subtree_control");
+        for name in enabled {
+            fs::write(&control, format!("+{name}")).map_err(CgroupError::io(&control))?;
+        }
+        for child in [self.bridge(), self.agent()] {
+            fs::create_dir(&child).map_err(CgroupError::io(&child))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn limit(&self, enabled: &[&str], limits: &Limits) -> Result<(), CgroupError> {
+        let has = |name| enabled.contains(&name);
+        if has("memory") {
+            limit_memory(&self.agent(), saturate(limits.memory))?;
+            limit_memory(&self.bridge(), BRIDGE_MEMORY)?;
+        }
+        if has("pids") {
+            limit_pids(&self.agent(), saturate(limits.pids))?;
+            limit_pids(&self.bridge(), BRIDGE_PIDS)?;
+        }
+        if has("cpu") {
+            limit_cpu(&self.agent(), limits.cpus)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the group exists.
+    pub fn exists(&self) -> bool {
+        self.path.is_dir()
+    }
+
+    /// `cgroup.procs` of the bridge's group, for writing.
+    ///
+    /// # Errors
+    /// When the group does not exist.
+    pub fn bridge_procs(&self) -> Result<OwnedFd, CgroupError> {
+        procs(&self.bridge())
+    }
+
+    /// `cgroup.procs` of the agent's group, for writing.
+    ///
+    /// # Errors
+    /// When the group does not exist.
+    pub fn agent_procs(&self) -> Result<OwnedFd, CgroupError> {
+        procs(&self.agent())
+    }
+
+    /// Kills every process in the sandbox at once, however many it makes meanwhile. It is fine
+    /// when there is no such group.
+    ///
+    /// # Errors
+    /// When the system fails.
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        let path = self.path.join("cgroup.kill");
+        match fs::write(&path, "1") {
+            Err(error) if is_gone(&error) => Ok(()),
+            other => other.map_err(CgroupError::io(&path)),
+        }
+    }
+
+    /// Blocks until no process is left, at most for `patience`; says whether none is left. A
+    /// group that does not exist has none.
+    ///
+    /// # Errors
+    /// When the system fails.
+    pub fn wait_empty(&self, patience: Duration) -> Result<bool, CgroupError> {
+        let path = self.path.join("cgroup.events");
+        match File::open(&path) {
+            Err(error) if is_gone(&error) => Ok(true),
+            Err(error) => Err(CgroupError::Io { path, error }),
+            Ok(file) => empty(file, patience).map_err(CgroupError::io(&path)),
+        }
+    }
+
+    /// Removes the groups, which must be empty. It is fine when there are none.
+    ///
+    /// # Errors
+    /// When a process is left, or the system fails.
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        remove(&self.path)
+    }
+
+    /// What the agent uses.
+    pub fn stats(&self) -> Stats {
+        let agent = self.agent();
+        let memory = memory(&agent).memory_stat();
+        let cpu = CpuController::new(agent.clone(), PathBuf::new(), true).cpu();
+        Stats {
+            memory: memory.usage_in_bytes,
+            memory_peak: memory.max_usage_in_bytes,
+            pids: pids(&agent).get_pid_current().unwrap_or(0),
+            cpu_us: keyed(&cpu.stat, "usage_usec"),
+        }
+    }
+
+    /// How many processes of the agent were killed because its memory ran out.
+    pub fn oom_kills(&self) -> u64 {
+        let events = fs::read_to_string(self.agent().join("memory.events")).unwrap_or_default();
+        keyed(&events, "oom_kill")
+    }
+
+    fn bridge(&self) -> PathBuf {
+        self.path.join("bridge")
+    }
+
+    fn agent(&self) -> PathBuf {
+        self.path.join("agent")
+    }
+}
+
+fn memory(group: &Path) -> MemController {
+    MemController::new(group.to_owned(), PathBuf::new(), true)
+}
+
+fn pids(group: &Path) -> PidController {
+    PidController::new(group.to_owned(), PathBuf::new(), true)
+}
+
+fn limit_memory(group: &Path, bytes: i64) -> Result<(), CgroupError> {
+    let failed = |error| CgroupError::Limit { what: "memory", error };
+    let controller = memory(group);
+    let max = Some(MaxValue::Value(bytes));
+    controller.set_mem(SetMemory { max, high: None, low: None, min: None }).map_err(failed)?;
+    // Kernels without swap have no such file.
+    if group.join("memory.swap.max").exists() {
+        controller.set_memswap_limit(0).map_err(failed)?;
+    }
+    // One victim would leave the agent's other processes waiting for it for ever.
+    let together = group.join("memory.oom.group");
+    fs::write(&together, "1").map_err(CgroupError::io(&together))
+}
+
+fn limit_pids(group: &Path, count: i64) -> Result<(), CgroupError> {
+    pids(group)
+        .set_pid_max(MaxValue::Value(count))
+        .map_err(|error| CgroupError::Limit { what: "processes", error })
+}
+
+fn limit_cpu(group: &Path, cpus: f64) -> Result<(), CgroupError> {
+    let quota = (cpus * PERIOD_US as f64).max(1000.0) as i64;
+    CpuController::new(group.to_owned(), PathBuf::new(), true)
+        .set_cfs_quota_and_period(Some(quota), Some(PERIOD_US))
+        .map_err(|error| CgroupError::Limit { what: "processor time", error })
+}
+
+fn saturate(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn procs(group: &Path) -> Result<OwnedFd, CgroupError> {
+    let path = group.join("cgroup.procs");
+    let file = OpenOptions::new().write(true).open(&path).map_err(CgroupError::io(&path))?;
+    Ok(file.into())
+}
+
+fn remove(group: &Path) -> Result<(), CgroupError> {
+    let entries = match fs::read_dir(group) {
+        Err(error) if is_gone(&error) => return Ok(()),
+        other => other.map_err(CgroupError::io(group))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(CgroupError::io(group))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(group) {
+        Err(error) if is_gone(&error) => Ok(()),
+        other => other.map_err(CgroupError::io(group)),
+    }
+}
+
+/// Not there, or removed while it was open.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(Errno::NODEV.raw_os_error())
+}
+
+/// The kernel reports a change of the file as a priority event.
+fn empty(mut events: File, patience: Duration) -> io::Result<bool> {
+    let end = Instant::now() + patience;
+    loop {
+        match populated(&mut events) {
+            Ok(false) => return Ok(true),
+            Err(error) if is_gone(&error) => return Ok(true),
+            Err(error) => return Err(error),
+            Ok(true) => {}
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn populated(events: &mut File) -> io::Result<bool> {
+    let mut text = String::new();
+    events.rewind()?;
+    events.read_to_string(&mut text)?;
+    Ok(keyed(&text, "populated") != 0)
+}
+
+/// The number behind `key` in a file of lines of keys and numbers; 0 when it is not there.
+fn keyed(text: &str, key: &str) -> u64 {
+    let number = |line: &str| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok();
+    text.lines().find_map(number).unwrap_or(0)
+}

@@ -1,0 +1,237 @@
+//! Control groups (version 2): what bounds a sandbox, and what ends all of it at once.
+//!
+//! ```text
+//!  root                     delegated to us
+//!  ├── ashd                 our own processes, when some were started in the root
+//!  └── <sandbox id>
+//!      ├── bridge           survives when the agent runs out of memory
+//!      └── agent            limits; dies as one
+//! ```
+//!
+//! Limits and statistics of groups that exist go through `cgroups-rs`; making, killing and
+//! removing groups is done here.
+
+mod group;
+
+pub use group::{Group, Stats};
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::limits::Limits;
+use crate::domain::SandboxId;
+
+/// Controllers that hold a sandbox to its limits, and what goes without bounds otherwise.
+const CONTROLLERS: [(&str, &str); 3] =
+    [("cpu", "processor time"), ("memory", "memory"), ("pids", "the number of processes")];
+
+/// Why control groups cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// No cgroup2 mount.
+    #[error("control groups version 2 are not mounted; mount cgroup2 at /sys/fs/cgroup")]
+    NotMounted,
+    /// The configured root is not below the mount.
+    #[error("{} is not a control group below {}", root.display(), mount.display())]
+    Outside {
+        /// What was configured.
+        root: PathBuf,
+        /// Where control groups are mounted.
+        mount: PathBuf,
+    },
+    /// Limits cannot be enforced.
+    #[error(
+        "sandboxes would have no limits: {}; start ashd under systemd with Delegate=yes, or allow \
+         missing layers for development", .0.join("; ")
+    )]
+    Missing(Vec<String>),
+    /// A limit could not be set.
+    #[error("the limit on {what} could not be set: {error}")]
+    Limit {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        error: cgroups_rs::fs::error::Error,
+    },
+    /// The system failed.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// How.
+        error: io::Error,
+    },
+}
+
+impl CgroupError {
+    fn io(path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+        |error| CgroupError::Io { path: path.to_owned(), error }
+    }
+}
+
+/// The part of the hierarchy that holds sandboxes.
+#[derive(Debug)]
+pub struct Cgroups {
+    root: PathBuf,
+    /// Whether the root is ours to remove.
+    made: bool,
+    enabled: Vec<&'static str>,
+    missing: Vec<String>,
+}
+
+impl Cgroups {
+    /// Prepares `configured`, or without it a group `name` below the one that this process is in,
+    /// to hold sandboxes.
+    ///
+    /// # Errors
+    /// When there are no control groups, and, unless `allow_missing`, when limits cannot be
+    /// enforced in them.
+    pub fn prepare(
+        configured: Option<&Path>,
+        name: &str,
+        allow_missing: bool,
+    ) -> Result<Cgroups, CgroupError> {
+        let mount = mount_point()?;
+        let root = match configured {
+            Some(root) if root.starts_with(&mount) && root != mount => root.to_owned(),
+            Some(root) => return Err(CgroupError::Outside { root: root.to_owned(), mount }),
+            None => own(&mount)?.join(name),
+        };
+        fs::create_dir_all(&root).map_err(CgroupError::io(&root))?;
+        match configured {
+            Some(_) => settle(&root, &pids(&root)),
+            None => enable_in_own(&mount, root.parent().unwrap_or(&mount)),
+        }
+        let (enabled, missing) = enable(&root);
+        if missing.is_empty() || allow_missing {
+            return Ok(Cgroups { root, made: configured.is_none(), enabled, missing });
+        }
+        Err(CgroupError::Missing(missing))
+    }
+
+    /// A sentence for each limit that cannot be enforced.
+    pub fn missing(&self) -> &[String] {
+        &self.missing
+    }
+
+    /// Makes the groups of a sandbox and sets its limits.
+    ///
+    /// # Errors
+    /// When a group or a limit cannot be made; then nothing of it is left.
+    pub fn create(&self, sandbox: SandboxId, limits: &Limits) -> Result<Group, CgroupError> {
+        let group = self.group(sandbox);
+        fs::create_dir(group.path()).map_err(CgroupError::io(group.path()))?;
+        let made = group.make(&self.enabled).and_then(|()| group.limit(&self.enabled, limits));
+        if let Err(error) = made {
+            // Nobody is in it yet, so it goes at once; the error that matters is the first.
+            let _ = group.remove();
+            return Err(error);
+        }
+        Ok(group)
+    }
+
+    /// Removes the root if we made it and nothing is left in it.
+    pub fn retire(&self) {
+        if self.made
+            && let Err(error) = fs::remove_dir(&self.root)
+        {
+            tracing::debug!(%error, "the sandboxes' control group stays");
+        }
+    }
+
+    /// The group of a sandbox, whether it exists or not.
+    pub fn group(&self, sandbox: SandboxId) -> Group {
+        Group::at(self.root.join(sandbox.to_string()))
+    }
+
+    /// The sandboxes that have a group.
+    ///
+    /// # Errors
+    /// When the root cannot be read.
+    pub fn list(&self) -> Result<Vec<SandboxId>, CgroupError> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(&self.root).map_err(CgroupError::io(&self.root))? {
+            let entry = entry.map_err(CgroupError::io(&self.root))?;
+            all.extend(entry.file_name().to_str().and_then(|name| name.parse::<SandboxId>().ok()));
+        }
+        Ok(all)
+    }
+}
+
+/// Where version 2 is mounted: by itself, or beside version 1.
+fn mount_point() -> Result<PathBuf, CgroupError> {
+    let path = Path::new("/proc/self/mountinfo");
+    let mounts = fs::read_to_string(path).map_err(CgroupError::io(path))?;
+    mount_point_in(&mounts).ok_or(CgroupError::NotMounted)
+}
+
+fn mount_point_in(mountinfo: &str) -> Option<PathBuf> {
+    mountinfo.lines().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        (kind.split(' ').next()? == "cgroup2").then_some(())?;
+        mount.split(' ').nth(4).map(PathBuf::from)
+    })
+}
+
+/// The group that this process is in, as a directory. When an earlier `ashd` in it moved itself
+/// down, the one above.
+fn own(mount: &Path) -> Result<PathBuf, CgroupError> {
+    let path = Path::new("/proc/self/cgroup");
+    let groups = fs::read_to_string(path).map_err(CgroupError::io(path))?;
+    let ours = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let ours = mount.join(ours);
+    Ok(if ours.ends_with(OURS) { ours.parent().unwrap_or(mount).to_owned() } else { ours })
+}
+
+/// The group that our own processes move into.
+const OURS: &str = "ashd";
+
+/// Hands controllers down from our own group, if nobody else is in it.
+fn enable_in_own(mount: &Path, own: &Path) {
+    let pids = pids(own);
+    if own != mount && pids == [std::process::id().to_string()] {
+        settle(own, &pids);
+    }
+    enable(own);
+}
+
+/// Moves the processes of a group that is ours one down: only the hierarchy's root may have
+/// processes and controlled children at once. In a group of its own that is the launcher. What
+/// fails here shows as a controller that is missing below.
+fn settle(group: &Path, pids: &[String]) {
+    if pids.is_empty() {
+        return;
+    }
+    let below = group.join(OURS);
+    let procs = below.join("cgroup.procs");
+    let moved = fs::create_dir_all(&below)
+        .and_then(|()| pids.iter().try_for_each(|pid| fs::write(&procs, pid)));
+    if let Err(error) = moved {
+        tracing::debug!(%error, "processes cannot be moved out of the sandboxes' control group");
+    }
+}
+
+fn pids(group: &Path) -> Vec<String> {
+    let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    procs.lines().map(str::to_owned).collect()
+}
+
+/// Enables the controllers for the children of `group`: those that work, and a sentence for each
+/// that does not.
+fn enable(group: &Path) -> (Vec<&'static str>, Vec<String>) {
+    let control = group.join("cgroup.subtree_control");
+    let (mut enabled, mut missing) = (Vec::new(), Vec::new());
+    for (name, what) in CONTROLLERS {
+        match fs::write(&control, format!("+{name}")) {
+            Ok(()) => enabled.push(name),
+            Err(_) => missing.push(format!(
+                "{what} is not limited (no {name} controller in control groups version 2)"
+            )),
+        }
+    }
+    (enabled, missing)
+}
+
+#[cfg(test)]
+mod tests;

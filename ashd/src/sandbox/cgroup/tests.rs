@@ -1,0 +1,158 @@
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::*;
+
+#[test]
+fn the_mount_is_found_beside_version_1_and_alone() {
+    let hybrid = "30 25 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                  31 25 0:27 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+    let pure = "31 25 0:27 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n";
+    assert_eq!(mount_point_in(hybrid), Some("/sys/fs/cgroup/unified".into()));
+    assert_eq!(mount_point_in(pure), Some("/sys/fs/cgroup".into()));
+    assert_eq!(mount_point_in("30 25 0:26 / /proc rw - proc proc rw\n"), None);
+}
+
+/// A root of our own below the real mount, removed with everything in it.
+struct Place(Cgroups);
+
+impl Place {
+    fn new() -> Self {
+        let name = format!("ash-test-{}", uuid::Uuid::new_v4().as_simple());
+        let root = mount_point().unwrap().join(name);
+        Place(Cgroups::prepare(Some(&root), "unused", true).unwrap())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for id in self.0.list().unwrap_or_default() {
+            let group = self.0.group(id);
+            let gone = group.kill().and_then(|()| group.wait_empty(Duration::from_secs(10)));
+            if gone.is_ok() {
+                let _ = group.remove();
+            }
+        }
+        let _ = fs::remove_dir(&self.0.root);
+    }
+}
+
+/// A shell in a group, which waits for ever with a child of its own.
+fn inhabitant(procs: std::os::fd::OwnedFd) -> std::process::Child {
+    let mut shell = Command::new("sh")
+        .args(["-c", "read go; sleep 1000 & echo here; wait"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    rustix::io::write(&procs, shell.id().to_string().as_bytes()).unwrap();
+    shell.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let mut here = [0; 5];
+    shell.stdout.as_mut().unwrap().read_exact(&mut here).unwrap();
+    shell
+}
+
+#[test]
+fn a_group_is_made_killed_emptied_and_removed() {
+    let place = Place::new();
+    let id = SandboxId::random();
+    let group = place.0.create(id, &Limits::default()).unwrap();
+    assert_eq!(place.0.list().unwrap(), [id]);
+    assert!(group.exists());
+    assert!(group.wait_empty(Duration::ZERO).unwrap());
+    let mut agent = inhabitant(group.agent_procs().unwrap());
+    let mut bridge = inhabitant(group.bridge_procs().unwrap());
+    assert!(!group.wait_empty(Duration::from_millis(10)).unwrap());
+    assert!(group.remove().is_err(), "it is inhabited");
+    group.kill().unwrap();
+    assert!(group.wait_empty(Duration::from_secs(10)).unwrap());
+    assert!(!agent.wait().unwrap().success() && !bridge.wait().unwrap().success());
+    group.remove().unwrap();
+    assert!(!group.exists());
+}
+
+#[test]
+fn what_is_not_there_is_gone_already() {
+    let place = Place::new();
+    let group = place.0.group(SandboxId::random());
+    group.kill().unwrap();
+    assert!(group.wait_empty(Duration::ZERO).unwrap());
+    group.remove().unwrap();
+    assert_eq!((group.stats(), group.oom_kills()), (Stats::default(), 0));
+    assert!(group.agent_procs().is_err());
+}
+
+#[test]
+fn a_group_is_not_made_twice() {
+    let place = Place::new();
+    let id = SandboxId::random();
+    let group = place.0.create(id, &Limits::default()).unwrap();
+    assert!(place.0.create(id, &Limits::default()).is_err());
+    assert!(group.agent_procs().is_ok(), "the first one is as it was");
+}
+
+#[test]
+fn a_root_elsewhere_is_refused() {
+    for root in ["/tmp/x", "/"] {
+        let error = Cgroups::prepare(Some(Path::new(root)), "unused", true).unwrap_err();
+        assert!(matches!(error, CgroupError::Outside { .. }), "{error}");
+    }
+}
+
+#[test]
+fn limits_hold_or_their_absence_is_told() {
+    let place = Place::new();
+    if !place.0.missing().is_empty() {
+        let error = Cgroups::prepare(Some(&place.0.root), "unused", false).unwrap_err();
+        assert!(error.to_string().contains("Delegate=yes"), "{error}");
+        println!("SKIP: {}", place.0.missing().join("; "));
+        return;
+    }
+    let limits = Limits { pids: 7, cpus: 0.5, ..Limits::default() };
+    let group = place.0.create(SandboxId::random(), &limits).unwrap();
+    let read = |name: &str| {
+        let path = place.0.root.join(place.0.list().unwrap()[0].to_string()).join("agent");
+        fs::read_to_string(path.join(name)).unwrap().trim().to_owned()
+    };
+    assert_eq!(read("pids.max"), "7");
+    assert_eq!(read("cpu.max"), "50000 100000");
+    assert_eq!(read("memory.max"), limits.memory.to_string());
+    assert_eq!(read("memory.oom.group"), "1");
+    assert_eq!(group.stats().pids, 0);
+}
+
+/// What is written and read, on files that only look like those of a group: for machines whose
+/// controllers belong to version 1.
+#[test]
+fn limits_and_statistics_have_the_kernels_form() {
+    let dir = tempfile::tempdir().unwrap();
+    let group = Group::at(dir.path().to_owned());
+    group.make(&[]).unwrap();
+    let file = |name: &str| dir.path().join(name);
+    for child in ["agent", "bridge"] {
+        fs::write(file(&format!("{child}/cpu.max")), "max 100000\n").unwrap();
+        fs::write(file(&format!("{child}/memory.swap.max")), "max\n").unwrap();
+    }
+    let limits = Limits { memory: 1 << 30, pids: 7, cpus: 1.5, ..Limits::default() };
+    group.limit(&["cpu", "memory", "pids"], &limits).unwrap();
+    for (name, expected) in [
+        ("agent/memory.max", "1073741824"),
+        ("agent/memory.swap.max", "0"),
+        ("agent/memory.oom.group", "1"),
+        ("agent/pids.max", "7"),
+        ("agent/cpu.max", "150000 100000"),
+        ("bridge/memory.max", "536870912"),
+        ("bridge/pids.max", "64"),
+        ("bridge/cpu.max", "max 100000\n"),
+    ] {
+        assert_eq!(fs::read_to_string(file(name)).unwrap(), expected, "{name}");
+    }
+    fs::write(file("agent/memory.current"), "4096\n").unwrap();
+    fs::write(file("agent/memory.peak"), "8192\n").unwrap();
+    fs::write(file("agent/memory.events"), "low 0\noom 2\noom_kill 3\n").unwrap();
+    fs::write(file("agent/pids.current"), "5\n").unwrap();
+    fs::write(file("agent/cpu.stat"), "usage_usec 77\nuser_usec 1\n").unwrap();
+    let expected = Stats { memory: 4096, memory_peak: 8192, pids: 5, cpu_us: 77 };
+    assert_eq!((group.stats(), group.oom_kills()), (expected, 3));
+}

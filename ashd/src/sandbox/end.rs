@@ -1,0 +1,85 @@
+//! The end of a sandbox, and of what others left behind.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::task::spawn_blocking;
+
+use super::cgroup::Group;
+use super::error::SandboxError;
+use super::manager::Sandboxes;
+use super::socket;
+use crate::domain::SandboxId;
+
+/// How long a sandbox that was asked to end may take.
+const POLITE: Duration = Duration::from_secs(1);
+
+/// How long killed processes may take to go. One that waits for a disk cannot go before.
+const KILLED: Duration = Duration::from_secs(10);
+
+impl Sandboxes {
+    /// Ends a sandbox and removes everything of it but its files: asks first, kills after a
+    /// second. It is fine when there is no such sandbox, or only parts of it.
+    ///
+    /// # Errors
+    /// The first thing that could not be done, after everything was tried.
+    pub async fn end(&self, id: SandboxId) -> Result<(), SandboxError> {
+        let sender = self.live_ones().get(&id).cloned();
+        let asked = sender.is_some_and(|sender| sender.shutdown().is_ok());
+        let group = self.cgroups.group(id);
+        let ended = spawn_blocking(move || end_processes(&group, asked)).await;
+        let ended = ended.map_err(SandboxError::from).flatten();
+        let closed = socket::remove_file(&self.bridge_socket(id)).map_err(SandboxError::from);
+        let revoked = self.broker.revoke(id).await.map_err(SandboxError::from);
+        self.live_ones().remove(&id);
+        ended.and(closed).and(revoked)
+    }
+
+    /// The sandboxes of which something is left: groups, sockets, ways to the broker.
+    pub fn leftovers(&self) -> BTreeSet<SandboxId> {
+        let groups = self.cgroups.list().unwrap_or_else(|error| {
+            tracing::warn!(%error, "control groups cannot be listed");
+            Vec::new()
+        });
+        let sockets = named(&self.bridge_dir(), ".sock");
+        let ways = named(&self.model_dir(), "");
+        groups.into_iter().chain(sockets).chain(ways).collect()
+    }
+
+    /// Ends every sandbox of which something is left and that is not in `known`; returns them.
+    pub async fn reap(&self, known: &BTreeSet<SandboxId>) -> BTreeSet<SandboxId> {
+        let unknown = &self.leftovers() - known;
+        join_all(unknown.iter().map(|id| self.end_and_log(*id))).await;
+        unknown
+    }
+
+    pub(super) async fn end_and_log(&self, id: SandboxId) {
+        if let Err(error) = self.end(id).await {
+            let error = error.in_full();
+            tracing::error!(sandbox = %id, error, "something of a sandbox could not be removed");
+        }
+    }
+}
+
+/// Waits for the processes of a sandbox that was asked to end, kills what is left, and removes
+/// the groups. Blocks.
+fn end_processes(group: &Group, asked: bool) -> Result<(), SandboxError> {
+    // Whatever stands in the way of waiting: the rest is not to be left undone.
+    if !(asked && group.wait_empty(POLITE).unwrap_or(false)) {
+        group.kill()?;
+        if !group.wait_empty(KILLED)? {
+            return Err(SandboxError::Immortal);
+        }
+    }
+    Ok(group.remove()?)
+}
+
+/// The sandboxes that something in `dir` is named after.
+fn named(dir: &Path, suffix: &str) -> Vec<SandboxId> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| name.strip_suffix(suffix)?.parse().ok()).collect()
+}

@@ -1,0 +1,197 @@
+//! The beginning of a sandbox.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ash_wire::plan::Plan;
+use ash_wire::words::Welcome;
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::cgroup::Cgroups;
+use super::error::SandboxError;
+use super::lease::Uids;
+use super::limits::Limits;
+use super::link::{self, LinkReceiver, LinkSender};
+use super::manager::Sandboxes;
+use super::plan::{Host, PlacedFile, Spec, plan};
+use super::said::Said;
+use super::socket;
+use crate::domain::SandboxId;
+
+/// How long a bridge that is there may take to answer a daemon that came back. One that does not
+/// is ended, so this is long enough for a machine that has just come up with all of them.
+const GREETING: Duration = Duration::from_secs(10);
+
+/// A sandbox about to be made.
+#[derive(Clone, Debug)]
+pub struct NewSandbox {
+    /// Its id.
+    pub id: SandboxId,
+    /// Its users.
+    pub uids: Uids,
+    /// The workspace on the host, owned by the agent's uid.
+    pub workspace: PathBuf,
+    /// The home on the host, owned by the agent's uid.
+    pub home: PathBuf,
+    /// Read-only files of root.
+    pub files: Vec<PlacedFile>,
+    /// Bounds.
+    pub limits: Limits,
+    /// What it calls itself; what no host name may have is replaced.
+    pub hostname: String,
+}
+
+/// A sandbox whose bridge answers. Dropping it hangs up and ends nothing.
+#[derive(Debug)]
+pub struct Running {
+    /// Its id.
+    pub id: SandboxId,
+    /// Towards the bridge.
+    pub sender: LinkSender,
+    /// From the bridge.
+    pub receiver: LinkReceiver,
+    /// What the bridge said of itself.
+    pub welcome: Welcome,
+}
+
+/// Everything that the launcher needs, and what it leaves us.
+struct Prepared {
+    plan: Plan,
+    fds: Vec<OwnedFd>,
+    said: OwnedFd,
+}
+
+impl Sandboxes {
+    /// Makes a sandbox and waits until its bridge answers. When it fails nothing of it is left;
+    /// the same, some time later, when the future is lost.
+    ///
+    /// # Errors
+    /// When a part cannot be made, or the bridge does not answer in time.
+    pub async fn launch(self: &Arc<Self>, new: NewSandbox) -> Result<Running, SandboxError> {
+        let (all, id) = (self.clone(), new.id);
+        let (tell, told) = oneshot::channel();
+        tokio::spawn(async move {
+            let made = all.make(new).await;
+            if made.is_err() {
+                all.end_and_log(id).await;
+            }
+            if let Err(Ok(_)) = tell.send(made) {
+                // Nobody waits any more.
+                all.end_and_log(id).await;
+            }
+        });
+        told.await.unwrap_or(Err(SandboxError::ShuttingDown))
+    }
+
+    /// Finds a sandbox again that a daemon before this one left, and asks for its events from
+    /// number `resend_from` on. When it does not answer, what is left of it is removed: `None`.
+    ///
+    /// # Errors
+    /// When what is left cannot be removed.
+    pub async fn adopt(
+        &self,
+        id: SandboxId,
+        uids: Uids,
+        resend_from: u64,
+    ) -> Result<Option<Running>, SandboxError> {
+        let socket = self.bridge_socket(id);
+        let greeted = match self.cgroups.group(id).exists() {
+            true => timeout(GREETING, link::connect(&socket, id, resend_from)).await.ok(),
+            false => None,
+        };
+        let Some(Ok(link)) = greeted else {
+            self.end(id).await?;
+            return Ok(None);
+        };
+        // Without a broker a turn waits; that is no reason to end it.
+        if let Err(error) = self.broker.adopt(id, uids.agent).await {
+            tracing::warn!(sandbox = %id, %error, "a sandbox has no way to the model for now");
+        }
+        Ok(Some(self.running(id, link)))
+    }
+
+    async fn make(&self, new: NewSandbox) -> Result<Running, SandboxError> {
+        let (id, socket) = (new.id, self.bridge_socket(new.id));
+        let granted = self.broker.grant(id, new.uids.agent);
+        let (granted, prepared) = tokio::join!(granted, self.prepare(new, socket.clone()));
+        granted?;
+        let Prepared { plan, fds, said } = prepared?;
+        let launched = self.launcher.launch(&plan, &fds).await;
+        // With our own copies gone, the death of the sandbox shows on its socket and its pipe.
+        drop(fds);
+        launched?;
+        let link = self.greet(id, &socket, Said::listen(id, said)?).await?;
+        Ok(self.running(id, link))
+    }
+
+    async fn prepare(&self, new: NewSandbox, socket: PathBuf) -> Result<Prepared, SandboxError> {
+        let (cgroups, host) = (self.cgroups.clone(), self.host.clone());
+        let spec = self.spec(new);
+        spawn_blocking(move || prepare(&cgroups, &host, &spec, &socket)).await?
+    }
+
+    fn spec(&self, new: NewSandbox) -> Spec {
+        Spec {
+            sandbox: new.id,
+            uids: new.uids,
+            runtime: self.setup.runtime.clone(),
+            workspace: new.workspace,
+            home: new.home,
+            model_dir: self.broker.directory(new.id),
+            files: new.files,
+            limits: new.limits,
+            hostname: new.hostname,
+            orphan_timeout_s: self.setup.orphan_timeout.as_secs(),
+        }
+    }
+
+    async fn greet(
+        &self,
+        id: SandboxId,
+        socket: &Path,
+        said: Said,
+    ) -> Result<(LinkSender, LinkReceiver, Welcome), SandboxError> {
+        let after = self.setup.ready_timeout;
+        match timeout(after, link::connect(socket, id, 0)).await {
+            Ok(Ok(link)) => Ok(link),
+            Ok(Err(source)) => Err(SandboxError::Link { source, said: said.last_words().await }),
+            Err(_) => Err(SandboxError::Silent { after, said: said.last_words().await }),
+        }
+    }
+
+    fn running(
+        &self,
+        id: SandboxId,
+        (sender, receiver, welcome): (LinkSender, LinkReceiver, Welcome),
+    ) -> Running {
+        self.live_ones().insert(id, sender.clone());
+        Running { id, sender, receiver, welcome }
+    }
+}
+
+/// Makes everything of a sandbox that is no process. Blocks.
+fn prepare(
+    cgroups: &Cgroups,
+    host: &Host,
+    spec: &Spec,
+    bridge: &Path,
+) -> Result<Prepared, SandboxError> {
+    let (plan, files) = plan(spec, host)?;
+    let group = cgroups.create(spec.sandbox, &spec.limits)?;
+    let listener = socket::listen(bridge, 0)?;
+    let (said, stderr) = socket::pipe()?;
+    let mut fds = vec![listener, group.bridge_procs()?, group.agent_procs()?, stderr];
+    for file in &files {
+        fds.push(sealed(file)?);
+    }
+    Ok(Prepared { plan, fds, said })
+}
+
+fn sealed(file: &Bytes) -> Result<OwnedFd, SandboxError> {
+    Ok(socket::sealed(file)?)
+}

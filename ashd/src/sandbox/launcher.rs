@@ -1,0 +1,235 @@
+//! The launcher, as a process that this daemon starts or finds.
+//!
+//! Sandboxes do not depend on the launcher once they are made: a new one serves new sandboxes.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use ash_wire::plan::{FIXED_FDS, MAX_FILES, MAX_PLAN, Plan, Reply};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_seqpacket::UnixSeqpacket;
+use tokio_seqpacket::ancillary::AncillaryMessageWriter;
+
+use super::children::Children;
+
+/// How long the launcher may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a launcher that was just started is asked whether it listens.
+const KNOCK: Duration = Duration::from_millis(2);
+
+/// Room for the control message with all descriptors, with space to spare for its header.
+const ANCILLARY: usize = 4 * (FIXED_FDS + MAX_FILES) + 64;
+
+/// The longest answer, in bytes.
+const MAX_REPLY: usize = 16 * 1024;
+
+/// Why a sandbox was not launched.
+#[derive(Debug, thiserror::Error)]
+pub enum LauncherError {
+    /// It does not run and could not be started.
+    #[error("the launcher cannot be started: {0}")]
+    Start(io::Error),
+    /// It does not answer.
+    #[error("the launcher cannot be reached: {0}")]
+    Io(#[from] io::Error),
+    /// No answer in time.
+    #[error("the launcher did not answer within {} s", PATIENCE.as_secs())]
+    Silent,
+    /// The plan does not fit a packet.
+    #[error("the plan of the sandbox has {0} bytes, more than the {MAX_PLAN} that fit a packet")]
+    TooLong(usize),
+    /// The launcher said no.
+    #[error("the launcher refused: {0}")]
+    Refused(String),
+}
+
+/// How to reach and to start the launcher.
+#[derive(Clone, Debug)]
+pub struct LauncherSetup {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Its program; absent when a service manager runs it.
+    pub program: Option<PathBuf>,
+    /// Bubblewrap.
+    pub bwrap: PathBuf,
+    /// The bridge's program.
+    pub bridge: PathBuf,
+    /// The directory that all writable sources lie in.
+    pub sessions_dir: PathBuf,
+    /// The directory that brokers' sockets lie in.
+    pub broker_dir: PathBuf,
+    /// The CLI's executable.
+    pub runtime: PathBuf,
+    /// The first user id that sandboxes may have.
+    pub uid_base: u32,
+    /// How many there are.
+    pub uid_count: u32,
+    /// When we start it, it ends itself when it has had neither an `ashd` nor a sandbox for this
+    /// long.
+    pub exit_when_unused: Duration,
+}
+
+/// The launcher.
+#[derive(Debug)]
+pub struct Launcher {
+    setup: LauncherSetup,
+    children: Children,
+    /// Absent while nobody was reached, and while a request is under way: one that is given up
+    /// leaves no answer behind for the next.
+    link: Mutex<Option<UnixSeqpacket>>,
+}
+
+impl Launcher {
+    /// Finds the launcher or starts it.
+    ///
+    /// # Errors
+    /// When it is not there and cannot be started.
+    pub(super) async fn start(
+        setup: LauncherSetup,
+        children: Children,
+    ) -> Result<Launcher, LauncherError> {
+        let launcher = Launcher { setup, children, link: Mutex::new(None) };
+        *launcher.link.lock().await = Some(launcher.reach().await?);
+        Ok(launcher)
+    }
+
+    /// Has a sandbox made; returns the process id of its outermost process. A launcher that went
+    /// away is started anew.
+    ///
+    /// # Errors
+    /// When it refuses, or does not answer.
+    pub async fn launch(&self, plan: &Plan, fds: &[OwnedFd]) -> Result<u32, LauncherError> {
+        let request = serde_json::to_vec(plan).map_err(io::Error::from)?;
+        if request.len() > MAX_PLAN {
+            return Err(LauncherError::TooLong(request.len()));
+        }
+        let mut slot = self.link.lock().await;
+        let link = match slot.take() {
+            Some(link) => send(&link, &request, fds).await.is_ok().then_some(link),
+            None => None,
+        };
+        // A request that could not even be sent has started nothing.
+        let link = match link {
+            Some(link) => link,
+            None => {
+                let link = self.reach().await?;
+                send(&link, &request, fds).await?;
+                link
+            }
+        };
+        let reply = timeout(PATIENCE, receive(&link)).await;
+        let reply = reply.map_err(|_| LauncherError::Silent)??;
+        *slot = Some(link);
+        match reply {
+            Reply::Launched { pid } => Ok(pid),
+            Reply::Refused { reason } => Err(LauncherError::Refused(reason)),
+        }
+    }
+
+    /// Ends it if it is ours and not a service manager's, also one that an earlier daemon started.
+    pub(super) async fn end(&self) {
+        let link = self.link.lock().await.take();
+        let (Some(link), Some(_)) = (link, &self.setup.program) else { return };
+        if let Err(error) = terminate(&link) {
+            tracing::warn!(%error, "the launcher was not ended");
+        }
+    }
+
+    async fn reach(&self) -> Result<UnixSeqpacket, LauncherError> {
+        match UnixSeqpacket::connect(&self.setup.socket).await {
+            Ok(link) => Ok(link),
+            Err(error) => self.spawn(error).await,
+        }
+    }
+
+    async fn spawn(&self, absent: io::Error) -> Result<UnixSeqpacket, LauncherError> {
+        let Some(program) = &self.setup.program else { return Err(absent.into()) };
+        let mut command = Command::new(program);
+        command.env_clear().current_dir("/").process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        self.setup.arguments(&mut command);
+        let mut child = command.spawn().map_err(LauncherError::Start)?;
+        let link = self.knock(&mut child).await?;
+        self.children.watch("launcher", child);
+        Ok(link)
+    }
+
+    /// Connects as soon as a launcher listens. Nothing tells when it does.
+    async fn knock(&self, child: &mut Child) -> Result<UnixSeqpacket, LauncherError> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match UnixSeqpacket::connect(&self.setup.socket).await {
+                Ok(link) => return Ok(link),
+                Err(error) if Instant::now() > end => return Err(LauncherError::Start(error)),
+                Err(_) => {}
+            }
+            if let Some(status) = child.try_wait()? {
+                let reason = format!("it ended with {status}; its own words are in the log");
+                return Err(LauncherError::Start(io::Error::other(reason)));
+            }
+            sleep(KNOCK).await;
+        }
+    }
+}
+
+impl LauncherSetup {
+    fn arguments(&self, command: &mut Command) {
+        let paths = [
+            ("--socket", &self.socket),
+            ("--bwrap", &self.bwrap),
+            ("--bridge", &self.bridge),
+            ("--sessions-dir", &self.sessions_dir),
+            ("--broker-dir", &self.broker_dir),
+            ("--runtime", &self.runtime),
+        ];
+        for (name, path) in paths {
+            command.arg(name).arg(path);
+        }
+        let numbers = [
+            ("--uid-base", u64::from(self.uid_base)),
+            ("--uid-count", u64::from(self.uid_count)),
+            ("--exit-when-unused", self.exit_when_unused.as_secs()),
+        ];
+        for (name, number) in numbers {
+            command.arg(name).arg(number.to_string());
+        }
+    }
+}
+
+/// Sends SIGTERM to the process at the other end. It is there: its end of the socket is open, and
+/// it does not pass it on.
+fn terminate(link: &UnixSeqpacket) -> io::Result<()> {
+    let pid = link.peer_cred()?.pid().and_then(Pid::from_raw);
+    let pid = pid.ok_or(io::ErrorKind::NotFound)?;
+    let process = pidfd_open(pid, PidfdFlags::empty())?;
+    Ok(pidfd_send_signal(process, Signal::TERM)?)
+}
+
+async fn send(link: &UnixSeqpacket, request: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+    use std::os::fd::AsFd;
+    let mut buffer = [0; ANCILLARY];
+    let mut ancillary = AncillaryMessageWriter::new(&mut buffer);
+    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    ancillary.add_fds(borrowed).map_err(|_| io::ErrorKind::InvalidInput)?;
+    link.send_with_ancillary(request, &mut ancillary).await.map(drop)
+}
+
+async fn receive(link: &UnixSeqpacket) -> io::Result<Reply> {
+    let mut answer = vec![0; MAX_REPLY];
+    let read = link.recv(&mut answer).await?.bytes_read();
+    if read == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up"));
+    }
+    Ok(serde_json::from_slice(&answer[..read])?)
+}
+
+#[cfg(test)]
+#[path = "launcher_tests.rs"]
+mod tests;

@@ -1,0 +1,152 @@
+use std::fs::File;
+use std::io::Read;
+
+use ash_wire::plan::Rlimits;
+use tempfile::TempDir;
+use tokio_seqpacket::UnixSeqpacketListener;
+use tokio_seqpacket::ancillary::OwnedAncillaryMessage;
+
+use super::*;
+use crate::sandbox::socket;
+
+fn setup(dir: &TempDir) -> LauncherSetup {
+    LauncherSetup {
+        socket: dir.path().join("s"),
+        program: None,
+        bwrap: "/b".into(),
+        bridge: "/br".into(),
+        sessions_dir: "/se".into(),
+        broker_dir: "/bd".into(),
+        runtime: "/r".into(),
+        uid_base: 1000,
+        uid_count: 10,
+        exit_when_unused: Duration::from_secs(5),
+    }
+}
+
+fn plan() -> Plan {
+    Plan {
+        sandbox: "s".into(),
+        bridge_uid: 1,
+        agent_uid: 2,
+        hostname: "h".into(),
+        mounts: Vec::new(),
+        files: Vec::new(),
+        rlimits: Rlimits { file_size: 1, open_files: 1 },
+        orphan_timeout_s: 1,
+    }
+}
+
+/// Takes one request: its sandbox, and what its descriptors hold.
+async fn request(link: &UnixSeqpacket) -> (String, Vec<String>) {
+    let (mut bytes, mut space) = (vec![0; MAX_PLAN], [0; ANCILLARY]);
+    let (info, ancillary) = link.recv_with_ancillary(&mut bytes, &mut space).await.unwrap();
+    assert!(!info.truncated() && !info.ancillary_truncated());
+    let plan: Plan = serde_json::from_slice(&bytes[..info.bytes_read()]).unwrap();
+    let mut held = Vec::new();
+    for message in ancillary.into_messages() {
+        let OwnedAncillaryMessage::FileDescriptors(fds) = message else { continue };
+        for fd in fds {
+            let mut text = String::new();
+            File::from(fd).read_to_string(&mut text).unwrap();
+            held.push(text);
+        }
+    }
+    (plan.sandbox, held)
+}
+
+async fn reply(link: &UnixSeqpacket, reply: Reply) {
+    link.send(&serde_json::to_vec(&reply).unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_brings_its_descriptors_in_order_and_an_answer_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut listener = UnixSeqpacketListener::bind(dir.path().join("s")).unwrap();
+    let launcher = Launcher::start(setup(&dir), Children::default()).await.unwrap();
+    let link = listener.accept().await.unwrap();
+    let fds: Vec<_> = (0..FIXED_FDS + MAX_FILES)
+        .map(|n| socket::sealed(n.to_string().as_bytes()).unwrap())
+        .collect();
+    let server = async {
+        let (sandbox, held) = request(&link).await;
+        reply(&link, Reply::Launched { pid: 7 }).await;
+        request(&link).await;
+        reply(&link, Reply::Refused { reason: "no".into() }).await;
+        (sandbox, held)
+    };
+    let client = async {
+        assert_eq!(launcher.launch(&plan(), &fds).await.unwrap(), 7);
+        launcher.launch(&plan(), &fds).await.unwrap_err()
+    };
+    let (error, (sandbox, held)) = tokio::join!(client, server);
+    assert!(matches!(error, LauncherError::Refused(reason) if reason == "no"));
+    let expected: Vec<_> = (0..FIXED_FDS + MAX_FILES).map(|n| n.to_string()).collect();
+    assert_eq!((sandbox.as_str(), held), ("s", expected));
+}
+
+#[tokio::test]
+async fn a_launcher_that_went_away_is_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut listener = UnixSeqpacketListener::bind(dir.path().join("s")).unwrap();
+    let launcher = Launcher::start(setup(&dir), Children::default()).await.unwrap();
+    drop(listener.accept().await.unwrap());
+    let server = async {
+        // Hangs up in the middle of a request, then serves.
+        let link = listener.accept().await.unwrap();
+        request(&link).await;
+        drop(link);
+        let link = listener.accept().await.unwrap();
+        request(&link).await;
+        reply(&link, Reply::Launched { pid: 8 }).await;
+    };
+    let client = async {
+        let lost = launcher.launch(&plan(), &[]).await;
+        assert!(matches!(lost, Err(LauncherError::Io(_))), "it may have begun: {lost:?}");
+        assert_eq!(launcher.launch(&plan(), &[]).await.unwrap(), 8);
+    };
+    tokio::join!(client, server);
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_waited_for_is_not_taken_for_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut listener = UnixSeqpacketListener::bind(dir.path().join("s")).unwrap();
+    let launcher = Launcher::start(setup(&dir), Children::default()).await.unwrap();
+    let link = listener.accept().await.unwrap();
+    let plan = plan();
+    tokio::select! {
+        _ = launcher.launch(&plan, &[]) => panic!("nobody answered"),
+        _ = request(&link) => {}
+    }
+    // The other end may be gone already.
+    let _ = link.send(br#"{"launched":{"pid":1}}"#).await;
+    let server = async {
+        let link = listener.accept().await.unwrap();
+        request(&link).await;
+        reply(&link, Reply::Launched { pid: 2 }).await;
+    };
+    let (pid, ()) = tokio::join!(launcher.launch(&plan, &[]), server);
+    assert_eq!(pid.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_launcher_that_cannot_start_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    for program in ["/usr/bin/false", "/no/such/launcher"] {
+        let setup = LauncherSetup { program: Some(program.into()), ..setup(&dir) };
+        let error = Launcher::start(setup, Children::default()).await.unwrap_err();
+        assert!(matches!(error, LauncherError::Start(_)), "{error}");
+    }
+    let nobody = Launcher::start(setup(&dir), Children::default()).await;
+    assert!(matches!(nobody, Err(LauncherError::Io(_))));
+}
+
+#[tokio::test]
+async fn a_plan_too_long_for_a_packet_is_refused_before_it_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let _listener = UnixSeqpacketListener::bind(dir.path().join("s")).unwrap();
+    let launcher = Launcher::start(setup(&dir), Children::default()).await.unwrap();
+    let long = Plan { hostname: "h".repeat(MAX_PLAN), ..plan() };
+    assert!(matches!(launcher.launch(&long, &[]).await, Err(LauncherError::TooLong(_))));
+}

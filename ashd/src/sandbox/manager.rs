@@ -1,0 +1,263 @@
+//! All sandboxes of this daemon.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::broker::{Broker, BrokerError, BrokerSetup, ModelKey, Settings, Usage};
+use super::cgroup::{CgroupError, Cgroups, Stats};
+use super::children::Children;
+use super::floor::{self, BelowFloor};
+use super::launcher::{Launcher, LauncherError, LauncherSetup};
+use super::lease::{DEFAULT_BASE, uid_count};
+use super::link::LinkSender;
+use super::plan::Host;
+use super::socket;
+use crate::domain::SandboxId;
+
+/// The longest path of the run directory, in bytes: what lies in it must fit a socket's address.
+const MAX_RUN_DIR: usize = 48;
+
+/// A launcher that we started ends itself when it has been of no use for this long.
+const UNUSED: Duration = Duration::from_secs(60);
+
+/// Where things are and how sandboxes are to be.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Sockets live here; made when missing, closed to everybody but root.
+    pub run_dir: PathBuf,
+    /// All workspaces and homes lie in it.
+    pub sessions_dir: PathBuf,
+    /// The CLI's executable.
+    pub runtime: PathBuf,
+    /// The bridge's program.
+    pub bridge: PathBuf,
+    /// Bubblewrap; a distribution's is copied into the run directory.
+    pub bwrap: PathBuf,
+    /// The launcher's program; absent when a service manager runs it.
+    pub launcher: Option<PathBuf>,
+    /// The broker's program; absent when a service manager runs it.
+    pub broker: Option<PathBuf>,
+    /// The control group that holds sandboxes; absent: one below the daemon's own.
+    pub cgroup_root: Option<PathBuf>,
+    /// Go on without layers that the machine does not have. For development.
+    pub allow_missing: bool,
+    /// The first of the user ids that are leased to sandboxes.
+    pub uid_base: u32,
+    /// How many sessions can have files on the disk at a time.
+    pub slots: u32,
+    /// Where the model API is.
+    pub model: Settings,
+    /// PEM certificates to trust besides the system's, on the way to the model API.
+    pub model_ca: Option<PathBuf>,
+    /// The model API key.
+    pub model_key: Option<ModelKey>,
+    /// How long a bridge waits for the first greeting, and for the next after a conversation.
+    pub orphan_timeout: Duration,
+    /// How long a sandbox may take until its bridge answers.
+    pub ready_timeout: Duration,
+}
+
+/// Why sandboxes cannot be made at all.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The machine is below the floor.
+    #[error(transparent)]
+    BelowFloor(#[from] BelowFloor),
+    /// No control groups, or no limits.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// No launcher.
+    #[error(transparent)]
+    Launcher(#[from] LauncherError),
+    /// No broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// Sockets in it would have no address.
+    #[error(
+        "the path {} is longer than {MAX_RUN_DIR} bytes; choose a shorter run directory",
+        .0.display()
+    )]
+    LongRunDir(PathBuf),
+    /// A directory cannot be used.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// All sandboxes of this daemon.
+#[derive(Debug)]
+pub struct Sandboxes {
+    pub(super) setup: Setup,
+    pub(super) host: Arc<Host>,
+    pub(super) cgroups: Arc<Cgroups>,
+    pub(super) launcher: Launcher,
+    pub(super) broker: Broker,
+    children: Children,
+    live: Mutex<BTreeMap<SandboxId, LinkSender>>,
+    missing: Vec<String>,
+}
+
+impl Sandboxes {
+    /// Checks the machine, and finds or starts the launcher and the broker. What the model API
+    /// reports to have used comes out of the receiver.
+    ///
+    /// # Errors
+    /// A sentence that says what to mend.
+    pub async fn start(
+        mut setup: Setup,
+    ) -> Result<(Arc<Sandboxes>, mpsc::Receiver<Usage>), StartError> {
+        if setup.run_dir.as_os_str().len() > MAX_RUN_DIR {
+            return Err(StartError::LongRunDir(setup.run_dir));
+        }
+        make(&setup.run_dir, 0o700)?;
+        make(&setup.run_dir.join("bridge"), 0o700)?;
+        setup.bwrap = floor::own_bwrap(&setup.bwrap, &setup.run_dir.join("bwrap"))?;
+        floor::check(&setup.bwrap)?;
+        floor::check_program(&setup.bridge)?;
+        floor::check_program(&setup.runtime)?;
+        let (root, name) = (setup.cgroup_root.as_deref(), cgroup_name(&setup.run_dir));
+        let cgroups = Cgroups::prepare(root, &name, setup.allow_missing)?;
+        let host = Host::inspect(Path::new("/")).map_err(failed(Path::new("/")))?;
+        let (host, cgroups) = (Arc::new(host), Arc::new(cgroups));
+        let children = Children::default();
+        let launcher = Launcher::start(launcher_setup(&setup), children.clone()).await?;
+        let (broker, usage) = Broker::start(broker_setup(&setup), children.clone()).await?;
+        let missing = [floor::missing(), cgroups.missing().to_vec()].concat();
+        let live = Mutex::default();
+        let all = Sandboxes { setup, host, cgroups, launcher, broker, children, live, missing };
+        Ok((Arc::new(all), usage))
+    }
+
+    /// A sentence for each layer of protection that this machine lacks.
+    pub fn missing(&self) -> &[String] {
+        &self.missing
+    }
+
+    /// Replaces the model API key. Sandboxes do not notice.
+    ///
+    /// # Errors
+    /// When the broker did not take it; one that is started later will.
+    pub async fn set_model_key(&self, key: ModelKey) -> Result<(), BrokerError> {
+        self.broker.set_key(key).await
+    }
+
+    /// How many sandboxes are alive, as far as this daemon knows.
+    pub fn live(&self) -> u64 {
+        self.live_ones().len() as u64
+    }
+
+    /// What a sandbox's agent uses.
+    pub fn stats(&self, sandbox: SandboxId) -> Stats {
+        self.cgroups.group(sandbox).stats()
+    }
+
+    /// How many processes of a sandbox's agent were killed because its memory ran out. 0 when the
+    /// sandbox is gone: ask before [`end`](Self::end).
+    pub fn oom_kills(&self, sandbox: SandboxId) -> u64 {
+        self.cgroups.group(sandbox).oom_kills()
+    }
+
+    /// Ends the launcher and the broker, unless a service manager runs them: for a daemon that has
+    /// ended its sandboxes and goes. Without this they wait for the next one.
+    pub async fn stop(&self) {
+        self.broker.end().await;
+        self.launcher.end().await;
+        self.children.stop().await;
+        self.cgroups.retire();
+    }
+
+    pub(super) fn live_ones(&self) -> MutexGuard<'_, BTreeMap<SandboxId, LinkSender>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The socket of a sandbox's bridge.
+    pub(super) fn bridge_socket(&self, sandbox: SandboxId) -> PathBuf {
+        self.bridge_dir().join(format!("{sandbox}.sock"))
+    }
+
+    pub(super) fn bridge_dir(&self) -> PathBuf {
+        self.setup.run_dir.join("bridge")
+    }
+
+    pub(super) fn model_dir(&self) -> PathBuf {
+        self.setup.run_dir.join("model")
+    }
+}
+
+fn make(path: &Path, mode: u32) -> Result<(), StartError> {
+    socket::directory(path, mode).map_err(failed(path))
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> StartError {
+    |error| StartError::Io { path: path.to_owned(), error }
+}
+
+/// Daemons side by side on one machine, told apart by their run directories, must not take each
+/// other's groups for leftovers of their own.
+fn cgroup_name(run_dir: &Path) -> String {
+    let path = run_dir.to_string_lossy();
+    format!("ash{}", path.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
+}
+
+fn launcher_setup(setup: &Setup) -> LauncherSetup {
+    LauncherSetup {
+        socket: setup.run_dir.join("launcher.sock"),
+        program: setup.launcher.clone(),
+        bwrap: setup.bwrap.clone(),
+        bridge: setup.bridge.clone(),
+        sessions_dir: setup.sessions_dir.clone(),
+        broker_dir: setup.run_dir.join("model"),
+        runtime: setup.runtime.clone(),
+        uid_base: setup.uid_base,
+        uid_count: uid_count(setup.slots),
+        exit_when_unused: UNUSED,
+    }
+}
+
+fn broker_setup(setup: &Setup) -> BrokerSetup {
+    BrokerSetup {
+        socket: setup.run_dir.join("broker.sock"),
+        model_dir: setup.run_dir.join("model"),
+        program: setup.broker.clone(),
+        uid: setup.uid_base,
+        exit_when_unused: setup.orphan_timeout,
+        settings: setup.model.clone(),
+        ca: setup.model_ca.clone(),
+        key: setup.model_key.clone(),
+    }
+}
+
+/// What development and tests start from.
+impl Setup {
+    /// A setup with everything that has a usual value.
+    pub fn new(run_dir: PathBuf, sessions_dir: PathBuf, model: Settings) -> Setup {
+        let lib = Path::new("/usr/lib/ash");
+        Setup {
+            run_dir,
+            sessions_dir,
+            runtime: lib.join("claude"),
+            bridge: lib.join("ash-bridge"),
+            bwrap: lib.join("bwrap"),
+            launcher: None,
+            broker: None,
+            cgroup_root: None,
+            allow_missing: false,
+            uid_base: DEFAULT_BASE,
+            slots: 16_384,
+            model,
+            model_ca: None,
+            model_key: None,
+            orphan_timeout: Duration::from_secs(300),
+            ready_timeout: Duration::from_secs(10),
+        }
+    }
+}

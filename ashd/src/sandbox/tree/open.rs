@@ -1,0 +1,64 @@
+//! Opening things in a directory: beneath it, through no link, across no mount.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::io::Errno;
+
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+
+/// Never waits for the other end of a FIFO, never makes a terminal ours, never leaks.
+const ALWAYS: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+fn beneath(dir: BorrowedFd<'_>, rel: &[u8], flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+    // EAGAIN: something was renamed on the way; the kernel asks to try again.
+    for _ in 0..16 {
+        match rustix::fs::openat2(dir, rel, flags | ALWAYS, mode, RESOLVE) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+/// Opens a regular file for reading.
+pub(super) fn file(dir: BorrowedFd<'_>, rel: &[u8]) -> Result<File, Errno> {
+    let fd = beneath(dir, rel, OFlags::RDONLY, Mode::empty())?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
+        FileType::RegularFile => Ok(fd.into()),
+        _ => Err(Errno::ISDIR),
+    }
+}
+
+/// Opens a directory.
+pub(super) fn dir(parent: BorrowedFd<'_>, rel: &[u8]) -> Result<OwnedFd, Errno> {
+    beneath(parent, rel, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+}
+
+/// Opens anything as a mere place, following links as long as they stay beneath.
+pub(super) fn follow(dir: BorrowedFd<'_>, rel: &[u8]) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    rustix::fs::openat2(dir, rel, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+/// Makes a regular file that must not exist, for writing and for nobody else yet.
+pub(super) fn new_file(dir: BorrowedFd<'_>, rel: &[u8]) -> Result<File, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    beneath(dir, rel, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+}
+
+/// Makes a directory that must not exist and opens it.
+pub(super) fn new_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
+    dir(parent, name)
+}
+
+/// Sets owner and mode of what is open. The owner first: a change of it clears mode bits.
+pub(super) fn give(fd: impl AsFd, owner: u32, mode: u32) -> Result<(), Errno> {
+    rustix::fs::fchown(&fd, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode & 0o777))
+}
