@@ -1,0 +1,224 @@
+//! Agents: folders that become immutable versions.
+//!
+//! A folder is taken into a staging directory, checked there, put on disk, and moved into its
+//! place; only then is the version recorded. Whatever breaks off before leaves the version before.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::api::{Caller, Deployment, Happened, Refusal, Source};
+use super::cli;
+use super::environment;
+use super::places::Places;
+use super::shared::{Options, Shared};
+use crate::domain::{Agent, AgentId, AgentName, Timestamp};
+use crate::sandbox::tree::{Links, Tree, TreeError, remove_all};
+
+/// The largest `.claude/settings.json` that is looked into, in bytes.
+const SETTINGS_LIMIT: u64 = 1024 * 1024;
+
+/// Deployments, one at a time: they are rare, and each takes the next version number.
+#[derive(Default)]
+pub(super) struct Deployments(Mutex<()>);
+
+/// What a folder is made of when it has no CLAUDE.md of its own.
+const PROMPT: &str = "CLAUDE.md";
+
+impl Deployments {
+    /// Holds deployments off while the guard lives.
+    pub(super) async fn pause(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().await
+    }
+
+    /// Deploys a folder as the next version of an agent.
+    pub(super) async fn deploy(
+        &self,
+        shared: &Arc<Shared>,
+        caller: &Caller,
+        deployment: Deployment,
+    ) -> Result<Agent, Refusal> {
+        let Deployment { name, source, system_prompt, env } = deployment;
+        for (name, value) in env.iter().flatten() {
+            environment::check(name, value).map_err(Refusal::Invalid)?;
+        }
+        let source = permitted(source, caller, &shared.live().agent_roots)?;
+        let _one = self.0.lock().await;
+        let known = shared.store.agent(&caller.tenant, &name).await?;
+        let now = Timestamp::now();
+        let agent = Agent {
+            id: known.as_ref().map_or_else(AgentId::random, |agent| agent.id),
+            tenant: caller.tenant.clone(),
+            version: known.as_ref().map_or(0, |agent| agent.version) + 1,
+            env: env.or_else(|| known.as_ref().map(|agent| agent.env.clone())).unwrap_or_default(),
+            created_at: known.as_ref().map_or(now, |agent| agent.created_at),
+            updated_at: now,
+            name,
+        };
+        let (places, options) = (shared.places.clone(), shared.options.clone());
+        let target = places.version(&agent.tenant, &agent.name, agent.version);
+        let take = move || {
+            let staged = Staged::new(&places)?;
+            staged.take(source, system_prompt.as_deref(), &options)?;
+            staged.keep(&target)
+        };
+        let taken = tokio::task::spawn_blocking(take).await;
+        taken.map_err(|error| Refusal::Internal(error.to_string()))??;
+        let agent = shared.store.deploy(agent).await?;
+        tracing::info!(agent = %agent.name, version = agent.version, "agent deployed");
+        let (tenant, name) = (agent.tenant.clone(), agent.name.clone());
+        shared.tell(Happened::AgentDeployed(tenant, name, agent.version));
+        Ok(agent)
+    }
+}
+
+/// A path of this machine is taken from those who may, and beneath the configured roots only. What
+/// the path means is looked up once; then it is opened from the root on, following no link: what
+/// somebody puts in its way meanwhile is refused.
+fn permitted(source: Source, caller: &Caller, roots: &[PathBuf]) -> Result<Taken, Refusal> {
+    let path = match source {
+        Source::Directory(path) => path,
+        Source::Files(files) => return Ok(Taken::Files(files)),
+        Source::Tar(archive) => return Ok(Taken::Tar(archive)),
+    };
+    if !caller.may_deploy_path {
+        return Err(Refusal::Forbidden("this key may not deploy from a path".to_owned()));
+    }
+    let real = std::fs::canonicalize(&path).unwrap_or(path);
+    let beneath = |root: &PathBuf| {
+        let root = std::fs::canonicalize(root).ok()?;
+        let rel = real.strip_prefix(&root).ok()?.to_str()?;
+        Tree::open(&root).ok()?.subtree(rel).ok()
+    };
+    let text = "path is not a directory beneath one of the configured agent roots";
+    let tree = roots.iter().find_map(beneath);
+    tree.map(Taken::Directory).ok_or_else(|| Refusal::Invalid(text.to_owned()))
+}
+
+/// Where a folder comes from, opened.
+enum Taken {
+    Directory(Tree),
+    Files(Vec<(String, Bytes)>),
+    Tar(Box<dyn io::Read + Send>),
+}
+
+/// A folder on its way in; removed again unless it is kept.
+struct Staged {
+    parent: PathBuf,
+    name: String,
+    tree: Tree,
+}
+
+impl Staged {
+    fn new(places: &Places) -> Result<Staged, Refusal> {
+        let parent = places.staging();
+        std::fs::create_dir_all(&parent).map_err(|error| unwritable(&error))?;
+        let name = uuid::Uuid::new_v4().to_string();
+        let tree = Tree::create_root(&parent.join(&name), 0, 0o755).map_err(refused)?;
+        Ok(Staged { parent, name, tree })
+    }
+
+    fn take(&self, source: Taken, prompt: Option<&str>, options: &Options) -> Result<(), Refusal> {
+        let limits = options.folder;
+        match source {
+            Taken::Directory(from) => {
+                from.copy_into(&self.tree, 0, limits, Links::Inside).map(drop)
+            }
+            Taken::Files(files) => self.tree.write_files(&files, 0, limits),
+            Taken::Tar(archive) => self.tree.unpack_tar(archive, 0, limits).map(drop),
+        }
+        .map_err(refused)?;
+        if let Some(prompt) = prompt
+            && !self.tree.exists_file(PROMPT).map_err(refused)?
+        {
+            let prompt = Bytes::copy_from_slice(prompt.as_bytes());
+            self.tree.write_files(&[(PROMPT.to_owned(), prompt)], 0, limits).map_err(refused)?;
+        }
+        self.tree.check_agent_folder(limits).map_err(refused)?;
+        self.tree.sync().map_err(refused)
+    }
+
+    /// Moves the folder to its place. One that is there already was left by a deployment that was
+    /// never recorded.
+    fn keep(self, target: &Path) -> Result<(), Refusal> {
+        let parent = target.parent().unwrap_or(target);
+        let name = target.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let moved = std::fs::create_dir_all(parent)
+            .and_then(|()| remove_all(parent, name).map_err(io::Error::other))
+            .and_then(|()| std::fs::rename(self.parent.join(&self.name), target))
+            .and_then(|()| std::fs::File::open(parent)?.sync_all());
+        moved.map_err(|error| unwritable(&error))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After `keep` there is nothing left to remove.
+        if let Err(error) = remove_all(&self.parent, &self.name) {
+            tracing::warn!(%error, "a staged folder could not be removed");
+        }
+    }
+}
+
+fn refused(error: TreeError) -> Refusal {
+    match error {
+        TreeError::Io { error, .. } => unwritable(&error),
+        error => Refusal::Invalid(error.to_string()),
+    }
+}
+
+fn unwritable(error: &io::Error) -> Refusal {
+    if error.kind() == io::ErrorKind::StorageFull {
+        return Refusal::Store(crate::store::StoreError::Full);
+    }
+    tracing::error!(%error, "the agents' directory cannot be written");
+    Refusal::Internal("the agents' directory cannot be written".to_owned())
+}
+
+/// The model that an agent version's `.claude/settings.json` names.
+pub(super) fn folder_model(places: &Places, agent: &Agent) -> Option<String> {
+    let folder = places.version(&agent.tenant, &agent.name, agent.version);
+    let settings = Tree::open(&folder).ok()?.read(".claude/settings.json", SETTINGS_LIMIT).ok()?;
+    cli::folder_model(&settings)
+}
+
+/// Removes every version of an agent.
+pub(super) fn remove(places: &Places, agent: &Agent) -> Result<(), TreeError> {
+    let parent = places.agents().join(agent.tenant.as_str());
+    remove_all(&parent, agent.name.as_str())
+}
+
+/// Makes a new session's workspace and home from its agent's folder, owned by the agent's uid.
+pub(super) fn lay_out(
+    places: &Places,
+    agent: &Agent,
+    session: &Path,
+    owner: u32,
+    options: &Options,
+) -> Result<(), Refusal> {
+    let folder = places.version(&agent.tenant, &agent.name, agent.version);
+    std::fs::create_dir_all(places.sessions()).map_err(|error| unwritable(&error))?;
+    let made = (|| {
+        Tree::create_root(session, 0, 0o700)?;
+        let workspace = Tree::create_root(&session.join("workspace"), owner, 0o755)?;
+        Tree::open(&folder)?.copy_into(&workspace, owner, options.folder, Links::Inside)?;
+        let home = Tree::create_root(&session.join("home"), owner, 0o700)?;
+        let (name, body) = cli::HOME_CONFIG;
+        home.create(name, 0o600, owner, body)
+    })();
+    made.map_err(|error| match error {
+        TreeError::Io { error, .. } => unwritable(&error),
+        error => {
+            tracing::error!(agent = %agent.name, %error, "no workspace could be made");
+            Refusal::Internal("the session's workspace could not be made".to_owned())
+        }
+    })
+}
+
+/// Names the agent in a refusal to make a session with it.
+pub(super) fn named(name: &AgentName) -> Refusal {
+    Refusal::NoAgentNamed(name.clone())
+}

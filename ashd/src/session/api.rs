@@ -1,0 +1,230 @@
+//! The words of the verbs: what goes in, what comes out, how it can be refused.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::domain::{AgentName, EventId, SessionId, Settings, Status, Tenant};
+use crate::store::StoreError;
+
+/// On whose behalf a verb is called.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Caller {
+    /// Whose agents and sessions it sees.
+    pub tenant: Tenant,
+    /// Whether it may deploy from a path of this machine.
+    pub may_deploy_path: bool,
+}
+
+/// A deployment.
+pub struct Deployment {
+    /// The agent.
+    pub name: AgentName,
+    /// Where its folder comes from.
+    pub source: Source,
+    /// Becomes CLAUDE.md when the folder has none.
+    pub system_prompt: Option<String>,
+    /// Its environment; absent keeps that of the version before.
+    pub env: Option<BTreeMap<String, String>>,
+}
+
+/// Where an agent's folder comes from.
+pub enum Source {
+    /// A directory of this machine, copied. Must lie beneath a configured root.
+    Directory(PathBuf),
+    /// Files, by relative path.
+    Files(Vec<(String, Bytes)>),
+    /// A tar archive of the folder's contents.
+    Tar(Box<dyn std::io::Read + Send>),
+}
+
+/// A session about to be made.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    /// The agent it talks to.
+    pub agent: AgentName,
+    /// What it is created with.
+    pub settings: Settings,
+}
+
+/// A command to run beside the turn.
+#[derive(Clone, Debug)]
+pub struct ExecRequest {
+    /// For `/bin/sh -c` in the workspace.
+    pub command: String,
+    /// Milliseconds until it is killed.
+    pub timeout_ms: u64,
+}
+
+/// How a command ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ExecOutput {
+    /// Exit code; 128 + signal when a signal ended it.
+    pub exit_code: i32,
+    /// Standard output, at most 10 MiB.
+    pub stdout: Bytes,
+    /// Standard error, at most 10 MiB.
+    pub stderr: Bytes,
+    /// Whether its time ran out.
+    pub timed_out: bool,
+    /// Whether output is missing.
+    pub truncated: bool,
+}
+
+/// One server-sent event, encoded once for all readers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Frame {
+    /// Its place in the stream.
+    pub id: EventId,
+    /// Who gets it, and what it ends.
+    pub class: FrameClass,
+    /// The whole frame, from `id:` to the empty line.
+    pub bytes: Bytes,
+}
+
+/// What a frame is to a reader.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FrameClass {
+    /// For readers that asked for partial messages.
+    Partial,
+    /// For every reader.
+    Whole,
+    /// For every reader; ends the turn.
+    Done,
+}
+
+/// How a reader wants a stream.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Reading {
+    /// Begin behind this frame; absent: with what comes next (or the running turn's beginning).
+    pub after: Option<EventId>,
+    /// Also partial messages.
+    pub partial: bool,
+    /// End with the turn's end instead of following across turns.
+    pub until_done: bool,
+}
+
+/// One line of a sandbox's log.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct LogLine {
+    /// Counts from 0 for the life of the daemon.
+    pub index: u64,
+    /// `stderr` or `system`.
+    pub level: &'static str,
+    /// The line.
+    pub text: String,
+    /// When it was read.
+    pub ts: crate::domain::Timestamp,
+}
+
+/// How the daemon is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Health {
+    /// Sessions with status active, all tenants.
+    pub active_sessions: u64,
+    /// Sandboxes alive.
+    pub live_sandboxes: u64,
+    /// Of those, running a turn.
+    pub running: u64,
+    /// Of those, starting.
+    pub warming: u64,
+    /// The most sandboxes that may live.
+    pub max_sandboxes: u64,
+    /// Resumes that found the sandbox alive.
+    pub resume_warm_hits: u64,
+    /// Resumes that had to start one.
+    pub resume_cold_hits: u64,
+    /// Seconds since start.
+    pub uptime_s: u64,
+    /// Layers of protection or limits that are missing, a sentence each.
+    pub missing: Vec<String>,
+}
+
+/// What happened to agents and sessions, for those who watch.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Happened {
+    /// A version of an agent was deployed.
+    AgentDeployed(Tenant, AgentName, u32),
+    /// An agent was deleted.
+    AgentDeleted(Tenant, AgentName),
+    /// A session was made.
+    SessionCreated(Tenant, SessionId),
+    /// A session's status changed.
+    SessionChanged(Tenant, SessionId, Status),
+    /// A session and its history were removed.
+    SessionPurged(Tenant, SessionId),
+}
+
+/// Why a verb was refused. Texts are for API users: no host path, no secret.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// No such agent.
+    #[error("Agent not found")]
+    NoAgent,
+    /// No such agent, said when a session is created.
+    #[error("Agent \"{0}\" not found")]
+    NoAgentNamed(AgentName),
+    /// No such session.
+    #[error("Session not found")]
+    NoSession,
+    /// The session's status does not allow it.
+    #[error("Session is {0}")]
+    NotActive(Status),
+    /// The session's status does not allow this verb.
+    #[error("Cannot {verb} session with status \"{status}\"")]
+    WrongStatus {
+        /// What was asked.
+        verb: &'static str,
+        /// What the session is.
+        status: Status,
+    },
+    /// The session has ended.
+    #[error("Session has ended — create a new session")]
+    Ended,
+    /// The request is not acceptable.
+    #[error("{0}")]
+    Invalid(String),
+    /// The caller may not do this.
+    #[error("{0}")]
+    Forbidden(String),
+    /// A turn is running and the caller did not want to wait.
+    #[error("Session is busy with another message")]
+    Busy,
+    /// Too many messages wait already.
+    #[error("Too many messages are waiting for this session (limit {0})")]
+    QueueFull(usize),
+    /// There is no room for it now.
+    #[error("{reason}")]
+    Capacity {
+        /// One sentence.
+        reason: String,
+        /// Seconds after which to try again.
+        retry_after_s: u32,
+    },
+    /// The daemon is going away.
+    #[error("The server is shutting down")]
+    ShuttingDown,
+    /// The sandbox could not be made or was lost.
+    #[error("{0}")]
+    Sandbox(String),
+    /// The store failed.
+    #[error("The server cannot store anything right now: {0}")]
+    Store(#[from] StoreError),
+    /// Something that should not happen; details are in the log.
+    #[error("Internal error: {0}")]
+    Internal(String),
+}
+
+impl Refusal {
+    /// What an API user reads. What a database says may name files of this machine: that is for
+    /// the log only.
+    pub fn public_text(&self) -> String {
+        match self {
+            Refusal::Store(StoreError::Full) => self.to_string(),
+            Refusal::Store(_) => "The server cannot use its database right now".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}

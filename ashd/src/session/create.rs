@@ -1,0 +1,127 @@
+//! How a session is made: workspace, sandbox, row, driver; undone when a later step fails.
+
+use std::sync::Arc;
+
+use super::agents;
+use super::api::{Caller, Happened, NewSession, Refusal};
+use super::driver::{Begin, Driver};
+use super::registry::SessionView;
+use super::service::{Result, Service, detached};
+use crate::domain::{Agent, EventKind, NewEvent, SandboxId, Session, SessionId, Status, Timestamp};
+use crate::sandbox::Running;
+
+impl Service {
+    /// Makes a session; returns when its bridge is ready.
+    pub async fn create(&self, caller: &Caller, new: NewSession) -> Result<Arc<SessionView>> {
+        let (service, caller) = (self.clone(), caller.clone());
+        detached(async move { service.create_now(&caller, new).await }).await
+    }
+
+    async fn create_now(&self, caller: &Caller, new: NewSession) -> Result<Arc<SessionView>> {
+        if self.shared.is_shutting_down() {
+            return Err(Refusal::ShuttingDown);
+        }
+        let shared = &self.shared;
+        let agent = shared.store.agent(&caller.tenant, &new.agent).await?;
+        let agent = agent.ok_or_else(|| agents::named(&new.agent))?;
+        shared.admit()?;
+        let slot = shared
+            .slots
+            .take()
+            .map_err(|error| Refusal::Capacity { reason: error.to_string(), retry_after_s: 30 })?;
+        let session = draft(&agent, new, slot);
+        self.make(session, agent).await
+    }
+
+    /// Makes the workspace, the sandbox and the row of a session; undoes what was made when a
+    /// later step fails.
+    async fn make(&self, mut session: Session, agent: Agent) -> Result<Arc<SessionView>> {
+        let shared = &self.shared;
+        let root = shared.places.session(session.id);
+        let owner = session.slot.map_or(0, |slot| shared.slots.uids(slot).agent);
+        let (places, options) = (shared.places.clone(), shared.options.clone());
+        let lay_out = move || {
+            let model = agents::folder_model(&places, &agent);
+            agents::lay_out(&places, &agent, &root, owner, &options).map(|()| model)
+        };
+        let laid_out = tokio::task::spawn_blocking(lay_out).await;
+        let laid_out = laid_out.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())));
+        let made = match laid_out {
+            Ok(model) => {
+                session.settings.model = session.settings.model.take().or(model);
+                self.launch_and_record(&session).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        match made {
+            Ok(running) => Ok(self.begin(&session, running)),
+            Err(refusal) => {
+                // The uids come back only when nothing is left that belongs to them; the rest is
+                // found at the next start.
+                if let (Ok(()), Some(slot)) = (shared.put_away(&session, true).await, session.slot)
+                {
+                    shared.slots.give_back(slot);
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn launch_and_record(&self, session: &Session) -> Result<Running> {
+        let running = self.shared.launch(session, session.sandbox).await?;
+        let body = serde_json::json!({
+            "action": "created",
+            "agentName": session.agent.as_str(),
+            "model": session.settings.model,
+        });
+        let created = NewEvent {
+            seq: 1,
+            kind: EventKind::Lifecycle,
+            turn: None,
+            origin: None,
+            replaces: false,
+            body: body.to_string().into(),
+            at: session.created_at,
+        };
+        if let Err(error) = self.shared.store.create_session(session.clone(), vec![created]).await {
+            self.shared.end_sandbox(running).await;
+            return Err(error.into());
+        }
+        Ok(running)
+    }
+
+    fn begin(&self, session: &Session, running: Running) -> Arc<SessionView> {
+        let session = Session { last_seq: 1, ..session.clone() };
+        let (shared, started) = (self.shared.clone(), session.clone());
+        let spawn = || Driver::spawn(shared, started, Begin::Launched(running));
+        self.shared.registry.handle_or(&session, spawn);
+        let (id, tenant) = (session.id, session.tenant.clone());
+        tracing::info!(session = %id, agent = %session.agent, "session created");
+        self.shared.tell(Happened::SessionCreated(tenant, id));
+        SessionView::of(&session)
+    }
+}
+
+/// A session that is about to be made.
+fn draft(agent: &Agent, new: NewSession, slot: u32) -> Session {
+    let mut settings = new.settings;
+    let given = std::mem::take(&mut settings.extra_env);
+    settings.extra_env = agent.env.clone().into_iter().chain(given).collect();
+    let (id, now) = (SessionId::random(), Timestamp::now());
+    Session {
+        id,
+        tenant: agent.tenant.clone(),
+        agent: agent.name.clone(),
+        agent_version: agent.version,
+        status: Status::Active,
+        sandbox: SandboxId::random(),
+        settings,
+        cli_session: id.to_string(),
+        cli_version: None,
+        turn: None,
+        slot: Some(slot),
+        last_seq: 0,
+        created_at: now,
+        last_active_at: now,
+    }
+}

@@ -1,0 +1,115 @@
+//! Commands beside the turn.
+
+use std::collections::HashMap;
+
+use ash_wire::words::{Exec, ExecExit};
+use bytes::Bytes;
+
+use super::{Driver, Reply};
+use crate::session::api::{ExecOutput, ExecRequest, Refusal};
+use crate::session::cli;
+use crate::session::exec::{self, ExecPiece, ExecSink, ExecStream, OUTPUT_LIMIT};
+use crate::session::machine::{Event, Sandbox};
+
+/// The commands that run, and those that wait for a sandbox.
+#[derive(Default)]
+pub(super) struct Execs {
+    running: HashMap<u64, ExecSink>,
+    waiting: Vec<(ExecRequest, Reply<ExecStream>)>,
+}
+
+impl Execs {
+    pub(super) fn stdout(&mut self, id: u64, bytes: Bytes) {
+        if let Some(sink) = self.running.get_mut(&id) {
+            sink.output(ExecPiece::Stdout(bytes));
+        }
+    }
+
+    pub(super) fn stderr(&mut self, id: u64, bytes: Bytes) {
+        if let Some(sink) = self.running.get_mut(&id) {
+            sink.output(ExecPiece::Stderr(bytes));
+        }
+    }
+
+    pub(super) fn exit(&mut self, id: u64, exit: ExecExit) {
+        if let Some(sink) = self.running.remove(&id) {
+            sink.end(output(exit));
+        }
+    }
+
+    /// The sandbox is gone.
+    pub(super) fn lost(&mut self) {
+        for (_, sink) in self.running.drain() {
+            let lost = "The sandbox was lost while the command ran".to_owned();
+            sink.end(Err(Refusal::Sandbox(lost)));
+        }
+    }
+
+    /// There will be no sandbox.
+    pub(super) fn refuse_waiting(&mut self, why: &Refusal) {
+        for (_, reply) in self.waiting.drain(..) {
+            let _ = reply.send(Err(why.clone()));
+        }
+    }
+}
+
+impl Driver {
+    /// Runs a command, in a sandbox that is made for it if there is none.
+    pub(super) async fn exec(&mut self, request: ExecRequest, reply: Reply<ExecStream>) {
+        if let Err(refusal) = self.step(Event::Wake).await {
+            return drop(reply.send(Err(refusal)));
+        }
+        match self.state.sandbox {
+            Sandbox::Up => self.run_exec(&request, reply),
+            Sandbox::Launching | Sandbox::None => self.execs.waiting.push((request, reply)),
+        }
+    }
+
+    pub(super) fn run_waiting_execs(&mut self) {
+        for (request, reply) in std::mem::take(&mut self.execs.waiting) {
+            self.run_exec(&request, reply);
+        }
+    }
+
+    fn run_exec(&mut self, request: &ExecRequest, reply: Reply<ExecStream>) {
+        let Some(link) = &self.link else { return };
+        let exec = Exec {
+            command: request.command.clone(),
+            env: cli::environment(&self.session),
+            timeout_ms: request.timeout_ms,
+            output_limit: OUTPUT_LIMIT,
+        };
+        let id = link.sender.next_id();
+        let (sink, stream, dropped) = exec::channel();
+        let sender = link.sender.clone();
+        tokio::spawn(async move {
+            // A command that has ended by itself is not there any more to be killed.
+            let _ = dropped.await;
+            let _ = sender.exec_kill(id);
+        });
+        match link.sender.exec(id, &exec) {
+            Ok(()) => drop(self.execs.running.insert(id, sink)),
+            Err(error) => sink.end(Err(Refusal::Sandbox(error.to_string()))),
+        }
+        let _ = reply.send(Ok(stream));
+    }
+}
+
+/// How a command ended, the way shells tell it: 128 and the signal's number.
+fn output(exit: ExecExit) -> Result<ExecOutput, Refusal> {
+    if let Some(error) = exit.error {
+        return Err(Refusal::Sandbox(format!("The command could not be started: {error}")));
+    }
+    let exit_code = match (exit.code, exit.signal) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => 128 + signal,
+        (None, None) => return Err(Refusal::Sandbox("The command's end is not known".to_owned())),
+    };
+    Ok(ExecOutput {
+        exit_code,
+        stdout: Bytes::new(),
+        stderr: Bytes::new(),
+        timed_out: exit.timed_out,
+        truncated: exit.truncated,
+    })
+}

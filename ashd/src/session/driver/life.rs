@@ -1,0 +1,218 @@
+//! How a session gets a sandbox and loses it.
+
+use std::sync::Arc;
+
+use ash_wire::words::CliState;
+use bytes::Bytes;
+use serde_json::json;
+
+use super::{Begin, Driver, Replay, Reply, RunningCli};
+use crate::domain::{SandboxId, SessionChange, Status, TurnOptions};
+use crate::sandbox::Running;
+use crate::session::api::Refusal;
+use crate::session::cli::StartKey;
+use crate::session::frames::Numbering;
+use crate::session::machine::{Event, Sandbox, State, Turn};
+use crate::session::registry::SessionView;
+
+impl Driver {
+    pub(super) async fn begin_life(&mut self, begin: Begin) {
+        match begin {
+            Begin::Cold => self.read_again().await,
+            Begin::Launched(running) => {
+                self.attach(running);
+                self.ready_cli(&TurnOptions::default()).await;
+            }
+            Begin::Adopted(running, replay) => self.adopt(running, replay).await,
+        }
+    }
+
+    /// The row that this driver was started with may be from before another one ended the session.
+    async fn read_again(&mut self) {
+        match self.shared.store.session(self.session.id).await {
+            Ok(Some(session)) if session.status != Status::Ended => {
+                self.state = State::cold(session.status, self.shared.options.queue_limit);
+                self.numbering = Numbering::resumed(session.last_seq);
+                self.session = session;
+            }
+            _ => {
+                self.over = true;
+                self.shared.registry.remove(self.session.id);
+            }
+        }
+    }
+
+    fn attach(&mut self, running: Running) {
+        let turn = self.session.turn.map_or(Turn::None, |turn| Turn::Ours(turn.id));
+        self.state = State::live(self.session.status, turn, self.shared.options.queue_limit);
+        self.link = Some(running);
+    }
+
+    /// Goes on with a sandbox that an earlier daemon left: the running turn is shown from its
+    /// beginning, rebuilt from the store and from what the bridge sends again.
+    async fn adopt(&mut self, running: Running, replay: Replay) {
+        if running.welcome.cli != CliState::Absent {
+            let key = running.welcome.tag.as_deref().and_then(StartKey::from_tag);
+            // What it was set to since is not known: it is set again before the next turn.
+            self.cli = key.map(|key| RunningCli { key, controls: None, cost: replay.cost });
+        }
+        self.attach(running);
+        self.replay = replay;
+        let Some(turn) = self.session.turn else { return };
+        if let Some(user) = self.shared.event(self.session.id, turn.user_seq).await {
+            self.show_beginning(&user, |_| {});
+        }
+        self.caught_up().await;
+    }
+
+    /// Begins to make a sandbox.
+    pub(super) fn launch(&mut self) {
+        let shared = self.shared.clone();
+        let session = self.session.clone();
+        let sandbox = SandboxId::random();
+        self.launching = Some(tokio::spawn(async move { shared.launch(&session, sandbox).await }));
+    }
+
+    pub(super) async fn launched(&mut self, result: Result<Running, Refusal>) {
+        self.launching = None;
+        let outcome = match result {
+            Ok(running) => self.launch_succeeded(running).await,
+            Err(refusal) => {
+                self.logs.system(&refusal.to_string());
+                self.launch_error = Some(refusal.clone());
+                let _ = self.step(Event::LaunchFailed).await;
+                self.execs.refuse_waiting(&refusal);
+                Err(refusal)
+            }
+        };
+        for reply in std::mem::take(&mut self.resuming) {
+            let answer = match &outcome {
+                Ok(()) => Ok(self.view()),
+                Err(refusal) => Err(refusal.clone()),
+            };
+            let _ = reply.send(answer);
+        }
+    }
+
+    async fn launch_succeeded(&mut self, running: Running) -> Result<(), Refusal> {
+        self.launch_error = None;
+        let change = SessionChange { sandbox: Some(running.id), ..SessionChange::none() };
+        self.link = Some(running);
+        self.cli = None;
+        self.own_turn = false;
+        self.replay = Replay::default();
+        self.last_number = 0;
+        // The store must know the sandbox before anything of it is kept.
+        if let Err(error) = self.commit(change, vec![]).await {
+            self.end_sandbox().await;
+            let refusal = Refusal::from(error);
+            self.launch_error = Some(refusal.clone());
+            let _ = self.step(Event::LaunchFailed).await;
+            return Err(refusal);
+        }
+        let options = self.waiting_options();
+        self.ready_cli(&options).await;
+        self.fresh_sandbox = true;
+        let result = self.step(Event::Launched).await;
+        self.fresh_sandbox = false;
+        self.run_waiting_execs();
+        result
+    }
+
+    /// What the first message that waits wants: the CLI is started for it right away.
+    fn waiting_options(&self) -> TurnOptions {
+        let first = self.state.queue.front().and_then(|turn| self.waiting.get(turn));
+        first.map(|waiting| waiting.request.options.clone()).unwrap_or_default()
+    }
+
+    /// The bridge is gone, and with it everything in the sandbox.
+    pub(super) async fn lost(&mut self, why: &str) {
+        tracing::warn!(session = %self.session.id, why, "sandbox lost");
+        self.logs.system(&format!("the sandbox was lost: {why}"));
+        let _ = self.step(Event::SandboxLost).await;
+    }
+
+    /// Why a turn's sandbox is gone, for a person.
+    pub(super) fn why_lost(&self) -> String {
+        let oom =
+            self.link.as_ref().is_some_and(|link| self.shared.sandboxes.oom_kills(link.id) > 0);
+        match oom {
+            true => "The sandbox ran out of memory and was ended".to_owned(),
+            false => "The sandbox was lost while it answered".to_owned(),
+        }
+    }
+
+    /// Ends the sandbox, or the attempt to make one, and waits until nothing of it is left.
+    pub(super) async fn end_sandbox(&mut self) {
+        let launched = match self.launching.take() {
+            Some(task) => task.await.ok().and_then(Result::ok),
+            None => None,
+        };
+        if let Some(running) = self.link.take().or(launched) {
+            self.shared.end_sandbox(running).await;
+        }
+        self.cli = None;
+        self.own_turn = false;
+        self.execs.lost();
+        // Whoever waited for the launch waits in vain.
+        let gone = Refusal::NotActive(self.state.status);
+        self.execs.refuse_waiting(&gone);
+        for reply in std::mem::take(&mut self.resuming) {
+            let _ = reply.send(Err(gone.clone()));
+        }
+    }
+
+    pub(super) async fn resume(&mut self, reply: Reply<Arc<SessionView>>) {
+        self.shared.count_resume(self.state.status, self.state.sandbox);
+        let result = self.step(Event::Resume).await;
+        match result {
+            Err(refusal) => drop(reply.send(Err(refusal))),
+            Ok(()) if self.state.sandbox == Sandbox::Launching => self.resuming.push(reply),
+            Ok(()) => drop(reply.send(Ok(self.view()))),
+        }
+    }
+
+    pub(super) async fn end(&mut self, purge: bool, reply: Reply<Arc<SessionView>>) {
+        let result = self.step(Event::End).await;
+        let result = match result {
+            Ok(()) => self.leave(purge).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.over = result.is_ok();
+        let _ = reply.send(result.map(|()| self.view()));
+    }
+
+    /// Puts the files of an ended session away and gives its uids back.
+    async fn leave(&mut self, purge: bool) -> Result<(), Refusal> {
+        self.shared.put_away(&self.session, purge).await?;
+        if let Some(slot) = self.session.slot {
+            let change = SessionChange { slot: Some(None), ..SessionChange::none() };
+            self.commit(change, vec![]).await?;
+            self.shared.slots.give_back(slot);
+        }
+        Ok(())
+    }
+
+    /// The daemon goes away, with or without the sandbox.
+    pub(super) async fn shutdown(&mut self, end: bool) {
+        if end {
+            let _ = self.step(Event::Shutdown).await;
+        }
+        self.over = true;
+    }
+
+    /// The body of the lifecycle event that goes with a status.
+    pub(super) fn lifecycle(&self, status: Status) -> Bytes {
+        let body = match status {
+            Status::Active if self.fresh_sandbox => {
+                json!({ "action": "resumed", "path": "cold", "source": "local" })
+            }
+            Status::Active => json!({ "action": "resumed", "path": "warm" }),
+            Status::Paused => json!({ "action": "paused" }),
+            Status::Stopped => json!({ "action": "stopped" }),
+            Status::Ended => json!({ "action": "ended" }),
+            Status::Starting | Status::Error => json!({ "action": status.as_str() }),
+        };
+        body.to_string().into()
+    }
+}

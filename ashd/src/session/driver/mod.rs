@@ -1,0 +1,379 @@
+//! One task per session owns its state; everyone else sends it commands.
+//!
+//! The driver waits for three things: commands of the edges, a sandbox that is being made, and
+//! what the bridge says. Each becomes an event of the [`machine`](super::machine), and the
+//! machine's effects are carried out one after the other. What history keeps is committed before
+//! anyone sees it; what it does not keep goes to the readers at once.
+
+mod exec;
+mod life;
+mod lines;
+mod replay;
+mod turns;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use self::exec::Execs;
+pub(super) use self::replay::Replay;
+use self::turns::Waiting;
+use super::api::{ExecRequest, Happened, Reading, Refusal};
+use super::cli::{Controls, StartKey};
+use super::exec::ExecStream;
+use super::frames::{Encoder, Numbering};
+use super::journal::Journal;
+use super::logs::Logs;
+use super::machine::{Denied, Effect, Event, Failure, State};
+use super::registry::SessionView;
+use super::shared::Shared;
+use super::stream::Subscription;
+use crate::domain::{
+    EventKind, NewEvent, Session, SessionChange, Status, Timestamp, TurnId, TurnRequest,
+};
+use crate::sandbox::Running;
+use crate::sandbox::link::{Incoming, LinkError};
+use crate::store::{Commit, StoreError};
+
+/// Messages of the bridge that are taken at once.
+const BATCH: usize = 512;
+
+type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// What the edges ask of a session.
+pub(super) enum Command {
+    /// Run a turn.
+    Send { request: TurnRequest, reading: Reading, reply: Reply<Subscription> },
+    /// Interrupt the running turn.
+    Interrupt { reply: Reply<bool> },
+    /// Set aside, keep the sandbox.
+    Pause { reply: Reply<Arc<SessionView>> },
+    /// Set aside, end the sandbox.
+    Stop { reply: Reply<Arc<SessionView>> },
+    /// Make active again.
+    Resume { reply: Reply<Arc<SessionView>> },
+    /// End for good; with `purge`, the session's files go as well.
+    End { purge: bool, reply: Reply<Arc<SessionView>> },
+    /// Run a command beside the turn.
+    Exec { request: ExecRequest, reply: Reply<ExecStream> },
+    /// The daemon goes away. With `end`, the sandbox goes along; else it waits for the next one.
+    Shutdown { end: bool, reply: oneshot::Sender<()> },
+}
+
+/// What others hold of a driver.
+#[derive(Clone)]
+pub(super) struct Handle {
+    /// Takes commands.
+    pub(super) commands: mpsc::Sender<Command>,
+    /// The session's frames.
+    pub(super) journal: Arc<Journal>,
+    /// The session's log.
+    pub(super) logs: Arc<Logs>,
+    /// Set before a command that ends the sandbox is sent: a commit that is tried again and again
+    /// must not stand in its way.
+    pub(super) leaving: Arc<AtomicBool>,
+}
+
+/// What a CLI was started with and set to since.
+struct RunningCli {
+    key: StartKey,
+    /// Not known of a CLI that an earlier daemon started.
+    controls: Option<Controls>,
+    /// US dollars that its last result named.
+    cost: f64,
+}
+
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    session: Session,
+    state: State,
+    commands: mpsc::Receiver<Command>,
+    journal: Arc<Journal>,
+    logs: Arc<Logs>,
+    leaving: Arc<AtomicBool>,
+    encoder: Encoder,
+    numbering: Numbering,
+    /// Messages whose turn has not begun.
+    waiting: HashMap<TurnId, Waiting>,
+    link: Option<Running>,
+    launching: Option<JoinHandle<Result<Running, Refusal>>>,
+    /// Callers that wait for the launch under way.
+    resuming: Vec<Reply<Arc<SessionView>>>,
+    /// Why the newest launch failed.
+    launch_error: Option<Refusal>,
+    cli: Option<RunningCli>,
+    /// Why the CLI is gone, in words.
+    cli_gone: Option<String>,
+    /// Whether what the CLI says belongs to a turn of its own.
+    own_turn: bool,
+    /// The message whose deltas are being read, if its complete form has not come.
+    partial: Option<String>,
+    replay: Replay,
+    /// The bridge's number of the newest event heard; 0 before the first.
+    last_number: u64,
+    /// What a line that history does not keep has changed, until the next commit.
+    carried: SessionChange,
+    /// While a launch's success is taken in: a session that becomes active does so cold.
+    fresh_sandbox: bool,
+    execs: Execs,
+    over: bool,
+}
+
+/// What the driver waits for.
+enum Input {
+    Command(Option<Command>),
+    Launched(Result<Running, Refusal>),
+    Said(Result<Option<usize>, LinkError>),
+}
+
+/// How a session's driver begins.
+pub(super) enum Begin {
+    /// Without a sandbox.
+    Cold,
+    /// With a fresh sandbox.
+    Launched(Running),
+    /// With a sandbox that an earlier daemon left.
+    Adopted(Running, Replay),
+}
+
+impl Driver {
+    /// Starts the driver of a session.
+    pub(super) fn spawn(shared: Arc<Shared>, session: Session, begin: Begin) -> Handle {
+        let (sender, commands) = mpsc::channel(64);
+        let journal = Arc::new(Journal::default());
+        let logs = Arc::new(Logs::default());
+        let leaving = Arc::new(AtomicBool::new(false));
+        let handle = Handle {
+            commands: sender,
+            journal: journal.clone(),
+            logs: logs.clone(),
+            leaving: leaving.clone(),
+        };
+        let driver = Driver {
+            state: State::cold(session.status, shared.options.queue_limit),
+            encoder: Encoder::new(session.id),
+            numbering: Numbering::resumed(session.last_seq),
+            shared,
+            session,
+            commands,
+            journal,
+            logs,
+            leaving,
+            waiting: HashMap::new(),
+            link: None,
+            launching: None,
+            resuming: vec![],
+            launch_error: None,
+            cli: None,
+            cli_gone: None,
+            own_turn: false,
+            partial: None,
+            replay: Replay::default(),
+            last_number: 0,
+            carried: SessionChange::none(),
+            fresh_sandbox: false,
+            execs: Execs::default(),
+            over: false,
+        };
+        tokio::spawn(driver.run(begin));
+        handle
+    }
+
+    async fn run(mut self, begin: Begin) {
+        self.begin_life(begin).await;
+        let mut batch = Vec::with_capacity(BATCH);
+        while !self.over {
+            match self.input(&mut batch).await {
+                Input::Command(Some(command)) => self.command(command).await,
+                Input::Command(None) => break,
+                Input::Launched(result) => self.launched(result).await,
+                Input::Said(Ok(Some(_))) => self.heard(&mut batch).await,
+                Input::Said(Ok(None)) => self.lost("the bridge hung up").await,
+                Input::Said(Err(error)) => self.lost(&error.to_string()).await,
+            }
+        }
+        self.journal.close();
+        if self.session.status == Status::Ended {
+            self.shared.registry.remove(self.session.id);
+        }
+    }
+
+    async fn input(&mut self, batch: &mut Vec<Incoming>) -> Input {
+        let launching = async {
+            match &mut self.launching {
+                Some(task) => match task.await {
+                    Ok(result) => result,
+                    Err(panicked) => Err(Refusal::Internal(panicked.to_string())),
+                },
+                None => std::future::pending().await,
+            }
+        };
+        let said = async {
+            match &mut self.link {
+                Some(link) => link.receiver.recv_batch(batch, BATCH).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            command = self.commands.recv() => Input::Command(command),
+            result = launching => Input::Launched(result),
+            said = said => Input::Said(said),
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        // Callers that are gone do not need their answers.
+        match command {
+            Command::Send { request, reading, reply } => self.send(request, reading, reply).await,
+            Command::Interrupt { reply } => {
+                let result = self.step(Event::Interrupt).await;
+                let _ = reply.send(result.map(|()| self.state.turn != super::machine::Turn::None));
+            }
+            Command::Pause { reply } => self.verb("pause", Event::Pause, reply).await,
+            Command::Stop { reply } => {
+                self.verb("stop", Event::Stop, reply).await;
+                self.leaving.store(false, Ordering::Relaxed);
+            }
+            Command::Resume { reply } => self.resume(reply).await,
+            Command::End { purge, reply } => {
+                self.end(purge, reply).await;
+                self.leaving.store(false, Ordering::Relaxed);
+            }
+            Command::Exec { request, reply } => self.exec(request, reply).await,
+            Command::Shutdown { end, reply } => {
+                self.shutdown(end).await;
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    /// A verb that the machine allows or not, and that is over when its effects are.
+    async fn verb(&mut self, verb: &'static str, event: Event, reply: Reply<Arc<SessionView>>) {
+        let result = match self.state.step(event) {
+            Ok(effects) => self.perform(effects).await.map(|()| self.view()),
+            Err(denied) => Err(refusal(denied, verb)),
+        };
+        let _ = reply.send(result);
+    }
+
+    /// Takes an event and carries out what follows from it.
+    async fn step(&mut self, event: Event) -> Result<(), Refusal> {
+        match self.state.step(event) {
+            Ok(effects) => self.perform(effects).await,
+            Err(denied) => Err(refusal(denied, "use")),
+        }
+    }
+
+    /// Carries out effects, and those of the events that they lead to. The first failure is
+    /// reported; the rest is done all the same.
+    async fn perform(&mut self, effects: Vec<Effect>) -> Result<(), Refusal> {
+        let mut todo = VecDeque::from(effects);
+        let mut outcome = Ok(());
+        while let Some(effect) = todo.pop_front() {
+            let result = match effect {
+                Effect::Status(status) => self.commit_status(status).await,
+                Effect::Launch => {
+                    self.launch();
+                    Ok(())
+                }
+                Effect::Begin(turn) => {
+                    if let Some(event) = self.begin_turn(turn).await
+                        && let Ok(more) = self.state.step(event)
+                    {
+                        todo.extend(more);
+                    }
+                    Ok(())
+                }
+                Effect::Interrupt => {
+                    self.interrupt();
+                    Ok(())
+                }
+                Effect::Fail(turn, failure) => self.fail_turn(turn, failure).await,
+                Effect::Refuse(turn, denied) => {
+                    self.refuse_waiting(turn, denied);
+                    Ok(())
+                }
+                Effect::EndSandbox => {
+                    self.end_sandbox().await;
+                    Ok(())
+                }
+            };
+            outcome = outcome.and(result);
+        }
+        outcome
+    }
+
+    /// Commits a status with the lifecycle event that tells of it.
+    async fn commit_status(&mut self, status: Status) -> Result<(), Refusal> {
+        let body = self.lifecycle(status);
+        let event = self.event(EventKind::Lifecycle, None, body);
+        let result = self.commit(SessionChange::status(status), vec![event]).await;
+        if result.is_err() {
+            // What is not on disk is not so.
+            self.state.status = self.session.status;
+        }
+        let id = self.session.id;
+        if result.is_ok() {
+            tracing::info!(session = %id, agent = %self.session.agent, %status, "session changed");
+            self.shared.tell(Happened::SessionChanged(self.session.tenant.clone(), id, status));
+        }
+        Ok(result?)
+    }
+
+    /// The next event of the session.
+    fn event(&self, kind: EventKind, turn: Option<TurnId>, body: Bytes) -> NewEvent {
+        NewEvent {
+            seq: self.session.last_seq + 1,
+            kind,
+            turn,
+            origin: None,
+            replaces: false,
+            body,
+            at: Timestamp::now(),
+        }
+    }
+
+    /// Puts a change and events on disk, then into memory.
+    async fn commit(
+        &mut self,
+        change: SessionChange,
+        events: Vec<NewEvent>,
+    ) -> Result<(), StoreError> {
+        let last = events.last().map_or(self.session.last_seq, |event| event.seq);
+        let session = self.session.id;
+        let publish = change != SessionChange::none();
+        self.shared.store.commit(Commit { session, change: change.clone(), events }).await?;
+        change.apply(&mut self.session);
+        self.session.last_seq = last;
+        if publish {
+            self.shared.registry.publish(&self.session);
+        }
+        Ok(())
+    }
+
+    /// Whether a command waits that ends the sandbox.
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    fn view(&self) -> Arc<SessionView> {
+        SessionView::of(&self.session)
+    }
+}
+
+/// What a refusal of the machine is to the caller of a verb.
+fn refusal(denied: Denied, verb: &'static str) -> Refusal {
+    match denied {
+        Denied::NotActive(status) => Refusal::NotActive(status),
+        Denied::WrongStatus(status) => Refusal::WrongStatus { verb, status },
+        Denied::Ended => Refusal::Ended,
+        Denied::Busy => Refusal::Busy,
+        Denied::QueueFull(limit) => Refusal::QueueFull(limit),
+        Denied::NoSandbox => Refusal::Sandbox("The sandbox could not be started".to_owned()),
+        Denied::ShuttingDown => Refusal::ShuttingDown,
+    }
+}

@@ -1,0 +1,90 @@
+//! After an adoption: what the bridge sends again, and what of it is on disk already.
+//!
+//! A daemon that was killed may have committed more than it acknowledged, and less than it was
+//! sent. The bridge sends everything again that it keeps: the running turn from its beginning, and
+//! what was not acknowledged. What is on disk is shown under the numbers it has there; the rest is
+//! taken as if it came for the first time.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::Driver;
+use super::lines::Pending;
+use crate::domain::TurnOptions;
+use crate::domain::session::RunningTurn;
+use crate::session::machine::Event;
+
+/// What an earlier daemon committed of what the bridge sends again.
+#[derive(Default)]
+pub(in crate::session) struct Replay {
+    /// Whether something may still be sent again.
+    pub(in crate::session) active: bool,
+    /// Lines up to this number are on disk.
+    pub(in crate::session) committed: u64,
+    /// Those of the running turn: their numbers there, and here.
+    pub(in crate::session) known: BTreeMap<u64, u64>,
+    /// The last number that is sent again; 0 if nothing is.
+    pub(in crate::session) until: u64,
+    /// The running turn, if the bridge does not have it: it ended there, or was never seen.
+    pub(in crate::session) unseen: Option<RunningTurn>,
+    /// US dollars that the CLI had named last.
+    pub(in crate::session) cost: f64,
+    /// Whether the bridge has begun the running turn, as far as it was heard.
+    pub(in crate::session) in_turn: bool,
+}
+
+impl Driver {
+    /// Shows what is on disk of the running turn and was not sent again, up to this number: the
+    /// bridge may have had to drop it.
+    pub(super) async fn show_known(&mut self, up_to: u64, pending: &mut Pending) {
+        while let Some(first) = self.replay.known.first_entry().filter(|e| *e.key() < up_to) {
+            let seq = first.remove();
+            self.replay.in_turn = true;
+            if let Some(event) = self.shared.event(self.session.id, seq).await {
+                pending.frames.extend(self.encoder.event(&event, &mut self.numbering));
+            }
+        }
+    }
+
+    /// Once everything that was sent again has been heard: a turn that the bridge has never seen
+    /// is given to it now.
+    pub(super) async fn caught_up(&mut self) {
+        if !self.replay.active || self.last_number < self.replay.until {
+            return;
+        }
+        let mut pending = Pending::default();
+        self.show_known(u64::MAX, &mut pending).await;
+        self.journal.append(pending.frames);
+        self.replay.active = false;
+        let Some(running) = self.replay.unseen.take() else { return };
+        // It may have ended in what was sent again.
+        if self.session.turn != Some(running) {
+            return;
+        }
+        let user = self.shared.event(self.session.id, running.user_seq).await;
+        let given = match user.and_then(|user| UserMessage::of(&user.body)) {
+            Some(message) => self.give_turn(running.id, &message.content, &message.options).await,
+            None => false,
+        };
+        if !given {
+            self.not_given(running.id).await;
+            let _ = self.step(Event::TurnEnded(running.id)).await;
+        }
+    }
+}
+
+/// What a user message's event holds.
+#[derive(Deserialize)]
+struct UserMessage {
+    content: Box<RawValue>,
+    #[serde(default)]
+    options: TurnOptions,
+}
+
+impl UserMessage {
+    fn of(body: &[u8]) -> Option<UserMessage> {
+        serde_json::from_slice(body).ok()
+    }
+}

@@ -1,0 +1,256 @@
+//! How turns begin, fail and are refused.
+
+use ash_wire::words::Turn as WireTurn;
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use super::{Driver, Failure, Reply, RunningCli, refusal};
+use crate::domain::session::RunningTurn;
+use crate::domain::{
+    Event as Durable, EventKind, SessionChange, Timestamp, TurnId, TurnOptions, TurnRequest,
+};
+use crate::session::api::{Reading, Refusal};
+use crate::session::cli::{self, Controls, Conversation, StartKey};
+use crate::session::frames;
+use crate::session::machine::{Denied, Event, Sandbox};
+use crate::session::stream::{Starter, Subscription};
+
+/// A message whose turn has not begun.
+pub(super) struct Waiting {
+    pub(super) request: TurnRequest,
+    starter: Starter,
+    /// The caller, until it has its stream.
+    caller: Option<(Reply<Subscription>, Subscription)>,
+}
+
+impl Waiting {
+    fn is_abandoned(&self) -> bool {
+        match &self.caller {
+            Some((reply, _)) => reply.is_closed(),
+            None => self.starter.is_abandoned(),
+        }
+    }
+
+    /// The caller gets its stream, whether or not the turn has begun.
+    fn release(&mut self) {
+        if let Some((reply, subscription)) = self.caller.take() {
+            let _ = reply.send(Ok(subscription));
+        }
+    }
+
+    fn refuse(mut self, refusal: Refusal) {
+        match self.caller.take() {
+            Some((reply, _)) => drop(reply.send(Err(refusal))),
+            None => self.starter.refuse(refusal),
+        }
+    }
+}
+
+impl Driver {
+    /// Takes a message. The caller has its stream once its turn has begun, or once it is certain
+    /// to wait for another turn; until then it can still be refused in full.
+    pub(super) async fn send(
+        &mut self,
+        request: TurnRequest,
+        reading: Reading,
+        reply: Reply<Subscription>,
+    ) {
+        let turn = TurnId::random();
+        let when_busy = request.when_busy;
+        self.withdraw_abandoned();
+        let effects = match self.state.step(Event::Send(turn, when_busy)) {
+            Ok(effects) => effects,
+            Err(denied) => return drop(reply.send(Err(refusal(denied, "send")))),
+        };
+        let (subscription, starter) = Subscription::of_turn(
+            self.session.id,
+            self.shared.store.clone(),
+            self.journal.clone(),
+            reading,
+        );
+        let caller = Some((reply, subscription));
+        self.waiting.insert(turn, Waiting { request, starter, caller });
+        // Refusals reach the callers through their streams.
+        let _ = self.perform(effects).await;
+        if self.state.sandbox == Sandbox::Up
+            && let Some(waiting) = self.waiting.get_mut(&turn)
+        {
+            waiting.release();
+        }
+    }
+
+    /// A message whose sender hung up before its turn began was never accepted: it makes room.
+    fn withdraw_abandoned(&mut self) {
+        let gone: Vec<TurnId> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.is_abandoned())
+            .map(|(turn, _)| *turn)
+            .collect();
+        for turn in gone {
+            self.waiting.remove(&turn);
+            let _ = self.state.step(Event::Withdraw(turn));
+        }
+    }
+
+    /// Commits the user message, tells the caller, and gives the turn to the bridge. Returns what
+    /// happened if the turn did not begin.
+    pub(super) async fn begin_turn(&mut self, turn: TurnId) -> Option<Event> {
+        let ended = Some(Event::TurnEnded(turn));
+        let Some(mut waiting) = self.waiting.remove(&turn).filter(|w| !w.is_abandoned()) else {
+            return ended;
+        };
+        let event = self.event(EventKind::User, Some(turn), user_body(&waiting.request));
+        let user_seq = event.seq;
+        let change = SessionChange {
+            turn: Some(Some(RunningTurn { id: turn, user_seq })),
+            last_active_at: Some(Timestamp::now()),
+            ..SessionChange::none()
+        };
+        if let Err(error) = self.commit(change, vec![event.clone()]).await {
+            waiting.refuse(error.into());
+            return ended;
+        }
+        let request = &waiting.request;
+        let given = self.give_turn(turn, &request.content, &request.options).await;
+        self.show_beginning(&event, |place| {
+            waiting.release();
+            waiting.starter.begin(place, user_seq);
+        });
+        if given {
+            return None;
+        }
+        self.not_given(turn).await;
+        ended
+    }
+
+    /// Records that a turn could not be handed to the bridge.
+    pub(super) async fn not_given(&mut self, turn: TurnId) {
+        let text = "The message could not be handed to the agent";
+        // A failure to record is logged where it happens, and mended at the next start.
+        let _ = self.record_failure(turn, text).await;
+    }
+
+    /// Shows the user message to the readers.
+    pub(super) fn show_beginning(
+        &mut self,
+        user: &Durable,
+        begun: impl FnOnce(crate::session::journal::Place),
+    ) {
+        self.partial = None;
+        self.replay.in_turn = false;
+        self.journal.begin_turn();
+        begun(self.journal.end());
+        let frames = self.encoder.event(user, &mut self.numbering);
+        self.journal.append(frames);
+    }
+
+    /// Hands a turn to the bridge, with a CLI that serves it; false if the bridge does not take it.
+    pub(super) async fn give_turn(
+        &mut self,
+        turn: TurnId,
+        content: &RawValue,
+        options: &TurnOptions,
+    ) -> bool {
+        self.ready_cli(options).await;
+        let turn = WireTurn { id: turn.to_string(), content: content.to_owned() };
+        self.link.as_ref().is_some_and(|link| link.sender.turn(&turn).is_ok())
+    }
+
+    /// Sees to it that a CLI runs, or starts, that serves a message with these options.
+    pub(super) async fn ready_cli(&mut self, options: &TurnOptions) {
+        let key = StartKey::of(options);
+        let controls = self.controls(options);
+        match &mut self.cli {
+            Some(running) if running.key.serves(&key) => {
+                let requests = controls.requests_from(running.controls.as_ref());
+                running.controls = Some(controls);
+                if let Some(link) = &self.link {
+                    for request in requests {
+                        let _ = link.sender.control(link.sender.next_id(), &request);
+                    }
+                }
+            }
+            _ => self.start_cli(key, controls).await,
+        }
+    }
+
+    fn controls(&self, options: &TurnOptions) -> Controls {
+        Controls::of(options, &self.session, &self.shared.options.cli)
+    }
+
+    async fn start_cli(&mut self, key: StartKey, controls: Controls) {
+        let conversation = match self.shared.has_transcript(&self.session).await {
+            true => Conversation::Resumed,
+            false => Conversation::New,
+        };
+        let defaults = &self.shared.options.cli;
+        let start = cli::start(&self.session, conversation, &key, &controls, defaults);
+        if let Some(link) = &self.link {
+            let _ = link.sender.start_cli(&start);
+        }
+        self.cli_gone = None;
+        self.cli = Some(RunningCli { key, controls: Some(controls), cost: 0.0 });
+    }
+
+    /// Asks the CLI to interrupt what it runs.
+    pub(super) fn interrupt(&self) {
+        if let Some(link) = &self.link {
+            let _ = link.sender.interrupt(link.sender.next_id());
+        }
+    }
+
+    pub(super) fn refuse_waiting(&mut self, turn: TurnId, denied: Denied) {
+        if let Some(waiting) = self.waiting.remove(&turn) {
+            let error = self.launch_error.as_ref().filter(|_| denied == Denied::NoSandbox);
+            waiting.refuse(error.map_or_else(|| refusal(denied, "send"), Refusal::clone));
+        }
+    }
+
+    /// Records that a turn ended without a result.
+    pub(super) async fn fail_turn(
+        &mut self,
+        turn: TurnId,
+        failure: Failure,
+    ) -> Result<(), Refusal> {
+        let text = match failure {
+            Failure::SandboxLost => self.why_lost(),
+            Failure::Stopped => "The session was stopped while it answered".to_owned(),
+            Failure::Ended => "The session was ended while it answered".to_owned(),
+            Failure::Shutdown => "Interrupted: the server was shut down".to_owned(),
+        };
+        self.record_failure(turn, &text).await
+    }
+
+    /// Commits and shows the error that ends a turn.
+    pub(super) async fn record_failure(&mut self, turn: TurnId, text: &str) -> Result<(), Refusal> {
+        let event = self.event(EventKind::Error, Some(turn), frames::error_body(text));
+        let change = SessionChange {
+            turn: Some(None),
+            last_active_at: Some(event.at),
+            ..SessionChange::none()
+        };
+        let recorded = self.commit_stubbornly(change, vec![event.clone()]).await;
+        // Readers are told in any case; what is not on disk is not numbered.
+        let frames = match &recorded {
+            Ok(()) => self.encoder.event(&event, &mut self.numbering),
+            Err(refusal) => self.encoder.unrecorded(refusal, &mut self.numbering),
+        };
+        self.journal.append(frames);
+        self.journal.end_turn();
+        recorded?;
+        tracing::warn!(session = %self.session.id, turn = %turn, error = text, "turn failed");
+        Ok(())
+    }
+}
+
+/// The body of a user message's event. Options are kept beside it when there are any: a daemon
+/// that is killed before it could give the turn away leaves that to the next.
+fn user_body(request: &TurnRequest) -> Bytes {
+    let content = request.content.get();
+    if request.options == TurnOptions::default() {
+        return format!("{{\"type\":\"user\",\"content\":{content}}}").into();
+    }
+    let options = serde_json::to_string(&request.options).unwrap_or_else(|_| "{}".to_owned());
+    format!("{{\"type\":\"user\",\"content\":{content},\"options\":{options}}}").into()
+}

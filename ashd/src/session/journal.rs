@@ -1,0 +1,229 @@
+//! The running turn's frames, shared by everyone who reads them.
+//!
+//! One writer, the session's driver, appends; each reader keeps a place of its own and takes what
+//! is behind it. There is no queue per reader: a slow one lags, and one that lags behind what is
+//! kept reads the store instead. Nobody waits for a reader.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::api::Frame;
+use crate::domain::EventId;
+
+/// Bytes of frames that a turn may keep for readers that come back.
+const BUDGET: usize = 32 * 1024 * 1024;
+
+/// The most frames handed out at once.
+const BATCH: usize = 512;
+
+/// The frames of the running turn, or of the newest one.
+#[derive(Default)]
+pub(super) struct Journal {
+    inner: Mutex<Inner>,
+    grown: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    frames: VecDeque<Frame>,
+    /// How many frames were dropped from the front so far: the place of the first one kept.
+    dropped: u64,
+    bytes: usize,
+    /// The newest frame that was dropped.
+    floor: Option<EventId>,
+    readers: usize,
+    in_turn: bool,
+    closed: bool,
+}
+
+/// A place in the journal: how many frames came before it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Place(u64);
+
+/// What lies behind a place.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Ahead {
+    /// Frames, and the place behind them.
+    Frames(Vec<Frame>, Place),
+    /// Frames behind this place are no longer kept.
+    Behind,
+    /// Nothing yet.
+    Nothing,
+    /// Nothing, for ever.
+    Closed,
+}
+
+impl Journal {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A reader that panicked has not broken the frames.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A turn begins: what came before it need not be kept any longer.
+    pub(super) fn begin_turn(&self) {
+        let mut inner = self.lock();
+        inner.in_turn = true;
+        inner.drop_front_until(|inner| inner.frames.is_empty());
+    }
+
+    /// The turn is over; its frames are kept for those who are reading them.
+    pub(super) fn end_turn(&self) {
+        let mut inner = self.lock();
+        inner.in_turn = false;
+        inner.forget_if_unread();
+    }
+
+    /// Adds frames and wakes the readers.
+    pub(super) fn append(&self, frames: Vec<Frame>) {
+        if frames.is_empty() {
+            return;
+        }
+        let mut inner = self.lock();
+        inner.bytes += frames.iter().map(|frame| frame.bytes.len()).sum::<usize>();
+        inner.frames.extend(frames);
+        inner.drop_front_until(|inner| inner.bytes <= BUDGET);
+        inner.forget_if_unread();
+        drop(inner);
+        self.grown.notify_waiters();
+    }
+
+    /// Ends every stream of this journal behind what is in it.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.grown.notify_waiters();
+    }
+
+    /// Registers a reader. Each call is paired with one of [`Journal::leave`].
+    pub(super) fn join(&self) {
+        self.lock().readers += 1;
+    }
+
+    /// A reader is gone.
+    pub(super) fn leave(&self) {
+        let mut inner = self.lock();
+        inner.readers -= 1;
+        inner.forget_if_unread();
+    }
+
+    /// Whether no turn runs.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.lock().in_turn
+    }
+
+    /// The place behind everything.
+    pub(super) fn end(&self) -> Place {
+        let inner = self.lock();
+        Place(inner.dropped + inner.frames.len() as u64)
+    }
+
+    /// The place of the running turn's first frame, or the end when none runs.
+    pub(super) fn now(&self) -> Place {
+        let inner = self.lock();
+        let kept = if inner.in_turn { 0 } else { inner.frames.len() as u64 };
+        Place(inner.dropped + kept)
+    }
+
+    /// The place of the first frame that is kept.
+    pub(super) fn start(&self) -> Place {
+        Place(self.lock().dropped)
+    }
+
+    /// The place behind the frame with this id, if everything behind that frame is kept.
+    pub(super) fn behind(&self, id: EventId) -> Option<Place> {
+        let inner = self.lock();
+        if inner.floor.is_none_or(|floor| floor > id) {
+            // Nothing was dropped yet: the first frame may still not be the next one.
+            inner.frames.front().filter(|first| first.id <= id)?;
+        }
+        Some(Place(inner.dropped + inner.frames.partition_point(|frame| frame.id <= id) as u64))
+    }
+
+    /// What lies behind a place.
+    pub(super) fn read(&self, place: Place) -> Ahead {
+        let inner = self.lock();
+        let Some(skip) = place.0.checked_sub(inner.dropped) else { return Ahead::Behind };
+        let frames: Vec<Frame> =
+            inner.frames.iter().skip(skip as usize).take(BATCH).cloned().collect();
+        match frames.len() as u64 {
+            0 if inner.closed => Ahead::Closed,
+            0 => Ahead::Nothing,
+            taken => Ahead::Frames(frames, Place(place.0 + taken)),
+        }
+    }
+
+    /// Resolves when frames were added or the journal was closed after this call.
+    pub(super) fn grown(&self) -> tokio::sync::futures::Notified<'_> {
+        self.grown.notified()
+    }
+}
+
+impl Inner {
+    fn drop_front_until(&mut self, enough: impl Fn(&Inner) -> bool) {
+        while !enough(self) {
+            let Some(frame) = self.frames.pop_front() else { return };
+            self.bytes -= frame.bytes.len();
+            self.dropped += 1;
+            self.floor = Some(frame.id);
+        }
+    }
+
+    fn forget_if_unread(&mut self) {
+        if !self.in_turn && self.readers == 0 {
+            self.drop_front_until(|inner| inner.frames.is_empty());
+            self.frames.shrink_to_fit();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::api::FrameClass;
+
+    fn frame(seq: u64, k: u64) -> Frame {
+        let bytes = bytes::Bytes::from_static(b"x");
+        Frame { id: EventId { seq, k }, class: FrameClass::Whole, bytes }
+    }
+
+    #[test]
+    fn readers_take_what_lies_behind_their_place() {
+        let journal = Journal::default();
+        journal.begin_turn();
+        let start = journal.end();
+        assert_eq!(journal.read(start), Ahead::Nothing);
+        journal.append(vec![frame(1, 0), frame(1, 1)]);
+        let Ahead::Frames(frames, place) = journal.read(start) else { panic!("no frames") };
+        assert_eq!(frames, [frame(1, 0), frame(1, 1)]);
+        assert_eq!(journal.read(place), Ahead::Nothing);
+        journal.close();
+        assert_eq!(journal.read(place), Ahead::Closed);
+    }
+
+    #[test]
+    fn a_place_is_found_by_id_or_not_at_all() {
+        let journal = Journal::default();
+        journal.begin_turn();
+        journal.append(vec![frame(4, 0), frame(4, 1), frame(5, 0)]);
+        assert_eq!(journal.behind(EventId { seq: 4, k: 1 }), Some(Place(2)));
+        assert_eq!(journal.behind(EventId { seq: 9, k: 0 }), Some(Place(3)));
+        assert_eq!(journal.behind(EventId { seq: 3, k: 9 }), None);
+        journal.begin_turn();
+        assert_eq!(journal.behind(EventId { seq: 4, k: 1 }), None);
+        assert_eq!(journal.behind(EventId { seq: 5, k: 0 }), Some(Place(3)));
+        assert_eq!(journal.read(Place(1)), Ahead::Behind);
+    }
+
+    #[test]
+    fn frames_that_nobody_reads_are_forgotten() {
+        let journal = Journal::default();
+        journal.begin_turn();
+        journal.join();
+        journal.append(vec![frame(1, 0)]);
+        journal.end_turn();
+        assert!(matches!(journal.read(journal.start()), Ahead::Frames(..)));
+        journal.leave();
+        assert_eq!(journal.start(), journal.end());
+    }
+}

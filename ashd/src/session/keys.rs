@@ -1,0 +1,160 @@
+//! The first key: how a fresh installation becomes usable without being open to anyone.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use crate::auth::{Grant, Keys, generate, hash};
+use crate::domain::{Tenant, Timestamp};
+use crate::store::{Key, Store, StoreError};
+
+/// The file in the data directory that hands the first key to the operator's tools: mode 0600,
+/// the key without a newline. Tools may take the file away once they have read it.
+pub const KEY_FILE: &str = "initial-api-key";
+
+/// Why there are no keys to start with.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The store failed.
+    #[error("API keys cannot be read or added: {0}")]
+    Store(#[from] StoreError),
+    /// The key file cannot be written.
+    #[error("the file {KEY_FILE} cannot be written in the data directory: {0}")]
+    KeyFile(#[source] io::Error),
+}
+
+/// Loads the keys and, unless the configuration brings one of its own, makes sure that the default
+/// tenant has a key that can be read from [`KEY_FILE`]: a new one labelled `auto-generated` when
+/// there is none, one labelled `cli-recovery` when the file is gone.
+///
+/// # Errors
+/// When the store or the file cannot be used. A key that was added but not written to the file is
+/// harmless: the next start makes another.
+pub async fn bootstrap(
+    store: &dyn Store,
+    operator: Option<&str>,
+    data_dir: &Path,
+) -> Result<Keys, KeysError> {
+    let stored = store.keys().await?;
+    let grants = stored.iter().map(|key| (key.hash, grant(key)));
+    let keys = Keys::new(operator, grants);
+    if operator.is_some() {
+        return Ok(keys);
+    }
+    let home = Tenant::default();
+    let has_key = stored.iter().any(|key| key.tenant == home);
+    let file = data_dir.join(KEY_FILE);
+    if !has_key {
+        issue(store, &keys, &file, "auto-generated").await?;
+    } else if !file.try_exists().map_err(KeysError::KeyFile)? {
+        issue(store, &keys, &file, "cli-recovery").await?;
+    }
+    Ok(keys)
+}
+
+fn grant(key: &Key) -> Grant {
+    Grant::of_tenant(key.tenant.clone(), &key.label)
+}
+
+async fn issue(store: &dyn Store, keys: &Keys, file: &Path, label: &str) -> Result<(), KeysError> {
+    let text = generate();
+    let key = Key {
+        id: uuid::Uuid::new_v4(),
+        tenant: Tenant::default(),
+        hash: hash(text.as_bytes()),
+        label: label.to_owned(),
+        created_at: Timestamp::now(),
+    };
+    store.add_key(key.clone()).await?;
+    write_private(file, &text).map_err(KeysError::KeyFile)?;
+    keys.add(key.hash, grant(&key));
+    Ok(())
+}
+
+/// Replaces the file at once: a reader sees the old key or the new one, never half of one.
+fn write_private(file: &Path, text: &str) -> io::Result<()> {
+    let draft = file.with_extension("new");
+    match std::fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    out.set_permissions(Permissions::from_mode(0o600))?;
+    out.write_all(text.as_bytes())?;
+    out.sync_all()?;
+    std::fs::rename(&draft, file)?;
+    File::open(file.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::store::sqlite::{Options, Sqlite};
+
+    fn labels(keys: &[Key]) -> Vec<&str> {
+        keys.iter().map(|key| key.label.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_fresh_installation_gets_a_key_and_a_lost_file_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(KEY_FILE);
+        let store = Sqlite::open(&dir.path().join("ash.db"), Options::default()).unwrap();
+        let keys = bootstrap(&store, None, dir.path()).await.unwrap();
+        let first = std::fs::read(&file).unwrap();
+        assert!(keys.check(&first).unwrap().manage);
+
+        let keys = bootstrap(&store, None, dir.path()).await.unwrap();
+        assert!(keys.check(&first).is_some());
+        assert_eq!(labels(&store.keys().await.unwrap()), ["auto-generated"]);
+
+        std::fs::remove_file(&file).unwrap();
+        let keys = bootstrap(&store, None, dir.path()).await.unwrap();
+        let second = std::fs::read(&file).unwrap();
+        assert_ne!(first, second);
+        assert!(keys.check(&first).is_some() && keys.check(&second).is_some());
+        let mut stored = store.keys().await.unwrap();
+        stored.sort_by_key(|key| key.label.clone());
+        assert_eq!(labels(&stored), ["auto-generated", "cli-recovery"]);
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_key_from_the_configuration_is_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&dir.path().join("ash.db"), Options::default()).unwrap();
+        let keys = bootstrap(&store, Some("ours"), dir.path()).await.unwrap();
+        assert!(keys.check(b"ours").is_some());
+        assert!(!dir.path().join(KEY_FILE).exists());
+        assert!(store.keys().await.unwrap().is_empty());
+        store.close().await;
+    }
+
+    #[test]
+    fn the_key_file_is_private_and_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(KEY_FILE);
+        for text in ["ash_first", "ash_2"] {
+            write_private(&file, text).unwrap();
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_planted_link_is_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = dir.path().join("elsewhere");
+        std::fs::write(&elsewhere, "precious").unwrap();
+        let file = dir.path().join(KEY_FILE);
+        symlink(&elsewhere, &file).unwrap();
+        symlink(&elsewhere, file.with_extension("new")).unwrap();
+        write_private(&file, "ash_key").unwrap();
+        assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "precious");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "ash_key");
+    }
+}

@@ -1,0 +1,532 @@
+//! What a session may do next. Pure: no clock, no I/O, no locks.
+//!
+//! ```text
+//!            Send                     Launched              TurnEnded
+//!   sandbox ──────► sandbox           ───────► turn: ours  ──────────► turn: none
+//!   none            launching                     │  ▲                    │
+//!     ▲               │ LaunchFailed              │  └── next in queue ◄──┘
+//!     │◄──────────────┘                           │ SandboxLost, Stop, End, Shutdown
+//!     │◄──────────────────────────────────────────┘ (the turn fails, truthfully)
+//!
+//!   status   starting ──► active ◄──► paused          stop: ► stopped ──resume──► active
+//!                           │ ▲────────┘ resume       end, from anywhere: ► ended, for good
+//! ```
+//!
+//! [`State::step`] takes an event and says what is to be done, in order. What is refused leaves
+//! the state as it was.
+
+use std::collections::VecDeque;
+
+use crate::domain::{Status, TurnId, WhenBusy};
+
+/// Everything that decides what a session may do.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct State {
+    /// As committed, or about to be by an effect.
+    pub status: Status,
+    /// Whether there is a sandbox.
+    pub sandbox: Sandbox,
+    /// Whether a turn runs in it.
+    pub turn: Turn,
+    /// Turns that wait, next first.
+    pub queue: VecDeque<TurnId>,
+    /// The session becomes active when the launch under way succeeds.
+    pub resuming: bool,
+    /// The most turns that may wait.
+    pub queue_limit: usize,
+}
+
+/// Whether there is a sandbox.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Sandbox {
+    /// There is none.
+    None,
+    /// One is being made.
+    Launching,
+    /// Its bridge answers.
+    Up,
+}
+
+/// Whether a turn runs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Turn {
+    /// None.
+    None,
+    /// One that a message began.
+    Ours(TurnId),
+    /// One that the CLI began by itself.
+    Own,
+}
+
+/// Something that happened or is asked for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Event {
+    /// A message came.
+    Send(TurnId, WhenBusy),
+    /// A message that waits was withdrawn by its sender.
+    Withdraw(TurnId),
+    /// A sandbox is needed, but no turn.
+    Wake,
+    /// The sandbox's bridge answers.
+    Launched,
+    /// The sandbox could not be made.
+    LaunchFailed,
+    /// The sandbox is gone.
+    SandboxLost,
+    /// A turn that a message began is over.
+    TurnEnded(TurnId),
+    /// The CLI began a turn by itself.
+    OwnTurnBegan,
+    /// That turn is over.
+    OwnTurnEnded,
+    /// Interrupt the running turn.
+    Interrupt,
+    /// Set aside, sandbox kept.
+    Pause,
+    /// Set aside, sandbox ended.
+    Stop,
+    /// Make active again.
+    Resume,
+    /// End for good.
+    End,
+    /// The daemon goes away and takes the sandboxes along.
+    Shutdown,
+}
+
+/// Something to be done.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Effect {
+    /// Commit this status.
+    Status(Status),
+    /// Make a sandbox.
+    Launch,
+    /// Commit the user message, then give the turn to the bridge.
+    Begin(TurnId),
+    /// Ask the CLI to interrupt what it runs.
+    Interrupt,
+    /// Record that the turn failed.
+    Fail(TurnId, Failure),
+    /// Answer a waiting message with a refusal.
+    Refuse(TurnId, Denied),
+    /// End the sandbox.
+    EndSandbox,
+}
+
+/// Why a turn ended without a result.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Failure {
+    /// The sandbox is gone.
+    SandboxLost,
+    /// The session was stopped.
+    Stopped,
+    /// The session was ended.
+    Ended,
+    /// The daemon went away.
+    Shutdown,
+}
+
+/// Why an event is refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Denied {
+    /// Messages need an active session.
+    NotActive(Status),
+    /// The verb does not fit the status.
+    WrongStatus(Status),
+    /// The session has ended.
+    Ended,
+    /// A turn runs, and the sender does not want to wait.
+    Busy,
+    /// Too many wait; the most that may.
+    QueueFull(usize),
+    /// The sandbox could not be made.
+    NoSandbox,
+    /// The daemon goes away.
+    ShuttingDown,
+}
+
+/// What a step came to.
+pub(super) type Step = Result<Vec<Effect>, Denied>;
+
+impl State {
+    /// The state of a session that has no sandbox.
+    pub(super) fn cold(status: Status, queue_limit: usize) -> State {
+        State {
+            status,
+            sandbox: Sandbox::None,
+            turn: Turn::None,
+            queue: VecDeque::new(),
+            resuming: false,
+            queue_limit,
+        }
+    }
+
+    /// The state of a session with a sandbox whose bridge answers.
+    pub(super) fn live(status: Status, turn: Turn, queue_limit: usize) -> State {
+        State { sandbox: Sandbox::Up, turn, ..State::cold(status, queue_limit) }
+    }
+
+    /// Takes an event: what is to be done, or why not.
+    pub(super) fn step(&mut self, event: Event) -> Step {
+        match event {
+            Event::Send(turn, when_busy) => self.send(turn, when_busy),
+            Event::Withdraw(turn) => {
+                self.queue.retain(|waiting| *waiting != turn);
+                Ok(vec![])
+            }
+            Event::Wake => self.wake(),
+            Event::Launched => Ok(self.launched()),
+            Event::LaunchFailed => Ok(self.launch_failed()),
+            Event::SandboxLost => Ok(self.sandbox_lost()),
+            Event::TurnEnded(turn) => Ok(self.turn_ended(Turn::Ours(turn))),
+            Event::OwnTurnBegan => {
+                if self.turn == Turn::None && self.sandbox == Sandbox::Up {
+                    self.turn = Turn::Own;
+                }
+                Ok(vec![])
+            }
+            Event::OwnTurnEnded => Ok(self.turn_ended(Turn::Own)),
+            Event::Interrupt if self.turn == Turn::None => Ok(vec![]),
+            Event::Interrupt => Ok(vec![Effect::Interrupt]),
+            Event::Pause => self.pause(),
+            Event::Stop => self.stop(),
+            Event::Resume => self.resume(),
+            Event::End => Ok(self.leave(Status::Ended, Failure::Ended, Denied::Ended)),
+            Event::Shutdown => Ok(self.shutdown()),
+        }
+    }
+
+    fn send(&mut self, turn: TurnId, when_busy: WhenBusy) -> Step {
+        if self.status != Status::Active {
+            return Err(Denied::NotActive(self.status));
+        }
+        if self.turn == Turn::None && self.sandbox != Sandbox::Launching {
+            return Ok(self.begin_or_launch(turn));
+        }
+        let busy = self.turn != Turn::None || !self.queue.is_empty();
+        if busy && when_busy == WhenBusy::Reject {
+            return Err(Denied::Busy);
+        }
+        if self.queue.len() >= self.queue_limit {
+            return Err(Denied::QueueFull(self.queue_limit));
+        }
+        if when_busy == WhenBusy::Interrupt {
+            self.queue.push_front(turn);
+            return self.step(Event::Interrupt);
+        }
+        self.queue.push_back(turn);
+        Ok(vec![])
+    }
+
+    fn begin_or_launch(&mut self, turn: TurnId) -> Vec<Effect> {
+        if self.sandbox == Sandbox::Up {
+            self.turn = Turn::Ours(turn);
+            return vec![Effect::Begin(turn)];
+        }
+        self.queue.push_back(turn);
+        self.sandbox = Sandbox::Launching;
+        vec![Effect::Launch]
+    }
+
+    fn wake(&mut self) -> Step {
+        if self.status != Status::Active {
+            return Err(Denied::NotActive(self.status));
+        }
+        if self.sandbox != Sandbox::None {
+            return Ok(vec![]);
+        }
+        self.sandbox = Sandbox::Launching;
+        Ok(vec![Effect::Launch])
+    }
+
+    fn launched(&mut self) -> Vec<Effect> {
+        if self.sandbox != Sandbox::Launching {
+            return vec![Effect::EndSandbox];
+        }
+        self.sandbox = Sandbox::Up;
+        let mut effects = vec![];
+        if std::mem::take(&mut self.resuming) && self.status != Status::Active {
+            self.status = Status::Active;
+            effects.push(Effect::Status(Status::Active));
+        }
+        effects.extend(self.next());
+        effects
+    }
+
+    fn launch_failed(&mut self) -> Vec<Effect> {
+        if self.sandbox == Sandbox::Launching {
+            self.sandbox = Sandbox::None;
+        }
+        self.resuming = false;
+        self.refuse_queue(Denied::NoSandbox)
+    }
+
+    fn sandbox_lost(&mut self) -> Vec<Effect> {
+        if self.sandbox != Sandbox::Up {
+            return vec![];
+        }
+        self.sandbox = Sandbox::None;
+        let mut effects = self.fail_turn(Failure::SandboxLost);
+        effects.push(Effect::EndSandbox);
+        effects.extend(self.next());
+        effects
+    }
+
+    fn turn_ended(&mut self, turn: Turn) -> Vec<Effect> {
+        if self.turn != turn {
+            return vec![];
+        }
+        self.turn = Turn::None;
+        self.next().into_iter().collect()
+    }
+
+    /// The next waiting turn begins, or a sandbox is made for it.
+    fn next(&mut self) -> Option<Effect> {
+        if self.turn != Turn::None || self.status != Status::Active {
+            return None;
+        }
+        match self.sandbox {
+            Sandbox::Launching => None,
+            Sandbox::Up => {
+                let turn = self.queue.pop_front()?;
+                self.turn = Turn::Ours(turn);
+                Some(Effect::Begin(turn))
+            }
+            Sandbox::None => {
+                self.queue.front()?;
+                self.sandbox = Sandbox::Launching;
+                Some(Effect::Launch)
+            }
+        }
+    }
+
+    fn pause(&mut self) -> Step {
+        if self.status != Status::Active {
+            return Err(Denied::WrongStatus(self.status));
+        }
+        self.status = Status::Paused;
+        let mut effects = vec![Effect::Status(Status::Paused)];
+        effects.extend(self.refuse_queue(Denied::NotActive(Status::Paused)));
+        Ok(effects)
+    }
+
+    fn stop(&mut self) -> Step {
+        if !matches!(self.status, Status::Active | Status::Starting) {
+            return Err(Denied::WrongStatus(self.status));
+        }
+        Ok(self.leave(Status::Stopped, Failure::Stopped, Denied::NotActive(Status::Stopped)))
+    }
+
+    fn resume(&mut self) -> Step {
+        match (self.status, self.sandbox) {
+            (Status::Ended, _) => Err(Denied::Ended),
+            (Status::Active, _) => Ok(vec![]),
+            (_, Sandbox::Up) => {
+                self.status = Status::Active;
+                Ok(vec![Effect::Status(Status::Active)])
+            }
+            (_, Sandbox::Launching) => {
+                self.resuming = true;
+                Ok(vec![])
+            }
+            (_, Sandbox::None) => {
+                self.resuming = true;
+                self.sandbox = Sandbox::Launching;
+                Ok(vec![Effect::Launch])
+            }
+        }
+    }
+
+    fn shutdown(&mut self) -> Vec<Effect> {
+        let status = match self.status {
+            Status::Active | Status::Starting => Status::Paused,
+            other => other,
+        };
+        self.leave(status, Failure::Shutdown, Denied::ShuttingDown)
+    }
+
+    /// Ends the turn, the queue and the sandbox; the status is committed last, so that history
+    /// reads in the order of things.
+    fn leave(&mut self, status: Status, failure: Failure, denied: Denied) -> Vec<Effect> {
+        let mut effects = self.fail_turn(failure);
+        effects.extend(self.refuse_queue(denied));
+        self.resuming = false;
+        if std::mem::replace(&mut self.sandbox, Sandbox::None) != Sandbox::None {
+            effects.push(Effect::EndSandbox);
+        }
+        if std::mem::replace(&mut self.status, status) != status {
+            effects.push(Effect::Status(status));
+        }
+        effects
+    }
+
+    fn fail_turn(&mut self, failure: Failure) -> Vec<Effect> {
+        match std::mem::replace(&mut self.turn, Turn::None) {
+            Turn::Ours(turn) => vec![Effect::Fail(turn, failure)],
+            Turn::Own | Turn::None => vec![],
+        }
+    }
+
+    fn refuse_queue(&mut self, denied: Denied) -> Vec<Effect> {
+        self.queue.drain(..).map(|turn| Effect::Refuse(turn, denied)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn turn() -> TurnId {
+        TurnId::random()
+    }
+
+    fn live() -> State {
+        State::live(Status::Active, Turn::None, 2)
+    }
+
+    #[test]
+    fn a_message_wakes_a_cold_session_and_runs_when_it_is_up() {
+        let mut state = State::cold(Status::Active, 2);
+        let a = turn();
+        assert_eq!(state.step(Event::Send(a, WhenBusy::Queue)), Ok(vec![Effect::Launch]));
+        assert_eq!(state.step(Event::Launched), Ok(vec![Effect::Begin(a)]));
+        assert_eq!(state.step(Event::TurnEnded(a)), Ok(vec![]));
+        assert_eq!(state, live());
+    }
+
+    #[test]
+    fn busy_is_queued_refused_or_interrupts() {
+        let mut state = live();
+        let [a, b, c, d] = [turn(), turn(), turn(), turn()];
+        state.step(Event::Send(a, WhenBusy::Queue)).unwrap();
+        assert_eq!(state.step(Event::Send(b, WhenBusy::Reject)), Err(Denied::Busy));
+        assert_eq!(state.step(Event::Send(b, WhenBusy::Queue)), Ok(vec![]));
+        assert_eq!(state.step(Event::Send(c, WhenBusy::Interrupt)), Ok(vec![Effect::Interrupt]));
+        assert_eq!(state.step(Event::Send(d, WhenBusy::Queue)), Err(Denied::QueueFull(2)));
+        assert_eq!(state.step(Event::TurnEnded(a)), Ok(vec![Effect::Begin(c)]));
+        assert_eq!(state.step(Event::TurnEnded(c)), Ok(vec![Effect::Begin(b)]));
+    }
+
+    #[test]
+    fn a_failed_launch_refuses_who_waited_and_leaves_the_status() {
+        let mut state = State::cold(Status::Stopped, 2);
+        assert_eq!(state.step(Event::Resume), Ok(vec![Effect::Launch]));
+        assert_eq!(state.step(Event::LaunchFailed), Ok(vec![]));
+        assert_eq!(state.status, Status::Stopped);
+        let mut state = State::cold(Status::Active, 2);
+        let a = turn();
+        state.step(Event::Send(a, WhenBusy::Queue)).unwrap();
+        assert_eq!(state.step(Event::LaunchFailed), Ok(vec![Effect::Refuse(a, Denied::NoSandbox)]));
+    }
+
+    #[test]
+    fn a_lost_sandbox_fails_its_turn_and_the_next_gets_a_new_one() {
+        let mut state = live();
+        let [a, b] = [turn(), turn()];
+        state.step(Event::Send(a, WhenBusy::Queue)).unwrap();
+        state.step(Event::Send(b, WhenBusy::Queue)).unwrap();
+        let effects =
+            vec![Effect::Fail(a, Failure::SandboxLost), Effect::EndSandbox, Effect::Launch];
+        assert_eq!(state.step(Event::SandboxLost), Ok(effects));
+        assert_eq!(state.step(Event::Launched), Ok(vec![Effect::Begin(b)]));
+    }
+
+    #[test]
+    fn pausing_lets_the_turn_go_on_and_refuses_what_comes_after() {
+        let mut state = live();
+        let [a, b] = [turn(), turn()];
+        state.step(Event::Send(a, WhenBusy::Queue)).unwrap();
+        assert_eq!(state.step(Event::Pause), Ok(vec![Effect::Status(Status::Paused)]));
+        let denied = Denied::NotActive(Status::Paused);
+        assert_eq!(state.step(Event::Send(b, WhenBusy::Queue)), Err(denied));
+        assert_eq!(state.step(Event::TurnEnded(a)), Ok(vec![]));
+        assert_eq!(state.step(Event::Resume), Ok(vec![Effect::Status(Status::Active)]));
+    }
+
+    #[test]
+    fn a_launch_that_outlived_its_session_is_ended() {
+        let mut state = State::cold(Status::Stopped, 2);
+        state.step(Event::Resume).unwrap();
+        let ended = vec![Effect::EndSandbox, Effect::Status(Status::Ended)];
+        assert_eq!(state.step(Event::End), Ok(ended));
+        assert_eq!(state.step(Event::Launched), Ok(vec![Effect::EndSandbox]));
+        assert_eq!(state.step(Event::Resume), Err(Denied::Ended));
+    }
+
+    fn event() -> impl Strategy<Value = u8> {
+        0u8..17
+    }
+
+    /// Turns a byte into an event that may happen in this state.
+    fn pick(byte: u8, state: &State) -> Event {
+        let running = match state.turn {
+            Turn::Ours(turn) => turn,
+            Turn::None | Turn::Own => turn(),
+        };
+        match byte {
+            0 => Event::Send(turn(), WhenBusy::Queue),
+            1 => Event::Send(turn(), WhenBusy::Reject),
+            2 => Event::Send(turn(), WhenBusy::Interrupt),
+            3 => Event::Withdraw(state.queue.front().copied().unwrap_or_else(turn)),
+            4 | 5 => Event::Launched,
+            6 => Event::LaunchFailed,
+            7 => Event::SandboxLost,
+            8 => Event::TurnEnded(running),
+            9 => Event::OwnTurnBegan,
+            10 => Event::OwnTurnEnded,
+            11 => Event::Interrupt,
+            12 => Event::Pause,
+            13 => Event::Stop,
+            14 => Event::Resume,
+            16 => Event::Wake,
+            _ => Event::Shutdown,
+        }
+    }
+
+    proptest! {
+        /// Every turn that was taken begins or is refused once; every turn that began ends once;
+        /// one runs at a time, in a sandbox that is up; nothing waits for nothing.
+        #[test]
+        fn turns_are_neither_lost_nor_doubled(bytes in prop::collection::vec(event(), 0..200)) {
+            let mut state = State::cold(Status::Active, 4);
+            let (mut waiting, mut running) = (Vec::new(), None);
+            for byte in bytes.into_iter().chain([15]) {
+                let event = pick(byte, &state);
+                let before = state.clone();
+                let Ok(effects) = state.step(event) else {
+                    prop_assert_eq!(&before, &state, "a refusal changes nothing");
+                    continue;
+                };
+                match event {
+                    Event::Send(turn, _) => waiting.push(turn),
+                    Event::Withdraw(turn) => waiting.retain(|w| *w != turn),
+                    Event::TurnEnded(turn) if running == Some(turn) => running = None,
+                    _ => {}
+                }
+                for effect in effects {
+                    match effect {
+                        Effect::Begin(turn) => {
+                            prop_assert!(waiting.contains(&turn));
+                            waiting.retain(|w| *w != turn);
+                            prop_assert_eq!(running.replace(turn), None);
+                            prop_assert_eq!(state.sandbox, Sandbox::Up);
+                        }
+                        Effect::Refuse(turn, _) => {
+                            prop_assert!(waiting.contains(&turn));
+                            waiting.retain(|w| *w != turn);
+                        }
+                        Effect::Fail(turn, _) => prop_assert_eq!(running.take(), Some(turn)),
+                        Effect::Status(_) | Effect::Launch | Effect::Interrupt
+                        | Effect::EndSandbox => {}
+                    }
+                }
+                prop_assert!(state.queue.len() <= state.queue_limit);
+                prop_assert_eq!(state.queue.len(), waiting.len());
+                let idle = state.turn == Turn::None && state.status == Status::Active;
+                prop_assert!(!idle || waiting.is_empty() || state.sandbox == Sandbox::Launching);
+            }
+            prop_assert!(waiting.is_empty() && running.is_none(), "shutdown leaves nothing");
+            prop_assert_eq!(state.sandbox, Sandbox::None);
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Sessions and agents: the verbs that both edges call.
+
+pub mod api;
+pub mod service;
+
+pub mod exec;
+pub mod stream;
+
+pub mod project;
+pub mod view;
+
+pub mod environment;
+pub mod keys;
+
+pub mod cli;
+pub mod shared;
+
+mod agents;
+mod create;
+mod driver;
+mod frames;
+mod journal;
+mod logs;
+mod machine;
+mod places;
+mod reconcile;
+mod registry;
+
+pub use exec::{ExecPiece, ExecStream};
+pub use registry::SessionView;
+pub use service::Service;
+pub use stream::Subscription;
+
+pub use crate::store::{EventRange, SessionFilter, StoreError, Usage};

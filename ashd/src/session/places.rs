@@ -1,0 +1,49 @@
+//! Where the state directory keeps what.
+
+use std::path::PathBuf;
+
+use crate::domain::{AgentName, SessionId, Tenant};
+
+/// The state directory.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Its path, absolute.
+    pub data_dir: PathBuf,
+}
+
+impl Places {
+    /// Every agent of every tenant.
+    pub fn agents(&self) -> PathBuf {
+        self.data_dir.join("agents")
+    }
+
+    /// Deployments under way.
+    pub fn staging(&self) -> PathBuf {
+        self.data_dir.join("agents/.staging")
+    }
+
+    /// Every version of an agent.
+    pub fn agent(&self, tenant: &Tenant, name: &AgentName) -> PathBuf {
+        self.agents().join(tenant.as_str()).join(name.as_str())
+    }
+
+    /// One version of an agent.
+    pub fn version(&self, tenant: &Tenant, name: &AgentName, version: u32) -> PathBuf {
+        self.agent(tenant, name).join(version.to_string())
+    }
+
+    /// Every session that has not ended.
+    pub fn sessions(&self) -> PathBuf {
+        self.data_dir.join("sessions")
+    }
+
+    /// One session: its workspace and its home.
+    pub fn session(&self, id: SessionId) -> PathBuf {
+        self.sessions().join(id.to_string())
+    }
+
+    /// What is left of ended sessions.
+    pub fn snapshots(&self) -> PathBuf {
+        self.data_dir.join("snapshots")
+    }
+}

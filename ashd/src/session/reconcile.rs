@@ -1,0 +1,154 @@
+//! What the daemon does about what it finds at its start.
+//!
+//! The store says which sessions there are; the state directory, the control groups and the
+//! sockets say what is left of them. Sandboxes that still answer are gone on with; turns without
+//! a sandbox are recorded as failed; whatever belongs to nobody is removed. Every difference is
+//! logged in one line.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::api::Refusal;
+use super::driver::{Begin, Driver, Replay};
+use super::frames;
+use super::shared::Shared;
+use crate::domain::{Event, EventKind, NewEvent, Session, SessionChange, Status, Timestamp};
+use crate::sandbox::Running;
+use crate::sandbox::tree::remove_all;
+use crate::store::Commit;
+
+/// Brings everything into agreement.
+pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<(), Refusal> {
+    let mut alive = BTreeSet::new();
+    for session in &sessions {
+        if session.status == Status::Ended {
+            if let Err(error) = put_away(shared, session).await {
+                tracing::error!(session = %session.id, %error, "its end was not finished");
+            }
+        } else if adopt(shared, session).await? {
+            alive.insert(session.sandbox);
+        } else {
+            set_aside(shared, session).await?;
+        }
+    }
+    for sandbox in shared.sandboxes.reap(&alive).await {
+        tracing::warn!(%sandbox, "removed what was left: a sandbox of no session");
+    }
+    remove_unknown(shared, &sessions).await;
+    Ok(())
+}
+
+/// Finishes the end of a session that was interrupted in it.
+async fn put_away(shared: &Shared, session: &Session) -> Result<(), Refusal> {
+    if let Err(error) = shared.sandboxes.end(session.sandbox).await {
+        tracing::error!(session = %session.id, error = error.in_full(), "a sandbox is left");
+        return Ok(());
+    }
+    shared.put_away(session, false).await?;
+    let change = SessionChange { slot: Some(None), ..SessionChange::none() };
+    shared.store.commit(Commit { session: session.id, change, events: vec![] }).await?;
+    if let Some(slot) = session.slot {
+        shared.slots.give_back(slot);
+    }
+    tracing::info!(session = %session.id, "finished the end of a session");
+    Ok(())
+}
+
+/// Goes on with a session whose sandbox still answers.
+async fn adopt(shared: &Arc<Shared>, session: &Session) -> Result<bool, Refusal> {
+    let Some(slot) = session.slot else { return Ok(false) };
+    let uids = shared.slots.uids(slot);
+    let running = match shared.sandboxes.adopt(session.sandbox, uids, 1).await {
+        Ok(Some(running)) => running,
+        Ok(None) => return Ok(false),
+        Err(error) => {
+            tracing::warn!(session = %session.id, %error, "a sandbox could not be gone on with");
+            return Ok(false);
+        }
+    };
+    let replay = replay(shared, session, &running).await?;
+    tracing::info!(session = %session.id, turn = ?session.turn, "going on with a sandbox");
+    let (driver_shared, started) = (shared.clone(), session.clone());
+    let spawn = || Driver::spawn(driver_shared, started, Begin::Adopted(running, replay));
+    shared.registry.handle_or(session, spawn);
+    Ok(true)
+}
+
+/// What of that which the bridge will send again is on disk already.
+async fn replay(shared: &Shared, session: &Session, running: &Running) -> Result<Replay, Refusal> {
+    let (store, epoch) = (&shared.store, session.sandbox.epoch());
+    let known = match session.turn {
+        Some(turn) => store.origins(session.id, epoch, turn.user_seq).await?,
+        None => vec![],
+    };
+    let newest = store.newest(session.id, epoch, None).await?;
+    let result = store.newest(session.id, epoch, Some(EventKind::Result)).await?;
+    let there = running.welcome.turn.as_deref();
+    Ok(Replay {
+        active: true,
+        committed: newest.and_then(|event| event.origin).map_or(0, |origin| origin.number),
+        known: known.into_iter().collect(),
+        until: running.welcome.resend_to,
+        unseen: session.turn.filter(|turn| there != Some(turn.id.to_string().as_str())),
+        cost: result.as_ref().map_or(0.0, cost),
+        ..Replay::default()
+    })
+}
+
+fn cost(event: &Event) -> f64 {
+    #[derive(Deserialize)]
+    struct Cost {
+        total_cost_usd: Option<f64>,
+    }
+    serde_json::from_slice::<Cost>(&event.body).ok().and_then(|c| c.total_cost_usd).unwrap_or(0.0)
+}
+
+/// Records what became of a session whose sandbox is gone.
+async fn set_aside(shared: &Shared, session: &Session) -> Result<(), Refusal> {
+    let mut events: Vec<NewEvent> = vec![];
+    let mut change = SessionChange::none();
+    let mut push = |kind, turn, body| {
+        let seq = session.last_seq + events.len() as u64 + 1;
+        let at = Timestamp::now();
+        events.push(NewEvent { seq, kind, turn, origin: None, replaces: false, body, at });
+    };
+    if let Some(turn) = session.turn {
+        let text = "Interrupted: the sandbox was gone when the server started again";
+        push(EventKind::Error, Some(turn.id), frames::error_body(text));
+        change.turn = Some(None);
+    }
+    if matches!(session.status, Status::Active | Status::Starting) {
+        push(EventKind::Lifecycle, None, r#"{"action":"paused"}"#.into());
+        change.status = Some(Status::Paused);
+    }
+    if change == SessionChange::none() {
+        return Ok(());
+    }
+    tracing::info!(session = %session.id, turn = ?session.turn, "session paused: its sandbox is gone");
+    Ok(shared.store.commit(Commit { session: session.id, change, events }).await?)
+}
+
+/// Removes directories of sessions that the store does not know, and staged deployments.
+async fn remove_unknown(shared: &Shared, sessions: &[Session]) {
+    let known: HashSet<String> = sessions.iter().map(|session| session.id.to_string()).collect();
+    let places = shared.places.clone();
+    let remove = move || {
+        for (parent, keep) in [(places.sessions(), Some(&known)), (places.staging(), None)] {
+            let Ok(entries) = std::fs::read_dir(&parent) else { continue };
+            for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+                if keep.is_some_and(|known| known.contains(&name)) {
+                    continue;
+                }
+                match remove_all(&parent, &name) {
+                    Ok(()) => tracing::warn!("removed what was left: directory {name}"),
+                    Err(error) => tracing::error!(%error, "could not remove directory {name}"),
+                }
+            }
+        }
+    };
+    if let Err(error) = tokio::task::spawn_blocking(remove).await {
+        tracing::error!(%error, "leftover directories were not removed");
+    }
+}

@@ -1,0 +1,426 @@
+//! The verbs.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::agents::{self, Deployments};
+use super::api::{
+    Caller, Deployment, ExecOutput, ExecRequest, Happened, Health, LogLine, Reading, Refusal,
+};
+use super::driver::{Begin, Command, Driver, Handle};
+use super::exec::ExecStream;
+use super::reconcile;
+use super::registry::{Registry, SessionView};
+use super::shared::{Live, Options, Shared};
+use super::stream::Subscription;
+use crate::domain::{
+    Agent, AgentName, Event, SandboxId, Session, SessionId, Status, Timestamp, TurnRequest,
+};
+use crate::sandbox::Sandboxes;
+use crate::sandbox::broker::Usage as SeenUsage;
+use crate::sandbox::lease::Slots;
+use crate::store::{EventRange, SessionFilter, Store, Usage};
+
+pub use super::places::Places;
+
+pub(super) type Result<T> = std::result::Result<T, Refusal>;
+
+/// How many happenings a watcher may lag behind.
+const WATCHED: usize = 1024;
+
+/// Everything that can be done to agents and sessions. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    pub(super) shared: Arc<Shared>,
+    deployments: Arc<Deployments>,
+    started: Instant,
+}
+
+impl Service {
+    /// Brings store, state directory and sandboxes into agreement, and goes on with every session
+    /// whose sandbox has outlived the daemon.
+    ///
+    /// # Errors
+    /// When the store or the state directory cannot be read.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        (sandboxes, usage): (Arc<Sandboxes>, mpsc::Receiver<SeenUsage>),
+        places: Places,
+        options: Options,
+    ) -> Result<Service> {
+        let sessions = store.unended_sessions().await?;
+        let (base, count) = options.uids;
+        let slots = Slots::new(base, count, sessions.iter().filter_map(|session| session.slot));
+        let shared = Arc::new(Shared {
+            store,
+            sandboxes,
+            slots,
+            registry: Registry::default(),
+            launching: 0.into(),
+            live: RwLock::new(options.live.clone()),
+            options,
+            places,
+            happened: broadcast::channel(WATCHED).0,
+            shutting_down: false.into(),
+            warm_resumes: 0.into(),
+            cold_resumes: 0.into(),
+        });
+        reconcile::run(&shared, sessions).await?;
+        tokio::spawn(account(shared.clone(), usage));
+        Ok(Service { shared, deployments: Arc::default(), started: Instant::now() })
+    }
+
+    /// Takes over what the configuration says now.
+    pub fn adopt(&self, live: Live) {
+        *self.shared.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+    }
+
+    /// Ends every driver; with `end`, their sandboxes as well, and sessions that were active are
+    /// paused. Returns when all is recorded.
+    pub async fn shut_down(&self, end: bool) {
+        self.shared.shutting_down.store(true, Ordering::Relaxed);
+        let mut ends = vec![];
+        for handle in self.shared.registry.handles() {
+            let (reply, ended) = oneshot::channel();
+            // A driver that is gone has ended already.
+            if handle.commands.send(Command::Shutdown { end, reply }).await.is_ok() {
+                ends.push(ended);
+            }
+        }
+        for ended in ends {
+            let _ = ended.await;
+        }
+    }
+
+    /// How the daemon is.
+    pub async fn health(&self) -> Health {
+        let shared = &self.shared;
+        Health {
+            active_sessions: shared.store.count_sessions(Status::Active).await.unwrap_or(0),
+            live_sandboxes: shared.sandboxes.live(),
+            running: shared.registry.running(),
+            warming: shared.launching.load(Ordering::Relaxed),
+            max_sandboxes: shared.options.max_sandboxes,
+            resume_warm_hits: shared.warm_resumes.load(Ordering::Relaxed),
+            resume_cold_hits: shared.cold_resumes.load(Ordering::Relaxed),
+            uptime_s: self.started.elapsed().as_secs(),
+            missing: shared.sandboxes.missing().to_vec(),
+        }
+    }
+
+    /// Deploys a folder as the next version of an agent.
+    pub async fn deploy(&self, caller: &Caller, deployment: Deployment) -> Result<Agent> {
+        self.shared.disk_has_room()?;
+        let (service, caller) = (self.clone(), caller.clone());
+        detached(
+            async move { service.deployments.deploy(&service.shared, &caller, deployment).await },
+        )
+        .await
+    }
+
+    /// Where an agent's newest version lies on this machine. Not for API users.
+    pub fn agent_path(&self, agent: &Agent) -> PathBuf {
+        self.shared.places.version(&agent.tenant, &agent.name, agent.version)
+    }
+
+    /// Every agent of the caller, by name.
+    pub async fn agents(&self, caller: &Caller) -> Result<Vec<Agent>> {
+        Ok(self.shared.store.agents(&caller.tenant).await?)
+    }
+
+    /// One agent.
+    pub async fn agent(&self, caller: &Caller, name: &AgentName) -> Result<Agent> {
+        let agent = self.shared.store.agent(&caller.tenant, name).await?;
+        agent.ok_or(Refusal::NoAgent)
+    }
+
+    /// Deletes an agent; ends its sessions first. Goes on when the caller is gone.
+    pub async fn delete_agent(&self, caller: &Caller, name: &AgentName) -> Result<()> {
+        let (service, caller, name) = (self.clone(), caller.clone(), name.clone());
+        detached(async move { service.delete_agent_now(&caller, &name).await }).await
+    }
+
+    async fn delete_agent_now(&self, caller: &Caller, name: &AgentName) -> Result<()> {
+        let agent = self.agent(caller, name).await?;
+        let filter = SessionFilter { agent: Some(name.clone()), ..SessionFilter::default() };
+        let (sessions, _) = self.shared.store.sessions(&caller.tenant, filter).await?;
+        for session in sessions.iter().filter(|session| session.status != Status::Ended) {
+            self.end(caller, session.id, false).await?;
+        }
+        let _no_deployment = self.deployments.pause().await;
+        self.shared.store.delete_agent(&caller.tenant, name).await?;
+        let (places, gone) = (self.shared.places.clone(), agent.clone());
+        let removed = tokio::task::spawn_blocking(move || agents::remove(&places, &gone)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(agent = %name, %error, "the agent's folder could not be removed");
+        }
+        self.shared.tell(Happened::AgentDeleted(agent.tenant, agent.name));
+        Ok(())
+    }
+
+    /// Sessions, newest first, and their number without limit and offset.
+    pub async fn sessions(
+        &self,
+        caller: &Caller,
+        filter: SessionFilter,
+    ) -> Result<(Vec<Session>, u64)> {
+        Ok(self.shared.store.sessions(&caller.tenant, filter).await?)
+    }
+
+    /// One session without waiting, if it is in memory. The hot path of `GET`.
+    pub fn cached(&self, caller: &Caller, id: SessionId) -> Option<Arc<SessionView>> {
+        self.shared.registry.view(id).filter(|view| view.session.tenant == caller.tenant)
+    }
+
+    /// One session.
+    pub async fn session(&self, caller: &Caller, id: SessionId) -> Result<Arc<SessionView>> {
+        if let Some(view) = self.cached(caller, id) {
+            return Ok(view);
+        }
+        Ok(SessionView::of(&self.stored(caller, id).await?))
+    }
+
+    async fn stored(&self, caller: &Caller, id: SessionId) -> Result<Session> {
+        let session = self.shared.store.session(id).await?;
+        session.filter(|session| session.tenant == caller.tenant).ok_or(Refusal::NoSession)
+    }
+
+    /// The driver of a session, started if there is none. An ended session has none.
+    async fn driver(&self, caller: &Caller, id: SessionId) -> Result<Handle> {
+        if let Some(view) = self.shared.registry.view(id) {
+            if view.session.tenant != caller.tenant {
+                return Err(Refusal::NoSession);
+            }
+            if let Some(handle) = self.shared.registry.handle(id) {
+                return Ok(handle);
+            }
+        }
+        let session = self.stored(caller, id).await?;
+        if session.status == Status::Ended {
+            return Err(Refusal::Ended);
+        }
+        if self.shared.is_shutting_down() {
+            return Err(Refusal::ShuttingDown);
+        }
+        let (shared, started) = (self.shared.clone(), session.clone());
+        let spawn = || Driver::spawn(shared, started, Begin::Cold);
+        Ok(self.shared.registry.handle_or(&session, spawn))
+    }
+
+    async fn ask<T>(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command,
+    ) -> Result<T> {
+        let handle = self.driver(caller, id).await?;
+        let (reply, answer) = oneshot::channel();
+        let command = command(reply);
+        if matches!(command, Command::Stop { .. } | Command::End { .. }) {
+            handle.leaving.store(true, Ordering::Relaxed);
+        }
+        // A driver that takes no commands any more has ended with its session, or with the daemon.
+        let gone = || match self.shared.is_shutting_down() {
+            true => Refusal::ShuttingDown,
+            false => Refusal::Ended,
+        };
+        handle.commands.send(command).await.map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Sets a session aside; its sandbox stays, a running turn goes on to its end.
+    pub async fn pause(&self, caller: &Caller, id: SessionId) -> Result<Arc<SessionView>> {
+        let paused = self.ask(caller, id, |reply| Command::Pause { reply }).await;
+        paused.map_err(|refusal| ended_is_a_status(refusal, "pause"))
+    }
+
+    /// Sets a session aside and ends its sandbox.
+    pub async fn stop(&self, caller: &Caller, id: SessionId) -> Result<Arc<SessionView>> {
+        let stopped = self.ask(caller, id, |reply| Command::Stop { reply }).await;
+        stopped.map_err(|refusal| ended_is_a_status(refusal, "stop"))
+    }
+
+    /// Makes a session active again.
+    pub async fn resume(&self, caller: &Caller, id: SessionId) -> Result<Arc<SessionView>> {
+        self.ask(caller, id, |reply| Command::Resume { reply }).await
+    }
+
+    /// Ends a session for good. With `purge`, removes its history and workspace as well. Goes on
+    /// when the caller is gone.
+    pub async fn end(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        purge: bool,
+    ) -> Result<Arc<SessionView>> {
+        let (service, caller) = (self.clone(), caller.clone());
+        detached(async move { service.end_now(&caller, id, purge).await }).await
+    }
+
+    async fn end_now(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        purge: bool,
+    ) -> Result<Arc<SessionView>> {
+        let ended = self.ask(caller, id, |reply| Command::End { purge, reply }).await;
+        let view = match ended {
+            Ok(view) => view,
+            Err(Refusal::Ended) => {
+                let session = self.stored(caller, id).await?;
+                if purge {
+                    self.shared.put_away(&session, true).await?;
+                }
+                SessionView::of(&session)
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        self.shared.registry.remove(id);
+        if purge {
+            self.shared.store.purge_session(id).await?;
+            self.shared.tell(Happened::SessionPurged(caller.tenant.clone(), id));
+        }
+        Ok(view)
+    }
+
+    /// Sends a message. The stream begins with `session_start`, once the user message is durable,
+    /// and ends behind `done`.
+    pub async fn send(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        request: TurnRequest,
+        reading: Reading,
+    ) -> Result<Subscription> {
+        self.shared.disk_has_room()?;
+        let sent = self.ask(caller, id, |reply| Command::Send { request, reading, reply }).await;
+        sent.map_err(not_active)
+    }
+
+    /// Follows a session's stream.
+    pub async fn follow(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        reading: Reading,
+    ) -> Result<Subscription> {
+        let journal = match self.driver(caller, id).await {
+            Ok(handle) => handle.journal,
+            // The history of an ended session can be read; nothing will follow.
+            Err(Refusal::Ended) => {
+                let journal = Arc::new(super::journal::Journal::default());
+                journal.close();
+                journal
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        Ok(Subscription::of_session(id, self.shared.store.clone(), journal, reading))
+    }
+
+    /// Interrupts the running turn; false if there was none.
+    pub async fn interrupt(&self, caller: &Caller, id: SessionId) -> Result<bool> {
+        match self.ask(caller, id, |reply| Command::Interrupt { reply }).await {
+            Err(Refusal::Ended) => Ok(false),
+            result => result,
+        }
+    }
+
+    /// Runs a command to its end.
+    pub async fn exec(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        request: ExecRequest,
+    ) -> Result<ExecOutput> {
+        self.exec_stream(caller, id, request).await?.collect().await
+    }
+
+    /// Runs a command, output as it comes.
+    pub async fn exec_stream(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        request: ExecRequest,
+    ) -> Result<ExecStream> {
+        let running = self.ask(caller, id, |reply| Command::Exec { request, reply }).await;
+        running.map_err(not_active)
+    }
+
+    /// Durable events, in order.
+    pub async fn history(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        range: EventRange,
+    ) -> Result<Vec<Event>> {
+        self.session(caller, id).await?;
+        Ok(self.shared.store.events(id, range).await?)
+    }
+
+    /// Log lines of the session's sandboxes with an index above `after` (−1: all that are kept).
+    pub async fn logs(&self, caller: &Caller, id: SessionId, after: i64) -> Result<Vec<LogLine>> {
+        self.session(caller, id).await?;
+        Ok(self
+            .shared
+            .registry
+            .handle(id)
+            .map(|handle| handle.logs.after(after))
+            .unwrap_or_default())
+    }
+
+    /// Tokens and cost of a session so far.
+    pub async fn usage(&self, caller: &Caller, id: SessionId) -> Result<Usage> {
+        self.session(caller, id).await?;
+        Ok(self.shared.store.usage(id).await?)
+    }
+
+    /// What happens to agents and sessions from now on.
+    pub fn watch(&self) -> broadcast::Receiver<Happened> {
+        self.shared.happened.subscribe()
+    }
+}
+
+/// Carries work out that must not stop half-way because the one who asked for it hung up.
+pub(super) async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::spawn(work).await;
+    done.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
+}
+
+/// Adds what the broker saw on the wire to the usage of the sessions.
+async fn account(shared: Arc<Shared>, mut usage: mpsc::Receiver<SeenUsage>) {
+    while let Some(seen) = usage.recv().await {
+        let Some(session) = shared.registry.of_sandbox(SandboxId(seen.sandbox)) else { continue };
+        let usage = Usage {
+            model: seen.tokens.model.unwrap_or_default(),
+            input_tokens: seen.tokens.input_tokens,
+            output_tokens: seen.tokens.output_tokens,
+            cache_creation_tokens: seen.tokens.cache_creation_input_tokens,
+            cache_read_tokens: seen.tokens.cache_read_input_tokens,
+            cost_usd: 0.0,
+            calls: 1,
+        };
+        shared.record_usage(session, Timestamp::now(), usage);
+    }
+}
+
+/// Pausing and stopping name the status that stands in the way, also this one.
+fn ended_is_a_status(refusal: Refusal, verb: &'static str) -> Refusal {
+    match refusal {
+        Refusal::Ended => Refusal::WrongStatus { verb, status: Status::Ended },
+        other => other,
+    }
+}
+
+/// Messages and commands name the status that stands in the way, also this one.
+fn not_active(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::Ended => Refusal::NotActive(Status::Ended),
+        other => other,
+    }
+}

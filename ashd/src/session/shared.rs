@@ -1,0 +1,267 @@
+//! What every session's driver uses.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use tokio::sync::broadcast;
+
+use super::api::{Happened, Refusal};
+use super::cli::{self, Defaults};
+use super::machine::Sandbox;
+use super::places::Places;
+use super::registry::Registry;
+use crate::domain::{Event, SandboxId, Session, SessionId, Status, Timestamp};
+use crate::sandbox::admission::{self, NoRoom, Room};
+use crate::sandbox::lease::Slots;
+use crate::sandbox::limits::Limits;
+use crate::sandbox::plan::PlacedFile;
+use crate::sandbox::tree::{Tree, TreeLimits, remove_all};
+use crate::sandbox::{NewSandbox, Running, SandboxError, Sandboxes};
+use crate::store::{EventRange, Store, Usage};
+
+/// The largest CLAUDE.md, in bytes.
+pub(super) const PROMPT_LIMIT: u64 = 1024 * 1024;
+
+/// What the configuration says about sessions.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The most messages that may wait for a session.
+    pub queue_limit: usize,
+    /// How the CLI is started.
+    pub cli: Defaults,
+    /// Bounds of an agent's folder.
+    pub folder: TreeLimits,
+    /// The first of the user ids that are leased to sessions, and how many sessions they are for.
+    pub uids: (u32, u32),
+    /// The most sandboxes that may live.
+    pub max_sandboxes: u64,
+    /// Bytes that must stay free on the disk.
+    pub disk_reserve: u64,
+    /// Bytes of memory that must stay available.
+    pub memory_reserve: u64,
+    /// What can change while the daemon runs, as it is at its start.
+    pub live: Live,
+}
+
+/// What can change while the daemon runs.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// Directories beneath which agents may be deployed by path.
+    pub agent_roots: Vec<PathBuf>,
+    /// Bounds of sandboxes that are made from now on.
+    pub limits: Limits,
+}
+
+pub(super) struct Shared {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) sandboxes: Arc<Sandboxes>,
+    pub(super) slots: Slots,
+    pub(super) registry: Registry,
+    /// Sandboxes that are being made.
+    pub(super) launching: AtomicU64,
+    pub(super) options: Options,
+    pub(super) live: RwLock<Live>,
+    pub(super) places: Places,
+    pub(super) happened: broadcast::Sender<Happened>,
+    pub(super) shutting_down: AtomicBool,
+    pub(super) warm_resumes: AtomicU64,
+    pub(super) cold_resumes: AtomicU64,
+}
+
+impl Shared {
+    /// Tells those who watch. Nobody may.
+    pub(super) fn tell(&self, happened: Happened) {
+        let _ = self.happened.send(happened);
+    }
+
+    /// What the configuration says now.
+    pub(super) fn live(&self) -> Live {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_resume(&self, status: Status, sandbox: Sandbox) {
+        match (status, sandbox) {
+            (Status::Active | Status::Ended, _) => {}
+            (_, Sandbox::Up) => drop(self.warm_resumes.fetch_add(1, Ordering::Relaxed)),
+            _ => drop(self.cold_resumes.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    /// Whether the machine has room for one more sandbox.
+    pub(super) fn admit(&self) -> Result<(), Refusal> {
+        let live = self.sandboxes.live() + self.launching.load(Ordering::Relaxed);
+        let max = self.options.max_sandboxes;
+        let memory_free = admission::memory_available().unwrap_or(u64::MAX);
+        let memory_reserve = self.options.memory_reserve;
+        has_room(&Room { live, max, memory_free, memory_reserve, ..self.disk() })
+    }
+
+    /// Whether something new may be written.
+    pub(super) fn disk_has_room(&self) -> Result<(), Refusal> {
+        has_room(&Room { max: 1, ..self.disk() })
+    }
+
+    /// What cannot be read does not stand in the way.
+    fn disk(&self) -> Room {
+        let disk_free = admission::disk_free(&self.places.data_dir).unwrap_or(u64::MAX);
+        Room { disk_free, disk_reserve: self.options.disk_reserve, ..Room::default() }
+    }
+
+    /// Makes a sandbox for a session.
+    pub(super) async fn launch(
+        &self,
+        session: &Session,
+        sandbox: SandboxId,
+    ) -> Result<Running, Refusal> {
+        self.admit()?;
+        let slot = session.slot.ok_or_else(|| internal("the session has no uids"))?;
+        let prompt = self.prompt(session).await?;
+        let files = cli::files(session, &prompt).into_iter();
+        let root = self.places.session(session.id);
+        let new = NewSandbox {
+            id: sandbox,
+            uids: self.slots.uids(slot),
+            workspace: root.join("workspace"),
+            home: root.join("home"),
+            files: files
+                .map(|(target, bytes)| PlacedFile { target: target.to_owned(), mode: 0o444, bytes })
+                .collect(),
+            limits: self.live().limits,
+            hostname: session.agent.as_str().chars().take(63).collect(),
+        };
+        let counted = Counted::new(&self.launching);
+        let launched = self.sandboxes.launch(new).await;
+        drop(counted);
+        launched.map_err(|error| {
+            tracing::error!(session = %session.id, error = error.in_full(), "no sandbox");
+            Refusal::from(error)
+        })
+    }
+
+    /// Ends a sandbox and waits until nothing of it is left; false if something is.
+    pub(super) async fn end_sandbox(&self, running: Running) -> bool {
+        let ended = self.sandboxes.end(running.id).await;
+        if let Err(error) = &ended {
+            let (sandbox, error) = (running.id, error.in_full());
+            tracing::error!(%sandbox, error, "something of a sandbox is left");
+        }
+        ended.is_ok()
+    }
+
+    /// The CLAUDE.md of the session's agent version, unless the session has a prompt of its own.
+    async fn prompt(&self, session: &Session) -> Result<Bytes, Refusal> {
+        if session.settings.system_prompt.is_some() {
+            return Ok(Bytes::new());
+        }
+        let folder = self.places.version(&session.tenant, &session.agent, session.agent_version);
+        let read = move || Tree::open(&folder)?.read("CLAUDE.md", PROMPT_LIMIT);
+        let prompt = tokio::task::spawn_blocking(read).await;
+        let unreadable = |error: String| {
+            tracing::error!(session = %session.id, error, "the agent's CLAUDE.md cannot be read");
+            internal("the agent's CLAUDE.md cannot be read")
+        };
+        match prompt {
+            Ok(Ok(prompt)) => Ok(prompt.into()),
+            Ok(Err(error)) => Err(unreadable(error.to_string())),
+            Err(error) => Err(unreadable(error.to_string())),
+        }
+    }
+
+    /// Whether the CLI has a transcript of the session's conversation.
+    pub(super) async fn has_transcript(&self, session: &Session) -> bool {
+        let home = self.places.session(session.id).join("home");
+        let transcript = cli::transcript(&session.cli_session);
+        let exists = move || Tree::open(&home).and_then(|home| home.exists_file(&transcript));
+        matches!(tokio::task::spawn_blocking(exists).await, Ok(Ok(true)))
+    }
+
+    /// One event.
+    pub(super) async fn event(&self, session: SessionId, seq: u64) -> Option<Event> {
+        let range = EventRange { after: seq - 1, limit: 1, kinds: vec![] };
+        let found = self.store.events(session, range).await;
+        found.ok()?.pop().filter(|event| event.seq == seq)
+    }
+
+    /// Adds to a session's usage, in the background: a turn does not wait for its accounting.
+    pub(super) fn record_usage(&self, session: SessionId, at: Timestamp, usage: Usage) {
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.add_usage(session, at, usage).await {
+                tracing::warn!(%session, %error, "usage was not recorded");
+            }
+        });
+    }
+
+    /// Puts the files of an ended session away: its workspace becomes a snapshot that only root
+    /// reaches, its home goes. With `purge`, everything goes.
+    pub(super) async fn put_away(&self, session: &Session, purge: bool) -> Result<(), Refusal> {
+        let (id, places) = (session.id, self.places.clone());
+        let put_away = move || -> Result<(), String> {
+            let name = id.to_string();
+            let workspace = places.session(id).join("workspace");
+            if !purge && workspace.exists() {
+                let kept = places.snapshots().join(&name);
+                let private =
+                    |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path);
+                private(&kept).map_err(|error| error.to_string())?;
+                std::fs::rename(&workspace, kept.join("workspace"))
+                    .map_err(|error| error.to_string())?;
+            }
+            if purge {
+                remove_all(&places.snapshots(), &name).map_err(|error| error.to_string())?;
+            }
+            remove_all(&places.sessions(), &name).map_err(|error| error.to_string())
+        };
+        let done = tokio::task::spawn_blocking(put_away).await;
+        let failed = |error: String| {
+            tracing::error!(session = %id, error, "the session's files could not be put away");
+            Refusal::Internal("the session's files could not be put away".to_owned())
+        };
+        done.map_err(|error| failed(error.to_string()))?.map_err(failed)
+    }
+}
+
+/// Counts one more while it lives, also when the future that holds it is dropped.
+struct Counted<'a>(&'a AtomicU64);
+
+impl Counted<'_> {
+    fn new(counter: &AtomicU64) -> Counted<'_> {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Counted(counter)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn has_room(room: &Room) -> Result<(), Refusal> {
+    let NoRoom { reason, retry_after_s } = match admission::admit(room) {
+        Ok(()) => return Ok(()),
+        Err(no_room) => no_room,
+    };
+    Err(Refusal::Capacity { reason, retry_after_s })
+}
+
+fn internal(what: &str) -> Refusal {
+    Refusal::Internal(what.to_owned())
+}
+
+impl From<SandboxError> for Refusal {
+    fn from(error: SandboxError) -> Refusal {
+        match error {
+            SandboxError::ShuttingDown => Refusal::ShuttingDown,
+            error => Refusal::Sandbox(error.to_string()),
+        }
+    }
+}
