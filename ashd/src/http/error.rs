@@ -1,0 +1,221 @@
+//! What goes wrong, as clients see it: `{"error": text, "statusCode": n}`, always.
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Method, StatusCode};
+use serde::Serialize;
+
+use crate::session::StoreError;
+use crate::session::api::Refusal;
+
+/// Seconds after which a client may try again when too many messages wait.
+const QUEUE_RETRY_S: u32 = 5;
+
+/// A refusal on its way to a client.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    /// The status.
+    pub(super) status: StatusCode,
+    text: Cow<'static, str>,
+    message: Option<String>,
+    code: Option<&'static str>,
+    retry_after_s: Option<u32>,
+}
+
+impl ApiError {
+    /// An error with a text for the client.
+    pub(super) fn new(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Self {
+        ApiError { status, text: text.into(), message: None, code: None, retry_after_s: None }
+    }
+
+    /// 400: the request is not acceptable; the text says where and what was expected.
+    pub(super) fn invalid(text: impl Into<Cow<'static, str>>) -> Self {
+        ApiError::new(StatusCode::BAD_REQUEST, text).code("invalid_request")
+    }
+
+    /// 404 for a path that nothing answers to. Clients know this shape by its `message`.
+    pub(super) fn no_route(method: &Method, path: &str) -> Self {
+        let path: String = path.chars().take(200).collect();
+        let message = format!("Route {method}:{path} not found");
+        let error = ApiError::new(StatusCode::NOT_FOUND, "Not Found");
+        ApiError { message: Some(message), ..error }
+    }
+
+    fn code(self, code: &'static str) -> Self {
+        ApiError { code: Some(code), ..self }
+    }
+
+    fn retry_after(self, seconds: u32) -> Self {
+        ApiError { retry_after_s: Some(seconds), ..self }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let error = ApiError::new(status_of(&refusal), refusal.public_text());
+        if matches!(refusal, Refusal::Store(_) | Refusal::Internal(_)) {
+            tracing::error!(%refusal, "a request was not served");
+        }
+        match refusal {
+            Refusal::Busy => error.code("busy"),
+            Refusal::QueueFull(_) => error.code("queue_full").retry_after(QUEUE_RETRY_S),
+            Refusal::Capacity { retry_after_s, .. } => {
+                error.code("capacity").retry_after(retry_after_s)
+            }
+            Refusal::ShuttingDown => error.code("shutting_down"),
+            Refusal::Store(StoreError::Full) => error.code("disk_full"),
+            _ => error,
+        }
+    }
+}
+
+/// Which status a refusal has. This is the only place that knows.
+fn status_of(refusal: &Refusal) -> StatusCode {
+    match refusal {
+        Refusal::NoAgent | Refusal::NoAgentNamed(_) | Refusal::NoSession => StatusCode::NOT_FOUND,
+        Refusal::NotActive(_) | Refusal::WrongStatus { .. } | Refusal::Invalid(_) => {
+            StatusCode::BAD_REQUEST
+        }
+        Refusal::Ended => StatusCode::GONE,
+        Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
+        Refusal::Busy => StatusCode::CONFLICT,
+        Refusal::QueueFull(_) => StatusCode::TOO_MANY_REQUESTS,
+        Refusal::Store(StoreError::Full) => StatusCode::INSUFFICIENT_STORAGE,
+        Refusal::Capacity { .. } | Refusal::ShuttingDown | Refusal::Store(_) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        Refusal::Sandbox(_) | Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape<'a> {
+    error: &'a str,
+    status_code: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let shape = Shape {
+            error: &self.text,
+            status_code: self.status.as_u16(),
+            code: self.code,
+            message: self.message.as_deref(),
+        };
+        let mut response = json(self.status, &shape);
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+/// A JSON answer.
+pub(super) fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(body) => json_bytes(status, body),
+        Err(_) => json_bytes(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            r#"{"error":"The answer cannot be written as JSON","statusCode":500}"#,
+        ),
+    }
+}
+
+/// An answer that is JSON already.
+pub(super) fn json_bytes(status: StatusCode, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    let json = HeaderValue::from_static("application/json; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::domain::Status;
+
+    async fn shown(error: ApiError) -> (u16, Option<String>, Value) {
+        let response = error.into_response();
+        let status = response.status().as_u16();
+        let retry = response.headers().get(RETRY_AFTER);
+        let retry = retry.map(|value| value.to_str().unwrap().to_owned());
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, retry, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn every_refusal_has_its_status() {
+        let cases = [
+            (Refusal::NoAgent, 404, "Agent not found"),
+            (Refusal::NoAgentNamed("x".parse().unwrap()), 404, "Agent \"x\" not found"),
+            (Refusal::NoSession, 404, "Session not found"),
+            (Refusal::NotActive(Status::Paused), 400, "Session is paused"),
+            (
+                Refusal::WrongStatus { verb: "pause", status: Status::Ended },
+                400,
+                "Cannot pause session with status \"ended\"",
+            ),
+            (Refusal::Ended, 410, "Session has ended — create a new session"),
+            (Refusal::Invalid("name: no".into()), 400, "name: no"),
+            (Refusal::Forbidden("no".into()), 403, "no"),
+            (Refusal::Busy, 409, "Session is busy with another message"),
+            (Refusal::ShuttingDown, 503, "The server is shutting down"),
+            (Refusal::Sandbox("lost".into()), 500, "lost"),
+            (Refusal::Internal("odd".into()), 500, "Internal error: odd"),
+        ];
+        for (refusal, status, text) in cases {
+            let (got, _, body) = shown(refusal.into()).await;
+            assert_eq!((got, body["error"].as_str().unwrap()), (status, text));
+            assert_eq!(body["statusCode"], status);
+        }
+    }
+
+    #[tokio::test]
+    async fn refusals_of_the_moment_say_when_to_try_again() {
+        let (status, retry, body) = shown(Refusal::QueueFull(16).into()).await;
+        assert_eq!(
+            (status, retry.as_deref(), &body["code"]),
+            (429, Some("5"), &json!("queue_full"))
+        );
+        let capacity = Refusal::Capacity { reason: "Capacity reached".into(), retry_after_s: 3 };
+        let (status, retry, _) = shown(capacity.into()).await;
+        assert_eq!((status, retry.as_deref()), (503, Some("3")));
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_apart() {
+        let (status, _, body) = shown(Refusal::Store(StoreError::Full).into()).await;
+        assert_eq!((status, &body["code"]), (507, &json!("disk_full")));
+    }
+
+    #[tokio::test]
+    async fn what_the_database_says_is_not_shown() {
+        let failed = StoreError::Database("cannot open /var/lib/ash/ash.db".into());
+        let (status, _, body) = shown(Refusal::Store(failed).into()).await;
+        assert_eq!(
+            (status, &body["error"]),
+            (503, &json!("The server cannot use its database right now"))
+        );
+    }
+
+    #[tokio::test]
+    async fn unknown_routes_have_the_shape_clients_know() {
+        let (_, _, body) = shown(ApiError::no_route(&Method::GET, "/x")).await;
+        assert_eq!(
+            body,
+            json!({"error": "Not Found", "message": "Route GET:/x not found", "statusCode": 404})
+        );
+    }
+}

@@ -1,0 +1,112 @@
+//! `GET /health`: open to everyone, so it names no tenant, no session and no path.
+
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use serde::Serialize;
+
+use super::context::Context;
+use super::error::json;
+use crate::session::api::Health;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape<'a> {
+    status: &'static str,
+    active_sessions: u64,
+    active_sandboxes: u64,
+    /// Seconds.
+    uptime: u64,
+    pool: Pool,
+    version: &'static str,
+    coordinator_id: &'a str,
+    remote_runners: u64,
+    /// Layers of protection that this machine does not give.
+    missing: &'a [String],
+}
+
+/// Every count that clients require; those of things that we do not have are 0.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Pool {
+    total: u64,
+    cold: u64,
+    warming: u64,
+    warm: u64,
+    waiting: u64,
+    running: u64,
+    max_capacity: u64,
+    resume_warm_hits: u64,
+    resume_cold_hits: u64,
+    resume_cold_local_hits: u64,
+    resume_cold_cloud_hits: u64,
+    resume_cold_fresh_hits: u64,
+    pre_warm_hits: u64,
+}
+
+/// Says how the daemon is.
+pub(super) async fn health(State(context): State<Context>) -> Response {
+    let health = context.service.health().await;
+    json(StatusCode::OK, &shape(&health, &context.node))
+}
+
+fn shape<'a>(health: &'a Health, node: &'a str) -> Shape<'a> {
+    let busy = health.running.saturating_add(health.warming);
+    Shape {
+        status: "ok",
+        active_sessions: health.active_sessions,
+        active_sandboxes: health.live_sandboxes,
+        uptime: health.uptime_s,
+        pool: Pool {
+            total: health.live_sandboxes,
+            warming: health.warming,
+            waiting: health.live_sandboxes.saturating_sub(busy),
+            running: health.running,
+            max_capacity: health.max_sandboxes,
+            resume_warm_hits: health.resume_warm_hits,
+            resume_cold_hits: health.resume_cold_hits,
+            resume_cold_local_hits: health.resume_cold_hits,
+            ..Pool::default()
+        },
+        version: env!("CARGO_PKG_VERSION"),
+        coordinator_id: node,
+        remote_runners: 0,
+        missing: &health.missing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn has_every_count_that_clients_require() {
+        let health = Health {
+            active_sessions: 9,
+            live_sandboxes: 5,
+            running: 2,
+            warming: 1,
+            max_sandboxes: 100,
+            resume_warm_hits: 7,
+            resume_cold_hits: 3,
+            uptime_s: 60,
+            missing: vec!["no landlock".into()],
+        };
+        assert_eq!(
+            serde_json::to_value(shape(&health, "host-1")).unwrap(),
+            json!({
+                "status": "ok", "activeSessions": 9, "activeSandboxes": 5, "uptime": 60,
+                "pool": {
+                    "total": 5, "cold": 0, "warming": 1, "warm": 0, "waiting": 2, "running": 2,
+                    "maxCapacity": 100, "resumeWarmHits": 7, "resumeColdHits": 3,
+                    "resumeColdLocalHits": 3, "resumeColdCloudHits": 0, "resumeColdFreshHits": 0,
+                    "preWarmHits": 0,
+                },
+                "version": env!("CARGO_PKG_VERSION"), "coordinatorId": "host-1",
+                "remoteRunners": 0, "missing": ["no landlock"],
+            })
+        );
+    }
+}

@@ -1,0 +1,195 @@
+//! The accept loop and the life of a connection.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::front::Front;
+
+/// How long the loop rests when accepting fails for want of descriptors or memory.
+const REST: Duration = Duration::from_millis(100);
+
+/// How long a client that was answered before it had sent everything may go on sending, so that
+/// its answer is not lost in a connection reset.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What a connection may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    /// Connections at one time; further ones wait in the kernel's queue.
+    pub connections: usize,
+    /// From the end of an answer (or the connection's beginning) until the next request's head
+    /// must be complete. Bounds both idling and slow heads.
+    pub head_within: Duration,
+    /// Header lines of a request.
+    pub headers: usize,
+    /// Bytes of a request's head; also how much is buffered towards a client that reads slowly.
+    pub head_bytes: usize,
+    /// How long a peer may leave what was sent to it unacknowledged.
+    pub unacknowledged: Duration,
+    /// How long connections have to end by themselves at shutdown.
+    pub drain: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        ConnectionLimits {
+            connections: 10_000,
+            head_within: Duration::from_secs(75),
+            headers: 100,
+            head_bytes: 32 * 1024,
+            unacknowledged: Duration::from_secs(60),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The two steps of going away.
+#[derive(Clone)]
+struct Leaving {
+    /// No further request.
+    soon: CancellationToken,
+    /// No further byte.
+    now: CancellationToken,
+}
+
+/// Accepts connections until `shutdown`, then lets the open ones end, for `drain` at most.
+pub async fn run(
+    listener: TcpListener,
+    front: Arc<Front>,
+    limits: ConnectionLimits,
+    shutdown: CancellationToken,
+) {
+    let leaving = Leaving { soon: shutdown, now: CancellationToken::new() };
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let open = TaskTracker::new();
+    while let Some((stream, permit)) = next(&listener, &room, &leaving.soon).await {
+        let connection = connection(stream, front.clone(), limits, leaving.clone());
+        open.spawn(async move {
+            connection.await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    open.close();
+    if tokio::time::timeout(limits.drain, open.wait()).await.is_err() {
+        leaving.now.cancel();
+        open.wait().await;
+    }
+}
+
+/// The next connection, when there is room for it; `None` at shutdown.
+async fn next(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+    shutdown: &CancellationToken,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let accept = async {
+        let permit = room.clone().acquire_owned().await.ok()?;
+        Some((accept(listener).await, permit))
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => None,
+        accepted = accept => accepted,
+    }
+}
+
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) if is_of_the_peer(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections; trying again");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// Whether only the one connection is lost.
+fn is_of_the_peer(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+async fn connection(
+    stream: TcpStream,
+    front: Arc<Front>,
+    limits: ConnectionLimits,
+    leaving: Leaving,
+) {
+    if let Err(error) = prepare(&stream, limits) {
+        tracing::debug!(%error, "a connection ended at once");
+        return;
+    }
+    tokio::select! {
+        () = leaving.now.cancelled() => {}
+        () = converse(stream, &front, limits, &leaving.soon) => {}
+    }
+}
+
+fn prepare(stream: &TcpStream, limits: ConnectionLimits) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let patience = u32::try_from(limits.unacknowledged.as_millis()).unwrap_or(u32::MAX);
+    Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, patience)?)
+}
+
+async fn converse(
+    stream: TcpStream,
+    front: &Front,
+    limits: ConnectionLimits,
+    shutdown: &CancellationToken,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.head_within)
+        .max_headers(limits.headers)
+        .max_buf_size(limits.head_bytes);
+    let mut connection = http.serve_connection(TokioIo::new(stream), front);
+    let ended = tokio::select! {
+        ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => Some(ended),
+        () = shutdown.cancelled() => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            Pin::new(&mut connection).graceful_shutdown();
+            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection broke off");
+    }
+    // Idle clients may never close their half; shutdown does not wait for them.
+    tokio::select! {
+        () = linger(connection.into_parts().io.into_inner()) => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+/// Closes our half and waits for the client to close its own.
+async fn linger(mut stream: TcpStream) {
+    let mut unread = [0; 4096];
+    let drain = async {
+        stream.shutdown().await.ok()?;
+        while stream.read(&mut unread).await.ok()? > 0 {}
+        Some(())
+    };
+    let _ = tokio::time::timeout(LINGER, drain).await;
+}

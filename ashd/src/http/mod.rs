@@ -1,0 +1,263 @@
+//! The HTTP edge: parses, authorises, translates. What happens is decided in [`crate::session`].
+//!
+//! A request passes [`front`] (Host, Origin, key, the hot route; see [`guard`] for the rules), then
+//! the router, then one handler, which validates everything before it calls a verb. Errors are
+//! `{"error", "statusCode"}`, made in [`error`] alone. Types are not coerced; unknown members and
+//! parameters are ignored; an empty body is an empty object.
+//!
+//! Requests that are no HTTP at all, or whose head is too large, are refused by hyper with a bare
+//! status line; everything behind the head gets a JSON body.
+//!
+//! There are no rate limits: a key holder is limited by the sandboxes, the queue of a session and
+//! the connections there are. The `x-ratelimit-*` headers of other servers are therefore not sent.
+
+mod agents;
+mod body;
+mod context;
+mod cors;
+mod create;
+mod deploy;
+mod error;
+mod front;
+mod guard;
+mod health;
+mod history;
+mod listen;
+mod message;
+mod query;
+mod sessions;
+mod sse;
+mod streams;
+mod unread;
+mod words;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Keys;
+use crate::session::Service;
+
+pub use front::{Answering, Cached, Front};
+pub use guard::{Guard, Origins};
+pub use listen::{ConnectionLimits, run};
+
+use context::Context;
+
+/// What the edge needs.
+#[derive(Clone)]
+pub struct App {
+    /// The verbs.
+    pub service: Service,
+    /// Who may call.
+    pub keys: Arc<Keys>,
+    /// How the edge is configured.
+    pub options: Arc<Options>,
+}
+
+/// How the edge is configured.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Names of this server beside the loopback names and its address, without port.
+    pub hosts: Vec<String>,
+    /// Which web pages may call.
+    pub origins: Origins,
+    /// What a connection may cost.
+    pub connections: ConnectionLimits,
+    /// How large bodies may be.
+    pub bodies: BodyLimits,
+    /// After how much silence a stream sends a ping.
+    pub ping_every: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            hosts: Vec::new(),
+            origins: Origins::default(),
+            connections: ConnectionLimits::default(),
+            bodies: BodyLimits::default(),
+            ping_every: Duration::from_secs(15),
+        }
+    }
+}
+
+/// How large request bodies may be, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Of deployments.
+    pub deployment: usize,
+    /// Of messages.
+    pub message: usize,
+    /// Of everything else.
+    pub other: usize,
+    /// How long a body may stand still while it is read.
+    pub patience: Duration,
+}
+
+impl Default for BodyLimits {
+    fn default() -> Self {
+        const MIB: usize = 1024 * 1024;
+        BodyLimits {
+            deployment: 64 * MIB,
+            message: 50 * MIB,
+            other: MIB,
+            patience: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Serves until `shutdown`; returns when every connection has ended.
+///
+/// # Errors
+/// When the listener's address cannot be told.
+pub async fn serve(listener: TcpListener, app: App, shutdown: CancellationToken) -> io::Result<()> {
+    let bound = listener.local_addr()?.ip();
+    let options = app.options;
+    let hot = app.service.clone();
+    let context = Context {
+        service: app.service,
+        options: options.clone(),
+        shutdown: shutdown.clone(),
+        node: node().into(),
+    };
+    let front = Front {
+        guard: Guard { bound, hosts: options.hosts.clone(), origins: options.origins.clone() },
+        keys: app.keys,
+        cached: Arc::new(move |caller, id| Some(hot.cached(caller, id)?.json.clone())),
+        router: routes(context),
+    };
+    run(listener, Arc::new(front), options.connections, shutdown).await;
+    Ok(())
+}
+
+fn routes(context: Context) -> Router {
+    Router::new()
+        .route("/health", get(health::health))
+        .route("/api/agents", get(agents::list).post(agents::deploy))
+        .route("/api/agents/{name}", get(agents::show).delete(agents::delete))
+        .route("/api/sessions", get(sessions::list).post(sessions::create))
+        .route("/api/sessions/{id}", get(sessions::show).delete(sessions::end))
+        .route("/api/sessions/{id}/pause", post(sessions::pause))
+        .route("/api/sessions/{id}/stop", post(sessions::stop))
+        .route("/api/sessions/{id}/resume", post(sessions::resume))
+        .route("/api/sessions/{id}/interrupt", post(sessions::interrupt))
+        .route("/api/sessions/{id}/exec", post(sessions::exec))
+        .route("/api/sessions/{id}/messages", get(history::messages).post(streams::send))
+        .route("/api/sessions/{id}/events", get(history::events))
+        .route("/api/sessions/{id}/logs", get(history::logs))
+        .route("/api/sessions/{id}/stream", get(streams::follow))
+        .fallback(front::no_route)
+        .method_not_allowed_fallback(front::no_method)
+        .with_state(context)
+}
+
+fn node() -> String {
+    let host = rustix::system::uname();
+    format!("{}-{}", host.nodename().to_string_lossy(), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse;
+    use futures_util::FutureExt;
+    use http_body_util::BodyExt;
+    use proptest::prelude::*;
+    use serde_json::{Map, Value};
+
+    use super::error::ApiError;
+    use super::{create, deploy, message};
+
+    /// The text of an error, as a client reads it.
+    pub(super) fn error_text(error: ApiError) -> String {
+        let body = error.into_response().into_body().collect().now_or_never().unwrap().unwrap();
+        let body: Value = serde_json::from_slice(&body.to_bytes()).unwrap();
+        body["error"].as_str().unwrap().to_owned()
+    }
+
+    /// Every name that a body may have, so that random bodies get past the first check.
+    const NAMES: [&str; 26] = [
+        "agent",
+        "name",
+        "path",
+        "files",
+        "content",
+        "systemPrompt",
+        "env",
+        "extraEnv",
+        "model",
+        "mcpServers",
+        "permissionMode",
+        "allowedTools",
+        "subagents",
+        "initialAgent",
+        "command",
+        "timeout",
+        "maxTurns",
+        "maxBudgetUsd",
+        "effort",
+        "thinking",
+        "outputFormat",
+        "whenBusy",
+        "type",
+        "text",
+        "source",
+        "data",
+    ];
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "\\PC{0,12}".prop_map(Value::from),
+            prop::sample::select(vec!["x", "text", "image", "low", "default", "aGk="])
+                .prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::vec((prop::sample::select(NAMES.to_vec()), inner), 0..8)
+                    .prop_map(|members| {
+                        let members = members.into_iter();
+                        let members = members.map(|(name, value)| (name.to_owned(), value));
+                        Value::from(members.collect::<Map<_, _>>())
+                    }),
+            ]
+        })
+    }
+
+    fn is_explained<T>(parsed: Result<T, ApiError>) -> bool {
+        parsed.err().is_none_or(|error| {
+            let refused = error.status.as_u16() == 400;
+            let text = error_text(error);
+            refused && !text.is_empty() && text.chars().count() <= 400
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_json_is_read_or_explained(body in any_json()) {
+            let body = body.to_string();
+            let body = body.as_bytes();
+            prop_assert!(is_explained(deploy::parse(body)));
+            prop_assert!(is_explained(create::parse(body)));
+            prop_assert!(is_explained(create::parse_exec(body)));
+            prop_assert!(is_explained(message::parse(body)));
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_explained(body: Vec<u8>) {
+            prop_assert!(is_explained(deploy::parse(&body)));
+            prop_assert!(is_explained(create::parse(&body)));
+            prop_assert!(is_explained(create::parse_exec(&body)));
+            prop_assert!(is_explained(message::parse(&body)));
+        }
+    }
+}
