@@ -1,0 +1,143 @@
+//! What travels: dictionaries that may gain keys, and rows.
+//!
+//! Times are ISO 8601 in UTC with milliseconds and `Z`. Keys are those of the HTTP API where both
+//! have the thing.
+
+use std::collections::HashMap;
+
+use zbus::zvariant::{DeserializeDict, OwnedValue, SerializeDict, Type, Value};
+
+/// How the daemon is: `Manager.Status`.
+#[derive(
+    Clone, Debug, Default, DeserializeDict, OwnedValue, PartialEq, SerializeDict, Type, Value,
+)]
+#[zvariant(signature = "dict", rename_all = "camelCase")]
+pub struct Health {
+    /// Sessions with status active.
+    pub active_sessions: u64,
+    /// Sandboxes alive.
+    pub live_sandboxes: u64,
+    /// Of those, running a turn.
+    pub running: u64,
+    /// Of those, starting.
+    pub warming: u64,
+    /// The most sandboxes that may live.
+    pub max_sandboxes: u64,
+    /// Resumes that found the sandbox alive.
+    pub resume_warm_hits: u64,
+    /// Resumes that had to start one.
+    pub resume_cold_hits: u64,
+    /// Seconds since start.
+    pub uptime: u64,
+    /// Layers of protection or limits that are missing, a sentence each.
+    pub missing: Vec<String>,
+}
+
+/// What `Manager.Deploy` may be told beside the folder.
+#[derive(Clone, Debug, Default, DeserializeDict, PartialEq, SerializeDict, Type)]
+#[zvariant(signature = "dict", rename_all = "camelCase", deny_unknown_fields)]
+pub struct DeployOptions {
+    /// Environment of the agent; absent keeps that of the version before.
+    pub env: Option<HashMap<String, String>>,
+    /// Becomes CLAUDE.md when the folder has none.
+    pub system_prompt: Option<String>,
+}
+
+/// An agent at its newest version.
+#[derive(Clone, Debug, Default, DeserializeDict, PartialEq, SerializeDict, Type)]
+#[zvariant(signature = "dict", rename_all = "camelCase")]
+pub struct AgentInfo {
+    /// Stays the same across versions.
+    pub id: String,
+    /// Unique.
+    pub name: String,
+    /// Counts deployments from 1.
+    pub version: u32,
+    /// Where the version lies on the daemon's machine.
+    pub path: String,
+    /// Names of the variables in its environment; values never leave the daemon.
+    pub env_names: Vec<String>,
+    /// Time of the first deployment.
+    pub created_at: String,
+    /// Time of this version's deployment.
+    pub updated_at: String,
+}
+
+/// Which sessions `Manager.ListSessions` gives.
+#[derive(Clone, Debug, Default, DeserializeDict, PartialEq, SerializeDict, Type)]
+#[zvariant(signature = "dict", rename_all = "camelCase", deny_unknown_fields)]
+pub struct SessionFilter {
+    /// Only of this agent.
+    pub agent: Option<String>,
+    /// Only with this status.
+    pub status: Option<String>,
+    /// At most this many, 1 to 1000; 1000 when absent.
+    pub limit: Option<u32>,
+    /// Skip this many.
+    pub offset: Option<u32>,
+}
+
+/// A session.
+#[derive(Clone, Debug, Default, DeserializeDict, PartialEq, SerializeDict, Type)]
+#[zvariant(signature = "dict", rename_all = "camelCase")]
+pub struct SessionInfo {
+    /// A UUID.
+    pub id: String,
+    /// The agent it talks to.
+    pub agent_name: String,
+    /// The agent's version that it was made with.
+    pub agent_version: u32,
+    /// `starting`, `active`, `paused`, `stopped`, `ended` or `error`.
+    pub status: String,
+    /// The model it was created with; empty when the agent's or the daemon's applies.
+    pub model: String,
+    /// Id of the running turn; empty when none runs.
+    pub turn: String,
+    /// Number of the newest durable event; 0 before the first.
+    pub last_seq: u64,
+    /// Time of creation.
+    pub created_at: String,
+    /// Time of the newest turn's beginning or end.
+    pub last_active_at: String,
+}
+
+/// How `Session.Follow` reads.
+#[derive(Clone, Debug, Default, DeserializeDict, PartialEq, SerializeDict, Type)]
+#[zvariant(signature = "dict", rename_all = "camelCase", deny_unknown_fields)]
+pub struct FollowOptions {
+    /// Begin behind the frame with this id; absent: with the running turn or what comes next.
+    pub after: Option<String>,
+    /// Also deltas of messages; false when absent.
+    pub include_partial_messages: Option<bool>,
+    /// End with the turn instead of following across turns; false when absent.
+    pub until_done: Option<bool>,
+}
+
+/// Tokens and cost of a session so far.
+#[derive(Clone, Debug, Default, DeserializeDict, PartialEq, SerializeDict, Type)]
+#[zvariant(signature = "dict", rename_all = "camelCase")]
+pub struct Usage {
+    /// The model used last; empty before the first call.
+    pub model: String,
+    /// Tokens of prompts that were not cached.
+    pub input_tokens: u64,
+    /// Tokens of answers.
+    pub output_tokens: u64,
+    /// Tokens written to the cache.
+    pub cache_creation_tokens: u64,
+    /// Tokens read from the cache.
+    pub cache_read_tokens: u64,
+    /// US dollars.
+    pub cost_usd: f64,
+    /// Calls of the model.
+    pub calls: u64,
+}
+
+/// A message: event number, `user` or `assistant`, JSON, time.
+pub type Message = (u64, String, String, String);
+
+/// A durable event: number, kind, id of its turn (empty: none), JSON, time.
+pub type Event = (u64, String, String, String, String);
+
+/// A line of the sandbox's log: index, level, text, time.
+pub type LogLine = (u64, String, String, String);

@@ -1,0 +1,120 @@
+//! The proxies call what the interfaces in `xml/` have: all of it, with the right arguments, and
+//! nothing else.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::sync::{Arc, Mutex};
+
+use ash_dbus::value::{DeployOptions, FollowOptions, SessionFilter};
+use ash_dbus::{AgentProxy, ManagerProxy, SessionProxy};
+use futures_util::StreamExt;
+use tokio::net::UnixStream;
+use zbus::connection::Builder;
+use zbus::message::Type;
+use zbus::proxy::CacheProperties;
+use zbus::zvariant::Fd;
+use zbus::{Connection, Guid, Message, MessageStream};
+
+const XML: [&str; 3] = [
+    include_str!("../xml/org.ashd.Ash1.Manager.xml"),
+    include_str!("../xml/org.ashd.Ash1.Agent.xml"),
+    include_str!("../xml/org.ashd.Ash1.Session.xml"),
+];
+
+/// What was called: `interface.Method(signature)` or `interface.Property`.
+type Called = Arc<Mutex<BTreeSet<String>>>;
+
+/// A peer that notes every call and refuses it.
+async fn peer() -> (Connection, Called) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let server = Builder::unix_stream(theirs).server(Guid::generate()).unwrap().p2p().build();
+    let client = Builder::unix_stream(ours).p2p().build();
+    let (server, client) = tokio::try_join!(server, client).unwrap();
+    let called = Called::default();
+    let notes = called.clone();
+    let mut calls = MessageStream::from(&server);
+    tokio::spawn(async move {
+        while let Some(Ok(call)) = calls.next().await {
+            if call.message_type() == Type::MethodCall {
+                notes.lock().unwrap().insert(name(&call));
+                server.reply_error(&call.header(), "org.example.No", &"no").await.unwrap();
+            }
+        }
+    });
+    (client, called)
+}
+
+fn name(call: &Message) -> String {
+    let header = call.header();
+    let interface = header.interface().unwrap().as_str();
+    if interface == "org.freedesktop.DBus.Properties" {
+        let (interface, property): (String, String) = call.body().deserialize().unwrap();
+        return format!("{interface}.{property}");
+    }
+    let arguments = call.body().signature().to_string_no_parens();
+    format!("{interface}.{}({arguments})", header.member().unwrap())
+}
+
+/// The value of an attribute on a line of XML.
+fn attribute<'a>(line: &'a str, name: &str) -> &'a str {
+    line.split_once(&format!("{name}=\"")).unwrap().1.split('"').next().unwrap()
+}
+
+/// Every method and property of an interface, as [`name`] has them.
+fn declared(xml: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let (mut interface, mut method) = ("", None::<(String, String)>);
+    for line in xml.lines().map(str::trim) {
+        match line.split_whitespace().next().unwrap() {
+            "<interface" => interface = attribute(line, "name"),
+            "<method" => method = Some((attribute(line, "name").into(), String::new())),
+            "<arg" if line.contains("direction=\"in\"") => {
+                method.as_mut().unwrap().1.push_str(attribute(line, "type"));
+            }
+            "</method>" => {
+                let (name, arguments) = method.take().unwrap();
+                names.insert(format!("{interface}.{name}({arguments})"));
+            }
+            "<property" => {
+                names.insert(format!("{interface}.{}", attribute(line, "name")));
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+/// Calls each of these; every call is refused.
+macro_rules! call {
+    ($proxy:ident: $($method:ident($($argument:expr),*))*) => {
+        $($proxy.$method($($argument),*).await.unwrap_err();)*
+    };
+}
+
+#[tokio::test]
+async fn proxies_and_interfaces_agree() {
+    let (connection, called) = peer().await;
+    let no = CacheProperties::No;
+    let manager = ManagerProxy::builder(&connection).cache_properties(no).build().await.unwrap();
+    let agent = AgentProxy::builder(&connection).path("/a").unwrap().cache_properties(no);
+    let agent = agent.build().await.unwrap();
+    let session = SessionProxy::builder(&connection).path("/s").unwrap().cache_properties(no);
+    let session = session.build().await.unwrap();
+    let file = File::open("/dev/null").unwrap();
+    call!(manager:
+        deploy("", Fd::from(&file), DeployOptions::default())
+        list_agents() get_agent("") list_sessions(SessionFilter::default()) get_session("")
+        create_session("", "") version() status()
+    );
+    call!(agent: delete() id() name() version() env_names() created_at() updated_at());
+    call!(session:
+        send("", "") follow(FollowOptions::default()) interrupt() exec("", 0) pause() stop()
+        resume() end(true) messages(0, 0) events(0, 0, &[]) logs(0) usage()
+        id() agent() agent_version() status() model() turn() last_seq() created_at()
+        last_active_at()
+    );
+    let declared: BTreeSet<String> = XML.iter().flat_map(|xml| declared(xml)).collect();
+    assert_eq!(*called.lock().unwrap(), declared);
+}

@@ -1,0 +1,63 @@
+//! The object of an agent.
+
+use std::sync::Arc;
+
+use ash_dbus::Error;
+use zbus::fdo;
+
+use super::objects::Desk;
+use super::words;
+use crate::domain::{self, AgentName};
+
+/// `org.ashd.Ash1.Agent`.
+pub(super) struct Agent {
+    /// What it stands on.
+    pub(super) desk: Arc<Desk>,
+    /// Which agent it is.
+    pub(super) name: AgentName,
+}
+
+impl Agent {
+    async fn now(&self) -> fdo::Result<domain::Agent> {
+        let found = self.desk.service.agent(&self.desk.caller, &self.name).await;
+        found.map_err(|refusal| fdo::Error::Failed(refusal.to_string()))
+    }
+}
+
+#[zbus::interface(name = "org.ashd.Ash1.Agent", introspection_docs = false)]
+impl Agent {
+    async fn delete(&self) -> Result<(), Error> {
+        let deleted = self.desk.service.delete_agent(&self.desk.caller, &self.name).await;
+        deleted.map_err(words::refused)
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    async fn id(&self) -> fdo::Result<String> {
+        Ok(self.now().await?.id.to_string())
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    async fn name(&self) -> String {
+        self.name.to_string()
+    }
+
+    #[zbus(property)]
+    pub(super) async fn version(&self) -> fdo::Result<u32> {
+        Ok(self.now().await?.version)
+    }
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn env_names(&self) -> fdo::Result<Vec<String>> {
+        Ok(self.now().await?.env.into_keys().collect())
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    async fn created_at(&self) -> fdo::Result<String> {
+        Ok(self.now().await?.created_at.to_string())
+    }
+
+    #[zbus(property)]
+    pub(super) async fn updated_at(&self) -> fdo::Result<String> {
+        Ok(self.now().await?.updated_at.to_string())
+    }
+}

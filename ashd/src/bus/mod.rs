@@ -1,0 +1,23 @@
+//! The D-Bus edge: `org.ashd.Ash1`. Authorises every call, translates it into a verb of the
+//! service and the answer back; streams leave through pipes.
+//!
+//! The contract is crate `ash_dbus`. Objects for agents and sessions are kept in step with the
+//! service; what they say is read from the service at the moment of the question.
+
+mod gate;
+mod parse;
+mod pipe;
+mod upload;
+mod words;
+
+mod agent;
+mod manager;
+mod objects;
+mod session;
+
+mod serve;
+
+pub use serve::{BusError, serve};
+
+#[cfg(test)]
+mod testbus;

@@ -1,0 +1,153 @@
+//! Being on a bus, and getting back onto it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ash_dbus::{BUS_NAME, ROOT};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use zbus::connection::Builder;
+use zbus::fdo::{ObjectManager, RequestNameFlags};
+use zbus::{Connection, Error as Zbus};
+
+use super::gate::Gated;
+use super::manager::Manager;
+use super::objects::Desk;
+use crate::session::Service;
+use crate::session::api::Happened;
+
+/// Waits between attempts to get onto the bus: the first, and the longest.
+const BACK_OFF: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(30)];
+/// How long calls that are being answered may take when the daemon leaves.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Why the daemon is not on the bus.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// Somebody else has the name.
+    #[error("the bus name org.ashd.Ash1 is taken; another ashd is running on this bus, stop it")]
+    Taken,
+    /// The address is not one.
+    #[error("the bus address is not valid: {0}")]
+    Address(String),
+    /// The bus did not answer, or refused.
+    #[error("the bus cannot be used: {0}")]
+    Bus(#[from] Zbus),
+    /// The objects could not be made.
+    #[error("the objects cannot be put on the bus: {0}")]
+    Objects(#[from] ash_dbus::Error),
+}
+
+impl BusError {
+    /// Whether trying again would be pointless.
+    fn is_final(&self) -> bool {
+        matches!(self, BusError::Taken | BusError::Address(_))
+    }
+}
+
+/// Serves the interfaces on the bus at `address` (absent: the system bus) until `shutdown`.
+///
+/// When the bus is not there, or goes away, everything else goes on; the bus is tried again with
+/// growing pauses. Streams that were handed out do not need the bus any more.
+///
+/// # Errors
+/// At the first attempt only: [`BusError::Taken`] and [`BusError::Address`].
+pub async fn serve(
+    service: Service,
+    address: Option<String>,
+    shutdown: CancellationToken,
+) -> Result<(), BusError> {
+    let mut pause = BACK_OFF[0];
+    let mut first = true;
+    while !shutdown.is_cancelled() {
+        match attend(&service, address.as_deref(), &shutdown).await {
+            Ok(()) => pause = BACK_OFF[0],
+            Err(error) if first && error.is_final() => return Err(error),
+            Err(error) if pause == BACK_OFF[0] => warn!(%error, "not on D-Bus, trying again"),
+            Err(error) => debug!(%error, "still not on D-Bus"),
+        }
+        first = false;
+        tokio::select! {
+            () = sleep(pause) => pause = BACK_OFF[1].min(pause * 2),
+            () = shutdown.cancelled() => {}
+        }
+    }
+    Ok(())
+}
+
+/// One time on the bus, until it goes away or the daemon does.
+async fn attend(
+    service: &Service,
+    address: Option<&str>,
+    shutdown: &CancellationToken,
+) -> Result<(), BusError> {
+    let news = service.watch();
+    let desk = Desk::new(service.clone());
+    let bus = connect(address).await?;
+    populate(&bus, &desk).await?;
+    claim(&bus).await?;
+    info!(name = BUS_NAME, "on D-Bus");
+    tokio::select! {
+        () = follow(&bus, &desk, news) => {}
+        () = bus.closed() => warn!("the bus went away"),
+        () = shutdown.cancelled() => {}
+    }
+    leave(bus).await;
+    Ok(())
+}
+
+async fn connect(address: Option<&str>) -> Result<Connection, BusError> {
+    let builder = match address {
+        Some(address) => Builder::address(address),
+        None => Builder::system(),
+    };
+    let builder = builder.map_err(|error| BusError::Address(error.to_string()))?;
+    Ok(builder.build().await?)
+}
+
+/// Puts everything on the connection; nobody knows it by name yet.
+pub(super) async fn populate(bus: &Connection, desk: &Arc<Desk>) -> Result<(), BusError> {
+    bus.object_server().at(ROOT, Gated(Manager { desk: desk.clone() })).await?;
+    bus.object_server().at(ROOT, Gated(ObjectManager)).await?;
+    Ok(desk.sync_all(bus).await?)
+}
+
+/// Takes the name, or leaves it to whoever has it.
+async fn claim(bus: &Connection) -> Result<(), BusError> {
+    let flags = RequestNameFlags::DoNotQueue.into();
+    match bus.request_name_with_flags(BUS_NAME, flags).await {
+        Ok(_) => Ok(()),
+        Err(Zbus::NameTaken) => Err(BusError::Taken),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Keeps the objects in step for as long as there is news.
+async fn follow(bus: &Connection, desk: &Arc<Desk>, mut news: broadcast::Receiver<Happened>) {
+    loop {
+        match news.recv().await {
+            Ok(happened) => desk.look_at(bus, happened).await,
+            Err(RecvError::Lagged(missed)) => {
+                debug!(missed, "looking at everything again");
+                if let Err(error) = desk.sync_all(bus).await {
+                    warn!(%error, "the objects on D-Bus are behind");
+                }
+            }
+            Err(RecvError::Closed) => return std::future::pending().await,
+        }
+    }
+}
+
+/// Gives the name up and lets calls that are being answered finish, for a moment.
+async fn leave(bus: Connection) {
+    if !bus.is_closed() {
+        let farewell = async {
+            // A bus that is going away itself releases the name by that.
+            let _ = bus.release_name(BUS_NAME).await;
+            bus.graceful_shutdown().await;
+        };
+        let _ = timeout(FAREWELL, farewell).await;
+    }
+}

@@ -1,0 +1,192 @@
+//! The object of a session.
+
+use std::sync::Arc;
+
+use ash_dbus::Error;
+use ash_dbus::value::{Event, FollowOptions, LogLine, Message, SessionInfo, Usage};
+use zbus::fdo;
+use zbus::zvariant::{OwnedFd, OwnedObjectPath};
+
+use super::objects::{Desk, agent_path};
+use super::pipe::{self, Outlet, Outlets};
+use super::{parse, words};
+use crate::domain::{EventKind, NewEvent, SessionId};
+use crate::session::EventRange;
+use crate::session::SessionView;
+use crate::session::api::{ExecRequest, Refusal};
+use crate::session::{ExecStream, Subscription};
+
+/// Milliseconds that a command gets when its caller names no number.
+const DEFAULT_EXEC_MS: u64 = 30_000;
+const MAX_EXEC_MS: u64 = 300_000;
+
+/// `org.ashd.Ash1.Session`.
+pub(super) struct Session {
+    /// What it stands on.
+    pub(super) desk: Arc<Desk>,
+    /// Which session it is.
+    pub(super) id: SessionId,
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+fn told(changed: std::result::Result<Arc<SessionView>, Refusal>) -> Result<SessionInfo> {
+    changed.map(|view| words::session(&view.session)).map_err(words::refused)
+}
+
+fn no_pipe(error: std::io::Error) -> Error {
+    Error::Failed(format!("no pipe can be made: {error}"))
+}
+
+fn poured(subscription: Subscription) -> Result<OwnedFd> {
+    let (outlet, reader) = Outlet::new().map_err(no_pipe)?;
+    tokio::spawn(pipe::pour(subscription, outlet));
+    Ok(reader.into())
+}
+
+fn running(stream: ExecStream) -> Result<(OwnedFd, OwnedFd, OwnedFd)> {
+    let (stdout, out) = Outlet::new().map_err(no_pipe)?;
+    let (stderr, err) = Outlet::new().map_err(no_pipe)?;
+    let (status, end) = Outlet::new().map_err(no_pipe)?;
+    tokio::spawn(pipe::run(stream, Outlets { stdout, stderr, status }));
+    Ok((out.into(), err.into(), end.into()))
+}
+
+impl Session {
+    async fn now(&self) -> fdo::Result<Arc<SessionView>> {
+        let found = self.desk.service.session(&self.desk.caller, self.id).await;
+        found.map_err(|refusal| fdo::Error::Failed(refusal.to_string()))
+    }
+
+    async fn history(&self, after: u64, limit: u32, kinds: &[EventKind]) -> Result<Vec<NewEvent>> {
+        let range = EventRange { after, limit: parse::limit(limit)?, kinds: kinds.to_vec() };
+        let events = self.desk.service.history(&self.desk.caller, self.id, range).await;
+        events.map_err(words::refused)
+    }
+}
+
+#[zbus::interface(name = "org.ashd.Ash1.Session", introspection_docs = false)]
+impl Session {
+    #[zbus(out_args("stream"))]
+    async fn send(&self, content: &str, options: &str) -> Result<OwnedFd> {
+        let (request, reading) = parse::message(content, options)?;
+        let sent = self.desk.service.send(&self.desk.caller, self.id, request, reading).await;
+        poured(sent.map_err(words::refused)?)
+    }
+
+    #[zbus(out_args("stream"))]
+    async fn follow(&self, options: FollowOptions) -> Result<OwnedFd> {
+        let reading = parse::reading(&options)?;
+        let followed = self.desk.service.follow(&self.desk.caller, self.id, reading).await;
+        poured(followed.map_err(words::refused)?)
+    }
+
+    #[zbus(out_args("interrupted"))]
+    async fn interrupt(&self) -> Result<bool> {
+        self.desk.service.interrupt(&self.desk.caller, self.id).await.map_err(words::refused)
+    }
+
+    #[zbus(out_args("stdout", "stderr", "status"))]
+    async fn exec(&self, command: &str, timeout: u64) -> Result<(OwnedFd, OwnedFd, OwnedFd)> {
+        let timeout_ms = match timeout {
+            0 => DEFAULT_EXEC_MS,
+            1..=MAX_EXEC_MS => timeout,
+            _ => return Err(Error::Invalid(format!("timeout must be 0 to {MAX_EXEC_MS}"))),
+        };
+        let request = ExecRequest { command: command.into(), timeout_ms };
+        let started = self.desk.service.exec_stream(&self.desk.caller, self.id, request).await;
+        running(started.map_err(words::refused)?)
+    }
+
+    #[zbus(out_args("info"))]
+    async fn pause(&self) -> Result<SessionInfo> {
+        told(self.desk.service.pause(&self.desk.caller, self.id).await)
+    }
+
+    #[zbus(out_args("info"))]
+    async fn stop(&self) -> Result<SessionInfo> {
+        told(self.desk.service.stop(&self.desk.caller, self.id).await)
+    }
+
+    #[zbus(out_args("info"))]
+    async fn resume(&self) -> Result<SessionInfo> {
+        told(self.desk.service.resume(&self.desk.caller, self.id).await)
+    }
+
+    #[zbus(out_args("info"))]
+    async fn end(&self, purge: bool) -> Result<SessionInfo> {
+        told(self.desk.service.end(&self.desk.caller, self.id, purge).await)
+    }
+
+    #[zbus(out_args("messages"))]
+    async fn messages(&self, after: u64, limit: u32) -> Result<Vec<Message>> {
+        let kinds = [EventKind::User, EventKind::Assistant];
+        let events = self.history(after, limit, &kinds).await?;
+        Ok(words::page(&events, |message: &Message| message.2.len(), words::message))
+    }
+
+    #[zbus(out_args("events"))]
+    async fn events(&self, after: u64, limit: u32, kinds: Vec<String>) -> Result<Vec<Event>> {
+        let events = self.history(after, limit, &parse::kinds(&kinds)?).await?;
+        Ok(words::page(&events, |event: &Event| event.3.len(), words::event))
+    }
+
+    #[zbus(out_args("lines"))]
+    async fn logs(&self, after: i64) -> Result<Vec<LogLine>> {
+        let lines = self.desk.service.logs(&self.desk.caller, self.id, after).await;
+        let lines = lines.map_err(words::refused)?;
+        Ok(words::page(&lines, |line: &LogLine| line.2.len(), words::log_line))
+    }
+
+    #[zbus(out_args("usage"))]
+    async fn usage(&self) -> Result<Usage> {
+        let usage = self.desk.service.usage(&self.desk.caller, self.id).await;
+        usage.map(words::usage).map_err(words::refused)
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    async fn id(&self) -> String {
+        self.id.to_string()
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    async fn agent(&self) -> fdo::Result<OwnedObjectPath> {
+        let view = self.now().await?;
+        agent_path(&view.session.agent).map_err(|error| fdo::Error::Failed(error.to_string()))
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    async fn agent_version(&self) -> fdo::Result<u32> {
+        Ok(self.now().await?.session.agent_version)
+    }
+
+    #[zbus(property)]
+    pub(super) async fn status(&self) -> fdo::Result<String> {
+        Ok(self.now().await?.session.status.to_string())
+    }
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn model(&self) -> fdo::Result<String> {
+        Ok(words::session(&self.now().await?.session).model)
+    }
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn turn(&self) -> fdo::Result<String> {
+        Ok(words::session(&self.now().await?.session).turn)
+    }
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn last_seq(&self) -> fdo::Result<u64> {
+        Ok(self.now().await?.session.last_seq)
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    async fn created_at(&self) -> fdo::Result<String> {
+        Ok(self.now().await?.session.created_at.to_string())
+    }
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn last_active_at(&self) -> fdo::Result<String> {
+        Ok(self.now().await?.session.last_active_at.to_string())
+    }
+}

@@ -1,0 +1,152 @@
+//! From the words of the domain to those of the bus.
+
+use ash_dbus::Error;
+use ash_dbus::value::{AgentInfo, Event, Health, LogLine, Message, SessionInfo, Usage};
+
+use crate::domain::{Agent, NewEvent, Session};
+use crate::session::api::{self, Refusal};
+use crate::session::{self, Service};
+
+/// Bytes of text in one reply: far below the 32 MiB at which a system bus cuts us off.
+const PAGE: usize = 4 << 20;
+
+/// A refusal under its name on the bus.
+pub(super) fn refused(refusal: Refusal) -> Error {
+    let text = refusal.to_string();
+    match refusal {
+        Refusal::NoAgent | Refusal::NoAgentNamed(_) | Refusal::NoSession => Error::NotFound(text),
+        Refusal::NotActive(_) | Refusal::WrongStatus { .. } | Refusal::Ended => {
+            Error::WrongState(text)
+        }
+        Refusal::Invalid(_) => Error::Invalid(text),
+        Refusal::Forbidden(_) => Error::Forbidden(text),
+        Refusal::Busy | Refusal::QueueFull(_) => Error::Busy(text),
+        Refusal::Capacity { retry_after_s, .. } => {
+            Error::Capacity(format!("{text}; try again in {retry_after_s} s"))
+        }
+        Refusal::ShuttingDown => Error::ShuttingDown(text),
+        Refusal::Sandbox(_) | Refusal::Store(_) | Refusal::Internal(_) => Error::Failed(text),
+    }
+}
+
+/// Text that D-Bus can carry: it forbids NUL, agents do not.
+pub(super) fn carried(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+pub(super) fn health(health: api::Health) -> Health {
+    Health {
+        active_sessions: health.active_sessions,
+        live_sandboxes: health.live_sandboxes,
+        running: health.running,
+        warming: health.warming,
+        max_sandboxes: health.max_sandboxes,
+        resume_warm_hits: health.resume_warm_hits,
+        resume_cold_hits: health.resume_cold_hits,
+        uptime: health.uptime_s,
+        missing: health.missing,
+    }
+}
+
+pub(super) fn agent(service: &Service, agent: &Agent) -> AgentInfo {
+    AgentInfo {
+        id: agent.id.to_string(),
+        name: agent.name.to_string(),
+        version: agent.version,
+        path: service.agent_path(agent).display().to_string(),
+        env_names: agent.env.keys().cloned().collect(),
+        created_at: agent.created_at.to_string(),
+        updated_at: agent.updated_at.to_string(),
+    }
+}
+
+pub(super) fn session(session: &Session) -> SessionInfo {
+    SessionInfo {
+        id: session.id.to_string(),
+        agent_name: session.agent.to_string(),
+        agent_version: session.agent_version,
+        status: session.status.to_string(),
+        model: carried(session.settings.model.as_deref().unwrap_or_default()),
+        turn: session.turn.map(|turn| turn.id.to_string()).unwrap_or_default(),
+        last_seq: session.last_seq,
+        created_at: session.created_at.to_string(),
+        last_active_at: session.last_active_at.to_string(),
+    }
+}
+
+pub(super) fn usage(usage: session::Usage) -> Usage {
+    Usage {
+        model: carried(&usage.model),
+        input_tokens: usage.input_tokens,
+        output_tokens: usage.output_tokens,
+        cache_creation_tokens: usage.cache_creation_tokens,
+        cache_read_tokens: usage.cache_read_tokens,
+        cost_usd: usage.cost_usd,
+        calls: usage.calls,
+    }
+}
+
+pub(super) fn message(event: &NewEvent) -> Message {
+    (event.seq, event.kind.as_str().into(), body(event), event.at.to_string())
+}
+
+pub(super) fn event(event: &NewEvent) -> Event {
+    let turn = event.turn.map(|turn| turn.to_string()).unwrap_or_default();
+    (event.seq, event.kind.as_str().into(), turn, body(event), event.at.to_string())
+}
+
+pub(super) fn log_line(line: &api::LogLine) -> LogLine {
+    (line.index, line.level.into(), carried(&line.text), line.ts.to_string())
+}
+
+/// The JSON of an event. One too large for a reply is described; its stream has the whole.
+fn body(event: &NewEvent) -> String {
+    if event.body.len() > PAGE {
+        return format!("{{\"type\":\"too_large\",\"bytes\":{}}}", event.body.len());
+    }
+    carried(&String::from_utf8_lossy(&event.body))
+}
+
+/// As many items from the front as fit into one reply, at least one.
+pub(super) fn page<T, R>(items: &[T], size: impl Fn(&R) -> usize, row: impl Fn(&T) -> R) -> Vec<R> {
+    let mut total = 0;
+    let mut rows = Vec::new();
+    for item in items.iter().map(row) {
+        total += size(&item);
+        if total > PAGE && !rows.is_empty() {
+            break;
+        }
+        rows.push(item);
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Status;
+
+    #[test]
+    fn refusals_have_names() {
+        use zbus::DBusError;
+        let name = |refusal| refused(refusal).name().to_string();
+        assert_eq!(name(Refusal::NoSession), "org.ashd.Ash1.Error.NotFound");
+        assert_eq!(name(Refusal::NotActive(Status::Paused)), "org.ashd.Ash1.Error.WrongState");
+        let full = Refusal::Capacity { reason: "no room".into(), retry_after_s: 5 };
+        assert_eq!(refused(full).to_string(), "no room; try again in 5 s");
+    }
+
+    #[test]
+    fn pages_end_at_their_size_but_are_never_empty() {
+        let sizes = [PAGE + 1, 10, PAGE - 10, 1];
+        let rows = |from: usize| page(&sizes[from..], |size| *size, |size| *size);
+        assert_eq!(rows(0), [PAGE + 1]);
+        assert_eq!(rows(1), [10, PAGE - 10]);
+        assert_eq!(rows(4), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn nul_is_replaced() {
+        assert_eq!(carried("a\0b"), "a\u{fffd}b");
+    }
+}
