@@ -1,0 +1,68 @@
+//! What can keep the daemon from starting.
+
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use crate::config::ConfigError;
+use crate::sandbox::StartError;
+use crate::session::api::Refusal;
+use crate::session::keys::KeysError;
+use crate::store::StoreError;
+use crate::store::lock::LockError;
+use crate::telemetry::TelemetryError;
+
+/// What keeps the daemon from starting. Each is a sentence for a person.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Logging.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// Signals.
+    #[error("signals cannot be listened to: {0}")]
+    Signals(io::Error),
+    /// The address is taken or not ours.
+    #[error(
+        "cannot listen on {address}: {error}; choose another port (ASH_PORT) or end what uses it"
+    )]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The address that was bound is not known.
+    #[error("the listener's address cannot be read: {0}")]
+    Address(io::Error),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] LockError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The machine, the launcher or the broker.
+    #[error(transparent)]
+    Sandboxes(#[from] StartError),
+    /// What was found of earlier sessions.
+    #[error("the sessions of before cannot be gone on with: {0}")]
+    Sessions(#[from] Refusal),
+}
+
+impl AppError {
+    /// The exit code: 78 when only a person can mend it (configuration, sysexits(3)), so that a
+    /// service manager does not try again; 1 otherwise.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            AppError::Config(_) | AppError::State(_) => ExitCode::from(78),
+            AppError::Store(StoreError::Newer { .. }) => ExitCode::from(78),
+            AppError::Sandboxes(StartError::BelowFloor(_)) => ExitCode::from(78),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The composition root: builds the layers in the order in which they stand on each other, says
+//! where it listens, waits for a signal, and takes everything down again.
+
+mod error;
+mod setup;
+mod signals;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use self::error::AppError;
+use self::signals::{Signal, Signals};
+use crate::auth;
+use crate::bus;
+use crate::config::Config;
+use crate::http;
+use crate::sandbox::Sandboxes;
+use crate::session::Service;
+use crate::session::keys;
+use crate::session::service::Places;
+use crate::store::Store;
+use crate::store::lock::StateDir;
+use crate::store::sqlite::{self, Sqlite};
+use crate::telemetry::{self, Level};
+
+/// How long the edges may take to finish what they write when the daemon goes away.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+/// What kept it from starting, with the exit code that tells a service manager of which sort it
+/// is.
+pub async fn run(file: Option<PathBuf>) -> Result<(), AppError> {
+    // Ignored until something waits for them: a signal must not end a half-started daemon.
+    let mut signals = Signals::listen()?;
+    let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    let config = Config::load(file.as_deref(), environment.iter().cloned())?;
+    let level = telemetry::init(&config.log.level)?;
+    let mut daemon = Daemon::start(config, level).await?;
+    while signals.next().await == Signal::Reload {
+        daemon.reload(file.as_deref(), &environment).await;
+    }
+    daemon.end().await;
+    Ok(())
+}
+
+struct Daemon {
+    config: Config,
+    level: Level,
+    service: Service,
+    store: Arc<dyn Store>,
+    sandboxes: Arc<Sandboxes>,
+    shutdown: CancellationToken,
+    edges: JoinSet<()>,
+    _state: StateDir,
+}
+
+impl Daemon {
+    async fn start(config: Config, level: Level) -> Result<Daemon, AppError> {
+        let listener = bind(&config).await?;
+        let state = StateDir::acquire(&config.state.data_dir)?;
+        let store: Arc<dyn Store> =
+            Arc::new(Sqlite::open(&state.path().join("ash.db"), sqlite::Options::default())?);
+        let operator = config.http.api_key.as_ref().map(|key| key.expose().to_owned());
+        let keys = keys::bootstrap(store.as_ref(), operator.as_deref(), state.path()).await?;
+        config.check_exposure(!store.keys().await?.is_empty())?;
+        let (sandboxes, usage) = Sandboxes::start(setup::sandboxes(&config, state.path())).await?;
+        for missing in sandboxes.missing() {
+            tracing::warn!("{missing}");
+        }
+        let places = Places { data_dir: state.path().to_owned() };
+        let options = setup::sessions(&config);
+        let service =
+            Service::start(store.clone(), (sandboxes.clone(), usage), places, options).await?;
+        let (shutdown, edges) = (CancellationToken::new(), JoinSet::new());
+        let mut daemon =
+            Daemon { config, level, service, store, sandboxes, shutdown, edges, _state: state };
+        daemon.open(listener, Arc::new(keys))?;
+        Ok(daemon)
+    }
+
+    /// Opens the edges.
+    fn open(&mut self, listener: TcpListener, keys: Arc<auth::Keys>) -> Result<(), AppError> {
+        let address = listener.local_addr().map_err(AppError::Address)?;
+        let options = Arc::new(setup::http(&self.config));
+        let app = http::App { service: self.service.clone(), keys, options };
+        let shutdown = self.shutdown.clone();
+        self.edges.spawn(async move {
+            if let Err(error) = http::serve(listener, app, shutdown).await {
+                tracing::error!(%error, "the HTTP listener failed");
+            }
+        });
+        let (service, shutdown) = (self.service.clone(), self.shutdown.clone());
+        let bus = self.config.bus.address.clone();
+        self.edges.spawn(async move {
+            // HTTP is served all the same.
+            if let Err(error) = bus::serve(service, bus, shutdown).await {
+                tracing::error!(%error, "no D-Bus interface");
+            }
+        });
+        announce(&self.config, address);
+        Ok(())
+    }
+
+    /// Takes over what the configuration says now, as far as that needs no restart.
+    async fn reload(&mut self, file: Option<&Path>, environment: &[(OsString, OsString)]) {
+        notify(&[sd_notify::NotifyState::Reloading, monotonic()]);
+        match Config::load(file, environment.iter().cloned()) {
+            Ok(new) => self.adopt(&new).await,
+            Err(error) => tracing::error!("nothing was reloaded: {error}"),
+        }
+        notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    async fn adopt(&mut self, new: &Config) {
+        let restart = self.config.changed(new);
+        if !restart.is_empty() {
+            tracing::warn!("these take effect at the next start: {}", restart.join(", "));
+        }
+        let taken = self.config.adopt(new);
+        if let Err(error) = self.level.set(&self.config.log.level) {
+            tracing::error!(%error, "the log level was not changed");
+        }
+        self.service.adopt(setup::live(&self.config));
+        if taken.contains(&"model.key")
+            && let Some(key) = setup::model_key(&self.config)
+            && let Err(error) = self.sandboxes.set_model_key(key).await
+        {
+            tracing::error!(%error, "the broker did not take the model API key");
+        }
+        tracing::info!("configuration reloaded; changed: {}", list(&taken));
+    }
+
+    /// Sessions first, while their readers are still there; then the edges; then what they stand
+    /// on.
+    async fn end(mut self) {
+        notify(&[sd_notify::NotifyState::Stopping]);
+        tracing::info!("ending");
+        self.service.shut_down(true).await;
+        self.shutdown.cancel();
+        let drained = async { while self.edges.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            tracing::warn!("connections were cut");
+        }
+        self.sandboxes.stop().await;
+        self.store.close().await;
+        tracing::info!("ended");
+    }
+}
+
+async fn bind(config: &Config) -> Result<TcpListener, AppError> {
+    let address = SocketAddr::new(config.http.host, config.http.port);
+    TcpListener::bind(address).await.map_err(|error| AppError::Bind { address, error })
+}
+
+/// Says where the daemon listens: in the log, in a file for scripts, to the service manager.
+fn announce(config: &Config, address: SocketAddr) {
+    let path = config.state.run_dir.join("address");
+    if let Err(error) = std::fs::write(&path, format!("http://{address}\n")) {
+        tracing::warn!(%error, "{} was not written", path.display());
+    }
+    tracing::info!("listening on http://{address}");
+    notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// Tells the service manager, if there is one.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}
+
+/// `Type=notify-reload` wants the time of the reload (sd_notify(3), MONOTONIC_USEC).
+fn monotonic() -> sd_notify::NotifyState<'static> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
+    sd_notify::NotifyState::MonotonicUsec(micros)
+}
+
+fn list(keys: &[&str]) -> String {
+    if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") }
+}

@@ -1,0 +1,100 @@
+//! From the configuration to what each layer takes.
+
+use std::path::Path;
+
+use crate::config::Config;
+use crate::http;
+use crate::sandbox::broker::{ModelKey, Settings};
+use crate::sandbox::lease::slots_in;
+use crate::sandbox::limits::Limits;
+use crate::sandbox::{Setup, tree::TreeLimits};
+use crate::session::cli::Defaults;
+use crate::session::shared::{Live, Options};
+
+/// Where things are and how sandboxes are to be.
+pub(super) fn sandboxes(config: &Config, data_dir: &Path) -> Setup {
+    let program = |name: &str| config.state.libexec_dir.join(name);
+    let model = Settings {
+        upstream: config.model.base_url.clone(),
+        proxy: config.model.proxy_in_use().map(|proxy| proxy.expose().to_owned()),
+        allow_plaintext: false,
+        limits: ash_broker::control::Limits::default(),
+    };
+    Setup {
+        runtime: config.sandbox.claude.clone(),
+        bridge: program("ash-bridge"),
+        bwrap: config.sandbox.bwrap.clone(),
+        launcher: Some(program("ash-launcher")),
+        broker: Some(program("ash-broker")),
+        cgroup_root: config.sandbox.cgroup_root.clone(),
+        allow_missing: config.sandbox.allow_missing_limits.unwrap_or_else(started_by_hand),
+        uid_base: config.sandbox.uid_base,
+        slots: slots_in(config.sandbox.uid_count),
+        model_ca: config.model.ca_file.clone(),
+        model_key: model_key(config),
+        orphan_timeout: config.sandbox.orphan_timeout,
+        ready_timeout: config.sandbox.ready_timeout,
+        ..Setup::new(config.state.run_dir.clone(), data_dir.join("sessions"), model)
+    }
+}
+
+/// The model API key.
+pub(super) fn model_key(config: &Config) -> Option<ModelKey> {
+    config.model.key.as_ref().map(|key| ModelKey(key.expose().as_bytes().to_vec()))
+}
+
+/// Whether no service manager started this process (systemd.exec(5), INVOCATION_ID).
+fn started_by_hand() -> bool {
+    std::env::var_os("INVOCATION_ID").is_none()
+}
+
+/// What holds for every session.
+pub(super) fn sessions(config: &Config) -> Options {
+    Options {
+        queue_limit: config.session.queue as usize,
+        cli: Defaults {
+            model: config.model.id.clone(),
+            permission_mode: config.session.permission_mode,
+            ready_timeout_ms: u64::try_from(config.sandbox.cli_timeout.as_millis())
+                .unwrap_or(u64::MAX),
+        },
+        folder: TreeLimits::default(),
+        uids: (config.sandbox.uid_base, slots_in(config.sandbox.uid_count)),
+        max_sandboxes: u64::from(config.sandbox.max),
+        disk_reserve: config.state.reserve_disk.0,
+        memory_reserve: config.state.reserve_memory.0,
+        live: live(config),
+    }
+}
+
+/// What can change while the daemon runs.
+pub(super) fn live(config: &Config) -> Live {
+    let sandbox = &config.sandbox;
+    Live {
+        agent_roots: config.state.agent_roots.clone(),
+        limits: Limits {
+            memory: sandbox.memory.0,
+            pids: u64::from(sandbox.pids),
+            cpus: sandbox.cpus,
+            tmpfs: sandbox.tmpfs.0,
+            file_size: sandbox.file_size.0,
+        },
+    }
+}
+
+/// How the HTTP edge is.
+pub(super) fn http(config: &Config) -> http::Options {
+    let bytes = |size: crate::config::Size| usize::try_from(size.0).unwrap_or(usize::MAX);
+    let defaults = http::Options::default();
+    http::Options {
+        hosts: config.http.allowed_hosts.clone(),
+        origins: http::Origins::from_list(&config.http.allowed_origins.join(",")),
+        bodies: http::BodyLimits {
+            deployment: bytes(config.http.max_deployment),
+            message: bytes(config.http.max_message),
+            other: bytes(config.http.max_body),
+            ..defaults.bodies
+        },
+        ..defaults
+    }
+}
