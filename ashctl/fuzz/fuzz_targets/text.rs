@@ -1,0 +1,8 @@
+//! `cargo fuzz run text`; see `ash_fuzz::text`.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ash_fuzz::text(data));
+
+#[cfg(not(fuzzing))]
+fn main() {}

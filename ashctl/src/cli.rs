@@ -1,0 +1,257 @@
+//! The grammar of the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::folder::assignment;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  success
+  1  it failed
+  2  the command line cannot be used
+  3  no message bus, or no ashd on it
+  4  no such agent or session
+  5  refused: wrong state, bad input, busy, no room
+  6  permission denied
+  130  interrupted
+`session exec` exits with the code of the command.";
+
+/// Manage agents and sessions of the local ashd
+#[derive(Debug, Parser)]
+#[command(name = "ashctl", version, after_long_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Address of the message bus [default: the system bus]
+    #[arg(long, global = true, env = "ASH_BUS_ADDRESS", hide_env_values = true)]
+    pub(crate) bus: Option<String>,
+    /// Print JSON: one document, or one line per event of a stream
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Say how the daemon is
+    Status,
+    /// Deploy a folder with a CLAUDE.md as the next version of an agent
+    Deploy(Deploy),
+    /// Look at agents, delete them
+    #[command(subcommand)]
+    Agent(Agent),
+    /// Make sessions, look at them, talk to them
+    #[command(subcommand)]
+    Session(Session),
+    /// Talk to an agent
+    Chat(Chat),
+}
+
+/// Deploy a folder with a CLAUDE.md as the next version of an agent
+///
+/// `.env` and then `.env.local` of the folder become the agent's environment; files with these
+/// endings are not uploaded, nor are .git, node_modules, virtual environments and caches. Links
+/// are uploaded as the files they lead to, which must lie in the folder.
+#[derive(Args, Debug)]
+pub(crate) struct Deploy {
+    /// The folder
+    pub(crate) path: PathBuf,
+    /// Name of the agent [default: made from the folder's name]
+    #[arg(short, long)]
+    pub(crate) name: Option<String>,
+    /// Environment variable of the agent; wins over the folder's files
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) env: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Agent {
+    /// List agents
+    List,
+    /// Show one agent
+    Info {
+        /// Its name
+        name: String,
+    },
+    /// Delete an agent and end its sessions
+    Delete {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Session {
+    /// Make a session and print its id
+    Create(Create),
+    /// Send a message and print the answer as it comes
+    Send(Send),
+    /// Print the answer that is running, or what came behind an event
+    Follow {
+        #[command(flatten)]
+        id: Id,
+        /// Begin behind this event, as `--json` numbers them
+        #[arg(long, value_name = "EVENT")]
+        after: Option<String>,
+    },
+    /// List sessions, newest first
+    List(List),
+    /// Show one session and its usage
+    Info(Id),
+    /// Set a session aside; its sandbox stays
+    Pause(Id),
+    /// Set a session aside and end its sandbox
+    Stop(Id),
+    /// Make a session active again
+    Resume(Id),
+    /// Interrupt the running turn
+    Interrupt(Id),
+    /// End a session for good
+    End {
+        #[command(flatten)]
+        id: Id,
+        /// Remove its history and workspace as well
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Run a shell command in the workspace
+    Exec {
+        #[command(flatten)]
+        id: Id,
+        /// For `/bin/sh -c`
+        command: String,
+        /// Milliseconds until it is killed
+        #[arg(long, default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=300_000))]
+        timeout: u64,
+    },
+    /// Print the log of the sandbox
+    Logs {
+        #[command(flatten)]
+        id: Id,
+        /// Go on with new lines as they come
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Print the conversation
+    Messages {
+        #[command(flatten)]
+        id: Id,
+        /// Only messages with numbers above this
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+        /// At most this many
+        #[arg(long)]
+        limit: Option<usize>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Id {
+    /// Id of the session
+    pub(crate) id: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Create {
+    /// Name of the agent
+    pub(crate) agent: String,
+    /// Model id
+    #[arg(short, long)]
+    pub(crate) model: Option<String>,
+    /// Environment variable of the session
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Further settings, as in the body of the HTTP request
+    #[arg(long, value_name = "JSON")]
+    pub(crate) settings: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Send {
+    #[command(flatten)]
+    pub(crate) id: Id,
+    /// The message
+    pub(crate) message: String,
+    /// What to do when a turn is running
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) when_busy: WhenBusy,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum WhenBusy {
+    /// Wait for the turn to end
+    #[default]
+    Queue,
+    /// Fail
+    Reject,
+    /// Interrupt the turn and go first
+    Interrupt,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct List {
+    /// Only of this agent
+    #[arg(short, long)]
+    pub(crate) agent: Option<String>,
+    /// Only with this status
+    #[arg(short, long)]
+    pub(crate) status: Option<String>,
+    /// At most this many
+    #[arg(short, long)]
+    pub(crate) limit: Option<usize>,
+}
+
+/// Talk to an agent
+///
+/// Without MESSAGE, on a terminal: line by line. Ctrl-C during an answer interrupts it; Ctrl-C at
+/// an empty prompt or Ctrl-D leaves. Otherwise sends one message, read from standard input when
+/// MESSAGE is missing, and prints the answer.
+#[derive(Args, Debug)]
+pub(crate) struct Chat {
+    /// Name of the agent
+    pub(crate) agent: String,
+    /// The message
+    pub(crate) message: Option<String>,
+    /// Go on with this session instead of a new one
+    #[arg(short, long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+    /// End the session afterwards
+    #[arg(long)]
+    pub(crate) end: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), &'static str> {
+    assignment(text).map(|(name, value)| (name, value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn verify_cli() {
+        Cli::command().debug_assert();
+    }
+
+    fn helps(command: &mut clap::Command, all: &mut String) {
+        let help = command.render_long_help();
+        let _ = writeln!(all, "===== {}\n{help}", command.get_bin_name().unwrap_or("ashctl"));
+        for inner in command.get_subcommands_mut().filter(|inner| inner.get_name() != "help") {
+            helps(inner, all);
+        }
+    }
+
+    #[test]
+    fn help_of_every_command() {
+        let mut command = Cli::command().term_width(100);
+        command.build();
+        let mut all = String::new();
+        helps(&mut command, &mut all);
+        insta::assert_snapshot!(all);
+    }
+}

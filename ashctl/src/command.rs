@@ -1,0 +1,84 @@
+//! The commands.
+
+mod agent;
+mod chat;
+mod deploy;
+mod exec;
+mod session;
+mod turn;
+
+use serde_json::Value;
+
+use crate::bus::Bus;
+use crate::cli::{Cli, Command};
+use crate::failure::Failure;
+use crate::json;
+use crate::out::Out;
+
+/// What every command has at hand.
+struct Context {
+    bus: Bus,
+    out: Out,
+    as_json: bool,
+}
+
+impl Context {
+    /// Prints a JSON document, if that is wanted; says whether it was.
+    fn document(&mut self, value: &Value) -> Result<bool, Failure> {
+        if self.as_json {
+            self.out.line(&value.to_string())?;
+        }
+        Ok(self.as_json)
+    }
+}
+
+/// Runs a command; returns the exit code of success.
+pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
+    if let Command::Deploy(options) = &cli.command {
+        // What is wrong with the folder is said even when nobody could take it.
+        deploy::check(options)?;
+    }
+    let bus = Bus::connect(cli.bus.as_deref()).await?;
+    let mut context = Context { bus, out: Out::stdout(), as_json: cli.json };
+    match cli.command {
+        Command::Status => status(&mut context).await?,
+        Command::Deploy(options) => deploy::run(&mut context, options).await?,
+        Command::Agent(command) => agent::run(&mut context, command).await?,
+        Command::Session(command) => return session::run(context, command).await,
+        Command::Chat(options) => chat::run(context, options).await?,
+    }
+    Ok(0)
+}
+
+async fn status(context: &mut Context) -> Result<(), Failure> {
+    let health = context.bus.manager.status().await?;
+    let version = context.bus.manager.version().await?;
+    if context.document(&json::health(&version, &health))? {
+        return Ok(());
+    }
+    let minutes = health.uptime / 60;
+    let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
+    context.out.table(&[
+        row("ashd", format!("{version}, up {days} d {hours} h {minutes} min")),
+        row("sessions", format!("{} active", health.active_sessions)),
+        row(
+            "sandboxes",
+            format!(
+                "{} of at most {} alive, {} running a turn, {} starting",
+                health.live_sandboxes, health.max_sandboxes, health.running, health.warming
+            ),
+        ),
+        row(
+            "resumes",
+            format!("{} warm, {} cold", health.resume_warm_hits, health.resume_cold_hits),
+        ),
+    ])?;
+    for layer in &health.missing {
+        context.out.line(&format!("missing: {layer}"))?;
+    }
+    Ok(())
+}
+
+fn row(name: &str, value: impl Into<String>) -> Vec<String> {
+    vec![name.to_owned(), value.into()]
+}

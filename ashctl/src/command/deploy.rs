@@ -1,0 +1,84 @@
+//! `ashctl deploy`.
+
+use std::collections::HashMap;
+use std::fs::File;
+
+use ash_dbus::value::DeployOptions;
+use rustix::pipe::{PipeFlags, pipe_with};
+use serde_json::json;
+use zbus::zvariant::Fd;
+
+use super::Context;
+use crate::cli::Deploy;
+use crate::failure::Failure;
+use crate::folder::{Folder, FolderError};
+
+/// Says what is wrong with the folder before anybody is bothered with it.
+pub(super) fn check(options: &Deploy) -> Result<(), Failure> {
+    let folder = Folder::open(&options.path).map_err(bad)?;
+    name(&folder, options)?;
+    env(&folder, options)?;
+    Ok(())
+}
+
+pub(super) async fn run(context: &mut Context, options: Deploy) -> Result<(), Failure> {
+    let folder = Folder::open(&options.path).map_err(bad)?;
+    let name = name(&folder, &options)?;
+    let env = env(&folder, &options)?;
+    let mut names: Vec<String> = env.iter().flat_map(HashMap::keys).cloned().collect();
+    names.sort_unstable();
+    let (files, version) = upload(context, folder, &name, env).await?;
+    if context.document(&json!({"name": name, "version": version, "files": files}))? {
+        return Ok(());
+    }
+    context.out.line(&format!("Deployed agent {name}, version {version} ({files} files)"))?;
+    match names.is_empty() {
+        true => Ok(()),
+        false => context.out.line(&format!("  environment: {}", names.join(" "))),
+    }
+}
+
+/// Writes the folder into a pipe while the daemon reads it; returns files and version.
+async fn upload(
+    context: &Context,
+    folder: Folder,
+    name: &str,
+    env: Option<HashMap<String, String>>,
+) -> Result<(u64, u32), Failure> {
+    let no_pipe = |error| Failure::Failed(format!("no pipe can be made: {error}"));
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(no_pipe)?;
+    let sending = tokio::task::spawn_blocking(move || folder.send(File::from(writer)));
+    let options = DeployOptions { env, system_prompt: None };
+    let deployed = context.bus.manager.deploy(name, Fd::from(&reader), options).await;
+    // The daemon has its own copy: when it stops reading, the sender must notice.
+    drop(reader);
+    let sent = sending.await.map_err(|error| Failure::Failed(error.to_string()))?;
+    match (sent, deployed) {
+        (Ok(files), Ok((_, version))) => Ok((files, version)),
+        // The daemon stopped reading: it says why.
+        (Err(FolderError::Send(_)) | Ok(_), Err(refused)) => Err(refused.into()),
+        (Err(error), _) => Err(bad(error)),
+    }
+}
+
+fn name(folder: &Folder, options: &Deploy) -> Result<String, Failure> {
+    let unusable =
+        || Failure::Usage("no name can be made from the folder's; give one with -n".into());
+    options.name.clone().or_else(|| folder.name()).ok_or_else(unusable)
+}
+
+fn env(folder: &Folder, options: &Deploy) -> Result<Option<HashMap<String, String>>, Failure> {
+    let env = folder.env().map_err(bad)?;
+    match options.env.is_empty() {
+        true => Ok(env),
+        false => {
+            let mut env = env.unwrap_or_default();
+            env.extend(options.env.iter().cloned());
+            Ok(Some(env))
+        }
+    }
+}
+
+fn bad(error: FolderError) -> Failure {
+    Failure::Refused(error.to_string())
+}

@@ -1,0 +1,84 @@
+//! What `--json` prints.
+
+use ash_dbus::value::{AgentInfo, Health, LogLine, Message, SessionInfo, Usage};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::sse;
+
+/// Text that should be JSON; a string of it if it is not.
+pub(crate) fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
+}
+
+pub(crate) fn health(version: &str, health: &Health) -> Value {
+    json!({
+        "version": version,
+        "activeSessions": health.active_sessions,
+        "liveSandboxes": health.live_sandboxes,
+        "running": health.running,
+        "warming": health.warming,
+        "maxSandboxes": health.max_sandboxes,
+        "resumeWarmHits": health.resume_warm_hits,
+        "resumeColdHits": health.resume_cold_hits,
+        "uptime": health.uptime,
+        "missing": health.missing,
+    })
+}
+
+pub(crate) fn agent(agent: &AgentInfo) -> Value {
+    json!({
+        "id": agent.id,
+        "name": agent.name,
+        "version": agent.version,
+        "path": agent.path,
+        "envNames": agent.env_names,
+        "createdAt": agent.created_at,
+        "updatedAt": agent.updated_at,
+    })
+}
+
+pub(crate) fn session(session: &SessionInfo) -> Value {
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    json!({
+        "id": session.id,
+        "agentName": session.agent_name,
+        "agentVersion": session.agent_version,
+        "status": session.status,
+        "model": given(&session.model),
+        "turn": given(&session.turn),
+        "lastSeq": session.last_seq,
+        "createdAt": session.created_at,
+        "lastActiveAt": session.last_active_at,
+    })
+}
+
+pub(crate) fn usage(usage: &Usage) -> Value {
+    json!({
+        "model": usage.model,
+        "inputTokens": usage.input_tokens,
+        "outputTokens": usage.output_tokens,
+        "cacheCreationTokens": usage.cache_creation_tokens,
+        "cacheReadTokens": usage.cache_read_tokens,
+        "costUsd": usage.cost_usd,
+        "calls": usage.calls,
+    })
+}
+
+pub(crate) fn message((seq, role, content, at): &Message) -> Value {
+    json!({"seq": seq, "role": role, "content": parsed(content), "at": at})
+}
+
+pub(crate) fn log_line((index, level, text, at): &LogLine) -> Value {
+    json!({"index": index, "level": level, "text": text, "at": at})
+}
+
+/// A frame on one line, its data as the daemon wrote it.
+pub(crate) fn frame(frame: &sse::Event) -> String {
+    let (id, name) = (json!(frame.id), json!(frame.name));
+    let data = match serde_json::from_str::<&RawValue>(&frame.data) {
+        Ok(data) if !frame.data.contains('\n') => data.get().to_owned(),
+        _ => json!(frame.data).to_string(),
+    };
+    format!("{{\"id\":{id},\"event\":{name},\"data\":{data}}}")
+}

@@ -1,0 +1,7 @@
+//! `ashctl`: see `ashctl --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ashctl::main()
+}

@@ -1,0 +1,114 @@
+//! What the commands print and do.
+
+use std::collections::HashMap;
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::bus::Bus;
+use crate::fake::{ID, serve};
+
+async fn printed(bus: &Bus, arguments: &[&str]) -> String {
+    let ran = bus.run(arguments).await;
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{arguments:?}");
+    ran.out
+}
+
+#[tokio::test]
+async fn people_read_tables() {
+    let bus = Bus::start();
+    let _daemon = serve(&bus).await;
+    let mut all = String::new();
+    for arguments in [
+        &["status"][..],
+        &["agent", "list"],
+        &["agent", "info", "hello"],
+        &["session", "list"],
+        &["session", "info", ID],
+        &["session", "messages", ID],
+        &["session", "logs", ID],
+        &["session", "pause", ID],
+        &["session", "interrupt", ID],
+        &["session", "end", ID],
+        &["agent", "delete", "hello"],
+    ] {
+        let text = printed(&bus, arguments).await;
+        all += &format!("$ ashctl {}\n{text}\n", arguments.join(" "));
+    }
+    insta::assert_snapshot!(all);
+}
+
+#[tokio::test]
+async fn programs_read_json() {
+    let bus = Bus::start();
+    let _daemon = serve(&bus).await;
+    let mut all = String::new();
+    for arguments in [
+        &["--json", "status"][..],
+        &["agent", "list", "--json"],
+        &["agent", "info", "hello", "--json"],
+        &["session", "list", "--json"],
+        &["session", "info", ID, "--json"],
+        &["session", "messages", ID, "--json"],
+        &["session", "logs", ID, "--json"],
+        &["session", "create", "hello", "--json"],
+        &["session", "end", ID, "--purge", "--json"],
+    ] {
+        for line in printed(&bus, arguments).await.lines() {
+            let document: Value = serde_json::from_str(line).unwrap();
+            all += &format!("$ ashctl {}\n{document:#}\n", arguments.join(" "));
+        }
+    }
+    insta::assert_snapshot!(all);
+}
+
+#[tokio::test]
+async fn a_folder_is_deployed_with_its_environment() {
+    let bus = Bus::start();
+    let (daemon, _connection) = serve(&bus).await;
+    let folder = bus.dir.path().join("my agent");
+    fs::create_dir(&folder).unwrap();
+    for (name, text) in [("CLAUDE.md", "You help."), (".env", "A=1\nB=2"), (".env.local", "B=3")] {
+        fs::write(folder.join(name), text).unwrap();
+    }
+    let path = folder.to_str().unwrap();
+    let said = printed(&bus, &["deploy", path, "-e", "C=4"]).await;
+    assert_eq!(said, "Deployed agent my-agent, version 4 (1 files)\n  environment: A B C\n");
+    let deployed = daemon.seen.lock().unwrap().deployed.pop().unwrap();
+    let env = [("A", "1"), ("B", "3"), ("C", "4")].map(|(key, value)| (key.into(), value.into()));
+    assert_eq!(deployed, ("my-agent".into(), vec!["CLAUDE.md".into()], HashMap::from(env)));
+    let said = printed(&bus, &["deploy", path, "-n", "x", "--json"]).await;
+    let document: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(document, json!({"name": "x", "version": 4, "files": 1}));
+}
+
+#[tokio::test]
+async fn settings_travel_as_json() {
+    let bus = Bus::start();
+    let (daemon, _connection) = serve(&bus).await;
+    let create = ["session", "create", "hello", "-m", "m-2", "-e", "K=v=w"];
+    assert_eq!(printed(&bus, &create).await, format!("{ID}\n"));
+    let settings = daemon.seen.lock().unwrap().settings.pop().unwrap();
+    let settings: Value = serde_json::from_str(&settings).unwrap();
+    assert_eq!(settings, json!({"model": "m-2", "extraEnv": {"K": "v=w"}}));
+}
+
+#[tokio::test]
+async fn commands_run_with_their_output_and_code() {
+    let bus = Bus::start();
+    let _daemon = serve(&bus).await;
+    let exec = |command| ["session", "exec", ID, command];
+    let ran = bus.run(&exec("ls")).await;
+    assert_eq!((ran.code, &*ran.out, &*ran.err), (3, "out\u{1b}\n", "err\n"));
+    let ran = bus.run(&exec("late")).await;
+    assert_eq!((ran.code, &*ran.err), (124, "err\nashctl: the command ran out of time\n"));
+    let ran = bus.run(&exec("gone")).await;
+    assert_eq!((ran.code, &*ran.err), (1, "err\nashctl: the sandbox was lost\n"));
+    let ran = bus.run(&exec("die")).await;
+    assert_eq!((ran.code, ran.err.ends_with("before the command ended\n")), (1, true));
+    let ran = bus.run(&["session", "exec", ID, "ls", "--json"]).await;
+    let document: Value = serde_json::from_str(&ran.out).unwrap();
+    let output = json!({"exitCode": 3, "timedOut": false, "truncated": false,
+        "stdout": "out\u{1b}\n", "stderr": "err\n"});
+    assert_eq!((ran.code, document), (3, output));
+}

@@ -1,0 +1,85 @@
+//! Every failure is one sentence on standard error and a documented code.
+
+use std::fs;
+use std::process::Stdio;
+
+use tokio::time::timeout;
+
+use crate::bus::{Bus, PATIENCE, Ran};
+use crate::fake::{ID, serve};
+
+#[tokio::test]
+async fn without_a_bus_or_a_daemon() {
+    let bus = Bus::start();
+    let ran = bus.run(&["status"]).await;
+    let sentence =
+        "ashctl: ashd is not running on this bus; start it with `systemctl start ashd`\n";
+    assert_eq!((ran.code, &*ran.out, &*ran.err), (3, "", sentence));
+    let ran = bus.run(&["--bus", "unix:path=/nonexistent/bus", "status"]).await;
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.starts_with("ashctl: the message bus cannot be reached: "), "{}", ran.err);
+    let ran = bus.run(&["--bus", "nonsense", "status"]).await;
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.starts_with("ashctl: the bus address is not valid: "), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn refusals_have_their_codes() {
+    let bus = Bus::start();
+    let _daemon = serve(&bus).await;
+    for (arguments, code, sentence) in [
+        (&["agent", "info", "nobody"][..], 4, "Agent not found"),
+        (&["session", "info", "gone"], 4, "it does not exist any more"),
+        (&["session", "stop", ID], 5, "Cannot stop session with status \"paused\""),
+        (&["session", "send", ID, "busy"], 5, "Session is busy"),
+        (&["session", "info", "secret"], 6, "only root may control ashd"),
+        (&["chat", "other", "hi", "-s", ID], 2, &format!("session {ID} belongs to agent hello")),
+    ] {
+        let ran = bus.run(arguments).await;
+        let said = format!("ashctl: {sentence}\n");
+        assert_eq!((ran.code, &*ran.out, &*ran.err), (code, "", &*said), "{arguments:?}");
+    }
+    assert_eq!(bus.run(&["session", "frobnicate"]).await.code, 2);
+}
+
+#[tokio::test]
+async fn a_bad_folder_is_refused_before_the_bus_is_asked() {
+    let bus = Bus::start();
+    let folder = bus.dir.path().join("agent");
+    fs::create_dir(&folder).unwrap();
+    let ran = bus.run(&["deploy", folder.to_str().unwrap()]).await;
+    let sentence = format!(
+        "ashctl: {} has no CLAUDE.md; an agent is a folder with a CLAUDE.md\n",
+        folder.display()
+    );
+    assert_eq!((ran.code, &*ran.err), (5, &*sentence));
+}
+
+#[tokio::test]
+async fn what_the_daemon_says_of_a_folder_is_told() {
+    let bus = Bus::start();
+    let _daemon = serve(&bus).await;
+    let folder = bus.dir.path().join("agent");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("CLAUDE.md"), "You help.").unwrap();
+    // More than a pipe holds, so that the sender notices that nobody reads.
+    fs::write(folder.join("big"), vec![1; 1 << 20]).unwrap();
+    let ran = bus.run(&["deploy", folder.to_str().unwrap(), "-n", "refused"]).await;
+    assert_eq!((ran.code, &*ran.err), (5, "ashctl: the folder is not to our liking\n"));
+}
+
+#[tokio::test]
+async fn nobody_reading_is_no_failure() {
+    let bus = Bus::start();
+    let _daemon = serve(&bus).await;
+    for arguments in [&["agent", "list"][..], &["session", "send", ID, "hi"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = bus.ashctl(arguments);
+        command.stdout(writer).stderr(Stdio::piped());
+        let child = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
+        let output = timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+        let ran = Ran::from(output);
+        assert_eq!((ran.code, &*ran.err), (0, ""), "{arguments:?}");
+    }
+}

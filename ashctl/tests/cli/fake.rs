@@ -1,0 +1,288 @@
+//! A daemon that follows a script: the text of a message says what becomes of it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use ash_dbus::value::{
+    AgentInfo, DeployOptions, FollowOptions, Health, LogLine, Message, SessionFilter, SessionInfo,
+    Usage,
+};
+use ash_dbus::{BUS_NAME, Error, ROOT, path};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::sync::Notify;
+use zbus::fdo;
+use zbus::zvariant::{OwnedFd, OwnedObjectPath};
+use zbus::{Connection, interface};
+
+use crate::bus::Bus;
+
+pub(crate) const ID: &str = "3f0c6a52-0c3e-4b1e-9a57-2f1f0e9d8c7b";
+
+/// What the daemon was told.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) deployed: Vec<(String, Vec<String>, HashMap<String, String>)>,
+    pub(crate) settings: Vec<String>,
+    pub(crate) sent: Vec<(String, String)>,
+    pub(crate) followed: Vec<FollowOptions>,
+    pub(crate) called: Vec<&'static str>,
+}
+
+/// What its two objects share.
+#[derive(Clone, Default)]
+pub(crate) struct Daemon {
+    pub(crate) seen: Arc<Mutex<Seen>>,
+    pub(crate) status: Arc<Mutex<String>>,
+    /// A message that waits has come, or an interrupt.
+    pub(crate) waiting: Arc<Notify>,
+    interrupted: Arc<Notify>,
+}
+
+/// Puts the daemon on a bus.
+pub(crate) async fn serve(bus: &Bus) -> (Daemon, Connection) {
+    let daemon = Daemon::default();
+    *daemon.status.lock().unwrap() = "active".into();
+    let connection = bus.connect().await;
+    let server = connection.object_server();
+    server.at(ROOT, Manager(daemon.clone())).await.unwrap();
+    server.at(path::of_agent("hello").unwrap(), Agent(daemon.clone())).await.unwrap();
+    server.at(path::of_session(ID).unwrap(), Session(daemon.clone())).await.unwrap();
+    connection.request_name(BUS_NAME).await.unwrap();
+    (daemon, connection)
+}
+
+impl Daemon {
+    fn called(&self, what: &'static str) {
+        self.seen.lock().unwrap().called.push(what);
+    }
+
+    fn session(&self) -> SessionInfo {
+        SessionInfo {
+            id: ID.into(),
+            agent_name: "hello".into(),
+            agent_version: 3,
+            status: self.status.lock().unwrap().clone(),
+            created_at: "2026-11-18T11:06:40.007Z".into(),
+            last_active_at: "2026-11-18T11:06:41.007Z".into(),
+            ..SessionInfo::default()
+        }
+    }
+
+    fn now(&self, status: &str) -> SessionInfo {
+        *self.status.lock().unwrap() = status.into();
+        self.session()
+    }
+}
+
+fn agent() -> AgentInfo {
+    AgentInfo { id: ID.into(), name: "hello".into(), version: 3, ..AgentInfo::default() }
+}
+
+struct Manager(Daemon);
+
+#[interface(name = "org.ashd.Ash1.Manager")]
+impl Manager {
+    async fn deploy(
+        &self,
+        name: &str,
+        folder: OwnedFd,
+        options: DeployOptions,
+    ) -> Result<(OwnedObjectPath, u32), Error> {
+        if name == "refused" {
+            return Err(Error::Invalid("the folder is not to our liking".into()));
+        }
+        let read = move || {
+            let mut archive = tar::Archive::new(File::from(std::os::fd::OwnedFd::from(folder)));
+            let entries = archive.entries().unwrap();
+            entries.map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect()
+        };
+        let files = tokio::task::spawn_blocking(read).await.unwrap();
+        let env = options.env.unwrap_or_default();
+        self.0.seen.lock().unwrap().deployed.push((name.into(), files, env));
+        Ok((path::of_agent(name).unwrap(), 4))
+    }
+
+    async fn list_agents(&self) -> Vec<AgentInfo> {
+        vec![agent()]
+    }
+
+    async fn get_agent(&self, name: &str) -> Result<(OwnedObjectPath, AgentInfo), Error> {
+        match name {
+            "hello" => Ok((path::of_agent(name).unwrap(), agent())),
+            _ => Err(Error::NotFound("Agent not found".into())),
+        }
+    }
+
+    async fn list_sessions(&self, filter: SessionFilter) -> (Vec<SessionInfo>, u64) {
+        let page = if filter.offset == Some(0) { vec![self.0.session()] } else { vec![] };
+        (page, 1)
+    }
+
+    async fn get_session(&self, id: &str) -> Result<(OwnedObjectPath, SessionInfo), fdo::Error> {
+        match id {
+            ID => Ok((path::of_session(id).unwrap(), self.0.session())),
+            "secret" => Err(fdo::Error::AccessDenied("only root may control ashd".into())),
+            _ => Err(fdo::Error::UnknownObject("no such object".into())),
+        }
+    }
+
+    async fn create_session(&self, _agent: &str, settings: &str) -> (OwnedObjectPath, &str) {
+        self.0.seen.lock().unwrap().settings.push(settings.into());
+        (path::of_session(ID).unwrap(), ID)
+    }
+
+    #[zbus(property)]
+    async fn version(&self) -> &str {
+        "9.8.7"
+    }
+
+    #[zbus(property)]
+    async fn status(&self) -> Health {
+        Health {
+            active_sessions: 2,
+            live_sandboxes: 1,
+            max_sandboxes: 8,
+            uptime: 90_061,
+            missing: vec!["no limits".into()],
+            ..Health::default()
+        }
+    }
+}
+
+struct Agent(Daemon);
+
+#[interface(name = "org.ashd.Ash1.Agent")]
+impl Agent {
+    async fn delete(&self) {
+        self.0.called("delete");
+    }
+}
+
+struct Session(Daemon);
+
+/// The beginning and the rest of an answer, cut in the middle of its text and of a frame.
+pub(crate) const ANSWER: [&str; 2] = [
+    "id: 7.0\nevent: session_start\ndata: {\"sessionId\":\"x\"}\n\n\
+     id: 7.1\nevent: text_delta\ndata: {\"delta\":\"Hel\"}\n\nid: 7.2\nevent: text_de",
+    "id: 7.2\nevent: text_delta\ndata: {\"delta\":\"lo\"}\n\n\
+     id: 8.0\nevent: message\n\
+     data: {\"type\":\"assistant\",\"message\":{\"content\":[{\"type\":\"text\",\"text\":\"Hello\"}]}}\n\n\
+     id: 9.0\nevent: done\ndata: {}\n\n",
+];
+
+const FAILING: &str = "id: 7.0\nevent: error\ndata: {\"error\":\"the model is gone\"}\n\n\
+                       id: 7.1\nevent: done\ndata: {}\n\n";
+const COLOURFUL: &str = "id: 7.0\nevent: text_delta\ndata: {\"delta\":\"\\u001b[2Jboo\"}\n\n\
+                         id: 7.1\nevent: done\ndata: {}\n\n";
+
+/// The read end of a pipe that holds these bytes; they must fit into it.
+fn piped(bytes: &str) -> (OwnedFd, File) {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let mut writer = File::from(writer);
+    writer.write_all(bytes.as_bytes()).unwrap();
+    (reader.into(), writer)
+}
+
+impl Session {
+    /// A stream that waits for an interrupt, and ends then.
+    fn waiting(&self) -> OwnedFd {
+        let (reader, mut writer) = piped(ANSWER[0]);
+        let interrupted = self.0.interrupted.clone();
+        tokio::spawn(async move {
+            interrupted.notified().await;
+            let rest = "lta\ndata: {\"delta\":\"p\"}\n\nid: 9.0\nevent: done\ndata: {}\n\n";
+            writer.write_all(rest.as_bytes()).unwrap();
+        });
+        self.0.waiting.notify_one();
+        reader
+    }
+}
+
+#[interface(name = "org.ashd.Ash1.Session")]
+impl Session {
+    async fn send(
+        &self,
+        content: &str,
+        options: &str,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedFd, Error> {
+        self.0.seen.lock().unwrap().sent.push((content.into(), options.into()));
+        let text = content.trim_matches('"');
+        match text {
+            "busy" => return Err(Error::Busy("Session is busy".into())),
+            "wait" => return Ok(self.waiting()),
+            "restart" => {
+                let connection = connection.clone();
+                tokio::spawn(async move {
+                    connection.release_name(BUS_NAME).await.unwrap();
+                    connection.request_name(BUS_NAME).await.unwrap();
+                });
+            }
+            _ => {}
+        }
+        let whole = ANSWER.concat().replace("text_deid: 7.2\nevent: ", "");
+        Ok(piped(match text {
+            "cut" | "restart" => ANSWER[0],
+            "lost" => "",
+            "fail" => FAILING,
+            "colour" => COLOURFUL,
+            _ => &whole,
+        })
+        .0)
+    }
+
+    async fn follow(&self, options: FollowOptions) -> OwnedFd {
+        self.0.seen.lock().unwrap().followed.push(options);
+        piped(ANSWER[1]).0
+    }
+
+    async fn interrupt(&self) -> bool {
+        self.0.called("interrupt");
+        self.0.interrupted.notify_one();
+        true
+    }
+
+    async fn exec(&self, command: &str, _timeout: u64) -> (OwnedFd, OwnedFd, OwnedFd) {
+        let status = match command {
+            "die" => "",
+            "late" => "{\"exitCode\":137,\"timedOut\":true,\"truncated\":false}\n",
+            "gone" => "{\"error\":\"x\",\"message\":\"the sandbox was lost\"}\n",
+            _ => "{\"exitCode\":3,\"timedOut\":false,\"truncated\":false}\n",
+        };
+        (piped("out\u{1b}\n").0, piped("err\n").0, piped(status).0)
+    }
+
+    async fn pause(&self) -> SessionInfo {
+        self.0.now("paused")
+    }
+
+    async fn stop(&self) -> Result<SessionInfo, Error> {
+        Err(Error::WrongState("Cannot stop session with status \"paused\"".into()))
+    }
+
+    async fn resume(&self) -> SessionInfo {
+        self.0.called("resume");
+        self.0.now("active")
+    }
+
+    async fn end(&self, purge: bool) -> SessionInfo {
+        self.0.called(if purge { "purge" } else { "end" });
+        self.0.now("ended")
+    }
+
+    async fn messages(&self, after: u64, _limit: u32) -> Vec<Message> {
+        let body = "{\"type\":\"user\",\"content\":\"hi\"}".to_owned();
+        if after == 0 { vec![(1, "user".into(), body, "then".into())] } else { vec![] }
+    }
+
+    async fn logs(&self, after: i64) -> Vec<LogLine> {
+        let line = (0, "stderr".to_owned(), "a\tline".to_owned(), "then".to_owned());
+        if after < 0 { vec![line] } else { vec![] }
+    }
+
+    async fn usage(&self) -> Usage {
+        Usage { model: "m-1".into(), input_tokens: 12, cost_usd: 0.5, ..Usage::default() }
+    }
+}

@@ -1,0 +1,11 @@
+//! `ashctl`, the program, against a bus with a scripted daemon on it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bus;
+mod fake;
+
+mod chat;
+mod commands;
+mod failures;
+mod streams;
