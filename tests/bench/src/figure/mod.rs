@@ -1,0 +1,140 @@
+//! The figures, a module each.
+
+mod turn;
+
+mod first;
+
+mod create;
+
+mod delta;
+
+mod events;
+
+mod get;
+
+mod memory;
+
+mod bridge;
+
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use jiff::{Timestamp, Unit};
+
+use crate::machine;
+use crate::report::{Figure, Row, Taken};
+
+/// What can be measured, in the order of the report.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Name {
+    /// Prompt to model API, second turn and later, beyond the CLI alone
+    Turn,
+    /// The first prompt of a session to the model API, beyond the CLI alone
+    First,
+    /// POST session until its bridge is ready
+    Create,
+    /// A delta from the bridge to an SSE client
+    Delta,
+    /// Durable events per second
+    Events,
+    /// GET session per second
+    Get,
+    /// Memory of ashd
+    Memory,
+    /// Size of the bridge, memory of a sandbox
+    Bridge,
+}
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scale {
+    /// As much as is promised.
+    Full,
+    /// A tenth, to see whether it works.
+    Quick,
+}
+
+impl Scale {
+    /// This much, or a tenth of it.
+    fn of(self, full: usize) -> usize {
+        match self {
+            Scale::Full => full,
+            Scale::Quick => full.div_ceil(10),
+        }
+    }
+}
+
+/// What a figure's module says about it.
+struct About {
+    title: &'static str,
+    how: &'static str,
+    measure: fn(Scale) -> Result<Outcome>,
+}
+
+/// What came out.
+#[derive(Default)]
+struct Outcome {
+    rows: Vec<Row>,
+    notes: Vec<String>,
+}
+
+impl Name {
+    /// All, in the order of the report.
+    pub const ALL: [Name; 8] = [
+        Name::Turn,
+        Name::First,
+        Name::Create,
+        Name::Delta,
+        Name::Events,
+        Name::Get,
+        Name::Memory,
+        Name::Bridge,
+    ];
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Name::Turn => "turn",
+            Name::First => "first",
+            Name::Create => "create",
+            Name::Delta => "delta",
+            Name::Events => "events",
+            Name::Get => "get",
+            Name::Memory => "memory",
+            Name::Bridge => "bridge",
+        }
+    }
+
+    fn about(self) -> About {
+        match self {
+            Name::Turn => turn::ABOUT,
+            Name::First => first::ABOUT,
+            Name::Create => create::ABOUT,
+            Name::Delta => delta::ABOUT,
+            Name::Events => events::ABOUT,
+            Name::Get => get::ABOUT,
+            Name::Memory => memory::ABOUT,
+            Name::Bridge => bridge::ABOUT,
+        }
+    }
+
+    /// Measures it.
+    ///
+    /// # Errors
+    /// When something does not work. That a floor is missed is none.
+    pub fn measure(self, scale: Scale) -> Result<Figure> {
+        let About { title, how, measure } = self.about();
+        let (began, load) = (Instant::now(), machine::load());
+        let Outcome { rows, notes } = measure(scale)?;
+        let taken = Taken {
+            at: Timestamp::now().round(Unit::Second)?.to_string(),
+            machine: machine::describe(),
+            load: (load, machine::load()),
+            nice: machine::nice(),
+            seconds: began.elapsed().as_secs(),
+        };
+        let [name, title, how] = [self.word(), title, how].map(str::to_owned);
+        Ok(Figure { name, title, how, rows, notes, taken })
+    }
+}

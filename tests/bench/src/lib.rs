@@ -1,0 +1,15 @@
+//! What `ash-bench` is made of.
+
+pub mod stats;
+
+pub mod machine;
+
+pub mod memory;
+
+pub mod report;
+
+pub mod alone;
+
+pub mod stage;
+
+pub mod figure;

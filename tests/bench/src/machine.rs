@@ -1,0 +1,35 @@
+//! The machine that measures.
+
+use std::fs;
+
+use rustix::process::getpriority_process;
+use rustix::system::uname;
+
+/// Processors, memory and kernel, in a line.
+pub fn describe() -> String {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let processor = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "processor".to_owned());
+    let memory = field("/proc/meminfo", "MemTotal")
+        .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
+        .unwrap_or_default();
+    let kernel = uname().release().to_string_lossy().into_owned();
+    format!("{cpus} x {processor}, {:.1} GiB, Linux {kernel}", memory as f64 / 1024.0 / 1024.0)
+}
+
+/// Load average over the last minute; 0 when it cannot be read.
+pub fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default()
+}
+
+/// Our scheduling priority, which everything that we start inherits.
+pub fn nice() -> i32 {
+    getpriority_process(None).unwrap_or_default()
+}
+
+/// The value of the first `key : value` line of a file.
+fn field(path: &str, key: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find(|line| line.starts_with(key))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}

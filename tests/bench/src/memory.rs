@@ -1,0 +1,50 @@
+//! What processes take.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+/// Memory of a process, in millions of bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// What it has in memory.
+    pub resident: f64,
+    /// The same, shared pages divided by those who share them.
+    pub proportional: f64,
+    /// What only it has.
+    pub private: f64,
+}
+
+impl Memory {
+    /// Of this process.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn of(pid: u32) -> Result<Memory> {
+        let path = format!("/proc/{pid}/smaps_rollup");
+        Ok(Memory::parse(&fs::read_to_string(&path).context(path)?))
+    }
+
+    fn parse(text: &str) -> Memory {
+        let of = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(key));
+            let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+            kib.unwrap_or_default() * 1024.0 / 1e6
+        };
+        let private = of("Private_Clean:") + of("Private_Dirty:");
+        Memory { resident: of("Rss:"), proportional: of("Pss:"), private }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_words_are_understood() {
+        let text = "5581 [rollup]\nRss:  2000 kB\nPss:  1000 kB\nPss_Dirty: 4 kB\n\
+                    Shared_Clean: 8 kB\nPrivate_Clean: 250 kB\nPrivate_Dirty: 250 kB\n";
+        let memory = Memory { resident: 2.048, proportional: 1.024, private: 0.512 };
+        assert_eq!(Memory::parse(text), memory);
+    }
+}

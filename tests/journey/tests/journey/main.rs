@@ -1,0 +1,21 @@
+//! What users are promised, with everything real but the model: `ashd`, `ashctl`, sandboxes, and
+//! the real CLI beside its stand-in.
+
+mod support;
+
+mod busy;
+mod calls;
+mod commands;
+mod confined;
+mod crashes;
+mod disk;
+mod journey;
+mod leftovers;
+mod model;
+mod options;
+mod readme;
+mod refusals;
+mod sdk;
+mod secrets;
+mod start;
+mod turns;

@@ -1,0 +1,181 @@
+//! The repository keeps its rules, and every rule catches what it is for.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use ash_layers::table::{BOUNDARIES, Boundary, LAYERS, MACHINE_PATH, MAX_LINES, UNSAFE_CRATE};
+use ash_layers::{crates, modules, repository, text};
+
+type Result = std::result::Result<(), Box<dyn Error>>;
+
+fn fixtures() -> PathBuf {
+    repository::package().join("fixtures")
+}
+
+fn check_modules(sources: &Path) -> std::io::Result<Vec<String>> {
+    let texts = repository::texts(sources)?;
+    let rust = texts.iter().filter(|(path, _)| path.extension().is_some_and(|it| it == "rs"));
+    Ok(rust.flat_map(|(path, text)| modules::check(path, text)).collect())
+}
+
+fn none(wrong: &[String]) {
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn modules_of_ashd_name_only_what_lies_below_them() -> Result {
+    none(&check_modules(&repository::root().join("ashd/src"))?);
+    Ok(())
+}
+
+#[test]
+fn every_layer_exists() {
+    let sources = repository::root().join("ashd/src");
+    let outer = LAYERS.iter().filter(|layer| !layer.module.contains("::"));
+    let missing: Vec<_> = outer
+        .map(|layer| layer.module)
+        .filter(|module| !sources.join(module).is_dir())
+        .filter(|module| !sources.join(module).with_extension("rs").is_file())
+        .collect();
+    assert_eq!(missing, [""; 0]);
+}
+
+#[test]
+fn every_fixture_is_refused_for_its_reason() -> Result {
+    let mut seen = 0;
+    for entry in fs::read_dir(fixtures())? {
+        let fixture = entry?.path();
+        let texts = repository::texts(&fixture)?;
+        let refusals = texts.iter().filter_map(|(_, text)| text.strip_prefix("//! refused: "));
+        let expected: Vec<&str> = refusals.filter_map(|text| text.lines().next()).collect();
+        let found = check_modules(&fixture)?;
+        assert_eq!(found.len(), expected.len(), "{}: {found:?}", fixture.display());
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.ends_with(expected), "{}: {found}", fixture.display());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 12, "only {seen} fixtures were refused");
+    Ok(())
+}
+
+#[test]
+fn crates_link_only_what_they_may() -> Result {
+    for boundary in BOUNDARIES {
+        let linked = crates::linked(&repository::root(), boundary.name)?;
+        assert!(linked.contains(boundary.name), "{}: cargo said nothing", boundary.name);
+        none(&crates::check_linked(boundary, &linked));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_crate_that_links_too_much_is_found() -> Result {
+    let linked = crates::linked(&repository::root(), "ashd")?;
+    let boundary = Boundary { name: "ashd", never: &["tokio", "syn-no"], because: "it is a test" };
+    let found = crates::check_linked(&boundary, &linked);
+    assert_eq!(found, ["ashd links tokio, but it is a test"]);
+    assert!(crates::check_linked(&boundary, &BTreeSet::new()).is_empty());
+    Ok(())
+}
+
+#[test]
+fn members_inherit_the_lints() -> Result {
+    let root = repository::root();
+    let mut wrong = Vec::new();
+    for member in crates::members(&fs::read_to_string(root.join("Cargo.toml"))?)? {
+        let manifest = fs::read_to_string(root.join(&member).join("Cargo.toml"))?;
+        let may_differ = member == UNSAFE_CRATE;
+        wrong.extend(crates::check_manifest(Path::new(&member), &manifest, may_differ));
+    }
+    none(&wrong);
+    Ok(())
+}
+
+#[test]
+fn a_manifest_with_lints_of_its_own_is_found() {
+    let here = Path::new("x");
+    assert!(crates::check_manifest(here, "[lints]\nworkspace = true\n", false).is_none());
+    assert!(
+        crates::check_manifest(here, "[lints.rust]\nunsafe_code = \"allow\"\n", false).is_some()
+    );
+    assert!(crates::check_manifest(here, "[package]\n", false).is_some());
+    assert!(crates::check_manifest(here, "not TOML", false).is_some());
+}
+
+#[test]
+fn sources_are_safe_run_all_tests_and_stay_short() -> Result {
+    let mut wrong = Vec::new();
+    for (path, text) in repository::texts(&repository::root())? {
+        if path.extension().is_some_and(|it| it == "rs") {
+            wrong.extend(text::check_source(&path, &text, path.starts_with(UNSAFE_CRATE)));
+        }
+    }
+    none(&wrong);
+    Ok(())
+}
+
+#[test]
+fn a_source_that_breaks_a_rule_is_found() {
+    let check = |path: &str, text: &str| text::check_source(Path::new(path), text, false);
+    let breaks = [
+        ("fn f() { unsafe { g() } }", "a/src/x.rs:1: unsafe code outside its one crate"),
+        ("#[test]\n#[ignore]\nfn f() {}", "a/src/x.rs:2: a test that is never run"),
+        ("#![allow(dead_code)]", "a/src/x.rs:1: allow instead of expect"),
+        ("fn f( {", "a/src/x.rs is not Rust: "),
+    ];
+    for (source, expected) in breaks {
+        let found = check("a/src/x.rs", source);
+        assert!(found.len() == 1 && found[0].starts_with(expected), "{source}: {found:?}");
+    }
+    none(&check("a/src/x.rs", "// unsafe #[ignore] #[allow(x)]\nconst A: &str = \"unsafe\";"));
+    assert!(text::check_source(Path::new("x.rs"), "unsafe fn f() {}", true).is_empty());
+}
+
+#[test]
+fn a_long_source_is_found_but_its_tests_do_not_count() {
+    let lines = "const A: u8 = 0;\n".repeat(MAX_LINES);
+    let tests = format!("#[cfg(test)]\nmod tests {{\n{lines}}}\n");
+    let check = |path: &str, text: &str| text::check_source(Path::new(path), text, false);
+    none(&check("a/src/x.rs", &format!("{lines}{tests}")));
+    none(&check("a/tests/x.rs", &format!("{lines}{lines}")));
+    let found = check("tests/a/src/x.rs", &format!("{lines}// one more\n{tests}"));
+    assert_eq!(found, ["tests/a/src/x.rs: 501 lines, at most 500"]);
+}
+
+#[test]
+fn texts_name_no_registry_and_no_machine() -> Result {
+    let texts = repository::texts(&repository::root())?;
+    let written = texts.iter().filter(|(path, _)| !path.ends_with("Cargo.lock"));
+    none(&written.flat_map(|(path, text)| text::check_words(path, text)).collect::<Vec<_>>());
+    Ok(())
+}
+
+#[test]
+fn a_text_that_says_too_much_is_found() {
+    let check = |text: &str| text::check_words(Path::new("x.md"), text).len();
+    assert_eq!(check(&format!("see {MACHINE_PATH}/a\n`{MACHINE_PATH}`")), 2);
+    assert_eq!(check(&format!("{MACHINE_PATH}space and a{MACHINE_PATH}/b")), 0);
+    assert_eq!(check(concat!("from https://pypi.", "org/simple")), 1);
+}
+
+#[test]
+fn every_fuzz_target_has_a_corpus() -> Result {
+    none(&repository::check_corpora(&repository::root())?);
+    Ok(())
+}
+
+#[test]
+fn an_empty_corpus_is_found() -> Result {
+    let scratch = tempfile::tempdir()?;
+    let fuzz = scratch.path().join("fuzz");
+    fs::create_dir_all(fuzz.join("fuzz_targets"))?;
+    fs::write(fuzz.join("fuzz_targets/frames.rs"), "")?;
+    fs::create_dir_all(fuzz.join("corpus/frames"))?;
+    assert_eq!(repository::check_corpora(scratch.path())?.len(), 1);
+    fs::write(fuzz.join("corpus/frames/hello"), "x")?;
+    none(&repository::check_corpora(scratch.path())?);
+    Ok(())
+}
