@@ -71,11 +71,9 @@ async fn start(upstream: &str) -> Result<Broker> {
     let dir = env::temp_dir().join(format!("ash-overhead-{}", process::id()));
     fs::create_dir(&dir)?;
     let program = env::current_exe()?.with_file_name("../ash-broker");
-    fs::copy(program, dir.join("ash-broker"))?;
     let listener = control::listen(&dir.join("control"))?;
-    let program = dir.join("ash-broker");
     let launch = Launch { program: &program, uid: NOBODY, gid: NOBODY, exit_when_unused: None };
-    let child = launch.command(listener).spawn()?;
+    let child = launch.start(listener, |mut command| command.spawn())?;
     let (control, _events) = Control::connect(&dir.join("control")).await?;
     control.key(control::secret(b"placeholder")?.as_fd()).await?;
     let upstream = upstream.to_owned();

@@ -295,7 +295,8 @@ impl Shared {
         let uid = self.setup.uid;
         let exit_when_unused = Some(self.setup.exit_when_unused);
         let launch = Launch { program, uid, gid: uid, exit_when_unused };
-        let child = Command::from(launch.command(listener)).spawn().map_err(BrokerError::Start)?;
+        let child = launch.start(listener, |command| Command::from(command).spawn());
+        let child = child.map_err(BrokerError::Start)?;
         self.children.watch("broker", child);
         Ok(Control::connect(&self.setup.socket).await?)
     }

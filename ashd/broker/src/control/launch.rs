@@ -1,7 +1,7 @@
 //! How `ashd` starts a broker when no service manager does.
 
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -27,13 +27,27 @@ pub struct Launch<'a> {
 }
 
 impl Launch<'_> {
-    /// The command that starts it on this listener (see [`listen`]). Its standard error, where it
-    /// logs, is inherited unless the caller says otherwise; signals of the caller's terminal do not
-    /// reach it.
-    #[must_use]
-    pub fn command(&self, listener: OwnedFd) -> Command {
-        let mut command = Command::new(self.program);
-        command.env_clear().current_dir("/").process_group(0).uid(self.uid).gid(self.gid);
+    /// Starts it on this listener (see [`listen`]), by letting `spawn` run the command. Its standard
+    /// error, where it logs, is inherited unless `spawn` says otherwise; signals of the caller's
+    /// terminal do not reach it.
+    ///
+    /// # Errors
+    /// When the program cannot be opened, and those of `spawn`.
+    pub fn start<C>(
+        &self,
+        listener: OwnedFd,
+        spawn: impl FnOnce(Command) -> io::Result<C>,
+    ) -> io::Result<C> {
+        // Executed through the descriptor: the broker's user need not reach the program's path,
+        // which may be below a home directory. It is closed on execution.
+        let program = fs::File::open(self.program)?;
+        spawn(self.command(&program, listener))
+    }
+
+    fn command(&self, program: &fs::File, listener: OwnedFd) -> Command {
+        let mut command = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()));
+        command.arg0(self.program).env_clear().current_dir("/").process_group(0);
+        command.uid(self.uid).gid(self.gid);
         command.stdin(Stdio::from(listener)).stdout(Stdio::null());
         for name in KEPT {
             command.envs(env::var_os(name).map(|value| (name, value)));

@@ -1,9 +1,11 @@
 //! What `ashd` tells the broker, and what it hears.
 
+use std::fs;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use ash_broker::control::{self, Control, Error, Limits};
+use ash_broker::control::{self, Control, Error, Launch, Limits};
+use tempfile::TempDir;
 use tokio::net::UnixListener;
 use uuid::Uuid;
 
@@ -117,7 +119,7 @@ async fn only_root_controls() {
     let stage = Stage::bare().await;
     let path = socket(stage.dir.path());
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    std::fs::set_permissions(&path, permissions).unwrap();
+    fs::set_permissions(&path, permissions).unwrap();
     let stranger = std::thread::spawn(move || {
         let uid = rustix::process::Uid::from_raw(NOBODY);
         rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
@@ -152,10 +154,7 @@ async fn odd_requests_are_refused_and_change_nothing() {
 
 #[tokio::test]
 async fn an_unused_broker_leaves() {
-    let dir = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .tempdir()
-        .unwrap();
+    let dir = TempDir::new().unwrap();
     let mut child = launch(dir.path(), Some(Duration::from_secs(1)));
     let (control, _events) = Control::connect(&socket(dir.path())).await.unwrap();
     let path = dir.path().join("a");
@@ -175,10 +174,7 @@ async fn an_unused_broker_leaves() {
 
 #[tokio::test]
 async fn a_broker_outlives_whoever_reads_its_log() {
-    let dir = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .tempdir()
-        .unwrap();
+    let dir = TempDir::new().unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
     let mut child = launch_with(dir.path(), None, writer);
     drop(reader);
@@ -186,6 +182,21 @@ async fn a_broker_outlives_whoever_reads_its_log() {
         let (control, _events) = Control::connect(&socket(dir.path())).await.unwrap();
         assert_eq!(control.granted().await.unwrap(), Vec::<Uuid>::new());
     }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_program_that_its_user_cannot_reach_is_started() {
+    // Nobody but root may search a new temporary directory.
+    let dir = TempDir::new().unwrap();
+    let program = dir.path().join("ash-broker");
+    fs::copy(env!("CARGO_BIN_EXE_ash-broker"), &program).unwrap();
+    let listener = control::listen(&socket(dir.path())).unwrap();
+    let launch = Launch { program: &program, uid: NOBODY, gid: NOBODY, exit_when_unused: None };
+    let mut child = launch.start(listener, |mut command| command.spawn()).unwrap();
+    let (control, _events) = Control::connect(&socket(dir.path())).await.unwrap();
+    assert_eq!(control.granted().await.unwrap(), Vec::<Uuid>::new());
     child.kill().unwrap();
     child.wait().unwrap();
 }

@@ -39,8 +39,7 @@ pub(crate) struct Stage {
 impl Stage {
     /// A broker that knows nothing yet.
     pub(crate) async fn bare() -> Self {
-        let dir = tempfile::Builder::new().permissions(Permissions::from_mode(0o755)).tempdir();
-        let dir = dir.unwrap();
+        let dir = TempDir::new().unwrap();
         let child = launch(dir.path(), None);
         let (control, events) = soon(Control::connect(&socket(dir.path()))).await.unwrap();
         Self { dir, child, control, events }
@@ -137,15 +136,10 @@ pub(crate) fn launch_with(
     exit_when_unused: Option<Duration>,
     log: impl Into<Stdio>,
 ) -> Child {
-    // Its own user may not be able to reach the build directory.
-    let program = dir.join("ash-broker");
-    if !program.exists() {
-        let built = env!("CARGO_BIN_EXE_ash-broker");
-        fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).unwrap();
-    }
+    let program = Path::new(env!("CARGO_BIN_EXE_ash-broker"));
     let listener = control::listen(&socket(dir)).unwrap();
-    let launch = Launch { program: &program, uid: NOBODY, gid: NOBODY, exit_when_unused };
-    launch.command(listener).stderr(log).spawn().unwrap()
+    let launch = Launch { program, uid: NOBODY, gid: NOBODY, exit_when_unused };
+    launch.start(listener, |mut command| command.stderr(log).spawn()).unwrap()
 }
 
 /// A stand-in for the model API; the test answers each connection by hand.
