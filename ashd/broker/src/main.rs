@@ -24,8 +24,8 @@ struct Arguments {
 /// Why the broker did not run.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("the runtime cannot be started: {0}")]
-    Runtime(#[from] io::Error),
+    #[error("the broker cannot be started: {0}")]
+    Start(#[from] io::Error),
     #[error(transparent)]
     Harden(#[from] harden::Error),
     #[error(transparent)]
@@ -54,6 +54,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Error> {
+    // Executed through a descriptor, it would be known by that one's number.
+    rustix::thread::set_name(c"ash-broker").map_err(io::Error::from)?;
     let roots = system_roots();
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     harden::confine()?;
