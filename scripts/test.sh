@@ -36,11 +36,16 @@ count() {
 # Moves the tests that said they could not run from the passed to the skipped. What a passing test
 # prints is in the log of cargo test and in the report of nextest.
 count_skips() {
-    local line
+    local line lines
+    if ! lines=$("$@"); then
+        say "FAILED: counting the tests that were skipped"
+        failed=$((failed + 1))
+    fi
     while IFS= read -r line; do
+        [ -n "$line" ] || continue
         reasons+=("$line")
         passed=$((passed - 1))
-    done < <("$@")
+    done <<<"$lines"
 }
 
 skips_in_log() {
@@ -48,8 +53,11 @@ skips_in_log() {
         /^SKIP/ && !told[test]++ { print test ": " $0 }' "$scratch/rust.log"
 }
 
+# Where nextest reports is told by .config/nextest.toml, beneath this checkout wherever cargo builds.
+report=$ROOT/target/nextest/default/junit.xml
+
 skips_in_report() {
-    python3 - "$TARGET/nextest/default/junit.xml" <<'EOF'
+    python3 - "$report" <<'EOF'
 import sys
 import xml.etree.ElementTree as xml
 
@@ -63,6 +71,7 @@ EOF
 all_rust_tests() {
     if have cargo-nextest; then
         rust_tests cargo test --quiet --workspace --locked --doc --no-fail-fast
+        rm -f "$report"
         rust_tests cargo nextest run --workspace --locked --no-fail-fast --color never \
             --status-level slow
         count_skips skips_in_report
