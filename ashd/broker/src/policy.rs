@@ -6,7 +6,11 @@
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, USER_AGENT,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+
+/// Whether the same request may succeed later. Clients of the model API believe it more than the
+/// status.
+pub(crate) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,9 +61,14 @@ pub(crate) fn outgoing(from: &HeaderMap, key: HeaderValue) -> HeaderMap {
     headers
 }
 
-/// The headers that come back with an answer.
-pub(crate) fn incoming(from: &HeaderMap) -> HeaderMap {
-    pick(from, returns)
+/// The headers that come back with an answer. A credential that the model API refuses is none that
+/// the sandbox could mend: its client, which would try for minutes, is told not to.
+pub(crate) fn incoming(status: StatusCode, from: &HeaderMap) -> HeaderMap {
+    let mut headers = pick(from, returns);
+    if [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) {
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
+    headers
 }
 
 fn pick(from: &HeaderMap, wanted: fn(&HeaderName) -> bool) -> HeaderMap {
@@ -78,10 +87,14 @@ fn leaves(name: &HeaderName) -> bool {
 
 /// Whose account it is does not concern the sandbox.
 fn returns(name: &HeaderName) -> bool {
-    const NAMES: [&str; 3] = ["request-id", "retry-after-ms", "x-should-retry"];
+    const NAMES: [HeaderName; 3] = [
+        HeaderName::from_static("request-id"),
+        HeaderName::from_static("retry-after-ms"),
+        SHOULD_RETRY,
+    ];
     let standard = [CONTENT_TYPE, CONTENT_ENCODING, CACHE_CONTROL, RETRY_AFTER].contains(name);
     let limits = name.as_str().starts_with("anthropic-ratelimit-");
-    standard || limits || NAMES.contains(&name.as_str())
+    standard || limits || NAMES.contains(name)
 }
 
 #[cfg(test)]
@@ -173,6 +186,6 @@ mod tests {
             ("anthropic-ratelimit-requests-limit", "1"),
             ("request-id", "req_1"),
         ]);
-        assert_eq!(incoming(&received), expected);
+        assert_eq!(incoming(StatusCode::OK, &received), expected);
     }
 }

@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
+
+use crate::policy::SHOULD_RETRY;
 
 /// A failure in the words of the model API, so that its clients understand it. Its text goes into
 /// the sandbox: it never holds a path, an address or a secret.
@@ -89,9 +91,8 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        // Clients of the model API believe this more than the status.
         let again = HeaderValue::from_static(if self.may_pass() { "true" } else { "false" });
-        headers.insert(HeaderName::from_static("x-should-retry"), again);
+        headers.insert(SHOULD_RETRY, again);
         response
     }
 }

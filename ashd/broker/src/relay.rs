@@ -111,7 +111,7 @@ fn deliver(
     let download = Download::new(body, limits.upstream_silence_ms, bill);
     let mut response = Response::new(Answer::Stream(Box::new(download)));
     *response.status_mut() = head.status;
-    *response.headers_mut() = policy::incoming(&head.headers);
+    *response.headers_mut() = policy::incoming(head.status, &head.headers);
     Ok(response)
 }
 

@@ -77,6 +77,21 @@ async fn errors_of_the_model_api_pass_as_they_are() {
 }
 
 #[tokio::test]
+async fn a_credential_that_is_refused_is_not_tried_again() {
+    let upstream = Upstream::start().await;
+    let stage = Stage::new(&upstream).await;
+    let mut client = stage.client().await;
+    client.write(post("/v1/messages", "{}")).await;
+    let mut api = upstream.accept().await;
+    api.until("{}").await;
+    api.write("HTTP/1.1 401 Unauthorized\r\nx-should-retry: true\r\ncontent-length: 2\r\n\r\n{}")
+        .await;
+    let head = client.until("{}").await;
+    assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
+    assert!(head.contains("x-should-retry: false\r\n") && !head.contains("true"), "{head}");
+}
+
+#[tokio::test]
 async fn a_request_body_passes_piece_by_piece() {
     let upstream = Upstream::start().await;
     let stage = Stage::new(&upstream).await;
