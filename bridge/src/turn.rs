@@ -2,7 +2,7 @@
 //! [`Effect`]s come out.
 //!
 //! ```text
-//!          submit              CLI ready and idle            its result
+//!          submit              CLI new or idle               its result
 //!   free ─────────► held back ────────────────────► written ────────────► free
 //!                      │ interrupt, CLI gone           │ CLI gone, idle without result
 //!                      └──────────► free               └──────────────────────────► free
@@ -23,9 +23,12 @@
 //!   comes, then one result, with an `origin`, for both.
 //! * A prompt written between a result and `idle` is taken up 100 ms later than one written after
 //!   `idle`.
+//! * A prompt written right behind `initialize` is taken up after the answer to that, when MCP
+//!   servers are there, and sooner than one written when the answer has come. An interrupt right
+//!   behind both stops it.
 //!
-//! Hence the rule. Nothing is written until the CLI is idle (or has said nothing about it for
-//! [`SETTLE`]). A result is the prompt's if the prompt was replayed before it, or if it names no
+//! Hence the rule. Nothing is written to a CLI that has run a turn until it is idle (or has said
+//! nothing about it for [`SETTLE`]); one that starts gets its first prompt at once. A result is the prompt's if the prompt was replayed before it, or if it names no
 //! origin; otherwise it is the CLI's own. Two safeguards keep a turn from hanging: `idle` ends a
 //! turn whose result was thrown away as a bad line, and a CLI that stays idle for [`LOST`] with a
 //! prompt in its hands, or does not end a turn within [`PATIENCE`] after an interrupt, is killed,
@@ -78,6 +81,8 @@ enum Cli {
     Absent,
     /// Being ended so that another can start.
     Ending,
+    /// Gone; the other one is about to start.
+    Due,
     Starting,
     Ready,
 }
@@ -133,7 +138,7 @@ impl Turns {
     pub fn state(&self) -> CliState {
         match (self.cli, self.work) {
             (Cli::Absent, _) => CliState::Absent,
-            (Cli::Starting | Cli::Ending, _) => CliState::Starting,
+            (Cli::Ending | Cli::Due | Cli::Starting, _) => CliState::Starting,
             (Cli::Ready, Work::Idle(_) | Work::Settling(_)) if !self.runs() => CliState::Idle,
             (Cli::Ready, _) => CliState::Busy,
         }
@@ -158,23 +163,25 @@ impl Turns {
         self.cli = Cli::Ending;
     }
 
-    /// A CLI was started.
-    pub fn starting(&mut self) {
+    /// A CLI was started, and asked to initialize.
+    pub fn starting(&mut self, now: Millis, out: &mut Vec<Effect>) {
         self.cli = Cli::Starting;
-    }
-
-    /// The CLI answered `initialize`.
-    pub fn ready(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        self.cli = Cli::Ready;
         self.work = Work::Idle(now);
         self.write(now, out);
+    }
+
+    /// The CLI answered `initialize`: from now on it is in its hands how long things take.
+    pub fn ready(&mut self, now: Millis) {
+        self.cli = Cli::Ready;
+        self.work = Work::Idle(now);
+        self.patience = self.patience.map(|_| now + PATIENCE);
     }
 
     /// The CLI is gone, and its last line was seen. When it was to make room for another, a turn
     /// that is held back waits for that one.
     pub fn gone(&mut self, out: &mut Vec<Effect>) {
         let replaced = self.cli == Cli::Ending;
-        self.cli = if replaced { Cli::Starting } else { Cli::Absent };
+        self.cli = if replaced { Cli::Due } else { Cli::Absent };
         self.patience = None;
         if !(replaced && matches!(self.slot, Slot::Held(_))) {
             self.end_turn(TurnOutcome::CliExited, out);
@@ -221,8 +228,11 @@ impl Turns {
         if held { Interrupted::Held } else { Interrupted::Nothing }
     }
 
-    /// When [`Turns::tick`] is due.
+    /// When [`Turns::tick`] is due. A CLI that starts is given its time elsewhere.
     pub fn deadline(&self) -> Option<Millis> {
+        if self.cli != Cli::Ready {
+            return None;
+        }
         let written = matches!(self.slot, Slot::Written { .. });
         let work = match self.work {
             Work::Idle(since) if written => Some(since + LOST),
@@ -249,7 +259,8 @@ impl Turns {
     }
 
     fn write(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        let free = self.cli == Cli::Ready && matches!(self.work, Work::Idle(_)) && !self.own;
+        let open = matches!(self.cli, Cli::Starting | Cli::Ready);
+        let free = open && matches!(self.work, Work::Idle(_)) && !self.own;
         match std::mem::replace(&mut self.slot, Slot::Free) {
             Slot::Held(turn) if free => {
                 let id = turn.id.clone();

@@ -35,8 +35,8 @@ struct Scene {
 impl Scene {
     fn ready() -> Scene {
         let mut scene = Scene { turns: Turns::default(), now: 0 };
-        scene.turns.starting();
-        scene.turns.ready(0, &mut Vec::new());
+        scene.turns.starting(0, &mut Vec::new());
+        scene.turns.ready(0);
         scene
     }
 
@@ -172,9 +172,22 @@ fn an_interrupt_before_the_turn_is_said_again_when_it_begins() {
 }
 
 #[test]
-fn an_interrupt_of_a_held_turn_drops_it() {
+fn a_cli_that_starts_gets_its_prompt_at_once_and_all_its_time() {
     let mut scene = Scene { turns: Turns::default(), now: 0 };
-    scene.turns.starting();
+    scene.turns.starting(0, &mut Vec::new());
+    assert_eq!(scene.submit("a"), ["began a", "write a"]);
+    assert_eq!(scene.turns.state(), CliState::Starting);
+    assert_eq!(scene.interrupt(), (Interrupted::Running, vec!["interrupt".to_owned()]));
+    assert!(scene.after(10 * LOST).is_empty());
+    scene.turns.ready(scene.now);
+    assert!(scene.after(PATIENCE - 1).is_empty());
+    assert_eq!(scene.after(1), ["kill"]);
+}
+
+#[test]
+fn an_interrupt_of_a_held_turn_drops_it() {
+    let mut scene = Scene::ready();
+    scene.turns.ending();
     scene.submit("a");
     let ended = vec!["ended a Interrupted".to_owned()];
     assert_eq!(scene.interrupt(), (Interrupted::Held, ended));
@@ -191,8 +204,7 @@ fn a_held_turn_survives_a_restart_and_a_written_one_does_not() {
     assert_eq!(short(&out), ["ended a CliExited"]);
     assert!(scene.submit("b").is_empty());
     let mut out = Vec::new();
-    scene.turns.starting();
-    scene.turns.ready(0, &mut out);
+    scene.turns.starting(0, &mut out);
     assert_eq!(short(&out), ["began b", "write b"]);
 }
 
@@ -340,8 +352,8 @@ proptest! {
     #[test]
     fn no_result_is_mistaken_and_no_turn_hangs(happenings in proptest::collection::vec(happening(), 0..200)) {
         let mut world = World::default();
-        world.turns.starting();
-        world.turns.ready(0, &mut world.effects);
+        world.turns.starting(0, &mut world.effects);
+        world.turns.ready(0);
         for happening in happenings {
             world.step(happening)?;
         }
@@ -368,7 +380,7 @@ proptest! {
                 0 => { turns.submit(turn("0"), now, &mut out); submitted += 1 }
                 1 => { turns.interrupt(now, &mut out); }
                 2 => turns.tick(now, &mut out),
-                3 => { turns.starting(); turns.ready(now, &mut out) }
+                3 => { turns.starting(now, &mut out); turns.ready(now) }
                 4 => turns.gone(&mut out),
                 other => { turns.line(&marks[usize::from(other) - 5], now, &mut out); lines += 1 }
             }

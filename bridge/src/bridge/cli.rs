@@ -38,7 +38,6 @@ impl Bridge {
     }
 
     fn launch(&mut self, start: &Start) -> io::Result<()> {
-        self.turns.starting();
         let (id, now) = (self.next_id(), self.now());
         let initialize = initialize(&start.initialize);
         let made = initialize.and_then(|initialize| {
@@ -54,7 +53,9 @@ impl Bridge {
         cli.tag.clone_from(&start.tag);
         cli.ask(&initialize, Asker::Start, now.saturating_add(start.ready_timeout_ms));
         self.cli = Some(cli);
-        Ok(())
+        let mut effects = Vec::new();
+        self.turns.starting(now, &mut effects);
+        self.apply(effects, None, Asker::Nobody)
     }
 
     fn not_started(&mut self, error: &io::Error) -> io::Result<()> {
@@ -136,7 +137,7 @@ impl Bridge {
     ) -> io::Result<()> {
         let Some(asked) = self.cli.as_mut().and_then(|cli| cli.asked(id)) else { return Ok(()) };
         match (asked.by, answer) {
-            (Asker::Start, Ok(_)) => return self.ready(),
+            (Asker::Start, Ok(_)) => self.ready(),
             (Asker::Start, Err(_)) => return self.kill_cli("the CLI refused to initialize"),
             (Asker::Nobody, _) => {}
             (by @ Asker::Interrupt(..), Ok(_)) => {
@@ -148,13 +149,11 @@ impl Bridge {
         Ok(())
     }
 
-    fn ready(&mut self) -> io::Result<()> {
-        let Some(cli) = self.cli.as_ref().filter(|cli| !cli.expected) else { return Ok(()) };
+    fn ready(&mut self) {
+        let Some(cli) = self.cli.as_ref().filter(|cli| !cli.expected) else { return };
         let (now, since) = (self.now(), cli.since);
         self.notice(&Notice::CliReady { after_ms: now - since });
-        let mut effects = Vec::new();
-        self.turns.ready(now, &mut effects);
-        self.apply(effects, None, Asker::Nobody)
+        self.turns.ready(now);
     }
 
     pub(super) fn read_cli_stderr(&mut self) {

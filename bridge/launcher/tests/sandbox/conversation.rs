@@ -59,14 +59,14 @@ fn line_breaks_in_what_ashd_gives_do_not_break_lines() {
 }
 
 #[test]
-fn a_turn_before_the_cli_is_ready_is_held_back() {
+fn a_turn_before_the_cli_is_ready_is_its_first() {
     let Some(machine) = Machine::new() else { return };
     let (_sandbox, mut peer) = machine.sandbox();
     peer.send(Kind::Start, 0, &stand_in("plain"));
     peer.turn("t1", "hello");
     peer.turn("t2", "too early");
     assert_eq!(peer.wait_turn_end("t1"), TurnOutcome::Result);
-    assert_eq!(story(&peer), ["ended t2 Refused", "began t1", "ended t1 Result"]);
+    assert_eq!(story(&peer), ["began t1", "ended t2 Refused", "ended t1 Result"]);
 }
 
 #[test]
