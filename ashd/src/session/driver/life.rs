@@ -101,7 +101,7 @@ impl Driver {
         self.cli = None;
         self.own_turn = false;
         self.replay = Replay::default();
-        self.last_number = 0;
+        (self.last_number, self.owed) = (0, 0);
         // The store must know the sandbox before anything of it is kept.
         if let Err(error) = self.commit(change, vec![]).await {
             self.end_sandbox().await;

@@ -18,6 +18,10 @@ use crate::store::{StoreError, Usage};
 /// How long to wait before a commit that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Bytes of deltas that are acknowledged together: one by one, they would wake the bridge as often as
+/// it wakes us.
+const TOGETHER: usize = 64 * 1024;
+
 /// Bytes of what a sandbox says that the log quotes.
 const QUOTED: usize = 1024;
 
@@ -28,7 +32,12 @@ pub(super) struct Pending {
     pub(super) frames: Vec<Frame>,
     change: SessionChange,
     ends_turn: bool,
+    /// The newest event that was taken, 0 for none.
     ack: u64,
+    /// Bytes of deltas that were not acknowledged.
+    owed: usize,
+    /// There is more than deltas.
+    ack_now: bool,
 }
 
 impl Driver {
@@ -43,7 +52,7 @@ impl Driver {
                         return self.lost("its events are out of order").await;
                     }
                     self.line(number, line, &mut pending);
-                    pending.ack = number;
+                    (pending.ack, pending.ack_now) = (number, true);
                 }
                 Incoming::Delta { number, line } => {
                     if !self.count(number, &mut pending).await {
@@ -51,6 +60,7 @@ impl Driver {
                     }
                     self.delta(&line, &mut pending);
                     pending.ack = number;
+                    pending.owed += line.len();
                 }
                 Incoming::Notice { number, notice } => {
                     if !self.count(number, &mut pending).await {
@@ -60,7 +70,7 @@ impl Driver {
                     if !self.flush(&mut pending).await || !self.notice(notice).await {
                         return;
                     }
-                    pending.ack = number;
+                    (pending.ack, pending.ack_now) = (number, true);
                 }
                 Incoming::ControlReply { reply, .. } => self.control_reply(reply.error.as_deref()),
                 Incoming::ExecStdout { id, bytes } => self.execs.stdout(id, bytes),
@@ -78,7 +88,8 @@ impl Driver {
     /// Commits and shows what is pending; false if it could not be committed, which means that
     /// the daemon is going away.
     async fn flush(&mut self, pending: &mut Pending) -> bool {
-        let Pending { events, frames, change, ends_turn, ack } = std::mem::take(pending);
+        let Pending { events, frames, change, ends_turn, ack, owed, ack_now } =
+            std::mem::take(pending);
         if events.is_empty() {
             // No reason for a commit of its own: it goes with the next.
             pending.change = change;
@@ -89,12 +100,19 @@ impl Driver {
         if ends_turn {
             self.journal.end_turn();
         }
-        if let Some(link) = &self.link
-            && ack > 0
-        {
-            let _ = link.sender.ack(ack);
-        }
+        self.acknowledge(ack, owed, ack_now);
         true
+    }
+
+    fn acknowledge(&mut self, number: u64, owed: usize, now: bool) {
+        self.owed += owed;
+        if let Some(link) = &self.link
+            && number > 0
+            && (now || self.owed >= TOGETHER)
+        {
+            let _ = link.sender.ack(number);
+            self.owed = 0;
+        }
     }
 
     /// Commits; while the disk is full or fails, waits and tries again. The bridge keeps what comes

@@ -115,6 +115,8 @@ pub(super) struct Driver {
     replay: Replay,
     /// The bridge's number of the newest event heard; 0 before the first.
     last_number: u64,
+    /// Bytes of deltas that were heard and not acknowledged.
+    owed: usize,
     /// What a line that history does not keep has changed, until the next commit.
     carried: SessionChange,
     /// While a launch's success is taken in: a session that becomes active does so cold.
@@ -174,6 +176,7 @@ impl Driver {
             partial: None,
             replay: Replay::default(),
             last_number: 0,
+            owed: 0,
             carried: SessionChange::none(),
             fresh_sandbox: false,
             execs: Execs::default(),
