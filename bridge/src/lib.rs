@@ -48,7 +48,7 @@ pub mod commands;
 pub mod bridge;
 
 use crate::bridge::{Bridge, Parts};
-use crate::confine::ConfineError;
+use crate::confine::{ConfineError, Half, Step, Steps};
 use crate::options::{Options, OptionsError};
 use crate::spawner::Report;
 
@@ -85,20 +85,28 @@ pub enum BridgeError {
 /// Before anything of the agent was started, when something is missing; later only when the
 /// spawner is gone.
 pub fn run(args: impl Iterator<Item = String>) -> Result<(), BridgeError> {
+    run_with(args, confine::STEPS)
+}
+
+/// [`run`] for tests of single layers: with other steps than [`confine::STEPS`].
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(args: impl Iterator<Item = String>, steps: Steps<'_>) -> Result<(), BridgeError> {
     let options = Options::parse(args)?;
     ash_sys::fds::shed(LAST_FD + 1).map_err(|error| BridgeError::Descriptor(LAST_FD, error))?;
     let inherited = |number: u32| {
         ash_sys::fds::take_inherited(number).map_err(|error| BridgeError::Descriptor(number, error))
     };
     let cgroup = inherited(options.agent_cgroup_fd)?;
-    confine::syscalls::restrict()?;
-    let spawner = fork_spawner(&options, cgroup)?;
+    let half = Half { uid: options.bridge_uid, domain: confine::files::bridge };
+    confine::take(steps.before_fork, &half)?;
+    let spawner = fork_spawner(&options, cgroup, steps.after_fork)?;
     let listener = inherited(options.listen_fd)?;
     rustix::io::ioctl_fionbio(&listener, true)
         .map_err(|error| BridgeError::Descriptor(options.listen_fd, error.into()))?;
     let null = std::fs::File::open("/dev/null").map_err(BridgeError::Null)?.into();
-    confine::credentials::become_user(options.bridge_uid)?;
-    confine::files::bridge()?;
+    confine::take(steps.after_fork, &half)?;
     let parts = Parts {
         listener,
         spawner,
@@ -110,7 +118,11 @@ pub fn run(args: impl Iterator<Item = String>) -> Result<(), BridgeError> {
 }
 
 /// Forks the spawner, and waits until it has confined itself.
-fn fork_spawner(options: &Options, cgroup: OwnedFd) -> Result<OwnedFd, BridgeError> {
+fn fork_spawner(
+    options: &Options,
+    cgroup: OwnedFd,
+    steps: &[Step],
+) -> Result<OwnedFd, BridgeError> {
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
     let (ours, its) = socketpair(AddressFamily::UNIX, kind, flags, None)
         .map_err(|error| BridgeError::Spawner(error.into()))?;
@@ -120,7 +132,7 @@ fn fork_spawner(options: &Options, cgroup: OwnedFd) -> Result<OwnedFd, BridgeErr
         drop(ours);
         // The listening socket is not the spawner's business.
         drop(ash_sys::fds::take_inherited(options.listen_fd));
-        spawner::run(its, cgroup, options.agent_uid)
+        spawner::run(its, cgroup, steps, options.agent_uid)
     });
     forked.map_err(BridgeError::Spawner)?;
     let Some((ours, ..)) = both else {

@@ -26,7 +26,7 @@ use rustix::process::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::confine::{self, ConfineError};
+use crate::confine::{self, ConfineError, Half, Step};
 
 /// What the bridge tells the spawner to do.
 #[derive(Debug, Deserialize, Serialize)]
@@ -167,8 +167,8 @@ pub fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, V
 
 /// The spawner's whole life. Returns its exit status, when the bridge is gone or it cannot
 /// confine itself; then a sentence is on standard error.
-pub fn run(socket: OwnedFd, cgroup: OwnedFd, agent_uid: u32) -> u8 {
-    match confine(cgroup, agent_uid).map_err(io::Error::other).and_then(|()| serve(socket)) {
+pub fn run(socket: OwnedFd, cgroup: OwnedFd, steps: &[Step], agent_uid: u32) -> u8 {
+    match confine(cgroup, steps, agent_uid).map_err(io::Error::other).and_then(|()| serve(socket)) {
         Ok(()) => 0,
         Err(error) => {
             let _ = writeln!(io::stderr(), "spawner: {error}");
@@ -177,13 +177,12 @@ pub fn run(socket: OwnedFd, cgroup: OwnedFd, agent_uid: u32) -> u8 {
     }
 }
 
-fn confine(cgroup: OwnedFd, agent_uid: u32) -> Result<(), ConfineError> {
+fn confine(cgroup: OwnedFd, steps: &[Step], agent_uid: u32) -> Result<(), ConfineError> {
     let joined = rustix::io::write(&cgroup, b"0").map(drop);
     confine::step("join the agent's cgroup", joined)?;
     drop(cgroup);
     confine::step("adopt orphans", set_child_subreaper(Some(rustix::process::getpid())))?;
-    confine::credentials::become_user(agent_uid)?;
-    confine::files::agent()
+    confine::take(steps, &Half { uid: agent_uid, domain: confine::files::agent })
 }
 
 #[derive(Debug)]

@@ -10,22 +10,37 @@ use rustix::thread::{
 
 use super::{ConfineError, step};
 
-/// Becomes `id` (uid and gid), without supplementary groups and without a single capability, and
-/// hides this process from others of the same uid (`/proc/<pid>` belongs to root then).
+/// Sees to it that executing a program, setuid or not, gives no capability. Takes one to do: it
+/// comes before [`become_user`].
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn limit_capabilities() -> Result<(), ConfineError> {
+    step("empty the bounding set", empty_bounding_set())?;
+    step("empty the ambient set", clear_ambient_capability_set())
+}
+
+/// Becomes `id` (uid and gid), without supplementary groups, and hides this process from others of
+/// the same uid (`/proc/<pid>` belongs to root then).
 ///
 /// The process must have one thread: credentials belong to threads.
 ///
 /// # Errors
-/// At the first step that the kernel refuses, or when a capability survived.
+/// At the first step that the kernel refuses.
 pub fn become_user(id: u32) -> Result<(), ConfineError> {
     let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-    step("empty the bounding set", empty_bounding_set())?;
-    step("empty the ambient set", clear_ambient_capability_set())?;
     step("leave all groups", set_thread_groups(&[]))?;
     step("change the gid", set_thread_res_gid(gid, gid, gid))?;
     step("change the uid", set_thread_res_uid(uid, uid, uid))?;
+    step("become undumpable", set_dumpable_behavior(DumpableBehavior::NotDumpable))
+}
+
+/// Gives up every capability, and looks whether none is left in any set.
+///
+/// # Errors
+/// When the kernel refuses, or a capability survived.
+pub fn empty_capabilities() -> Result<(), ConfineError> {
     step("empty the capability sets", set_capabilities(None, NO_CAPABILITIES))?;
-    step("become undumpable", set_dumpable_behavior(DumpableBehavior::NotDumpable))?;
     let status = step("read /proc/self/status", std::fs::read_to_string("/proc/self/status"))?;
     check_empty(&status)
 }

@@ -1,19 +1,82 @@
 //! Giving up everything: identity, capabilities, files, system calls.
 //!
-//! The order is the argument, read top to bottom:
-//!
-//! 1. [`syscalls::restrict`], once, before the spawner is forked: both halves have the filters,
-//!    and so has everything they start. `no_new_privs` is set here, which the filters require.
-//! 2. [`credentials::become_user`], in each half: from root to its uid, all five capability sets
-//!    emptied, and checked.
-//! 3. [`files::agent`] or [`files::bridge`]: one landlock domain each. One, because processes in
-//!    separate domains cannot signal each other, and a shell must reach its jobs.
+//! [`STEPS`] is the order, and the order is the argument. The steps are data, so that tests can
+//! take a layer away and see what the others still stop; the bridge itself takes all of them.
 
 pub mod syscalls;
 
 pub mod credentials;
 
 pub mod files;
+
+/// A layer that the bridge lays on itself and on everything that it starts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Layer {
+    /// Executing a program gains nothing.
+    NoNewPrivs,
+    /// The system call filters.
+    Syscalls,
+    /// No capability in any of the five sets.
+    Capabilities,
+    /// A uid and a gid that nothing else has, and a process that others of this uid cannot look
+    /// into.
+    Identity,
+    /// A landlock domain.
+    Files,
+}
+
+/// A half of the bridge.
+#[derive(Clone, Copy, Debug)]
+pub struct Half {
+    /// The uid (and gid) that it becomes.
+    pub uid: u32,
+    /// Enters its landlock domain.
+    pub domain: fn() -> Result<(), ConfineError>,
+}
+
+/// A step, which cannot be taken back.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// The layer that it belongs to.
+    pub layer: Layer,
+    /// Takes it.
+    pub take: fn(&Half) -> Result<(), ConfineError>,
+}
+
+/// The steps of both halves, in order.
+#[derive(Clone, Copy, Debug)]
+pub struct Steps<'a> {
+    /// What the bridge does before it forks the spawner: both halves have it then.
+    pub before_fork: &'a [Step],
+    /// What each half does for itself.
+    pub after_fork: &'a [Step],
+}
+
+/// From root with three capabilities to a uid with none.
+///
+/// The filters need `no_new_privs`; to limit capabilities needs one, which becoming another user
+/// takes away. The domains come last, because the steps before read files. Each half has one
+/// domain: processes in separate ones cannot signal each other, and a shell must reach its jobs.
+pub const STEPS: Steps<'static> = Steps {
+    before_fork: &[
+        Step { layer: Layer::NoNewPrivs, take: |_| syscalls::forbid_new_privileges() },
+        Step { layer: Layer::Syscalls, take: |_| syscalls::restrict() },
+    ],
+    after_fork: &[
+        Step { layer: Layer::Capabilities, take: |_| credentials::limit_capabilities() },
+        Step { layer: Layer::Identity, take: |half| credentials::become_user(half.uid) },
+        Step { layer: Layer::Capabilities, take: |_| credentials::empty_capabilities() },
+        Step { layer: Layer::Files, take: |half| (half.domain)() },
+    ],
+};
+
+/// Takes steps in their order.
+///
+/// # Errors
+/// At the first step that fails; the process must not go on then.
+pub fn take(steps: &[Step], half: &Half) -> Result<(), ConfineError> {
+    steps.iter().try_for_each(|step| (step.take)(half))
+}
 
 /// Why the sandbox cannot be confined. Nothing is started then.
 #[derive(Debug, thiserror::Error)]
@@ -43,4 +106,17 @@ pub(crate) fn step<T>(
     result: Result<T, impl Into<std::io::Error>>,
 ) -> Result<T, ConfineError> {
     result.map_err(|source| ConfineError::Step { step, source: source.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_layers_are_laid_in_the_order_in_which_they_can_be() {
+        use Layer::{Capabilities, Files, Identity, NoNewPrivs, Syscalls};
+        let layers = |steps: &[Step]| steps.iter().map(|step| step.layer).collect::<Vec<_>>();
+        assert_eq!(layers(STEPS.before_fork), [NoNewPrivs, Syscalls]);
+        assert_eq!(layers(STEPS.after_fork), [Capabilities, Identity, Capabilities, Files]);
+    }
 }

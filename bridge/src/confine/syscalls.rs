@@ -165,13 +165,21 @@ pub const X32_BIT: u32 = 0x4000_0000;
 const OPEN_TREE_ATTR: c_long = 467;
 const TIOCLINUX: u64 = 0x541c;
 
+/// Sets `no_new_privs` for this process and whatever it starts. Without it, the filters need a
+/// capability.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn forbid_new_privileges() -> Result<(), ConfineError> {
+    step("set no_new_privs", set_no_new_privs(true))
+}
+
 /// Filters this process, and whatever it starts, for good.
 ///
 /// # Errors
 /// When a filter cannot be built or loaded; then some of them may be in force, and the process
 /// must not go on.
 pub fn restrict() -> Result<(), ConfineError> {
-    step("set no_new_privs", set_no_new_privs(true))?;
     let refused = |error: &dyn std::fmt::Display| ConfineError::Filter(error.to_string());
     for table in TABLES {
         let program = compile(table).map_err(|error| refused(&error))?;
@@ -257,5 +265,50 @@ mod tests {
             let all: BTreeSet<_> = table.calls.iter().map(|(call, _)| *call).collect();
             assert_eq!(all.len(), table.calls.len(), "{table:?}");
         }
+    }
+
+    /// What the kernel decides by all filters: the answer of the highest precedence, which is the
+    /// lowest as a signed number.
+    fn verdict(arch: u32, call: c_long) -> u32 {
+        let programs = TABLES.iter().map(|table| compile(table).unwrap());
+        let answers = programs.chain([no_x32().to_vec()]).map(|it| answer(&it, arch, call));
+        answers.min_by_key(|answer| answer.cast_signed()).unwrap()
+    }
+
+    /// Runs a filter as the kernel does, on a call whose arguments are all zero.
+    fn answer(program: &[sock_filter], arch: u32, call: c_long) -> u32 {
+        let (mut at, mut word) = (0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[at];
+            at += 1;
+            let jump_if = |yes| usize::from(if yes { jt } else { jf });
+            match code {
+                // The number, the architecture, the instruction's address, the arguments.
+                0x20 => word = [call as u32, arch].get(k as usize / 4).copied().unwrap_or(0),
+                0x54 => word &= k,
+                0x05 => at += k as usize,
+                0x15 => at += jump_if(word == k),
+                0x25 => at += jump_if(word > k),
+                0x35 => at += jump_if(word >= k),
+                0x06 => return k,
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+    }
+
+    /// Whatever the kernel under the test knows of them.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn calls_of_other_architectures_are_refused_by_number_alone() {
+        const NATIVE: u32 = 0xc000_003e;
+        const I386: u32 = 0x4000_0003;
+        let errno = |errno: c_int| u32::from(SeccompAction::Errno(errno as u32));
+        let x32 = c_long::from(X32_BIT);
+        for call in [libc::SYS_getpid, libc::SYS_mount, libc::SYS_add_key, 600] {
+            assert_eq!(verdict(I386, call), u32::from(SeccompAction::KillProcess), "{call}");
+            assert_eq!(verdict(NATIVE, call | x32), errno(ENOSYS), "{call}");
+        }
+        assert_eq!(verdict(NATIVE, libc::SYS_getpid), u32::from(SeccompAction::Allow));
+        assert_eq!(verdict(NATIVE, libc::SYS_mount), errno(EPERM));
     }
 }
