@@ -1,6 +1,7 @@
 //! What the agent can do, tried from inside as the agent.
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
 use ash_wire::frame::Kind;
 use ash_wire::words::Notice;
@@ -18,8 +19,13 @@ fn probe(peer: &mut Peer, name: &str) -> Ran {
 
 /// A probe that prints `name value` lines.
 fn table(peer: &mut Peer, name: &str) -> BTreeMap<String, String> {
+    as_table(&probe(peer, name).stdout)
+}
+
+/// Lines of `name value`.
+pub(crate) fn as_table(said: &str) -> BTreeMap<String, String> {
     let split = |line: &str| line.split_once(' ').map(|(name, value)| (name.into(), value.into()));
-    probe(peer, name).stdout.lines().filter_map(split).collect()
+    said.lines().filter_map(split).collect()
 }
 
 #[test]
@@ -37,13 +43,18 @@ fn denied_system_calls_give_the_errno_of_their_table() {
 #[test]
 fn foreign_architectures_do_not_get_through() {
     let Some(machine) = Machine::new() else { return };
+    let probes = ["-c", include_str!("probes.py"), "foreign"];
+    let outside = Command::new("python3").args(probes).output().unwrap();
+    let outside = as_table(&String::from_utf8(outside.stdout).unwrap());
+    if outside.get("i386").map(String::as_str) != Some("0") {
+        println!("SKIP: this machine makes no calls of i386, in a sandbox or not: {outside:?}");
+        return;
+    }
     let (_sandbox, mut peer) = machine.sandbox();
     let results = table(&mut peer, "foreign");
-    if cfg!(target_arch = "x86_64") {
-        // 31 is SIGSYS. x32 calls are said not to exist.
-        assert_eq!(results.get("i386").map(String::as_str), Some("signal 31"));
-        assert_eq!(results.get("x32").map(String::as_str), Some("ENOSYS"));
-    }
+    assert_eq!(results["i386"], "-31");
+    // 31 is SIGSYS. x32 calls are said not to exist.
+    assert_eq!(results["x32"], "ENOSYS");
 }
 
 #[test]
