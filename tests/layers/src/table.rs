@@ -65,12 +65,12 @@ pub const BOUNDARIES: &[Boundary] = &[
     },
     Boundary {
         name: "ash-bridge",
-        never: &["tokio", "zbus", "hyper", "rusqlite", "ashd"],
+        never: &["tokio", "zbus", "hyper", "rusqlite", "ashd", "ash-peeled"],
         because: "the bridge is one small copy per sandbox, without an async runtime",
     },
     Boundary {
         name: "ash-launcher",
-        never: &["tokio", "zbus", "hyper", "rusqlite", "ashd"],
+        never: &["tokio", "zbus", "hyper", "rusqlite", "ashd", "ash-bridge", "ash-peeled"],
         because: "the launcher holds the most privilege and stays small and single-threaded",
     },
     Boundary {
@@ -90,7 +90,7 @@ pub const BOUNDARIES: &[Boundary] = &[
     },
     Boundary {
         name: "ashd",
-        never: &["ash-modelapi", "ash-stub"],
+        never: &["ash-modelapi", "ash-peeled", "ash-stub"],
         because: "stand-ins are for tests",
     },
 ];

@@ -326,11 +326,19 @@ fn bridge() -> PathBuf {
     if let Some(path) = std::env::var_os("ASH_BRIDGE") {
         return path.into();
     }
-    BUILD.call_once(|| {
-        let built = Command::new(env!("CARGO")).args(["build", "-q", "-p", "ash-bridge"]).status();
-        assert!(built.unwrap().success());
-    });
-    Path::new(env!("CARGO_BIN_EXE_ash-launcher")).with_file_name("ash-bridge")
+    BUILD.call_once(|| build("ash-bridge"));
+    beside_launcher("ash-bridge")
+}
+
+/// Builds the programs of another crate.
+pub(crate) fn build(package: &str) {
+    let built = Command::new(env!("CARGO")).args(["build", "-q", "-p", package]).status();
+    assert!(built.unwrap().success());
+}
+
+/// Where programs are built.
+pub(crate) fn beside_launcher(program: &str) -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_ash-launcher")).with_file_name(program)
 }
 
 /// Where cgroup v2 is mounted, if these tests can run at all.
@@ -351,7 +359,7 @@ fn cgroup_v2() -> Option<PathBuf> {
 }
 
 /// Kills what is left in a group of ours and removes it.
-fn end_cgroup(cgroup: &Path) {
+pub(crate) fn end_cgroup(cgroup: &Path) {
     let _ = fs::write(cgroup.join("cgroup.kill"), "1");
     for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
         if entry.path().is_dir() {

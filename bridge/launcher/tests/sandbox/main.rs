@@ -17,6 +17,10 @@ mod conversation;
 
 mod endings;
 
+mod layers;
+
+mod peeled;
+
 mod plans;
 
 mod real_cli;

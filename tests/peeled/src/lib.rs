@@ -1,0 +1,63 @@
+//! The bridge's own steps of confinement, without those of some layers.
+//!
+//! The product has no switch for this. The programs of this crate stand in for it where a test
+//! looks what one layer stops while another is off.
+
+use anyhow::{Result, bail};
+use ash_bridge::confine::{Layer, STEPS, Step, Steps};
+
+/// Steps from which some were taken.
+#[derive(Clone, Debug)]
+pub struct Peeled {
+    before_fork: Vec<Step>,
+    after_fork: Vec<Step>,
+}
+
+impl Peeled {
+    /// All steps of the bridge but those of these layers.
+    pub fn without(layers: &[Layer]) -> Peeled {
+        let rest = |steps: &[Step]| {
+            steps.iter().filter(|step| !layers.contains(&step.layer)).copied().collect()
+        };
+        Peeled { before_fork: rest(STEPS.before_fork), after_fork: rest(STEPS.after_fork) }
+    }
+
+    /// What is left, in the bridge's order.
+    pub fn steps(&self) -> Steps<'_> {
+        Steps { before_fork: &self.before_fork, after_fork: &self.after_fork }
+    }
+}
+
+/// Layers by their names, with commas between them.
+///
+/// # Errors
+/// At a name that is none.
+pub fn layers(names: &str) -> Result<Vec<Layer>> {
+    names.split(',').filter(|name| !name.is_empty()).map(layer).collect()
+}
+
+fn layer(name: &str) -> Result<Layer> {
+    Ok(match name {
+        "no_new_privs" => Layer::NoNewPrivs,
+        "seccomp" => Layer::Syscalls,
+        "capabilities" => Layer::Capabilities,
+        "uid" => Layer::Identity,
+        "landlock" => Layer::Files,
+        _ => bail!("{name:?} is not a layer"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_is_taken_away() {
+        let peeled = Peeled::without(&layers("capabilities,no_new_privs").unwrap());
+        let left = |steps: &[Step]| steps.iter().map(|step| step.layer).collect::<Vec<_>>();
+        assert_eq!(left(peeled.steps().before_fork), [Layer::Syscalls]);
+        assert_eq!(left(peeled.steps().after_fork), [Layer::Identity, Layer::Files]);
+        assert!(layers("").unwrap().is_empty());
+        assert!(layers("seccomp,else").is_err());
+    }
+}
