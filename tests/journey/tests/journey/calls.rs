@@ -6,24 +6,34 @@ use libc::{
 };
 use serde_json::{Value, json};
 
-/// A call and what must come of it.
+/// A call and what must come of it: an errno, 0, or a signal, negated.
 pub(crate) struct Call {
     pub(crate) name: &'static str,
-    pub(crate) number: i64,
-    pub(crate) arguments: Vec<Value>,
-    pub(crate) errno: i32,
+    number: i64,
+    arguments: Vec<Value>,
+    way: &'static str,
+    pub(crate) outcome: i32,
 }
 
-fn call(name: &'static str, number: c_long, arguments: &[i64], errno: i32) -> Call {
+impl Call {
+    /// As `probe.py` reads it.
+    pub(crate) fn written(&self) -> Value {
+        json!([self.number, self.arguments, self.way])
+    }
+}
+
+const NATIVE: &str = "native";
+
+fn call(name: &'static str, number: c_long, arguments: &[i64], outcome: i32) -> Call {
     let arguments = arguments.iter().map(|value| json!(value)).collect();
-    Call { name, number, arguments, errno }
+    Call { name, number, arguments, way: NATIVE, outcome }
 }
 
 /// A call whose first arguments are texts.
 fn texts(name: &'static str, number: c_long, words: &[&str], more: &[i64]) -> Call {
     let words = words.iter().map(|word| json!(word));
     let arguments = words.chain(more.iter().map(|value| json!(value))).collect();
-    Call { name, number, arguments, errno: EPERM }
+    Call { name, number, arguments, way: NATIVE, outcome: EPERM }
 }
 
 /// All of them.
@@ -78,7 +88,7 @@ fn mounts() -> Vec<Call> {
 fn mknod(name: &'static str, kind: libc::mode_t) -> Call {
     let at = json!(i64::from(libc::AT_FDCWD).cast_unsigned());
     let arguments = vec![at, json!("/tmp/node"), json!(kind | 0o600), json!(0x103)];
-    Call { name, number: libc::SYS_mknodat, arguments, errno: EPERM }
+    Call { name, number: libc::SYS_mknodat, arguments, way: NATIVE, outcome: EPERM }
 }
 
 fn processes() -> Vec<Call> {
@@ -136,8 +146,42 @@ fn absent() -> Vec<Call> {
         call("io_uring_enter", libc::SYS_io_uring_enter, &[-1, 0, 0, 0, 0, 0], ENOSYS),
         call("io_uring_register", libc::SYS_io_uring_register, &[-1, 0, 0, 0], ENOSYS),
         #[cfg(target_arch = "x86_64")]
-        call("getpid of x32", libc::SYS_getpid | 0x4000_0000, &[], ENOSYS),
+        call("getpid of x32", libc::SYS_getpid | X32, &[], ENOSYS),
+        #[cfg(target_arch = "x86_64")]
+        call("ptrace of x32", 521 | X32, &[0, 0, 0, 0], ENOSYS),
+        #[cfg(target_arch = "x86_64")]
+        call("add_key of x32", libc::SYS_add_key | X32, &[0, 0, 0, 0, 0], ENOSYS),
     ]
+}
+
+/// What marks a call of x32.
+#[cfg(target_arch = "x86_64")]
+const X32: c_long = 0x4000_0000;
+
+/// Calls of i386, by their numbers there. Harmless ones too: none is let through.
+pub(crate) fn of_i386() -> Vec<Call> {
+    let numbers = [
+        ("getpid", 20),
+        ("mount", 21),
+        ("ptrace", 26),
+        ("umount2", 52),
+        ("chroot", 61),
+        ("socketcall", 102),
+        ("personality", 136),
+        ("pivot_root", 217),
+        ("add_key", 286),
+        ("keyctl", 288),
+        ("unshare", 310),
+        ("perf_event_open", 336),
+        ("prlimit64", 340),
+        ("setns", 346),
+        ("process_vm_readv", 347),
+        ("bpf", 357),
+        ("io_uring_setup", 425),
+    ];
+    let killed = -libc::SIGSYS;
+    let call = |(name, number)| Call { way: "i386", ..call(name, number, &[], killed) };
+    numbers.map(call).into()
 }
 
 fn sockets() -> Vec<Call> {

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use ash_journey::process::until;
-use ash_journey::{Client, Options, programs};
+use ash_journey::{Client, Options, programs, skip};
 use serde_json::{Value, json};
 
-use crate::calls::calls;
+use crate::calls::{Call, calls, of_i386};
 use crate::support::{Talk, bash};
 
 const PROBE: &str = include_str!("inside/probe.py");
@@ -21,13 +22,17 @@ const ORIGINS: [&str; 4] = ["exec", "tool", "hook", "mcp"];
 
 /// An agent whose hook and MCP server run a script, like its tools and exec: each writes what it
 /// says to a file of its own.
-fn run_everywhere(talk: &mut Talk, script: &str) -> Result<BTreeMap<&'static str, String>> {
+fn run_everywhere(
+    talk: &mut Talk,
+    script: &str,
+    calls: &[Call],
+) -> Result<BTreeMap<&'static str, String>> {
     let folder = talk.ash.folder("probe", "x")?;
     let run = |origin: &str| format!("python3 script.py > said.{origin} 2>&1");
     let notes = programs::repository().join("examples/research/tools/notes.py");
     fs::copy(notes, folder.join("notes.py"))?;
     fs::write(folder.join("script.py"), script)?;
-    fs::write(folder.join("calls.json"), json!(numbers()).to_string())?;
+    fs::write(folder.join("calls.json"), written(calls))?;
     let serve = format!("{}; exec python3 notes.py", run("mcp"));
     let server = json!({ "mcpServers": { "notes": { "command": "sh", "args": ["-c", serve] } } });
     fs::write(folder.join(".mcp.json"), server.to_string())?;
@@ -44,8 +49,19 @@ fn run_everywhere(talk: &mut Talk, script: &str) -> Result<BTreeMap<&'static str
     ORIGINS.into_iter().map(said).collect()
 }
 
-fn numbers() -> BTreeMap<&'static str, (i64, Vec<Value>)> {
-    calls().into_iter().map(|call| (call.name, (call.number, call.arguments))).collect()
+fn written(calls: &[Call]) -> String {
+    calls.iter().map(|call| (call.name, call.written())).collect::<Value>().to_string()
+}
+
+/// Makes calls from everywhere, and checks what came of each.
+fn check_everywhere(talk: &mut Talk, calls: &[Call]) -> Result<()> {
+    let expected: BTreeMap<_, _> = calls.iter().map(|call| (call.name, call.outcome)).collect();
+    for (origin, said) in run_everywhere(talk, PROBE, calls)? {
+        let found: BTreeMap<&str, i32> =
+            serde_json::from_str(&said).with_context(|| format!("{origin} said {said}"))?;
+        ensure!(found == expected, "{origin}: expected {expected:?}, found {found:?}");
+    }
+    Ok(())
 }
 
 #[test]
@@ -53,24 +69,40 @@ fn listed_calls_are_refused_everywhere() -> Result<()> {
     let name = "confined::listed_calls_are_refused_everywhere";
     let Some(options) = Options::real(name) else { return Ok(()) };
     let mut talk = Talk::begin(options)?;
-    let expected: BTreeMap<_, _> =
-        calls().into_iter().map(|call| (call.name, call.errno)).collect();
-    for (origin, said) in run_everywhere(&mut talk, PROBE)? {
-        let found: BTreeMap<&str, i32> =
-            serde_json::from_str(&said).with_context(|| format!("{origin} said {said}"))?;
-        let wrong: Vec<_> =
-            expected.iter().filter(|(call, errno)| found[**call] != **errno).collect();
-        ensure!(found.len() == expected.len(), "{origin} made {} calls", found.len());
-        ensure!(wrong.is_empty(), "{origin}: expected {wrong:?}, found {found:?}");
-    }
+    check_everywhere(&mut talk, &calls())?;
     talk.ash.finish()
+}
+
+#[test]
+fn calls_of_i386_are_refused_everywhere() -> Result<()> {
+    let name = "confined::calls_of_i386_are_refused_everywhere";
+    let Some(options) = Options::real(name) else { return Ok(()) };
+    if !has_i386()? {
+        skip(name, "this machine makes no calls of i386, in a sandbox or not");
+        return Ok(());
+    }
+    let mut talk = Talk::begin(options)?;
+    check_everywhere(&mut talk, &of_i386())?;
+    talk.ash.finish()
+}
+
+/// The test of the test: whether the probe's call of i386 does outside what it should. Where the
+/// kernel has none, it ends the process with a fault.
+fn has_i386() -> Result<bool> {
+    let control = ["-B", "-c", PROBE, "control"];
+    let said = Command::new("python3").args(control).stdin(Stdio::null()).output()?;
+    if cfg!(not(target_arch = "x86_64")) || said.status.signal() == Some(libc::SIGSEGV) {
+        return Ok(false);
+    }
+    ensure!(said.stdout == b"True\n", "a call of i386 has another result outside: {said:?}");
+    Ok(true)
 }
 
 #[test]
 fn attacks_fail_everywhere() -> Result<()> {
     let Some(options) = Options::real("confined::attacks_fail_everywhere") else { return Ok(()) };
     let mut talk = Talk::begin(options)?;
-    for (origin, said) in run_everywhere(&mut talk, ATTACK)? {
+    for (origin, said) in run_everywhere(&mut talk, ATTACK, &[])? {
         ensure!(said == "tried everything\n", "{origin}: {said}");
     }
     ensure!(talk.ask("[[say unharmed]]")? == "unharmed");
