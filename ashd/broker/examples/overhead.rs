@@ -15,6 +15,7 @@ use std::{env, error, fs, process, thread};
 
 use ash_broker::control::{self, Control, Launch, Limits, Settings};
 use rustix::event::{PollFd, PollFlags};
+use tracing::level_filters::LevelFilter;
 use uuid::Uuid;
 
 /// The user that the broker runs as.
@@ -72,7 +73,13 @@ async fn start(upstream: &str) -> Result<Broker> {
     fs::create_dir(&dir)?;
     let program = env::current_exe()?.with_file_name("../ash-broker");
     let listener = control::listen(&dir.join("control"))?;
-    let launch = Launch { program: &program, uid: NOBODY, gid: NOBODY, exit_when_unused: None };
+    let launch = Launch {
+        program: &program,
+        uid: NOBODY,
+        gid: NOBODY,
+        exit_when_unused: None,
+        log: LevelFilter::INFO,
+    };
     let child = launch.start(listener, |mut command| command.spawn())?;
     let (control, _events) = Control::connect(&dir.join("control")).await?;
     control.key(control::secret(b"placeholder")?.as_fd()).await?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ash_broker::{harden, server};
 use clap::Parser;
 use rustls::RootCertStore;
+use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 
 /// Holds the model API key of ash and is the only way out of its sandboxes.
@@ -19,6 +20,10 @@ struct Arguments {
     /// Exit when for so many seconds no ashd has been connected and no sandbox is either
     #[arg(long, value_name = "SECONDS")]
     exit_when_unused: Option<u64>,
+
+    /// What to log at most: off, error, warn or info
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log: LevelFilter,
 }
 
 /// Why the broker did not run.
@@ -42,7 +47,8 @@ fn main() -> ExitCode {
         .with_ansi(false)
         .with_target(false)
         .without_time()
-        .with_max_level(tracing::Level::INFO)
+        // What is finer is not ours, and may quote what passes.
+        .with_max_level(arguments.log.min(LevelFilter::INFO))
         .init();
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,6 +16,7 @@ use ash_broker::control::{self, Control, Event, Events, Launch};
 use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
+use tracing::level_filters::LevelFilter;
 
 use super::children::Children;
 use super::{socket, tree};
@@ -294,7 +295,9 @@ impl Shared {
         let listener = control::listen(&self.setup.socket).map_err(BrokerError::Start)?;
         let uid = self.setup.uid;
         let exit_when_unused = Some(self.setup.exit_when_unused);
-        let launch = Launch { program, uid, gid: uid, exit_when_unused };
+        // As talkative as we are.
+        let log = LevelFilter::current();
+        let launch = Launch { program, uid, gid: uid, exit_when_unused, log };
         let child = launch.start(listener, |command| Command::from(command).spawn());
         let child = child.map_err(BrokerError::Start)?;
         self.children.watch("broker", child);

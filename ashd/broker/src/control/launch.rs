@@ -10,6 +10,7 @@ use std::{env, fs};
 
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tracing::level_filters::LevelFilter;
 
 /// Environment that says where the system's certificates are; the rest of it stays outside.
 const KEPT: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
@@ -24,6 +25,8 @@ pub struct Launch<'a> {
     pub gid: u32,
     /// End it when no `ashd` and no sandbox has been connected for so long.
     pub exit_when_unused: Option<Duration>,
+    /// What it logs at most.
+    pub log: LevelFilter,
 }
 
 impl Launch<'_> {
@@ -52,6 +55,7 @@ impl Launch<'_> {
         for name in KEPT {
             command.envs(env::var_os(name).map(|value| (name, value)));
         }
+        command.arg("--log").arg(self.log.to_string());
         if let Some(span) = self.exit_when_unused {
             command.arg("--exit-when-unused").arg(span.as_secs().to_string());
         }

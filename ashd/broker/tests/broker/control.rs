@@ -7,6 +7,7 @@ use std::time::Duration;
 use ash_broker::control::{self, Control, Error, Launch, Limits};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
+use tracing::level_filters::LevelFilter;
 use uuid::Uuid;
 
 use crate::stage::{
@@ -193,7 +194,13 @@ async fn a_program_that_its_user_cannot_reach_is_started() {
     let program = dir.path().join("ash-broker");
     fs::copy(env!("CARGO_BIN_EXE_ash-broker"), &program).unwrap();
     let listener = control::listen(&socket(dir.path())).unwrap();
-    let launch = Launch { program: &program, uid: NOBODY, gid: NOBODY, exit_when_unused: None };
+    let launch = Launch {
+        program: &program,
+        uid: NOBODY,
+        gid: NOBODY,
+        exit_when_unused: None,
+        log: LevelFilter::INFO,
+    };
     let mut child = launch.start(listener, |mut command| command.spawn()).unwrap();
     let (control, _events) = Control::connect(&socket(dir.path())).await.unwrap();
     assert_eq!(control.granted().await.unwrap(), Vec::<Uuid>::new());

@@ -12,6 +12,7 @@ use ash_broker::control::{self, Control, Event, Events, Launch, Limits, Settings
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tracing::level_filters::LevelFilter;
 use uuid::Uuid;
 
 /// The key that must never be seen but by the model API.
@@ -138,7 +139,8 @@ pub(crate) fn launch_with(
 ) -> Child {
     let program = Path::new(env!("CARGO_BIN_EXE_ash-broker"));
     let listener = control::listen(&socket(dir)).unwrap();
-    let launch = Launch { program, uid: NOBODY, gid: NOBODY, exit_when_unused };
+    let launch =
+        Launch { program, uid: NOBODY, gid: NOBODY, exit_when_unused, log: LevelFilter::INFO };
     launch.start(listener, |mut command| command.stderr(log).spawn()).unwrap()
 }
 
