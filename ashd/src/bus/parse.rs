@@ -5,54 +5,13 @@ use std::str::FromStr;
 
 use ash_dbus::Error;
 use ash_dbus::value::{self, FollowOptions};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::domain::{EventKind, Settings, TurnOptions, TurnRequest, WhenBusy};
+use crate::domain::{EventKind, Message, Settings, TurnRequest, Unfit, check, json};
 use crate::session::SessionFilter;
-use crate::session::api::Reading;
+use crate::session::api::{LARGEST_PAGE, Reading, USUAL_PAGE};
 
 type Result<T> = std::result::Result<T, Error>;
-
-const MAX_TEXT: usize = 500_000;
-const MAX_BLOCKS: usize = 20;
-const MAX_MODEL: usize = 100;
-const MAX_PROMPT: usize = 1_000_000;
-const MAX_ROWS: u32 = 1000;
-
-/// The keys of a session's settings.
-const SETTINGS: [&str; 10] = [
-    "model",
-    "systemPrompt",
-    "permissionMode",
-    "allowedTools",
-    "disallowedTools",
-    "betas",
-    "subagents",
-    "initialAgent",
-    "mcpServers",
-    "extraEnv",
-];
-
-/// The keys of a message's options.
-const OPTIONS: [&str; 8] = [
-    "includePartialMessages",
-    "whenBusy",
-    "model",
-    "maxTurns",
-    "maxBudgetUsd",
-    "effort",
-    "thinking",
-    "outputFormat",
-];
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct SendOptions {
-    include_partial_messages: bool,
-    when_busy: WhenBusy,
-}
 
 /// A word of the domain: a name, an id, a status.
 pub(super) fn word<T: FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -> Result<T> {
@@ -61,21 +20,15 @@ pub(super) fn word<T: FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -
 
 /// The settings of a session about to be made.
 pub(super) fn settings(json: &str) -> Result<Settings> {
-    let settings: Settings = object("settings", json, &SETTINGS)?;
-    within("settings.model", settings.model.as_deref(), MAX_MODEL)?;
-    within("settings.systemPrompt", settings.system_prompt.as_deref(), MAX_PROMPT)?;
-    Ok(settings)
+    known("settings", json, &Settings::MEMBERS)?;
+    Ok(Settings::read("settings", json.as_bytes())?)
 }
 
 /// A message and how its sender reads the answer.
 pub(super) fn message(content: &str, options: &str) -> Result<(TurnRequest, Reading)> {
-    let delivery: SendOptions = object("options", options, &OPTIONS)?;
-    let options: TurnOptions = object("options", options, &OPTIONS)?;
-    within("options.model", options.model.as_deref(), MAX_MODEL)?;
-    let content = checked_content(content)?;
-    let reading =
-        Reading { after: None, partial: delivery.include_partial_messages, until_done: true };
-    Ok((TurnRequest { content, options, when_busy: delivery.when_busy }, reading))
+    known("options", options, &Message::OPTIONS)?;
+    let Message { request, partial } = Message::read_parts(content, options)?;
+    Ok((request, Reading { after: None, partial, until_done: true }))
 }
 
 /// How a follower reads.
@@ -90,9 +43,9 @@ pub(super) fn reading(options: &FollowOptions) -> Result<Reading> {
 
 /// Which sessions to list.
 pub(super) fn filter(filter: value::SessionFilter) -> Result<SessionFilter> {
-    let limit = filter.limit.unwrap_or(MAX_ROWS);
-    if !(1..=MAX_ROWS).contains(&limit) {
-        return Err(Error::Invalid(format!("limit must be 1 to {MAX_ROWS}")));
+    let limit = filter.limit.unwrap_or(LARGEST_PAGE);
+    if !(1..=LARGEST_PAGE).contains(&limit) {
+        return Err(Error::Invalid(format!("limit must be 1 to {LARGEST_PAGE}")));
     }
     Ok(SessionFilter {
         agent: filter.agent.map(|name| word("agent", &name)).transpose()?,
@@ -105,9 +58,11 @@ pub(super) fn filter(filter: value::SessionFilter) -> Result<SessionFilter> {
 /// How many rows of history to read.
 pub(super) fn limit(limit: u32) -> Result<u32> {
     match limit {
-        0 => Ok(100),
-        1..=MAX_ROWS => Ok(limit),
-        _ => Err(Error::Invalid(format!("limit must be 1 to {MAX_ROWS}, or 0 for 100"))),
+        0 => Ok(USUAL_PAGE),
+        1..=LARGEST_PAGE => Ok(limit),
+        _ => {
+            Err(Error::Invalid(format!("limit must be 1 to {LARGEST_PAGE}, or 0 for {USUAL_PAGE}")))
+        }
     }
 }
 
@@ -123,64 +78,22 @@ pub(super) fn kinds(names: &[String]) -> Result<Vec<EventKind>> {
     names.iter().map(kind).collect()
 }
 
-fn checked_content(json: &str) -> Result<Box<RawValue>> {
-    let invalid = |why: String| Error::Invalid(format!("content {why}"));
-    match serde_json::from_str(json).map_err(|error| invalid(format!("is not JSON: {error}")))? {
-        serde_json::Value::String(text) if text.is_empty() => {
-            return Err(invalid("must not be empty".into()));
+/// Refuses members that nobody would read.
+fn known(what: &str, json: &str, members: &[&str]) -> Result<()> {
+    let given: BTreeMap<String, &RawValue> = json::object(what, json.as_bytes())?;
+    match given.keys().find(|name| !members.contains(&name.as_str())) {
+        Some(name) => {
+            let text = format!("is not known; known are {}", members.join(", "));
+            Err(Unfit::value(&check::join(what, name), text).into())
         }
-        serde_json::Value::String(text) if text.chars().count() > MAX_TEXT => {
-            return Err(invalid(format!("must have at most {MAX_TEXT} characters")));
-        }
-        serde_json::Value::String(_) => {}
-        serde_json::Value::Array(blocks) => checked_blocks(&blocks).map_err(invalid)?,
-        _ => return Err(invalid("must be a string or an array of content blocks".into())),
-    }
-    serde_json::from_str(json).map_err(|error| invalid(format!("is not JSON: {error}")))
-}
-
-fn checked_blocks(blocks: &[serde_json::Value]) -> std::result::Result<(), String> {
-    if blocks.is_empty() || blocks.len() > MAX_BLOCKS {
-        return Err(format!("must have 1 to {MAX_BLOCKS} blocks"));
-    }
-    let known = |block: &serde_json::Value| {
-        matches!(block["type"].as_str(), Some("text" | "image" | "document"))
-    };
-    match blocks.iter().position(|block| !known(block)) {
-        Some(at) => Err(format!("[{at}].type must be text, image or document")),
         None => Ok(()),
-    }
-}
-
-/// A JSON object with no keys but these; empty text stands for the empty object.
-fn object<T: Default + DeserializeOwned>(what: &str, json: &str, keys: &[&str]) -> Result<T> {
-    if json.is_empty() {
-        return Ok(T::default());
-    }
-    let invalid = |why: String| Error::Invalid(format!("{what}{why}"));
-    let given: BTreeMap<String, &RawValue> = serde_json::from_str(json)
-        .map_err(|error| invalid(format!(" must be a JSON object: {error}")))?;
-    if let Some(key) = given.keys().find(|key| !keys.contains(&key.as_str())) {
-        return Err(invalid(format!(".{key} is not known; known are {}", keys.join(", "))));
-    }
-    let mut source = serde_json::Deserializer::from_str(json);
-    serde_path_to_error::deserialize(&mut source)
-        .map_err(|error| invalid(format!(".{}: {}", error.path(), error.inner())))
-}
-
-fn within(what: &str, text: Option<&str>, most: usize) -> Result<()> {
-    match text {
-        Some(text) if text.chars().count() > most => {
-            Err(Error::Invalid(format!("{what} must have at most {most} characters")))
-        }
-        _ => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::EventId;
+    use crate::domain::{EventId, WhenBusy};
 
     fn refusal<T>(result: Result<T>) -> String {
         match result {
@@ -202,19 +115,16 @@ mod tests {
 
     #[test]
     fn bad_messages_are_refused_with_the_place() {
-        let long = format!("\"{}\"", "x".repeat(MAX_TEXT + 1));
-        let many = format!("[{}]", vec![r#"{"type":"text"}"#; MAX_BLOCKS + 1].join(","));
         for (content, options, want) in [
-            ("hello", "", "content is not JSON"),
-            ("\"\"", "", "content must not be empty"),
-            ("{}", "", "content must be a string or an array"),
-            ("[]", "", "content must have 1 to 20 blocks"),
-            (&many, "", "content must have 1 to 20 blocks"),
-            (&long, "", "content must have at most 500000"),
-            (r#"[{"type":"text"},{"type":"x"}]"#, "", "content [1].type must be"),
-            ("\"x\"", "[]", "options must be a JSON object"),
-            ("\"x\"", r#"{"maxturns":1}"#, "options.maxturns is not known"),
-            ("\"x\"", r#"{"thinking":{"type":"no"}}"#, "options.thinking.type: "),
+            ("hello", "", "content is not valid JSON: "),
+            ("\"\"", "", "content: must not be empty"),
+            ("null", "", "content: expected a string or an array"),
+            (r#"[{"type":"text","text":"a"},{"type":"x"}]"#, "", "content[1].type: expected "),
+            ("\"x\"", "[]", "options: expected an object"),
+            ("\"x\"", r#"{"maxturns":1}"#, "options.maxturns: is not known; known are "),
+            ("\"x\"", r#"{"content":"y"}"#, "options.content: is not known"),
+            ("\"x\"", r#"{"maxTurns":0}"#, "options.maxTurns: expected a whole number from 1 up"),
+            ("\"x\"", r#"{"thinking":{"type":"no"}}"#, "options.thinking.type: expected one of"),
         ] {
             let said = refusal(message(content, options));
             assert!(said.starts_with(want), "{content:.40} {options}: {said}");
@@ -225,11 +135,12 @@ mod tests {
     fn settings_are_read() {
         assert_eq!(settings("").unwrap(), Settings::default());
         assert_eq!(settings(r#"{"model":"m"}"#).unwrap().model.as_deref(), Some("m"));
-        let long = format!(r#"{{"model":"{}"}}"#, "m".repeat(101));
-        assert_eq!(refusal(settings(&long)), "settings.model must have at most 100 characters");
-        assert!(refusal(settings(r#"{"extraEnv":[]}"#)).starts_with("settings.extraEnv: "));
-        let every = SETTINGS.map(|key| format!("\"{key}\":null")).join(",");
-        assert!(!refusal(settings(&format!("{{{every}}}"))).contains("is not known"));
+        let said = refusal(settings(r#"{"model":""}"#));
+        assert_eq!(said, "settings.model: must not be empty");
+        let said = refusal(settings(r#"{"extraEnv":{"LD_PRELOAD":"x"}}"#));
+        assert!(said.starts_with("settings.extraEnv: LD_PRELOAD is reserved"), "{said}");
+        let said = refusal(settings(r#"{"agent":"x"}"#));
+        assert!(said.starts_with("settings.agent: is not known; known are model"), "{said}");
     }
 
     #[test]
@@ -239,7 +150,7 @@ mod tests {
         let bad = FollowOptions { after: Some("x".into()), ..Default::default() };
         assert_eq!(refusal(reading(&bad)), "after must be an event id like 12.0");
         let of = |limit| value::SessionFilter { limit, ..Default::default() };
-        assert_eq!(filter(of(None)).unwrap().limit, Some(MAX_ROWS));
+        assert_eq!(filter(of(None)).unwrap().limit, Some(LARGEST_PAGE));
         assert_eq!(refusal(filter(of(Some(0)))), "limit must be 1 to 1000");
         assert_eq!(limit(0).unwrap(), 100);
         assert!(limit(1001).is_err());

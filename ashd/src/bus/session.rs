@@ -10,15 +10,11 @@ use zbus::zvariant::{OwnedFd, OwnedObjectPath};
 use super::objects::{Desk, agent_path};
 use super::pipe::{self, Outlet, Outlets};
 use super::{parse, words};
-use crate::domain::{EventKind, NewEvent, SessionId};
+use crate::domain::{EventKind, ExecRequest, NewEvent, SessionId};
 use crate::session::EventRange;
 use crate::session::SessionView;
-use crate::session::api::{ExecRequest, Refusal};
+use crate::session::api::Refusal;
 use crate::session::{ExecStream, Subscription};
-
-/// Milliseconds that a command gets when its caller names no number.
-const DEFAULT_EXEC_MS: u64 = 30_000;
-const MAX_EXEC_MS: u64 = 300_000;
 
 /// `org.ashd.Ash1.Session`.
 pub(super) struct Session {
@@ -88,12 +84,7 @@ impl Session {
 
     #[zbus(out_args("stdout", "stderr", "status"))]
     async fn exec(&self, command: &str, timeout: u64) -> Result<(OwnedFd, OwnedFd, OwnedFd)> {
-        let timeout_ms = match timeout {
-            0 => DEFAULT_EXEC_MS,
-            1..=MAX_EXEC_MS => timeout,
-            _ => return Err(Error::Invalid(format!("timeout must be 0 to {MAX_EXEC_MS}"))),
-        };
-        let request = ExecRequest { command: command.into(), timeout_ms };
+        let request = ExecRequest::new(command, (timeout != 0).then_some(timeout))?;
         let started = self.desk.service.exec_stream(&self.desk.caller, self.id, request).await;
         running(started.map_err(words::refused)?)
     }

@@ -3,7 +3,7 @@
 use ash_dbus::Error;
 use ash_dbus::value::{AgentInfo, Event, Health, LogLine, Message, SessionInfo, Usage};
 
-use crate::domain::{Agent, NewEvent, Session};
+use crate::domain::{Agent, NewEvent, Session, Unfit};
 use crate::session::api::{self, Refusal};
 use crate::session::{self, Service};
 
@@ -26,6 +26,12 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         }
         Refusal::ShuttingDown => Error::ShuttingDown(text),
         Refusal::Sandbox(_) | Refusal::Store(_) | Refusal::Internal(_) => Error::Failed(text),
+    }
+}
+
+impl From<Unfit> for Error {
+    fn from(unfit: Unfit) -> Self {
+        Error::Invalid(unfit.to_string())
     }
 }
 

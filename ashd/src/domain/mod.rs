@@ -1,15 +1,27 @@
-//! The words of the daemon: what an agent, a session, a turn and an event are. No I/O.
+//! The words of the daemon: what an agent, a session, a turn and an event are,
+//! and what clients may give. No I/O.
 
 pub mod agent;
 pub mod event;
 pub mod id;
 pub mod session;
+pub mod settings;
 pub mod time;
 pub mod turn;
 
+pub mod check;
+pub mod environment;
+pub mod exec;
+pub mod json;
+pub mod message;
+
 pub use agent::Agent;
+pub use check::Unfit;
 pub use event::{Event, EventId, EventKind, NewEvent};
+pub use exec::ExecRequest;
 pub use id::{AgentId, AgentName, SandboxId, SessionId, Tenant, TurnId};
-pub use session::{PermissionMode, Session, SessionChange, Settings, Status};
+pub use message::Message;
+pub use session::{Session, SessionChange, Status};
+pub use settings::{PermissionMode, Settings};
 pub use time::Timestamp;
 pub use turn::{TurnOptions, TurnRequest, WhenBusy};

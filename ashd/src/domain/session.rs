@@ -1,13 +1,11 @@
 //! Sessions.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use super::{AgentName, SandboxId, SessionId, Tenant, Timestamp, TurnId};
+use super::{AgentName, SandboxId, SessionId, Settings, Tenant, Timestamp, TurnId};
 
 /// One conversation with one agent version.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,76 +110,6 @@ impl FromStr for Status {
     }
 }
 
-/// What a session is created with. Stored as one JSON document.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Settings {
-    /// Model id: the request's, or the one that the agent's folder named at creation; the daemon's
-    /// when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// Replaces the agent's CLAUDE.md as system prompt.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub system_prompt: Option<String>,
-    /// Permission mode; the daemon's default when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub permission_mode: Option<PermissionMode>,
-    /// Tools that need no permission.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub allowed_tools: Vec<String>,
-    /// Tools that are denied.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub disallowed_tools: Vec<String>,
-    /// Beta features of the model API.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub betas: Vec<String>,
-    /// Subagent definitions as the CLI takes them.
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub subagents: Map<String, Value>,
-    /// The agent definition to start with.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub initial_agent: Option<String>,
-    /// MCP servers beside those of the folder, by name.
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub mcp_servers: Map<String, Value>,
-    /// Environment: the agent's at creation, and on top of it what the request gave.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub extra_env: BTreeMap<String, String>,
-}
-
-/// What the CLI may do without asking.
-///
-/// `permissionsByAgent` is a word of existing clients for what the folder's settings say; the CLI
-/// calls that `dontAsk`.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum PermissionMode {
-    /// Ask; nobody answers yet, so: deny what the settings do not allow.
-    Default,
-    /// Edit files without asking.
-    AcceptEdits,
-    /// Plan only.
-    Plan,
-    /// Deny what the settings do not allow, without asking.
-    #[serde(alias = "permissionsByAgent")]
-    DontAsk,
-    /// Everything; the sandbox is the limit.
-    BypassPermissions,
-}
-
-impl PermissionMode {
-    /// The CLI's word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            PermissionMode::Default => "default",
-            PermissionMode::AcceptEdits => "acceptEdits",
-            PermissionMode::Plan => "plan",
-            PermissionMode::DontAsk => "dontAsk",
-            PermissionMode::BypassPermissions => "bypassPermissions",
-        }
-    }
-}
-
 /// What a commit changes in a session's row; `None` leaves a field as it is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SessionChange {
@@ -244,14 +172,5 @@ mod tests {
             assert_eq!(status.as_str().parse(), Ok(status));
         }
         assert_eq!("live".parse::<Status>(), Err(NotStatus));
-    }
-
-    #[test]
-    fn settings_are_sparse_json() {
-        let text = r#"{"model":"m","permissionMode":"permissionsByAgent"}"#;
-        let settings: Settings = serde_json::from_str(text).unwrap();
-        assert_eq!(settings.permission_mode, Some(PermissionMode::DontAsk));
-        let written = serde_json::to_string(&settings).unwrap();
-        assert_eq!(written, r#"{"model":"m","permissionMode":"dontAsk"}"#);
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 /// A message to a session.
 #[derive(Clone, Debug)]
 pub struct TurnRequest {
-    /// A JSON string, or an array of content blocks. Checked by the edge.
+    /// A JSON string, or an array of content blocks; checked by [`Message`](super::Message).
     pub content: Box<RawValue>,
     /// How to run the turn.
     pub options: TurnOptions,

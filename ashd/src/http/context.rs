@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::body;
 use super::error::ApiError;
 use super::{BodyLimits, Options};
-use crate::domain::{AgentName, SessionId};
+use crate::domain::{AgentName, SessionId, json};
 use crate::session::Service;
 use crate::session::api::{Caller, Refusal};
 
@@ -96,6 +96,6 @@ impl FromRequest<Context> for Nothing {
         #[derive(serde::Deserialize)]
         struct Ignored {}
         let body = context.read(request, |limits| limits.other).await?;
-        body::parse::<Ignored>(&body).map(|_| Nothing)
+        Ok(json::object::<Ignored>("", &body).map(|_| Nothing)?)
     }
 }

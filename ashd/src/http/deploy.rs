@@ -1,4 +1,4 @@
-//! What a deployment must look like.
+//! What a deployment must look like. Prompt and environment are checked by the verb.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,10 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::body;
 use super::error::ApiError;
-use super::words;
-use crate::domain::AgentName;
+use crate::domain::{AgentName, json};
 use crate::session::api::{Deployment, Source};
 
 /// The most bytes of a path.
@@ -45,16 +43,10 @@ struct FileShape<'a> {
 /// # Errors
 /// 400 that names the place and what was expected there.
 pub(super) fn parse(body: &[u8]) -> Result<Deployment, ApiError> {
-    let shape: Shape = body::parse(body)?;
+    let shape: Shape = json::object("", body)?;
     let name: AgentName =
         shape.name.parse().map_err(|error| ApiError::invalid(format!("name: {error}")))?;
     let system_prompt = shape.system_prompt.filter(|prompt| !prompt.is_empty());
-    if let Some(prompt) = &system_prompt {
-        words::at_most("systemPrompt", prompt, words::LONGEST_PROMPT)?;
-    }
-    if let Some(env) = &shape.env {
-        words::environment("env", env)?;
-    }
     let source = match (shape.path, shape.files) {
         (Some(path), _) => directory(path)?,
         (None, Some(files)) => Source::Files(decode(files)?),
@@ -171,10 +163,6 @@ mod tests {
                 "one of path, files and systemPrompt is required",
             ),
             (json!({"name": "a", "path": ""}), "path: expected 1 to 4096 bytes, no NUL"),
-            (
-                json!({"name": "a", "systemPrompt": "x".repeat(1_000_001)}),
-                "systemPrompt: must not be longer than 1000000 characters",
-            ),
             (json!({"name": "a", "files": [{"path": "x"}]}), "files[0].content: is required"),
             (
                 json!({"name": "a", "files": [{"path": "x", "content": "a b="}]}),

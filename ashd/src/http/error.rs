@@ -8,6 +8,7 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Method, StatusCode};
 use serde::Serialize;
 
+use crate::domain::Unfit;
 use crate::session::StoreError;
 use crate::session::api::Refusal;
 
@@ -50,6 +51,12 @@ impl ApiError {
 
     fn retry_after(self, seconds: u32) -> Self {
         ApiError { retry_after_s: Some(seconds), ..self }
+    }
+}
+
+impl From<Unfit> for ApiError {
+    fn from(unfit: Unfit) -> Self {
+        ApiError::invalid(unfit.to_string())
     }
 }
 

@@ -11,13 +11,10 @@ use super::error::{ApiError, json};
 use super::query::Params;
 use crate::domain::{Event, EventKind, SessionId};
 use crate::session::EventRange;
-use crate::session::api::{Caller, LogLine};
+use crate::session::api::{Caller, LARGEST_PAGE, LogLine, USUAL_PAGE};
 use crate::session::project::{self, Item, ItemKind, Message, Whose};
 
 type Answer = Result<Response, ApiError>;
-
-/// The most entries of one page.
-const LARGEST_PAGE: i64 = 1000;
 
 /// Which part of a session's history is wanted.
 struct Part {
@@ -29,7 +26,7 @@ struct Part {
 
 impl Part {
     fn of(caller: Caller, id: SessionId, params: &Params, usual: i64) -> Result<Self, ApiError> {
-        let limit = params.number("limit", 1..=LARGEST_PAGE)?.unwrap_or(usual);
+        let limit = params.number("limit", 1..=i64::from(LARGEST_PAGE))?.unwrap_or(usual);
         let after = params.number("after", 0..=i64::MAX)?.unwrap_or(0);
         Ok(Part { caller, id, after: after.unsigned_abs(), limit: limit as usize })
     }
@@ -95,7 +92,7 @@ pub(super) async fn messages(
     At(id): At,
     uri: Uri,
 ) -> Answer {
-    let part = Part::of(caller, id, &Params::of(&uri)?, 100)?;
+    let part = Part::of(caller, id, &Params::of(&uri)?, i64::from(USUAL_PAGE))?;
     let whose = part.whose();
     let entries = |event: &Event| project::message(&whose, event).into_iter().collect();
     let messages = part.read(&context, &project::MESSAGE_KINDS, entries).await?;

@@ -23,13 +23,11 @@ mod guard;
 mod health;
 mod history;
 mod listen;
-mod message;
 mod query;
 mod sessions;
 mod sse;
 mod streams;
 mod unread;
-mod words;
 
 use std::io;
 use std::sync::Arc;
@@ -171,7 +169,8 @@ mod tests {
     use serde_json::{Map, Value};
 
     use super::error::ApiError;
-    use super::{create, deploy, message};
+    use super::{create, deploy};
+    use crate::domain::Message;
 
     /// The text of an error, as a client reads it.
     pub(super) fn error_text(error: ApiError) -> String {
@@ -248,16 +247,16 @@ mod tests {
             let body = body.as_bytes();
             prop_assert!(is_explained(deploy::parse(body)));
             prop_assert!(is_explained(create::parse(body)));
-            prop_assert!(is_explained(create::parse_exec(body)));
-            prop_assert!(is_explained(message::parse(body)));
+            prop_assert!(is_explained(create::parse_exec(body).map_err(ApiError::from)));
+            prop_assert!(is_explained(Message::read(body).map_err(ApiError::from)));
         }
 
         #[test]
         fn any_bytes_are_read_or_explained(body: Vec<u8>) {
             prop_assert!(is_explained(deploy::parse(&body)));
             prop_assert!(is_explained(create::parse(&body)));
-            prop_assert!(is_explained(create::parse_exec(&body)));
-            prop_assert!(is_explained(message::parse(&body)));
+            prop_assert!(is_explained(create::parse_exec(&body).map_err(ApiError::from)));
+            prop_assert!(is_explained(Message::read(&body).map_err(ApiError::from)));
         }
     }
 }

@@ -11,13 +11,10 @@ use super::create;
 use super::error::{ApiError, json, json_bytes};
 use super::query::Params;
 use crate::session::SessionFilter;
-use crate::session::api::ExecOutput;
+use crate::session::api::{ExecOutput, LARGEST_PAGE};
 use crate::session::view::Shown;
 
 type Answer = Result<Response, ApiError>;
-
-/// The most sessions of one page.
-const LARGEST_PAGE: i64 = 1000;
 
 /// Makes a session.
 pub(super) async fn create(
@@ -49,7 +46,7 @@ pub(super) async fn list(State(context): State<Context>, Who(caller): Who, uri: 
 }
 
 fn filter(params: &Params) -> Result<SessionFilter, ApiError> {
-    let limit = params.number("limit", 1..=LARGEST_PAGE)?;
+    let limit = params.number("limit", 1..=i64::from(LARGEST_PAGE))?;
     let offset = params.number("offset", 0..=i64::from(u32::MAX))?;
     Ok(SessionFilter {
         agent: params.parsed("agent")?,

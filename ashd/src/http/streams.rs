@@ -6,10 +6,9 @@ use http::HeaderMap;
 
 use super::context::{At, Context, Who};
 use super::error::ApiError;
-use super::message;
 use super::query::Params;
 use super::sse;
-use crate::domain::EventId;
+use crate::domain::{EventId, Message};
 use crate::session::Subscription;
 use crate::session::api::Reading;
 
@@ -21,7 +20,7 @@ pub(super) async fn send(
     request: Request,
 ) -> Result<Response, ApiError> {
     let body = context.read(request, |limits| limits.message).await?;
-    let message = message::parse(&body)?;
+    let message = Message::read(&body)?;
     drop(body);
     let reading = Reading { after: None, partial: message.partial, until_done: true };
     let subscription = context.service.send(&caller, id, message.request, reading).await?;

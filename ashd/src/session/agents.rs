@@ -12,7 +12,6 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::api::{Caller, Deployment, Happened, Refusal, Source};
 use super::cli;
-use super::environment;
 use super::places::Places;
 use super::shared::{Options, Shared};
 use crate::domain::{Agent, AgentId, AgentName, Timestamp};
@@ -41,10 +40,8 @@ impl Deployments {
         caller: &Caller,
         deployment: Deployment,
     ) -> Result<Agent, Refusal> {
+        deployment.check()?;
         let Deployment { name, source, system_prompt, env } = deployment;
-        for (name, value) in env.iter().flatten() {
-            environment::check(name, value).map_err(Refusal::Invalid)?;
-        }
         let source = permitted(source, caller, &shared.live().agent_roots)?;
         let _one = self.0.lock().await;
         let known = shared.store.agent(&caller.tenant, &name).await?;

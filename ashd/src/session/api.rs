@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use serde::Serialize;
 
-use crate::domain::{AgentName, EventId, SessionId, Settings, Status, Tenant};
+use crate::domain::{
+    AgentName, EventId, SessionId, Settings, Status, Tenant, Unfit, check, environment,
+};
 use crate::store::StoreError;
 
 /// On whose behalf a verb is called.
@@ -30,6 +32,19 @@ pub struct Deployment {
     pub env: Option<BTreeMap<String, String>>,
 }
 
+impl Deployment {
+    /// Checks what can be checked without looking into the folder.
+    ///
+    /// # Errors
+    /// When a value is not what it has to be.
+    pub(super) fn check(&self) -> Result<(), Unfit> {
+        if let Some(prompt) = &self.system_prompt {
+            check::at_most("systemPrompt", prompt, check::LONGEST_PROMPT)?;
+        }
+        self.env.as_ref().map_or(Ok(()), |env| environment::check_all("env", env))
+    }
+}
+
 /// Where an agent's folder comes from.
 pub enum Source {
     /// A directory of this machine, copied. Must lie beneath a configured root.
@@ -40,6 +55,12 @@ pub enum Source {
     Tar(Box<dyn std::io::Read + Send>),
 }
 
+/// The most rows of one page of a list or a history.
+pub const LARGEST_PAGE: u32 = 1000;
+
+/// How many rows a page of a history has when nothing is said.
+pub const USUAL_PAGE: u32 = 100;
+
 /// A session about to be made.
 #[derive(Clone, Debug)]
 pub struct NewSession {
@@ -47,15 +68,6 @@ pub struct NewSession {
     pub agent: AgentName,
     /// What it is created with.
     pub settings: Settings,
-}
-
-/// A command to run beside the turn.
-#[derive(Clone, Debug)]
-pub struct ExecRequest {
-    /// For `/bin/sh -c` in the workspace.
-    pub command: String,
-    /// Milliseconds until it is killed.
-    pub timeout_ms: u64,
 }
 
 /// How a command ended.
@@ -217,6 +229,12 @@ pub enum Refusal {
     Internal(String),
 }
 
+impl From<Unfit> for Refusal {
+    fn from(unfit: Unfit) -> Self {
+        Refusal::Invalid(unfit.to_string())
+    }
+}
+
 impl Refusal {
     /// What an API user reads. What a database says may name files of this machine: that is for
     /// the log only.
@@ -226,5 +244,34 @@ impl Refusal {
             Refusal::Store(_) => "The server cannot use its database right now".to_owned(),
             other => other.to_string(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(prompt: &str, env: &[(&str, &str)]) -> String {
+        let env = env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let deployment = Deployment {
+            name: "a".parse().unwrap(),
+            source: Source::Files(vec![]),
+            system_prompt: Some(prompt.to_owned()),
+            env: Some(env),
+        };
+        deployment.check().err().map(|unfit| unfit.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn wrong_deployments_are_explained() {
+        assert_eq!(complaint("Be brief.", &[("K", "v")]), "");
+        assert_eq!(
+            complaint(&"x".repeat(1_000_001), &[]),
+            "systemPrompt: must not be longer than 1000000 characters"
+        );
+        assert_eq!(
+            complaint("", &[("LD_PRELOAD", "v")]),
+            "env: LD_PRELOAD is reserved and cannot be set from outside"
+        );
     }
 }

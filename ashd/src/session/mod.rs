@@ -9,7 +9,6 @@ pub mod stream;
 pub mod project;
 pub mod view;
 
-pub mod environment;
 pub mod keys;
 
 pub mod cli;

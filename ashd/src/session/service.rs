@@ -8,9 +8,7 @@ use std::time::Instant;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::agents::{self, Deployments};
-use super::api::{
-    Caller, Deployment, ExecOutput, ExecRequest, Happened, Health, LogLine, Reading, Refusal,
-};
+use super::api::{Caller, Deployment, ExecOutput, Happened, Health, LogLine, Reading, Refusal};
 use super::driver::{Begin, Command, Driver, Handle};
 use super::exec::ExecStream;
 use super::reconcile;
@@ -18,7 +16,8 @@ use super::registry::{Registry, SessionView};
 use super::shared::{Live, Options, Shared};
 use super::stream::Subscription;
 use crate::domain::{
-    Agent, AgentName, Event, SandboxId, Session, SessionId, Status, Timestamp, TurnRequest,
+    Agent, AgentName, Event, ExecRequest, SandboxId, Session, SessionId, Status, Timestamp,
+    TurnRequest,
 };
 use crate::sandbox::Sandboxes;
 use crate::sandbox::broker::Usage as SeenUsage;

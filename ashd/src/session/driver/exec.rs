@@ -6,7 +6,8 @@ use ash_wire::words::{Exec, ExecExit};
 use bytes::Bytes;
 
 use super::{Driver, Reply};
-use crate::session::api::{ExecOutput, ExecRequest, Refusal};
+use crate::domain::ExecRequest;
+use crate::session::api::{ExecOutput, Refusal};
 use crate::session::cli;
 use crate::session::exec::{self, ExecPiece, ExecSink, ExecStream, OUTPUT_LIMIT};
 use crate::session::machine::{Event, Sandbox};

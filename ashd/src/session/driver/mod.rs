@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use self::exec::Execs;
 pub(super) use self::replay::Replay;
 use self::turns::Waiting;
-use super::api::{ExecRequest, Happened, Reading, Refusal};
+use super::api::{Happened, Reading, Refusal};
 use super::cli::{Controls, StartKey};
 use super::exec::ExecStream;
 use super::frames::{Encoder, Numbering};
@@ -33,7 +33,8 @@ use super::registry::SessionView;
 use super::shared::Shared;
 use super::stream::Subscription;
 use crate::domain::{
-    EventKind, NewEvent, Session, SessionChange, Status, Timestamp, TurnId, TurnRequest,
+    EventKind, ExecRequest, NewEvent, Session, SessionChange, Status, Timestamp, TurnId,
+    TurnRequest,
 };
 use crate::sandbox::Running;
 use crate::sandbox::link::{Incoming, LinkError};

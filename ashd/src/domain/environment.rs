@@ -4,6 +4,10 @@
 //! variables of their own; whoever could set those would be past the broker or inside the loader
 //! of a program that has not dropped its rights yet.
 
+use std::collections::BTreeMap;
+
+use super::check::Unfit;
+
 /// Families of names that belong to the loader, the runtime of the CLI, or to us.
 const RESERVED_PREFIXES: [&str; 5] = ["LD_", "BUN_", "ASH_", "ANTHROPIC_", "CLAUDE_"];
 
@@ -26,11 +30,21 @@ const RESERVED: [&str; 12] = [
 /// The most bytes of one `NAME=value` that Linux passes to a program, its NUL included.
 const LONGEST: usize = 128 * 1024;
 
+/// Checks an environment that is set from outside; in complaints it is called `place`.
+///
+/// # Errors
+/// The first variable that may not be set.
+pub fn check_all(place: &str, env: &BTreeMap<String, String>) -> Result<(), Unfit> {
+    env.iter().try_for_each(|(name, value)| {
+        check(name, value).map_err(|reason| Unfit::value(place, reason))
+    })
+}
+
 /// Whether a variable may be set from outside.
 ///
 /// # Errors
 /// A sentence that names the variable and never its value.
-pub fn check(name: &str, value: &str) -> Result<(), String> {
+fn check(name: &str, value: &str) -> Result<(), String> {
     if !is_name(name) {
         return Err(format!(
             "{:?} is not a variable name (letters, digits and _, not beginning with a digit)",

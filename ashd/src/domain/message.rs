@@ -4,14 +4,12 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::body;
-use super::error::ApiError;
-use super::words;
-use crate::domain::turn::{Effort, OutputFormat, Thinking};
-use crate::domain::{TurnOptions, TurnRequest, WhenBusy};
+use super::check::{self, Unfit, join};
+use super::json;
+use super::turn::{Effort, OutputFormat, Thinking, TurnOptions, TurnRequest, WhenBusy};
 
 /// The most characters of a content that is text.
 const LONGEST_TEXT: usize = 500_000;
@@ -24,18 +22,18 @@ const DOCUMENTS: [&str; 1] = ["application/pdf"];
 
 /// A message, and how its sender wants the answer.
 #[derive(Debug)]
-pub(super) struct Message {
+pub struct Message {
     /// What to run.
-    pub(super) request: TurnRequest,
+    pub request: TurnRequest,
     /// Whether the stream shows partial messages.
-    pub(super) partial: bool,
+    pub partial: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Shape<'a> {
-    #[serde(borrow)]
-    content: &'a RawValue,
+    #[serde(borrow, default, deserialize_with = "given")]
+    content: Option<&'a RawValue>,
     include_partial_messages: Option<bool>,
     model: Option<String>,
     max_turns: Option<u32>,
@@ -46,59 +44,94 @@ struct Shape<'a> {
     when_busy: Option<WhenBusy>,
 }
 
-/// Reads a message out of a request body.
-///
-/// # Errors
-/// 400 that names the place and what was expected there.
-pub(super) fn parse(body: &[u8]) -> Result<Message, ApiError> {
-    let shape: Shape = body::parse(body)?;
-    check_content(shape.content)?;
-    if let Some(model) = &shape.model {
-        words::word("model", model, words::LONGEST_MODEL)?;
+/// What is there, null included.
+fn given<'de, D: Deserializer<'de>>(content: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(content).map(Some)
+}
+
+impl Message {
+    /// What may stand beside the content, by the names that it has in JSON.
+    pub const OPTIONS: [&str; 8] = [
+        "includePartialMessages",
+        "whenBusy",
+        "model",
+        "maxTurns",
+        "maxBudgetUsd",
+        "effort",
+        "thinking",
+        "outputFormat",
+    ];
+
+    /// Reads a message out of one JSON object: `content`, and options beside it.
+    ///
+    /// # Errors
+    /// When a value is not what it has to be.
+    pub fn read(body: &[u8]) -> Result<Message, Unfit> {
+        let shape: Shape = json::object("", body)?;
+        let content = shape.content.ok_or_else(|| Unfit::value("content", "is required"))?;
+        Message::of("", content, shape)
     }
-    if shape.max_turns == Some(0) {
-        return Err(ApiError::invalid("maxTurns: expected a whole number from 1 up"));
+
+    /// Reads a message whose content and options are JSON of their own. In complaints they are
+    /// called `content` and `options`.
+    ///
+    /// # Errors
+    /// When a value is not what it has to be.
+    pub fn read_parts(content: &str, options: &str) -> Result<Message, Unfit> {
+        let shape: Shape = json::object("options", options.as_bytes())?;
+        let content = json::value("content", content.as_bytes())?;
+        Message::of("options", content, shape)
     }
-    if shape.max_budget_usd.is_some_and(|budget| !budget.is_finite() || budget < 0.0) {
-        return Err(ApiError::invalid("maxBudgetUsd: expected a number that is not negative"));
-    }
-    let request = TurnRequest {
-        content: shape.content.to_owned(),
-        options: TurnOptions {
+
+    fn of(root: &str, content: &RawValue, shape: Shape) -> Result<Message, Unfit> {
+        check_content(content)?;
+        let options = TurnOptions {
             model: shape.model,
             max_turns: shape.max_turns,
             max_budget_usd: shape.max_budget_usd,
             effort: shape.effort,
             thinking: shape.thinking,
             output_format: shape.output_format,
-        },
-        when_busy: shape.when_busy.unwrap_or_default(),
-    };
-    Ok(Message { request, partial: shape.include_partial_messages.unwrap_or(false) })
+        };
+        check_options(root, &options)?;
+        let when_busy = shape.when_busy.unwrap_or_default();
+        let request = TurnRequest { content: content.to_owned(), options, when_busy };
+        Ok(Message { request, partial: shape.include_partial_messages.unwrap_or(false) })
+    }
 }
 
-fn check_content(content: &RawValue) -> Result<(), ApiError> {
+fn check_options(root: &str, options: &TurnOptions) -> Result<(), Unfit> {
+    if let Some(model) = &options.model {
+        check::model(&join(root, "model"), model)?;
+    }
+    if options.max_turns == Some(0) {
+        return Err(Unfit::value(&join(root, "maxTurns"), "expected a whole number from 1 up"));
+    }
+    if options.max_budget_usd.is_some_and(|budget| !budget.is_finite() || budget < 0.0) {
+        let place = join(root, "maxBudgetUsd");
+        return Err(Unfit::value(&place, "expected a number that is not negative"));
+    }
+    Ok(())
+}
+
+fn check_content(content: &RawValue) -> Result<(), Unfit> {
     let json = content.get().as_bytes();
     match json.first() {
         Some(b'"') => check_text(json),
         Some(b'[') => check_blocks(json),
-        _ => Err(ApiError::invalid("content: expected a string or an array of content blocks")),
+        _ => Err(Unfit::value("content", "expected a string or an array of content blocks")),
     }
 }
 
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-fn check_text(json: &[u8]) -> Result<(), ApiError> {
-    let Text(text) = body::parse_at("content", json)?;
+fn check_text(json: &[u8]) -> Result<(), Unfit> {
+    let Text(text) = json::value("content", json)?;
     if text.is_empty() {
-        return Err(ApiError::invalid("content: must not be empty"));
+        return Err(Unfit::value("content", "must not be empty"));
     }
-    if text.len() > LONGEST_TEXT && text.chars().count() > LONGEST_TEXT {
-        let text = format!("content: must not be longer than {LONGEST_TEXT} characters");
-        return Err(ApiError::invalid(text));
-    }
-    Ok(())
+    check::at_most("content", &text, LONGEST_TEXT)
 }
 
 #[derive(Deserialize)]
@@ -121,15 +154,14 @@ struct Source<'a> {
     data: Cow<'a, str>,
 }
 
-fn check_blocks(json: &[u8]) -> Result<(), ApiError> {
-    let blocks: Vec<Block> = body::parse_at("content", json)?;
+fn check_blocks(json: &[u8]) -> Result<(), Unfit> {
+    let blocks: Vec<Block> = json::value("content", json)?;
     if blocks.is_empty() || blocks.len() > MOST_BLOCKS {
-        return Err(ApiError::invalid(format!("content: expected 1 to {MOST_BLOCKS} blocks")));
+        return Err(Unfit::value("content", format!("expected 1 to {MOST_BLOCKS} blocks")));
     }
     for (index, block) in blocks.iter().enumerate() {
-        check_block(block).map_err(|(place, what)| {
-            ApiError::invalid(format!("content[{index}]{place}: {what}"))
-        })?;
+        check_block(block)
+            .map_err(|(place, what)| Unfit::value(&format!("content[{index}]{place}"), what))?;
     }
     Ok(())
 }
@@ -178,16 +210,16 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::http::tests::error_text;
 
     fn complaint(body: &Value) -> String {
-        error_text(parse(body.to_string().as_bytes()).unwrap_err())
+        Message::read(body.to_string().as_bytes()).unwrap_err().to_string()
     }
 
     #[test]
     fn content_is_carried_on_as_it_came() {
         for content in [r#""h\u00e9 \/ there""#, r#"[ {"text":"a", "type":"text","x":1.50} ]"#] {
-            let message = parse(format!(r#"{{"content": {content} }}"#).as_bytes()).unwrap();
+            let message =
+                Message::read(format!(r#"{{"content": {content} }}"#).as_bytes()).unwrap();
             assert_eq!(message.request.content.get(), content);
             assert_eq!(message.request.options, TurnOptions::default());
             assert_eq!((message.request.when_busy, message.partial), (WhenBusy::Queue, false));
@@ -203,7 +235,7 @@ mod tests {
             "outputFormat": {"type": "json_schema", "schema": {"type": "object"}},
             "unknown": true,
         });
-        let message = parse(body.to_string().as_bytes()).unwrap();
+        let message = Message::read(body.to_string().as_bytes()).unwrap();
         let options = &message.request.options;
         assert!(message.partial);
         assert_eq!((options.max_turns, options.max_budget_usd), (Some(3), Some(0.0)));
@@ -257,9 +289,9 @@ mod tests {
             {"type": "image", "source": source("image/webp")},
             {"type": "document", "source": source("application/pdf"), "title": "t"},
         ]});
-        assert!(parse(body.to_string().as_bytes()).is_ok());
+        assert!(Message::read(body.to_string().as_bytes()).is_ok());
         let longest = json!({"content": "ü".repeat(500_000)});
-        assert!(parse(longest.to_string().as_bytes()).is_ok());
+        assert!(Message::read(longest.to_string().as_bytes()).is_ok());
     }
 
     #[test]
@@ -290,12 +322,12 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_read_or_explained(body in "\\PC*") {
-            let _ = parse(body.as_bytes());
+            let _ = Message::read(body.as_bytes());
         }
 
         #[test]
         fn any_content_is_read_or_explained(content in "[\\[\\]{}\",:a-z0-9\\\\ ]{0,40}") {
-            let _ = parse(format!(r#"{{"content":{content}}}"#).as_bytes());
+            let _ = Message::read(format!(r#"{{"content":{content}}}"#).as_bytes());
         }
     }
 }
