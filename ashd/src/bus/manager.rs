@@ -37,6 +37,7 @@ impl Manager {
             source: Source::Tar(archive),
             system_prompt: options.system_prompt,
             env: options.env.map(|env| env.into_iter().collect()),
+            config: None,
         };
         let deployed = self.desk.service.deploy(&self.desk.caller, deployment).await;
         let agent = deployed.map_err(words::refused)?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{AgentId, AgentName, Tenant, Timestamp};
+use super::{AgentConfig, AgentId, AgentName, Tenant, Timestamp};
 
 /// A deployed folder, at its newest version.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -17,8 +17,10 @@ pub struct Agent {
     pub version: u32,
     /// Environment that every session of it gets.
     pub env: BTreeMap<String, String>,
+    /// What holds for the sessions that will be made with it.
+    pub config: AgentConfig,
     /// Time of the first deployment.
     pub created_at: Timestamp,
-    /// Time of this version's deployment.
+    /// Time of the newest deployment or change.
     pub updated_at: Timestamp,
 }

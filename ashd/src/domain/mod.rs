@@ -10,6 +10,7 @@ pub mod time;
 pub mod turn;
 
 pub mod check;
+pub mod config;
 pub mod environment;
 pub mod exec;
 pub mod json;
@@ -17,11 +18,12 @@ pub mod message;
 
 pub use agent::Agent;
 pub use check::Unfit;
+pub use config::{AgentConfig, ConfigChange};
 pub use event::{Event, EventId, EventKind, NewEvent};
 pub use exec::ExecRequest;
 pub use id::{AgentId, AgentName, SandboxId, SessionId, Tenant, TurnId};
 pub use message::Message;
 pub use session::{Session, SessionChange, Status};
-pub use settings::{PermissionMode, Settings};
+pub use settings::{PermissionMode, PromptMode, Settings};
 pub use time::Timestamp;
 pub use turn::{TurnOptions, TurnRequest, WhenBusy};

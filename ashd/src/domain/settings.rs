@@ -12,13 +12,16 @@ use super::{environment, json};
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Settings {
-    /// Model id: the request's, or the one that the agent's folder named at creation; the daemon's
-    /// when absent.
+    /// Model id: the request's, or the one that the agent's config or folder named at creation; the
+    /// daemon's when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Replaces the agent's CLAUDE.md as system prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_prompt: Option<String>,
+    /// What the system prompt is to the preset: as the agent's config said at creation.
+    #[serde(skip_serializing_if = "PromptMode::is_replace")]
+    pub system_prompt_mode: PromptMode,
     /// Permission mode; the daemon's default when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub permission_mode: Option<PermissionMode>,
@@ -43,6 +46,23 @@ pub struct Settings {
     /// Environment: the agent's at creation, and on top of it what the request gave.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub extra_env: BTreeMap<String, String>,
+}
+
+/// What an agent's system prompt is to the preset that the CLI comes with.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptMode {
+    /// The prompt stands in the place of the preset.
+    #[default]
+    Replace,
+    /// The prompt comes behind the preset.
+    Append,
+}
+
+impl PromptMode {
+    fn is_replace(&self) -> bool {
+        *self == PromptMode::Replace
+    }
 }
 
 /// What the CLI may do without asking.
@@ -117,6 +137,7 @@ impl Settings {
         let settings = Settings {
             model: shape.model,
             system_prompt: shape.system_prompt.filter(|prompt| !prompt.is_empty()),
+            system_prompt_mode: PromptMode::default(),
             permission_mode: shape.permission_mode,
             allowed_tools: shape.allowed_tools.unwrap_or_default(),
             disallowed_tools: shape.disallowed_tools.unwrap_or_default(),

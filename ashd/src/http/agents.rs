@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
-use serde::{Serialize, Serializer};
-use serde_json::json;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Map, Value, json};
 
 use super::context::{Context, Of, Who};
 use super::deploy;
 use super::error::{ApiError, json};
-use crate::domain::{Agent, AgentId, AgentName, Tenant, Timestamp};
+use crate::domain::json::object;
+use crate::domain::{Agent, AgentConfig, AgentId, AgentName, ConfigChange, Tenant, Timestamp};
+use crate::session::api::AgentChange;
 use crate::session::view::MASK;
 
 /// An agent as API users see it: values of its environment are masked, and its path is a name
@@ -28,6 +30,7 @@ impl Serialize for Shown<'_> {
             version: agent.version,
             path: format!("agents/{}/{}/{}", agent.tenant, agent.name, agent.version),
             env: agent.env.keys().map(|name| (name.as_str(), MASK)).collect(),
+            config: &agent.config,
             created_at: agent.created_at,
             updated_at: agent.updated_at,
         }
@@ -45,6 +48,7 @@ struct Shape<'a> {
     path: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     env: BTreeMap<&'a str, &'static str>,
+    config: &'a AgentConfig,
     created_at: Timestamp,
     updated_at: Timestamp,
 }
@@ -91,6 +95,50 @@ pub(super) async fn show(
     Ok(json(StatusCode::OK, &One { agent: Shown(&agent) }))
 }
 
+#[derive(Deserialize)]
+struct Change {
+    env: Option<BTreeMap<String, String>>,
+    config: Option<Map<String, Value>>,
+}
+
+/// Changes an agent: replaces its environment, merges its config.
+pub(super) async fn change(
+    State(context): State<Context>,
+    Who(caller): Who,
+    Of(name): Of,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let body = context.read(request, |limits| limits.other).await?;
+    let Change { env, config } = object("", &body)?;
+    let config = config.map(|members| ConfigChange::new("config", members)).transpose()?;
+    let agent = context.service.change_agent(&caller, &name, AgentChange { env, config }).await?;
+    Ok(json(StatusCode::OK, &One { agent: Shown(&agent) }))
+}
+
+/// Shows an agent's config.
+pub(super) async fn config(
+    State(context): State<Context>,
+    Who(caller): Who,
+    Of(name): Of,
+) -> Result<Response, ApiError> {
+    let agent = context.service.agent(&caller, &name).await?;
+    Ok(json(StatusCode::OK, &json!({ "config": agent.config })))
+}
+
+/// Merges members into an agent's config.
+pub(super) async fn change_config(
+    State(context): State<Context>,
+    Who(caller): Who,
+    Of(name): Of,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let body = context.read(request, |limits| limits.other).await?;
+    let config = ConfigChange::new("", object("", &body)?)?;
+    let change = AgentChange { env: None, config: Some(config) };
+    let agent = context.service.change_agent(&caller, &name, change).await?;
+    Ok(json(StatusCode::OK, &json!({ "config": agent.config })))
+}
+
 /// Deletes an agent; ends its sessions.
 pub(super) async fn delete(
     State(context): State<Context>,
@@ -113,6 +161,7 @@ mod tests {
             name: "helper".parse().unwrap(),
             version: 2,
             env: [("TOKEN".to_owned(), "SECRET".to_owned())].into(),
+            config: serde_json::from_value(json!({"model": "m"})).unwrap(),
             created_at: Timestamp(0),
             updated_at: Timestamp(1),
         };
@@ -121,7 +170,7 @@ mod tests {
             json!({
                 "id": "3f0c6a52-0c3e-4b1e-9a57-2f1f0e9d8c7b", "tenantId": "default",
                 "name": "helper", "version": 2, "path": "agents/default/helper/2",
-                "env": {"TOKEN": "***"},
+                "env": {"TOKEN": "***"}, "config": {"model": "m"},
                 "createdAt": "1970-01-01T00:00:00.000Z", "updatedAt": "1970-01-01T00:00:00.001Z",
             })
         );

@@ -1,4 +1,5 @@
-//! What a deployment must look like. Prompt and environment are checked by the verb.
+//! What a deployment must look like. Prompt and environment are checked by
+//! the verb.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,9 +9,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::error::ApiError;
-use crate::domain::{AgentName, json};
+use crate::domain::{AgentConfig, AgentName, json};
 use crate::session::api::{Deployment, Source};
 
 /// The most bytes of a path.
@@ -28,6 +30,7 @@ struct Shape<'a> {
     files: Option<Vec<FileShape<'a>>>,
     system_prompt: Option<String>,
     env: Option<BTreeMap<String, String>>,
+    config: Option<Map<String, Value>>,
 }
 
 #[derive(Deserialize)]
@@ -55,7 +58,8 @@ pub(super) fn parse(body: &[u8]) -> Result<Deployment, ApiError> {
             return Err(ApiError::invalid("one of path, files and systemPrompt is required"));
         }
     };
-    Ok(Deployment { name, source, system_prompt, env: shape.env })
+    let config = shape.config.map(|members| AgentConfig::new("config", members)).transpose()?;
+    Ok(Deployment { name, source, system_prompt, env: shape.env, config })
 }
 
 fn directory(path: String) -> Result<Source, ApiError> {
@@ -117,7 +121,7 @@ fn check_path(path: &str) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::http::tests::error_text;
@@ -133,11 +137,13 @@ mod tests {
 
     #[test]
     fn files_are_decoded() {
-        let body = json!({"name": "a", "files": [file("CLAUDE.md"), file(".claude/s.json")], "env": {"K": "v"}});
+        let body = json!({"name": "a", "files": [file("CLAUDE.md"), file(".claude/s.json")], "env": {"K": "v"},
+            "config": {"model": "m", "x": null}});
         let deployment = parse(body.to_string().as_bytes()).unwrap();
         let Source::Files(files) = deployment.source else { panic!("no files") };
         assert_eq!(files[1], (".claude/s.json".into(), Bytes::from("hi")));
         assert_eq!(deployment.env.unwrap()["K"], "v");
+        assert_eq!(deployment.config.unwrap().to_json(), r#"{"model":"m"}"#);
     }
 
     #[test]
@@ -161,6 +167,11 @@ mod tests {
             (
                 json!({"name": "a", "systemPrompt": ""}),
                 "one of path, files and systemPrompt is required",
+            ),
+            (json!({"name": "a", "systemPrompt": "p", "config": []}), "config: expected an object"),
+            (
+                json!({"name": "a", "systemPrompt": "p", "config": {"model": ""}}),
+                "config.model: must not be empty",
             ),
             (json!({"name": "a", "path": ""}), "path: expected 1 to 4096 bytes, no NUL"),
             (json!({"name": "a", "files": [{"path": "x"}]}), "files[0].content: is required"),

@@ -138,7 +138,8 @@ fn routes(context: Context) -> Router {
     Router::new()
         .route("/health", get(health::health))
         .route("/api/agents", get(agents::list).post(agents::deploy))
-        .route("/api/agents/{name}", get(agents::show).delete(agents::delete))
+        .route("/api/agents/{name}", get(agents::show).patch(agents::change).delete(agents::delete))
+        .route("/api/agents/{name}/config", get(agents::config).patch(agents::change_config))
         .route("/api/sessions", get(sessions::list).post(sessions::create))
         .route("/api/sessions/{id}", get(sessions::show).delete(sessions::end))
         .route("/api/sessions/{id}/pause", post(sessions::pause))
@@ -180,7 +181,7 @@ mod tests {
     }
 
     /// Every name that a body may have, so that random bodies get past the first check.
-    const NAMES: [&str; 26] = [
+    const NAMES: [&str; 27] = [
         "agent",
         "name",
         "path",
@@ -188,6 +189,7 @@ mod tests {
         "content",
         "systemPrompt",
         "env",
+        "config",
         "extraEnv",
         "model",
         "mcpServers",

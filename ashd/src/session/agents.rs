@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::api::{Caller, Deployment, Happened, Refusal, Source};
+use super::api::{AgentChange, Caller, Deployment, Happened, Refusal, Source};
 use super::cli;
 use super::places::Places;
 use super::shared::{Options, Shared};
@@ -20,7 +20,7 @@ use crate::sandbox::tree::{Links, Tree, TreeError, remove_all};
 /// The largest `.claude/settings.json` that is looked into, in bytes.
 const SETTINGS_LIMIT: u64 = 1024 * 1024;
 
-/// Deployments, one at a time: they are rare, and each takes the next version number.
+/// Deployments and changes, one at a time: they are rare, and each builds upon what is there.
 #[derive(Default)]
 pub(super) struct Deployments(Mutex<()>);
 
@@ -41,7 +41,7 @@ impl Deployments {
         deployment: Deployment,
     ) -> Result<Agent, Refusal> {
         deployment.check()?;
-        let Deployment { name, source, system_prompt, env } = deployment;
+        let Deployment { name, source, system_prompt, env, config } = deployment;
         let source = permitted(source, caller, &shared.live().agent_roots)?;
         let _one = self.0.lock().await;
         let known = shared.store.agent(&caller.tenant, &name).await?;
@@ -50,9 +50,10 @@ impl Deployments {
             id: known.as_ref().map_or_else(AgentId::random, |agent| agent.id),
             tenant: caller.tenant.clone(),
             version: known.as_ref().map_or(0, |agent| agent.version) + 1,
-            env: env.or_else(|| known.as_ref().map(|agent| agent.env.clone())).unwrap_or_default(),
             created_at: known.as_ref().map_or(now, |agent| agent.created_at),
             updated_at: now,
+            env: env.or(known.as_ref().map(|agent| agent.env.clone())).unwrap_or_default(),
+            config: config.or(known.map(|agent| agent.config)).unwrap_or_default(),
             name,
         };
         let (places, options) = (shared.places.clone(), shared.options.clone());
@@ -68,6 +69,28 @@ impl Deployments {
         tracing::info!(agent = %agent.name, version = agent.version, "agent deployed");
         let (tenant, name) = (agent.tenant.clone(), agent.name.clone());
         shared.tell(Happened::AgentDeployed(tenant, name, agent.version));
+        Ok(agent)
+    }
+
+    /// Changes what holds for an agent without a new version.
+    pub(super) async fn change(
+        &self,
+        shared: &Shared,
+        (caller, name): (&Caller, &AgentName),
+        change: AgentChange,
+    ) -> Result<Agent, Refusal> {
+        let _one = self.0.lock().await;
+        let known = shared.store.agent(&caller.tenant, name).await?.ok_or(Refusal::NoAgent)?;
+        let mut agent = change.of(&known)?;
+        if agent == known {
+            return Ok(known);
+        }
+        agent.updated_at = Timestamp::now();
+        if !shared.store.change_agent(agent.clone()).await? {
+            return Err(Refusal::NoAgent);
+        }
+        tracing::info!(agent = %name, "agent changed");
+        shared.tell(Happened::AgentChanged(agent.tenant.clone(), agent.name.clone()));
         Ok(agent)
     }
 }

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::domain::{
-    AgentName, EventId, SessionId, Settings, Status, Tenant, Unfit, check, environment,
+    Agent, AgentConfig, AgentName, ConfigChange, EventId, SessionId, Settings, Status, Tenant,
+    Unfit, check, environment,
 };
 use crate::store::StoreError;
 
@@ -28,8 +29,37 @@ pub struct Deployment {
     pub source: Source,
     /// Becomes CLAUDE.md when the folder has none.
     pub system_prompt: Option<String>,
-    /// Its environment; absent keeps that of the version before.
+    /// Its environment; absent keeps what is there.
     pub env: Option<BTreeMap<String, String>>,
+    /// Its config; absent keeps what is there.
+    pub config: Option<AgentConfig>,
+}
+
+/// A change of an agent that is no deployment.
+#[derive(Clone, Debug, Default)]
+pub struct AgentChange {
+    /// The whole new environment.
+    pub env: Option<BTreeMap<String, String>>,
+    /// What changes in its config.
+    pub config: Option<ConfigChange>,
+}
+
+impl AgentChange {
+    /// The agent as it is then.
+    ///
+    /// # Errors
+    /// When a value is not what it has to be.
+    pub(super) fn of(self, agent: &Agent) -> Result<Agent, Unfit> {
+        if let Some(env) = &self.env {
+            environment::check_all("env", env)?;
+        }
+        let config = self.config.map(|change| agent.config.changed(change)).transpose()?;
+        Ok(Agent {
+            env: self.env.unwrap_or_else(|| agent.env.clone()),
+            config: config.unwrap_or_else(|| agent.config.clone()),
+            ..agent.clone()
+        })
+    }
 }
 
 impl Deployment {
@@ -159,6 +189,8 @@ pub struct Health {
 pub enum Happened {
     /// A version of an agent was deployed.
     AgentDeployed(Tenant, AgentName, u32),
+    /// An agent's environment or config was changed.
+    AgentChanged(Tenant, AgentName),
     /// An agent was deleted.
     AgentDeleted(Tenant, AgentName),
     /// A session was made.
@@ -258,6 +290,7 @@ mod tests {
             source: Source::Files(vec![]),
             system_prompt: Some(prompt.to_owned()),
             env: Some(env),
+            config: None,
         };
         deployment.check().err().map(|unfit| unfit.to_string()).unwrap_or_default()
     }

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::domain::turn::{Effort, Thinking, ThinkingKind};
-use crate::domain::{PermissionMode, Session, TurnOptions};
+use crate::domain::{PermissionMode, PromptMode, Session, TurnOptions};
 
 /// Where things are inside every sandbox.
 pub mod place {
@@ -37,7 +37,7 @@ pub mod place {
 /// What the daemon's configuration adds.
 #[derive(Clone, Debug)]
 pub struct Defaults {
-    /// Model of sessions and agents that name none: a full id, because what an alias means
+    /// Model where neither message, session, agent nor folder name one: a full id, because what an alias means
     /// changes with the CLI.
     pub model: String,
     /// Permission mode of sessions that name none.
@@ -180,7 +180,10 @@ fn arguments(
     .into();
     args.push(format!("--permission-mode={}", mode.as_str()));
     args.push(format!("--model={}", controls.model));
-    args.push(format!("--system-prompt-file={}", place::PROMPT));
+    args.push(match settings.system_prompt_mode {
+        PromptMode::Replace => format!("--system-prompt-file={}", place::PROMPT),
+        PromptMode::Append => format!("--append-system-prompt-file={}", place::PROMPT),
+    });
     args.push(match conversation {
         Conversation::New => format!("--session-id={}", session.cli_session),
         Conversation::Resumed => format!("--resume={}", session.cli_session),
@@ -346,6 +349,17 @@ mod tests {
         let start = started(settings, &options);
         assert_eq!(start.permissions, Permissions::Deny);
         insta::assert_json_snapshot!(start.args);
+    }
+
+    #[test]
+    fn a_prompt_replaces_the_preset_or_comes_behind_it() {
+        let flags = |mode| {
+            let settings = Settings { system_prompt_mode: mode, ..Settings::default() };
+            let args = started(settings, &TurnOptions::default()).args;
+            args.into_iter().filter(|arg| arg.contains("prompt-file")).collect::<Vec<_>>()
+        };
+        assert_eq!(flags(PromptMode::Replace), ["--system-prompt-file=/etc/ash/prompt.md"]);
+        assert_eq!(flags(PromptMode::Append), ["--append-system-prompt-file=/etc/ash/prompt.md"]);
     }
 
     #[test]

@@ -7,7 +7,9 @@ use super::api::{Caller, Happened, NewSession, Refusal};
 use super::driver::{Begin, Driver};
 use super::registry::SessionView;
 use super::service::{Result, Service, detached};
-use crate::domain::{Agent, EventKind, NewEvent, SandboxId, Session, SessionId, Status, Timestamp};
+use crate::domain::{
+    Agent, EventKind, NewEvent, SandboxId, Session, SessionId, Settings, Status, Timestamp,
+};
 use crate::sandbox::Running;
 
 impl Service {
@@ -24,12 +26,13 @@ impl Service {
         let shared = &self.shared;
         let agent = shared.store.agent(&caller.tenant, &new.agent).await?;
         let agent = agent.ok_or_else(|| agents::named(&new.agent))?;
+        let settings = settled(&agent, new)?;
         shared.admit()?;
         let slot = shared
             .slots
             .take()
             .map_err(|error| Refusal::Capacity { reason: error.to_string(), retry_after_s: 30 })?;
-        let session = draft(&agent, new, slot);
+        let session = draft(&agent, settings, slot);
         self.make(session, agent).await
     }
 
@@ -102,11 +105,19 @@ impl Service {
     }
 }
 
-/// A session that is about to be made.
-fn draft(agent: &Agent, new: NewSession, slot: u32) -> Session {
+/// What holds for a session from now on: its own settings and, behind them, its agent's. Whatever
+/// is said of the agent later holds for sessions that are made later.
+fn settled(agent: &Agent, new: NewSession) -> Result<Settings> {
     let mut settings = new.settings;
     let given = std::mem::take(&mut settings.extra_env);
     settings.extra_env = agent.env.clone().into_iter().chain(given).collect();
+    let unread = |unfit| Refusal::Internal(format!("the agent's {unfit}"));
+    agent.config.complete(&mut settings).map_err(unread)?;
+    Ok(settings)
+}
+
+/// A session that is about to be made.
+fn draft(agent: &Agent, settings: Settings, slot: u32) -> Session {
     let (id, now) = (SessionId::random(), Timestamp::now());
     Session {
         id,

@@ -8,7 +8,9 @@ use std::time::Instant;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::agents::{self, Deployments};
-use super::api::{Caller, Deployment, ExecOutput, Happened, Health, LogLine, Reading, Refusal};
+use super::api::{
+    AgentChange, Caller, Deployment, ExecOutput, Happened, Health, LogLine, Reading, Refusal,
+};
 use super::driver::{Begin, Command, Driver, Handle};
 use super::exec::ExecStream;
 use super::reconcile;
@@ -118,6 +120,22 @@ impl Service {
         detached(
             async move { service.deployments.deploy(&service.shared, &caller, deployment).await },
         )
+        .await
+    }
+
+    /// Changes an agent's environment or config without a new version. Sessions that there are keep
+    /// what they were made with.
+    pub async fn change_agent(
+        &self,
+        caller: &Caller,
+        name: &AgentName,
+        change: AgentChange,
+    ) -> Result<Agent> {
+        self.shared.disk_has_room()?;
+        let (service, caller, name) = (self.clone(), caller.clone(), name.clone());
+        detached(async move {
+            service.deployments.change(&service.shared, (&caller, &name), change).await
+        })
         .await
     }
 

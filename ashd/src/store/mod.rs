@@ -141,6 +141,9 @@ pub trait Store: Send + Sync {
     /// Records a deployment. The agent's version must be one more than the stored one (1 for a new
     /// agent), else [`StoreError::Exists`]; `id` and `created_at` of a known agent stay.
     async fn deploy(&self, agent: Agent) -> Result<Agent>;
+    /// Writes environment, config and `updated_at` of an agent, which is known by its id; false if
+    /// there is none.
+    async fn change_agent(&self, agent: Agent) -> Result<bool>;
     /// An agent by name.
     async fn agent(&self, tenant: &Tenant, name: &AgentName) -> Result<Option<Agent>>;
     /// Every agent of a tenant, by name.

@@ -8,9 +8,8 @@ use crate::store::{Result, StoreError};
 
 const WHAT: &str = "this version of the agent";
 
-/// An agent at its newest version.
-const SELECT: &str = "SELECT a.id, a.tenant, a.name, a.version, v.env, a.created_at, v.deployed_at
-     FROM agents a JOIN agent_versions v ON v.agent = a.key AND v.version = a.version";
+const SELECT: &str =
+    "SELECT id, tenant, name, version, env, config, created_at, updated_at FROM agents";
 
 /// Records a deployment; what the agent had before wins over what is said to be its id and time of
 /// creation.
@@ -31,15 +30,33 @@ pub(super) fn deploy(conn: &Connection, mut agent: Agent) -> Result<Agent> {
 }
 
 fn insert(conn: &Connection, agent: &Agent) -> Result<()> {
-    let sql = "INSERT INTO agents (id, tenant, name, version, created_at) VALUES (?, ?, ?, ?, ?)";
-    let row = params![agent.id, agent.tenant, agent.name, agent.version, agent.created_at];
+    let sql = "INSERT INTO agents (id, tenant, name, version, created_at, env, config, updated_at)
+               VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+    let row = params![
+        agent.id,
+        agent.tenant,
+        agent.name,
+        agent.version,
+        agent.created_at,
+        Json(&agent.env),
+        Json(&agent.config),
+        agent.updated_at,
+    ];
     conn.execute(sql, row).map_err(exists("an agent with this id"))?;
     Ok(())
 }
 
 fn advance(conn: &Connection, agent: &Agent) -> Result<()> {
     conn.execute("UPDATE agents SET version = ? WHERE id = ?", params![agent.version, agent.id])?;
+    change(conn, agent)?;
     Ok(())
+}
+
+/// Writes what can change without a deployment.
+pub(super) fn change(conn: &Connection, agent: &Agent) -> Result<bool> {
+    let sql = "UPDATE agents SET env = ?, config = ?, updated_at = ? WHERE id = ?";
+    let row = params![Json(&agent.env), Json(&agent.config), agent.updated_at, agent.id];
+    Ok(conn.execute(sql, row)? > 0)
 }
 
 fn keep_version(conn: &Connection, agent: &Agent) -> Result<()> {
@@ -50,19 +67,19 @@ fn keep_version(conn: &Connection, agent: &Agent) -> Result<()> {
 }
 
 pub(super) fn find(conn: &Connection, tenant: &Tenant, name: &AgentName) -> Result<Option<Agent>> {
-    let sql = format!("{SELECT} WHERE a.tenant = ? AND a.name = ?");
+    let sql = format!("{SELECT} WHERE tenant = ? AND name = ?");
     let mut query = conn.prepare_cached(&sql)?;
     Ok(query.query_row(params![tenant, name], read).optional()?)
 }
 
 /// Every agent of a tenant, by name.
 pub(super) fn of_tenant(conn: &Connection, tenant: &Tenant) -> Result<Vec<Agent>> {
-    list(conn, &format!("{SELECT} WHERE a.tenant = ? ORDER BY a.name"), [tenant])
+    list(conn, &format!("{SELECT} WHERE tenant = ? ORDER BY name"), [tenant])
 }
 
 /// Every agent, by tenant and name.
 pub(super) fn all(conn: &Connection) -> Result<Vec<Agent>> {
-    list(conn, &format!("{SELECT} ORDER BY a.tenant, a.name"), [])
+    list(conn, &format!("{SELECT} ORDER BY tenant, name"), [])
 }
 
 pub(super) fn delete(conn: &Connection, tenant: &Tenant, name: &AgentName) -> Result<bool> {
@@ -75,14 +92,15 @@ fn list(conn: &Connection, sql: &str, params: impl Params) -> Result<Vec<Agent>>
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Agent> {
-    let Json(env) = row.get(4)?;
+    let (Json(env), Json(config)) = (row.get(4)?, row.get(5)?);
     Ok(Agent {
         id: row.get(0)?,
         tenant: row.get(1)?,
         name: row.get(2)?,
         version: row.get(3)?,
         env,
-        created_at: row.get(5)?,
-        updated_at: row.get(6)?,
+        config,
+        created_at: row.get(6)?,
+        updated_at: row.get(7)?,
     })
 }

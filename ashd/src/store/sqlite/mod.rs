@@ -92,6 +92,10 @@ impl Store for Sqlite {
         self.writer.write(move |conn| agents::deploy(conn, agent)).await
     }
 
+    async fn change_agent(&self, agent: Agent) -> Result<bool> {
+        self.writer.write(move |conn| agents::change(conn, &agent)).await
+    }
+
     async fn agent(&self, tenant: &Tenant, name: &AgentName) -> Result<Option<Agent>> {
         let (tenant, name) = (tenant.clone(), name.clone());
         self.readers.read(move |conn| agents::find(conn, &tenant, &name)).await

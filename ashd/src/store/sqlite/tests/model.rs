@@ -6,17 +6,19 @@ use std::str::FromStr;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
+use serde_json::Value;
 
 use super::*;
 use crate::domain::TurnId;
 use crate::domain::session::RunningTurn;
-use crate::domain::{AgentId, PermissionMode, SessionChange};
+use crate::domain::{AgentConfig, AgentId, PermissionMode, SessionChange};
 use crate::store::StoreError;
 
 #[derive(Clone, Debug)]
 enum Verb {
     AddKey(u8, u8),
     Deploy(Agent),
+    ChangeAgent(Agent),
     DeleteAgent(Tenant, AgentName),
     Create(Session, Vec<NewEvent>),
     Commit(Commit),
@@ -34,15 +36,21 @@ fn name<T: FromStr + Debug + 'static>() -> impl Strategy<Value = T> {
     "[ab]".prop_filter_map("a name", |name| name.parse().ok())
 }
 
+fn config() -> impl Strategy<Value = AgentConfig> {
+    let members = proptest::collection::btree_map("[a-c]", ".*".prop_map(Value::from), 0..3);
+    members.prop_map(|members| AgentConfig::new("config", members.into_iter().collect()).unwrap())
+}
+
 fn agent() -> impl Strategy<Value = Agent> {
     let env = proptest::collection::btree_map("[A-Z]", ".*", 0..3);
-    (any::<u8>(), name(), name(), 1..4u32, env, 0..9i64).prop_map(
-        |(id, tenant, name, version, env, at)| Agent {
+    (any::<u8>(), name(), name(), 1..4u32, env, config(), 0..9i64).prop_map(
+        |(id, tenant, name, version, env, config, at)| Agent {
             id: AgentId(uuid(id)),
             tenant,
             name,
             version,
             env,
+            config,
             created_at: Timestamp(at),
             updated_at: Timestamp(at),
         },
@@ -151,6 +159,7 @@ fn verb() -> impl Strategy<Value = Verb> {
     prop_oneof![
         2 => (0..4u8, 0..4u8).prop_map(|(id, hash)| Verb::AddKey(id, hash)),
         4 => agent().prop_map(Verb::Deploy),
+        2 => agent().prop_map(Verb::ChangeAgent),
         1 => (name(), name()).prop_map(|(tenant, name)| Verb::DeleteAgent(tenant, name)),
         4 => (new_session(), events()).prop_map(|(session, events)| Verb::Create(session, events)),
         12 => (session_id(), change(), events())
@@ -209,6 +218,14 @@ impl Model {
         }
         self.agents.insert(place, agent.clone());
         Ok(agent)
+    }
+
+    fn change_agent(&mut self, new: Agent) -> bool {
+        let known = self.agents.values_mut().find(|known| known.id == new.id);
+        known.is_some_and(|known| {
+            (known.env, known.config, known.updated_at) = (new.env, new.config, new.updated_at);
+            true
+        })
     }
 
     fn create(&mut self, session: Session, events: Vec<NewEvent>) -> Outcome<()> {
@@ -272,6 +289,13 @@ async fn act(store: &Sqlite, model: &mut Model, verb: Verb) -> Result<(), TestCa
             same(store.add_key(key(id, hash)).await, model.add_key(key(id, hash)))
         }
         Verb::Deploy(agent) => same(store.deploy(agent.clone()).await, model.deploy(agent)),
+        Verb::ChangeAgent(mut agent) => {
+            // Mostly one that is there.
+            if let Some(known) = model.agents.get(&(agent.tenant.clone(), agent.name.clone())) {
+                agent.id = known.id;
+            }
+            same(store.change_agent(agent.clone()).await, Ok(model.change_agent(agent)))
+        }
         Verb::DeleteAgent(tenant, name) => {
             let deleted = store.delete_agent(&tenant, &name).await;
             same(deleted, Ok(model.agents.remove(&(tenant, name)).is_some()))

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use rusqlite::Connection;
 
 use super::*;
+use crate::domain::{AgentConfig, AgentId};
 use crate::store::StoreError;
 
 fn refusal(path: &Path) -> StoreError {
@@ -39,8 +40,45 @@ fn a_newer_schema_is_refused_and_left_alone() {
     drop(raw);
     let before = fs::read(&path).unwrap();
     let refused = refusal(&path);
-    assert!(matches!(refused, StoreError::Newer { found: 99, known: 1 }), "{refused}");
+    assert!(matches!(refused, StoreError::Newer { found: 99, known: 2 }), "{refused}");
     assert_eq!(before, fs::read(&path).unwrap());
+}
+
+#[test]
+fn what_the_first_schema_held_is_all_there_after_the_upgrade() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ash.db");
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(include_str!("../1.sql")).unwrap();
+    old.pragma_update(None, "application_id", 0x6173_6831).unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    old.execute_batch(
+        r#"INSERT INTO agents VALUES (1, x'01010101010101010101010101010101', 'default', 'a', 2, 10),
+                                     (2, x'02020202020202020202020202020202', 'other', 'a', 1, 30);
+           INSERT INTO agent_versions VALUES (1, 1, '{"K":"old"}', 10), (1, 2, '{"K":"v"}', 20),
+                                             (2, 1, '{}', 30);
+           INSERT INTO sessions VALUES (1, x'03030303030303030303030303030303', 'default', 'a', 2,
+               'paused', x'04040404040404040404040404040404', 'cli', NULL, NULL, NULL, 7, 0, 40, 50);
+           INSERT INTO session_settings VALUES (1, '{"model":"m"}');"#,
+    )
+    .unwrap();
+    drop(old);
+    for _ in 0..2 {
+        let store = open(dir.path());
+        let agents = block_on(store.all_agents()).unwrap();
+        let seen: Vec<_> = agents
+            .iter()
+            .map(|agent| (agent.version, agent.env.get("K").map(String::as_str), agent.updated_at))
+            .collect();
+        assert_eq!(seen, [(2, Some("v"), Timestamp(20)), (1, None, Timestamp(30))]);
+        assert!(agents.iter().all(|agent| agent.config == AgentConfig::default()));
+        assert_eq!((agents[0].id, agents[0].created_at), (AgentId(uuid(1)), Timestamp(10)));
+        let session = block_on(store.session(SessionId(uuid(3)))).unwrap().unwrap();
+        assert_eq!((session.settings.model.as_deref(), session.slot), (Some("m"), Some(7)));
+    }
+    let raw = Connection::open(&path).unwrap();
+    let version: u32 = raw.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(version, 2);
 }
 
 #[test]
