@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::Value;
 
 use crate::folder::assignment;
 
@@ -73,6 +74,18 @@ pub(crate) enum Agent {
     Info {
         /// Its name
         name: String,
+    },
+    /// Show the config of an agent, or change it for sessions that will be made
+    ///
+    /// These have an effect: model; systemPrompt, `replace` (as without it) or `append`, which keeps
+    /// the preset of Claude Code before the CLAUDE.md; permissionMode; allowedTools and
+    /// disallowedTools, arrays. Others are kept as they are.
+    Config {
+        /// Its name
+        name: String,
+        /// Set KEY to VALUE, which is JSON or else text; null or nothing removes it
+        #[arg(value_name = "KEY=VALUE", value_parser = member)]
+        changes: Vec<(String, Value)>,
     },
     /// Delete an agent and end its sessions
     Delete {
@@ -225,6 +238,17 @@ fn pair(text: &str) -> Result<(String, String), &'static str> {
     assignment(text).map(|(name, value)| (name, value.to_owned()))
 }
 
+/// A member of a config.
+fn member(text: &str) -> Result<(String, Value), &'static str> {
+    let (key, value) =
+        text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("no KEY=VALUE")?;
+    let value = match value {
+        "" => Value::Null,
+        text => serde_json::from_str(text).unwrap_or_else(|_| Value::from(text)),
+    };
+    Ok((key.to_owned(), value))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fmt::Write;
@@ -244,6 +268,17 @@ mod tests {
         for inner in command.get_subcommands_mut().filter(|inner| inner.get_name() != "help") {
             helps(inner, all);
         }
+    }
+
+    #[test]
+    fn members_are_json_or_text() {
+        let value = |text| member(text).map(|(_, value)| value.to_string());
+        assert_eq!(value("model=claude-opus-4-6"), Ok("\"claude-opus-4-6\"".into()));
+        assert_eq!(value("a=b=c"), Ok("\"b=c\"".into()));
+        assert_eq!(value("tools=[\"Bash\"]"), Ok("[\"Bash\"]".into()));
+        assert_eq!(value("model=null"), Ok("null".into()));
+        assert_eq!(value("model="), Ok("null".into()));
+        assert!(value("model").is_err() && value("=x").is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `ashctl agent`.
 
 use ash_dbus::value::AgentInfo;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Context, row};
 use crate::cli::Agent;
@@ -14,6 +14,17 @@ pub(super) async fn run(context: &mut Context, command: Agent) -> Result<(), Fai
         Agent::Info { name } => {
             let (_, info) = context.bus.agent(&name).await?;
             show(context, &info)
+        }
+        Agent::Config { name, changes } => {
+            let (agent, _) = context.bus.agent(&name).await?;
+            let config = match changes.is_empty() {
+                true => agent.config().await?,
+                false => {
+                    let changes: Value = changes.into_iter().collect::<Map<_, _>>().into();
+                    agent.configure(&changes.to_string()).await?
+                }
+            };
+            show_config(context, &json::parsed(&config))
         }
         Agent::Delete { name } => {
             let (agent, _) = context.bus.agent(&name).await?;
@@ -37,6 +48,17 @@ async fn list(context: &mut Context) -> Result<(), Failure> {
             .into_iter()
             .map(|agent| vec![agent.name, agent.version.to_string(), agent.updated_at]),
     );
+    context.out.table(&rows)
+}
+
+/// Text without quotes, as it can be given again.
+fn show_config(context: &mut Context, config: &Value) -> Result<(), Failure> {
+    if context.document(config)? {
+        return Ok(());
+    }
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let members = config.as_object().into_iter().flatten();
+    let rows: Vec<_> = members.map(|(key, value)| row(key, text(value))).collect();
     context.out.table(&rows)
 }
 

@@ -23,6 +23,8 @@ async fn people_read_tables() {
         &["status"][..],
         &["agent", "list"],
         &["agent", "info", "hello"],
+        &["agent", "config", "hello"],
+        &["agent", "config", "hello", "systemPrompt=append"],
         &["session", "list"],
         &["session", "info", ID],
         &["session", "messages", ID],
@@ -47,6 +49,7 @@ async fn programs_read_json() {
         &["--json", "status"][..],
         &["agent", "list", "--json"],
         &["agent", "info", "hello", "--json"],
+        &["agent", "config", "hello", "--json"],
         &["session", "list", "--json"],
         &["session", "info", ID, "--json"],
         &["session", "messages", ID, "--json"],
@@ -91,6 +94,23 @@ async fn settings_travel_as_json() {
     let settings = daemon.seen.lock().unwrap().settings.pop().unwrap();
     let settings: Value = serde_json::from_str(&settings).unwrap();
     assert_eq!(settings, json!({"model": "m-2", "extraEnv": {"K": "v=w"}}));
+}
+
+#[tokio::test]
+async fn changes_of_a_config_travel_as_json() {
+    let bus = Bus::start();
+    let (daemon, _connection) = serve(&bus).await;
+    let config = ["agent", "config", "hello"];
+    let set = ["model=m-2", "permissionMode=", "allowedTools=[\"Bash\"]", "note=a b"];
+    printed(&bus, &[&config[..], &set[..]].concat()).await;
+    let sent = daemon.seen.lock().unwrap().configured.pop().unwrap();
+    let sent: Value = serde_json::from_str(&sent).unwrap();
+    let wanted = json!({"model": "m-2", "permissionMode": null, "allowedTools": ["Bash"],
+        "note": "a b"});
+    assert_eq!(sent, wanted);
+    let ran = bus.run(&[&config[..], &["systemPrompt=nonsense"]].concat()).await;
+    assert_eq!((ran.code, ran.err.contains("expected `replace`")), (5, true), "{}", ran.err);
+    assert_eq!(bus.run(&[&config[..], &["model"]].concat()).await.code, 2);
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ pub(crate) const ID: &str = "3f0c6a52-0c3e-4b1e-9a57-2f1f0e9d8c7b";
 pub(crate) struct Seen {
     pub(crate) deployed: Vec<(String, Vec<String>, HashMap<String, String>)>,
     pub(crate) settings: Vec<String>,
+    pub(crate) configured: Vec<String>,
     pub(crate) sent: Vec<(String, String)>,
     pub(crate) followed: Vec<FollowOptions>,
     pub(crate) called: Vec<&'static str>,
@@ -157,6 +158,19 @@ struct Agent(Daemon);
 impl Agent {
     async fn delete(&self) {
         self.0.called("delete");
+    }
+
+    async fn configure(&self, changes: &str) -> Result<String, Error> {
+        if changes.contains("nonsense") {
+            return Err(Error::Invalid("config.systemPrompt: expected `replace`".into()));
+        }
+        self.0.seen.lock().unwrap().configured.push(changes.into());
+        Ok(changes.into())
+    }
+
+    #[zbus(property)]
+    async fn config(&self) -> &str {
+        r#"{"allowedTools":["Read"],"model":"m-1"}"#
     }
 }
 

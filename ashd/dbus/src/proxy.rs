@@ -78,6 +78,12 @@ pub trait Agent {
     /// Deletes the agent; ends its sessions.
     fn delete(&self) -> Result<()>;
 
+    /// Merges members into the config and returns it. Sessions that are made from then on have it.
+    ///
+    /// `changes` is a JSON object as in the body of the HTTP request; null removes a member. Empty
+    /// text changes nothing.
+    fn configure(&self, changes: &str) -> Result<String>;
+
     /// Stays the same across versions.
     #[zbus(property(emits_changed_signal = "const"))]
     fn id(&self) -> zbus::Result<String>;
@@ -90,6 +96,10 @@ pub trait Agent {
     #[zbus(property)]
     fn version(&self) -> zbus::Result<u32>;
 
+    /// What holds for sessions that will be made with it: a JSON object.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn config(&self) -> zbus::Result<String>;
+
     /// Names of the variables in its environment.
     #[zbus(property(emits_changed_signal = "false"))]
     fn env_names(&self) -> zbus::Result<Vec<String>>;
@@ -98,7 +108,7 @@ pub trait Agent {
     #[zbus(property(emits_changed_signal = "const"))]
     fn created_at(&self) -> zbus::Result<String>;
 
-    /// Time of this version's deployment.
+    /// Time of the newest deployment or change.
     #[zbus(property)]
     fn updated_at(&self) -> zbus::Result<String>;
 }
@@ -171,7 +181,8 @@ pub trait Session {
     #[zbus(property)]
     fn status(&self) -> zbus::Result<String>;
 
-    /// The model it was created with; empty when the agent's or the daemon's applies.
+    /// The model it was created with: its own, its agent's or its folder's; empty when the daemon's
+    /// applies.
     #[zbus(property(emits_changed_signal = "false"))]
     fn model(&self) -> zbus::Result<String>;
 

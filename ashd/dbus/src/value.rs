@@ -59,7 +59,7 @@ pub struct AgentInfo {
     pub env_names: Vec<String>,
     /// Time of the first deployment.
     pub created_at: String,
-    /// Time of this version's deployment.
+    /// Time of the newest deployment or change.
     pub updated_at: String,
 }
 
@@ -89,7 +89,8 @@ pub struct SessionInfo {
     pub agent_version: u32,
     /// `starting`, `active`, `paused`, `stopped`, `ended` or `error`.
     pub status: String,
-    /// The model it was created with; empty when the agent's or the daemon's applies.
+    /// The model it was created with: its own, its agent's or its folder's; empty when the daemon's
+    /// applies.
     pub model: String,
     /// Id of the running turn; empty when none runs.
     pub turn: String,

@@ -108,7 +108,7 @@ async fn proxies_and_interfaces_agree() {
         list_agents() get_agent("") list_sessions(SessionFilter::default()) get_session("")
         create_session("", "") version() status()
     );
-    call!(agent: delete() id() name() version() env_names() created_at() updated_at());
+    call!(agent: delete() configure("") id() name() version() config() env_names() created_at() updated_at());
     call!(session:
         send("", "") follow(FollowOptions::default()) interrupt() exec("", 0) pause() stop()
         resume() end(true) messages(0, 0) events(0, 0, &[]) logs(0) usage()

@@ -6,8 +6,9 @@ use ash_dbus::Error;
 use zbus::fdo;
 
 use super::objects::Desk;
-use super::words;
+use super::{parse, words};
 use crate::domain::{self, AgentName};
+use crate::session::api::AgentChange;
 
 /// `org.ashd.Ash1.Agent`.
 pub(super) struct Agent {
@@ -29,6 +30,18 @@ impl Agent {
     async fn delete(&self) -> Result<(), Error> {
         let deleted = self.desk.service.delete_agent(&self.desk.caller, &self.name).await;
         deleted.map_err(words::refused)
+    }
+
+    #[zbus(out_args("config"))]
+    async fn configure(&self, changes: &str) -> Result<String, Error> {
+        let change = AgentChange { env: None, config: Some(parse::config(changes)?) };
+        let changed = self.desk.service.change_agent(&self.desk.caller, &self.name, change).await;
+        Ok(changed.map_err(words::refused)?.config.to_json())
+    }
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn config(&self) -> fdo::Result<String> {
+        Ok(self.now().await?.config.to_json())
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

@@ -87,6 +87,9 @@ impl Desk {
     /// Looks at what happened. What cannot be done now is logged, the next news heals it.
     pub(super) async fn look_at(self: &Arc<Self>, bus: &Connection, news: Happened) {
         let done = match news {
+            Happened::AgentChanged(tenant, name) if tenant == self.caller.tenant => {
+                self.announce_agent(bus, &name).await
+            }
             Happened::AgentDeployed(tenant, name, _) | Happened::AgentDeleted(tenant, name)
                 if tenant == self.caller.tenant =>
             {
@@ -132,6 +135,14 @@ impl Desk {
                 Ok(())
             }
             Err(refusal) => Err(words::refused(refusal)),
+        }
+    }
+
+    /// Says that an agent is not as it was, if it has an object.
+    async fn announce_agent(&self, bus: &Connection, name: &AgentName) -> Result<(), Error> {
+        match self.known.lock().await.agents.contains(name) {
+            true => announce_version(bus, name).await,
+            false => Ok(()),
         }
     }
 

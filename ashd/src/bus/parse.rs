@@ -7,7 +7,7 @@ use ash_dbus::Error;
 use ash_dbus::value::{self, FollowOptions};
 use serde_json::value::RawValue;
 
-use crate::domain::{EventKind, Message, Settings, TurnRequest, Unfit, check, json};
+use crate::domain::{ConfigChange, EventKind, Message, Settings, TurnRequest, Unfit, check, json};
 use crate::session::SessionFilter;
 use crate::session::api::{LARGEST_PAGE, Reading, USUAL_PAGE};
 
@@ -22,6 +22,12 @@ pub(super) fn word<T: FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -
 pub(super) fn settings(json: &str) -> Result<Settings> {
     known("settings", json, &Settings::MEMBERS)?;
     Ok(Settings::read("settings", json.as_bytes())?)
+}
+
+/// A change of an agent's config.
+pub(super) fn config(json: &str) -> Result<ConfigChange> {
+    let members = json::object("config", json.as_bytes())?;
+    Ok(ConfigChange::new("config", members)?)
 }
 
 /// A message and how its sender reads the answer.
@@ -141,6 +147,15 @@ mod tests {
         assert!(said.starts_with("settings.extraEnv: LD_PRELOAD is reserved"), "{said}");
         let said = refusal(settings(r#"{"agent":"x"}"#));
         assert!(said.starts_with("settings.agent: is not known; known are model"), "{said}");
+    }
+
+    #[test]
+    fn changes_of_a_config_are_read() {
+        assert!(config("").unwrap().is_empty());
+        assert!(!config(r#"{"model":null,"mine":[1]}"#).unwrap().is_empty());
+        assert_eq!(refusal(config("[]")), "config: expected an object");
+        let said = refusal(config(r#"{"systemPrompt":"x"}"#));
+        assert_eq!(said, "config.systemPrompt: expected `replace` or `append`");
     }
 
     #[test]
