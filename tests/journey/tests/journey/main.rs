@@ -6,6 +6,7 @@ mod support;
 mod busy;
 mod calls;
 mod commands;
+mod config;
 mod confined;
 mod crashes;
 mod disk;

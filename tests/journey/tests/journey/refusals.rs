@@ -34,6 +34,14 @@ const AGENTS: &[Case] = &[
     ("POST", "/api/agents", r#"{"name":"x"}"#, 400, "one of path, files and systemPrompt"),
     ("GET", "/api/agents/nobody", "", 404, "Agent not found"),
     ("DELETE", "/api/agents/nobody", "", 404, "Agent not found"),
+    ("PATCH", "/api/agents/nobody", "{}", 404, "Agent not found"),
+    ("GET", "/api/agents/nobody/config", "", 404, "Agent not found"),
+    ("PATCH", "/api/agents/nobody/config", "{}", 404, "Agent not found"),
+    ("PATCH", "/api/agents/hello", r#"{"env":{"PATH":"x"}}"#, 400, "env: PATH is reserved"),
+    ("PATCH", "/api/agents/hello", r#"{"config":[]}"#, 400, "config: expected an object"),
+    ("PATCH", "/api/agents/hello", r#"{"config":{"model":5}}"#, 400, "config.model: expected"),
+    ("PATCH", "/api/agents/hello/config", "[]", 400, "body: expected an object"),
+    ("PATCH", "/api/agents/hello/config", r#"{"systemPrompt":"x"}"#, 400, "`replace` or `append`"),
 ];
 
 const MESSAGES: &[(&str, &str)] = &[
