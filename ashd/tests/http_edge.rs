@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ashd::auth::{Grant, Keys, hash};
 use ashd::domain::{SessionId, Tenant};
-use ashd::http::{ConnectionLimits, Front, Guard, Origins, run};
+use ashd::http::{ConnectionLimits, Front, Guard, Origins, RateLimits, Rates, run};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::{get, post};
@@ -46,6 +46,7 @@ impl Server {
                 None,
                 [(hash(KEY.as_bytes()), Grant::of_tenant(Tenant::default(), "test"))],
             )),
+            limits: RateLimits::new(Rates { requests: 1000, ..Rates::default() }),
             cached: Arc::new(move |caller, id| {
                 let ours = caller.tenant == Tenant::default() && id == hot;
                 ours.then(|| Bytes::from_static(b"{\"session\":{}}"))
@@ -203,6 +204,21 @@ async fn a_page_may_ask_before_it_calls_and_may_read_refusals() {
     assert_eq!(header(&refused, "access-control-allow-origin"), Some("http://localhost:3000"));
     assert_eq!(header(&refused, "vary"), Some("Origin"));
     assert!(header(&refused, "access-control-expose-headers").unwrap().contains("X-Ash-Source"));
+}
+
+#[tokio::test]
+async fn answers_say_what_is_left() {
+    let server = Server::start(ConnectionLimits::default()).await;
+    let left = |answer: &str| header(answer, "x-ratelimit-remaining").map(str::to_owned);
+    let hot = format!("/api/sessions/{HOT}");
+    let answer = server.ask("GET", &hot, "").await;
+    assert_eq!(header(&answer, "x-ratelimit-limit"), Some("1000"));
+    assert_eq!(left(&answer).as_deref(), Some("999"));
+    assert_eq!(left(&server.ask("GET", "/api/plain", "").await).as_deref(), Some("998"));
+    let keyless = "GET /api/plain HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let refused = server.exchange(keyless).await;
+    assert_eq!((status(&refused), left(&refused)), ("401", None));
+    assert_eq!(left(&server.ask("GET", &hot, "").await).as_deref(), Some("997"));
 }
 
 #[tokio::test]

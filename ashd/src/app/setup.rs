@@ -95,6 +95,12 @@ pub(super) fn http(config: &Config) -> http::Options {
             other: bytes(config.http.max_body),
             ..defaults.bodies
         },
+        rates: http::Rates {
+            window: config.http.rate_window,
+            requests: config.http.rate_requests,
+            deployments: config.http.rate_deployments,
+            sessions: config.http.rate_sessions,
+        },
         ..defaults
     }
 }

@@ -47,6 +47,7 @@ impl<'a> Check<'a> {
     pub(super) fn run(mut self, config: &mut Config) -> Vec<Problem> {
         derive(config);
         self.names(config);
+        self.rates(config);
         self.run_dir(config);
         self.uids(config);
         self.model(config);
@@ -74,6 +75,12 @@ impl<'a> Check<'a> {
                 let reason = format!("{host:?} must be a name like ash.example.com, without port");
                 self.refuse("http.allowed_hosts", reason);
             }
+        }
+    }
+
+    fn rates(&mut self, config: &Config) {
+        if config.http.rate_window.as_secs() == 0 {
+            self.refuse("http.rate_window", "must be 1s or longer; 0 as a limit switches it off");
         }
     }
 

@@ -30,6 +30,22 @@ sections! {
         max_message: Size = "50MiB" {}
         /// Largest body of any other request.
         max_body: Size = "1MiB" {}
+        /// The time for which the three limits below hold. It begins with a client's first request.
+        /// A client is an IPv4 address, or the /64 network that an IPv6 address is in. What
+        /// `X-Forwarded-For` says is not believed: behind a reverse proxy all clients share the
+        /// proxy's address, and it is the proxy that should tell them apart and limit them.
+        rate_window: Duration = "15min" {}
+        /// The most requests of one client; 0 for any number. Answers say in `x-ratelimit-limit`,
+        /// `x-ratelimit-remaining` and `x-ratelimit-reset` (seconds) what is left; a request too many
+        /// is answered with 429. The default is out of reach for anything but a load test that takes
+        /// as long as the window: set what your clients need.
+        rate_requests: u32 = "100000000" {}
+        /// The most deployments of one client, counted apart from other requests; with 0 they are
+        /// counted among them.
+        rate_deployments: u32 = "10000" {}
+        /// The most new sessions of one client, counted apart from other requests; with 0 they are
+        /// counted among them.
+        rate_sessions: u32 = "100000" {}
     }
     /// How `ashctl` reaches the daemon.
     bus: Bus {

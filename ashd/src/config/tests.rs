@@ -103,6 +103,7 @@ fn all_problems_are_told_at_once() {
          queue = 16\n\
          allowed_origins = [\"https://app.example.com\", \"https://app.example.com/\"]\n\
          allowed_hosts = [\"ash.example.com:443\"]\n\
+         rate_window = \"0s\"\n\
          [sandbox]\n\
          memory = \"2 gigs\"\n\
          uid_base = 1000\n\

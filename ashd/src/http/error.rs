@@ -45,6 +45,13 @@ impl ApiError {
         ApiError { message: Some(message), ..error }
     }
 
+    /// 429: a client has asked too often. Clients know this shape by its `message`.
+    pub(super) fn too_many_requests(seconds: u32) -> Self {
+        let message = format!("Rate limit exceeded, retry in {}", in_words(seconds));
+        let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "Too Many Requests");
+        ApiError { message: Some(message), ..error }.code("rate_limited").retry_after(seconds)
+    }
+
     fn code(self, code: &'static str) -> Self {
         ApiError { code: Some(code), ..self }
     }
@@ -52,6 +59,17 @@ impl ApiError {
     fn retry_after(self, seconds: u32) -> Self {
         ApiError { retry_after_s: Some(seconds), ..self }
     }
+}
+
+/// A time to wait, rounded up.
+fn in_words(seconds: u32) -> String {
+    let (number, unit) = match seconds {
+        0..60 => (seconds, "second"),
+        60..3600 => (seconds.div_ceil(60), "minute"),
+        3600.. => (seconds.div_ceil(3600), "hour"),
+    };
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {unit}{plural}")
 }
 
 impl From<Unfit> for ApiError {
@@ -199,6 +217,20 @@ mod tests {
         let capacity = Refusal::Capacity { reason: "Capacity reached".into(), retry_after_s: 3 };
         let (status, retry, _) = shown(capacity.into()).await;
         assert_eq!((status, retry.as_deref()), (503, Some("3")));
+    }
+
+    #[tokio::test]
+    async fn too_many_requests_have_the_shape_clients_know() {
+        let (_, retry, body) = shown(ApiError::too_many_requests(700)).await;
+        let message = "Rate limit exceeded, retry in 12 minutes";
+        assert_eq!(retry.as_deref(), Some("700"));
+        assert_eq!(
+            body,
+            json!({"error": "Too Many Requests", "message": message, "statusCode": 429,
+                "code": "rate_limited"})
+        );
+        assert_eq!(["1 second", "59 seconds"], [1, 59].map(in_words));
+        assert_eq!(["1 minute", "1 hour"], [60, 3600].map(in_words));
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! What every request passes: the guard, the one hot route, then the router.
+//! What every request passes: the guard, the rate limits, the one hot route, then the router.
 //!
 //! `GET /api/sessions/:id` of a session in memory is answered here, before routing: its JSON
 //! exists already and is handed out without being copied. Everything else about that route, such
@@ -22,6 +22,8 @@ use tower::Service as _;
 use super::cors;
 use super::error::{ApiError, json_bytes};
 use super::guard::{Guard, admit_caller, is_open};
+use super::rate::{Client, RateLimits, Standing};
+use super::sse;
 use super::unread::{self, Watch};
 use crate::auth::Keys;
 use crate::domain::SessionId;
@@ -42,15 +44,24 @@ pub struct Front {
     pub guard: Guard,
     /// Knows who calls.
     pub keys: Arc<Keys>,
+    /// Counts what they ask for.
+    pub limits: RateLimits,
     /// Answers the hot route.
     pub cached: Cached,
     /// Answers the rest; finds the [`Caller`] among the request's extensions.
     pub router: Router,
 }
 
+/// A request that the router shall answer.
+struct Admitted {
+    /// Who calls; nobody, where everybody may.
+    caller: Option<Caller>,
+    standing: Option<Standing>,
+}
+
 impl Front {
-    /// Answers a request.
-    pub fn answer<B>(&self, request: Request<B>) -> Answering
+    /// Answers a client's request.
+    pub(super) fn answer<B>(&self, client: Client, request: Request<B>) -> Answering
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
@@ -59,8 +70,8 @@ impl Front {
             Ok(origin) => origin,
             Err(error) => return unrouted(&request, error.into_response()),
         };
-        match self.at_once(&request, origin.is_some()) {
-            Continue(caller) => self.route(request, caller, origin),
+        match self.at_once(client, &request, origin.is_some()) {
+            Continue(admitted) => self.route(request, admitted, origin),
             Break(mut response) => {
                 cors::name_origin(response.headers_mut(), origin);
                 unrouted(&request, response)
@@ -68,34 +79,51 @@ impl Front {
         }
     }
 
-    /// Breaks with the answer when there is one without the router.
+    /// Breaks with the answer when there is one without the router. Requests with a wrong key are
+    /// not counted: they would use up what others behind the same address may ask for.
     fn at_once<B>(
         &self,
+        client: Client,
         request: &Request<B>,
         from_page: bool,
-    ) -> ControlFlow<Response, Option<Caller>> {
+    ) -> ControlFlow<Response, Admitted> {
         let (method, headers) = (request.method(), request.headers());
         if from_page && cors::is_preflight(method, headers) {
             return Break(cors::preflight(headers));
         }
         let path = request.uri().path();
-        if is_open(path) {
-            return Continue(None);
-        }
-        let caller = match admit_caller(&self.keys, headers) {
-            Ok(caller) => caller,
-            Err(error) => return Break(error.into_response()),
+        let caller = match is_open(path) {
+            true => None,
+            false => match admit_caller(&self.keys, headers) {
+                Ok(caller) => Some(caller),
+                Err(error) => return Break(error.into_response()),
+            },
         };
-        match hot_session(method, path).and_then(|id| (self.cached)(&caller, id)) {
-            Some(json) => Break(json_bytes(StatusCode::OK, json)),
-            None => Continue(Some(caller)),
+        let standing = self.limits.count(client, method, path);
+        if let Some(refusal) = standing.as_ref().and_then(Standing::refusal) {
+            return Break(refusal);
         }
+        match caller.as_ref().and_then(|caller| self.hot(caller, method, path)) {
+            Some(mut response) => {
+                if let Some(standing) = standing {
+                    standing.tell(&mut response);
+                }
+                Break(response)
+            }
+            None => Continue(Admitted { caller, standing }),
+        }
+    }
+
+    /// The answer on the hot route, when there is one in memory.
+    fn hot(&self, caller: &Caller, method: &Method, path: &str) -> Option<Response> {
+        let json = (self.cached)(caller, hot_session(method, path)?)?;
+        Some(json_bytes(StatusCode::OK, json))
     }
 
     fn route<B>(
         &self,
         request: Request<B>,
-        caller: Option<Caller>,
+        Admitted { caller, standing }: Admitted,
         origin: Option<HeaderValue>,
     ) -> Answering
     where
@@ -114,19 +142,30 @@ impl Front {
             if let Some(watch) = watch {
                 watch.mark(&mut response);
             }
+            if let Some(standing) = standing.filter(|_| !sse::is_stream(&response)) {
+                standing.tell(&mut response);
+            }
             cors::name_origin(response.headers_mut(), origin);
             Ok(response)
         }))
     }
 }
 
-impl hyper::service::Service<Request<hyper::body::Incoming>> for &Front {
+/// The door as a connection from one client sees it.
+pub(super) struct Visit<'a> {
+    /// The door.
+    pub(super) front: &'a Front,
+    /// Who is on the other end.
+    pub(super) client: Client,
+}
+
+impl hyper::service::Service<Request<hyper::body::Incoming>> for Visit<'_> {
     type Response = Response;
     type Error = Infallible;
     type Future = Answering;
 
     fn call(&self, request: Request<hyper::body::Incoming>) -> Answering {
-        self.answer(request)
+        self.front.answer(self.client, request)
     }
 }
 
@@ -160,35 +199,50 @@ pub(super) async fn no_method(request: axum::extract::Request) -> ApiError {
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
-    use http::header::{ALLOW, AUTHORIZATION, HOST};
+    use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST};
     use http_body_util::BodyExt;
     use serde_json::{Value, json};
 
     use super::*;
     use crate::http::guard::Origins;
+    use crate::http::rate::Rates;
 
-    fn front() -> Front {
+    fn front(rates: Rates) -> Front {
         let loopback = std::net::Ipv4Addr::LOCALHOST.into();
         Front {
             guard: Guard { bound: loopback, hosts: vec![], origins: Origins::Loopback },
             keys: Arc::new(Keys::new(Some("key"), [])),
+            limits: RateLimits::new(rates),
             cached: Arc::new(|_, _| None),
             router: Router::new()
                 .route("/api/x", get(|| async { "x" }).delete(|| async { "gone" }))
+                .route("/api/stream", get(stream))
                 .fallback(no_route)
                 .method_not_allowed_fallback(no_method),
         }
     }
 
+    async fn stream() -> Response {
+        let media = HeaderValue::from_static("text/event-stream");
+        let mut response = Response::new(Body::from(": hello"));
+        response.headers_mut().insert(CONTENT_TYPE, media);
+        response
+    }
+
     async fn ask(method: &str, path: &str) -> (Response<()>, Value) {
+        ask_with(&front(Rates::default()), "key", method, path).await
+    }
+
+    async fn ask_with(front: &Front, key: &str, method: &str, path: &str) -> (Response<()>, Value) {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, "localhost")
-            .header(AUTHORIZATION, "Bearer key")
+            .header(AUTHORIZATION, format!("Bearer {key}"))
             .body(Body::empty())
             .unwrap();
-        let (head, body) = front().answer(request).await.unwrap().into_parts();
+        let client = front.limits.client(std::net::Ipv4Addr::LOCALHOST.into());
+        let (head, body) = front.answer(client, request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (Response::from_parts(head, ()), serde_json::from_slice(&body).unwrap_or_default())
     }
@@ -211,6 +265,37 @@ mod tests {
             assert_eq!(head.status(), StatusCode::NOT_FOUND);
             assert_eq!(body["message"], format!("Route GET:{path} not found"));
         }
+    }
+
+    /// `limit remaining reset retry-after`, as far as they are there.
+    fn told(head: &Response<()>) -> String {
+        let names = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"];
+        let names = names.into_iter().chain(["retry-after"]);
+        let values = names.filter_map(|name| head.headers().get(name)?.to_str().ok());
+        values.collect::<Vec<_>>().join(" ")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_tell_what_is_left() {
+        let front = front(Rates { requests: 4, deployments: 1, ..Rates::default() });
+        for (key, method, path, status, expected) in [
+            ("key", "GET", "/api/x", 200, "4 3 900"),
+            ("key", "GET", "/nowhere", 404, "4 2 900"),
+            ("wrong", "GET", "/api/x", 401, ""),
+            ("key", "POST", "/api/agents", 404, "1 0 900"),
+            ("key", "GET", "/api/stream", 200, ""),
+            ("key", "GET", "/health", 404, "4 0 900"),
+            ("key", "GET", "/api/x", 429, "4 0 900 900"),
+            ("key", "POST", "/api/agents", 429, "1 0 900 900"),
+            ("wrong", "GET", "/api/x", 401, ""),
+        ] {
+            let (head, _) = ask_with(&front, key, method, path).await;
+            let told = (head.status().as_u16(), told(&head));
+            assert_eq!(told, (status, expected.to_owned()), "{method} {path}");
+        }
+        tokio::time::advance(std::time::Duration::from_mins(15)).await;
+        let (head, _) = ask_with(&front, "key", "GET", "/api/x").await;
+        assert_eq!(told(&head), "4 3 900");
     }
 
     #[test]

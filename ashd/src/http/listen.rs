@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::front::Front;
+use super::front::{Front, Visit};
 
 /// How long the loop rests when accepting fails for want of descriptors or memory.
 const REST: Duration = Duration::from_millis(100);
@@ -73,8 +74,8 @@ pub async fn run(
     let leaving = Leaving { soon: shutdown, now: CancellationToken::new() };
     let room = Arc::new(Semaphore::new(limits.connections));
     let open = TaskTracker::new();
-    while let Some((stream, permit)) = next(&listener, &room, &leaving.soon).await {
-        let connection = connection(stream, front.clone(), limits, leaving.clone());
+    while let Some((accepted, permit)) = next(&listener, &room, &leaving.soon).await {
+        let connection = connection(accepted, front.clone(), limits, leaving.clone());
         open.spawn(async move {
             connection.await;
             drop(permit);
@@ -93,7 +94,7 @@ async fn next(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
     shutdown: &CancellationToken,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+) -> Option<(Accepted, OwnedSemaphorePermit)> {
     let accept = async {
         let permit = room.clone().acquire_owned().await.ok()?;
         Some((accept(listener).await, permit))
@@ -104,10 +105,13 @@ async fn next(
     }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+/// A connection, and the address of its other end.
+type Accepted = (TcpStream, IpAddr);
+
+async fn accept(listener: &TcpListener) -> Accepted {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return stream,
+            Ok((stream, peer)) => return (stream, peer.ip()),
             Err(error) if is_of_the_peer(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections; trying again");
@@ -129,7 +133,7 @@ fn is_of_the_peer(error: &io::Error) -> bool {
 }
 
 async fn connection(
-    stream: TcpStream,
+    (stream, peer): Accepted,
     front: Arc<Front>,
     limits: ConnectionLimits,
     leaving: Leaving,
@@ -138,9 +142,10 @@ async fn connection(
         tracing::debug!(%error, "a connection ended at once");
         return;
     }
+    let visit = Visit { front: &front, client: front.limits.client(peer) };
     tokio::select! {
         () = leaving.now.cancelled() => {}
-        () = converse(stream, &front, limits, &leaving.soon) => {}
+        () = converse(stream, visit, limits, &leaving.soon) => {}
     }
 }
 
@@ -152,7 +157,7 @@ fn prepare(stream: &TcpStream, limits: ConnectionLimits) -> io::Result<()> {
 
 async fn converse(
     stream: TcpStream,
-    front: &Front,
+    visit: Visit<'_>,
     limits: ConnectionLimits,
     shutdown: &CancellationToken,
 ) {
@@ -161,7 +166,7 @@ async fn converse(
         .header_read_timeout(limits.head_within)
         .max_headers(limits.headers)
         .max_buf_size(limits.head_bytes);
-    let mut connection = http.serve_connection(TokioIo::new(stream), front);
+    let mut connection = http.serve_connection(TokioIo::new(stream), visit);
     let ended = tokio::select! {
         ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => Some(ended),
         () = shutdown.cancelled() => None,

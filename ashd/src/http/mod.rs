@@ -8,8 +8,8 @@
 //! Requests that are no HTTP at all, or whose head is too large, are refused by hyper with a bare
 //! status line; everything behind the head gets a JSON body.
 //!
-//! There are no rate limits: a key holder is limited by the sandboxes, the queue of a session and
-//! the connections there are. The `x-ratelimit-*` headers of other servers are therefore not sent.
+//! Clients are counted by their address ([`rate`]); every answer but a stream says in the
+//! `x-ratelimit-*` headers what is left. No header is believed about where a request came from.
 
 mod agents;
 mod body;
@@ -24,6 +24,7 @@ mod health;
 mod history;
 mod listen;
 mod query;
+mod rate;
 mod sessions;
 mod sse;
 mod streams;
@@ -44,6 +45,7 @@ use crate::session::Service;
 pub use front::{Answering, Cached, Front};
 pub use guard::{Guard, Origins};
 pub use listen::{ConnectionLimits, run};
+pub use rate::{RateLimits, Rates};
 
 use context::Context;
 
@@ -69,6 +71,8 @@ pub struct Options {
     pub connections: ConnectionLimits,
     /// How large bodies may be.
     pub bodies: BodyLimits,
+    /// How much one client may ask for.
+    pub rates: Rates,
     /// After how much silence a stream sends a ping.
     pub ping_every: Duration,
 }
@@ -80,6 +84,7 @@ impl Default for Options {
             origins: Origins::default(),
             connections: ConnectionLimits::default(),
             bodies: BodyLimits::default(),
+            rates: Rates::default(),
             ping_every: Duration::from_secs(15),
         }
     }
@@ -127,6 +132,7 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: CancellationToken)
     let front = Front {
         guard: Guard { bound, hosts: options.hosts.clone(), origins: options.origins.clone() },
         keys: app.keys,
+        limits: RateLimits::new(options.rates),
         cached: Arc::new(move |caller, id| Some(hot.cached(caller, id)?.json.clone())),
         router: routes(context),
     };

@@ -19,6 +19,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::session::Subscription;
 use crate::session::api::Frame;
 
+const MEDIA: &str = "text/event-stream";
+
 /// What is sent when nothing else is: a comment, which clients skip.
 const PING: Bytes = Bytes::from_static(b": ping\n\n");
 
@@ -42,7 +44,7 @@ fn respond<S: Source>(writer: Writer<S>) -> Response {
     });
     let mut response = Response::new(Body::from_stream(chunks));
     for (name, value) in [
-        (CONTENT_TYPE, "text/event-stream"),
+        (CONTENT_TYPE, MEDIA),
         (CACHE_CONTROL, "no-cache"),
         (CONNECTION, "keep-alive"),
         (HeaderName::from_static("x-accel-buffering"), "no"),
@@ -50,6 +52,11 @@ fn respond<S: Source>(writer: Writer<S>) -> Response {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+/// Whether an answer is a stream of frames.
+pub(super) fn is_stream(response: &Response) -> bool {
+    response.headers().get(CONTENT_TYPE).is_some_and(|media| media == MEDIA)
 }
 
 /// Where frames come from. Waiting may be given up at any time without losing frames.
@@ -148,7 +155,7 @@ mod tests {
     use super::*;
     use crate::auth::Keys;
     use crate::domain::EventId;
-    use crate::http::{ConnectionLimits, Front, Guard, Origins, run};
+    use crate::http::{ConnectionLimits, Front, Guard, Origins, RateLimits, Rates, run};
     use crate::session::api::FrameClass;
 
     impl Source for mpsc::Receiver<Vec<Frame>> {
@@ -226,6 +233,7 @@ mod tests {
         let front = Front {
             guard: Guard { bound: address.ip(), hosts: vec![], origins: Origins::Loopback },
             keys: Arc::new(Keys::new(Some("key"), [])),
+            limits: RateLimits::new(Rates::default()),
             cached: Arc::new(|_, _| None),
             router: Router::new().route("/api/stream", get(handler)),
         };

@@ -269,3 +269,28 @@ fn an_upload_that_breaks_off_changes_nothing() -> Result<()> {
     nothing_was_lost(&api)?;
     ash.finish()
 }
+
+/// By HTTP, each address by itself; what already runs goes on, and so does who manages the machine.
+#[test]
+fn who_asks_too_often_is_told_when_to_come_back() -> Result<()> {
+    let talk = Talk::begin(Options::stub().config("[http]\nrate_sessions = 2\n"))?;
+    let create = || talk.api.call("POST", "/api/sessions", Some(&json!({ "agent": "hello" })));
+    let second = create()?;
+    ensure!((second.status, second.header("x-ratelimit-remaining")) == (201, Some("0")));
+    let refused = create()?;
+    ensure!(refused.header("x-ratelimit-limit") == Some("2"), "{:?}", refused.headers);
+    let wait: u32 =
+        refused.header("retry-after").context("when to come back is not said")?.parse()?;
+    ensure!((880..=900).contains(&wait), "{wait}");
+    ensure!(refused.header("x-ratelimit-reset") == Some(&*wait.to_string()));
+    let body = refused.expect(429)?;
+    ensure!(body["error"] == "Too Many Requests" && body["statusCode"] == 429, "{body}");
+    ensure!(body["message"] == "Rate limit exceeded, retry in 15 minutes", "{body}");
+
+    let stream = talk.api.post_message(&talk.session, &json!({ "content": "[[say on]]" }))?;
+    let (status, headers, _) = stream.body()?;
+    let told = headers.iter().any(|(name, _)| name.starts_with("x-ratelimit"));
+    ensure!(status == 200 && !told, "{headers:?}");
+    talk.ash.ctl().create("hello", json!({}))?;
+    talk.ash.finish()
+}
