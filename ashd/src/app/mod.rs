@@ -4,6 +4,7 @@
 mod error;
 mod setup;
 mod signals;
+mod systemd;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::error::AppError;
 use self::signals::{Signal, Signals};
+use self::systemd::Fate;
 use crate::auth;
 use crate::bus;
 use crate::config::Config;
@@ -140,19 +142,30 @@ impl Daemon {
     }
 
     /// Sessions first, while their readers are still there; then the edges; then what they stand
-    /// on.
+    /// on. Of sandboxes that are kept nothing is touched, neither launcher nor broker: to them it is
+    /// as if this daemon had been killed.
     async fn end(mut self) {
         notify(&[sd_notify::NotifyState::Stopping]);
-        tracing::info!("ending");
-        self.service.shut_down(true).await;
+        let fate = systemd::fate().await;
+        tracing::info!("{}", farewell(fate));
+        self.service.shut_down(fate == Fate::End).await;
         self.shutdown.cancel();
         let drained = async { while self.edges.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
             tracing::warn!("connections were cut");
         }
-        self.sandboxes.stop().await;
+        if fate == Fate::End {
+            self.sandboxes.stop().await;
+        }
         self.store.close().await;
         tracing::info!("ended");
+    }
+}
+
+fn farewell(fate: Fate) -> &'static str {
+    match fate {
+        Fate::End => "ending, with the sandboxes",
+        Fate::Keep => "ending; the sandboxes go on and wait for the next ashd",
     }
 }
 

@@ -20,4 +20,4 @@ mod serve;
 pub use serve::{BusError, serve};
 
 #[cfg(test)]
-mod testbus;
+pub(crate) mod testbus;

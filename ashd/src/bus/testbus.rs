@@ -25,14 +25,14 @@ const CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bu
 "#;
 
 /// A `dbus-daemon` in a directory of its own.
-pub(super) struct TestBus {
+pub(crate) struct TestBus {
     daemon: Child,
     dir: TempDir,
 }
 
 impl TestBus {
     /// Starts one; it listens when this returns.
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o711)).unwrap();
         let config = dir.path().join("bus.conf");
@@ -51,12 +51,12 @@ impl TestBus {
     }
 
     /// Where it listens.
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("unix:path={}/bus", self.dir.path().display())
     }
 
     /// A connection to it.
-    pub(super) async fn connect(&self) -> Connection {
+    pub(crate) async fn connect(&self) -> Connection {
         Builder::address(self.address().as_str()).unwrap().build().await.unwrap()
     }
 }

@@ -37,12 +37,15 @@ pub struct Options {
     pub config: String,
     /// MiB of a disk of its own for the state; none: the state is on the machine's.
     pub disk: Option<u32>,
+    /// Whether `ashd` takes itself for the main process of a unit, of a systemd on our bus.
+    pub service: bool,
 }
 
 impl Options {
     /// With the stand-in for the CLI.
     pub fn stub() -> Options {
-        Options { engine: Engine::Stub, env: vec![], config: String::new(), disk: None }
+        let (env, config) = (vec![], String::new());
+        Options { engine: Engine::Stub, env, config, disk: None, service: false }
     }
 
     /// With the real CLI; says aloud that `test` is skipped when there is none.
@@ -132,9 +135,10 @@ impl Stage {
     pub fn command(&self) -> Result<Command> {
         let bin = programs::dir()?;
         let ashd = bin.join("ashd");
-        let mut command = match self.options.disk {
-            Some(mib) => self.on_small_disk(mib, &ashd)?,
-            None => Command::new(&ashd),
+        let mut command = match (self.options.disk, self.options.service) {
+            (Some(mib), _) => self.on_small_disk(mib, &ashd)?,
+            (None, true) => as_service(&ashd),
+            (None, false) => Command::new(&ashd),
         };
         let log = fs::OpenOptions::new().append(true).create(true).open(self.log_path())?;
         command.env_clear().envs(self.environment(&bin)).stdin(Stdio::null());
@@ -179,6 +183,9 @@ impl Stage {
             ("ANTHROPIC_BASE_URL", self.model.0.url()),
             ("ANTHROPIC_API_KEY", self.canary.clone()),
         ];
+        if self.options.service {
+            env.push(("DBUS_SYSTEM_BUS_ADDRESS", self.bus.address().to_owned()));
+        }
         if !self.cgroup.has_limits() {
             env.push(("ASH_ALLOW_MISSING_LIMITS", "1".to_owned()));
         }
@@ -310,6 +317,13 @@ impl Stage {
             let _ = process::wait(pid, Duration::from_secs(10));
         }
     }
+}
+
+/// The command with the variable by which a process knows that systemd has executed it.
+fn as_service(ashd: &Path) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "SYSTEMD_EXEC_PID=$$ exec \"$0\""]).arg(ashd);
+    command
 }
 
 /// Writes a configuration file with what has no variable, and the test's own as a drop-in.

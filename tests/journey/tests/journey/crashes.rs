@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::support::{Talk, both_engines, check_ids, counted, is_long};
 
-/// The rest of a turn whose daemon was killed, as one stream with what was seen before.
-fn rest(talk: &Talk, before: &Turn) -> Result<Turn> {
+/// The rest of a turn whose daemon went away, as one stream with what was seen before.
+pub(crate) fn rest(talk: &Talk, before: &Turn) -> Result<Turn> {
     let mut rest = talk.api.follow(&talk.session, Some(before.last_id()?))?.to_end()?;
     rest.seen = [before.seen.as_slice(), &rest.seen].concat();
     check_ids(&rest.seen)?;

@@ -19,4 +19,5 @@ mod refusals;
 mod sdk;
 mod secrets;
 mod start;
+mod systemd;
 mod turns;
