@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,9 @@ use crate::telemetry::{self, Level};
 
 /// How long the edges may take to finish what they write when the daemon goes away.
 const DRAIN: Duration = Duration::from_secs(1);
+
+/// How long readiness waits for a bus that does not answer.
+const BUS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to end.
 ///
@@ -85,13 +89,20 @@ impl Daemon {
         let (shutdown, edges) = (CancellationToken::new(), JoinSet::new());
         let mut daemon =
             Daemon { config, level, service, store, sandboxes, shutdown, edges, _state: state };
-        daemon.open(listener, Arc::new(keys))?;
+        daemon.open(listener, Arc::new(keys)).await?;
         Ok(daemon)
     }
 
-    /// Opens the edges.
-    fn open(&mut self, listener: TcpListener, keys: Arc<auth::Keys>) -> Result<(), AppError> {
+    /// Opens the edges, and says so when both serve.
+    async fn open(&mut self, listener: TcpListener, keys: Arc<auth::Keys>) -> Result<(), AppError> {
         let address = listener.local_addr().map_err(AppError::Address)?;
+        self.open_http(listener, keys);
+        self.open_bus().await;
+        announce(&self.config, address);
+        Ok(())
+    }
+
+    fn open_http(&mut self, listener: TcpListener, keys: Arc<auth::Keys>) {
         let options = Arc::new(setup::http(&self.config));
         let app = http::App { service: self.service.clone(), keys, options };
         let shutdown = self.shutdown.clone();
@@ -100,16 +111,21 @@ impl Daemon {
                 tracing::error!(%error, "the HTTP listener failed");
             }
         });
+    }
+
+    /// Without a bus HTTP is served all the same.
+    async fn open_bus(&mut self) {
         let (service, shutdown) = (self.service.clone(), self.shutdown.clone());
         let bus = self.config.bus.address.clone();
+        let (attempted, dropped) = oneshot::channel();
         self.edges.spawn(async move {
-            // HTTP is served all the same.
-            if let Err(error) = bus::serve(service, bus, shutdown).await {
+            if let Err(error) = bus::serve(service, bus, attempted, shutdown).await {
                 tracing::error!(%error, "no D-Bus interface");
             }
         });
-        announce(&self.config, address);
-        Ok(())
+        if tokio::time::timeout(BUS_PATIENCE, dropped).await.is_err() {
+            tracing::error!("the bus does not answer; going on without a D-Bus interface for now");
+        }
     }
 
     /// Takes over what the configuration says now, as far as that needs no restart.

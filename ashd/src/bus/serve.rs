@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ash_dbus::{BUS_NAME, ROOT};
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -47,7 +48,8 @@ impl BusError {
     }
 }
 
-/// Serves the interfaces on the bus at `address` (absent: the system bus) until `shutdown`.
+/// Serves the interfaces on the bus at `address` (absent: the system bus) until `shutdown`. Drops
+/// `attempted` when it has the name, or when the first attempt at it has failed.
 ///
 /// When the bus is not there, or goes away, everything else goes on; the bus is tried again with
 /// growing pauses. Streams that were handed out do not need the bus any more.
@@ -57,18 +59,23 @@ impl BusError {
 pub async fn serve(
     service: Service,
     address: Option<String>,
+    attempted: oneshot::Sender<()>,
     shutdown: CancellationToken,
 ) -> Result<(), BusError> {
     let mut pause = BACK_OFF[0];
-    let mut first = true;
+    let mut first = Some(attempted);
     while !shutdown.is_cancelled() {
-        match attend(&service, address.as_deref(), &shutdown).await {
-            Ok(()) => pause = BACK_OFF[0],
-            Err(error) if first && error.is_final() => return Err(error),
+        let arrived = arrive(&service, address.as_deref()).await;
+        let is_first = first.take().is_some();
+        match arrived {
+            Ok(presence) => {
+                presence.stay(&shutdown).await;
+                pause = BACK_OFF[0];
+            }
+            Err(error) if is_first && error.is_final() => return Err(error),
             Err(error) if pause == BACK_OFF[0] => warn!(%error, "not on D-Bus, trying again"),
             Err(error) => debug!(%error, "still not on D-Bus"),
         }
-        first = false;
         tokio::select! {
             () = sleep(pause) => pause = BACK_OFF[1].min(pause * 2),
             () = shutdown.cancelled() => {}
@@ -77,25 +84,35 @@ pub async fn serve(
     Ok(())
 }
 
-/// One time on the bus, until it goes away or the daemon does.
-async fn attend(
-    service: &Service,
-    address: Option<&str>,
-    shutdown: &CancellationToken,
-) -> Result<(), BusError> {
+/// One time on the bus.
+struct Presence {
+    bus: Connection,
+    desk: Arc<Desk>,
+    news: broadcast::Receiver<Happened>,
+}
+
+/// Gets onto the bus; when this returns, callers are answered.
+async fn arrive(service: &Service, address: Option<&str>) -> Result<Presence, BusError> {
     let news = service.watch();
     let desk = Desk::new(service.clone());
     let bus = connect(address).await?;
     populate(&bus, &desk).await?;
     claim(&bus).await?;
     info!(name = BUS_NAME, "on D-Bus");
-    tokio::select! {
-        () = follow(&bus, &desk, news) => {}
-        () = bus.closed() => warn!("the bus went away"),
-        () = shutdown.cancelled() => {}
+    Ok(Presence { bus, desk, news })
+}
+
+impl Presence {
+    /// Stays until the bus goes away or the daemon does.
+    async fn stay(self, shutdown: &CancellationToken) {
+        let Presence { bus, desk, news } = self;
+        tokio::select! {
+            () = follow(&bus, &desk, news) => {}
+            () = bus.closed() => warn!("the bus went away"),
+            () = shutdown.cancelled() => {}
+        }
+        leave(bus).await;
     }
-    leave(bus).await;
-    Ok(())
 }
 
 async fn connect(address: Option<&str>) -> Result<Connection, BusError> {

@@ -2,7 +2,7 @@
 //! and ended by a stop.
 
 use anyhow::{Result, ensure};
-use ash_journey::{Ash, Client as _, Options};
+use ash_journey::{Ash, Client as _, Options, Stage};
 use tokio::runtime::{Builder, Runtime};
 use zbus::zvariant::{ObjectPath, OwnedObjectPath};
 
@@ -122,4 +122,34 @@ fn a_service_that_is_restarted_keeps_its_turns_and_one_that_is_stopped_ends_them
     let turn = turn.to_end()?;
     ensure!(turn.errors() == ["Interrupted: the server was shut down"], "{:?}", turn.errors());
     talk.ash.finish()
+}
+
+/// Whoever was told that the daemon is ready finds it on the bus.
+#[test]
+fn ready_means_that_the_bus_name_is_there() -> Result<()> {
+    let stage = Stage::set(Options::stub())?;
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let (bus, names) = runtime.block_on(async {
+        let bus = zbus::connection::Builder::address(stage.bus())?.build().await?;
+        let names = zbus::fdo::DBusProxy::new(&bus).await?;
+        zbus::Result::Ok((bus, names))
+    })?;
+    let mut ash = Ash::on(stage)?;
+    for _ in 0..5 {
+        let name = "org.ashd.Ash1".try_into()?;
+        ensure!(runtime.block_on(names.name_has_owner(name))?, "ready, and not on the bus");
+        ash.crash()?;
+    }
+    drop(bus);
+    ash.finish()
+}
+
+/// Without a bus HTTP is served all the same, and the log says what is missing.
+#[test]
+fn ready_without_a_bus() -> Result<()> {
+    let ash = Ash::start(Options::stub().env("ASH_BUS_ADDRESS", "unix:path=/nonexistent/bus"))?;
+    let health = ash.api().call("GET", "/health", None)?.expect(200)?;
+    ensure!(health["status"] == "ok", "{health}");
+    ensure!(ash.log().contains("not on D-Bus"), "{}", ash.log());
+    ash.finish()
 }
