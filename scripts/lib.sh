@@ -33,6 +33,13 @@ need_root() {
     [ "$(id -u)" -eq 0 ] || die "must run as root: sandboxes need namespaces and uids of their own"
 }
 
+# Limits need a cgroup that is ours, and its controllers handed down to it; on a systemd host a
+# delegated scope is both. Runs the script again in one, with these arguments.
+enter_scope() {
+    [ -d /run/systemd/system ] && [ -z "${ASH_DEV_SCOPE:-}" ] || return 0
+    exec systemd-run --quiet --scope --property=Delegate=yes -- env ASH_DEV_SCOPE=1 "$0" "$@"
+}
+
 need_rust() {
     have cargo || die "cargo is missing; install Rust with rustup, the toolchain then installs itself"
 }

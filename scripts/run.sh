@@ -16,12 +16,6 @@ url=http://127.0.0.1:$port
 bus=unix:path=$RUN_DIR/bus
 pids=()
 
-# Limits need a cgroup that is ours; on a systemd host a delegated scope is one.
-enter_scope() {
-    [ -d /run/systemd/system ] && [ -z "${ASH_DEV_SCOPE:-}" ] || return 0
-    exec systemd-run --quiet --scope --property=Delegate=yes -- env ASH_DEV_SCOPE=1 "$0"
-}
-
 # One run per checkout: the lock is on the state directory and falls with this process, because
 # nothing that is started here inherits it.
 claim() {
@@ -52,12 +46,12 @@ prepare_cgroup() {
 }
 
 check_controllers() {
-    local controllers
-    controllers=" $(cat "$cgroup/cgroup.controllers") "
-    case $controllers in
-        *" cpu "*" memory "*" pids "*) return ;;
-    esac
-    say "cgroup v2 has no cpu, memory and pids controllers here: sandboxes run without these limits"
+    local name missing=()
+    for name in cpu memory pids; do
+        grep -qw "$name" "$cgroup/cgroup.controllers" || missing+=("$name")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "cgroup v2 has no controllers ${missing[*]} here: sandboxes run without these limits"
     export ASH_ALLOW_MISSING_LIMITS=1
 }
 
@@ -178,7 +172,7 @@ end_cgroups() {
 }
 
 need_root
-enter_scope
+enter_scope "$@"
 "$ROOT/scripts/install-deps.sh"
 "$ROOT/scripts/build.sh" release
 claim

@@ -89,6 +89,7 @@ fuzz() {
 }
 
 need_root
+enter_scope "$@"
 need_rust
 cd "$ROOT"
 scratch=$(mktemp -d)
