@@ -1,5 +1,8 @@
 //! Processes that this daemon starts and that may outlive it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -8,6 +11,8 @@ use tokio_util::task::TaskTracker;
 /// it ends them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Children {
+    /// Whether they are told to go: then their end is no news.
+    leaving: Arc<AtomicBool>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -15,10 +20,11 @@ pub(super) struct Children {
 impl Children {
     /// Waits for a child in the background, so that its end is told and leaves nothing behind.
     pub(super) fn watch(&self, name: &'static str, mut child: Child) {
-        let stop = self.stop.clone();
+        let (leaving, stop) = (self.leaving.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             tokio::select! {
                 ended = child.wait() => match ended {
+                    Ok(_) if leaving.load(Ordering::Relaxed) => {}
                     Ok(status) => tracing::warn!(%status, "the {name} ended"),
                     Err(error) => tracing::warn!(%error, "the {name} cannot be waited for"),
                 },
@@ -29,6 +35,11 @@ impl Children {
                 }
             }
         });
+    }
+
+    /// From now on they may end.
+    pub(super) fn let_go(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
     }
 
     /// Ends all children and waits for them.

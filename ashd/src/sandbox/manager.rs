@@ -169,6 +169,7 @@ impl Sandboxes {
     /// Ends the launcher and the broker, unless a service manager runs them: for a daemon that has
     /// ended its sandboxes and goes. Without this they wait for the next one.
     pub async fn stop(&self) {
+        self.children.let_go();
         self.broker.end().await;
         self.launcher.end().await;
         self.children.stop().await;
