@@ -38,11 +38,10 @@ impl Execs {
         }
     }
 
-    /// The sandbox is gone.
-    pub(super) fn lost(&mut self) {
+    /// The sandbox is gone, for this reason.
+    pub(super) fn lost(&mut self, why: &str) {
         for (_, sink) in self.running.drain() {
-            let lost = "The sandbox was lost while the command ran".to_owned();
-            sink.end(Err(Refusal::Sandbox(lost)));
+            sink.end(Err(Refusal::Sandbox(why.to_owned())));
         }
     }
 

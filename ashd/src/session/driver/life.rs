@@ -132,13 +132,13 @@ impl Driver {
         let _ = self.step(Event::SandboxLost).await;
     }
 
-    /// Why a turn's sandbox is gone, for a person.
-    pub(super) fn why_lost(&self) -> String {
+    /// Why the sandbox is gone, for a person, when something ran in it. Asked before it is ended.
+    pub(super) fn why_lost(&self, what_ran: &str) -> String {
         let oom =
             self.link.as_ref().is_some_and(|link| self.shared.sandboxes.oom_kills(link.id) > 0);
         match oom {
             true => "The sandbox ran out of memory and was ended".to_owned(),
-            false => "The sandbox was lost while it answered".to_owned(),
+            false => format!("The sandbox was lost while {what_ran}"),
         }
     }
 
@@ -148,12 +148,13 @@ impl Driver {
             Some(task) => task.await.ok().and_then(Result::ok),
             None => None,
         };
+        let why_lost = self.why_lost("the command ran");
         if let Some(running) = self.link.take().or(launched) {
             self.shared.end_sandbox(running).await;
         }
         self.cli = None;
         self.own_turn = false;
-        self.execs.lost();
+        self.execs.lost(&why_lost);
         // Whoever waited for the launch waits in vain.
         let gone = Refusal::NotActive(self.state.status);
         self.execs.refuse_waiting(&gone);

@@ -214,7 +214,7 @@ impl Driver {
         failure: Failure,
     ) -> Result<(), Refusal> {
         let text = match failure {
-            Failure::SandboxLost => self.why_lost(),
+            Failure::SandboxLost => self.why_lost("it answered"),
             Failure::Stopped => "The session was stopped while it answered".to_owned(),
             Failure::Ended => "The session was ended while it answered".to_owned(),
             Failure::Shutdown => "Interrupted: the server was shut down".to_owned(),
