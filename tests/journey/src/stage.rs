@@ -292,6 +292,11 @@ impl Stage {
         all.into_iter().filter(|pid| process::name(*pid) == name).collect()
     }
 
+    /// Whether this machine can enforce limits of memory, processes and processor time.
+    pub fn has_limits(&self) -> bool {
+        self.cgroup.has_limits()
+    }
+
     /// Kills the processes in sandboxes with this name.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ mod crashes;
 mod disk;
 mod journey;
 mod leftovers;
+mod limits;
 mod model;
 mod options;
 mod readme;
