@@ -78,7 +78,7 @@ async fn memory_that_runs_out_ends_the_whole_agent_and_not_the_bridge() {
     let limits = Limits { memory: 64 << 20, ..Limits::default() };
     let Some(mut limited) = Limited::launch(limits).await else { return };
     assert_eq!(exec(&mut limited.running, "sleep 1000 & echo $!").await.0, Some(0));
-    limited.begin("head -c 1000000000 /dev/zero | tail");
+    limited.begin("perl -e '$x = q(x) x 1_000_000_000; print length $x'");
     let mut batch = Vec::new();
     let hung_up = async {
         while limited.running.receiver.recv_batch(&mut batch, 16).await.is_ok_and(|n| n.is_some()) {
