@@ -120,6 +120,12 @@ impl Log {
         self.drop_acknowledged();
     }
 
+    /// Whether there is an event, other than a delta, that was not acknowledged.
+    pub fn owes(&self) -> bool {
+        let open = self.events.iter().rev().take_while(|event| event.number > self.acknowledged);
+        open.into_iter().any(|event| event.kind != Kind::Delta)
+    }
+
     /// The first kept event with at least this number.
     pub fn from(&self, number: u64) -> Option<&Event> {
         let index = self.events.partition_point(|event| event.number < number);

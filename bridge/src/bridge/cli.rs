@@ -20,7 +20,7 @@ use super::{Bridge, Got, read};
 
 /// Reads of a stream whose other end has ended. More than any socket holds; what still comes
 /// then comes from something that the CLI left behind.
-const LAST_READS: usize = 64;
+pub(super) const LAST_READS: usize = 64;
 
 impl Bridge {
     pub(super) fn start(&mut self, start: Start) -> io::Result<()> {

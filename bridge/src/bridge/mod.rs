@@ -6,7 +6,8 @@
 //! * [`ashd`]: frames from `ashd`;
 //! * [`cli`]: lines of the CLI, its start and its end;
 //! * [`commands`]: commands beside the turn;
-//! * [`time`]: what is due.
+//! * [`time`]: what is due;
+//! * [`last`]: what is left to do when the agent is gone.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,6 +28,7 @@ use crate::turn::{Effect, Millis, Turns};
 mod ashd;
 mod cli;
 mod commands;
+mod last;
 mod time;
 
 /// Bytes read at a time.
@@ -68,6 +70,8 @@ pub struct Bridge {
     /// The last number given to something that the spawner started.
     last_id: u64,
     closing: Option<time::Closing>,
+    /// The spawner is gone: nothing can be started or ended any more.
+    bereft: bool,
     done: bool,
 }
 
@@ -109,6 +113,7 @@ impl Bridge {
             commands: Commands::new(),
             last_id: 0,
             closing: None,
+            bereft: false,
             done: false,
         }
     }
@@ -116,17 +121,27 @@ impl Bridge {
     /// Serves until it is told to end, or nobody has come for too long.
     ///
     /// # Errors
-    /// When the spawner is gone: then nothing of the agent can be started or ended any more.
+    /// When the spawner is gone: then nothing of the agent can be started or ended any more. What
+    /// the agent had said has been delivered.
     pub fn run(mut self) -> io::Result<()> {
         while !self.done {
-            for source in self.wait()? {
-                self.serve(source)?;
+            if let Err(error) = self.round() {
+                self.deliver_the_rest();
+                return Err(error);
             }
-            self.time_passes()?;
-            self.after_the_end_of_the_cli()?;
-            self.after_the_end_of_commands();
-            self.write();
         }
+        Ok(())
+    }
+
+    /// Waits until something is to be done, and does it.
+    fn round(&mut self) -> io::Result<()> {
+        for source in self.wait()? {
+            self.serve(source)?;
+        }
+        self.time_passes()?;
+        self.after_the_end_of_the_cli()?;
+        self.after_the_end_of_commands();
+        self.write();
         Ok(())
     }
 
@@ -145,10 +160,10 @@ impl Bridge {
     }
 
     fn sources<'a>(&'a self) -> Vec<(Source, BorrowedFd<'a>, PollFlags)> {
-        let mut sources = vec![
-            (Source::Listener, self.parts.listener.as_fd(), PollFlags::IN),
-            (Source::Spawner, self.parts.spawner.as_fd(), PollFlags::IN),
-        ];
+        let mut sources = vec![(Source::Listener, self.parts.listener.as_fd(), PollFlags::IN)];
+        if !self.bereft {
+            sources.push((Source::Spawner, self.parts.spawner.as_fd(), PollFlags::IN));
+        }
         if let Some(link) = &self.link {
             let write = if link.has_work(&self.log) { PollFlags::OUT } else { PollFlags::empty() };
             sources.push((Source::Link, link.socket().as_fd(), PollFlags::IN | write));
@@ -281,6 +296,9 @@ impl Bridge {
     }
 
     fn order(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if self.bereft {
+            return Ok(());
+        }
         spawner::send(&self.parts.spawner, order, fds)
     }
 

@@ -71,6 +71,7 @@ impl Bridge {
         if self.closing.is_some() {
             return Ok(());
         }
+        self.done |= self.bereft;
         self.closing = Some(Closing { due: self.now() + TERM_TIME, killed: false });
         self.next = None;
         self.cli.iter_mut().for_each(|cli| cli.expected = true);

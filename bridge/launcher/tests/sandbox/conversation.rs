@@ -264,6 +264,24 @@ fn a_log_that_is_full_of_lines_holds_the_cli_and_lets_go() {
 }
 
 #[test]
+fn what_an_agent_said_outlives_it() {
+    let Some(machine) = Machine::new() else { return };
+    let (sandbox, mut peer) = machine.sandbox();
+    peer.start(&stand_in("plain"));
+    peer.turn("t1", "hello");
+    assert_eq!(peer.wait_turn_end("t1"), TurnOutcome::Result);
+    let last = peer.seen.last().unwrap().number;
+    drop(peer);
+    sandbox.end_agent();
+    let mut next = sandbox.connect_from(1);
+    next.wait(|frame| (frame.number == last).then_some(()));
+    assert_eq!(next.texts(Kind::Line).len(), 2);
+    next.signal(Kind::Ack, last);
+    while next.next().is_some() {}
+    assert!(sandbox.gone().contains("the spawner"));
+}
+
+#[test]
 fn nonsense_from_the_cli_is_thrown_away_and_told() {
     let Some(machine) = Machine::new() else { return };
     let (_sandbox, mut peer) = machine.sandbox();

@@ -202,6 +202,12 @@ impl Sandbox {
         procs.lines().map(|line| line.parse().unwrap()).collect()
     }
 
+    /// Ends the agent's whole group, as the kernel does for want of memory.
+    pub(crate) fn end_agent(&self) {
+        fs::write(self.cgroup.join("agent/cgroup.kill"), "1").unwrap();
+        wait_until("the agent is gone", || self.processes("agent").is_empty().then_some(()));
+    }
+
     /// Waits until nothing of it is left, and returns what it wrote to standard error.
     pub(crate) fn gone(self) -> String {
         wait_until("nothing is left in the cgroups", || {

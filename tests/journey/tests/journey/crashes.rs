@@ -1,5 +1,6 @@
 //! Whatever is killed: a turn is driven to its end, or to a recorded, truthful failure.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -212,6 +213,31 @@ fn the_bridge_killed_in_mid_turn(options: Options) -> Result<()> {
     let turn = turn.to_end()?;
     check_ids(&turn.seen)?;
     ensure!(turn.errors().len() == 1, "{:?}", turn.errors());
+    let told = talk.ask("[[history]]")?;
+    ensure!(told.contains("[[say before]]"), "{told}");
+    talk.ash.finish()
+}
+
+both_engines!(the_agent_killed_while_ashd_is_away);
+
+/// All of the agent at once, as the kernel does for want of memory: the bridge tells the daemon
+/// that comes back what had been said.
+fn the_agent_killed_while_ashd_is_away(options: Options) -> Result<()> {
+    let mut talk = Talk::begin(options)?;
+    talk.ask("[[say before]]")?;
+    let mut turn = talk.send(&format!("{}[[count 100000 5ms]]", talk.bash("echo said")))?;
+    turn.until_named("tool_use")?;
+    talk.ash.kill9()?;
+    for entry in fs::read_dir(talk.ash.places().cgroup)? {
+        let agent = entry?.path().join("agent");
+        if agent.is_dir() {
+            fs::write(agent.join("cgroup.kill"), "1")?;
+        }
+    }
+    while turn.next().is_ok_and(|frame| frame.is_some()) {}
+    talk.boot()?;
+    let turn = rest(&talk, &turn)?;
+    ensure!(turn.errors() == ["The sandbox was lost while it answered"], "{:?}", turn.errors());
     let told = talk.ask("[[history]]")?;
     ensure!(told.contains("[[say before]]"), "{told}");
     talk.ash.finish()

@@ -1,0 +1,31 @@
+//! What is left to do when the spawner is gone, and with it all of the agent: usually the kernel
+//! ended both for want of memory. What the agent had said is delivered all the same, to this `ashd`
+//! or to the next.
+
+use super::cli::LAST_READS;
+use super::{Bridge, Got};
+
+impl Bridge {
+    /// Ends when everything but deltas was acknowledged, or when nobody has come for too long.
+    pub(super) fn deliver_the_rest(&mut self) {
+        self.bereft = true;
+        self.hear_the_rest();
+        (self.cli, self.next) = (None, None);
+        self.commands.clear();
+        while !self.done && !self.is_delivered() && self.round().is_ok() {}
+    }
+
+    fn hear_the_rest(&mut self) {
+        for _ in 0..LAST_READS {
+            if self.held || !matches!(self.read_cli(), Ok(Got::Bytes(_))) {
+                return;
+            }
+        }
+    }
+
+    fn is_delivered(&self) -> bool {
+        let written =
+            self.link.as_ref().is_some_and(|link| link.is_greeted() && !link.has_work(&self.log));
+        written && !self.log.owes()
+    }
+}
