@@ -38,10 +38,10 @@ impl Execs {
         }
     }
 
-    /// The sandbox is gone, for this reason.
-    pub(super) fn lost(&mut self, why: &str) {
+    /// What the running commands do is not heard any more, for this reason.
+    pub(super) fn lost(&mut self, why: &Refusal) {
         for (_, sink) in self.running.drain() {
-            sink.end(Err(Refusal::Sandbox(why.to_owned())));
+            sink.end(Err(why.clone()));
         }
     }
 

@@ -154,7 +154,7 @@ impl Driver {
         }
         self.cli = None;
         self.own_turn = false;
-        self.execs.lost(&why_lost);
+        self.execs.lost(&Refusal::Sandbox(why_lost));
         // Whoever waited for the launch waits in vain.
         let gone = Refusal::NotActive(self.state.status);
         self.execs.refuse_waiting(&gone);
@@ -199,6 +199,7 @@ impl Driver {
         if end {
             let _ = self.step(Event::Shutdown).await;
         }
+        self.execs.lost(&Refusal::ShuttingDown);
         self.over = true;
     }
 
