@@ -12,6 +12,10 @@ package_of() {
         *:dbus-daemon) echo dbus-daemon ;;
         *:python3) echo python3 ;;
         *:curl) echo curl ;;
+        *:find) echo findutils ;;
+        *:findmnt | *:flock | *:setsid) echo util-linux ;;
+        *:awk) echo gawk ;;
+        *:perl) echo perl ;;
         *:wrk) echo wrk ;;
         apt:cc) echo build-essential ;;
         dnf:cc) echo gcc ;;
@@ -79,10 +83,10 @@ install_cli() {
 manager=none
 if have apt-get; then manager=apt; elif have dnf; then manager=dnf; fi
 
-install_missing bwrap dbus-daemon cc python3 curl
+install_missing bwrap dbus-daemon cc python3 curl find findmnt flock setsid awk
 install_missing libc.a
 case ${1:-} in
-    test) install_missing shellcheck ;;
+    test) install_missing shellcheck perl ;;
     bench) install_missing wrk ;;
 esac
 install_cli
