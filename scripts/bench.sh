@@ -5,6 +5,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 need_root
+enter_scope "$@"
 "$ROOT/scripts/install-deps.sh" bench
 "$ROOT/scripts/build.sh" release
 export ASH_LIBEXEC_DIR=$STATE/bin
