@@ -10,8 +10,14 @@ impl Bridge {
     pub(super) fn deliver_the_rest(&mut self) {
         self.bereft = true;
         self.hear_the_rest();
-        (self.cli, self.next) = (None, None);
+        self.next = None;
         self.commands.clear();
+        // Last of all, so that whoever acknowledges is alive: what was acknowledged before may have
+        // been by an `ashd` that is gone and was not seen going.
+        if let Some(mut cli) = self.cli.take() {
+            let notice = cli.obituary();
+            self.notice(&notice);
+        }
         while !self.done && !self.is_delivered() && self.round().is_ok() {}
     }
 
