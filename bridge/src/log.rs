@@ -122,8 +122,9 @@ impl Log {
 
     /// Whether there is an event, other than a delta, that was not acknowledged.
     pub fn owes(&self) -> bool {
-        let open = self.events.iter().rev().take_while(|event| event.number > self.acknowledged);
-        open.into_iter().any(|event| event.kind != Kind::Delta)
+        let mut open =
+            self.events.iter().rev().take_while(|event| event.number > self.acknowledged);
+        open.any(|event| event.kind != Kind::Delta)
     }
 
     /// The first kept event with at least this number.

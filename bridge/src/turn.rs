@@ -28,11 +28,11 @@
 //!   behind both stops it.
 //!
 //! Hence the rule. Nothing is written to a CLI that has run a turn until it is idle (or has said
-//! nothing about it for [`SETTLE`]); one that starts gets its first prompt at once. A result is the prompt's if the prompt was replayed before it, or if it names no
-//! origin; otherwise it is the CLI's own. Two safeguards keep a turn from hanging: `idle` ends a
-//! turn whose result was thrown away as a bad line, and a CLI that stays idle for [`LOST`] with a
-//! prompt in its hands, or does not end a turn within [`PATIENCE`] after an interrupt, is killed,
-//! which ends the turn truthfully.
+//! nothing about it for [`SETTLE`]); one that starts gets its first prompt at once. A result is the
+//! prompt's if the prompt was replayed before it, or if it names no origin; otherwise it is the
+//! CLI's own. Two safeguards keep a turn from hanging: `idle` ends a turn whose result was thrown
+//! away as a bad line, and a CLI that stays idle for [`LOST`] with a prompt in its hands, or does
+//! not end a turn within [`PATIENCE`] after an interrupt, is killed, which ends the turn truthfully.
 
 use ash_wire::words::{CliState, Notice, Turn, TurnOutcome};
 

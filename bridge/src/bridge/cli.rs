@@ -20,7 +20,7 @@ use super::{Bridge, Got, read};
 
 /// Reads of a stream whose other end has ended. More than any socket holds; what still comes
 /// then comes from something that the CLI left behind.
-pub(super) const LAST_READS: usize = 64;
+const LAST_READS: usize = 64;
 
 impl Bridge {
     pub(super) fn start(&mut self, start: Start) -> io::Result<()> {
@@ -208,13 +208,17 @@ impl Bridge {
         self.next.take().map_or(Ok(()), |start| self.launch(&start))
     }
 
-    /// Reads what a CLI that has ended had written. Returns whether that is done.
+    /// Reads what a CLI had written, if it has ended. Returns whether that is done.
     fn last_words(&mut self) -> io::Result<bool> {
+        if self.cli.as_ref().is_none_or(|cli| cli.ended.is_none()) {
+            return Ok(false);
+        }
+        self.hear_out()
+    }
+
+    /// Reads what the CLI had written. Returns whether that is done: not while the log is full.
+    pub(super) fn hear_out(&mut self) -> io::Result<bool> {
         for _ in 0..LAST_READS {
-            match &self.cli {
-                Some(cli) if cli.ended.is_some() => {}
-                _ => return Ok(false),
-            }
             if self.held {
                 return Ok(false);
             }

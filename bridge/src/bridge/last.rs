@@ -2,14 +2,14 @@
 //! ended both for want of memory. What the agent had said is delivered all the same, to this `ashd`
 //! or to the next.
 
-use super::cli::LAST_READS;
-use super::{Bridge, Got};
+use super::Bridge;
 
 impl Bridge {
     /// Ends when everything but deltas was acknowledged, or when nobody has come for too long.
     pub(super) fn deliver_the_rest(&mut self) {
         self.bereft = true;
-        self.hear_the_rest();
+        // What cannot be heard because the log is full is lost with the CLI.
+        let _ = self.hear_out();
         self.next = None;
         self.commands.clear();
         // Last of all, so that whoever acknowledges is alive: what was acknowledged before may have
@@ -19,14 +19,6 @@ impl Bridge {
             self.notice(&notice);
         }
         while !self.done && !self.is_delivered() && self.round().is_ok() {}
-    }
-
-    fn hear_the_rest(&mut self) {
-        for _ in 0..LAST_READS {
-            if self.held || !matches!(self.read_cli(), Ok(Got::Bytes(_))) {
-                return;
-            }
-        }
     }
 
     fn is_delivered(&self) -> bool {
