@@ -34,8 +34,6 @@ pub(super) struct Pending {
     ends_turn: bool,
     /// The newest event that was taken, 0 for none.
     ack: u64,
-    /// Bytes of deltas that were not acknowledged.
-    owed: usize,
     /// There is more than deltas.
     ack_now: bool,
 }
@@ -60,7 +58,7 @@ impl Driver {
                     }
                     self.delta(&line, &mut pending);
                     pending.ack = number;
-                    pending.owed += line.len();
+                    self.owed += line.len();
                 }
                 Incoming::Notice { number, notice } => {
                     if !self.count(number, &mut pending).await {
@@ -88,8 +86,7 @@ impl Driver {
     /// Commits and shows what is pending; false if it could not be committed, which means that
     /// the daemon is going away.
     async fn flush(&mut self, pending: &mut Pending) -> bool {
-        let Pending { events, frames, change, ends_turn, ack, owed, ack_now } =
-            std::mem::take(pending);
+        let Pending { events, frames, change, ends_turn, ack, ack_now } = std::mem::take(pending);
         if events.is_empty() {
             // No reason for a commit of its own: it goes with the next.
             pending.change = change;
@@ -100,12 +97,11 @@ impl Driver {
         if ends_turn {
             self.journal.end_turn();
         }
-        self.acknowledge(ack, owed, ack_now);
+        self.acknowledge(ack, ack_now);
         true
     }
 
-    fn acknowledge(&mut self, number: u64, owed: usize, now: bool) {
-        self.owed += owed;
+    fn acknowledge(&mut self, number: u64, now: bool) {
         if let Some(link) = &self.link
             && number > 0
             && (now || self.owed >= TOGETHER)
