@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ash_wire::words::Exec;
 use ashd::domain::SandboxId;
 use ashd::sandbox::limits::Limits;
 use ashd::sandbox::{Running, Sandboxes};
 
-use crate::place::{PATIENCE, Place, exec};
+use crate::place::{PATIENCE, Place, exec, until};
 
 /// A sandbox with these limits, if this machine can enforce them.
 struct Limited {
@@ -56,11 +56,8 @@ impl Limited {
 
     /// Waits until a number is as it should be.
     async fn until(&self, file: &str, word: &str, is_right: impl Fn(u64) -> bool) {
-        let end = Instant::now() + PATIENCE;
-        while !is_right(self.count(file, word)) {
-            assert!(Instant::now() < end, "{word} in {file} stays {}", self.count(file, word));
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let count = || self.count(file, word);
+        until(|| is_right(count()), || format!("{word} in {file} stays {}", count())).await;
     }
 
     /// Ends it; nothing may be left.

@@ -130,11 +130,16 @@ impl Place {
 
     /// Waits until nothing is left: what was killed is a process until the launcher has seen it.
     pub(crate) async fn is_clean(&self) {
-        let end = Instant::now() + PATIENCE;
-        while !self.traces().is_empty() {
-            assert!(Instant::now() < end, "{:?}", self.traces());
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until(|| self.traces().is_empty(), || format!("{:?}", self.traces())).await;
+    }
+}
+
+/// Waits until something is so; panics with what is instead.
+pub(crate) async fn until(is_so: impl Fn() -> bool, instead: impl Fn() -> String) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "{}", instead());
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
