@@ -33,8 +33,7 @@ fn main() -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the log may not be set up")]
 fn failed(error: &dyn std::error::Error, code: ExitCode) -> ExitCode {
-    eprintln!("ashd: {error}");
+    ashd::app::report(error);
     code
 }

@@ -61,12 +61,17 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let stderr = io::stderr();
-    if goes_to_journal(&stderr, std::env::var_os("JOURNAL_STREAM").as_deref())
+    if stderr_is_journal()
         && let Ok(journal) = tracing_journald::layer()
     {
         return journal.with_field_prefix(Some(FIELD_PREFIX.into())).boxed();
     }
     lines(io::stderr, stderr.is_terminal()).boxed()
+}
+
+/// Whether what is written to standard error comes to the journal.
+pub fn stderr_is_journal() -> bool {
+    goes_to_journal(io::stderr(), std::env::var_os("JOURNAL_STREAM").as_deref())
 }
 
 /// One line for each event. Control characters in it are escaped.

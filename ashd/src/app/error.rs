@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use crate::config::ConfigError;
 use crate::sandbox::StartError;
+use crate::sandbox::cgroup::CgroupError;
+use crate::sandbox::launcher::LauncherError;
 use crate::session::api::Refusal;
 use crate::session::keys::KeysError;
 use crate::store::StoreError;
@@ -34,6 +36,9 @@ pub enum AppError {
         /// Why.
         error: io::Error,
     },
+    /// What a socket unit gave is of no use.
+    #[error("the socket that the service manager passed cannot be used: {0}; see ashd.socket")]
+    Inherited(io::Error),
     /// The address that was bound is not known.
     #[error("the listener's address cannot be read: {0}")]
     Address(io::Error),
@@ -61,8 +66,19 @@ impl AppError {
         match self {
             AppError::Config(_) | AppError::State(_) => ExitCode::from(78),
             AppError::Store(StoreError::Newer { .. }) => ExitCode::from(78),
-            AppError::Sandboxes(StartError::BelowFloor(_)) => ExitCode::from(78),
+            AppError::Sandboxes(error) if is_lasting(error) => ExitCode::from(78),
             _ => ExitCode::FAILURE,
         }
     }
+}
+
+/// Whether another start would find the same.
+fn is_lasting(error: &StartError) -> bool {
+    matches!(
+        error,
+        StartError::BelowFloor(_)
+            | StartError::LongRunDir(_)
+            | StartError::Cgroup(CgroupError::NotMounted | CgroupError::Missing(_))
+            | StartError::Launcher(LauncherError::Differs { .. })
+    )
 }

@@ -2,6 +2,7 @@
 //! where it listens, waits for a signal, and takes everything down again.
 
 mod error;
+mod manager;
 mod setup;
 mod signals;
 mod systemd;
@@ -18,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::error::AppError;
+pub use self::manager::report;
 use self::signals::{Signal, Signals};
 use self::systemd::Fate;
 use crate::auth;
@@ -77,7 +79,8 @@ impl Daemon {
             Arc::new(Sqlite::open(&state.path().join("ash.db"), sqlite::Options::default())?);
         let operator = config.http.api_key.as_ref().map(|key| key.expose().to_owned());
         let keys = keys::bootstrap(store.as_ref(), operator.as_deref(), state.path()).await?;
-        config.check_exposure(!store.keys().await?.is_empty())?;
+        let address = listener.local_addr().map_err(AppError::Address)?;
+        config.check_exposure(address.ip(), !store.keys().await?.is_empty())?;
         let (sandboxes, usage) = Sandboxes::start(setup::sandboxes(&config, state.path())).await?;
         for missing in sandboxes.missing() {
             tracing::warn!("{missing}");
@@ -99,6 +102,7 @@ impl Daemon {
         self.open_http(listener, keys);
         self.open_bus().await;
         announce(&self.config, address);
+        manager::feed_watchdog(&mut self.edges);
         Ok(())
     }
 
@@ -130,12 +134,12 @@ impl Daemon {
 
     /// Takes over what the configuration says now, as far as that needs no restart.
     async fn reload(&mut self, file: Option<&Path>, environment: &[(OsString, OsString)]) {
-        notify(&[sd_notify::NotifyState::Reloading, monotonic()]);
+        manager::reloading();
         match Config::load(file, environment.iter().cloned()) {
             Ok(new) => self.adopt(&new).await,
             Err(error) => tracing::error!("nothing was reloaded: {error}"),
         }
-        notify(&[sd_notify::NotifyState::Ready]);
+        manager::notify(&[sd_notify::NotifyState::Ready]);
     }
 
     async fn adopt(&mut self, new: &Config) {
@@ -148,6 +152,9 @@ impl Daemon {
             tracing::error!(%error, "the log level was not changed");
         }
         self.service.adopt(setup::live(&self.config));
+        if let Err(error) = self.sandboxes.renew_runtime() {
+            tracing::error!(%error, "new sandboxes go on with the CLI of before");
+        }
         if taken.contains(&"model.key")
             && let Some(key) = setup::model_key(&self.config)
             && let Err(error) = self.sandboxes.set_model_key(key).await
@@ -161,10 +168,10 @@ impl Daemon {
     /// on. Of sandboxes that are kept nothing is touched, neither launcher nor broker: to them it is
     /// as if this daemon had been killed.
     async fn end(mut self) {
-        notify(&[sd_notify::NotifyState::Stopping]);
+        manager::notify(&[sd_notify::NotifyState::Stopping]);
         let fate = systemd::fate().await;
         tracing::info!("{}", farewell(fate));
-        self.service.shut_down(fate == Fate::End).await;
+        manager::patiently(self.service.shut_down(fate == Fate::End)).await;
         self.shutdown.cancel();
         let drained = async { while self.edges.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
@@ -185,7 +192,11 @@ fn farewell(fate: Fate) -> &'static str {
     }
 }
 
+/// The listener of a socket unit, if there is one: then its address is none of ours to choose.
 async fn bind(config: &Config) -> Result<TcpListener, AppError> {
+    if let Some(listener) = manager::inherited_listener().map_err(AppError::Inherited)? {
+        return TcpListener::from_std(listener).map_err(AppError::Inherited);
+    }
     let address = SocketAddr::new(config.http.host, config.http.port);
     TcpListener::bind(address).await.map_err(|error| AppError::Bind { address, error })
 }
@@ -197,21 +208,7 @@ fn announce(config: &Config, address: SocketAddr) {
         tracing::warn!(%error, "{} was not written", path.display());
     }
     tracing::info!("listening on http://{address}");
-    notify(&[sd_notify::NotifyState::Ready]);
-}
-
-/// Tells the service manager, if there is one.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "the service manager was not told");
-    }
-}
-
-/// `Type=notify-reload` wants the time of the reload (sd_notify(3), MONOTONIC_USEC).
-fn monotonic() -> sd_notify::NotifyState<'static> {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
-    sd_notify::NotifyState::MonotonicUsec(micros)
+    manager::ready(address);
 }
 
 fn list(keys: &[&str]) -> String {

@@ -14,6 +14,7 @@ use crate::session::shared::{Live, Options};
 /// Where things are and how sandboxes are to be.
 pub(super) fn sandboxes(config: &Config, data_dir: &Path) -> Setup {
     let program = |name: &str| config.state.libexec_dir.join(name);
+    let child = |name: &str| (!config.sandbox.services).then(|| program(name));
     let model = Settings {
         upstream: config.model.base_url.clone(),
         proxy: config.model.proxy_in_use().map(|proxy| proxy.expose().to_owned()),
@@ -24,8 +25,8 @@ pub(super) fn sandboxes(config: &Config, data_dir: &Path) -> Setup {
         runtime: config.sandbox.claude.clone(),
         bridge: program("ash-bridge"),
         bwrap: config.sandbox.bwrap.clone(),
-        launcher: Some(program("ash-launcher")),
-        broker: Some(program("ash-broker")),
+        launcher: child("ash-launcher"),
+        broker: child("ash-broker"),
         cgroup_root: config.sandbox.cgroup_root.clone(),
         allow_missing: config.sandbox.allow_missing_limits.unwrap_or_else(started_by_hand),
         uid_base: config.sandbox.uid_base,

@@ -106,7 +106,11 @@ sections! {
         }
         /// bubblewrap.
         bwrap: PathBuf = "" { derived: "`bwrap` in libexec_dir, else `/usr/bin/bwrap`", }
-        /// Control group that holds the sandboxes; one of the daemon's own when absent.
+        /// Launcher and broker are services of their own, `ash-sandboxes` and `ash-broker`, instead of
+        /// children of the daemon. The unit of `ashd` sets the variable.
+        services: bool = "false" { env: &["ASH_SERVICES"], }
+        /// Control group that holds the sandboxes; when absent that of `ash-sandboxes`, or else one
+        /// of the daemon's own.
         cgroup_root: Option<PathBuf> = "" { env: &["ASH_CGROUP_ROOT"], }
         /// Start although the machine cannot enforce all limits; what is missing is told in the
         /// log and in `/health`. For development only.

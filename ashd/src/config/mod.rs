@@ -19,6 +19,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::Path;
 
 pub use keys::{Bus, Config, Http, Log, Model, Sandbox, Session, State};
@@ -54,19 +55,19 @@ impl Config {
         if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
     }
 
-    /// Refuses to be reached from other machines without any API key. `stored_keys` says whether
-    /// the database has one.
+    /// Refuses to listen on an address that other machines reach without any API key. `stored_keys`
+    /// says whether the database has one.
     ///
     /// # Errors
     /// One problem, with the ways to mend it.
-    pub fn check_exposure(&self, stored_keys: bool) -> Result<(), ConfigError> {
-        if self.http.host.is_loopback() || self.http.api_key.is_some() || stored_keys {
+    pub fn check_exposure(&self, address: IpAddr, stored_keys: bool) -> Result<(), ConfigError> {
+        if address.is_loopback() || self.http.api_key.is_some() || stored_keys {
             return Ok(());
         }
         let reason = format!(
             "{} can be reached from other machines, and there is no API key; set ASH_API_KEY, or \
              listen on 127.0.0.1",
-            self.http.host
+            address
         );
         Err(ConfigError(vec![Problem { origin: Origin::Default, key: "http.host".into(), reason }]))
     }

@@ -169,8 +169,10 @@ fn sockets_have_a_short_home_of_their_own() {
 
 #[test]
 fn other_machines_need_a_key() {
-    let check =
-        |env: &[(&str, &str)], stored| Dir::new("").load(env).unwrap().check_exposure(stored);
+    let check = |env: &[(&str, &str)], stored| {
+        let config = Dir::new("").load(env).unwrap();
+        config.check_exposure(config.http.host, stored)
+    };
     let open = ("ASH_HOST", "0.0.0.0");
     assert!(check(&[open], false).unwrap_err().to_string().contains("ASH_API_KEY"));
     assert_eq!(check(&[open], true), Ok(()));

@@ -50,6 +50,17 @@ pub enum BelowFloor {
     /// Not root.
     #[error("sandboxes can be made by root only; run ashd as root")]
     NotRoot,
+    /// No CLI.
+    #[error(
+        "the Claude Code CLI {} cannot be used: {error}; install it with `ashctl runtime install`, \
+         or name another in sandbox.claude", path.display()
+    )]
+    NoRuntime {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// A program of the installation.
     #[error("{} cannot be used: {error}; reinstall ash or correct the path", path.display())]
     Program {
@@ -145,13 +156,25 @@ pub fn own_bwrap(bwrap: &Path, copy: &Path) -> Result<PathBuf, BelowFloor> {
 /// # Errors
 /// When it is not a file, or not executable by everybody.
 pub fn check_program(path: &Path) -> Result<(), BelowFloor> {
-    let failed = |error| BelowFloor::Program { path: path.to_owned(), error };
-    let found = fs::metadata(path).map_err(failed)?;
+    usable(path).map_err(|error| BelowFloor::Program { path: path.to_owned(), error })
+}
+
+/// The CLI that `path` is or leads to.
+///
+/// # Errors
+/// When it is not a file, or not executable by everybody.
+pub fn runtime(path: &Path) -> Result<PathBuf, BelowFloor> {
+    let found = fs::canonicalize(path).and_then(|found| usable(&found).map(|()| found));
+    found.map_err(|error| BelowFloor::NoRuntime { path: path.to_owned(), error })
+}
+
+fn usable(path: &Path) -> io::Result<()> {
+    let found = fs::metadata(path)?;
     if !found.is_file() {
-        return Err(failed(io::Error::other("it is not a file")));
+        return Err(io::Error::other("it is not a file"));
     }
     match found.permissions().mode() & 0o001 {
-        0 => Err(failed(io::Error::other("not everybody may execute it"))),
+        0 => Err(io::Error::other("not everybody may execute it")),
         _ => Ok(()),
     }
 }
@@ -186,5 +209,16 @@ mod tests {
         assert!(check_program(Path::new("/")).is_err());
         assert!(check_program(Path::new("/etc/passwd")).is_err());
         assert!(check_program(Path::new("/bin/sh")).is_ok());
+        let error = runtime(Path::new("/no/such")).unwrap_err().to_string();
+        assert!(error.contains("ashctl runtime install"), "{error}");
+    }
+
+    #[test]
+    fn a_link_to_the_cli_is_followed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, link) = (dir.path().join("program"), dir.path().join("link"));
+        fs::copy("/bin/sh", &program).unwrap();
+        std::os::unix::fs::symlink("program", &link).unwrap();
+        assert_eq!(runtime(&link).unwrap(), fs::canonicalize(&program).unwrap());
     }
 }

@@ -139,7 +139,7 @@ impl Sandboxes {
         Spec {
             sandbox: new.id,
             uids: new.uids,
-            runtime: self.setup.runtime.clone(),
+            runtime: self.runtime(),
             workspace: new.workspace,
             home: new.home,
             model_dir: self.broker.directory(new.id),

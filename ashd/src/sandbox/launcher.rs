@@ -1,15 +1,18 @@
 //! The launcher, as a process that this daemon starts or finds.
 //!
-//! Sandboxes do not depend on the launcher once they are made: a new one serves new sandboxes.
+//! Sandboxes do not depend on the launcher once they are made: a new one serves new sandboxes. One
+//! that is a service of its own may have been started by an older version of ash, and was told by
+//! its unit what this daemon was told by its configuration: what it says of itself is compared.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use ash_wire::plan::{FIXED_FDS, MAX_FILES, MAX_PLAN, Plan, Reply};
+use ash_wire::plan::{FIXED_FDS, Greeting, LAUNCHER_VERSION, MAX_FILES, MAX_PLAN, Plan, Reply};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::de::DeserializeOwned;
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -19,7 +22,7 @@ use tokio_seqpacket::ancillary::AncillaryMessageWriter;
 use super::children::Children;
 
 /// How long the launcher may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a launcher that was just started is asked whether it listens.
 const KNOCK: Duration = Duration::from_millis(2);
@@ -48,6 +51,25 @@ pub enum LauncherError {
     /// The launcher said no.
     #[error("the launcher refused: {0}")]
     Refused(String),
+    /// It is a service that does not run.
+    #[error(
+        "the launcher is not there ({0}); it runs as ash-sandboxes.service: see `systemctl status \
+         ash-sandboxes`"
+    )]
+    NoService(io::Error),
+    /// It was told something else.
+    #[error(
+        "the launcher has the {what} {theirs}, and this daemon {ours}; give ash-sandboxes.service \
+         and ashd.toml the same and restart both"
+    )]
+    Differs {
+        /// In what.
+        what: &'static str,
+        /// What the launcher has.
+        theirs: String,
+        /// What this daemon has.
+        ours: String,
+    },
 }
 
 /// How to reach and to start the launcher.
@@ -74,6 +96,8 @@ pub struct LauncherSetup {
     /// When we start it, it ends itself when it has had neither an `ashd` nor a sandbox for this
     /// long.
     pub exit_when_unused: Duration,
+    /// How long it may take until it listens.
+    pub patience: Duration,
 }
 
 /// The launcher.
@@ -81,6 +105,9 @@ pub struct LauncherSetup {
 pub struct Launcher {
     setup: LauncherSetup,
     children: Children,
+    /// The control group that the launcher was given for sandboxes, from the hierarchy's root;
+    /// absent when it is a child of this daemon.
+    group: Option<String>,
     /// Absent while nobody was reached, and while a request is under way: one that is given up
     /// leaves no answer behind for the next.
     link: Mutex<Option<UnixSeqpacket>>,
@@ -95,9 +122,17 @@ impl Launcher {
         setup: LauncherSetup,
         children: Children,
     ) -> Result<Launcher, LauncherError> {
-        let launcher = Launcher { setup, children, link: Mutex::new(None) };
-        *launcher.link.lock().await = Some(launcher.reach().await?);
+        let mut launcher = Launcher { setup, children, group: None, link: Mutex::new(None) };
+        let (link, greeting) = launcher.reach().await?;
+        launcher.group = greeting.group;
+        *launcher.link.lock().await = Some(link);
         Ok(launcher)
+    }
+
+    /// The control group that it was given for sandboxes, from the root of the hierarchy, when it
+    /// is a service of its own.
+    pub fn group(&self) -> Option<&str> {
+        self.group.as_deref()
     }
 
     /// Has a sandbox made; returns the process id of its outermost process. A launcher that went
@@ -119,12 +154,12 @@ impl Launcher {
         let link = match link {
             Some(link) => link,
             None => {
-                let link = self.reach().await?;
+                let (link, _) = self.reach().await?;
                 send(&link, &request, fds).await?;
                 link
             }
         };
-        let reply = timeout(PATIENCE, receive(&link)).await;
+        let reply = timeout(PATIENCE, receive::<Reply>(&link)).await;
         let reply = reply.map_err(|_| LauncherError::Silent)??;
         *slot = Some(link);
         match reply {
@@ -142,44 +177,83 @@ impl Launcher {
         }
     }
 
-    async fn reach(&self) -> Result<UnixSeqpacket, LauncherError> {
-        match UnixSeqpacket::connect(&self.setup.socket).await {
-            Ok(link) => Ok(link),
-            Err(error) => self.spawn(error).await,
-        }
+    async fn reach(&self) -> Result<(UnixSeqpacket, Greeting), LauncherError> {
+        let link = match (UnixSeqpacket::connect(&self.setup.socket).await, &self.setup.program) {
+            (Ok(link), _) => link,
+            (Err(_), Some(program)) => self.spawn(program).await?,
+            // The service manager starts it again when it has ended.
+            (Err(_), None) => self.knock(|| Ok(())).await.map_err(LauncherError::NoService)?,
+        };
+        let greeting = timeout(PATIENCE, receive::<Greeting>(&link)).await;
+        let greeting = greeting.map_err(|_| LauncherError::Silent)??;
+        self.setup.compare(&greeting)?;
+        Ok((link, greeting))
     }
 
-    async fn spawn(&self, absent: io::Error) -> Result<UnixSeqpacket, LauncherError> {
-        let Some(program) = &self.setup.program else { return Err(absent.into()) };
+    async fn spawn(&self, program: &Path) -> Result<UnixSeqpacket, LauncherError> {
         let mut command = Command::new(program);
         command.env_clear().current_dir("/").process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         self.setup.arguments(&mut command);
         let mut child = command.spawn().map_err(LauncherError::Start)?;
-        let link = self.knock(&mut child).await?;
+        let link = self.knock(|| alive(&mut child)).await.map_err(LauncherError::Start)?;
         self.children.watch("launcher", child);
         Ok(link)
     }
 
-    /// Connects as soon as a launcher listens. Nothing tells when it does.
-    async fn knock(&self, child: &mut Child) -> Result<UnixSeqpacket, LauncherError> {
-        let end = Instant::now() + PATIENCE;
+    /// Connects as soon as a launcher listens, while `hope` lasts. Nothing tells when it does.
+    async fn knock(&self, mut hope: impl FnMut() -> io::Result<()>) -> io::Result<UnixSeqpacket> {
+        let end = Instant::now() + self.setup.patience;
         loop {
             match UnixSeqpacket::connect(&self.setup.socket).await {
                 Ok(link) => return Ok(link),
-                Err(error) if Instant::now() > end => return Err(LauncherError::Start(error)),
+                Err(error) if Instant::now() > end => return Err(error),
                 Err(_) => {}
             }
-            if let Some(status) = child.try_wait()? {
-                let reason = format!("it ended with {status}; its own words are in the log");
-                return Err(LauncherError::Start(io::Error::other(reason)));
-            }
+            hope()?;
             sleep(KNOCK).await;
         }
     }
 }
 
+/// Whether a launcher that was started can still come to listen.
+fn alive(child: &mut Child) -> io::Result<()> {
+    match child.try_wait()? {
+        None => Ok(()),
+        Some(status) => {
+            let reason = format!("it ended with {status}; its own words are in the log");
+            Err(io::Error::other(reason))
+        }
+    }
+}
+
 impl LauncherSetup {
+    fn compare(&self, greeting: &Greeting) -> Result<(), LauncherError> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let ours = Greeting {
+            version: LAUNCHER_VERSION,
+            group: None,
+            sessions_dir: text(&self.sessions_dir),
+            broker_dir: text(&self.broker_dir),
+            uid_base: self.uid_base,
+            uid_count: self.uid_count,
+        };
+        let facts = |greeting: &Greeting| {
+            [
+                ("version", greeting.version.to_string()),
+                ("sessions directory", greeting.sessions_dir.clone()),
+                ("directory of model sockets", greeting.broker_dir.clone()),
+                ("first user id", greeting.uid_base.to_string()),
+                ("number of user ids", greeting.uid_count.to_string()),
+            ]
+        };
+        let pairs = facts(greeting).into_iter().zip(facts(&ours));
+        match pairs.into_iter().find(|(theirs, ours)| theirs != ours) {
+            None => Ok(()),
+            Some(((what, theirs), (_, ours))) => Err(LauncherError::Differs { what, theirs, ours }),
+        }
+    }
+
     fn arguments(&self, command: &mut Command) {
         let paths = [
             ("--socket", &self.socket),
@@ -221,7 +295,7 @@ async fn send(link: &UnixSeqpacket, request: &[u8], fds: &[OwnedFd]) -> io::Resu
     link.send_with_ancillary(request, &mut ancillary).await.map(drop)
 }
 
-async fn receive(link: &UnixSeqpacket) -> io::Result<Reply> {
+async fn receive<T: DeserializeOwned>(link: &UnixSeqpacket) -> io::Result<T> {
     let mut answer = vec![0; MAX_REPLY];
     let read = link.recv(&mut answer).await?.bytes_read();
     if read == 0 {

@@ -21,6 +21,7 @@ fn setup(dir: &TempDir) -> LauncherSetup {
         uid_base: 1000,
         uid_count: 10,
         exit_when_unused: Duration::from_secs(5),
+        patience: Duration::from_millis(20),
     }
 }
 
@@ -55,6 +56,35 @@ async fn request(link: &UnixSeqpacket) -> (String, Vec<String>) {
     (plan.sandbox, held)
 }
 
+fn greeting() -> Greeting {
+    Greeting {
+        version: LAUNCHER_VERSION,
+        group: Some("/g".into()),
+        sessions_dir: "/se".into(),
+        broker_dir: "/bd".into(),
+        uid_base: 1000,
+        uid_count: 10,
+    }
+}
+
+/// A launcher's end of a new conversation.
+async fn accept(listener: &mut UnixSeqpacketListener, greeting: &Greeting) -> UnixSeqpacket {
+    let link = listener.accept().await.unwrap();
+    link.send(&serde_json::to_vec(greeting).unwrap()).await.unwrap();
+    link
+}
+
+/// A launcher that was found, and the other end.
+async fn found(dir: &TempDir) -> (Launcher, UnixSeqpacket, UnixSeqpacketListener) {
+    let mut listener = UnixSeqpacketListener::bind(dir.path().join("s")).unwrap();
+    let greeting = greeting();
+    let (launcher, link) = tokio::join!(
+        Launcher::start(setup(dir), Children::default()),
+        accept(&mut listener, &greeting)
+    );
+    (launcher.unwrap(), link, listener)
+}
+
 async fn reply(link: &UnixSeqpacket, reply: Reply) {
     link.send(&serde_json::to_vec(&reply).unwrap()).await.unwrap();
 }
@@ -62,9 +92,8 @@ async fn reply(link: &UnixSeqpacket, reply: Reply) {
 #[tokio::test]
 async fn a_request_brings_its_descriptors_in_order_and_an_answer_comes_back() {
     let dir = tempfile::tempdir().unwrap();
-    let mut listener = UnixSeqpacketListener::bind(dir.path().join("s")).unwrap();
-    let launcher = Launcher::start(setup(&dir), Children::default()).await.unwrap();
-    let link = listener.accept().await.unwrap();
+    let (launcher, link, _listener) = found(&dir).await;
+    assert_eq!(launcher.group(), Some("/g"));
     let fds: Vec<_> = (0..FIXED_FDS + MAX_FILES)
         .map(|n| socket::sealed(n.to_string().as_bytes()).unwrap())
         .collect();
@@ -88,15 +117,14 @@ async fn a_request_brings_its_descriptors_in_order_and_an_answer_comes_back() {
 #[tokio::test]
 async fn a_launcher_that_went_away_is_found_again() {
     let dir = tempfile::tempdir().unwrap();
-    let mut listener = UnixSeqpacketListener::bind(dir.path().join("s")).unwrap();
-    let launcher = Launcher::start(setup(&dir), Children::default()).await.unwrap();
-    drop(listener.accept().await.unwrap());
+    let (launcher, link, mut listener) = found(&dir).await;
+    drop(link);
     let server = async {
         // Hangs up in the middle of a request, then serves.
-        let link = listener.accept().await.unwrap();
+        let link = accept(&mut listener, &greeting()).await;
         request(&link).await;
         drop(link);
-        let link = listener.accept().await.unwrap();
+        let link = accept(&mut listener, &greeting()).await;
         request(&link).await;
         reply(&link, Reply::Launched { pid: 8 }).await;
     };
@@ -111,9 +139,7 @@ async fn a_launcher_that_went_away_is_found_again() {
 #[tokio::test]
 async fn an_answer_that_nobody_waited_for_is_not_taken_for_the_next() {
     let dir = tempfile::tempdir().unwrap();
-    let mut listener = UnixSeqpacketListener::bind(dir.path().join("s")).unwrap();
-    let launcher = Launcher::start(setup(&dir), Children::default()).await.unwrap();
-    let link = listener.accept().await.unwrap();
+    let (launcher, link, mut listener) = found(&dir).await;
     let plan = plan();
     tokio::select! {
         _ = launcher.launch(&plan, &[]) => panic!("nobody answered"),
@@ -122,7 +148,7 @@ async fn an_answer_that_nobody_waited_for_is_not_taken_for_the_next() {
     // The other end may be gone already.
     let _ = link.send(br#"{"launched":{"pid":1}}"#).await;
     let server = async {
-        let link = listener.accept().await.unwrap();
+        let link = accept(&mut listener, &greeting()).await;
         request(&link).await;
         reply(&link, Reply::Launched { pid: 2 }).await;
     };
@@ -139,14 +165,33 @@ async fn a_launcher_that_cannot_start_is_told() {
         assert!(matches!(error, LauncherError::Start(_)), "{error}");
     }
     let nobody = Launcher::start(setup(&dir), Children::default()).await;
-    assert!(matches!(nobody, Err(LauncherError::Io(_))));
+    assert!(matches!(nobody, Err(LauncherError::NoService(_))));
 }
 
 #[tokio::test]
 async fn a_plan_too_long_for_a_packet_is_refused_before_it_is_sent() {
     let dir = tempfile::tempdir().unwrap();
-    let _listener = UnixSeqpacketListener::bind(dir.path().join("s")).unwrap();
-    let launcher = Launcher::start(setup(&dir), Children::default()).await.unwrap();
+    let (launcher, _link, _listener) = found(&dir).await;
     let long = Plan { hostname: "h".repeat(MAX_PLAN), ..plan() };
     assert!(matches!(launcher.launch(&long, &[]).await, Err(LauncherError::TooLong(_))));
+}
+
+#[tokio::test]
+async fn a_launcher_that_was_told_something_else_is_refused() {
+    let odd = [
+        Greeting { version: LAUNCHER_VERSION + 1, ..greeting() },
+        Greeting { sessions_dir: "/elsewhere".into(), ..greeting() },
+        Greeting { broker_dir: "/elsewhere".into(), ..greeting() },
+        Greeting { uid_base: 7, ..greeting() },
+        Greeting { uid_count: 7, ..greeting() },
+    ];
+    for greeting in odd {
+        let dir = tempfile::tempdir().unwrap();
+        let mut listener = UnixSeqpacketListener::bind(dir.path().join("s")).unwrap();
+        let (launcher, _link) = tokio::join!(
+            Launcher::start(setup(&dir), Children::default()),
+            accept(&mut listener, &greeting)
+        );
+        assert!(matches!(launcher, Err(LauncherError::Differs { .. })), "{greeting:?}");
+    }
 }

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::broker::{Broker, BrokerError, BrokerSetup, ModelKey, Settings, Usage};
-use super::cgroup::{CgroupError, Cgroups, Stats};
+use super::cgroup::{self, CgroupError, Cgroups, Stats};
 use super::children::Children;
 use super::floor::{self, BelowFloor};
-use super::launcher::{Launcher, LauncherError, LauncherSetup};
+use super::launcher::{self, Launcher, LauncherError, LauncherSetup};
 use super::lease::{DEFAULT_BASE, uid_count};
 use super::link::LinkSender;
 use super::plan::Host;
@@ -32,7 +32,7 @@ pub struct Setup {
     pub run_dir: PathBuf,
     /// All workspaces and homes lie in it.
     pub sessions_dir: PathBuf,
-    /// The CLI's executable.
+    /// The CLI's executable, or a link to it.
     pub runtime: PathBuf,
     /// The bridge's program.
     pub bridge: PathBuf,
@@ -97,6 +97,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Sandboxes {
     pub(super) setup: Setup,
+    runtime: RwLock<PathBuf>,
     pub(super) host: Arc<Host>,
     pub(super) cgroups: Arc<Cgroups>,
     pub(super) launcher: Launcher,
@@ -123,17 +124,16 @@ impl Sandboxes {
         setup.bwrap = floor::own_bwrap(&setup.bwrap, &setup.run_dir.join("bwrap"))?;
         floor::check(&setup.bwrap)?;
         floor::check_program(&setup.bridge)?;
-        floor::check_program(&setup.runtime)?;
-        let (root, name) = (setup.cgroup_root.as_deref(), cgroup_name(&setup.run_dir));
-        let cgroups = Cgroups::prepare(root, &name, setup.allow_missing)?;
+        let runtime = floor::runtime(&setup.runtime)?;
         let host = Host::inspect(Path::new("/")).map_err(failed(Path::new("/")))?;
-        let (host, cgroups) = (Arc::new(host), Arc::new(cgroups));
         let children = Children::default();
-        let launcher = Launcher::start(launcher_setup(&setup), children.clone()).await?;
+        let (launcher, cgroups) = hold(&setup, &runtime, children.clone()).await?;
+        let (host, cgroups) = (Arc::new(host), Arc::new(cgroups));
         let (broker, usage) = Broker::start(broker_setup(&setup), children.clone()).await?;
         let missing = [floor::missing(), cgroups.missing().to_vec()].concat();
-        let live = Mutex::default();
-        let all = Sandboxes { setup, host, cgroups, launcher, broker, children, live, missing };
+        let (live, runtime) = (Mutex::default(), RwLock::new(runtime));
+        let all =
+            Sandboxes { setup, runtime, host, cgroups, launcher, broker, children, live, missing };
         Ok((Arc::new(all), usage))
     }
 
@@ -148,6 +148,25 @@ impl Sandboxes {
     /// When the broker did not take it; one that is started later will.
     pub async fn set_model_key(&self, key: ModelKey) -> Result<(), BrokerError> {
         self.broker.set_key(key).await
+    }
+
+    /// Looks again which CLI is to be used: its path may be a link that leads elsewhere now. New
+    /// sandboxes have it. A launcher that we started knows one CLI for good.
+    ///
+    /// # Errors
+    /// When it cannot be used; then the one before stays.
+    pub fn renew_runtime(&self) -> Result<(), BelowFloor> {
+        if self.setup.launcher.is_some() {
+            return Ok(());
+        }
+        let runtime = floor::runtime(&self.setup.runtime)?;
+        *self.runtime.write().unwrap_or_else(PoisonError::into_inner) = runtime;
+        Ok(())
+    }
+
+    /// The CLI's executable for new sandboxes.
+    pub(super) fn runtime(&self) -> PathBuf {
+        self.runtime.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many sandboxes are alive, as far as this daemon knows.
@@ -194,6 +213,28 @@ impl Sandboxes {
     }
 }
 
+/// The launcher, and the control group for sandboxes: where the configuration says, else that of
+/// the launcher's service, else one below our own.
+async fn hold(
+    setup: &Setup,
+    runtime: &Path,
+    children: Children,
+) -> Result<(Launcher, Cgroups), StartError> {
+    let prepare = |root: Option<&Path>| {
+        Cgroups::prepare(root, &cgroup_name(&setup.run_dir), setup.allow_missing)
+    };
+    let root = setup.cgroup_root.as_deref();
+    if setup.launcher.is_some() {
+        // It is to begin where we have moved to.
+        let cgroups = prepare(root)?;
+        return Ok((Launcher::start(launcher_setup(setup, runtime), children).await?, cgroups));
+    }
+    let launcher = Launcher::start(launcher_setup(setup, runtime), children).await?;
+    let group = launcher.group().map(cgroup::directory).transpose()?;
+    let cgroups = prepare(root.or(group.as_deref()))?;
+    Ok((launcher, cgroups))
+}
+
 fn make(path: &Path, mode: u32) -> Result<(), StartError> {
     socket::directory(path, mode).map_err(failed(path))
 }
@@ -209,7 +250,7 @@ fn cgroup_name(run_dir: &Path) -> String {
     format!("ash{}", path.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
 }
 
-fn launcher_setup(setup: &Setup) -> LauncherSetup {
+fn launcher_setup(setup: &Setup, runtime: &Path) -> LauncherSetup {
     LauncherSetup {
         socket: setup.run_dir.join("launcher.sock"),
         program: setup.launcher.clone(),
@@ -217,10 +258,11 @@ fn launcher_setup(setup: &Setup) -> LauncherSetup {
         bridge: setup.bridge.clone(),
         sessions_dir: setup.sessions_dir.clone(),
         broker_dir: setup.run_dir.join("model"),
-        runtime: setup.runtime.clone(),
+        runtime: runtime.to_owned(),
         uid_base: setup.uid_base,
         uid_count: uid_count(setup.slots),
         exit_when_unused: UNUSED,
+        patience: launcher::PATIENCE,
     }
 }
 

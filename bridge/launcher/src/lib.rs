@@ -5,7 +5,8 @@
 //! an agent wrote.
 //!
 //! In reading order: [`options`]; [`validate`], what may be asked for; [`argv`], how bubblewrap is
-//! told; [`launch`], the steps of one launch; [`server`], the loop around it.
+//! told; [`launch`], the steps of one launch; [`server`], the loop around it; [`keeper`], what keeps
+//! that one there when it is a service of its own.
 
 use std::process::ExitCode;
 
@@ -21,8 +22,11 @@ pub mod launch;
 
 pub mod server;
 
+pub mod keeper;
+
+use crate::keeper::KeeperError;
 use crate::options::{Options, OptionsError};
-use crate::server::{Server, ServerError};
+use crate::server::{Server, ServerError, listen_at};
 
 /// Why the launcher ended other than for want of use.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +40,9 @@ pub enum LauncherError {
     /// It cannot serve.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// It cannot be a service.
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
 }
 
 /// Runs the launcher with these arguments (without the program's name).
@@ -46,7 +53,11 @@ pub fn run(args: impl Iterator<Item = String>) -> Result<(), LauncherError> {
     ash_sys::fds::shed(3).map_err(LauncherError::Shed)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let options = Options::parse(args)?;
-    Ok(Server::bind(options)?.run()?)
+    if options.service {
+        return Ok(keeper::keep(&options)?);
+    }
+    let listener = listen_at(&options.socket)?;
+    Ok(Server::new(options, listener, None).run()?)
 }
 
 /// What `main` makes of it: the sentence goes to standard error.
@@ -54,9 +65,14 @@ pub fn exit_code(outcome: &Result<(), LauncherError>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let line = format!("ash-launcher: {error}\n");
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+            complain(&error.to_string());
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says a sentence on standard error, at once and whole.
+fn complain(sentence: &str) {
+    let line = format!("ash-launcher: {sentence}\n");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
 }

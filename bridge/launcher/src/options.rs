@@ -18,12 +18,16 @@ pub struct Options {
     pub broker_dir: PathBuf,
     /// Executables of CLIs.
     pub runtimes: Vec<PathBuf>,
+    /// Directories with executables of CLIs in them, each in a directory named for its version.
+    pub runtime_dirs: Vec<PathBuf>,
     /// The first uid that sandboxes may have.
     pub uid_base: u32,
     /// How many there are.
     pub uid_count: u32,
     /// After how long without client and sandbox it ends.
     pub exit_when_unused: Option<Duration>,
+    /// Whether it is a service of its own, in whose control group the sandboxes live.
+    pub service: bool,
 }
 
 /// Why the command line is of no use.
@@ -40,16 +44,18 @@ pub enum OptionsError {
     Missing(&'static str),
 }
 
-const REQUIRED: [&str; 8] = [
+const REQUIRED: [&str; 7] = [
     "--socket",
     "--bwrap",
     "--bridge",
     "--sessions-dir",
     "--broker-dir",
-    "--runtime",
     "--uid-base",
     "--uid-count",
 ];
+
+/// Has no value.
+const SERVICE: &str = "--service";
 
 impl Options {
     /// Reads the arguments, without the program's name.
@@ -60,12 +66,19 @@ impl Options {
         let mut options = Options::default();
         let mut missing = REQUIRED.to_vec();
         while let Some(name) = args.next() {
+            if name == SERVICE {
+                options.service = true;
+                continue;
+            }
             let value = args.next().ok_or_else(|| OptionsError::Value(name.clone()))?;
             options.set(&name, &value)?;
             missing.retain(|known| *known != name);
         }
         if let Some(name) = missing.first() {
             return Err(OptionsError::Missing(name));
+        }
+        if options.runtimes.is_empty() && options.runtime_dirs.is_empty() {
+            return Err(OptionsError::Missing("--runtime or --runtime-dir"));
         }
         match options.uid_base.checked_add(options.uid_count) {
             Some(_) if options.uid_base > 0 => Ok(options),
@@ -85,6 +98,7 @@ impl Options {
             "--sessions-dir" => self.sessions_dir = path()?,
             "--broker-dir" => self.broker_dir = path()?,
             "--runtime" => self.runtimes.push(path()?),
+            "--runtime-dir" => self.runtime_dirs.push(path()?),
             "--uid-base" => self.uid_base = number()?,
             "--uid-count" => self.uid_count = number()?,
             "--exit-when-unused" => {
@@ -112,12 +126,18 @@ mod tests {
         let options = parse(&format!("{ALL} --exit-when-unused 5")).unwrap();
         assert_eq!(options.runtimes, [PathBuf::from("/r1"), PathBuf::from("/r2")]);
         assert_eq!(options.exit_when_unused, Some(Duration::from_secs(5)));
+        assert!(!options.service);
+        let options = parse(&format!("--service {ALL} --runtime-dir /rd")).unwrap();
+        assert!(options.service);
+        assert_eq!(options.runtime_dirs, [PathBuf::from("/rd")]);
     }
 
     #[test]
     fn what_cannot_be_meant_is_refused() {
         let bad = |line: String| parse(&line).unwrap_err();
         assert_eq!(bad(ALL.replace("--bwrap /b", "")), OptionsError::Missing("--bwrap"));
+        let none = ALL.replace("--runtime /r1 --runtime /r2", "");
+        assert!(matches!(bad(none), OptionsError::Missing(_)));
         assert_eq!(bad(ALL.replace("/br", "br")), OptionsError::Value("--bridge".to_owned()));
         assert_eq!(bad(format!("{ALL} --y z")), OptionsError::Unknown("--y".to_owned()));
         let root = ALL.replace("1879048192", "0");

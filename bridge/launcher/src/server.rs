@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use ash_sys::process::Child;
-use ash_wire::plan::{FIXED_FDS, MAX_FILES, MAX_PLAN, Plan, Reply};
+use ash_wire::plan::{FIXED_FDS, Greeting, LAUNCHER_VERSION, MAX_FILES, MAX_PLAN, Plan, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, chmod, stat};
 use rustix::io::Errno;
@@ -42,6 +42,8 @@ pub enum ServerError {
 #[derive(Debug)]
 pub struct Server {
     options: Options,
+    /// What everyone who connects is told.
+    greeting: Vec<u8>,
     listener: OwnedFd,
     clients: Vec<OwnedFd>,
     children: Vec<Child>,
@@ -49,21 +51,27 @@ pub struct Server {
     unused_since: Option<Instant>,
 }
 
+/// Listens at the configured path. A socket that nobody listens on is replaced.
+///
+/// # Errors
+/// When the path is not safe to listen at or in use.
+pub fn listen_at(path: &Path) -> Result<OwnedFd, ServerError> {
+    check_directory(path)?;
+    remove_stale(path)?;
+    let listener = new_socket()?;
+    step("bind the socket", bind(&listener, &address(path)?))?;
+    step("close the socket to others", chmod(path, Mode::from_raw_mode(0o600)))?;
+    step("listen", listen(&listener, 16))?;
+    Ok(listener)
+}
+
 impl Server {
-    /// Listens at the configured path. A socket that nobody listens on is replaced.
-    ///
-    /// # Errors
-    /// When the path is not safe to listen at or in use.
-    pub fn bind(options: Options) -> Result<Server, ServerError> {
-        check_directory(&options.socket)?;
-        remove_stale(&options.socket)?;
-        let listener = new_socket()?;
-        let address = address(&options.socket)?;
-        step("bind the socket", bind(&listener, &address))?;
-        step("close the socket to others", chmod(&options.socket, Mode::from_raw_mode(0o600)))?;
-        step("listen", listen(&listener, 16))?;
+    /// A server for this listener. `group` is the control group that was given for sandboxes.
+    pub fn new(options: Options, listener: OwnedFd, group: Option<String>) -> Server {
+        let greeting = serde_json::to_vec(&greeting(&options, group)).unwrap_or_default();
         let unused_since = Some(Instant::now());
-        Ok(Server { options, listener, clients: Vec::new(), children: Vec::new(), unused_since })
+        let (clients, children) = (Vec::new(), Vec::new());
+        Server { options, greeting, listener, clients, children, unused_since }
     }
 
     /// Serves until it was unused for as long as configured, then removes the socket.
@@ -103,7 +111,8 @@ impl Server {
             accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
         {
             let is_root = ash_sys::peer::uid(client.as_fd()).is_ok_and(|uid| uid == 0);
-            if is_root && self.clients.len() < MAX_CLIENTS {
+            let room = is_root && self.clients.len() < MAX_CLIENTS;
+            if room && say(&client, &self.greeting) {
                 self.clients.push(client);
             }
         }
@@ -189,8 +198,23 @@ fn receive(client: &OwnedFd) -> io::Result<Option<Request>> {
 
 /// Sends a reply. Returns whether the client is still there.
 fn answer(client: &OwnedFd, reply: &Reply) -> bool {
-    let bytes = serde_json::to_vec(reply).unwrap_or_default();
-    send(client, &bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok()
+    say(client, &serde_json::to_vec(reply).unwrap_or_default())
+}
+
+fn say(client: &OwnedFd, packet: &[u8]) -> bool {
+    send(client, packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok()
+}
+
+fn greeting(options: &Options, group: Option<String>) -> Greeting {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    Greeting {
+        version: LAUNCHER_VERSION,
+        group,
+        sessions_dir: text(&options.sessions_dir),
+        broker_dir: text(&options.broker_dir),
+        uid_base: options.uid_base,
+        uid_count: options.uid_count,
+    }
 }
 
 fn check_directory(socket: &Path) -> Result<(), ServerError> {

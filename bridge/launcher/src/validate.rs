@@ -161,6 +161,13 @@ fn check_names(plan: &Plan) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// One of the CLIs by its path, or `<directory>/<version>/<program>`.
+fn is_runtime(source: &Path, options: &Options) -> bool {
+    let two_up = source.parent().and_then(Path::parent);
+    options.runtimes.iter().any(|runtime| source == runtime)
+        || options.runtime_dirs.iter().any(|directory| two_up == Some(directory))
+}
+
 fn check_uids(plan: &Plan, options: &Options) -> Result<(), PlanError> {
     let range = options.uid_base..options.uid_base + options.uid_count;
     let (bridge, agent) = (plan.bridge_uid, plan.agent_uid);
@@ -179,7 +186,7 @@ fn check_mount<'a>(
         Mount::ReadOnly { source, target, .. } => {
             check_path(source)?;
             let allowed = SYSTEM.iter().any(|system| Path::new(source).starts_with(system))
-                || options.runtimes.iter().any(|runtime| Path::new(source) == runtime)
+                || is_runtime(Path::new(source), options)
                 || strictly_beneath(source, &options.broker_dir);
             allowed.then_some(()).ok_or_else(|| PlanError::Source(source.clone()))?;
             root.leaf(target)

@@ -15,9 +15,10 @@ pub(crate) fn options() -> Options {
         sessions_dir: "/var/lib/ash/sessions".into(),
         broker_dir: "/run/ash/broker".into(),
         runtimes: vec!["/opt/runtime/claude".into()],
+        runtime_dirs: vec!["/opt/runtimes".into()],
         uid_base: 1_879_048_192,
         uid_count: 1000,
-        exit_when_unused: None,
+        ..Options::default()
     }
 }
 
@@ -117,6 +118,7 @@ fn sources_that_sandboxes_may_see() {
         "/lib64",
         "/etc/ssl/certs",
         "/opt/runtime/claude",
+        "/opt/runtimes/2.1.197/claude",
         "/run/ash/broker/a",
     ] {
         with(read_only(good)).unwrap();
@@ -135,6 +137,9 @@ fn sources_that_sandboxes_may_see() {
         "/run/ash/brokerx/a",
         "/opt/runtime",
         "/opt/runtime/claude/x",
+        "/opt/runtimes",
+        "/opt/runtimes/2.1.197",
+        "/opt/runtimes/2.1.197/claude/x",
         "/var/lib/ash/sessions/a/workspace",
         "/usr/../etc/shadow",
         "usr",

@@ -11,7 +11,8 @@
 //! | 3 | where standard error of the launch goes (write end of a pipe) |
 //! | 4 … | the contents of [`Plan::files`], one sealed memfd each, in order |
 //!
-//! The answer is one packet with the JSON of a [`Reply`].
+//! The answer is one packet with the JSON of a [`Reply`]. Before all this, to whoever connects, the
+//! launcher says who it is: one packet with the JSON of a [`Greeting`].
 //!
 //! What every sandbox has (namespaces, dropped capabilities, a cleared environment, a session of
 //! its own) is not in the plan: the launcher adds it, and nothing in a plan can take it away.
@@ -26,6 +27,28 @@ pub const MAX_PLAN: usize = 64 * 1024;
 
 /// The most files a plan may have: `SCM_RIGHTS` carries at most 253 descriptors.
 pub const MAX_FILES: usize = 64;
+
+/// The version of this conversation that this build speaks.
+pub const LAUNCHER_VERSION: u16 = 1;
+
+/// What the launcher was started with. An `ashd` that was started with something else would be
+/// refused at its first sandbox; it can say so at its start.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Greeting {
+    /// [`LAUNCHER_VERSION`] of its build.
+    pub version: u16,
+    /// The control group that it was given for sandboxes, from the root of the hierarchy; absent
+    /// when it is no service of its own.
+    pub group: Option<String>,
+    /// The directory that writable mounts must come from.
+    pub sessions_dir: String,
+    /// The directory of brokers' sockets.
+    pub broker_dir: String,
+    /// The first uid that sandboxes may have.
+    pub uid_base: u32,
+    /// How many there are.
+    pub uid_count: u32,
+}
 
 /// One sandbox to make.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

@@ -121,6 +121,7 @@ impl Cgroups {
     /// When a group or a limit cannot be made; then nothing of it is left.
     pub fn create(&self, sandbox: SandboxId, limits: &Limits) -> Result<Group, CgroupError> {
         let group = self.group(sandbox);
+        self.renew()?;
         fs::create_dir(group.path()).map_err(CgroupError::io(group.path()))?;
         let made = group.make(&self.enabled).and_then(|()| group.limit(&self.enabled, limits));
         if let Err(error) = made {
@@ -129,6 +130,21 @@ impl Cgroups {
             return Err(error);
         }
         Ok(group)
+    }
+
+    /// Hands the controllers down again when the root was made anew, as that of a service is when
+    /// it is restarted.
+    fn renew(&self) -> Result<(), CgroupError> {
+        let control = self.root.join("cgroup.subtree_control");
+        let text = fs::read_to_string(&control).map_err(CgroupError::io(&control))?;
+        let lost = |name: &&str| !text.split_ascii_whitespace().any(|there| there == *name);
+        if !self.enabled.iter().any(lost) {
+            return Ok(());
+        }
+        match enable(&self.root) {
+            (enabled, _) if enabled == self.enabled => Ok(()),
+            (_, missing) => Err(CgroupError::Missing(missing)),
+        }
     }
 
     /// Removes the root if we made it and nothing is left in it.
@@ -157,6 +173,14 @@ impl Cgroups {
         }
         Ok(all)
     }
+}
+
+/// The directory of a group that is named from the root of the hierarchy.
+///
+/// # Errors
+/// When there are no control groups.
+pub fn directory(group: &str) -> Result<PathBuf, CgroupError> {
+    Ok(mount_point()?.join(group.trim_start_matches('/')))
 }
 
 /// Where version 2 is mounted: by itself, or beside version 1.

@@ -12,7 +12,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use ash_wire::plan::{File, Mount, Plan, Reply, Rlimits};
+use ash_wire::plan::{File, Greeting, LAUNCHER_VERSION, Mount, Plan, Reply, Rlimits};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -68,6 +68,15 @@ impl Machine {
 
     /// A machine whose launcher gets these arguments too.
     pub(crate) fn with(more: &[&str]) -> Option<Machine> {
+        Machine::begin(more, false)
+    }
+
+    /// A machine whose launcher is a service of its own: it begins in the group for sandboxes.
+    pub(crate) fn service() -> Option<Machine> {
+        Machine::begin(&["--service"], true)
+    }
+
+    fn begin(more: &[&str], within: bool) -> Option<Machine> {
         let v2 = cgroup_v2()?;
         let dir = tempfile::tempdir().unwrap();
         for name in ["sessions", "broker", "run"] {
@@ -77,7 +86,7 @@ impl Machine {
         let unique = dir.path().file_name().unwrap().to_str().unwrap().replace('.', "");
         let cgroup = v2.join(format!("ash-test-{unique}"));
         fs::create_dir(&cgroup).unwrap();
-        let launcher = start_launcher(dir.path(), more);
+        let launcher = start_launcher(dir.path(), more, within.then_some(&cgroup));
         let machine = Machine { dir, cgroup, launcher, made: AtomicU32::new(0) };
         machine.client();
         Some(machine)
@@ -99,11 +108,26 @@ impl Machine {
     /// A connection to the launcher, once it listens.
     pub(crate) fn client(&self) -> OwnedFd {
         let address = SocketAddrUnix::new(self.launcher_socket()).unwrap();
-        wait_until("the launcher listens", || {
+        let client = wait_until("the launcher listens", || {
             let kind = SocketType::SEQPACKET;
             let socket =
                 socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).unwrap();
             connect(&socket, &address).is_ok().then_some(socket)
+        });
+        let greeting: Greeting = receive(&client);
+        assert_eq!(greeting.version, LAUNCHER_VERSION);
+        if let Some(group) = greeting.group {
+            assert!(self.cgroup.ends_with(group.trim_start_matches('/')), "{group}");
+        }
+        client
+    }
+
+    /// The process that serves, when the launcher is a service: the child of its main process.
+    pub(crate) fn serving(&self) -> u32 {
+        let main = self.launcher_pid();
+        let children = format!("/proc/{main}/task/{main}/children");
+        wait_until("a process serves", || {
+            fs::read_to_string(&children).unwrap().trim().parse().ok()
         })
     }
 
@@ -140,14 +164,7 @@ impl Machine {
     pub(crate) fn ask(&self, request: &Request) -> Reply {
         let client = self.client();
         send(&client, &serde_json::to_vec(&request.plan).unwrap(), &request.fds);
-        let mut bytes = [0; 4096];
-        let count = recvmsg(
-            &client,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut RecvAncillaryBuffer::default(),
-            RecvFlags::empty(),
-        );
-        serde_json::from_slice(&bytes[..count.unwrap().bytes]).unwrap()
+        receive(&client)
     }
 
     /// Makes the sandbox that a request asks for.
@@ -254,6 +271,18 @@ pub(crate) fn sealed(content: &[u8]) -> OwnedFd {
     file.into()
 }
 
+/// One packet.
+fn receive<T: serde::de::DeserializeOwned>(client: &OwnedFd) -> T {
+    let mut bytes = [0; 4096];
+    let count = recvmsg(
+        client,
+        &mut [IoSliceMut::new(&mut bytes)],
+        &mut RecvAncillaryBuffer::default(),
+        RecvFlags::empty(),
+    );
+    serde_json::from_slice(&bytes[..count.unwrap().bytes]).unwrap()
+}
+
 fn send(client: &OwnedFd, bytes: &[u8], fds: &[OwnedFd]) {
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(68))];
@@ -315,9 +344,12 @@ pub(crate) fn real_cli() -> Option<String> {
     std::env::var("CLAUDE_CODE_EXECUTABLE").ok().filter(|path| Path::new(path).exists())
 }
 
-fn start_launcher(dir: &Path, more: &[&str]) -> Child {
+fn start_launcher(dir: &Path, more: &[&str], group: Option<&PathBuf>) -> Child {
     let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ash-launcher"));
+    let procs = group.map_or("/dev/null".into(), |group| group.join("cgroup.procs"));
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "echo $$ >\"$0\" && exec \"$@\""]).arg(procs);
+    command.arg(env!("CARGO_BIN_EXE_ash-launcher"));
     command.args(["--socket", &path("run/launcher.sock"), "--bwrap", "/usr/bin/bwrap"]);
     command.args(["--bridge", bridge().to_str().unwrap()]);
     command.args(["--sessions-dir", &path("sessions"), "--broker-dir", &path("broker")]);

@@ -24,3 +24,5 @@ mod peeled;
 mod plans;
 
 mod real_cli;
+
+mod service;

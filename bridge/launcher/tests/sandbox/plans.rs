@@ -94,9 +94,6 @@ fn the_launcher_ends_when_it_is_of_no_use_and_not_before() {
 #[test]
 fn a_second_launcher_on_the_same_socket_gives_way() {
     let Some(machine) = Machine::new() else { return };
-    let refused = ash_launcher::server::Server::bind(ash_launcher::options::Options {
-        socket: machine.launcher_socket(),
-        ..Default::default()
-    });
+    let refused = ash_launcher::server::listen_at(&machine.launcher_socket());
     assert!(refused.unwrap_err().to_string().contains("in use"));
 }

@@ -1,0 +1,93 @@
+//! What the service manager is told, and what it gives (sd_notify(3), sd_listen_fds(3)). Without
+//! one nothing of this has an effect.
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::task::{AbortHandle, JoinSet};
+
+/// How much longer the end may take, each time that it is said to be still going on.
+const MORE_TIME: Duration = Duration::from_secs(20);
+
+/// The first descriptor that a service manager passes.
+const FIRST: u32 = 3;
+
+/// Tells the service manager, if there is one.
+pub(super) fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}
+
+/// It is up, and listens there.
+pub(super) fn ready(address: SocketAddr) {
+    notify(&[NotifyState::Ready, NotifyState::Status(&format!("listening on http://{address}"))]);
+}
+
+/// `Type=notify-reload` wants the time of the reload as well.
+pub(super) fn reloading() {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
+    notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(micros)]);
+}
+
+/// Tells the watchdog twice in its time that tasks are being run, until the set is dropped.
+pub(super) fn feed_watchdog(tasks: &mut JoinSet<()>) -> Option<AbortHandle> {
+    let limit = sd_notify::watchdog_enabled()?;
+    Some(tasks.spawn(async move {
+        let mut pulse = tokio::time::interval(limit / 2);
+        loop {
+            pulse.tick().await;
+            notify(&[NotifyState::Watchdog]);
+        }
+    }))
+}
+
+/// Runs what belongs to the end, and asks for more time as long as it takes.
+pub(super) async fn patiently<T>(end: impl Future<Output = T>) -> T {
+    let mut pulse = tokio::time::interval(MORE_TIME / 2);
+    let micros = u32::try_from(MORE_TIME.as_micros()).unwrap_or(u32::MAX);
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            done = &mut end => return done,
+            _ = pulse.tick() => notify(&[NotifyState::ExtendTimeoutUsec(micros)]),
+        }
+    }
+}
+
+/// The listening socket that came from a socket unit; absent when none did.
+///
+/// # Errors
+/// When what came is no single listening TCP socket.
+pub(super) fn inherited_listener() -> io::Result<Option<TcpListener>> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    if number("LISTEN_PID") != Some(std::process::id()) {
+        return Ok(None);
+    }
+    match number("LISTEN_FDS") {
+        None | Some(0) => Ok(None),
+        Some(1) => {
+            let listener = TcpListener::from(ash_sys::fds::take_inherited(FIRST)?);
+            // What is no TCP socket has no such address.
+            listener.local_addr()?;
+            listener.set_nonblocking(true)?;
+            Ok(Some(listener))
+        }
+        Some(_) => Err(io::Error::other("more than one socket came; ashd takes one")),
+    }
+}
+
+/// Says why the daemon ends: on standard error, and in `systemctl status`.
+#[expect(clippy::print_stderr, reason = "the log may not be set up")]
+pub fn report(error: &dyn std::error::Error) {
+    // A status is one line.
+    let sentence = error.to_string();
+    notify(&[NotifyState::Status(&sentence.replace('\n', "; "))]);
+    // The journal reads the level off the line (sd-daemon(3)).
+    let level = if crate::telemetry::stderr_is_journal() { "<3>" } else { "" };
+    eprintln!("{level}ashd: {}", sentence.replace('\n', &format!("\n{level}")));
+}

@@ -1,0 +1,142 @@
+//! The launcher as a service of its own, in whose control group the sandboxes live.
+//!
+//! When the main process of a service ends, systemd ends everything in the service's group: every
+//! sandbox. So the main process does nothing that could fail. It starts the process that serves,
+//! waits for it, and starts another when that one ends; sandboxes do not notice.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use ash_sys::process::fork;
+use rustix::process::{WaitOptions, waitpid};
+use sd_notify::NotifyState;
+
+use crate::options::Options;
+use crate::server::{Server, ServerError, listen_at};
+
+/// The group of our own processes, beneath the service's: groups that hand out controllers hold
+/// no processes (cgroups(7), "no internal processes").
+const OURS: &str = "launcher";
+
+/// The pause before another process serves.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the service cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// Its control group is of no use.
+    #[error(
+        "{}: {error}; --service needs control groups version 2 and a systemd service with \
+         Delegate=yes", path.display()
+    )]
+    Group {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The socket is of no use.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// No process could be made.
+    #[error("cannot start the process that serves: {0}")]
+    Fork(io::Error),
+}
+
+/// Keeps a server there for ever.
+///
+/// # Errors
+/// When the control group or the socket cannot be used, or no process can be made.
+pub fn keep(options: &Options) -> Result<(), KeeperError> {
+    let group = settle()?;
+    let listener = listen_at(&options.socket)?;
+    let refused = |error| KeeperError::Server(ServerError::Step("keep the socket", error));
+    // Not being told costs systemd its patience, not the sandboxes.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    loop {
+        let listener = listener.try_clone().map_err(refused)?;
+        let server = Server::new(options.clone(), listener, Some(group.clone()));
+        let child = fork(|| serve(server)).map_err(KeeperError::Fork)?;
+        while let Err(rustix::io::Errno::INTR) = waitpid(Some(child.pid), WaitOptions::empty()) {}
+        crate::complain("the process that serves has ended; starting another");
+        thread::sleep(PAUSE);
+    }
+}
+
+fn serve(server: Server) -> u8 {
+    match server.run() {
+        Ok(()) => 0,
+        Err(error) => {
+            crate::complain(&error.to_string());
+            1
+        }
+    }
+}
+
+/// Moves this process into a group beneath its own, which is then free for sandboxes; returns that
+/// one, from the root of the hierarchy.
+fn settle() -> Result<String, KeeperError> {
+    let hierarchy = found("/proc/self/mountinfo", mount)?;
+    let group = found("/proc/self/cgroup", own)?;
+    let below = Path::new(&hierarchy).join(group.trim_start_matches('/')).join(OURS);
+    match fs::create_dir(&below) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(failed(&below)(error));
+        }
+        _ => {}
+    }
+    let procs = below.join("cgroup.procs");
+    fs::write(&procs, std::process::id().to_string()).map_err(failed(&procs))?;
+    Ok(group)
+}
+
+fn found(path: &str, look: impl FnOnce(&str) -> Option<String>) -> Result<String, KeeperError> {
+    let path = Path::new(path);
+    let text = fs::read_to_string(path).map_err(failed(path))?;
+    look(&text).ok_or_else(|| failed(path)(io::Error::other("no control groups version 2 in it")))
+}
+
+/// Where version 2 is mounted (proc_pid_mountinfo(5)).
+fn mount(mounts: &str) -> Option<String> {
+    mounts.lines().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        (kind.split(' ').next() == Some("cgroup2")).then_some(())?;
+        mount.split(' ').nth(4).map(str::to_owned)
+    })
+}
+
+/// The group of version 2 that this process is in (cgroups(7)); the root is none that a service
+/// could have.
+fn own(groups: &str) -> Option<String> {
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    (group != "/").then(|| group.to_owned())
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> KeeperError {
+    |error| KeeperError::Group { path: path.to_owned(), error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_is_found_beside_version_1() {
+        let hybrid = "30 25 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                      31 25 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(mount(hybrid).as_deref(), Some("/sys/fs/cgroup/unified"));
+        assert_eq!(mount("30 25 0:26 / /proc rw - proc proc rw\n"), None);
+    }
+
+    #[test]
+    fn the_own_group_is_that_of_version_2() {
+        let both = "1:name=systemd:/a\n0::/system.slice/ash-sandboxes.service\n";
+        assert_eq!(own(both).as_deref(), Some("/system.slice/ash-sandboxes.service"));
+        for none in ["", "1:cpu:/a\n", "0::/\n"] {
+            assert_eq!(own(none), None, "{none:?}");
+        }
+    }
+}
