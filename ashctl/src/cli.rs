@@ -1,9 +1,13 @@
 //! The grammar of the command line.
 
+mod machine;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
+
+pub(crate) use machine::{Machine, Places, Runtime};
 
 use crate::folder::assignment;
 
@@ -30,7 +34,16 @@ pub(crate) struct Cli {
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) task: Task,
+}
+
+/// What is to be done, and who does it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    #[command(flatten)]
+    Daemon(Command),
+    #[command(flatten)]
+    Machine(Machine),
 }
 
 #[derive(Debug, Subcommand)]

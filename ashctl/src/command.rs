@@ -10,9 +10,10 @@ mod turn;
 use serde_json::Value;
 
 use crate::bus::Bus;
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Task};
 use crate::failure::Failure;
 use crate::json;
+use crate::machine::{self, systemctl};
 use crate::out::Out;
 
 /// What every command has at hand.
@@ -34,13 +35,20 @@ impl Context {
 
 /// Runs a command; returns the exit code of success.
 pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
-    if let Command::Deploy(options) = &cli.command {
+    match cli.task {
+        Task::Daemon(command) => ask(command, (cli.bus.as_deref(), cli.json)).await,
+        Task::Machine(command) => machine::run(command, (cli.bus.as_deref(), cli.json)).await,
+    }
+}
+
+/// What the daemon does.
+async fn ask(command: Command, (bus, as_json): (Option<&str>, bool)) -> Result<u8, Failure> {
+    if let Command::Deploy(options) = &command {
         // What is wrong with the folder is said even when nobody could take it.
         deploy::check(options)?;
     }
-    let bus = Bus::connect(cli.bus.as_deref()).await?;
-    let mut context = Context { bus, out: Out::stdout(), as_json: cli.json };
-    match cli.command {
+    let mut context = Context { bus: Bus::connect(bus).await?, out: Out::stdout(), as_json };
+    match command {
         Command::Status => status(&mut context).await?,
         Command::Deploy(options) => deploy::run(&mut context, options).await?,
         Command::Agent(command) => agent::run(&mut context, command).await?,
@@ -51,7 +59,10 @@ pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
 }
 
 async fn status(context: &mut Context) -> Result<(), Failure> {
-    let health = context.bus.manager.status().await?;
+    let health = match context.bus.manager.status().await.map_err(Failure::from) {
+        Err(Failure::Absent(sentence)) => return Err(absent(&sentence).await),
+        health => health?,
+    };
     let version = context.bus.manager.version().await?;
     if context.document(&json::health(&version, &health))? {
         return Ok(());
@@ -77,6 +88,15 @@ async fn status(context: &mut Context) -> Result<(), Failure> {
         context.out.line(&format!("missing: {layer}"))?;
     }
     Ok(())
+}
+
+/// That the daemon is not there, with what the service manager says of it.
+async fn absent(sentence: &str) -> Failure {
+    let unit = systemctl::DAEMON;
+    Failure::Absent(match systemctl::state(unit).await {
+        Some(state) => format!("{sentence}; systemctl says that {unit} is {state}"),
+        None => sentence.to_owned(),
+    })
 }
 
 fn row(name: &str, value: impl Into<String>) -> Vec<String> {

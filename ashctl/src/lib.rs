@@ -16,6 +16,8 @@ mod stream;
 
 mod show;
 
+mod machine;
+
 mod cli;
 mod command;
 

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -93,8 +95,23 @@ impl Bus {
     pub(crate) fn ashctl(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ashctl"));
         command.env_clear().env("ASH_BUS_ADDRESS", self.address()).env("HOME", self.dir.path());
+        // No program of the machine, such as systemctl, is found by name.
+        command.env("PATH", self.programs());
         command.args(arguments).stdin(Stdio::null());
         command
+    }
+
+    /// The directory of the programs that `ashctl` finds by name.
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.dir.path().join("programs")
+    }
+
+    /// Puts a shell script there.
+    pub(crate) fn program(&self, name: &str, script: &str) {
+        fs::create_dir_all(self.programs()).unwrap();
+        let path = self.programs().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     /// Runs `ashctl` on this bus to its end.

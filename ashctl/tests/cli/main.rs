@@ -8,4 +8,5 @@ mod fake;
 mod chat;
 mod commands;
 mod failures;
+mod machine;
 mod streams;

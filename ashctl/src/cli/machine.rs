@@ -1,0 +1,72 @@
+//! The commands that are about this machine, not about agents and sessions.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Machine {
+    /// Look whether this machine can run ash, and say how to mend what is missing
+    ///
+    /// Exits with 1 when something is missing that is needed; warnings do not count. As root it
+    /// sees more than as anybody else.
+    Doctor {
+        #[command(flatten)]
+        places: Places,
+    },
+    /// Start ashd, through systemctl
+    Start,
+    /// Stop ashd, through systemctl: running turns are interrupted, sessions are paused
+    Stop,
+    /// Restart ashd, through systemctl: sandboxes and running turns go on
+    Restart,
+    /// Install versions of the Claude Code CLI, and choose between them
+    #[command(subcommand)]
+    Runtime(Runtime),
+}
+
+/// Where the programs lie; other than where packages put them only for tests.
+#[derive(Args, Debug)]
+pub(crate) struct Places {
+    /// Directory of ashd's own programs
+    #[arg(long, env = "ASH_LIBEXEC_DIR", hide = true, default_value = "/usr/lib/ash")]
+    pub(crate) libexec_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Runtime {
+    /// Install a version of the CLI, fetched with npm or from a file
+    ///
+    /// Whatever its source, it is started once in a sandbox without network before it is
+    /// installed, and must say which version it is. The first version that is installed is used
+    /// at once.
+    Install {
+        /// The version to fetch [default: the one that this ash is tried with]
+        #[arg(conflicts_with = "file")]
+        version: Option<String>,
+        /// Take this program instead of fetching one
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        places: Places,
+    },
+    /// List the versions that are installed
+    List {
+        #[command(flatten)]
+        places: Places,
+    },
+    /// Use another version for sandboxes that are started from now on
+    Use {
+        /// The version
+        version: String,
+        #[command(flatten)]
+        places: Places,
+    },
+    /// Remove a version that is not in use
+    Remove {
+        /// The version
+        version: String,
+        #[command(flatten)]
+        places: Places,
+    },
+}

@@ -1,0 +1,138 @@
+//! The services, and what they were given.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use super::super::readings::{Config, Daemon, Key, KeyFile};
+use super::{PATIENCE, first_line};
+use crate::bus::Bus;
+use crate::failure::Failure;
+use crate::machine::program;
+
+/// Asks `ashd` what it would run with.
+pub(super) async fn config() -> Config {
+    let Some(ashd) = program::ashd() else { return Config::Unknown };
+    let mut command = Command::new(ashd);
+    command.args(["config", "show", "--json"]).stdin(Stdio::null()).kill_on_drop(true);
+    let output = match timeout(PATIENCE, command.output()).await {
+        Ok(Ok(output)) => output,
+        _ => return Config::Unknown,
+    };
+    match (output.status.code(), serde_json::from_slice(&output.stdout)) {
+        (Some(0), Ok(values)) => Config::Good(values_of(&values)),
+        // An older one does not know the question.
+        (Some(2), _) => Config::Unknown,
+        _ => Config::Bad(problems(&String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+/// The values that are set, by key.
+fn values_of(document: &Value) -> BTreeMap<String, String> {
+    let entries = document.as_array().into_iter().flatten();
+    let values = entries.filter_map(|entry| {
+        Some((entry["key"].as_str()?.to_owned(), entry["value"].as_str()?.to_owned()))
+    });
+    values.collect()
+}
+
+/// What is wrong, on one line.
+fn problems(said: &str) -> String {
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines: Vec<_> = lines.map(|line| line.trim_start_matches("ashd: ")).collect();
+    match lines[..] {
+        [] => "ashd says nothing about it".into(),
+        [only] => only.into(),
+        [_, ref problems @ ..] => problems.join("; "),
+    }
+}
+
+/// A value of the configuration, if it is known and set.
+pub(super) fn value<'a>(config: &'a Config, key: &str) -> Option<&'a str> {
+    match config {
+        Config::Good(values) => values.get(key).map(String::as_str),
+        _ => None,
+    }
+}
+
+pub(super) fn key() -> Key {
+    let file = |path: &str| match fs::metadata(path) {
+        Ok(found) => Ok(Some(KeyFile { mode: found.mode() & 0o7777, uid: found.uid() })),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(()),
+        Err(_) => Ok(None),
+    };
+    let plain = file("/etc/credstore/ash-model-key");
+    let encrypted = file("/etc/credstore.encrypted/ash-model-key");
+    Key {
+        is_hidden: plain.is_err() || encrypted.is_err(),
+        plain: plain.ok().flatten(),
+        encrypted: encrypted.ok().flatten(),
+        is_in_environment: std::env::var_os("ANTHROPIC_API_KEY").is_some_and(|key| !key.is_empty()),
+    }
+}
+
+/// Whether the clock is synchronised, as timedated or timesyncd says.
+pub(super) async fn clock() -> Option<bool> {
+    if Path::new("/run/systemd/timesync/synchronized").exists() {
+        return Some(true);
+    }
+    let show = ["show", "--property=NTPSynchronized", "--value"];
+    match first_line("timedatectl", &show).await.as_deref() {
+        Some("yes") => Some(true),
+        Some("no") => Some(false),
+        _ => None,
+    }
+}
+
+pub(super) async fn daemon(address: Option<&str>) -> Daemon {
+    let asked = async {
+        let bus = Bus::connect(address).await.map_err(|failure| (false, failure))?;
+        let version = bus.manager.version().await;
+        let version = version.map_err(|error| (true, Failure::from(error)))?;
+        let health = bus.manager.status().await;
+        let health = health.map_err(|error| (true, Failure::from(error)))?;
+        Ok((version, health.missing))
+    };
+    match timeout(PATIENCE, asked).await {
+        Err(_) => Daemon::NoBus("the message bus does not answer".into()),
+        Ok(Ok((version, missing))) => Daemon::There(version, missing),
+        Ok(Err((false, failure))) => Daemon::NoBus(failure.to_string()),
+        Ok(Err((true, Failure::Absent(_)))) => Daemon::Absent,
+        Ok(Err((true, Failure::Denied(_)))) => Daemon::Denied,
+        Ok(Err((true, failure))) => Daemon::Odd(failure.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_that_are_set_are_known() {
+        let document = json!([
+            {"key": "state.data_dir", "value": "/srv/ash", "origin": "/etc/ash/ashd.toml:3"},
+            {"key": "model.key_file", "value": null, "origin": "default"},
+        ]);
+        let config = Config::Good(values_of(&document));
+        assert_eq!(value(&config, "state.data_dir"), Some("/srv/ash"));
+        assert_eq!(value(&config, "model.key_file"), None);
+        assert_eq!(value(&Config::Unknown, "state.data_dir"), None);
+    }
+
+    #[test]
+    fn problems_stand_on_one_line() {
+        let said = "ashd: the configuration cannot be used\n  a.toml:1: x: wrong\n  b: worse\n";
+        assert_eq!(problems(said), "a.toml:1: x: wrong; b: worse");
+        assert_eq!(problems("ashd: no\n"), "no");
+        assert_eq!(problems(""), "ashd says nothing about it");
+    }
+}

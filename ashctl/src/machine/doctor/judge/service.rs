@@ -1,0 +1,126 @@
+//! The services: what they were given, whether they run, who may use them.
+
+use super::super::finding::Finding;
+use super::super::readings::{Config, Daemon, KeyFile, Readings};
+
+/// Keys of the configuration that hold or name the model API key.
+const KEYS: [&str; 2] = ["model.key", "model.key_file"];
+
+pub(super) fn key(readings: &Readings) -> Finding {
+    let name = "Model key";
+    let key = &readings.key;
+    let files = [("credstore.encrypted", key.encrypted), ("credstore", key.plain)];
+    let found = files.iter().find_map(|(store, file)| Some((store, (*file)?)));
+    if let Some((store, file)) = found {
+        return credential(name, &format!("/etc/{store}/ash-model-key"), file);
+    }
+    let given = match &readings.config {
+        Config::Good(values) => KEYS.into_iter().find(|key| values.contains_key(*key)),
+        _ => None,
+    };
+    match (given, key.is_hidden) {
+        (Some("model.key"), _) | (None, false) if key.is_in_environment => Finding::warn(
+            name,
+            "only ANTHROPIC_API_KEY of this shell, which the services do not see",
+            "run `ashctl setup`, which stores it as a credential",
+        ),
+        (Some(key), _) => Finding::ok(name, format!("by {key} of the configuration")),
+        (None, true) => Finding::warn(
+            name,
+            "only root can see whether there is one",
+            "run `sudo ashctl doctor`",
+        ),
+        (None, false) => Finding::missing(
+            name,
+            "there is none: no agent can answer",
+            "run `ashctl setup`, or put the key into /etc/credstore/ash-model-key (root, mode \
+             0600) and restart ash-broker",
+        ),
+    }
+}
+
+/// A key that others can read is not used: it may be known already.
+fn credential(name: &'static str, path: &str, file: KeyFile) -> Finding {
+    match file.uid == 0 && file.mode & 0o077 == 0 {
+        true => Finding::ok(name, path),
+        false => Finding::missing(
+            name,
+            format!("{path} is open to others (owner {}, mode {:04o})", file.uid, file.mode),
+            format!("run `chown root:root {path} && chmod 600 {path}`; think of a new key"),
+        ),
+    }
+}
+
+pub(super) fn config(readings: &Readings) -> Finding {
+    let name = "Configuration";
+    match &readings.config {
+        Config::Good(_) => Finding::ok(name, "can be used"),
+        Config::Unknown => Finding::warn(
+            name,
+            "there is no ashd to check it",
+            "install the package ashd, or put ashctl and ashd into one directory",
+        ),
+        Config::Bad(why) => Finding::missing(
+            name,
+            why.clone(),
+            "`ashctl config check` says it again; docs/configuration.md has every key",
+        ),
+    }
+}
+
+pub(super) fn daemon(readings: &Readings) -> Finding {
+    let name = "Daemon";
+    let unit = readings.unit.as_deref().unwrap_or("unknown");
+    match &readings.daemon {
+        Daemon::There(version, layers) if layers.is_empty() => {
+            Finding::ok(name, format!("version {version} answers on the bus"))
+        }
+        Daemon::There(version, layers) => Finding::warn(
+            name,
+            format!("version {version} answers; it misses: {}", layers.join("; ")),
+            "the findings above say how to get these layers",
+        ),
+        Daemon::Denied => Finding::ok(name, "it answers on the bus"),
+        Daemon::Odd(why) => Finding::warn(
+            name,
+            format!("it answers, but not as this ashctl expects: {why}"),
+            "install ashctl and ashd of the same version, and restart ashd",
+        ),
+        Daemon::NoBus(why) => Finding::warn(
+            name,
+            why,
+            "run `systemctl start dbus`; apps reach ashd over HTTP without it",
+        ),
+        Daemon::Absent if unit == "active" => Finding::warn(
+            name,
+            "ashd runs, but is not on this bus",
+            "see `ashctl logs`; `systemctl restart ashd` keeps sandboxes and turns",
+        ),
+        Daemon::Absent if unit == "failed" => Finding::warn(
+            name,
+            "ashd has failed",
+            "`systemctl status ashd` says why in one sentence; then `systemctl start ashd`",
+        ),
+        Daemon::Absent => Finding::warn(name, "ashd does not run", "run `systemctl start ashd`"),
+    }
+}
+
+pub(super) fn rights(readings: &Readings) -> Finding {
+    let name = "Rights";
+    let user = &readings.user;
+    let join = "run `sudo usermod -aG ash $USER` and log in again";
+    match (user.is_root, user.is_in_group, &readings.daemon) {
+        (true, ..) => Finding::ok(name, "root may do everything"),
+        (_, true, Daemon::Denied) => Finding::missing(
+            name,
+            "in group ash, and refused all the same",
+            "see that /usr/share/polkit-1/rules.d/50-ash.rules is there and polkit runs",
+        ),
+        (_, _, Daemon::Denied) => {
+            Finding::missing(name, "neither root nor in group ash: ashd refuses", join)
+        }
+        (_, true, _) => Finding::ok(name, "in group ash: may view and run sessions"),
+        (_, false, Daemon::There(..)) => Finding::ok(name, "ashd answers"),
+        (_, false, _) => Finding::warn(name, "neither root nor in group ash", join),
+    }
+}

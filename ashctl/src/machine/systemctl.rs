@@ -1,0 +1,51 @@
+//! The service manager, through its own program.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use crate::failure::Failure;
+
+/// The daemon's unit.
+pub(crate) const DAEMON: &str = "ashd.service";
+
+/// The unit that holds the sandboxes.
+pub(super) const SANDBOXES: &str = "ash-sandboxes.service";
+
+/// What systemd says of a unit in a word; absent when nobody can tell.
+pub(crate) async fn state(unit: &str) -> Option<String> {
+    let asked = Command::new("systemctl").args(["is-active", unit]).stdin(Stdio::null()).output();
+    let said = String::from_utf8_lossy(&asked.await.ok()?.stdout).trim().to_owned();
+    (!said.is_empty()).then_some(said)
+}
+
+/// Whether a unit runs; not, when nobody can tell.
+pub(super) async fn is_active(unit: &str) -> bool {
+    state(unit).await.as_deref() == Some("active")
+}
+
+/// Does something to a unit and waits for it.
+pub(super) async fn tell(verb: &[&str], unit: &str) -> Result<(), Failure> {
+    let mut command = Command::new("systemctl");
+    let output =
+        command.args(verb).arg(unit).stdin(Stdio::null()).output().await.map_err(absent)?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(Failure::Failed(format!(
+            "`systemctl {} {unit}` failed: {}",
+            verb.join(" "),
+            crate::text::short(&String::from_utf8_lossy(&output.stderr), 300)
+        ))),
+    }
+}
+
+/// Becomes systemctl. Returns only when that fails.
+pub(super) fn become_it(arguments: &[&str]) -> Failure {
+    absent(std::process::Command::new("systemctl").args(arguments).exec())
+}
+
+fn absent(error: io::Error) -> Failure {
+    Failure::Failed(format!("systemctl cannot be run ({error}); ash's services need systemd"))
+}

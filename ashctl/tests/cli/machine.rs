@@ -1,0 +1,146 @@
+//! The commands about the machine.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::bus::{Bus, Ran, ended};
+use crate::fake::serve;
+
+/// A program that says that it is the CLI, of the version that is pinned.
+const CLI: &str = "echo '2.1.197 (Claude Code)'";
+
+/// Whether a program can be tried in a sandbox here; says so if not.
+#[expect(clippy::print_stdout, reason = "make test counts what is skipped")]
+fn can_confine(test: &str) -> bool {
+    let can = rustix::process::geteuid().is_root() && Path::new("/usr/bin/bwrap").is_file();
+    if !can {
+        println!("SKIP {test}: needs root and bubblewrap");
+    }
+    can
+}
+
+fn runtime(bus: &Bus, arguments: &[&str]) -> Command {
+    let mut command = bus.ashctl(&[&["runtime"], arguments].concat());
+    command.env("ASH_LIBEXEC_DIR", bus.dir.path().join("lib"));
+    command
+}
+
+async fn ran(bus: &Bus, arguments: &[&str]) -> Ran {
+    ended(runtime(bus, arguments)).await
+}
+
+/// A file of this name that is such a program.
+fn cli(bus: &Bus, name: &str, script: &str) -> String {
+    bus.program(name, script);
+    bus.programs().join(name).to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn versions_are_tried_installed_used_and_removed() {
+    if !can_confine("versions_are_tried_installed_used_and_removed") {
+        return;
+    }
+    let bus = Bus::start();
+    let asked = "test \"$(/usr/bin/id -u)\" = 65534 && ! test -w / && echo '2.1.9 (Claude Code)'";
+    let (pinned, other) = (cli(&bus, "claude", CLI), cli(&bus, "other", asked));
+    let installed = ran(&bus, &["install", "--file", &pinned]).await;
+    assert_eq!((installed.code, &*installed.err), (0, ""));
+    assert_eq!(installed.out, "Version 2.1.197 is installed, in use\n");
+    let again = ran(&bus, &["install", "--file", &pinned]).await;
+    assert_eq!((again.code, &*again.out), (0, "Version 2.1.197 is installed already, in use\n"));
+    let second = ran(&bus, &["install", "--file", &other]).await;
+    assert_eq!(second.code, 0, "{}", second.err);
+    assert!(second.out.contains("2.1.9 is installed, not in use"), "{}", second.out);
+    assert!(second.err.contains("is tried with version 2.1.197"), "{}", second.err);
+
+    assert_eq!(ran(&bus, &["use", "2.1.9"]).await.code, 0);
+    let link = bus.dir.path().join("lib/claude");
+    assert_eq!(fs::read_link(link).unwrap(), Path::new("runtime/2.1.9/claude"));
+    let refused = ran(&bus, &["remove", "2.1.9"]).await;
+    assert_eq!((refused.code, refused.err.contains("in use")), (5, true), "{}", refused.err);
+    assert_eq!(ran(&bus, &["remove", "2.1.197"]).await.code, 0);
+    assert_eq!(ran(&bus, &["remove", "2.1.197"]).await.code, 4);
+    let listed: Value = serde_json::from_str(&ran(&bus, &["list", "--json"]).await.out).unwrap();
+    assert_eq!((&listed[0]["version"], &listed[0]["inUse"]), (&"2.1.9".into(), &true.into()));
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn npm_fetches_a_version() {
+    if !can_confine("npm_fetches_a_version") {
+        return;
+    }
+    let bus = Bus::start();
+    let without = ran(&bus, &["install"]).await;
+    assert_eq!((without.code, without.err.contains("--file")), (1, true), "{}", without.err);
+    bus.program(
+        "npm",
+        "while [ $# -gt 0 ]; do case $1 in --ignore-scripts) safe=1;; --prefix) into=$2; shift;; \
+         esac; last=$1; shift; done; test -n \"$safe\" || exit 9\n\
+         case $last in *@2.1.197) ;; *) echo 'npm error notarget no such version' >&2; exit 1;; \
+         esac\n\
+         /bin/mkdir -p \"$into/node_modules/${last%@*}\"\n\
+         program=$into/node_modules/${last%@*}/claude\n\
+         printf '#!/bin/sh\\necho \"2.1.197 (Claude Code)\"\\n' >\"$program\"",
+    );
+    let absent = ran(&bus, &["install", "9.9.9"]).await;
+    assert_eq!((absent.code, absent.err.contains("no such version")), (1, true), "{}", absent.err);
+    let installed = ran(&bus, &["install"]).await;
+    assert_eq!((installed.code, &*installed.err), (0, ""));
+    assert_eq!(ran(&bus, &["install", "../x"]).await.code, 2);
+}
+
+#[tokio::test]
+async fn what_is_not_the_cli_is_not_installed() {
+    if !can_confine("what_is_not_the_cli_is_not_installed") {
+        return;
+    }
+    let bus = Bus::start();
+    for (script, code, word) in [
+        ("echo hello", 5, "says \"hello\""),
+        ("echo oh no >&2; exit 3", 1, "does not run in a sandbox: oh no"),
+        ("echo '../.. (Claude Code)'", 5, "says"),
+    ] {
+        let file = cli(&bus, "claude", script);
+        let refused = ran(&bus, &["install", "--file", &file]).await;
+        assert_eq!((refused.code, refused.err.contains(word)), (code, true), "{}", refused.err);
+    }
+    let gone = ran(&bus, &["install", "--file", "/nonexistent"]).await;
+    assert_eq!((gone.code, gone.err.contains("/nonexistent")), (1, true), "{}", gone.err);
+    let left = fs::read_dir(bus.dir.path().join("lib/runtime")).unwrap().count();
+    assert_eq!((left, bus.dir.path().join("lib/claude").exists()), (0, false));
+}
+
+#[tokio::test]
+async fn doctor_has_a_finding_for_everything() {
+    let bus = Bus::start();
+    let _daemon = serve(&bus).await;
+    let ran = bus.run(&["doctor", "--json"]).await;
+    let document: Value = serde_json::from_str(&ran.out).unwrap();
+    let findings = document["findings"].as_array().unwrap();
+    let is_fit = findings.iter().all(|finding| finding["grade"] != "missing");
+    assert_eq!((findings.len(), &document["ok"]), (18, &is_fit.into()));
+    assert_eq!(ran.code, i32::from(!is_fit), "{}", ran.err);
+    for finding in findings.iter().filter(|finding| finding["grade"] != "ok") {
+        assert!(finding["mend"].is_string(), "{finding}");
+    }
+    let daemon = findings.iter().find(|finding| finding["name"] == "Daemon").unwrap();
+    assert_eq!(daemon["detail"], "version 9.8.7 answers; it misses: no limits");
+}
+
+#[tokio::test]
+async fn the_service_manager_is_asked_by_its_own_program() {
+    let bus = Bus::start();
+    let without = bus.run(&["restart"]).await;
+    assert_eq!((without.code, without.err.contains("need systemd")), (1, true), "{}", without.err);
+    bus.program("systemctl", "case $1 in is-active) echo failed; exit 3;; esac; echo \"$@\"");
+    for verb in ["start", "stop", "restart"] {
+        assert_eq!(bus.run(&[verb]).await.out, format!("{verb} ashd.service\n"));
+    }
+    let status = bus.run(&["status"]).await;
+    let sentence = "; systemctl says that ashd.service is failed\n";
+    assert_eq!((status.code, status.err.ends_with(sentence)), (3, true), "{}", status.err);
+}
