@@ -23,7 +23,12 @@ mod command;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+
+/// The grammar of the command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    cli::Cli::command()
+}
 
 /// The program: parses the arguments, runs the command, says in one sentence what went wrong.
 pub fn main() -> ExitCode {

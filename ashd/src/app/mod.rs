@@ -1,6 +1,7 @@
 //! The composition root: builds the layers in the order in which they stand on each other, says
 //! where it listens, waits for a signal, and takes everything down again.
 
+mod arguments;
 mod error;
 mod manager;
 mod setup;
@@ -18,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use self::arguments::Arguments;
 pub use self::error::AppError;
 pub use self::manager::report;
 use self::signals::{Signal, Signals};

@@ -161,10 +161,13 @@ fn derive(config: &mut Config) {
     }
 }
 
-/// A daemon that was built and started by hand has its programs beside it.
+/// A daemon that was built and started by hand has its programs beside it, one that was installed
+/// has them below the same prefix.
 fn libexec_dir() -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|ashd| Some(ashd.parent()?.to_owned()));
-    let complete = beside.filter(|dir| dir.join("ash-bridge").exists());
+    let below = beside.as_ref().and_then(|dir| Some(dir.parent()?.join("lib/ash")));
+    let complete =
+        [beside, below].into_iter().flatten().find(|dir| dir.join("ash-bridge").exists());
     complete.unwrap_or_else(|| LIBEXEC_DIR.into())
 }
 

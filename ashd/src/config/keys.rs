@@ -64,7 +64,7 @@ sections! {
         /// Directory of the daemon's own programs.
         libexec_dir: PathBuf = "" {
             env: &["ASH_LIBEXEC_DIR"],
-            derived: "the directory of `ashd` when they lie beside it, else `/usr/lib/ash`",
+            derived: "the directory of `ashd`, or `../lib/ash` beside it, when they lie there, else `/usr/lib/ash`",
         }
         /// Directories beneath which an agent may be deployed by path. None by default. In the
         /// variable they are separated by colons.

@@ -11,6 +11,7 @@ mod value;
 
 mod check;
 mod reference;
+mod sample;
 mod source;
 mod table;
 
@@ -93,6 +94,11 @@ impl Config {
     /// The configuration reference, in Markdown.
     pub fn reference() -> String {
         reference::text()
+    }
+
+    /// A configuration file that says what there is and changes nothing.
+    pub fn sample() -> String {
+        sample::text()
     }
 }
 

@@ -229,3 +229,19 @@ fn the_reference_is_what_users_read() {
     let page = fs::read_to_string(page).unwrap();
     assert!(page == Config::reference(), "write Config::reference() to docs/configuration.md");
 }
+
+#[test]
+fn the_installed_file_shows_the_defaults_and_changes_nothing() {
+    let sample = Config::sample();
+    assert_eq!(Dir::new(&sample).load(&[]), Dir::new("").load(&[]));
+    // Keys without a default have nothing behind the sign; the others can be taken as they stand.
+    let used = |line: &str| match line.strip_prefix('#') {
+        Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) && !key.ends_with('=') => {
+            format!("{key}\n")
+        }
+        _ => format!("{line}\n"),
+    };
+    let used: String = sample.lines().map(used).collect();
+    assert!(used.contains("\nhost = \"127.0.0.1\"\n") && used.contains("\nport = 4100\n"));
+    assert_eq!(Dir::new(&used).load(&[]), Dir::new("").load(&[]));
+}
