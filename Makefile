@@ -1,4 +1,4 @@
-.PHONY: run test test-long bench clean fmt lint
+.PHONY: run test test-long bench deb rpm install uninstall clean fmt lint
 
 run:
 	@scripts/run.sh
@@ -11,6 +11,12 @@ test-long:
 
 bench:
 	@scripts/bench.sh
+
+deb rpm:
+	@scripts/package.sh $@
+
+install uninstall:
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" scripts/install.sh $@
 
 clean:
 	@scripts/clean.sh

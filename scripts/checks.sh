@@ -42,15 +42,11 @@ lint() {
 # The advisory database needs a network that a build machine may not have; everything else about
 # dependencies is checked.
 deny() {
-    local tools=$STATE/tools
-    if ! have cargo-deny && [ ! -x "$tools/bin/cargo-deny" ]; then
-        say "installing cargo-deny into .ash/tools"
-        if ! cargo install --quiet --locked --root "$tools" cargo-deny@0.20.2; then
-            skip "cargo deny" "cargo-deny cannot be installed here"
-            return
-        fi
+    if ! need_tool cargo-deny 0.20.2; then
+        skip "cargo deny" "cargo-deny cannot be installed here"
+        return
     fi
-    PATH=$tools/bin:$PATH check "cargo deny" \
+    check "cargo deny" \
         cargo deny --log-level error check --hide-inclusion-graph licenses bans sources
 }
 

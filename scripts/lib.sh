@@ -43,3 +43,12 @@ enter_scope() {
 need_rust() {
     have cargo || die "cargo is missing; install Rust with rustup, the toolchain then installs itself"
 }
+
+# Installs a program that cargo knows how to build into .ash/tools, unless it is here.
+need_tool() {
+    PATH=$STATE/tools/bin:$PATH
+    have "$1" && return 0
+    say "installing $1 into .ash/tools"
+    cargo install --quiet --locked --root "$STATE/tools" "$1@$2" || return
+    hash -r
+}
