@@ -1,5 +1,6 @@
 //! `ashd`: parses the command line, runs the daemon, turns the outcome into an exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use ashd::app::{self, Arguments};
@@ -12,12 +13,23 @@ fn main() -> ExitCode {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         return failed(&error, ExitCode::FAILURE);
     }
+    if let Some(task) = &arguments.task {
+        return looked(app::look(task, arguments.config.as_deref()));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error, ExitCode::FAILURE),
     };
     match runtime.block_on(app::run(arguments.config)) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error, error.exit_code()),
+    }
+}
+
+fn looked(found: Result<String, app::AppError>) -> ExitCode {
+    match found.map(|text| std::io::stdout().write_all(text.as_bytes())) {
+        // That nobody reads it is no failure.
+        Ok(_) => ExitCode::SUCCESS,
         Err(error) => failed(&error, error.exit_code()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 /// Deploys AI agents as production APIs; every session runs in a sandbox of its own.
 ///
@@ -11,6 +11,33 @@ use clap::Parser;
 #[command(name = "ashd", version)]
 pub struct Arguments {
     /// Configuration file, instead of /etc/ash/ashd.toml
-    #[arg(long, value_name = "FILE", env = "ASH_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "ASH_CONFIG", global = true)]
     pub config: Option<PathBuf>,
+    /// What to do instead of running the daemon.
+    #[command(subcommand)]
+    pub task: Option<Task>,
+}
+
+/// What to do instead of running the daemon.
+#[derive(Subcommand)]
+pub enum Task {
+    /// Look at the configuration, without running
+    #[command(subcommand)]
+    Config(Look),
+}
+
+/// How to look at the configuration.
+#[derive(Subcommand)]
+pub enum Look {
+    /// Show every value that holds and where it was written; secrets are hidden
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say everything that is wrong; exits with 78 if anything is
+    Check {
+        /// Configuration file, instead of the one that would be read; its drop-ins count
+        file: Option<PathBuf>,
+    },
 }

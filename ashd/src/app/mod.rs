@@ -3,6 +3,7 @@
 
 mod arguments;
 mod error;
+mod look;
 mod manager;
 mod setup;
 mod signals;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::arguments::Arguments;
 pub use self::error::AppError;
+pub use self::look::look;
 pub use self::manager::report;
 use self::signals::{Signal, Signals};
 use self::systemd::Fate;

@@ -12,6 +12,7 @@ mod value;
 mod check;
 mod reference;
 mod sample;
+mod show;
 mod source;
 mod table;
 
@@ -26,6 +27,7 @@ use std::path::Path;
 pub use keys::{Bus, Config, Http, Log, Model, Sandbox, Session, State};
 pub use problem::{ConfigError, Origin, Problem};
 pub use secret::Secret;
+pub use show::Explained;
 pub use value::Size;
 
 use keys::SECTIONS;
@@ -41,6 +43,14 @@ impl Config {
         file: Option<&Path>,
         env: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Config, ConfigError> {
+        Self::read(file, env).map(|(config, _)| config)
+    }
+
+    /// Loads and checks; also returns what was written, and where.
+    fn read(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<(Config, Raw), ConfigError> {
         let mut raw = Raw::read(file, &env.into_iter().collect::<BTreeMap<_, _>>());
         let mut problems = std::mem::take(&mut raw.problems);
         let mut config = Config::initial();
@@ -53,7 +63,7 @@ impl Config {
         }
         problems.extend(check::Check::new(&raw).run(&mut config));
         problems.sort_by(|one, other| one.origin.cmp(&other.origin));
-        if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
+        if problems.is_empty() { Ok((config, raw)) } else { Err(ConfigError(problems)) }
     }
 
     /// Refuses to listen on an address that other machines reach without any API key. `stored_keys`

@@ -26,6 +26,8 @@ pub(super) struct Key {
     pub(super) traits: Traits,
     /// Reads a value into its place.
     pub(super) set: fn(&mut Config, &Written) -> Result<(), String>,
+    /// Its value as it would be written; none when it is not set.
+    pub(super) show: fn(&Config) -> Option<String>,
     /// Whether both have the same value.
     pub(super) same: fn(&Config, &Config) -> bool,
     /// Takes the value of the second over into the first.
@@ -105,6 +107,7 @@ macro_rules! sections {
                             config.$section.$key = Value::read(written)?;
                             Ok(())
                         },
+                        show: |config| config.$section.$key.shown(),
                         same: |one, other| one.$section.$key == other.$section.$key,
                         adopt: |one, other| {
                             one.$section.$key.clone_from(&other.$section.$key);

@@ -35,6 +35,11 @@ impl Dir {
         Config::load(Some(&self.path("ashd.toml")), env)
     }
 
+    fn explain(&self, env: &[(&str, &str)]) -> Result<Vec<Explained>, ConfigError> {
+        let env = env.iter().map(|(name, value)| (name.into(), value.into()));
+        Config::explain(Some(&self.path("ashd.toml")), env)
+    }
+
     /// What is wrong, without the name of the directory.
     fn problems(&self, env: &[(&str, &str)]) -> Vec<String> {
         let ConfigError(problems) = self.load(env).unwrap_err();
@@ -244,4 +249,23 @@ fn the_installed_file_shows_the_defaults_and_changes_nothing() {
     let used: String = sample.lines().map(used).collect();
     assert!(used.contains("\nhost = \"127.0.0.1\"\n") && used.contains("\nport = 4100\n"));
     assert_eq!(Dir::new(&used).load(&[]), Dir::new("").load(&[]));
+}
+
+#[test]
+fn every_value_is_explained_and_no_secret_is() {
+    let dir = Dir::new("[http]\nport = 4200\n[model]\nbase_url = \"https://m.example.com\"\n");
+    let env = [("ANTHROPIC_API_KEY", "sk-very-secret"), ("ASH_SANDBOX_MEMORY_MB", "512")];
+    let explained = dir.explain(&env).unwrap();
+    assert_eq!(explained.len(), table::keys().count());
+    let of = |key: &str| explained.iter().find(|one| one.key == key).unwrap();
+    assert_eq!(of("http.port").value.as_deref(), Some("4200"));
+    assert!(of("http.port").origin.to_string().ends_with("ashd.toml:2"));
+    assert_eq!(of("sandbox.memory").value.as_deref(), Some("512MiB"));
+    assert_eq!(of("sandbox.memory").origin, Origin::Variable("ASH_SANDBOX_MEMORY_MB"));
+    assert_eq!(of("http.host").origin, Origin::Default);
+    assert_eq!((&of("http.api_key").value, &of("bus.address").value), (&None, &None));
+    assert_eq!(of("state.run_dir").value.as_deref(), Some("/run/ash"));
+    assert_eq!(of("model.key").value.as_deref(), Some("[hidden]"));
+    assert!(!format!("{explained:?}").contains("very-secret"));
+    assert!(dir.explain(&[("ASH_PORT", "x")]).unwrap_err().to_string().contains("ASH_PORT"));
 }

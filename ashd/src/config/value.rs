@@ -53,6 +53,9 @@ impl Written {
 pub(super) trait Value: Sized {
     /// Reads it, or says what it must look like.
     fn read(written: &Written) -> Result<Self, String>;
+
+    /// As it would be written, for people; none when it is not set. Never a secret.
+    fn shown(&self) -> Option<String>;
 }
 
 macro_rules! number {
@@ -62,6 +65,10 @@ macro_rules! number {
                 let digits = written.bare("a whole number")?.replace('_', "");
                 let range = || format!("must be a whole number from 0 to {}", <$T>::MAX);
                 digits.parse().map_err(|_| range())
+            }
+
+            fn shown(&self) -> Option<String> {
+                Some(self.to_string())
             }
         }
     )*};
@@ -74,6 +81,10 @@ impl Value for f64 {
         let positive = number.filter(|number| number.is_finite() && *number > 0.0);
         positive.ok_or_else(|| "must be a number above 0, like 1.5".into())
     }
+
+    fn shown(&self) -> Option<String> {
+        Some(self.to_string())
+    }
 }
 
 impl Value for bool {
@@ -84,7 +95,16 @@ impl Value for bool {
             _ => Err("must be true or false".into()),
         }
     }
+
+    fn shown(&self) -> Option<String> {
+        Some(self.to_string())
+    }
 }
+
+/// Units of sizes, in bytes, and of times, in milliseconds; growing.
+const SIZES: [(&str, u64); 5] =
+    [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
+const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)];
 
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -92,20 +112,31 @@ pub struct Size(pub u64);
 
 impl Value for Size {
     fn read(written: &Written) -> Result<Self, String> {
-        let bytes = scaled(
-            written,
-            &[("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)],
-        );
+        let bytes = scaled(written, &SIZES);
         bytes.map(Size).ok_or_else(|| "must be a size like 512MiB or 2GiB".into())
+    }
+
+    fn shown(&self) -> Option<String> {
+        Some(largest(self.0, &SIZES))
     }
 }
 
 impl Value for Duration {
     fn read(written: &Written) -> Result<Self, String> {
-        let units = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)];
-        let ms = scaled(written, &units);
+        let ms = scaled(written, &TIMES);
         ms.map(Duration::from_millis).ok_or_else(|| "must be a time like 500ms, 10s or 5min".into())
     }
+
+    fn shown(&self) -> Option<String> {
+        Some(largest(u64::try_from(self.as_millis()).unwrap_or(u64::MAX), &TIMES))
+    }
+}
+
+/// The number in the largest unit in which it is whole.
+fn largest(number: u64, units: &[(&str, u64)]) -> String {
+    let fits = |factor: u64| number.is_multiple_of(factor) && number >= factor;
+    let (unit, factor) = units.iter().rfind(|(_, factor)| fits(*factor)).unwrap_or(&units[0]);
+    format!("{}{unit}", number / factor)
 }
 
 /// A whole number with one of these units.
@@ -123,6 +154,10 @@ impl Value for String {
     fn read(written: &Written) -> Result<Self, String> {
         written.text().map(str::to_owned)
     }
+
+    fn shown(&self) -> Option<String> {
+        Some(self.clone())
+    }
 }
 
 impl Value for Secret {
@@ -134,6 +169,10 @@ impl Value for Secret {
             Err("must be one word of visible ASCII characters".into())
         }
     }
+
+    fn shown(&self) -> Option<String> {
+        Some("[hidden]".into())
+    }
 }
 
 impl Value for IpAddr {
@@ -141,6 +180,10 @@ impl Value for IpAddr {
         let text = written.text()?;
         let text = if text == "localhost" { "127.0.0.1" } else { text };
         text.parse().map_err(|_| "must be an IP address like 127.0.0.1, 0.0.0.0 or ::1".into())
+    }
+
+    fn shown(&self) -> Option<String> {
+        Some(self.to_string())
     }
 }
 
@@ -155,6 +198,10 @@ impl Value for PathBuf {
             _ => Err("must be an absolute path, beginning with /".into()),
         }
     }
+
+    fn shown(&self) -> Option<String> {
+        Some(self.display().to_string())
+    }
 }
 
 impl Value for PermissionMode {
@@ -164,11 +211,19 @@ impl Value for PermissionMode {
             "must be one of default, acceptEdits, plan, dontAsk, bypassPermissions".into()
         })
     }
+
+    fn shown(&self) -> Option<String> {
+        serde_json::to_value(self).ok()?.as_str().map(str::to_owned)
+    }
 }
 
 impl Value for Vec<String> {
     fn read(written: &Written) -> Result<Self, String> {
         written.list(',')
+    }
+
+    fn shown(&self) -> Option<String> {
+        Some(format!("{self:?}"))
     }
 }
 
@@ -180,6 +235,10 @@ impl Value for Vec<PathBuf> {
         };
         written.list(':')?.into_iter().map(one).collect()
     }
+
+    fn shown(&self) -> Option<String> {
+        Some(format!("{self:?}"))
+    }
 }
 
 /// Absent only by default.
@@ -189,6 +248,10 @@ impl<T: Value> Value for Option<T> {
             Written::Plain(text) if text.is_empty() => Ok(None),
             _ => T::read(written).map(Some),
         }
+    }
+
+    fn shown(&self) -> Option<String> {
+        self.as_ref().and_then(T::shown)
     }
 }
 
@@ -212,6 +275,19 @@ mod tests {
         for bad in ["10", "", "s", "10 years"] {
             assert!(text::<Duration>(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn values_are_shown_as_they_would_be_written() {
+        for (bytes, want) in [(0, "0"), (4096, "4KiB"), (3 << 29, "1536MiB"), (1 << 30, "1GiB")] {
+            assert_eq!(Size(bytes).shown().as_deref(), Some(want));
+        }
+        assert_eq!(Duration::from_secs(900).shown().as_deref(), Some("15min"));
+        assert_eq!(Duration::from_millis(1500).shown().as_deref(), Some("1500ms"));
+        assert_eq!(Secret::new("sk-1".into()).shown().as_deref(), Some("[hidden]"));
+        assert_eq!(PermissionMode::BypassPermissions.shown().as_deref(), Some("bypassPermissions"));
+        assert_eq!(vec!["a".to_owned()].shown().as_deref(), Some("[\"a\"]"));
+        assert_eq!(None::<u16>.shown(), None);
     }
 
     #[test]
