@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
-pub(crate) use machine::{Machine, Places, Runtime};
+pub(crate) use machine::{Config, Logs, Machine, Places, Runtime};
 
 use crate::folder::assignment;
 
@@ -21,7 +21,9 @@ Exit codes:
   5  refused: wrong state, bad input, busy, no room
   6  permission denied
   130  interrupted
-`session exec` exits with the code of the command.";
+`session exec` exits with the code of the command; `doctor` with 1 when something is missing;
+`config`, `logs`, `start`, `stop` and `restart` with that of ashd, journalctl and systemctl; any
+command with -H with its own over there, or 255 when ssh cannot get there.";
 
 /// Manage agents and sessions of the local ashd
 #[derive(Debug, Parser)]
@@ -30,6 +32,9 @@ pub(crate) struct Cli {
     /// Address of the message bus [default: the system bus]
     #[arg(long, global = true, env = "ASH_BUS_ADDRESS", hide_env_values = true)]
     pub(crate) bus: Option<String>,
+    /// Run this command on another machine, through ssh; files that it names are those over there
+    #[arg(short = 'H', long, global = true, value_name = "USER@HOST")]
+    pub(crate) host: Option<String>,
     /// Print JSON: one document, or one line per event of a stream
     #[arg(long, global = true)]
     pub(crate) json: bool,

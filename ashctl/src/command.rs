@@ -10,11 +10,11 @@ mod turn;
 use serde_json::Value;
 
 use crate::bus::Bus;
-use crate::cli::{Cli, Command, Task};
+use crate::cli::Command;
 use crate::failure::Failure;
 use crate::json;
-use crate::machine::{self, systemctl};
 use crate::out::Out;
+use crate::systemctl;
 
 /// What every command has at hand.
 struct Context {
@@ -33,16 +33,12 @@ impl Context {
     }
 }
 
-/// Runs a command; returns the exit code of success.
-pub(crate) async fn run(cli: Cli) -> Result<u8, Failure> {
-    match cli.task {
-        Task::Daemon(command) => ask(command, (cli.bus.as_deref(), cli.json)).await,
-        Task::Machine(command) => machine::run(command, (cli.bus.as_deref(), cli.json)).await,
-    }
-}
-
-/// What the daemon does.
-async fn ask(command: Command, (bus, as_json): (Option<&str>, bool)) -> Result<u8, Failure> {
+/// Runs a command that the daemon does, with the address of the bus and whether to print JSON;
+/// returns the exit code of success.
+pub(crate) async fn run(
+    command: Command,
+    (bus, as_json): (Option<&str>, bool),
+) -> Result<u8, Failure> {
     if let Command::Deploy(options) = &command {
         // What is wrong with the folder is said even when nobody could take it.
         deploy::check(options)?;

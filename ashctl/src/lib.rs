@@ -13,36 +13,53 @@ mod bus;
 mod folder;
 mod json;
 mod stream;
+mod systemctl;
 
 mod show;
 
-mod machine;
-
 mod cli;
 mod command;
+mod machine;
+mod remote;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+use cli::{Cli, Task};
+use failure::Failure;
+
 /// The grammar of the command line, for manual pages and completions.
 pub fn command() -> clap::Command {
-    cli::Cli::command()
+    Cli::command()
 }
 
 /// The program: parses the arguments, runs the command, says in one sentence what went wrong.
 pub fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = Cli::parse();
+    if let Some(host) = &cli.host {
+        return failed(&remote::become_it(host));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(command::run(cli)),
-        Err(error) => Err(failure::Failure::Failed(format!("cannot start: {error}"))),
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(error) => Err(Failure::Failed(format!("cannot start: {error}"))),
     };
     match done {
         Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            out::complain(&failure);
-            ExitCode::from(failure.code())
-        }
+        Err(failure) => failed(&failure),
     }
+}
+
+async fn run(cli: Cli) -> Result<u8, Failure> {
+    let given = (cli.bus.as_deref(), cli.json);
+    match cli.task {
+        Task::Daemon(command) => command::run(command, given).await,
+        Task::Machine(command) => machine::run(command, given).await,
+    }
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    out::complain(failure);
+    ExitCode::from(failure.code())
 }

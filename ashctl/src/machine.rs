@@ -1,9 +1,9 @@
 //! Commands about this machine. They need neither the bus nor `ashd`.
 
 mod doctor;
+mod journal;
 mod program;
 mod runtime;
-pub(crate) mod systemctl;
 
 mod installed;
 
@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::cli::Machine;
 use crate::failure::Failure;
 use crate::out::Out;
+use crate::systemctl;
 
 /// Where results go, and how.
 struct Page {
@@ -38,9 +39,11 @@ pub(crate) async fn run(
     let mut page = Page { out: Out::stdout(), as_json };
     match command {
         Machine::Doctor { places } => return doctor::run(&mut page, &places, bus).await,
-        Machine::Start => return Err(systemctl::become_it(&["start", systemctl::DAEMON])),
-        Machine::Stop => return Err(systemctl::become_it(&["stop", systemctl::DAEMON])),
-        Machine::Restart => return Err(systemctl::become_it(&["restart", systemctl::DAEMON])),
+        Machine::Start => return Err(systemctl::become_it("start", systemctl::DAEMON)),
+        Machine::Stop => return Err(systemctl::become_it("stop", systemctl::DAEMON)),
+        Machine::Restart => return Err(systemctl::become_it("restart", systemctl::DAEMON)),
+        Machine::Config(look) => return Err(program::become_ashd(&look, as_json)),
+        Machine::Logs(options) => return Err(journal::become_it(&options, as_json)),
         Machine::Runtime(command) => installed::run(&mut page, command).await?,
     }
     Ok(0)

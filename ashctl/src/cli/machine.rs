@@ -20,6 +20,14 @@ pub(crate) enum Machine {
     Stop,
     /// Restart ashd, through systemctl: sandboxes and running turns go on
     Restart,
+    /// Print the journal of ash's services, or what it has of one session
+    ///
+    /// For members of group `systemd-journal` and root. `session logs` prints what a sandbox
+    /// said, and needs only the right to look at the session.
+    Logs(Logs),
+    /// Look at the configuration of this machine's ashd
+    #[command(subcommand)]
+    Config(Config),
     /// Install versions of the Claude Code CLI, and choose between them
     #[command(subcommand)]
     Runtime(Runtime),
@@ -31,6 +39,32 @@ pub(crate) struct Places {
     /// Directory of ashd's own programs
     #[arg(long, env = "ASH_LIBEXEC_DIR", hide = true, default_value = "/usr/lib/ash")]
     pub(crate) libexec_dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Logs {
+    /// Id of a session
+    pub(crate) session: Option<String>,
+    /// Go on with new lines as they come
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the newest lines
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    pub(crate) lines: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Show every value that holds and where it was written; secrets are hidden
+    ///
+    /// What has no origin behind it is the default, or follows from other values. Variables are
+    /// those of this shell, not those of the unit.
+    Show,
+    /// Say everything that is wrong; exits with 78 if anything is
+    Check {
+        /// Configuration file, instead of /etc/ash/ashd.toml; its drop-ins count
+        file: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

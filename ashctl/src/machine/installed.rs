@@ -4,11 +4,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::Page;
 use super::runtime::{self, Installed, PINNED, Shelf, Source};
-use super::{Page, systemctl};
 use crate::cli::Runtime;
 use crate::failure::Failure;
 use crate::out;
+use crate::systemctl;
 
 /// Where packages put our programs: of these `ashd` has to be told.
 const PACKAGED: &str = "/usr/lib/ash";

@@ -1,11 +1,37 @@
-//! Where `ashd` is.
+//! `ashd`, the program: it knows its configuration, we do not.
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
+
+use crate::cli::Config;
+use crate::failure::Failure;
 
 /// The daemon's program: beside this one when it was built and started by hand, else where packages
 /// put it.
 pub(super) fn ashd() -> Option<PathBuf> {
-    let beside = std::env::current_exe().ok().and_then(|ours| Some(ours.parent()?.join("ashd")));
-    let packaged = ["/usr/sbin/ashd", "/usr/local/sbin/ashd"].map(PathBuf::from);
-    beside.into_iter().chain(packaged).find(|path| path.is_file())
+    let ours = std::env::current_exe().ok();
+    let beside = ours.as_ref().and_then(|ours| Some(ours.parent()?.join("ashd")));
+    let installed = ours.as_ref().and_then(|ours| Some(ours.parent()?.parent()?.join("sbin/ashd")));
+    let packaged = PathBuf::from("/usr/sbin/ashd");
+    [beside, installed, Some(packaged)].into_iter().flatten().find(|path| path.is_file())
+}
+
+/// Becomes `ashd config`. Returns only when that fails.
+pub(super) fn become_ashd(look: &Config, as_json: bool) -> Failure {
+    let Some(ashd) = ashd() else {
+        return Failure::Failed(
+            "there is no ashd on this machine, which alone knows its configuration; install the \
+             package ashd"
+                .into(),
+        );
+    };
+    let mut command = Command::new(&ashd);
+    command.arg("config");
+    match look {
+        Config::Show => command.arg("show").args(as_json.then_some("--json")),
+        Config::Check { file } => command.arg("check").args(file),
+    };
+    let error = command.exec();
+    Failure::Failed(format!("{} cannot be run: {error}", ashd.display()))
 }

@@ -144,3 +144,28 @@ async fn the_service_manager_is_asked_by_its_own_program() {
     let sentence = "; systemctl says that ashd.service is failed\n";
     assert_eq!((status.code, status.err.ends_with(sentence)), (3, true), "{}", status.err);
 }
+
+#[tokio::test]
+async fn the_journal_is_shown_by_its_own_program() {
+    let bus = Bus::start();
+    assert_eq!(bus.run(&["logs"]).await.code, 1);
+    bus.program("journalctl", "echo \"$@\"; exit 7");
+    let ran = bus.run(&["logs", "3f0c", "-f", "-n", "5"]).await;
+    assert_eq!((ran.code, ran.out.ends_with("--follow --lines=5 ASH_SESSION=3f0c\n")), (7, true));
+    assert_eq!(bus.run(&["logs", "no id"]).await.code, 2);
+}
+
+#[tokio::test]
+async fn another_machine_is_reached_with_ssh() {
+    let bus = Bus::start();
+    let without = bus.run(&["-H", "root@there", "status"]).await;
+    assert_eq!((without.code, without.err.contains("openssh-client")), (1, true));
+    bus.program("ssh", "for word; do echo \"<$word>\"; done; exit 4");
+    let ran = bus.run(&["-H", "root@there", "chat", "hello", "it's"]).await;
+    assert_eq!(ran.out, "<-->\n<root@there>\n<ashctl 'chat' 'hello' 'it'\\''s'>\n");
+    assert_eq!(ran.code, 4);
+    for host in ["-oProxyCommand=true", ""] {
+        let refused = bus.run(&[&format!("--host={host}"), "status"]).await;
+        assert_eq!((refused.code, refused.err.contains("is no host")), (2, true));
+    }
+}

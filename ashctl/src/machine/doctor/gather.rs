@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::readings::{Bwrap, Readings, Runtime, User};
 use crate::machine::runtime::Shelf;
-use crate::machine::systemctl;
+use crate::systemctl;
 
 /// How long another program may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);

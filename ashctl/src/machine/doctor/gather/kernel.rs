@@ -9,7 +9,7 @@ use landlock::{
 
 use super::super::readings::{Cgroups, Modules, UserNamespaces};
 use super::{first_line, line};
-use crate::machine::systemctl;
+use crate::systemctl;
 
 /// Where version 2 is mounted on a systemd host.
 const CGROUP: &str = "/sys/fs/cgroup";

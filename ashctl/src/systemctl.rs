@@ -11,8 +11,11 @@ use crate::failure::Failure;
 /// The daemon's unit.
 pub(crate) const DAEMON: &str = "ashd.service";
 
+/// The broker's unit.
+pub(crate) const BROKER: &str = "ash-broker.service";
+
 /// The unit that holds the sandboxes.
-pub(super) const SANDBOXES: &str = "ash-sandboxes.service";
+pub(crate) const SANDBOXES: &str = "ash-sandboxes.service";
 
 /// What systemd says of a unit in a word; absent when nobody can tell.
 pub(crate) async fn state(unit: &str) -> Option<String> {
@@ -22,12 +25,12 @@ pub(crate) async fn state(unit: &str) -> Option<String> {
 }
 
 /// Whether a unit runs; not, when nobody can tell.
-pub(super) async fn is_active(unit: &str) -> bool {
+pub(crate) async fn is_active(unit: &str) -> bool {
     state(unit).await.as_deref() == Some("active")
 }
 
 /// Does something to a unit and waits for it.
-pub(super) async fn tell(verb: &[&str], unit: &str) -> Result<(), Failure> {
+pub(crate) async fn tell(verb: &[&str], unit: &str) -> Result<(), Failure> {
     let mut command = Command::new("systemctl");
     let output =
         command.args(verb).arg(unit).stdin(Stdio::null()).output().await.map_err(absent)?;
@@ -42,8 +45,8 @@ pub(super) async fn tell(verb: &[&str], unit: &str) -> Result<(), Failure> {
 }
 
 /// Becomes systemctl. Returns only when that fails.
-pub(super) fn become_it(arguments: &[&str]) -> Failure {
-    absent(std::process::Command::new("systemctl").args(arguments).exec())
+pub(crate) fn become_it(verb: &str, unit: &str) -> Failure {
+    absent(std::process::Command::new("systemctl").args([verb, unit]).exec())
 }
 
 fn absent(error: io::Error) -> Failure {
