@@ -112,6 +112,11 @@ impl Gates {
         Ok(())
     }
 
+    /// Closes all gates to those who come; who has come in stays.
+    pub(crate) fn close(&self) {
+        self.0.values().for_each(|gate| gate.accepting.abort());
+    }
+
     /// Closes a gate and cuts what came through it.
     pub(crate) fn revoke(&mut self, sandbox: Uuid) {
         self.0.remove(&sandbox);
@@ -173,8 +178,9 @@ async fn serve(place: Place, stream: UnixStream, limits: Limits) {
         .max_buf_size(2 * HEAD_LIMIT)
         .auto_date_header(false)
         .serve_connection(TokioIo::new(Guarded::new(stream)), service);
+    let Some(watcher) = seat.house.watcher() else { return };
     // How it ends concerns nobody but the sandbox.
-    let _ = seat.cut.run_until_cancelled(connection).await;
+    let _ = seat.cut.run_until_cancelled(watcher.watch(connection)).await;
 }
 
 impl Seat {

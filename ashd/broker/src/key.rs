@@ -3,17 +3,21 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
+
+/// The name of the credential that holds the key (systemd.exec(5), LoadCredential=).
+pub const CREDENTIAL: &str = "ash-model-key";
 
 /// Longest key, in bytes.
 const LIMIT: usize = 4096;
 
 /// Why a key was not accepted.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
     /// The descriptor cannot be read.
     #[error("the model API key cannot be read: {0}")]
     Read(#[from] io::Error),
@@ -26,6 +30,19 @@ pub(crate) enum Error {
     /// Not the text of one header.
     #[error("the model API key has characters that no key has; it must be one line of text")]
     Text,
+}
+
+/// The key that the service manager gave; absent when it gave none.
+///
+/// # Errors
+/// When it is there and cannot be used.
+pub fn from_service_manager() -> Result<Option<HeaderValue>, Error> {
+    let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") else { return Ok(None) };
+    match File::open(Path::new(&directory).join(CREDENTIAL)) {
+        Ok(file) => read(file.into()).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Reads the key from its file, without the line end that editors leave. The value's own memory is

@@ -25,7 +25,7 @@ mod body;
 mod relay;
 mod usage;
 
-mod key;
+pub mod key;
 mod upstream;
 
 mod problem;

@@ -5,15 +5,20 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ash_broker::{harden, server};
+use ash_broker::server::{self, Begin};
+use ash_broker::{harden, key};
 use clap::Parser;
+use http::HeaderValue;
 use rustls::RootCertStore;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 
 /// Holds the model API key of ash and is the only way out of its sandboxes.
 ///
-/// ashd starts it, with the listening control socket as standard input.
+/// ashd or a service manager starts it, with the listening control socket as standard input, and
+/// perhaps with the key as a credential. SIGTERM ends it when the answers under way have come to
+/// their end.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -62,17 +67,32 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Error> {
     // Executed through a descriptor, it would be known by that one's number.
     rustix::thread::set_name(c"ash-broker").map_err(io::Error::from)?;
-    let roots = system_roots();
+    let (roots, key) = (system_roots(), credential());
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     harden::confine()?;
-    let span = arguments.exit_when_unused.map(Duration::from_secs);
+    let exit_when_unused = arguments.exit_when_unused.map(Duration::from_secs);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = server::adopt(socket)?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let leave = async move {
+            terminate.recv().await;
+        };
         info!("serving");
-        server::run(listener, roots, span).await;
+        server::run(listener, Begin { roots, key, exit_when_unused }, leave).await;
         Ok(())
     })
+}
+
+/// The key that came as a credential. One that is of no use is no reason to stop: `ashd` may have
+/// another, and without any the sandboxes are told.
+fn credential() -> Option<HeaderValue> {
+    let key = key::from_service_manager().unwrap_or_else(|error| {
+        error!("the credential {} is of no use: {error}", key::CREDENTIAL);
+        None
+    });
+    info!(credential = key.is_some(), "the model API key from the service manager");
+    key
 }
 
 /// The certificates of the system, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name. To have

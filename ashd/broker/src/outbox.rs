@@ -35,6 +35,12 @@ impl Outbox {
         self.filled.notify_one();
     }
 
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        let queue = self.lock();
+        queue.events.is_empty() && queue.lost == 0
+    }
+
     /// Waits for the next event. It goes back to its place unless it is told to be sent.
     pub(crate) async fn next(&self) -> Ticket<'_> {
         loop {

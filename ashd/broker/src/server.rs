@@ -3,18 +3,20 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::HeaderValue;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustix::net::{SocketType, sockopt};
 use rustls::RootCertStore;
 use tokio::sync::Notify;
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 use tracing::{info, warn};
 
-use crate::control::{Ask, Outcome, Packet, Request, Settings, Word, receive, send};
+use crate::control::{Ask, Event, Outcome, Packet, Request, Settings, Word, receive, send};
 use crate::gate::{self, Gates};
 use crate::key;
 use crate::outbox::Outbox;
@@ -28,6 +30,12 @@ const CA_LIMIT: u64 = 1024 * 1024;
 
 /// How long to wait when no connection can be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long answers that are under way may take when the broker is told to end.
+const FAREWELL: Duration = Duration::from_secs(60);
+
+/// How long `ashd` may take to hear the last reports.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Why the broker cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -63,15 +71,18 @@ pub(crate) struct House {
     pub(crate) outbox: Outbox,
     guests: AtomicUsize,
     emptied: Notify,
+    /// The sandboxes' connections; taken when they are to come to their end.
+    connections: Mutex<Option<GracefulShutdown>>,
 }
 
 impl House {
-    fn new(roots: RootCertStore) -> Self {
+    fn new(roots: RootCertStore, key: Option<HeaderValue>) -> Self {
         Self {
             roots,
             upstream: RwLock::default(),
-            key: RwLock::default(),
+            key: RwLock::new(key),
             outbox: Outbox::default(),
+            connections: Mutex::new(Some(GracefulShutdown::new())),
             guests: AtomicUsize::new(0),
             emptied: Notify::new(),
         }
@@ -85,6 +96,15 @@ impl House {
     /// The model API key, once there is one.
     pub(crate) fn key(&self) -> Option<HeaderValue> {
         self.key.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What lets a connection hear that it is to end after its answer; absent when none may begin.
+    pub(crate) fn watcher(&self) -> Option<Watcher> {
+        self.connections().as_ref().map(GracefulShutdown::watcher)
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Option<GracefulShutdown>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A sandbox's connection begins.
@@ -112,6 +132,14 @@ impl House {
         *self.key.write().unwrap_or_else(PoisonError::into_inner) = Some(key);
         info!("the model API key is set");
         Ok(())
+    }
+
+    /// Lets every connection end after the answer that is under way; waits for it, but not for ever.
+    async fn empty(&self) {
+        let Some(connections) = self.connections().take() else { return };
+        if tokio::time::timeout(FAREWELL, connections.shutdown()).await.is_err() {
+            warn!("answers that took longer than {} s were cut", FAREWELL.as_secs());
+        }
     }
 
     /// Waits until nobody has used the broker for `span` and no sandbox is connected; for ever
@@ -156,22 +184,50 @@ enum Parting {
     Quit,
 }
 
-/// Serves `ashd` and the sandboxes it grants; `roots` are the certificates of the system. Returns
-/// when `ashd` says so, or when nobody has used the broker for `exit_when_unused`.
-pub async fn run(
+/// What a broker begins with.
+pub struct Begin {
+    /// The certificates of the system.
+    pub roots: RootCertStore,
+    /// The key that the service manager gave; `ashd` may give another.
+    pub key: Option<HeaderValue>,
+    /// End when nobody has used the broker for so long.
+    pub exit_when_unused: Option<Duration>,
+}
+
+/// Serves `ashd` and the sandboxes it grants. Returns when `ashd` says so, when nobody has used the
+/// broker for as long as it was told, or when `leave` is there and what was under way has ended.
+pub async fn run(listener: UnixSeqpacketListener, begin: Begin, leave: impl Future<Output = ()>) {
+    let house = Arc::new(House::new(begin.roots, begin.key));
+    let (mut gates, mut ashd) = (Gates::default(), None);
+    tokio::select! {
+        () = serve(&house, listener, (&mut gates, &mut ashd), begin.exit_when_unused) => return,
+        () = leave => info!("told to end; bringing the answers under way to their end"),
+    }
+    gates.close();
+    house.outbox.push(Event::Leaving);
+    let mut empty = pin!(house.empty());
+    tokio::select! {
+        () = &mut empty => {}
+        _ = converse(&house, &mut gates, ashd.as_ref()) => empty.await,
+    }
+    if let Some(link) = &ashd {
+        let _ = tokio::time::timeout(LAST_WORDS, tell_all(&house, link)).await;
+    }
+    info!("ended");
+}
+
+async fn serve(
+    house: &Arc<House>,
     mut listener: UnixSeqpacketListener,
-    roots: RootCertStore,
+    (gates, ashd): (&mut Gates, &mut Option<UnixSeqpacket>),
     exit_when_unused: Option<Duration>,
 ) {
-    let house = Arc::new(House::new(roots));
-    let mut gates = Gates::default();
-    let mut ashd = None;
     loop {
         tokio::select! {
             link = listener.accept() => match link {
                 Ok(link) if is_root(&link) => {
                     info!("ashd is here");
-                    ashd = Some(link);
+                    *ashd = Some(link);
                 }
                 Ok(_) => warn!("refused a control connection that is not root's"),
                 Err(error) => {
@@ -179,8 +235,8 @@ pub async fn run(
                     tokio::time::sleep(PAUSE).await;
                 }
             },
-            parting = converse(&house, &mut gates, ashd.as_ref()) => match parting {
-                Parting::Left => ashd = None,
+            parting = converse(house, gates, ashd.as_ref()) => match parting {
+                Parting::Left => *ashd = None,
                 Parting::Quit => return info!("ashd has sent the broker home"),
             },
             () = house.unused(exit_when_unused), if ashd.is_none() => {
@@ -189,6 +245,22 @@ pub async fn run(
             }
         }
     }
+}
+
+/// Sends what `ashd` has not heard yet.
+async fn tell_all(house: &House, link: &UnixSeqpacket) {
+    while !house.outbox.is_empty() {
+        if tell(house, link).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn tell(house: &House, link: &UnixSeqpacket) -> io::Result<()> {
+    let ticket = house.outbox.next().await;
+    send(link, &Word::Event(ticket.event().clone()), None).await?;
+    ticket.sent();
+    Ok(())
 }
 
 fn is_root(link: &UnixSeqpacket) -> bool {
@@ -224,10 +296,7 @@ async fn exchange(
                     return Ok(Parting::Quit);
                 }
             }
-            ticket = house.outbox.next() => {
-                send(link, &Word::Event(ticket.event().clone()), None).await?;
-                ticket.sent();
-            }
+            told = tell(house, link) => told?,
         }
     }
 }

@@ -1,14 +1,17 @@
 //! The broker, as a process that this daemon starts or finds, and loses.
 //!
 //! The broker outlives an `ashd` that is killed, and `ashd` outlives a broker: whoever is left
-//! finds or starts the other, and every sandbox has its way out again, at the same place.
+//! finds or starts the other, and every sandbox has its way out again, at the same place. A broker
+//! that is told to end says so: fresh sockets then take the old ones' places at once, and whoever
+//! knocks waits for the next broker instead of being turned away.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -99,14 +102,24 @@ impl Drop for Broker {
     }
 }
 
+/// A sandbox's way out.
+struct Grant {
+    /// The agent's uid.
+    uid: u32,
+    /// A socket that no broker has yet.
+    waiting: Option<OwnedFd>,
+}
+
 /// What the supervisor and the verbs share.
 struct Shared {
     setup: BrokerSetup,
     /// The key as it is now; that of the setup until another is set.
     key: Mutex<Option<ModelKey>>,
     children: Children,
-    /// Who may talk, with the agent's uid: what a new broker is told.
-    grants: Mutex<BTreeMap<SandboxId, u32>>,
+    /// Who may talk: what a new broker is told.
+    grants: Mutex<BTreeMap<SandboxId, Grant>>,
+    /// Whether the broker has said that it ends; the next one comes.
+    leaving: AtomicBool,
     control: watch::Sender<Option<Arc<Control>>>,
 }
 
@@ -128,8 +141,8 @@ impl Broker {
     ) -> Result<(Broker, mpsc::Receiver<Usage>), BrokerError> {
         socket::directory(&setup.model_dir, 0o700).map_err(BrokerError::Socket)?;
         let (grants, control) = (Mutex::default(), watch::Sender::new(None));
-        let key = Mutex::new(setup.key.clone());
-        let shared = Arc::new(Shared { setup, key, children, grants, control });
+        let (key, leaving) = (Mutex::new(setup.key.clone()), AtomicBool::new(false));
+        let shared = Arc::new(Shared { setup, key, children, grants, leaving, control });
         let events = shared.begin().await?;
         let (reports, receiver) = mpsc::channel(REPORTS);
         let supervisor = tokio::spawn(supervise(shared.clone(), events, reports)).abort_handle();
@@ -151,11 +164,15 @@ impl Broker {
     /// # Errors
     /// When the socket cannot be made, or the broker does not take it.
     pub async fn grant(&self, sandbox: SandboxId, agent_uid: u32) -> Result<(), BrokerError> {
-        self.shared.grants().insert(sandbox, agent_uid);
-        match self.grant_now(sandbox, agent_uid).await {
-            // It went away in between; the next one is told what this one forgot.
+        self.shared.grants().insert(sandbox, Grant { uid: agent_uid, waiting: None });
+        self.shared.prepare(sandbox)?;
+        if self.shared.leaving.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match self.hand_over(sandbox).await {
+            // It went away in between; the next one gets what this one did not.
             Err(BrokerError::Control(control::Error::Gone | control::Error::Io(_))) => {
-                self.grant_now(sandbox, agent_uid).await
+                self.hand_over(sandbox).await
             }
             other => other,
         }
@@ -172,12 +189,13 @@ impl Broker {
     /// # Errors
     /// When the broker is not there just now, or the socket cannot be made.
     pub async fn adopt(&self, sandbox: SandboxId, agent_uid: u32) -> Result<(), BrokerError> {
-        self.shared.grants().insert(sandbox, agent_uid);
+        self.shared.grants().insert(sandbox, Grant { uid: agent_uid, waiting: None });
         let control = self.shared.reach().await?;
         if control.granted().await?.contains(&sandbox.0) {
             return Ok(());
         }
-        self.shared.offer(&control, sandbox, agent_uid).await
+        self.shared.prepare(sandbox)?;
+        self.shared.hand_over(&control, sandbox).await
     }
 
     /// Keeps it no more, and ends it if it is ours and not a service manager's.
@@ -204,14 +222,14 @@ impl Broker {
         }
     }
 
-    async fn grant_now(&self, sandbox: SandboxId, agent_uid: u32) -> Result<(), BrokerError> {
+    async fn hand_over(&self, sandbox: SandboxId) -> Result<(), BrokerError> {
         let control = self.shared.reach().await?;
-        self.shared.offer(&control, sandbox, agent_uid).await
+        self.shared.hand_over(&control, sandbox).await
     }
 }
 
 impl Shared {
-    fn grants(&self) -> MutexGuard<'_, BTreeMap<SandboxId, u32>> {
+    fn grants(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Grant>> {
         self.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -227,21 +245,47 @@ impl Shared {
         there.ok().and_then(|there| there.clone()).ok_or(BrokerError::Absent)
     }
 
-    /// Makes a listener at the sandbox's place and hands it over.
-    async fn offer(
-        &self,
-        control: &Control,
-        sandbox: SandboxId,
-        agent_uid: u32,
-    ) -> Result<(), BrokerError> {
+    /// Makes a listener at the sandbox's place, for the broker to have.
+    fn prepare(&self, sandbox: SandboxId) -> Result<(), BrokerError> {
+        let Some(uid) = self.grants().get(&sandbox).map(|grant| grant.uid) else { return Ok(()) };
         let directory = self.directory(sandbox);
         let listener = socket::directory(&directory, 0o755)
-            .and_then(|()| socket::listen_instead(&directory.join("api.sock"), agent_uid))
+            .and_then(|()| socket::listen_instead(&directory.join("api.sock"), uid))
             .map_err(BrokerError::Socket)?;
-        control.grant(sandbox.0, agent_uid, listener.as_fd()).await?;
-        // Its end may have come meanwhile, and must not be undone.
-        let wanted = self.grants().contains_key(&sandbox);
-        if wanted { Ok(()) } else { self.withdraw(control, sandbox).await }
+        if let Some(grant) = self.grants().get_mut(&sandbox) {
+            grant.waiting = Some(listener);
+        }
+        Ok(())
+    }
+
+    /// Gives the broker a listener that waits for it. It stays waiting when the broker goes away.
+    async fn hand_over(&self, control: &Control, sandbox: SandboxId) -> Result<(), BrokerError> {
+        let waiting =
+            self.grants().get_mut(&sandbox).map(|grant| (grant.uid, grant.waiting.take()));
+        let Some((uid, Some(listener))) = waiting else { return Ok(()) };
+        let handed = control.grant(sandbox.0, uid, listener.as_fd()).await;
+        match (self.grants().get_mut(&sandbox), handed) {
+            (Some(grant), Err(error)) => {
+                grant.waiting.get_or_insert(listener);
+                return Err(error.into());
+            }
+            (Some(_), Ok(())) => return Ok(()),
+            // Its end came meanwhile, and must not be undone.
+            (None, _) => {}
+        }
+        self.withdraw(control, sandbox).await
+    }
+
+    /// The broker ends: whoever knocks waits for the next one.
+    fn wait_for_next(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        self.control.send_replace(None);
+        let sandboxes: Vec<SandboxId> = self.grants().keys().copied().collect();
+        for sandbox in sandboxes {
+            if let Err(error) = self.prepare(sandbox) {
+                tracing::warn!(%sandbox, %error, "a sandbox has no way to the model for now");
+            }
+        }
     }
 
     async fn withdraw(&self, control: &Control, sandbox: SandboxId) -> Result<(), BrokerError> {
@@ -264,12 +308,15 @@ impl Shared {
         };
         self.configure(&control).await?;
         let known = control.granted().await?;
-        let grants = self.grants().clone();
-        for (sandbox, uid) in grants {
-            if !known.contains(&sandbox.0) {
-                self.offer(&control, sandbox, uid).await?;
+        let wanted: Vec<(SandboxId, bool)> =
+            self.grants().iter().map(|(id, grant)| (*id, grant.waiting.is_some())).collect();
+        for (sandbox, waiting) in wanted {
+            if !waiting && !known.contains(&sandbox.0) {
+                self.prepare(sandbox)?;
             }
+            self.hand_over(&control, sandbox).await?;
         }
+        self.leaving.store(false, Ordering::Relaxed);
         self.control.send_replace(Some(Arc::new(control)));
         Ok(events)
     }
@@ -309,9 +356,15 @@ impl Shared {
 async fn supervise(shared: Arc<Shared>, mut events: Events, reports: mpsc::Sender<Usage>) {
     loop {
         while let Some(event) = events.next().await {
-            report(&reports, event);
+            match event {
+                Event::Leaving => shared.wait_for_next(),
+                event => report(&reports, event),
+            }
         }
-        tracing::warn!("the broker went away; starting it anew");
+        match shared.leaving.load(Ordering::Relaxed) {
+            true => tracing::info!("the broker has ended as it was told"),
+            false => tracing::warn!("the broker went away; starting it anew"),
+        }
         shared.control.send_replace(None);
         events = begin_again(&shared).await;
     }
@@ -333,6 +386,7 @@ fn report(reports: &mpsc::Sender<Usage>, event: Event) {
     let lost = match event {
         Event::Usage(usage) => u64::from(reports.try_send(usage).is_err()),
         Event::Lost { count } => count,
+        Event::Leaving => 0,
     };
     if lost > 0 {
         tracing::warn!(lost, "usage reports were lost");

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use ash_wire::words::CliState;
 use ashd::sandbox::SandboxError;
 
-use place::{Place, exec, kill};
+use place::{Place, exec, kill, until};
 
 /// Asks the broker from inside for something that it answers by itself.
 const ASK_BROKER: &str = "perl -MIO::Socket::UNIX -e 'my $s = IO::Socket::UNIX->new(Peer => \
@@ -89,6 +89,22 @@ async fn the_loss_of_broker_and_launcher_is_made_good() {
     for id in [first.id, second.id] {
         all.end(id).await.unwrap();
     }
+    place.is_clean().await;
+    all.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_told_to_end_turns_nobody_away() {
+    let Some(place) = Place::new() else { return };
+    let all = place.start().await;
+    let new = place.sandbox();
+    let mut running = all.launch(new.clone()).await.unwrap();
+    let first = place.broker().unwrap();
+    rustix::process::kill_process(first, rustix::process::Signal::TERM).unwrap();
+    until(|| place.broker() != Some(first), || "it is still there".into()).await;
+    let (_, said) = exec(&mut running, ASK_BROKER).await;
+    assert!(said.starts_with("HTTP/1.1 4"), "{said}");
+    all.end(new.id).await.unwrap();
     place.is_clean().await;
     all.stop().await;
 }

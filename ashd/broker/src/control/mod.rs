@@ -169,6 +169,10 @@ pub enum Event {
         /// How many.
         count: u64,
     },
+    /// The broker was told to end. It takes no more connections, brings the answers that are under
+    /// way to their end, and hangs up. Whoever knocks from now on waits for the next broker, if
+    /// there is a fresh socket to knock at.
+    Leaving,
 }
 
 /// What one call of the model API used, read from the answer as it went by.

@@ -12,3 +12,4 @@ mod faults;
 mod passing;
 mod refusing;
 mod secured;
+mod service;
