@@ -3,6 +3,7 @@
 # they stand alone then.
 
 lib=/usr/lib/ash
+bwrap=/usr/bin/bwrap
 
 # In a chroot and while an image is built there is no service manager to talk to.
 booted() {
@@ -12,8 +13,8 @@ booted() {
 # A copy under a path of ours, because security profiles that are meant for the distribution's path
 # break the change to another user id. Never half of it: sandboxes may be starting.
 copy_bwrap() {
-    [ -x /usr/bin/bwrap ] || return 0
-    install -m 0755 /usr/bin/bwrap "$lib/bwrap.new"
+    [ -x "$bwrap" ] || return 0
+    install -m 0755 "$bwrap" "$lib/bwrap.new"
     mv -f "$lib/bwrap.new" "$lib/bwrap"
 }
 

@@ -52,8 +52,37 @@ deny() {
 
 shell_scripts() {
     if have shellcheck; then
-        check "shellcheck" shellcheck --external-sources scripts/*.sh .ci/run
+        check "shellcheck" shellcheck --external-sources scripts/*.sh .ci/run \
+            packaging/common.sh packaging/deb/p* packaging/rpm/p*
     else
         skip "shellcheck" "it is not installed"
+    fi
+}
+
+# Packages of the programs that were built for the tests, so that nothing is built twice.
+packages() {
+    local tool out=$ROOT/target/package
+    for tool in "cargo-deb 3.8.0" "cargo-generate-rpm 0.21.1"; do
+        # shellcheck disable=SC2086 # a name and a version
+        if ! need_tool $tool; then
+            skip "packages" "${tool% *} cannot be installed here"
+            return
+        fi
+    done
+    check "packages" env BUILT="$1" scripts/package.sh
+    if have dpkg-deb && have rpm; then
+        check "payloads are equal" python3 -B tests/packaging/payloads.py "$out"
+    else
+        skip "payloads are equal" "dpkg-deb and rpm are not both here"
+    fi
+    linter lintian --allow-root --fail-on error,warning "$out"/*.deb
+    linter rpmlint --config packaging/rpm/rpmlint.toml --strict "$out"/*.rpm
+}
+
+linter() {
+    if have "$1"; then
+        check "$1" "$@"
+    else
+        skip "$1" "it is not installed"
     fi
 }

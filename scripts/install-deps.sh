@@ -17,6 +17,10 @@ package_of() {
         *:awk) echo gawk ;;
         *:perl) echo perl ;;
         *:wrk) echo wrk ;;
+        *:lintian) echo lintian ;;
+        *:rpmlint) echo rpmlint ;;
+        *:rpm) echo rpm ;;
+        *:strip) echo binutils ;;
         apt:cc) echo build-essential ;;
         dnf:cc) echo gcc ;;
         apt:libc.a) echo libc6-dev ;;
@@ -55,6 +59,14 @@ install_missing() {
     install_packages "${packages[@]}" >/dev/null
 }
 
+# Only some distributions have them; what is missing then is told as skipped.
+install_linters() {
+    case $manager in
+        apt) install_missing lintian rpmlint rpm ;;
+        dnf) install_missing rpmlint ;;
+    esac
+}
+
 cli_package() {
     case $(uname -m) in
         x86_64) echo @anthropic-ai/claude-code-linux-x64 ;;
@@ -86,7 +98,10 @@ if have apt-get; then manager=apt; elif have dnf; then manager=dnf; fi
 install_missing bwrap dbus-daemon cc python3 curl find findmnt flock setsid awk
 install_missing libc.a
 case ${1:-} in
-    test) install_missing shellcheck perl ;;
+    test)
+        install_missing shellcheck perl strip
+        install_linters
+        ;;
     bench) install_missing wrk ;;
 esac
 install_cli
