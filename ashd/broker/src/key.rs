@@ -9,8 +9,9 @@ use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-/// The name of the credential that holds the key (systemd.exec(5), LoadCredential=).
-pub const CREDENTIAL: &str = "ash-model-key";
+/// The names of the credentials that may hold the key, the first that is there does: one that was
+/// encrypted and one that was not (systemd.exec(5), LoadCredential=).
+pub const CREDENTIALS: [&str; 2] = ["ash-model-key.sealed", "ash-model-key"];
 
 /// Longest key, in bytes.
 const LIMIT: usize = 4096;
@@ -38,11 +39,14 @@ pub enum Error {
 /// When it is there and cannot be used.
 pub fn from_service_manager() -> Result<Option<HeaderValue>, Error> {
     let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") else { return Ok(None) };
-    match File::open(Path::new(&directory).join(CREDENTIAL)) {
-        Ok(file) => read(file.into()).map(Some),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
+    for name in CREDENTIALS {
+        match File::open(Path::new(&directory).join(name)) {
+            Ok(file) => return read(file.into()).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(None)
 }
 
 /// Reads the key from its file, without the line end that editors leave. The value's own memory is

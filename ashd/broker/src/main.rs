@@ -88,7 +88,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
 /// another, and without any the sandboxes are told.
 fn credential() -> Option<HeaderValue> {
     let key = key::from_service_manager().unwrap_or_else(|error| {
-        error!("the credential {} is of no use: {error}", key::CREDENTIAL);
+        error!("the credential {} is of no use: {error}", key::CREDENTIALS.join(" or "));
         None
     });
     info!(credential = key.is_some(), "the model API key from the service manager");

@@ -145,7 +145,7 @@ pub(super) struct KeyFile {
 pub(super) struct Key {
     /// `/etc/credstore/ash-model-key`.
     pub(super) plain: Option<KeyFile>,
-    /// `/etc/credstore.encrypted/ash-model-key`.
+    /// `/etc/credstore.encrypted/ash-model-key.sealed`.
     pub(super) encrypted: Option<KeyFile>,
     /// Whether the two directories may not be looked into by whoever asks.
     pub(super) is_hidden: bool,

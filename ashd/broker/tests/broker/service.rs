@@ -24,12 +24,12 @@ fn terminate(child: &Child) {
 }
 
 /// Started as its unit does, with this credential.
-fn with_credential(dir: &Path, key: &str) -> Child {
+fn with_credential(dir: &Path, name: &str, key: &str) -> Child {
     // The broker's user reads it; the program's own directory it could not reach.
     let readable = |path: &Path| fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
     readable(dir);
-    fs::write(dir.join("ash-model-key"), key).unwrap();
-    readable(&dir.join("ash-model-key"));
+    fs::write(dir.join(name), key).unwrap();
+    readable(&dir.join(name));
     let program = dir.join("ash-broker");
     fs::copy(env!("CARGO_BIN_EXE_ash-broker"), &program).unwrap();
     let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
@@ -41,27 +41,33 @@ fn with_credential(dir: &Path, key: &str) -> Child {
 
 #[tokio::test]
 async fn the_key_comes_as_a_credential() {
-    let (dir, upstream) = (TempDir::new().unwrap(), Upstream::start().await);
-    let child = with_credential(dir.path(), &format!("{CANARY}\n"));
-    let (control, events) = soon(Control::connect(&socket(dir.path()))).await.unwrap();
-    control.configure(&upstream.settings(Limits::default()), None).await.unwrap();
-    let stage = Stage { dir, child, control, events };
-    let mut client = stage.client().await;
-    client.write(post("/v1/messages", "{}")).await;
-    let mut api = upstream.accept().await;
-    assert!(api.until("{}").await.contains(CANARY));
-    api.write(answer("application/json", DOCUMENT)).await;
-    assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+    for name in ["ash-model-key", "ash-model-key.sealed"] {
+        let (dir, upstream) = (TempDir::new().unwrap(), Upstream::start().await);
+        let child = with_credential(dir.path(), name, &format!("{CANARY}\n"));
+        let (control, events) = soon(Control::connect(&socket(dir.path()))).await.unwrap();
+        control.configure(&upstream.settings(Limits::default()), None).await.unwrap();
+        let stage = Stage { dir, child, control, events };
+        let mut client = stage.client().await;
+        client.write(post("/v1/messages", "{}")).await;
+        let mut api = upstream.accept().await;
+        assert!(api.until("{}").await.contains(CANARY));
+        api.write(answer("application/json", DOCUMENT)).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+    }
 }
 
 #[tokio::test]
 async fn a_credential_of_no_use_is_told_and_the_sandboxes_hear_that_there_is_no_key() {
     let (dir, upstream) = (TempDir::new().unwrap(), Upstream::start().await);
-    let child = with_credential(dir.path(), "two\nlines");
+    let child = with_credential(dir.path(), "ash-model-key", "two\nlines");
     let (control, events) = soon(Control::connect(&socket(dir.path()))).await.unwrap();
     control.configure(&upstream.settings(Limits::default()), None).await.unwrap();
     let stage = Stage { dir, child, control, events };
-    assert!(stage.log().contains("ash-model-key is of no use"), "{}", stage.log());
+    assert!(
+        stage.log().contains("is of no use: the model API key has characters"),
+        "{}",
+        stage.log()
+    );
     let mut client = stage.client().await;
     client.write(post("/v1/messages", "{}")).await;
     assert!(!client.head().await.starts_with("HTTP/1.1 200 "));

@@ -69,7 +69,7 @@ pub(super) fn key() -> Key {
         Err(_) => Ok(None),
     };
     let plain = file("/etc/credstore/ash-model-key");
-    let encrypted = file("/etc/credstore.encrypted/ash-model-key");
+    let encrypted = file("/etc/credstore.encrypted/ash-model-key.sealed");
     Key {
         is_hidden: plain.is_err() || encrypted.is_err(),
         plain: plain.ok().flatten(),

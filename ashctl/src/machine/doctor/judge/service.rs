@@ -9,10 +9,12 @@ const KEYS: [&str; 2] = ["model.key", "model.key_file"];
 pub(super) fn key(readings: &Readings) -> Finding {
     let name = "Model key";
     let key = &readings.key;
-    let files = [("credstore.encrypted", key.encrypted), ("credstore", key.plain)];
-    let found = files.iter().find_map(|(store, file)| Some((store, (*file)?)));
-    if let Some((store, file)) = found {
-        return credential(name, &format!("/etc/{store}/ash-model-key"), file);
+    let files = [
+        ("/etc/credstore.encrypted/ash-model-key.sealed", key.encrypted),
+        ("/etc/credstore/ash-model-key", key.plain),
+    ];
+    if let Some((path, file)) = files.iter().find_map(|(path, file)| Some((path, (*file)?))) {
+        return credential(name, path, file);
     }
     let given = match &readings.config {
         Config::Good(values) => KEYS.into_iter().find(|key| values.contains_key(*key)),
