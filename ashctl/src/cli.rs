@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
-pub(crate) use machine::{Config, Logs, Machine, Places, Runtime};
+pub(crate) use machine::{Config, Logs, Machine, Places, Runtime, Setup};
 
 use crate::folder::assignment;
 

@@ -4,8 +4,11 @@ mod agent;
 mod chat;
 mod deploy;
 mod exec;
+mod first;
 mod session;
 mod turn;
+
+pub(crate) use first::first_answer;
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! Commands about this machine. They need neither the bus nor `ashd`.
+//! Commands about this machine. They can be run without `ashd`.
 
 mod doctor;
 mod journal;
@@ -6,6 +6,7 @@ mod program;
 mod runtime;
 
 mod installed;
+mod setup;
 
 use serde_json::Value;
 
@@ -44,6 +45,7 @@ pub(crate) async fn run(
         Machine::Restart => return Err(systemctl::become_it("restart", systemctl::DAEMON)),
         Machine::Config(look) => return Err(program::become_ashd(&look, as_json)),
         Machine::Logs(options) => return Err(journal::become_it(&options, as_json)),
+        Machine::Setup(options) => setup::run(&mut page, &options, bus).await?,
         Machine::Runtime(command) => installed::run(&mut page, command).await?,
     }
     Ok(0)

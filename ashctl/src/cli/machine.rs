@@ -14,6 +14,12 @@ pub(crate) enum Machine {
         #[command(flatten)]
         places: Places,
     },
+    /// Store the model API key, install the CLI, start ashd, have a first answer
+    ///
+    /// Every step looks first whether it has been done, so that it can be run again at any time:
+    /// to replace the key, say. The key becomes a credential of the broker's service, encrypted
+    /// where systemd can do that. Without a terminal nothing is asked: give --key-file and --yes.
+    Setup(Setup),
     /// Start ashd, through systemctl
     Start,
     /// Stop ashd, through systemctl: running turns are interrupted, sessions are paused
@@ -39,6 +45,24 @@ pub(crate) struct Places {
     /// Directory of ashd's own programs
     #[arg(long, env = "ASH_LIBEXEC_DIR", hide = true, default_value = "/usr/lib/ash")]
     pub(crate) libexec_dir: PathBuf,
+    /// Directory of the machine's configuration
+    #[arg(long, env = "ASH_ETC_DIR", hide = true, default_value = "/etc")]
+    pub(crate) etc_dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Setup {
+    /// Take the model API key from this file; - is standard input
+    #[arg(long, value_name = "PATH")]
+    pub(crate) key_file: Option<PathBuf>,
+    /// Install this program as the CLI instead of fetching one
+    #[arg(long, value_name = "PATH")]
+    pub(crate) runtime_file: Option<PathBuf>,
+    /// Ask nothing: keep a key that is there, start ashd
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) places: Places,
 }
 
 #[derive(Args, Debug)]

@@ -19,7 +19,7 @@ pub(super) async fn run(
     places: &Places,
     bus: Option<&str>,
 ) -> Result<u8, Failure> {
-    let readings = gather::all(&places.libexec_dir, bus).await;
+    let readings = gather::all(places, bus).await;
     let findings: Vec<Finding> = judge::all(&readings);
     let is_fit = findings.iter().all(|finding| finding.grade != Grade::Missing);
     if page.as_json {

@@ -9,4 +9,5 @@ mod chat;
 mod commands;
 mod failures;
 mod machine;
+mod setup;
 mod streams;

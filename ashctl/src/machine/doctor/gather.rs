@@ -13,6 +13,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::readings::{Bwrap, Readings, Runtime, User};
+use crate::cli::Places;
 use crate::machine::runtime::Shelf;
 use crate::systemctl;
 
@@ -23,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SYSTEM_BWRAP: &str = "/usr/bin/bwrap";
 
 /// Takes all readings.
-pub(super) async fn all(libexec: &Path, bus: Option<&str>) -> Readings {
+pub(super) async fn all(places: &Places, bus: Option<&str>) -> Readings {
+    let libexec = &places.libexec_dir;
     let config = service::config().await;
     Readings {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
@@ -38,7 +40,7 @@ pub(super) async fn all(libexec: &Path, bus: Option<&str>) -> Readings {
         disk: disk::disk(&config),
         swap: disk::swap(),
         runtime: runtime(libexec, service::value(&config, "sandbox.claude")),
-        key: service::key(),
+        key: service::key(&places.etc_dir),
         is_clock_synchronised: service::clock().await,
         vulnerabilities: kernel::vulnerabilities(),
         is_smt_on: line("/sys/devices/system/cpu/smt/active").as_deref() == Some("1"),

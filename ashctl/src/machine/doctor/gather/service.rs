@@ -62,14 +62,14 @@ pub(super) fn value<'a>(config: &'a Config, key: &str) -> Option<&'a str> {
     }
 }
 
-pub(super) fn key() -> Key {
-    let file = |path: &str| match fs::metadata(path) {
+pub(super) fn key(etc: &Path) -> Key {
+    let file = |path: &str| match fs::metadata(etc.join(path)) {
         Ok(found) => Ok(Some(KeyFile { mode: found.mode() & 0o7777, uid: found.uid() })),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(()),
         Err(_) => Ok(None),
     };
-    let plain = file("/etc/credstore/ash-model-key");
-    let encrypted = file("/etc/credstore.encrypted/ash-model-key.sealed");
+    let plain = file("credstore/ash-model-key");
+    let encrypted = file("credstore.encrypted/ash-model-key.sealed");
     Key {
         is_hidden: plain.is_err() || encrypted.is_err(),
         plain: plain.ok().flatten(),
