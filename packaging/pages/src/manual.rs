@@ -77,13 +77,27 @@ fn exit_codes(command: &Command) -> String {
     let text = text.to_string();
     let lines = text.lines().filter(|line| *line != "Exit codes:").map(str::trim_start);
     let lines: Vec<_> = lines.map(escaped).collect();
-    format!(".SH \"EXIT STATUS\"\n.nf\n{}\n.fi\n", lines.join("\n"))
+    format!(".SH \"EXIT STATUS\"\n.nf\n{}.fi\n", highlighted(&lines.join("\n")))
 }
 
 fn rendered(render: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> io::Result<String> {
     let mut page = Vec::new();
     render(&mut page)?;
-    String::from_utf8(page).map_err(io::Error::other)
+    String::from_utf8(page).map(|page| highlighted(&page)).map_err(io::Error::other)
+}
+
+/// What help texts have between backquotes, in bold. Roff reads by lines, and so does this.
+fn highlighted(page: &str) -> String {
+    let line = |line: &str| {
+        let parts: Vec<_> = line.split('`').collect();
+        let whole = parts.len() % 2 == 1;
+        let font = |(at, part): (usize, &&str)| match at % 2 {
+            1 => format!("\\fB{part}\\fP"),
+            _ => (*part).to_owned(),
+        };
+        if whole { parts.iter().enumerate().map(font).collect() } else { line.to_owned() }
+    };
+    page.lines().map(|text| line(text) + "\n").collect()
 }
 
 /// What stands below a section's heading.
@@ -93,4 +107,15 @@ fn body(section: &str) -> String {
         .and_then(|(_, rest)| rest.split_once('\n'))
         .map_or("", |it| it.1)
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backquotes_become_bold_where_they_are_pairs() {
+        assert_eq!(highlighted("`a` and `b`\n.SH X\n"), "\\fBa\\fP and \\fBb\\fP\n.SH X\n");
+        assert_eq!(highlighted("a ` alone"), "a ` alone\n");
+    }
 }
