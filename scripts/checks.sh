@@ -37,6 +37,7 @@ lint() {
     check "cargo clippy" cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
     deny
     shell_scripts
+    units
 }
 
 # The advisory database needs a network that a build machine may not have; everything else about
@@ -57,6 +58,26 @@ shell_scripts() {
     else
         skip "shellcheck" "it is not installed"
     fi
+}
+
+# What systemd thinks of our units, and the bars that they must not come above: exposure in tenths,
+# as systemd 252 reckons it.
+units() {
+    if ! have systemd-analyze; then
+        skip "units" "systemd-analyze is not here"
+        return
+    fi
+    check "exposure of ashd" exposure ashd 24
+    check "exposure of ash-broker" exposure ash-broker 13
+    check "exposure of ash-sandboxes" exposure ash-sandboxes 50
+}
+
+exposure() {
+    local said status=0
+    said=$(systemd-analyze security --offline=true --no-pager --threshold="$2" \
+        "systemd/$1.service" 2>&1) || status=$?
+    grep "Overall exposure level" <<<"$said"
+    return "$status"
 }
 
 # Packages of the programs that were built for the tests, so that nothing is built twice.

@@ -37,7 +37,7 @@ use crate::session::service::Places;
 use crate::store::Store;
 use crate::store::lock::StateDir;
 use crate::store::sqlite::{self, Sqlite};
-use crate::telemetry::{self, Level};
+use crate::telemetry::{self, Level, message};
 
 /// How long the edges may take to finish what they write when the daemon goes away.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -87,7 +87,7 @@ impl Daemon {
         config.check_exposure(address.ip(), !store.keys().await?.is_empty())?;
         let (sandboxes, usage) = Sandboxes::start(setup::sandboxes(&config, state.path())).await?;
         for missing in sandboxes.missing() {
-            tracing::warn!("{missing}");
+            tracing::warn!(message_id = message::LAYER_MISSING, "{missing}");
         }
         let places = Places { data_dir: state.path().to_owned() };
         let options = setup::sessions(&config);
@@ -141,7 +141,12 @@ impl Daemon {
         manager::reloading();
         match Config::load(file, environment.iter().cloned()) {
             Ok(new) => self.adopt(&new).await,
-            Err(error) => tracing::error!("nothing was reloaded: {error}"),
+            Err(error) => {
+                tracing::error!(
+                    message_id = message::NOT_RELOADED,
+                    "nothing was reloaded: {error}"
+                );
+            }
         }
         manager::notify(&[sd_notify::NotifyState::Ready]);
     }
@@ -165,7 +170,11 @@ impl Daemon {
         {
             tracing::error!(%error, "the broker did not take the model API key");
         }
-        tracing::info!("configuration reloaded; changed: {}", list(&taken));
+        tracing::info!(
+            message_id = message::RELOADED,
+            "configuration reloaded; changed: {}",
+            list(&taken)
+        );
     }
 
     /// Sessions first, while their readers are still there; then the edges; then what they stand
@@ -174,7 +183,7 @@ impl Daemon {
     async fn end(mut self) {
         manager::notify(&[sd_notify::NotifyState::Stopping]);
         let fate = systemd::fate().await;
-        tracing::info!("{}", farewell(fate));
+        tracing::info!(message_id = message::ENDING, "{}", farewell(fate));
         manager::patiently(self.service.shut_down(fate == Fate::End)).await;
         self.shutdown.cancel();
         let drained = async { while self.edges.join_next().await.is_some() {} };

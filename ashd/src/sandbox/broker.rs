@@ -24,6 +24,7 @@ use tracing::level_filters::LevelFilter;
 use super::children::Children;
 use super::{socket, tree};
 use crate::domain::SandboxId;
+use crate::telemetry::message;
 
 pub use ash_broker::control::{Limits, Settings, Usage};
 
@@ -283,14 +284,14 @@ impl Shared {
         let sandboxes: Vec<SandboxId> = self.grants().keys().copied().collect();
         for sandbox in sandboxes {
             if let Err(error) = self.prepare(sandbox) {
-                tracing::warn!(%sandbox, %error, "a sandbox has no way to the model for now");
+                tracing::warn!(ash_sandbox = %sandbox, %error, "a sandbox has no way to the model for now");
             }
         }
     }
 
     async fn withdraw(&self, control: &Control, sandbox: SandboxId) -> Result<(), BrokerError> {
         if let Err(error) = control.revoke(sandbox.0).await {
-            tracing::debug!(%sandbox, %error, "the broker did not hear of a sandbox's end");
+            tracing::debug!(ash_sandbox = %sandbox, %error, "the broker did not hear of a sandbox's end");
         }
         self.remove(sandbox)
     }
@@ -363,7 +364,10 @@ async fn supervise(shared: Arc<Shared>, mut events: Events, reports: mpsc::Sende
         }
         match shared.leaving.load(Ordering::Relaxed) {
             true => tracing::info!("the broker has ended as it was told"),
-            false => tracing::warn!("the broker went away; starting it anew"),
+            false => tracing::warn!(
+                message_id = message::BROKER_LOST,
+                "the broker went away; starting it anew"
+            ),
         }
         shared.control.send_replace(None);
         events = begin_again(&shared).await;

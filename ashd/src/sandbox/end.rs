@@ -59,7 +59,7 @@ impl Sandboxes {
     pub(super) async fn end_and_log(&self, id: SandboxId) {
         if let Err(error) = self.end(id).await {
             let error = error.in_full();
-            tracing::error!(sandbox = %id, error, "something of a sandbox could not be removed");
+            tracing::error!(ash_sandbox = %id, error, "something of a sandbox could not be removed");
         }
     }
 }

@@ -110,7 +110,7 @@ impl Sandboxes {
         };
         // Without a broker a turn waits; that is no reason to end it.
         if let Err(error) = self.broker.adopt(id, uids.agent).await {
-            tracing::warn!(sandbox = %id, %error, "a sandbox has no way to the model for now");
+            tracing::warn!(ash_sandbox = %id, %error, "a sandbox has no way to the model for now");
         }
         Ok(Some(self.running(id, link)))
     }

@@ -50,7 +50,7 @@ async fn read(sandbox: SandboxId, mut pipe: Receiver, kept: Arc<Mutex<Vec<u8>>>)
     }
     let said = text(&lock(&kept));
     if !said.is_empty() {
-        tracing::info!(%sandbox, said, "a sandbox ended with words on standard error");
+        tracing::info!(ash_sandbox = %sandbox, said, "a sandbox ended with words on standard error");
     }
 }
 

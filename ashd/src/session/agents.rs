@@ -16,6 +16,7 @@ use super::places::Places;
 use super::shared::{Options, Shared};
 use crate::domain::{Agent, AgentId, AgentName, Timestamp};
 use crate::sandbox::tree::{Links, Tree, TreeError, remove_all};
+use crate::telemetry::message;
 
 /// The largest `.claude/settings.json` that is looked into, in bytes.
 const SETTINGS_LIMIT: u64 = 1024 * 1024;
@@ -66,7 +67,10 @@ impl Deployments {
         let taken = tokio::task::spawn_blocking(take).await;
         taken.map_err(|error| Refusal::Internal(error.to_string()))??;
         let agent = shared.store.deploy(agent).await?;
-        tracing::info!(agent = %agent.name, version = agent.version, "agent deployed");
+        tracing::info!(
+            message_id = message::AGENT_DEPLOYED, ash_agent = %agent.name,
+            version = agent.version, "agent deployed"
+        );
         let (tenant, name) = (agent.tenant.clone(), agent.name.clone());
         shared.tell(Happened::AgentDeployed(tenant, name, agent.version));
         Ok(agent)
@@ -89,7 +93,7 @@ impl Deployments {
         if !shared.store.change_agent(agent.clone()).await? {
             return Err(Refusal::NoAgent);
         }
-        tracing::info!(agent = %name, "agent changed");
+        tracing::info!(ash_agent = %name, "agent changed");
         shared.tell(Happened::AgentChanged(agent.tenant.clone(), agent.name.clone()));
         Ok(agent)
     }
@@ -232,7 +236,7 @@ pub(super) fn lay_out(
     made.map_err(|error| match error {
         TreeError::Io { error, .. } => unwritable(&error),
         error => {
-            tracing::error!(agent = %agent.name, %error, "no workspace could be made");
+            tracing::error!(ash_agent = %agent.name, %error, "no workspace could be made");
             Refusal::Internal("the session's workspace could not be made".to_owned())
         }
     })

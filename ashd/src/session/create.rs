@@ -11,6 +11,7 @@ use crate::domain::{
     Agent, EventKind, NewEvent, SandboxId, Session, SessionId, Settings, Status, Timestamp,
 };
 use crate::sandbox::Running;
+use crate::telemetry::message;
 
 impl Service {
     /// Makes a session; returns when its bridge is ready.
@@ -99,7 +100,10 @@ impl Service {
         let spawn = || Driver::spawn(shared, started, Begin::Launched(running));
         self.shared.registry.handle_or(&session, spawn);
         let (id, tenant) = (session.id, session.tenant.clone());
-        tracing::info!(session = %id, agent = %session.agent, "session created");
+        tracing::info!(
+            message_id = message::SESSION_CREATED, ash_session = %id, ash_agent = %session.agent,
+            ash_tenant = %session.tenant, "session created"
+        );
         self.shared.tell(Happened::SessionCreated(tenant, id));
         SessionView::of(&session)
     }

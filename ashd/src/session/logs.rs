@@ -1,11 +1,14 @@
 //! The newest lines of a session's log, in memory: the CLI's standard error and what the daemon
-//! has to say about the sandbox.
+//! has to say about the sandbox. The same goes to the journal, at a pace that leaves room there for
+//! other sessions.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::api::LogLine;
-use crate::domain::Timestamp;
+use crate::domain::{AgentName, Session, SessionId, Tenant, Timestamp};
+use crate::telemetry::message;
 
 /// The most lines kept.
 const LINES: usize = 2_000;
@@ -13,19 +16,62 @@ const LINES: usize = 2_000;
 /// The most bytes of a line.
 const LINE: usize = 8 * 1024;
 
+/// The most lines and bytes of a session that go to the journal in [`SPAN`].
+const JOURNAL_LINES: u32 = 200;
+const JOURNAL_BYTES: usize = 64 * 1024;
+const SPAN: Duration = Duration::from_secs(30);
+
 /// A session's log.
-#[derive(Default)]
 pub(super) struct Logs {
+    who: Who,
     inner: Mutex<Inner>,
+}
+
+/// Whose log it is.
+struct Who {
+    session: SessionId,
+    agent: AgentName,
+    tenant: Tenant,
 }
 
 #[derive(Default)]
 struct Inner {
     next: u64,
     lines: VecDeque<LogLine>,
+    pace: Pace,
+}
+
+/// What a session has written to the journal lately.
+#[derive(Default)]
+struct Pace {
+    since: Option<Instant>,
+    lines: u32,
+    bytes: usize,
+    left_out: u64,
+}
+
+impl Pace {
+    /// Whether a line of this length may go to the journal now; if so, how many before it did not.
+    fn step(&mut self, now: Instant, bytes: usize) -> Option<u64> {
+        if self.since.is_none_or(|since| now >= since + SPAN) {
+            *self = Pace { since: Some(now), left_out: self.left_out, ..Pace::default() };
+        }
+        if self.lines == JOURNAL_LINES || self.bytes + bytes > JOURNAL_BYTES {
+            self.left_out += 1;
+            return None;
+        }
+        self.lines += 1;
+        self.bytes += bytes;
+        Some(std::mem::take(&mut self.left_out))
+    }
 }
 
 impl Logs {
+    pub(super) fn new(session: &Session) -> Logs {
+        let (agent, tenant) = (session.agent.clone(), session.tenant.clone());
+        Logs { who: Who { session: session.id, agent, tenant }, inner: Mutex::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -45,6 +91,9 @@ impl Logs {
     fn add(&self, level: &'static str, line: &str) {
         let text = line[..line.floor_char_boundary(LINE)].to_owned();
         let mut inner = self.lock();
+        if let Some(left_out) = inner.pace.step(Instant::now(), text.len()) {
+            self.who.journal(level, &text, left_out);
+        }
         let index = inner.next;
         inner.next += 1;
         if inner.lines.len() == LINES {
@@ -60,13 +109,36 @@ impl Logs {
     }
 }
 
+impl Who {
+    fn journal(&self, level: &str, text: &str, left_out: u64) {
+        let Who { session, agent, tenant } = self;
+        if left_out > 0 {
+            tracing::warn!(
+                message_id = message::LINES_LEFT_OUT, ash_session = %session, ash_agent = %agent,
+                ash_tenant = %tenant, lines = left_out, "lines of a session's log were left out"
+            );
+        }
+        // Control characters could make a line look like another's on a terminal.
+        let text = text.replace(char::is_control, "\u{fffd}");
+        tracing::info!(
+            message_id = message::SANDBOX_SAID, ash_session = %session, ash_agent = %agent,
+            ash_tenant = %tenant, stream = level, "{text}"
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_newest_lines_are_kept() {
-        let logs = Logs::default();
+        let who = Who {
+            session: SessionId::random(),
+            agent: "hello".parse().unwrap(),
+            tenant: Tenant::default(),
+        };
+        let logs = Logs { who, inner: Mutex::default() };
         for _ in 0..LINES + 5 {
             logs.stderr(&vec![b'x'; LINE + 1]);
         }
@@ -74,5 +146,17 @@ mod tests {
         assert_eq!((all.len(), all[0].index), (LINES, 5));
         assert_eq!(all[0].text.len(), LINE);
         assert_eq!(logs.after(LINES as i64 + 3).len(), 1);
+    }
+
+    #[test]
+    fn one_session_does_not_fill_the_journal() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        for _ in 0..JOURNAL_LINES {
+            assert_eq!(pace.step(start, 1), Some(0));
+        }
+        assert_eq!((pace.step(start, 1), pace.step(start, 1)), (None, None));
+        assert_eq!(pace.step(start + SPAN, 1), Some(2));
+        assert_eq!(pace.step(start + SPAN, JOURNAL_BYTES), None);
+        assert_eq!(pace.step(start + 2 * SPAN, JOURNAL_BYTES), Some(1));
     }
 }

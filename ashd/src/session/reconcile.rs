@@ -25,7 +25,7 @@ pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<
     for session in &sessions {
         if session.status == Status::Ended {
             if let Err(error) = put_away(shared, session).await {
-                tracing::error!(session = %session.id, %error, "its end was not finished");
+                tracing::error!(ash_session = %session.id, %error, "its end was not finished");
             }
         } else if adopt(shared, session).await? {
             alive.insert(session.sandbox);
@@ -34,7 +34,7 @@ pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<
         }
     }
     for sandbox in shared.sandboxes.reap(&alive).await {
-        tracing::warn!(%sandbox, "removed what was left: a sandbox of no session");
+        tracing::warn!(ash_sandbox = %sandbox, "removed what was left: a sandbox of no session");
     }
     remove_unknown(shared, &sessions).await;
     Ok(())
@@ -43,7 +43,7 @@ pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<
 /// Finishes the end of a session that was interrupted in it.
 async fn put_away(shared: &Shared, session: &Session) -> Result<(), Refusal> {
     if let Err(error) = shared.sandboxes.end(session.sandbox).await {
-        tracing::error!(session = %session.id, error = error.in_full(), "a sandbox is left");
+        tracing::error!(ash_session = %session.id, error = error.in_full(), "a sandbox is left");
         return Ok(());
     }
     shared.put_away(session, false).await?;
@@ -52,7 +52,7 @@ async fn put_away(shared: &Shared, session: &Session) -> Result<(), Refusal> {
     if let Some(slot) = session.slot {
         shared.slots.give_back(slot);
     }
-    tracing::info!(session = %session.id, "finished the end of a session");
+    tracing::info!(ash_session = %session.id, "finished the end of a session");
     Ok(())
 }
 
@@ -64,12 +64,12 @@ async fn adopt(shared: &Arc<Shared>, session: &Session) -> Result<bool, Refusal>
         Ok(Some(running)) => running,
         Ok(None) => return Ok(false),
         Err(error) => {
-            tracing::warn!(session = %session.id, %error, "a sandbox could not be gone on with");
+            tracing::warn!(ash_session = %session.id, %error, "a sandbox could not be gone on with");
             return Ok(false);
         }
     };
     let replay = replay(shared, session, &running).await?;
-    tracing::info!(session = %session.id, turn = ?session.turn, "going on with a sandbox");
+    tracing::info!(ash_session = %session.id, ash_turn = ?session.turn, "going on with a sandbox");
     let (driver_shared, started) = (shared.clone(), session.clone());
     let spawn = || Driver::spawn(driver_shared, started, Begin::Adopted(running, replay));
     shared.registry.handle_or(session, spawn);
@@ -126,7 +126,7 @@ async fn set_aside(shared: &Shared, session: &Session) -> Result<(), Refusal> {
     if change == SessionChange::none() {
         return Ok(());
     }
-    tracing::info!(session = %session.id, turn = ?session.turn, "session paused: its sandbox is gone");
+    tracing::info!(ash_session = %session.id, ash_turn = ?session.turn, "session paused: its sandbox is gone");
     Ok(shared.store.commit(Commit { session: session.id, change, events }).await?)
 }
 

@@ -173,7 +173,7 @@ impl Service {
         let (places, gone) = (self.shared.places.clone(), agent.clone());
         let removed = tokio::task::spawn_blocking(move || agents::remove(&places, &gone)).await;
         if let Ok(Err(error)) = removed {
-            tracing::warn!(agent = %name, %error, "the agent's folder could not be removed");
+            tracing::warn!(ash_agent = %name, %error, "the agent's folder could not be removed");
         }
         self.shared.tell(Happened::AgentDeleted(agent.tenant, agent.name));
         Ok(())

@@ -22,6 +22,7 @@ use crate::sandbox::plan::PlacedFile;
 use crate::sandbox::tree::{Tree, TreeLimits, remove_all};
 use crate::sandbox::{NewSandbox, Running, SandboxError, Sandboxes};
 use crate::store::{EventRange, Store, Usage};
+use crate::telemetry::message;
 
 /// The largest CLAUDE.md, in bytes.
 pub(super) const PROMPT_LIMIT: u64 = 1024 * 1024;
@@ -141,7 +142,11 @@ impl Shared {
         let launched = self.sandboxes.launch(new).await;
         drop(counted);
         launched.map_err(|error| {
-            tracing::error!(session = %session.id, error = error.in_full(), "no sandbox");
+            tracing::error!(
+                message_id = message::NO_SANDBOX, ash_session = %session.id,
+                ash_agent = %session.agent, ash_tenant = %session.tenant,
+                error = error.in_full(), "no sandbox"
+            );
             Refusal::from(error)
         })
     }
@@ -151,7 +156,7 @@ impl Shared {
         let ended = self.sandboxes.end(running.id).await;
         if let Err(error) = &ended {
             let (sandbox, error) = (running.id, error.in_full());
-            tracing::error!(%sandbox, error, "something of a sandbox is left");
+            tracing::error!(ash_sandbox = %sandbox, error, "something of a sandbox is left");
         }
         ended.is_ok()
     }
@@ -165,7 +170,7 @@ impl Shared {
         let read = move || Tree::open(&folder)?.read("CLAUDE.md", PROMPT_LIMIT);
         let prompt = tokio::task::spawn_blocking(read).await;
         let unreadable = |error: String| {
-            tracing::error!(session = %session.id, error, "the agent's CLAUDE.md cannot be read");
+            tracing::error!(ash_session = %session.id, error, "the agent's CLAUDE.md cannot be read");
             internal("the agent's CLAUDE.md cannot be read")
         };
         match prompt {
@@ -195,7 +200,7 @@ impl Shared {
         let store = self.store.clone();
         tokio::spawn(async move {
             if let Err(error) = store.add_usage(session, at, usage).await {
-                tracing::warn!(%session, %error, "usage was not recorded");
+                tracing::warn!(ash_session = %session, %error, "usage was not recorded");
             }
         });
     }
@@ -222,7 +227,7 @@ impl Shared {
         };
         let done = tokio::task::spawn_blocking(put_away).await;
         let failed = |error: String| {
-            tracing::error!(session = %id, error, "the session's files could not be put away");
+            tracing::error!(ash_session = %id, error, "the session's files could not be put away");
             Refusal::Internal("the session's files could not be put away".to_owned())
         };
         done.map_err(|error| failed(error.to_string()))?.map_err(failed)

@@ -14,6 +14,7 @@ use crate::session::cli::StartKey;
 use crate::session::frames::Numbering;
 use crate::session::machine::{Event, Sandbox, State, Turn};
 use crate::session::registry::SessionView;
+use crate::telemetry::message;
 
 impl Driver {
     pub(super) async fn begin_life(&mut self, begin: Begin) {
@@ -127,7 +128,10 @@ impl Driver {
 
     /// The bridge is gone, and with it everything in the sandbox.
     pub(super) async fn lost(&mut self, why: &str) {
-        tracing::warn!(session = %self.session.id, why, "sandbox lost");
+        tracing::warn!(
+            message_id = message::SANDBOX_LOST, ash_session = %self.session.id,
+            ash_agent = %self.session.agent, ash_tenant = %self.session.tenant, why, "sandbox lost"
+        );
         self.logs.system(&format!("the sandbox was lost: {why}"));
         let _ = self.step(Event::SandboxLost).await;
     }

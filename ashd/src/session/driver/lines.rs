@@ -123,7 +123,7 @@ impl Driver {
                 Err(error @ (StoreError::Full | StoreError::Database(_)))
                     if !self.shared.is_shutting_down() && !self.is_leaving() =>
                 {
-                    tracing::error!(session = %self.session.id, %error, "trying again");
+                    tracing::error!(ash_session = %self.session.id, %error, "trying again");
                     tokio::time::sleep(RETRY).await;
                 }
                 result => return Ok(result?),
@@ -271,8 +271,6 @@ impl Driver {
     fn control_reply(&self, error: Option<&str>) {
         if let Some(error) = error {
             let error = &error[..error.floor_char_boundary(QUOTED)];
-            let session = self.session.id;
-            tracing::warn!(%session, error, "the CLI refused a control request");
             self.logs.system(&format!("the CLI refused a control request: {error}"));
         }
     }
@@ -281,7 +279,7 @@ impl Driver {
     async fn notice(&mut self, notice: Notice) -> bool {
         match notice {
             Notice::CliReady { after_ms } => {
-                tracing::debug!(session = %self.session.id, after_ms, "CLI ready");
+                tracing::debug!(ash_session = %self.session.id, after_ms, "CLI ready");
             }
             Notice::CliExited { reason, stderr, expected, .. } => {
                 self.cli_exited(reason, &stderr, expected);
@@ -300,8 +298,7 @@ impl Driver {
                 let _ = self.step(Event::OwnTurnEnded).await;
             }
             Notice::Held { bytes } => {
-                tracing::warn!(session = %self.session.id, bytes, "CLI held until its output is stored");
-                self.logs.system("the CLI is held until its output is stored");
+                self.logs.system(&format!("the CLI is held until {bytes} bytes of its are stored"));
             }
             Notice::Released => self.logs.system("the CLI goes on"),
             Notice::BadLine { reason, length } => {
@@ -314,7 +311,6 @@ impl Driver {
     fn cli_exited(&mut self, reason: String, stderr: &str, expected: bool) {
         self.logs.system(&format!("the CLI ended: {reason}"));
         if !expected {
-            tracing::warn!(session = %self.session.id, reason, "CLI ended");
             self.cli = None;
             let last = stderr.trim();
             self.cli_gone = Some(match last {

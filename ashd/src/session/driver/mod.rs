@@ -39,6 +39,7 @@ use crate::domain::{
 use crate::sandbox::Running;
 use crate::sandbox::link::{Incoming, LinkError};
 use crate::store::{Commit, StoreError};
+use crate::telemetry::message;
 
 /// Messages of the bridge that are taken at once.
 const BATCH: usize = 512;
@@ -148,7 +149,7 @@ impl Driver {
     pub(super) fn spawn(shared: Arc<Shared>, session: Session, begin: Begin) -> Handle {
         let (sender, commands) = mpsc::channel(64);
         let journal = Arc::new(Journal::default());
-        let logs = Arc::new(Logs::default());
+        let logs = Arc::new(Logs::new(&session));
         let leaving = Arc::new(AtomicBool::new(false));
         let handle = Handle {
             commands: sender,
@@ -322,7 +323,11 @@ impl Driver {
         }
         let id = self.session.id;
         if result.is_ok() {
-            tracing::info!(session = %id, agent = %self.session.agent, %status, "session changed");
+            let Session { agent, tenant, .. } = &self.session;
+            tracing::info!(
+                message_id = message::SESSION_CHANGED, ash_session = %id, ash_agent = %agent,
+                ash_tenant = %tenant, %status, "session changed"
+            );
             self.shared.tell(Happened::SessionChanged(self.session.tenant.clone(), id, status));
         }
         Ok(result?)

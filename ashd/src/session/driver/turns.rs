@@ -14,6 +14,7 @@ use crate::session::cli::{self, Controls, Conversation, StartKey};
 use crate::session::frames;
 use crate::session::machine::{Denied, Event, Sandbox};
 use crate::session::stream::{Starter, Subscription};
+use crate::telemetry::message;
 
 /// A message whose turn has not begun.
 pub(super) struct Waiting {
@@ -239,7 +240,11 @@ impl Driver {
         self.journal.append(frames);
         self.journal.end_turn();
         recorded?;
-        tracing::warn!(session = %self.session.id, turn = %turn, error = text, "turn failed");
+        tracing::warn!(
+            message_id = message::TURN_FAILED, ash_session = %self.session.id, ash_turn = %turn,
+            ash_agent = %self.session.agent, ash_tenant = %self.session.tenant, error = text,
+            "turn failed"
+        );
         Ok(())
     }
 }

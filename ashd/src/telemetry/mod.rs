@@ -1,11 +1,14 @@
 //! What the daemon says about itself: to the journal when a service manager runs it, to the
 //! terminal otherwise.
 //!
-//! What concerns a session, an agent or a turn carries it in a field of that name, on the event or
-//! on a span around it; in the journal they are called `ASH_SESSION`, `ASH_AGENT` and `ASH_TURN`:
-//! `journalctl ASH_SESSION=…` shows one conversation. Fields and messages never hold keys,
-//! prompts, answers, request bodies or environments: what is logged is kept, copied and read by
-//! more people than the conversation was meant for.
+//! What concerns a session, an agent, a turn or a tenant carries it in the field `ash_session`,
+//! `ash_agent`, `ash_turn` or `ash_tenant`; the journal writes the names of fields in capitals:
+//! `journalctl ASH_SESSION=…` shows one conversation. What operators search for has a `message_id`
+//! of [`message`]. Fields and messages never hold keys, prompts, answers, request bodies or
+//! environments: what is logged is kept, copied and read by more people than the conversation was
+//! meant for.
+
+pub mod message;
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
@@ -19,9 +22,6 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
-
-/// Prefix of our fields in the journal.
-const FIELD_PREFIX: &str = "ASH";
 
 /// Why logging cannot be set up or changed.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,7 @@ where
     if stderr_is_journal()
         && let Ok(journal) = tracing_journald::layer()
     {
-        return journal.with_field_prefix(Some(FIELD_PREFIX.into())).boxed();
+        return journal.with_field_prefix(None).boxed();
     }
     lines(io::stderr, stderr.is_terminal()).boxed()
 }
@@ -150,7 +150,7 @@ mod tests {
         let text = logged("info", |_| {
             let span = tracing::info_span!("turn", session = "5f", key = ?secret);
             let _inside = span.enter();
-            tracing::info!(?secret, agent = "x\x1b[31m\nforged", "configured");
+            tracing::info!(?secret, ash_agent = "x\x1b[31m\nforged", "configured");
         });
         assert!(text.contains("session=\"5f\"") && !text.contains("very"), "{text}");
         assert!(!text.contains('\x1b') && text.lines().count() == 1, "{text}");
@@ -198,7 +198,7 @@ mod tests {
         let subscriber = tracing_subscriber::registry().with(layer);
         tracing::subscriber::with_default(subscriber, || {
             let _inside = tracing::info_span!("turn", session = "5f").entered();
-            tracing::info!(agent = "hello", "begun");
+            tracing::info!(ash_agent = "hello", "begun");
         });
         let mut datagram = [0; 4096];
         // An empty one came first: the layer looked whether anybody listens.

@@ -1,0 +1,58 @@
+//! What operators search the journal for: `journalctl MESSAGE_ID=…` (systemd.journal-fields(7)).
+//! Explanations are in the catalog, which `journalctl -x` shows.
+
+/// A session was made.
+pub const SESSION_CREATED: &str = "670679b4f06e4d739e1e1f4b07b1e679";
+
+/// The status of a session changed.
+pub const SESSION_CHANGED: &str = "ecd087da537d483d8415f0d0d697b69a";
+
+/// A turn came to an end that is none.
+pub const TURN_FAILED: &str = "2d7c3a6e48514e9794c5ac8ca9836775";
+
+/// A sandbox ended that was not told to.
+pub const SANDBOX_LOST: &str = "ef7d7e8afd164cc481c1ad51f8f4f940";
+
+/// A sandbox could not be made.
+pub const NO_SANDBOX: &str = "2e228bd946e743acb4026871310ea597";
+
+/// A line of a session's log: the CLI's standard error, or what ashd has to say about it.
+pub const SANDBOX_SAID: &str = "7605f59ba5fd482f88fbfca3d3a36dc6";
+
+/// Lines of a session's log that are not in the journal because there were too many.
+pub const LINES_LEFT_OUT: &str = "f0df2d51415d4a48b06792830975af63";
+
+/// A version of an agent was deployed.
+pub const AGENT_DEPLOYED: &str = "1040a6c121a54c9ea8712399199055d1";
+
+/// The broker went away without being told to.
+pub const BROKER_LOST: &str = "919b3c8b8e6b4d2298b372fbbe3151fb";
+
+/// This machine lacks a layer of protection.
+pub const LAYER_MISSING: &str = "350c512214a64be892eeb798ea9815a6";
+
+/// The configuration was read again.
+pub const RELOADED: &str = "65861bfa2dbe4a018ef09cecf7a5dead";
+
+/// The configuration was not read again.
+pub const NOT_RELOADED: &str = "5e92729c48434e1da9dcfa1547ff2159";
+
+/// The daemon ends.
+pub const ENDING: &str = "8ac31241d9b64b69932f086fd36e3149";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn everything_is_explained_and_nothing_else() {
+        let id = |text: &str| (text.len() == 32).then(|| text.to_owned());
+        let here = include_str!("message.rs").lines();
+        let ours: BTreeSet<_> = here.filter_map(|line| id(line.split('"').nth(1)?)).collect();
+        let catalog = include_str!("../../../systemd/catalog/ash.catalog").lines();
+        let explained: BTreeSet<_> =
+            catalog.filter_map(|line| id(line.strip_prefix("-- ")?)).collect();
+        assert_eq!(ours, explained);
+        assert!(ours.len() > 10, "{ours:?}");
+    }
+}
