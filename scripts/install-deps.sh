@@ -59,12 +59,12 @@ install_missing() {
     install_packages "${packages[@]}" >/dev/null
 }
 
-# Only some distributions have them; what is missing then is told as skipped.
+# Not every distribution has all of them. What is missing is told when it is skipped.
 install_linters() {
-    case $manager in
-        apt) install_missing lintian rpmlint rpm ;;
-        dnf) install_missing rpmlint ;;
-    esac
+    local linter
+    for linter in lintian rpmlint rpm; do
+        [ "$manager:$linter" = dnf:lintian ] || install_missing "$linter" || :
+    done
 }
 
 cli_package() {

@@ -2,7 +2,8 @@
 # Makes packages from packaging/files: `package.sh deb`, `package.sh rpm`, or both. They are in
 # target/package afterwards, beside `deb` and `rpm`, the trees that they hold.
 #
-#   BUILT     directory of programs that are built already; without it they are built for release
+#   BUILT     directory of programs that are built already, to try their packages; without it they
+#             are built for release
 #   REVISION  of the package, behind the version (1)
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -32,8 +33,8 @@ make_deb() {
     stage changelog >"$made/changelog.Debian"
     stage install "$out/deb" "${flags[@]}"
     describe deb
-    cargo deb --quiet --no-build --no-strip --deb-revision "$revision" \
-        --manifest-path "$work/Cargo.toml" --output "$out"
+    cargo deb --quiet --no-build --no-strip ${BUILT:+--fast} --deb-revision "$revision" \
+        --manifest-path "$work/Cargo.toml" --output "$out" >/dev/null
 }
 
 make_rpm() {
@@ -47,7 +48,8 @@ make_rpm() {
 
 # The newest of what is packaged is what is committed, so packages of one commit are equal.
 revision=${REVISION:-1}
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$ROOT" log -1 --format=%ct)}
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$ROOT" log -1 --format=%ct 2>/dev/null ||
+    stat --format=%Y "$ROOT/CHANGELOG.md")}
 export SOURCE_DATE_EPOCH REVISION=$revision
 
 cd "$ROOT"
@@ -64,4 +66,6 @@ for format in "${formats[@]}"; do
     "make_$format"
 done
 rm -r "$work"
-say "made $(cd "$ROOT" && ls target/package/*.*)"
+for format in "${formats[@]}"; do
+    say "made $(echo "target/package/"*."$format")"
+done
