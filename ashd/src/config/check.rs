@@ -26,6 +26,9 @@ const LIBEXEC_DIR: &str = "/usr/lib/ash";
 /// directories, the id of a sandbox.
 const MAX_RUN_DIR: usize = 48;
 
+/// Where the broker's service finds the model API key.
+const CREDENTIAL: &str = "/etc/credstore/ash-model-key";
+
 /// Larger key files are something else.
 const MAX_KEY_FILE: u64 = 16 * 1024;
 
@@ -52,6 +55,9 @@ impl<'a> Check<'a> {
         self.uids(config);
         self.model(config);
         self.model_key(config);
+        if config.sandbox.services {
+            self.credential(Path::new(CREDENTIAL));
+        }
         self.level(config);
         self.problems
     }
@@ -130,6 +136,14 @@ impl<'a> Check<'a> {
             Ok(key) if config.model.key.is_none() => config.model.key = Some(key),
             Ok(_) => {}
             Err(reason) => self.refuse("model.key_file", reason),
+        }
+    }
+
+    /// The broker cannot see who else can read where its key came from.
+    fn credential(&mut self, path: &Path) {
+        if path.metadata().is_ok_and(|found| found.permissions().mode() & 0o077 != 0) {
+            let reason = format!("others can read {0}; run: chmod 600 {0}", path.display());
+            self.refuse("model.key", reason);
         }
     }
 
@@ -220,4 +234,29 @@ pub(super) fn split_url(url: &str) -> Option<(&str, &str)> {
 
 fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+
+    use super::*;
+
+    #[test]
+    fn a_credential_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ash-model-key");
+        let reasons = |path: &Path| {
+            let raw = Raw::read(None, &std::collections::BTreeMap::new());
+            let mut check = Check::new(&raw);
+            check.credential(path);
+            check.problems.into_iter().map(|problem| problem.reason).collect::<String>()
+        };
+        assert_eq!(reasons(&path), "");
+        fs::write(&path, "key").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+        assert!(reasons(&path).contains("chmod 600"), "{}", reasons(&path));
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(reasons(&path), "");
+    }
 }
