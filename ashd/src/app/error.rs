@@ -79,6 +79,6 @@ fn is_lasting(error: &StartError) -> bool {
         StartError::BelowFloor(_)
             | StartError::LongRunDir(_)
             | StartError::Cgroup(CgroupError::NotMounted | CgroupError::Missing(_))
-            | StartError::Launcher(LauncherError::Differs { .. })
+            | StartError::Launcher(LauncherError::Differs { .. } | LauncherError::Version(_))
     )
 }

@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use ash_wire::plan::{FIXED_FDS, Greeting, LAUNCHER_VERSION, MAX_FILES, MAX_PLAN, Plan, Reply};
+use ash_wire::plan::{
+    FIXED_FDS, Greeting, LAUNCHER_VERSION, MAX_FILES, MAX_PLAN, OLDEST_LAUNCHER_VERSION, Plan,
+    Reply,
+};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::de::DeserializeOwned;
 use tokio::process::{Child, Command};
@@ -57,6 +60,13 @@ pub enum LauncherError {
          ash-sandboxes`"
     )]
     NoService(io::Error),
+    /// Another version of ash left it.
+    #[error(
+        "the launcher speaks version {0} and this daemon {OLDEST_LAUNCHER_VERSION} to \
+         {LAUNCHER_VERSION}; `systemctl restart ash-sandboxes` starts one that fits, and ends the \
+         sandboxes"
+    )]
+    Version(u16),
     /// It was told something else.
     #[error(
         "the launcher has the {what} {theirs}, and this daemon {ours}; give ash-sandboxes.service \
@@ -229,9 +239,12 @@ fn alive(child: &mut Child) -> io::Result<()> {
 
 impl LauncherSetup {
     fn compare(&self, greeting: &Greeting) -> Result<(), LauncherError> {
+        if !(OLDEST_LAUNCHER_VERSION..=LAUNCHER_VERSION).contains(&greeting.version) {
+            return Err(LauncherError::Version(greeting.version));
+        }
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let ours = Greeting {
-            version: LAUNCHER_VERSION,
+            version: greeting.version,
             group: None,
             sessions_dir: text(&self.sessions_dir),
             broker_dir: text(&self.broker_dir),
@@ -240,7 +253,6 @@ impl LauncherSetup {
         };
         let facts = |greeting: &Greeting| {
             [
-                ("version", greeting.version.to_string()),
                 ("sessions directory", greeting.sessions_dir.clone()),
                 ("directory of model sockets", greeting.broker_dir.clone()),
                 ("first user id", greeting.uid_base.to_string()),

@@ -31,6 +31,10 @@ pub const MAX_FILES: usize = 64;
 /// The version of this conversation that this build speaks.
 pub const LAUNCHER_VERSION: u16 = 1;
 
+/// The oldest version of this conversation that this build still understands: an upgrade leaves the
+/// launcher of before running.
+pub const OLDEST_LAUNCHER_VERSION: u16 = 1;
+
 /// What the launcher was started with. An `ashd` that was started with something else would be
 /// refused at its first sandbox; it can say so at its start.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
