@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing to build and run: packages through apt or dnf, the Claude Code CLI
-# through npm. With the argument `test` or `bench`, also what only these need.
+# through npm. With the argument `test`, `bench` or `vm`, also what only these need.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -21,6 +21,9 @@ package_of() {
         *:rpmlint) echo rpmlint ;;
         *:rpm) echo rpm ;;
         *:strip) echo binutils ;;
+        *:mke2fs) echo e2fsprogs ;;
+        *:mmdebstrap) echo mmdebstrap ;;
+        *:qemu-system-x86_64) echo qemu-system-x86 ;;
         apt:cc) echo build-essential ;;
         dnf:cc) echo gcc ;;
         apt:libc.a) echo libc6-dev ;;
@@ -103,5 +106,6 @@ case ${1:-} in
         install_linters
         ;;
     bench) install_missing wrk ;;
+    vm) install_missing qemu-system-x86_64 mmdebstrap mke2fs ;;
 esac
 install_cli

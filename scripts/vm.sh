@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Journeys on a real Debian: makes packages of this checkout, boots a virtual machine, installs them
+# there, and uses them. tests/vm/README.md says more.
+#
+#   vm.sh [--all] [NAME…]  runs the core set, all, or these; a line each says what came of it
+#   vm.sh --list           says which there are
+#   vm.sh --shell          a machine with ash on it, for commands
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+made=$TARGET/vm
+tree=$made/next
+packages=$made/packages
+bin=$TARGET/ash-dev
+
+# A copy of this checkout, one release later. What has not changed since the last one keeps its
+# time, so that it is not built again.
+next_tree() {
+    rm -rf "$tree"
+    mkdir -p "$tree"
+    git -C "$ROOT" ls-files -z --cached --others --exclude-standard |
+        tar -C "$ROOT" --null --files-from - --ignore-failed-read -cf - | tar -C "$tree" -xf -
+    "$ROOT/tests/vm/next_release.py" "$tree"
+    for file in bridge/wire/src/lib.rs ashd/src/store/sqlite/schema.rs; do
+        touch -r "$ROOT/$file" "$tree/$file"
+    done
+    touch -r "$ROOT/scripts/vm.sh" "$tree/ashd/src/store/sqlite/next.sql"
+}
+
+# The same profile as the tests': what differs from a release is how fast it is.
+this_package() {
+    ASH_LIBEXEC_DIR=$bin "$ROOT/scripts/build.sh" dev
+    BUILT=$bin "$ROOT/scripts/package.sh" deb rpm
+    cp "$ROOT"/target/package/*.deb "$packages/ashd.deb"
+    cp "$ROOT"/target/package/*.rpm "$packages/ashd.rpm"
+}
+
+# In the same target directory, for what it depends on is the same.
+next_package() {
+    next_tree
+    SOURCE_DATE_EPOCH=$(git -C "$ROOT" log -1 --format=%ct)
+    export SOURCE_DATE_EPOCH CARGO_TARGET_DIR=$TARGET
+    ASH_LIBEXEC_DIR=$made/ash-dev "$tree/scripts/build.sh" dev
+    BUILT=$made/ash-dev REVISION=2 "$tree/scripts/package.sh" deb
+    cp "$tree"/target/package/*.deb "$packages/next.deb"
+}
+
+# Whoever counts finds the reason, and no failure.
+skip() {
+    printf 'SKIP journeys in a virtual machine: %s\n' "$*"
+    exit 0
+}
+
+cd "$ROOT"
+[ "${1:-}" != --list ] || exec python3 -B tests/vm/run.py --all --list
+need_root
+[ "$(uname -m)" = x86_64 ] || skip "they are written for x86-64"
+"$ROOT/scripts/install-deps.sh" vm || skip "qemu and mmdebstrap cannot be installed here"
+need_tool cargo-deb 3.8.0 || skip "cargo-deb cannot be installed here"
+need_tool cargo-generate-rpm 0.21.1 || skip "cargo-generate-rpm cannot be installed here"
+export PATH
+rm -rf "$packages"
+mkdir -p "$packages"
+this_package
+(next_package)
+exec python3 -B tests/vm/run.py --packages "$packages" --program "$bin/ash-modelapi" \
+    --claude "$(cli)" --results "$made/results" "$@"

@@ -1,0 +1,61 @@
+"""Prints a line for everything that ash could leave behind: processes, mounts, control groups,
+sockets, files and leases."""
+
+import os
+import pathlib
+import sqlite3
+
+OWN_GROUP = "/system.slice/ash-vm-agent.service"
+STATE = pathlib.Path("/var/lib/ash")
+
+
+def processes():
+    """All but the kernel's threads and those that look."""
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            args = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            group = (entry / "cgroup").read_text().strip().removeprefix("0::")
+        except OSError:
+            continue
+        if args and not group.startswith(OWN_GROUP):
+            yield f"process {args.strip()} in {group}"
+
+
+def groups():
+    for path, _, _ in os.walk("/sys/fs/cgroup"):
+        if not path.startswith(f"/sys/fs/cgroup{OWN_GROUP}"):
+            yield f"control group {path}"
+
+
+def mounts():
+    for line in pathlib.Path("/proc/1/mountinfo").read_text().splitlines():
+        yield f"mount {line.split()[4]}"
+
+
+def sockets():
+    for line in pathlib.Path("/proc/net/unix").read_text().splitlines()[1:]:
+        words = line.split()
+        if len(words) > 7:
+            yield f"socket {words[7]}"
+
+
+def files():
+    """The database grows by itself; what it says is looked at apart."""
+    for top in (STATE, pathlib.Path("/run/ash"), pathlib.Path("/tmp")):
+        for path in top.rglob("*"):
+            if not path.name.startswith("ash.db"):
+                yield f"file {path}"
+
+
+def leases():
+    if not (STATE / "ash.db").exists():
+        return
+    with sqlite3.connect(f"file:{STATE}/ash.db?mode=ro", uri=True) as database:
+        for (id,) in database.execute("SELECT hex(id) FROM sessions WHERE slot IS NOT NULL"):
+            yield f"lease of {id}"
+
+
+if __name__ == "__main__":
+    for kind in (processes, groups, mounts, sockets, files, leases):
+        for line in sorted(set(kind())):
+            print(line)

@@ -1,0 +1,3 @@
+"""The journeys, in the order in which they are run."""
+
+from . import people, limits, crashes, boots, daemon, disk, chaos, upgrade, removal, releases  # noqa: F401

@@ -1,0 +1,54 @@
+"""What somebody who may use ash does, and what somebody who may not is told."""
+
+from harness.ash import AGENT
+from harness.journey import journey
+
+DENIED = 6
+
+
+@journey(core=True)
+def a_member_of_the_group_chats(ash):
+    """Without a password, with the real CLI; deploying is not among the group's rights."""
+    said = ash.machine.do(f"ashctl chat {AGENT} '[[say Good morning]]'", user="alice")
+    assert "Good morning" in said, said
+    id = ash.machine.do(f"ashctl session create {AGENT}", user="alice").strip()
+    ash.machine.do(f"ashctl session send {id} '[[say first]]'", user="alice")
+    told = ash.machine.do(f"ashctl session send {id} '[[history]]'", user="alice")
+    assert "[[say first]]" in told, told
+    ash.machine.do("mkdir -p ~/mine; echo Answer. >~/mine/CLAUDE.md", user="alice")
+    denied = ash.machine.run("ashctl deploy ~/mine </dev/null", user="alice")
+    assert denied.code == DENIED and "org.ashd.Ash1.manage" in denied.err, denied
+    ash.machine.do(f"ashctl session end {id}", user="alice")
+
+
+@journey(core=True)
+def somebody_else_is_refused(ash):
+    """With the name of the right that is missing, and without a word about what there is."""
+    id = ash.create()
+    for command, right in [
+        ("session list", "view"),
+        (f"session info {id}", "view"),
+        (f"chat {AGENT} hello", "run"),
+        (f"session send {id} hello", "run"),
+        (f"session stop {id}", "run"),
+        (f"agent delete {AGENT}", "manage"),
+    ]:
+        denied = ash.machine.run(f"ashctl {command} </dev/null", user="mallory")
+        assert denied.code == DENIED and f"org.ashd.Ash1.{right}" in denied.err, (
+            f"{command}: {denied}"
+        )
+        assert denied.err.count("\n") == 1 and not denied.out, f"{command}: {denied}"
+    ash.machine.do(
+        "! test -r /var/lib/ash && ! test -x /run/ash && ! cat /etc/credstore/ash-model-key",
+        user="mallory",
+    )
+    ash.delete(id)
+
+
+@journey(core=True)
+def the_journal_tells_of_a_session(ash):
+    """The fields that operators search."""
+    id = ash.create()
+    ash.ask(id, "[[say noted]]")
+    ash.machine.until(f"journalctl -q ASH_SESSION={id} | grep -q .", "a line about the session")
+    ash.delete(id)
