@@ -65,6 +65,15 @@ pub(crate) enum Command {
     Session(Session),
     /// Talk to an agent
     Chat(Chat),
+    /// Show what sessions cost: processor, memory, disk, tokens
+    ///
+    /// Of those that the daemon has in memory. On a terminal it goes on until Ctrl-C; else it is
+    /// one table.
+    Top {
+        /// Seconds between two looks
+        #[arg(short, long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        interval: u64,
+    },
 }
 
 /// Deploy a folder with a CLAUDE.md as the next version of an agent

@@ -6,9 +6,12 @@ mod deploy;
 mod exec;
 mod first;
 mod session;
+mod top;
 mod turn;
 
 pub(crate) use first::first_answer;
+
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -53,6 +56,7 @@ pub(crate) async fn run(
         Command::Agent(command) => agent::run(&mut context, command).await?,
         Command::Session(command) => return session::run(context, command).await,
         Command::Chat(options) => chat::run(context, options).await?,
+        Command::Top { interval } => top::run(context, Duration::from_secs(interval)).await?,
     }
     Ok(0)
 }

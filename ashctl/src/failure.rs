@@ -97,7 +97,10 @@ fn named(name: &str, text: String) -> Failure {
 }
 
 fn mismatch(text: &str) -> Failure {
-    Failure::Failed(format!("this ashctl does not fit the ashd that is running: {text}"))
+    Failure::Failed(format!(
+        "this ashctl does not fit the ashd that is running ({text}); install the same version of \
+         both, and restart ashd"
+    ))
 }
 
 #[cfg(test)]

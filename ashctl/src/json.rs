@@ -1,6 +1,6 @@
 //! What `--json` prints.
 
-use ash_dbus::value::{AgentInfo, Health, LogLine, Message, SessionInfo, Usage};
+use ash_dbus::value::{AgentInfo, Health, LoadInfo, LogLine, Message, SessionInfo, Usage};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -62,6 +62,24 @@ pub(crate) fn usage(usage: &Usage) -> Value {
         "cacheReadTokens": usage.cache_read_tokens,
         "costUsd": usage.cost_usd,
         "calls": usage.calls,
+    })
+}
+
+pub(crate) fn load(load: &LoadInfo) -> Value {
+    json!({
+        "id": load.id,
+        "agentName": load.agent_name,
+        "status": load.status,
+        "turn": (!load.turn.is_empty()).then_some(&load.turn),
+        "cpuUs": load.cpu_us,
+        "memory": load.memory,
+        "memoryPeak": load.memory_peak,
+        "pids": load.pids,
+        "readBytes": load.read_bytes,
+        "writtenBytes": load.written_bytes,
+        "inputTokens": load.input_tokens,
+        "outputTokens": load.output_tokens,
+        "costUsd": load.cost_usd,
     })
 }
 

@@ -32,6 +32,7 @@ async fn people_read_tables() {
         &["session", "pause", ID],
         &["session", "interrupt", ID],
         &["session", "end", ID],
+        &["top"],
         &["agent", "delete", "hello"],
     ] {
         let text = printed(&bus, arguments).await;
@@ -55,6 +56,7 @@ async fn programs_read_json() {
         &["session", "messages", ID, "--json"],
         &["session", "logs", ID, "--json"],
         &["session", "create", "hello", "--json"],
+        &["top", "--json"],
         &["session", "end", ID, "--purge", "--json"],
     ] {
         for line in printed(&bus, arguments).await.lines() {

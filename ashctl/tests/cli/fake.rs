@@ -6,8 +6,8 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use ash_dbus::value::{
-    AgentInfo, DeployOptions, FollowOptions, Health, LogLine, Message, SessionFilter, SessionInfo,
-    Usage,
+    AgentInfo, DeployOptions, FollowOptions, Health, LoadInfo, LogLine, Message, SessionFilter,
+    SessionInfo, Usage,
 };
 use ash_dbus::{BUS_NAME, Error, ROOT, path};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -132,6 +132,25 @@ impl Manager {
     async fn create_session(&self, _agent: &str, settings: &str) -> (OwnedObjectPath, &str) {
         self.0.seen.lock().unwrap().settings.push(settings.into());
         (path::of_session(ID).unwrap(), ID)
+    }
+
+    async fn top(&self) -> Vec<LoadInfo> {
+        let load = LoadInfo {
+            id: ID.into(),
+            agent_name: "hello".into(),
+            status: self.0.session().status,
+            turn: ID.into(),
+            cpu_us: 83_400_000,
+            memory: 300 << 20,
+            pids: 12,
+            read_bytes: 5 << 30,
+            written_bytes: 2048,
+            input_tokens: 1_234_567,
+            output_tokens: 999,
+            cost_usd: 0.5,
+            ..LoadInfo::default()
+        };
+        vec![load]
     }
 
     #[zbus(property)]

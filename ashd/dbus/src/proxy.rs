@@ -6,8 +6,8 @@ use zbus::zvariant::{Fd, OwnedFd, OwnedObjectPath};
 
 use crate::error::Result;
 use crate::value::{
-    AgentInfo, DeployOptions, Event, FollowOptions, Health, LogLine, Message, SessionFilter,
-    SessionInfo, Usage,
+    AgentInfo, DeployOptions, Event, FollowOptions, Health, LoadInfo, LogLine, Message,
+    SessionFilter, SessionInfo, Usage,
 };
 
 /// The daemon.
@@ -46,6 +46,10 @@ pub trait Manager {
     /// `settings` is a JSON object as in the body of the HTTP request, without `agent`; empty text
     /// means none.
     fn create_session(&self, agent: &str, settings: &str) -> Result<(OwnedObjectPath, String)>;
+
+    /// What the sessions cost that the daemon has in memory, newest first. Those that nobody has
+    /// used since it started are not among them.
+    fn top(&self) -> Result<Vec<LoadInfo>>;
 
     /// Version of the daemon.
     #[zbus(property(emits_changed_signal = "const"))]

@@ -102,6 +102,38 @@ pub struct SessionInfo {
     pub last_active_at: String,
 }
 
+/// What a session costs right now: a row of `Manager.Top`.
+#[derive(Clone, Debug, Default, DeserializeDict, PartialEq, SerializeDict, Type)]
+#[zvariant(signature = "dict", rename_all = "camelCase")]
+pub struct LoadInfo {
+    /// A UUID.
+    pub id: String,
+    /// The agent it talks to.
+    pub agent_name: String,
+    /// `starting`, `active`, `paused`, `stopped` or `error`.
+    pub status: String,
+    /// Id of the running turn; empty when none runs.
+    pub turn: String,
+    /// Processor time that its sandbox has used, in microseconds.
+    pub cpu_us: u64,
+    /// Memory in use, in bytes.
+    pub memory: u64,
+    /// The most memory that was in use, in bytes.
+    pub memory_peak: u64,
+    /// Processes and threads.
+    pub pids: u64,
+    /// Bytes read from disks.
+    pub read_bytes: u64,
+    /// Bytes written to disks.
+    pub written_bytes: u64,
+    /// Tokens of prompts that were not cached.
+    pub input_tokens: u64,
+    /// Tokens of answers.
+    pub output_tokens: u64,
+    /// US dollars.
+    pub cost_usd: f64,
+}
+
 /// How `Session.Follow` reads.
 #[derive(Clone, Debug, Default, DeserializeDict, PartialEq, SerializeDict, Type)]
 #[zvariant(signature = "dict", rename_all = "camelCase", deny_unknown_fields)]

@@ -106,7 +106,7 @@ async fn proxies_and_interfaces_agree() {
     call!(manager:
         deploy("", Fd::from(&file), DeployOptions::default())
         list_agents() get_agent("") list_sessions(SessionFilter::default()) get_session("")
-        create_session("", "") version() status()
+        create_session("", "") top() version() status()
     );
     call!(agent: delete() configure("") id() name() version() config() env_names() created_at() updated_at());
     call!(session:

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use ash_dbus::Error;
-use ash_dbus::value::{AgentInfo, DeployOptions, Health, SessionFilter, SessionInfo};
+use ash_dbus::value::{AgentInfo, DeployOptions, Health, LoadInfo, SessionFilter, SessionInfo};
 use zbus::Connection;
 use zbus::object_server::SignalEmitter;
 use zbus::zvariant::{OwnedFd, OwnedObjectPath};
 
 use super::objects::{Desk, agent_path, session_path};
-use super::{parse, upload, words};
+use super::{parse, top, upload, words};
 use crate::domain::{AgentName, SessionId, Status};
 use crate::session::api::{Deployment, NewSession, Source};
 
@@ -95,6 +95,11 @@ impl Manager {
         let id = created.map_err(words::refused)?.session.id;
         self.desk.sync_session(bus, id).await?;
         Ok((session_path(id)?, id.to_string()))
+    }
+
+    #[zbus(out_args("sessions"))]
+    async fn top(&self) -> Result<Vec<LoadInfo>, Error> {
+        top::rows(&self.desk).await
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

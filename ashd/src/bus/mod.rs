@@ -14,6 +14,7 @@ mod agent;
 mod manager;
 mod objects;
 mod session;
+mod top;
 
 mod serve;
 

@@ -24,10 +24,12 @@ mod machine;
 mod places;
 mod reconcile;
 mod registry;
+mod top;
 
 pub use exec::{ExecPiece, ExecStream};
 pub use registry::SessionView;
 pub use service::Service;
 pub use stream::Subscription;
+pub use top::Load;
 
 pub use crate::store::{EventRange, SessionFilter, StoreError, Usage};

@@ -94,6 +94,11 @@ impl Registry {
         }
     }
 
+    /// Every session, as last committed.
+    pub(super) fn views(&self) -> Vec<Arc<SessionView>> {
+        self.read().values().map(|entry| entry.view.clone()).collect()
+    }
+
     /// How many sessions run a turn.
     pub(super) fn running(&self) -> u64 {
         self.read().values().filter(|entry| entry.view.session.turn.is_some()).count() as u64

@@ -34,6 +34,10 @@ pub struct Stats {
     pub pids: u64,
     /// Processor time used since the beginning, in microseconds.
     pub cpu_us: u64,
+    /// Bytes read from disks since the beginning.
+    pub read: u64,
+    /// Bytes written to disks since the beginning.
+    pub written: u64,
 }
 
 /// The groups of one sandbox.
@@ -140,11 +144,14 @@ impl Group {
         let agent = self.agent();
         let memory = memory(&agent).memory_stat();
         let cpu = CpuController::new(agent.clone(), PathBuf::new(), true).cpu();
+        let io = fs::read_to_string(agent.join("io.stat")).unwrap_or_default();
         Stats {
             memory: memory.usage_in_bytes,
             memory_peak: memory.max_usage_in_bytes,
             pids: pids(&agent).get_pid_current().unwrap_or(0),
             cpu_us: keyed(&cpu.stat, "usage_usec"),
+            read: over_disks(&io, "rbytes="),
+            written: over_disks(&io, "wbytes="),
         }
     }
 
@@ -263,4 +270,10 @@ fn populated(events: &mut File) -> io::Result<bool> {
 fn keyed(text: &str, key: &str) -> u64 {
     let number = |line: &str| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok();
     text.lines().find_map(number).unwrap_or(0)
+}
+
+/// The sum over all disks of a number of `io.stat`, which has a line for each.
+fn over_disks(text: &str, key: &str) -> u64 {
+    let number = |word: &str| word.strip_prefix(key)?.parse::<u64>().ok();
+    text.split_whitespace().filter_map(number).sum()
 }

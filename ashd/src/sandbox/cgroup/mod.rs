@@ -26,6 +26,9 @@ use crate::domain::SandboxId;
 const CONTROLLERS: [(&str, &str); 3] =
     [("cpu", "processor time"), ("memory", "memory"), ("pids", "the number of processes")];
 
+/// A controller that limits nothing: it counts what is read and written, where there is one.
+const COUNTER: &str = "io";
+
 /// Why control groups cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -253,6 +256,9 @@ fn enable(group: &Path) -> (Vec<&'static str>, Vec<String>) {
                 "{what} is not limited (no {name} controller in control groups version 2)"
             )),
         }
+    }
+    if fs::write(&control, format!("+{COUNTER}")).is_ok() {
+        enabled.push(COUNTER);
     }
     (enabled, missing)
 }

@@ -153,6 +153,9 @@ fn limits_and_statistics_have_the_kernels_form() {
     fs::write(file("agent/memory.events"), "low 0\noom 2\noom_kill 3\n").unwrap();
     fs::write(file("agent/pids.current"), "5\n").unwrap();
     fs::write(file("agent/cpu.stat"), "usage_usec 77\nuser_usec 1\n").unwrap();
-    let expected = Stats { memory: 4096, memory_peak: 8192, pids: 5, cpu_us: 77 };
+    let io = "8:0 rbytes=100 wbytes=7 rios=1 wios=1 dbytes=0 dios=0\n8:16 rbytes=11 wbytes=0\n";
+    fs::write(file("agent/io.stat"), io).unwrap();
+    let (memory, memory_peak, cpu_us) = (4096, 8192, 77);
+    let expected = Stats { memory, memory_peak, pids: 5, cpu_us, read: 111, written: 7 };
     assert_eq!((group.stats(), group.oom_kills()), (expected, 3));
 }

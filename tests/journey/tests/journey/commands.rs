@@ -48,6 +48,7 @@ fn people_and_scripts_get_what_they_need() -> Result<()> {
     ensure!(prints(&ash, &["chat", "my-agent", "[[say once]]", "--end"])? == "once\n");
     ensure!(prints(&ash, &["session", "list", "--status", "active"])?.contains(session));
     ensure!(prints(&ash, &["session", "info", session])?.contains("active"));
+    ensure!(prints(&ash, &["top"])?.contains(session));
     ensure!(prints(&ash, &["session", "messages", session])?.contains("piped"));
     prints(&ash, &["session", "logs", session])?;
     ensure!(prints(&ash, &["session", "exec", session, "pwd"])? == "/workspace\n");

@@ -1,0 +1,158 @@
+//! `ashctl top`.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use ash_dbus::value::LoadInfo;
+use serde_json::Value;
+use tokio::signal::ctrl_c;
+use tokio::time::sleep;
+
+use super::Context;
+use crate::failure::Failure;
+use crate::json;
+
+/// The terminal's corner, and everything behind it gone.
+const HOME: &[u8] = b"\x1b[H\x1b[J";
+
+const COLUMNS: [&str; 11] = [
+    "SESSION", "AGENT", "STATE", "CPU", "TIME", "MEMORY", "PIDS", "READ", "WRITTEN", "TOKENS",
+    "COST",
+];
+
+/// The column that takes two looks.
+const SHARE: usize = 3;
+
+/// Shows a table, on a terminal again and again until Ctrl-C.
+pub(super) async fn run(mut context: Context, interval: Duration) -> Result<(), Failure> {
+    if context.as_json || !context.out.is_terminal() {
+        let loads = context.bus.manager.top().await?;
+        if context.document(&loads.iter().map(json::load).collect::<Value>())? {
+            return Ok(());
+        }
+        let mut rows = table(&loads, &HashMap::new());
+        rows.iter_mut().for_each(|row| drop(row.remove(SHARE)));
+        return context.out.table(&rows);
+    }
+    tokio::select! {
+        shown = refresh(&mut context, interval) => shown,
+        _ = ctrl_c() => Ok(()),
+    }
+}
+
+async fn refresh(context: &mut Context, interval: Duration) -> Result<(), Failure> {
+    let mut before = (Instant::now(), HashMap::new());
+    loop {
+        let loads = match context.bus.manager.top().await.map_err(Failure::from) {
+            // It restarts, perhaps: whoever watches wants to see that, and what comes then.
+            Err(Failure::Absent(_)) => {
+                context.bus.wait_for_daemon().await?;
+                continue;
+            }
+            loads => loads?,
+        };
+        let now = Instant::now();
+        let shares = shares(&loads, &before.1, now - before.0);
+        before = (now, loads.iter().map(|load| (load.id.clone(), load.cpu_us)).collect());
+        let mut rows = table(&loads, &shares);
+        rows.truncate(height());
+        context.out.bytes(HOME)?;
+        context.out.table(&rows)?;
+        sleep(interval).await;
+    }
+}
+
+/// Lines that the terminal can show, without the one for the cursor.
+fn height() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout());
+    let rows = size.map_or(0, |size| usize::from(size.ws_row));
+    if rows == 0 { usize::MAX } else { rows.saturating_sub(1).max(1) }
+}
+
+/// Processors' worth of time in between, by session, in percent.
+fn shares(
+    loads: &[LoadInfo],
+    before: &HashMap<String, u64>,
+    between: Duration,
+) -> HashMap<String, f64> {
+    let share = |load: &LoadInfo| {
+        let used = load.cpu_us.checked_sub(*before.get(&load.id)?)?;
+        let share = used as f64 / between.as_micros().max(1) as f64 * 100.0;
+        Some((load.id.clone(), share))
+    };
+    loads.iter().filter_map(share).collect()
+}
+
+fn table(loads: &[LoadInfo], shares: &HashMap<String, f64>) -> Vec<Vec<String>> {
+    let mut rows = vec![COLUMNS.map(String::from).to_vec()];
+    rows.extend(loads.iter().map(|load| row(load, shares.get(&load.id).copied())));
+    rows
+}
+
+fn row(load: &LoadInfo, share: Option<f64>) -> Vec<String> {
+    let state = if load.turn.is_empty() { &load.status } else { "in a turn" };
+    vec![
+        load.id.clone(),
+        load.agent_name.clone(),
+        state.to_owned(),
+        share.map_or_else(|| "-".to_owned(), |share| format!("{share:.0}%")),
+        time(load.cpu_us),
+        bytes(load.memory),
+        load.pids.to_string(),
+        bytes(load.read_bytes),
+        bytes(load.written_bytes),
+        format!("{}/{}", short(load.input_tokens), short(load.output_tokens)),
+        format!("{:.2} USD", load.cost_usd),
+    ]
+}
+
+/// Minutes and seconds.
+fn time(micros: u64) -> String {
+    let tenths = micros / 100_000;
+    format!("{}:{:02}.{}", tenths / 600, tenths / 10 % 60, tenths % 10)
+}
+
+fn bytes(count: u64) -> String {
+    scaled(count, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])
+}
+
+fn short(count: u64) -> String {
+    scaled(count, 1000.0, &["", "k", "M", "G"])
+}
+
+/// At most four digits, in the unit that this takes.
+fn scaled(count: u64, step: f64, units: &[&str]) -> String {
+    let (mut number, mut unit) = (count as f64, 0);
+    while number >= step && unit + 1 < units.len() {
+        number /= step;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{count}{}", units[0]),
+        _ => format!("{number:.1}{}", units[unit]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(bytes(1023), "1023B");
+        assert_eq!(bytes(1536 << 20), "1.5GiB");
+        assert_eq!(short(999), "999");
+        assert_eq!(short(1_234_567), "1.2M");
+        assert_eq!(time(83_400_000), "1:23.4");
+    }
+
+    #[test]
+    fn the_share_is_of_the_time_in_between() {
+        let load = |id: &str, cpu_us| LoadInfo { id: id.into(), cpu_us, ..LoadInfo::default() };
+        let before = HashMap::from([("a".to_owned(), 1_000_000), ("b".to_owned(), 9)]);
+        let loads = [load("a", 4_000_000), load("b", 3), load("new", 7)];
+        let shares = shares(&loads, &before, Duration::from_secs(2));
+        // One began anew, in another sandbox; one was not there.
+        assert_eq!(shares, HashMap::from([("a".to_owned(), 150.0)]));
+    }
+}
