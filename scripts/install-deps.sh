@@ -70,6 +70,21 @@ install_linters() {
     done
 }
 
+# Unpacked, not installed: its package would start a server on this machine.
+fetch_nginx() {
+    local scratch
+    if have nginx || [ -x "$STATE/tools/nginx/usr/sbin/nginx" ] || [ "$manager" != apt ]; then
+        return 0
+    fi
+    say "fetching nginx"
+    mkdir -p "$STATE/tools"
+    scratch=$(mktemp -d "$STATE/tools/fetch.XXXXXX")
+    if (cd "$scratch" && apt-get -qq download nginx 2>/dev/null); then
+        dpkg-deb --extract "$scratch"/nginx_*.deb "$STATE/tools/nginx"
+    fi
+    rm -r "$scratch"
+}
+
 cli_package() {
     case $(uname -m) in
         x86_64) echo @anthropic-ai/claude-code-linux-x64 ;;
@@ -104,6 +119,7 @@ case ${1:-} in
     test)
         install_missing shellcheck perl strip
         install_linters
+        fetch_nginx
         ;;
     bench) install_missing wrk ;;
     vm) install_missing qemu-system-x86_64 mmdebstrap mke2fs ;;

@@ -15,6 +15,7 @@ mod leftovers;
 mod limits;
 mod model;
 mod options;
+mod proxy;
 mod readme;
 mod refusals;
 mod sdk;
