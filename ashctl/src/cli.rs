@@ -5,10 +5,12 @@ mod machine;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
 use serde_json::Value;
 
 pub(crate) use machine::{Config, Logs, Machine, Places, Runtime, Setup};
 
+use crate::complete;
 use crate::folder::assignment;
 
 const EXIT_CODES: &str = "\
@@ -100,6 +102,7 @@ pub(crate) enum Agent {
     /// Show one agent
     Info {
         /// Its name
+        #[arg(add = ArgValueCandidates::new(complete::agents))]
         name: String,
     },
     /// Show the config of an agent, or change it for sessions that will be made
@@ -109,6 +112,7 @@ pub(crate) enum Agent {
     /// disallowedTools, arrays. Others are kept as they are.
     Config {
         /// Its name
+        #[arg(add = ArgValueCandidates::new(complete::agents))]
         name: String,
         /// Set KEY to VALUE, which is JSON or else text; null or nothing removes it
         #[arg(value_name = "KEY=VALUE", value_parser = member)]
@@ -117,6 +121,7 @@ pub(crate) enum Agent {
     /// Delete an agent and end its sessions
     Delete {
         /// Its name
+        #[arg(add = ArgValueCandidates::new(complete::agents))]
         name: String,
     },
 }
@@ -189,12 +194,14 @@ pub(crate) enum Session {
 #[derive(Args, Debug)]
 pub(crate) struct Id {
     /// Id of the session
+    #[arg(add = ArgValueCandidates::new(complete::sessions))]
     pub(crate) id: String,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Create {
     /// Name of the agent
+    #[arg(add = ArgValueCandidates::new(complete::agents))]
     pub(crate) agent: String,
     /// Model id
     #[arg(short, long)]
@@ -232,7 +239,7 @@ pub(crate) enum WhenBusy {
 #[derive(Args, Debug)]
 pub(crate) struct List {
     /// Only of this agent
-    #[arg(short, long)]
+    #[arg(short, long, add = ArgValueCandidates::new(complete::agents))]
     pub(crate) agent: Option<String>,
     /// Only with this status
     #[arg(short, long)]
@@ -250,11 +257,12 @@ pub(crate) struct List {
 #[derive(Args, Debug)]
 pub(crate) struct Chat {
     /// Name of the agent
+    #[arg(add = ArgValueCandidates::new(complete::agents))]
     pub(crate) agent: String,
     /// The message
     pub(crate) message: Option<String>,
     /// Go on with this session instead of a new one
-    #[arg(short, long, value_name = "ID")]
+    #[arg(short, long, value_name = "ID", add = ArgValueCandidates::new(complete::sessions))]
     pub(crate) session: Option<String>,
     /// End the session afterwards
     #[arg(long)]

@@ -19,6 +19,7 @@ mod show;
 
 mod cli;
 mod command;
+mod complete;
 mod machine;
 mod remote;
 
@@ -29,13 +30,22 @@ use clap::{CommandFactory, Parser};
 use cli::{Cli, Task};
 use failure::Failure;
 
-/// The grammar of the command line, for manual pages and completions.
+/// The grammar of the command line, for manual pages.
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
+/// The script by which a shell completes the command line; empty for a shell that is not known.
+///
+/// # Errors
+/// When it cannot be put together; it is in memory, so it can.
+pub fn completion(shell: clap_complete::Shell) -> std::io::Result<Vec<u8>> {
+    complete::script(shell)
+}
+
 /// The program: parses the arguments, runs the command, says in one sentence what went wrong.
 pub fn main() -> ExitCode {
+    complete::answer_shell();
     let cli = Cli::parse();
     if let Some(host) = &cli.host {
         return failed(&remote::become_it(host));

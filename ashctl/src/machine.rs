@@ -8,6 +8,8 @@ mod runtime;
 mod installed;
 mod setup;
 
+pub(crate) use runtime::Shelf;
+
 use serde_json::Value;
 
 use crate::cli::Machine;

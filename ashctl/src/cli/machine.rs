@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCandidates;
+
+use crate::complete;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Machine {
@@ -68,6 +71,7 @@ pub(crate) struct Setup {
 #[derive(Args, Debug)]
 pub(crate) struct Logs {
     /// Id of a session
+    #[arg(add = ArgValueCandidates::new(complete::sessions))]
     pub(crate) session: Option<String>,
     /// Go on with new lines as they come
     #[arg(short, long)]
@@ -116,6 +120,7 @@ pub(crate) enum Runtime {
     /// Use another version for sandboxes that are started from now on
     Use {
         /// The version
+        #[arg(add = ArgValueCandidates::new(complete::versions))]
         version: String,
         #[command(flatten)]
         places: Places,
@@ -123,6 +128,7 @@ pub(crate) enum Runtime {
     /// Remove a version that is not in use
     Remove {
         /// The version
+        #[arg(add = ArgValueCandidates::new(complete::versions))]
         version: String,
         #[command(flatten)]
         places: Places,

@@ -7,6 +7,7 @@ mod fake;
 
 mod chat;
 mod commands;
+mod complete;
 mod failures;
 mod machine;
 mod setup;

@@ -42,16 +42,12 @@ fn files() -> Result<Vec<(&'static str, Vec<u8>)>> {
         ("ashd.toml", Config::sample()),
     ];
     let texts = texts.map(|(name, text)| (name, text.into_bytes()));
-    let completions =
-        [("ashctl.bash", Shell::Bash), ("ashctl.fish", Shell::Fish), ("_ashctl", Shell::Zsh)]
-            .map(|(name, shell)| (name, completion(shell)));
+    let completions = [
+        ("ashctl.bash", ashctl::completion(Shell::Bash)?),
+        ("ashctl.fish", ashctl::completion(Shell::Fish)?),
+        ("_ashctl", ashctl::completion(Shell::Zsh)?),
+    ];
     Ok(texts.into_iter().chain(completions).collect())
-}
-
-fn completion(shell: Shell) -> Vec<u8> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut ashctl::command(), "ashctl", &mut script);
-    script
 }
 
 #[cfg(test)]
@@ -79,7 +75,7 @@ mod tests {
     #[test]
     fn completions_are_of_their_shells() {
         assert!(text("_ashctl").starts_with("#compdef ashctl\n"));
-        assert!(text("ashctl.bash").contains("complete -F _ashctl"));
-        assert!(text("ashctl.fish").contains("complete -c ashctl"));
+        assert!(text("ashctl.bash").contains("-F _clap_complete_ashctl ashctl"));
+        assert!(text("ashctl.fish").contains("--command ashctl"));
     }
 }
