@@ -12,6 +12,9 @@ use zbus::{Connection, proxy::CacheProperties};
 
 use crate::failure::Failure;
 
+/// How long a bus may take to let us in.
+const GREETING: Duration = Duration::from_secs(5);
+
 /// How long to wait for `ashd` to come back.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -31,9 +34,8 @@ impl Bus {
             None => Builder::system(),
         };
         let unusable = |error| Failure::Usage(format!("the bus address is not valid: {error}"));
-        let connection = builder.map_err(unusable)?.build().await.map_err(|error| {
-            Failure::Absent(format!("the message bus cannot be reached: {error}"))
-        })?;
+        let connection = timeout(GREETING, builder.map_err(unusable)?.build()).await;
+        let connection = connection.map_err(|_| silent())?.map_err(unreachable)?;
         let manager = ManagerProxy::builder(&connection)
             .cache_properties(CacheProperties::No)
             .build()
@@ -76,4 +78,18 @@ impl Bus {
             Err(_) => Err(Failure::Absent("ashd went away and did not come back".into())),
         }
     }
+}
+
+fn silent() -> Failure {
+    Failure::Absent(
+        "the message bus does not answer; see `systemctl status dbus`, and reboot if it hangs"
+            .into(),
+    )
+}
+
+fn unreachable(error: zbus::Error) -> Failure {
+    Failure::Absent(format!(
+        "the message bus cannot be reached ({error}); start it with `systemctl start dbus`, or \
+         correct --bus"
+    ))
 }

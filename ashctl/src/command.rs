@@ -14,6 +14,7 @@ pub(crate) use first::first_answer;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::bus::Bus;
 use crate::cli::Command;
@@ -21,6 +22,9 @@ use crate::failure::Failure;
 use crate::json;
 use crate::out::Out;
 use crate::systemctl;
+
+/// How long `ashd` may take to say how it is.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What every command has at hand.
 struct Context {
@@ -62,7 +66,8 @@ pub(crate) async fn run(
 }
 
 async fn status(context: &mut Context) -> Result<(), Failure> {
-    let health = match context.bus.manager.status().await.map_err(Failure::from) {
+    let asked = timeout(PATIENCE, context.bus.manager.status()).await;
+    let health = match asked.map_err(|_| hangs())?.map_err(Failure::from) {
         Err(Failure::Absent(sentence)) => return Err(absent(&sentence).await),
         health => health?,
     };
@@ -91,6 +96,15 @@ async fn status(context: &mut Context) -> Result<(), Failure> {
         context.out.line(&format!("missing: {layer}"))?;
     }
     Ok(())
+}
+
+/// A watchdog sees this as well, a little later.
+fn hangs() -> Failure {
+    Failure::Absent(
+        "ashd is on the bus and does not answer; `ashctl logs` may say why, and `ashctl restart` \
+         keeps sandboxes and turns"
+            .into(),
+    )
 }
 
 /// That the daemon is not there, with what the service manager says of it.

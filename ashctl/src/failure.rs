@@ -85,15 +85,25 @@ impl From<zbus::Error> for Failure {
 /// A failure by the last part of the standard error's name.
 fn named(name: &str, text: String) -> Failure {
     match name {
+        "AccessDenied" if is_of_the_bus(&text) => Failure::Denied(
+            "the message bus keeps you from ashd; see that its policy is installed, \
+             dbus-1/system.d/org.ashd.Ash1.conf, and run `systemctl reload dbus`"
+                .into(),
+        ),
         "AccessDenied" | "AuthFailed" => Failure::Denied(text),
         "ServiceUnknown" | "NameHasNoOwner" => Failure::Absent(
             "ashd is not running on this bus; start it with `systemctl start ashd`".into(),
         ),
         "NoReply" | "Disconnected" => Failure::Absent("ashd went away before it answered".into()),
         "UnknownObject" => Failure::NotFound("it does not exist any more".into()),
-        "UnknownMethod" | "UnknownInterface" | "InvalidArgs" => mismatch(&text),
+        "UnknownMethod" | "UnknownInterface" | "UnknownProperty" | "InvalidArgs" => mismatch(&text),
         _ => Failure::Failed(text),
     }
+}
+
+/// What dbus-daemon and dbus-broker say, not `ashd`.
+fn is_of_the_bus(text: &str) -> bool {
+    text.starts_with("Rejected send message") || text.starts_with("Sender is not authorized")
 }
 
 fn mismatch(text: &str) -> Failure {
@@ -118,5 +128,8 @@ mod tests {
         assert_eq!(fdo(zbus::fdo::Error::ServiceUnknown(text())), 3);
         assert_eq!(fdo(zbus::fdo::Error::AccessDenied(text())), 6);
         assert_eq!(fdo(zbus::fdo::Error::UnknownObject(text())), 4);
+        let bus = "Rejected send message, 2 matched rules; type=\"method_call\"".to_owned();
+        let denied = zbus::Error::FDO(Box::new(zbus::fdo::Error::AccessDenied(bus)));
+        assert!(Failure::from(denied).to_string().contains("policy is installed"));
     }
 }

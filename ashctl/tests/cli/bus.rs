@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::timeout;
 use zbus::Connection;
@@ -84,6 +85,12 @@ impl Bus {
     /// Where it listens.
     pub(crate) fn address(&self) -> String {
         format!("unix:path={}/bus", self.dir.path().display())
+    }
+
+    /// Stops it: it takes connections and says nothing.
+    pub(crate) fn halt(&self) {
+        let pid = Pid::from_raw(self.daemon.id().cast_signed()).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
     }
 
     /// A connection to it.

@@ -3,7 +3,9 @@
 use std::fs;
 use std::process::Stdio;
 
+use ash_dbus::{BUS_NAME, ROOT};
 use tokio::time::timeout;
+use zbus::interface;
 
 use crate::bus::{Bus, PATIENCE, Ran};
 use crate::fake::{ID, serve};
@@ -17,10 +19,61 @@ async fn without_a_bus_or_a_daemon() {
     assert_eq!((ran.code, &*ran.out, &*ran.err), (3, "", sentence));
     let ran = bus.run(&["--bus", "unix:path=/nonexistent/bus", "status"]).await;
     assert_eq!(ran.code, 3);
-    assert!(ran.err.starts_with("ashctl: the message bus cannot be reached: "), "{}", ran.err);
+    let sentence = "ashctl: the message bus cannot be reached (";
+    assert!(ran.err.starts_with(sentence) && ran.err.contains("systemctl"), "{}", ran.err);
     let ran = bus.run(&["--bus", "nonsense", "status"]).await;
     assert_eq!(ran.code, 2);
     assert!(ran.err.starts_with("ashctl: the bus address is not valid: "), "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_bus_that_hangs_is_not_waited_for() {
+    let bus = Bus::start();
+    bus.halt();
+    let ran = bus.run(&["status"]).await;
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.starts_with("ashctl: the message bus does not answer; "), "{}", ran.err);
+}
+
+/// What there was before most of it.
+struct Old;
+
+#[interface(name = "org.ashd.Ash1.Manager")]
+impl Old {
+    #[zbus(property)]
+    async fn version(&self) -> &str {
+        "0.0.1"
+    }
+}
+
+#[tokio::test]
+async fn an_older_daemon_is_told_from_one_that_fails() {
+    let bus = Bus::start();
+    let connection = bus.connect().await;
+    connection.object_server().at(ROOT, Old).await.unwrap();
+    connection.request_name(BUS_NAME).await.unwrap();
+    for arguments in [&["top"][..], &["status"], &["agent", "list"]] {
+        let ran = bus.run(arguments).await;
+        let sentence = "ashctl: this ashctl does not fit the ashd that is running (";
+        assert_eq!((ran.code, &*ran.out), (1, ""), "{arguments:?}");
+        assert!(ran.err.starts_with(sentence) && ran.err.lines().count() == 1, "{}", ran.err);
+        assert!(ran.err.contains("install the same version of both"), "{}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn a_bus_that_dies_takes_nobody_along() {
+    let bus = Bus::start();
+    let (daemon, _connection) = serve(&bus).await;
+    let mut command = tokio::process::Command::from(bus.ashctl(&["session", "exec", ID, "hang"]));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let child = command.spawn().unwrap();
+    timeout(PATIENCE, daemon.waiting.notified()).await.unwrap();
+    drop(bus);
+    let output = timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+    let ran = Ran::from(output);
+    assert_eq!((ran.code, ran.err.lines().count()), (3, 1), "{}", ran.err);
+    assert!(ran.err.contains("went away"), "{}", ran.err);
 }
 
 #[tokio::test]
