@@ -115,6 +115,7 @@ fn session() -> Session {
         settings: Settings::default(),
         cli_session: String::new(),
         cli_version: None,
+        last_error: None,
         turn: None,
         slot: None,
         last_seq: 0,

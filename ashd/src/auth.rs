@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::domain::Tenant;
+use crate::domain::{Scope, Tenant};
 
 /// SHA-256 of a key.
 pub type KeyHash = [u8; 32];
@@ -22,18 +22,10 @@ pub type KeyHash = [u8; 32];
 pub struct Grant {
     /// Whose agents and sessions it sees.
     pub tenant: Tenant,
-    /// Whether it may manage this machine: deploy from its directories.
-    pub manage: bool,
+    /// What it may do there.
+    pub scope: Scope,
     /// What the key is for, in words.
     pub label: String,
-}
-
-impl Grant {
-    /// What a stored key grants. Keys of the default tenant are the operator's own.
-    pub fn of_tenant(tenant: Tenant, label: &str) -> Self {
-        let manage = tenant == Tenant::default();
-        Grant { tenant, manage, label: label.to_owned() }
-    }
 }
 
 /// The keys that are valid now, in memory.
@@ -46,7 +38,8 @@ impl Keys {
     /// Keys of the store, and the operator's key from the configuration, if there is one.
     pub fn new(operator: Option<&str>, stored: impl IntoIterator<Item = (KeyHash, Grant)>) -> Self {
         let operator = operator.map(|key| {
-            let grant = Grant::of_tenant(Tenant::default(), "ASH_API_KEY");
+            let label = "ASH_API_KEY".to_owned();
+            let grant = Grant { tenant: Tenant::default(), scope: Scope::Manage, label };
             (hash(key.as_bytes()), Arc::new(grant))
         });
         let stored = stored.into_iter().map(|(hash, grant)| (hash, Arc::new(grant))).collect();
@@ -57,6 +50,11 @@ impl Keys {
     pub fn add(&self, hash: KeyHash, grant: Grant) {
         let mut stored = self.stored.write().unwrap_or_else(PoisonError::into_inner);
         stored.insert(hash, Arc::new(grant));
+    }
+
+    /// Makes a key of the store invalid from now on.
+    pub fn remove(&self, hash: &KeyHash) {
+        self.stored.write().unwrap_or_else(PoisonError::into_inner).remove(hash);
     }
 
     /// What a presented key grants; `None` when it is not valid.
@@ -85,6 +83,10 @@ pub fn generate() -> String {
 mod tests {
     use super::*;
 
+    fn grant(tenant: &str, scope: Scope) -> Grant {
+        Grant { tenant: tenant.parse().unwrap(), scope, label: "ci".to_owned() }
+    }
+
     #[test]
     fn fresh_keys_have_the_known_shape_and_differ() {
         let key = generate();
@@ -96,15 +98,11 @@ mod tests {
 
     #[test]
     fn both_kinds_of_key_work_at_once() {
-        let acme: Tenant = "acme".parse().unwrap();
-        let keys = Keys::new(
-            Some("from-the-environment"),
-            [(hash(b"stored"), Grant::of_tenant(acme.clone(), "ci"))],
-        );
+        let acme = grant("acme", Scope::Run);
+        let keys = Keys::new(Some("from-the-environment"), [(hash(b"stored"), acme.clone())]);
         let operator = keys.check(b"from-the-environment").unwrap();
-        assert_eq!((operator.tenant.as_str(), operator.manage), ("default", true));
-        let stored = keys.check(b"stored").unwrap();
-        assert_eq!((&stored.tenant, stored.manage), (&acme, false));
+        assert_eq!((operator.tenant.as_str(), operator.scope), ("default", Scope::Manage));
+        assert_eq!(*keys.check(b"stored").unwrap(), acme);
         for wrong in ["", "stored ", "Stored", "from-the-environmen"] {
             assert_eq!(keys.check(wrong.as_bytes()), None, "{wrong:?}");
         }
@@ -114,7 +112,11 @@ mod tests {
     fn without_keys_nobody_gets_in() {
         let keys = Keys::new(None, []);
         assert_eq!(keys.check(b""), None);
-        keys.add(hash(b"later"), Grant::of_tenant(Tenant::default(), "later"));
+        keys.add(hash(b"later"), grant("default", Scope::Read));
         assert!(keys.check(b"later").is_some());
+        keys.remove(&hash(b"other"));
+        assert!(keys.check(b"later").is_some());
+        keys.remove(&hash(b"later"));
+        assert_eq!(keys.check(b"later"), None);
     }
 }

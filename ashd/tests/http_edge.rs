@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ashd::auth::{Grant, Keys, hash};
-use ashd::domain::{SessionId, Tenant};
+use ashd::domain::{Scope, SessionId, Tenant};
 use ashd::http::{ConnectionLimits, Front, Guard, Origins, RateLimits, Rates, run};
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -36,16 +36,15 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let hot: SessionId = HOT.parse().unwrap();
+        let grant =
+            Grant { tenant: Tenant::default(), scope: Scope::Manage, label: "test".to_owned() };
         let front = Front {
             guard: Guard {
                 bound: address.ip(),
                 hosts: vec!["ash.example.com".into()],
                 origins: Origins::Loopback,
             },
-            keys: Arc::new(Keys::new(
-                None,
-                [(hash(KEY.as_bytes()), Grant::of_tenant(Tenant::default(), "test"))],
-            )),
+            keys: Arc::new(Keys::new(None, [(hash(KEY.as_bytes()), grant)])),
             limits: RateLimits::new(Rates { requests: 1000, ..Rates::default() }),
             cached: Arc::new(move |caller, id| {
                 let ours = caller.tenant == Tenant::default() && id == hot;

@@ -18,7 +18,7 @@ use super::gate::Gated;
 use super::manager::Manager;
 use super::session::Session;
 use super::words;
-use crate::domain::{AgentName, SessionId, Status};
+use crate::domain::{AgentName, Scope, SessionId, Status};
 use crate::session::Service;
 use crate::session::SessionFilter;
 use crate::session::api::{Caller, Happened, Refusal};
@@ -57,7 +57,7 @@ pub(super) fn session_path(id: SessionId) -> Result<OwnedObjectPath, Error> {
 impl Desk {
     /// Nothing is in the tree yet.
     pub(super) fn new(service: Service) -> Arc<Self> {
-        let caller = Caller { tenant: Default::default(), may_deploy_path: false };
+        let caller = Caller { tenant: Default::default(), scope: Scope::Manage };
         Arc::new(Desk { service, caller, known: Mutex::default() })
     }
 

@@ -14,7 +14,9 @@ const PAGE: usize = 4 << 20;
 pub(super) fn refused(refusal: Refusal) -> Error {
     let text = refusal.to_string();
     match refusal {
-        Refusal::NoAgent | Refusal::NoAgentNamed(_) | Refusal::NoSession => Error::NotFound(text),
+        Refusal::NoAgent | Refusal::NoAgentNamed(_) | Refusal::NoSession | Refusal::NoKey => {
+            Error::NotFound(text)
+        }
         Refusal::NotActive(_) | Refusal::WrongStatus { .. } | Refusal::Ended => {
             Error::WrongState(text)
         }

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod event;
 pub mod id;
+pub mod scope;
 pub mod session;
 pub mod settings;
 pub mod time;
@@ -23,6 +24,7 @@ pub use event::{Event, EventId, EventKind, NewEvent};
 pub use exec::ExecRequest;
 pub use id::{AgentId, AgentName, SandboxId, SessionId, Tenant, TurnId};
 pub use message::Message;
+pub use scope::Scope;
 pub use session::{Session, SessionChange, Status};
 pub use settings::{PermissionMode, PromptMode, Settings};
 pub use time::Timestamp;

@@ -38,6 +38,8 @@ pub struct Session {
     pub created_at: Timestamp,
     /// Time of the newest turn's beginning or end.
     pub last_active_at: Timestamp,
+    /// Why the newest turn failed, or why the session is in error; a sentence for its user.
+    pub last_error: Option<String>,
 }
 
 /// A turn that was begun and has no recorded end.
@@ -129,6 +131,8 @@ pub struct SessionChange {
     pub settings: Option<Settings>,
     /// New time of last activity.
     pub last_active_at: Option<Timestamp>,
+    /// `Some(None)`: what had failed does not matter any more.
+    pub last_error: Option<Option<String>>,
 }
 
 impl SessionChange {
@@ -159,6 +163,7 @@ impl SessionChange {
         set(&mut session.slot, &self.slot);
         set(&mut session.settings, &self.settings);
         set(&mut session.last_active_at, &self.last_active_at);
+        set(&mut session.last_error, &self.last_error);
     }
 }
 

@@ -100,7 +100,9 @@ impl From<Refusal> for ApiError {
 /// Which status a refusal has. This is the only place that knows.
 fn status_of(refusal: &Refusal) -> StatusCode {
     match refusal {
-        Refusal::NoAgent | Refusal::NoAgentNamed(_) | Refusal::NoSession => StatusCode::NOT_FOUND,
+        Refusal::NoAgent | Refusal::NoAgentNamed(_) | Refusal::NoSession | Refusal::NoKey => {
+            StatusCode::NOT_FOUND
+        }
         Refusal::NotActive(_) | Refusal::WrongStatus { .. } | Refusal::Invalid(_) => {
             StatusCode::BAD_REQUEST
         }

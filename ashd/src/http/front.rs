@@ -21,7 +21,7 @@ use tower::Service as _;
 
 use super::cors;
 use super::error::{ApiError, json_bytes};
-use super::guard::{Guard, admit_caller, is_open};
+use super::guard::{Guard, admit_caller, admit_scope, is_open, needed};
 use super::rate::{Client, RateLimits, Standing};
 use super::sse;
 use super::unread::{self, Watch};
@@ -102,6 +102,11 @@ impl Front {
         let standing = self.limits.count(client, method, path);
         if let Some(refusal) = standing.as_ref().and_then(Standing::refusal) {
             return Break(refusal);
+        }
+        if let Some(caller) = &caller
+            && let Err(error) = admit_scope(caller, needed(method, path))
+        {
+            return Break(error.into_response());
         }
         match caller.as_ref().and_then(|caller| self.hot(caller, method, path)) {
             Some(mut response) => {

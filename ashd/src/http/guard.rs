@@ -1,4 +1,4 @@
-//! Who gets past the door: Host, Origin and the API key, in this order, before any routing.
+//! Who gets past the door: Host, Origin, the API key and its scope, in this order, before any routing.
 //!
 //! - **Host** must name this server: a loopback name or address, the address it is bound to, or a
 //!   configured name. That ends DNS rebinding, where a web page's own name is made to point here.
@@ -9,14 +9,17 @@
 //!   An origin that is not allowed is refused (403), not just left without CORS headers.
 //! - **The key** is needed for everything but `/health`, unknown paths too, so that nobody can
 //!   find out without a key what is there.
+//! - **The scope** of the key must be enough for the method and the path: `read` to look, `run` for
+//!   what is done with sessions, `manage` for everything else, unknown paths too.
 
 use std::net::IpAddr;
 
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, ORIGIN};
-use http::{StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 
 use super::error::ApiError;
 use crate::auth::Keys;
+use crate::domain::Scope;
 use crate::session::api::Caller;
 
 /// The only path that needs no key.
@@ -176,7 +179,30 @@ pub(super) fn admit_caller(keys: &Keys, headers: &HeaderMap) -> Result<Caller, A
     let presented = presented.filter(|key| !key.is_empty() && !key.contains(' '));
     let presented = presented.ok_or_else(|| refuse("Invalid Authorization header format"))?;
     let grant = keys.check(presented.as_bytes()).ok_or_else(|| refuse("Invalid API key"))?;
-    Ok(Caller { tenant: grant.tenant.clone(), may_deploy_path: grant.manage })
+    Ok(Caller { tenant: grant.tenant.clone(), scope: grant.scope })
+}
+
+/// Checks that a key's scope is enough.
+///
+/// # Errors
+/// 403 that names the scope that is needed.
+pub(super) fn admit_scope(caller: &Caller, needed: Scope) -> Result<(), ApiError> {
+    if caller.scope >= needed {
+        return Ok(());
+    }
+    let text = format!("This needs a key with the scope {needed}, yours has {}", caller.scope);
+    Err(ApiError::new(StatusCode::FORBIDDEN, text))
+}
+
+/// The scope that a request needs as far as method and path tell; a handler may need more.
+pub(super) fn needed(method: &Method, path: &str) -> Scope {
+    let sessions = path.strip_prefix("/api/sessions");
+    let of_sessions = sessions.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    match *method {
+        Method::GET | Method::HEAD | Method::OPTIONS => Scope::Read,
+        _ if of_sessions => Scope::Run,
+        _ => Scope::Manage,
+    }
 }
 
 #[cfg(test)]
@@ -310,20 +336,17 @@ mod tests {
 
     #[test]
     fn callers_are_told_apart() {
-        let keys = Keys::new(
-            Some("key"),
-            [(hash(b"other"), Grant::of_tenant("acme".parse().unwrap(), "ci"))],
-        );
+        let keys = Keys::new(Some("key"), [(hash(b"other"), grant("acme", Scope::Run))]);
         let caller = |pairs: &[(&'static str, &str)]| {
             admit_caller(&keys, &headers(pairs)).map_err(|error| {
                 assert_eq!(error.status, StatusCode::UNAUTHORIZED);
                 error_text(error)
             })
         };
-        let default = Caller { tenant: Tenant::default(), may_deploy_path: true };
+        let default = Caller { tenant: Tenant::default(), scope: Scope::Manage };
         assert_eq!(caller(&[("authorization", "Bearer key")]), Ok(default));
         let acme = caller(&[("authorization", "Bearer other")]).unwrap();
-        assert_eq!((acme.tenant.as_str(), acme.may_deploy_path), ("acme", false));
+        assert_eq!((acme.tenant.as_str(), acme.scope), ("acme", Scope::Run));
         assert_eq!(caller(&[]), Err("Missing Authorization header".into()));
         for odd in [
             "",
@@ -341,6 +364,43 @@ mod tests {
         let twice = [("authorization", "Bearer key"), ("authorization", "Bearer key")];
         assert!(caller(&twice).is_err());
         assert_eq!(caller(&[("authorization", "Bearer wrong")]), Err("Invalid API key".into()));
+    }
+
+    fn grant(tenant: &str, scope: Scope) -> Grant {
+        Grant { tenant: tenant.parse().unwrap(), scope, label: "ci".to_owned() }
+    }
+
+    #[test]
+    fn scopes_are_enough_or_the_needed_one_is_named() {
+        for (method, path, scope) in [
+            ("GET", "/api/agents", Scope::Read),
+            ("HEAD", "/api/sessions/x/stream", Scope::Read),
+            ("GET", "/nowhere", Scope::Read),
+            ("POST", "/api/sessions", Scope::Run),
+            ("DELETE", "/api/sessions/x", Scope::Run),
+            ("POST", "/api/sessions/x/exec", Scope::Run),
+            ("POST", "/api/sessionsx", Scope::Manage),
+            ("POST", "//api/sessions", Scope::Manage),
+            ("POST", "/api/agents", Scope::Manage),
+            ("PATCH", "/api/agents/a/config", Scope::Manage),
+            ("DELETE", "/api/agents/a", Scope::Manage),
+            ("BREW", "/", Scope::Manage),
+        ] {
+            assert_eq!(needed(&method.parse().unwrap(), path), scope, "{method} {path}");
+        }
+        let caller = |scope| Caller { tenant: Tenant::default(), scope };
+        for (own, needed, enough) in [
+            (Scope::Read, Scope::Read, true),
+            (Scope::Read, Scope::Run, false),
+            (Scope::Run, Scope::Read, true),
+            (Scope::Run, Scope::Manage, false),
+            (Scope::Manage, Scope::Manage, true),
+        ] {
+            assert_eq!(admit_scope(&caller(own), needed).is_ok(), enough, "{own} {needed}");
+        }
+        let refusal = admit_scope(&caller(Scope::Read), Scope::Run).unwrap_err();
+        assert_eq!(refusal.status, StatusCode::FORBIDDEN);
+        assert_eq!(error_text(refusal), "This needs a key with the scope run, yours has read");
     }
 
     #[test]

@@ -9,7 +9,9 @@ use serde_json::json;
 use super::context::{At, Context, Nothing, Who};
 use super::create;
 use super::error::{ApiError, json, json_bytes};
+use super::guard::admit_scope;
 use super::query::Params;
+use crate::domain::Scope;
 use crate::session::SessionFilter;
 use crate::session::api::{ExecOutput, LARGEST_PAGE};
 use crate::session::view::Shown;
@@ -114,6 +116,9 @@ pub(super) async fn end(
     uri: Uri,
 ) -> Answer {
     let purge = Params::of(&uri)?.flag("purge")?.unwrap_or(false);
+    if purge {
+        admit_scope(&caller, Scope::Manage)?;
+    }
     let view = context.service.end(&caller, id, purge).await?;
     Ok(json_bytes(StatusCode::OK, view.json.clone()))
 }

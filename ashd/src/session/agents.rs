@@ -14,7 +14,7 @@ use super::api::{AgentChange, Caller, Deployment, Happened, Refusal, Source};
 use super::cli;
 use super::places::Places;
 use super::shared::{Options, Shared};
-use crate::domain::{Agent, AgentId, AgentName, Timestamp};
+use crate::domain::{Agent, AgentId, AgentName, Scope, Timestamp};
 use crate::sandbox::tree::{Links, Tree, TreeError, remove_all};
 use crate::telemetry::message;
 
@@ -108,8 +108,10 @@ fn permitted(source: Source, caller: &Caller, roots: &[PathBuf]) -> Result<Taken
         Source::Files(files) => return Ok(Taken::Files(files)),
         Source::Tar(archive) => return Ok(Taken::Tar(archive)),
     };
-    if !caller.may_deploy_path {
-        return Err(Refusal::Forbidden("this key may not deploy from a path".to_owned()));
+    if caller.scope < Scope::Manage {
+        return Err(Refusal::Forbidden(
+            "Deploying from a path needs a key with the scope manage".to_owned(),
+        ));
     }
     let real = std::fs::canonicalize(&path).unwrap_or(path);
     let beneath = |root: &PathBuf| {

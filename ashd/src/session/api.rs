@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::domain::{
-    Agent, AgentConfig, AgentName, ConfigChange, EventId, SessionId, Settings, Status, Tenant,
-    Unfit, check, environment,
+    Agent, AgentConfig, AgentName, ConfigChange, EventId, Scope, SessionId, Settings, Status,
+    Tenant, Unfit, check, environment,
 };
 use crate::store::StoreError;
 
@@ -17,8 +17,8 @@ use crate::store::StoreError;
 pub struct Caller {
     /// Whose agents and sessions it sees.
     pub tenant: Tenant,
-    /// Whether it may deploy from a path of this machine.
-    pub may_deploy_path: bool,
+    /// What it may do. The edges see to it; a verb looks once more where this machine is at stake.
+    pub scope: Scope,
 }
 
 /// A deployment.
@@ -197,6 +197,8 @@ pub enum Happened {
     SessionCreated(Tenant, SessionId),
     /// A session's status changed.
     SessionChanged(Tenant, SessionId, Status),
+    /// A turn of a session began or ended.
+    SessionTurned(Tenant, SessionId),
     /// A session and its history were removed.
     SessionPurged(Tenant, SessionId),
 }
@@ -213,6 +215,9 @@ pub enum Refusal {
     /// No such session.
     #[error("Session not found")]
     NoSession,
+    /// No such API key.
+    #[error("Key not found")]
+    NoKey,
     /// The session's status does not allow it.
     #[error("Session is {0}")]
     NotActive(Status),

@@ -308,6 +308,7 @@ mod tests {
             settings,
             cli_session: "7d7c2a1e-0000-4000-8000-000000000000".to_owned(),
             cli_version: None,
+            last_error: None,
             turn: None,
             slot: None,
             last_seq: 0,

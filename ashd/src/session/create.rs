@@ -133,6 +133,7 @@ fn draft(agent: &Agent, settings: Settings, slot: u32) -> Session {
         settings,
         cli_session: id.to_string(),
         cli_version: None,
+        last_error: None,
         turn: None,
         slot: Some(slot),
         last_seq: 0,

@@ -1,17 +1,25 @@
-//! The first key: how a fresh installation becomes usable without being open to anyone.
+//! API keys: how a fresh installation becomes usable without being open to anyone, and the verbs
+//! that make, list and revoke keys.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
+use super::api::{Caller, Refusal};
 use crate::auth::{Grant, Keys, generate, hash};
-use crate::domain::{Tenant, Timestamp};
-use crate::store::{Key, Store, StoreError};
+use crate::domain::{Scope, Tenant, Timestamp, Unfit, check};
+use crate::store::{Store, StoreError};
+
+pub use crate::store::Key;
 
 /// The file in the data directory that hands the first key to the operator's tools: mode 0600,
 /// the key without a newline. Tools may take the file away once they have read it.
 pub const KEY_FILE: &str = "initial-api-key";
+
+/// The longest name of a key, in characters.
+const LONGEST_NAME: usize = 100;
 
 /// Why there are no keys to start with.
 #[derive(Debug, thiserror::Error)]
@@ -54,22 +62,89 @@ pub async fn bootstrap(
 }
 
 fn grant(key: &Key) -> Grant {
-    Grant::of_tenant(key.tenant.clone(), &key.label)
+    Grant { tenant: key.tenant.clone(), scope: key.scope, label: key.label.clone() }
 }
 
-async fn issue(store: &dyn Store, keys: &Keys, file: &Path, label: &str) -> Result<(), KeysError> {
+/// A new key and its text, which nobody can find out again.
+fn fresh(tenant: Tenant, label: &str, scope: Scope) -> (Key, String) {
     let text = generate();
     let key = Key {
         id: uuid::Uuid::new_v4(),
-        tenant: Tenant::default(),
+        tenant,
         hash: hash(text.as_bytes()),
         label: label.to_owned(),
+        scope,
         created_at: Timestamp::now(),
     };
+    (key, text)
+}
+
+async fn issue(store: &dyn Store, keys: &Keys, file: &Path, label: &str) -> Result<(), KeysError> {
+    let (key, text) = fresh(Tenant::default(), label, Scope::Manage);
     store.add_key(key.clone()).await?;
     write_private(file, &text).map_err(KeysError::KeyFile)?;
     keys.add(key.hash, grant(&key));
     Ok(())
+}
+
+/// The keys of the store and those in memory, changed together. The operator's key from the
+/// configuration is none of them.
+#[derive(Clone)]
+pub struct KeyRing {
+    /// Where they survive.
+    pub store: Arc<dyn Store>,
+    /// What the edges ask.
+    pub keys: Arc<Keys>,
+}
+
+impl KeyRing {
+    /// Makes a key and returns it with its text, which is not kept.
+    ///
+    /// # Errors
+    /// When the name is not what it has to be, or the store fails.
+    pub async fn create(
+        &self,
+        caller: &Caller,
+        name: &str,
+        scope: Scope,
+    ) -> Result<(Key, String), Refusal> {
+        check_name(name)?;
+        let (key, text) = fresh(caller.tenant.clone(), name, scope);
+        self.store.add_key(key.clone()).await?;
+        self.keys.add(key.hash, grant(&key));
+        tracing::info!(key = %key.id, name, %scope, "API key created");
+        Ok((key, text))
+    }
+
+    /// The caller's keys, oldest first.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn list(&self, caller: &Caller) -> Result<Vec<Key>, Refusal> {
+        let mut keys = self.store.keys().await?;
+        keys.retain(|key| key.tenant == caller.tenant);
+        Ok(keys)
+    }
+
+    /// Takes a key away. Requests that come from now on are refused; streams that it opened go on.
+    ///
+    /// # Errors
+    /// When there is no such key, or the store fails: then the key is still valid.
+    pub async fn revoke(&self, caller: &Caller, id: uuid::Uuid) -> Result<(), Refusal> {
+        let removed = self.store.remove_key(&caller.tenant, id).await?;
+        let key = removed.ok_or(Refusal::NoKey)?;
+        self.keys.remove(&key.hash);
+        tracing::info!(key = %id, name = key.label, "API key revoked");
+        Ok(())
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Unfit> {
+    check::at_most("name", name, LONGEST_NAME)?;
+    match name.trim().is_empty() || name.chars().any(char::is_control) {
+        true => Err(Unfit::value("name", "must be words without control characters")),
+        false => Ok(()),
+    }
 }
 
 /// Replaces the file at once: a reader sees the old key or the new one, never half of one.
@@ -105,7 +180,7 @@ mod tests {
         let store = Sqlite::open(&dir.path().join("ash.db"), Options::default()).unwrap();
         let keys = bootstrap(&store, None, dir.path()).await.unwrap();
         let first = std::fs::read(&file).unwrap();
-        assert!(keys.check(&first).unwrap().manage);
+        assert_eq!(keys.check(&first).unwrap().scope, Scope::Manage);
 
         let keys = bootstrap(&store, None, dir.path()).await.unwrap();
         assert!(keys.check(&first).is_some());
@@ -130,6 +205,37 @@ mod tests {
         assert!(keys.check(b"ours").is_some());
         assert!(!dir.path().join(KEY_FILE).exists());
         assert!(store.keys().await.unwrap().is_empty());
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn keys_are_made_listed_and_revoked_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ash.db");
+        let store = Arc::new(Sqlite::open(&path, Options::default()).unwrap());
+        let ring = KeyRing { store: store.clone(), keys: Arc::new(Keys::new(None, [])) };
+        let caller =
+            |tenant: &str| Caller { tenant: tenant.parse().unwrap(), scope: Scope::Manage };
+        let (ours, theirs) = (caller("default"), caller("acme"));
+        let (key, text) = ring.create(&ours, "shop floor", Scope::Run).await.unwrap();
+        let granted = ring.keys.check(text.as_bytes()).unwrap();
+        assert_eq!((granted.scope, granted.label.as_str()), (Scope::Run, "shop floor"));
+        assert_eq!(ring.list(&ours).await.unwrap(), std::slice::from_ref(&key));
+        assert_eq!(ring.list(&theirs).await.unwrap(), []);
+        // Another daemon on this database would know it as well.
+        let again = bootstrap(store.as_ref(), Some("x"), dir.path()).await.unwrap();
+        assert_eq!(again.check(text.as_bytes()).unwrap().scope, Scope::Run);
+
+        assert!(matches!(ring.revoke(&theirs, key.id).await, Err(Refusal::NoKey)));
+        assert!(ring.keys.check(text.as_bytes()).is_some());
+        ring.revoke(&ours, key.id).await.unwrap();
+        assert_eq!(ring.keys.check(text.as_bytes()), None);
+        assert!(matches!(ring.revoke(&ours, key.id).await, Err(Refusal::NoKey)));
+        assert!(store.keys().await.unwrap().is_empty());
+        for bad in ["", " ", "a\nb", &"x".repeat(101)] {
+            let refused = ring.create(&ours, bad, Scope::Read).await.unwrap_err();
+            assert!(refused.to_string().starts_with("name: must"), "{refused}");
+        }
         store.close().await;
     }
 

@@ -118,6 +118,7 @@ async fn set_aside(shared: &Shared, session: &Session) -> Result<(), Refusal> {
         let text = "Interrupted: the sandbox was gone when the server started again";
         push(EventKind::Error, Some(turn.id), frames::error_body(text));
         change.turn = Some(None);
+        change.last_error = Some(Some(text.to_owned()));
     }
     if matches!(session.status, Status::Active | Status::Starting) {
         push(EventKind::Lifecycle, None, r#"{"action":"paused"}"#.into());

@@ -108,6 +108,7 @@ mod tests {
             settings: serde_json::from_value(settings).unwrap(),
             cli_session: "cli".into(),
             cli_version: Some("2.1.197".into()),
+            last_error: None,
             turn: None,
             slot: Some(7),
             last_seq: 12,

@@ -9,7 +9,7 @@ pub mod sqlite;
 use async_trait::async_trait;
 
 use crate::domain::{
-    Agent, AgentName, Event, EventKind, NewEvent, Session, SessionChange, SessionId, Status,
+    Agent, AgentName, Event, EventKind, NewEvent, Scope, Session, SessionChange, SessionId, Status,
     Tenant, Timestamp,
 };
 
@@ -24,6 +24,8 @@ pub struct Key {
     pub hash: [u8; 32],
     /// What it is for, in words.
     pub label: String,
+    /// What it lets its holder do.
+    pub scope: Scope,
     /// Time of creation.
     pub created_at: Timestamp,
 }
@@ -137,6 +139,8 @@ pub trait Store: Send + Sync {
     async fn keys(&self) -> Result<Vec<Key>>;
     /// Adds an API key.
     async fn add_key(&self, key: Key) -> Result<()>;
+    /// Removes an API key of a tenant and returns it as it was; `None` if there is none.
+    async fn remove_key(&self, tenant: &Tenant, id: uuid::Uuid) -> Result<Option<Key>>;
 
     /// Records a deployment. The agent's version must be one more than the stored one (1 for a new
     /// agent), else [`StoreError::Exists`]; `id` and `created_at` of a known agent stay.

@@ -316,7 +316,10 @@ impl Driver {
     async fn commit_status(&mut self, status: Status) -> Result<(), Refusal> {
         let body = self.lifecycle(status);
         let event = self.event(EventKind::Lifecycle, None, body);
-        let result = self.commit(SessionChange::status(status), vec![event]).await;
+        let reason = self.launch_error.as_ref().filter(|_| status == Status::Error);
+        let last_error = reason.map(|refusal| Some(refusal.public_text()));
+        let change = SessionChange { last_error, ..SessionChange::status(status) };
+        let result = self.commit(change, vec![event]).await;
         if result.is_err() {
             // What is not on disk is not so.
             self.state.status = self.session.status;
@@ -355,11 +358,15 @@ impl Driver {
         let last = events.last().map_or(self.session.last_seq, |event| event.seq);
         let session = self.session.id;
         let publish = change != SessionChange::none();
+        let turns = change.turn.is_some();
         self.shared.store.commit(Commit { session, change: change.clone(), events }).await?;
         change.apply(&mut self.session);
         self.session.last_seq = last;
         if publish {
             self.shared.registry.publish(&self.session);
+        }
+        if turns {
+            self.shared.tell(Happened::SessionTurned(self.session.tenant.clone(), session));
         }
         Ok(())
     }

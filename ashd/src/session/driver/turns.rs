@@ -106,6 +106,7 @@ impl Driver {
         let change = SessionChange {
             turn: Some(Some(RunningTurn { id: turn, user_seq })),
             last_active_at: Some(Timestamp::now()),
+            last_error: Some(None),
             ..SessionChange::none()
         };
         if let Err(error) = self.commit(change, vec![event.clone()]).await {
@@ -229,6 +230,7 @@ impl Driver {
         let change = SessionChange {
             turn: Some(None),
             last_active_at: Some(event.at),
+            last_error: Some(Some(text.to_owned())),
             ..SessionChange::none()
         };
         let recorded = self.commit_stubbornly(change, vec![event.clone()]).await;

@@ -1,22 +1,32 @@
 //! API keys.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use super::values::exists;
+use crate::domain::Tenant;
 use crate::store::{Key, Result};
 
+const COLUMNS: &str = "id, tenant, hash, label, scope, created_at";
+
 pub(super) fn add(conn: &Connection, key: &Key) -> Result<()> {
-    let sql = "INSERT INTO keys (id, tenant, hash, label, created_at) VALUES (?, ?, ?, ?, ?)";
-    let row = params![key.id.as_bytes(), key.tenant, key.hash, key.label, key.created_at];
-    conn.execute(sql, row).map_err(exists("the key"))?;
+    let sql = format!("INSERT INTO keys ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)");
+    let row =
+        params![key.id.as_bytes(), key.tenant, key.hash, key.label, key.scope, key.created_at];
+    conn.execute(&sql, row).map_err(exists("the key"))?;
     Ok(())
 }
 
 /// Every key, oldest first.
 pub(super) fn all(conn: &Connection) -> Result<Vec<Key>> {
-    let sql = "SELECT id, tenant, hash, label, created_at FROM keys ORDER BY rowid";
-    Ok(conn.prepare_cached(sql)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
+    let sql = format!("SELECT {COLUMNS} FROM keys ORDER BY rowid");
+    Ok(conn.prepare_cached(&sql)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Removes a key of a tenant and returns it as it was.
+pub(super) fn remove(conn: &Connection, tenant: &Tenant, id: Uuid) -> Result<Option<Key>> {
+    let sql = format!("DELETE FROM keys WHERE id = ? AND tenant = ? RETURNING {COLUMNS}");
+    Ok(conn.query_row(&sql, params![id.as_bytes(), tenant], read).optional()?)
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Key> {
@@ -25,6 +35,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Key> {
         tenant: row.get(1)?,
         hash: row.get(2)?,
         label: row.get(3)?,
-        created_at: row.get(4)?,
+        scope: row.get(4)?,
+        created_at: row.get(5)?,
     })
 }

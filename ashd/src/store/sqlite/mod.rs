@@ -24,6 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use self::checkpoint::Checkpointer;
 use self::open::{Role, connect};
@@ -86,6 +87,11 @@ impl Store for Sqlite {
 
     async fn add_key(&self, key: Key) -> Result<()> {
         self.writer.write(move |conn| keys::add(conn, &key)).await
+    }
+
+    async fn remove_key(&self, tenant: &Tenant, id: Uuid) -> Result<Option<Key>> {
+        let tenant = tenant.clone();
+        self.writer.write(move |conn| keys::remove(conn, &tenant, id)).await
     }
 
     async fn deploy(&self, agent: Agent) -> Result<Agent> {

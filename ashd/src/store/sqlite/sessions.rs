@@ -11,7 +11,8 @@ use crate::store::{Commit, Result, SessionFilter, StoreError};
 const WHAT: &str = "the session";
 
 const SELECT: &str = "SELECT id, tenant, agent, agent_version, status, sandbox, settings,
-         cli_session, cli_version, turn, turn_user_seq, slot, last_seq, created_at, last_active_at
+         cli_session, cli_version, turn, turn_user_seq, slot, last_seq, created_at, last_active_at,
+         last_error
      FROM sessions JOIN session_settings ON session = key";
 
 /// What a commit needs to know of a session.
@@ -34,8 +35,9 @@ pub(super) fn create(conn: &Connection, session: &Session, events: &[NewEvent]) 
 
 fn insert(conn: &Connection, session: &Session) -> Result<()> {
     let sql = "INSERT INTO sessions (id, tenant, agent, agent_version, status, sandbox,
-             cli_session, cli_version, turn, turn_user_seq, last_seq, created_at, last_active_at)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)";
+             cli_session, cli_version, turn, turn_user_seq, last_seq, created_at, last_active_at,
+             last_error)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)";
     let row = params![
         session.id,
         session.tenant,
@@ -49,6 +51,7 @@ fn insert(conn: &Connection, session: &Session) -> Result<()> {
         session.turn.map(|turn| turn.user_seq),
         session.created_at,
         session.last_active_at,
+        session.last_error,
     ];
     conn.prepare_cached(sql)?.execute(row).map_err(exists(WHAT))?;
     Ok(())
@@ -85,7 +88,8 @@ fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> 
              turn = iif(?6, ?7, turn),
              turn_user_seq = iif(?6, ?8, turn_user_seq),
              slot = iif(?9, ?10, slot),
-             last_active_at = coalesce(?11, last_active_at)
+             last_active_at = coalesce(?11, last_active_at),
+             last_error = iif(?12, ?13, last_error)
          WHERE key = ?1";
     let turn = change.turn.flatten();
     let row = params![
@@ -100,6 +104,8 @@ fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> 
         change.slot.is_some(),
         change.slot.flatten(),
         change.last_active_at,
+        change.last_error.is_some(),
+        change.last_error.as_ref().and_then(Option::as_ref),
     ];
     conn.prepare_cached(sql)?.execute(row).map_err(exists("a session with these uids"))?;
     let Some(settings) = &change.settings else { return Ok(()) };
@@ -177,5 +183,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Session> {
         last_seq: row.get(12)?,
         created_at: row.get(13)?,
         last_active_at: row.get(14)?,
+        last_error: row.get(15)?,
     })
 }

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::domain::{
-    AgentId, AgentName, EventKind, SandboxId, SessionId, Status, Tenant, Timestamp, TurnId,
+    AgentId, AgentName, EventKind, SandboxId, Scope, SessionId, Status, Tenant, Timestamp, TurnId,
 };
 use crate::store::StoreError;
 
@@ -48,7 +48,7 @@ macro_rules! word_column {
         }
     )*};
 }
-word_column!(AgentName, Tenant, Status);
+word_column!(AgentName, Tenant, Status, Scope);
 
 impl ToSql for EventKind {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {

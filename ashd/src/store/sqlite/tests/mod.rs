@@ -24,8 +24,8 @@ fn open(dir: &Path) -> Sqlite {
     Sqlite::open(&dir.join("ash.db"), Options::default()).unwrap()
 }
 
-fn uuid(n: u8) -> uuid::Uuid {
-    uuid::Uuid::from_bytes([n; 16])
+fn uuid(n: u8) -> Uuid {
+    Uuid::from_bytes([n; 16])
 }
 
 fn session(n: u8) -> Session {
@@ -39,6 +39,7 @@ fn session(n: u8) -> Session {
         settings: Settings::default(),
         cli_session: String::new(),
         cli_version: None,
+        last_error: None,
         turn: None,
         slot: None,
         last_seq: 0,

@@ -11,12 +11,13 @@ use serde_json::Value;
 use super::*;
 use crate::domain::TurnId;
 use crate::domain::session::RunningTurn;
-use crate::domain::{AgentConfig, AgentId, PermissionMode, SessionChange};
+use crate::domain::{AgentConfig, AgentId, PermissionMode, Scope, SessionChange};
 use crate::store::StoreError;
 
 #[derive(Clone, Debug)]
 enum Verb {
     AddKey(u8, u8),
+    RemoveKey(Tenant, u8),
     Deploy(Agent),
     ChangeAgent(Agent),
     DeleteAgent(Tenant, AgentName),
@@ -29,7 +30,8 @@ enum Verb {
 
 fn key(id: u8, hash: u8) -> Key {
     let (label, created_at) = (format!("{id}-{hash}"), Timestamp(id.into()));
-    Key { id: uuid(id), tenant: Tenant::default(), hash: [hash; 32], label, created_at }
+    let scope = Scope::ALL[usize::from(hash) % 3];
+    Key { id: uuid(id), tenant: Tenant::default(), hash: [hash; 32], label, scope, created_at }
 }
 
 fn name<T: FromStr + Debug + 'static>() -> impl Strategy<Value = T> {
@@ -110,6 +112,8 @@ fn change() -> impl Strategy<Value = SessionChange> {
     let settings = proptest::option::of(settings());
     (of(status().boxed()), text(), text(), turn, slot, settings, at).prop_map(
         |(status, cli_session, cli_version, turn, slot, settings, last_active_at)| SessionChange {
+            last_error: turn
+                .map(|turn: Option<RunningTurn>| turn.is_none().then(|| "lost".to_owned())),
             status,
             sandbox: cli_session.as_ref().map(|s| SandboxId(uuid(s.as_bytes()[0]))),
             cli_session,
@@ -158,6 +162,8 @@ fn usage() -> impl Strategy<Value = Usage> {
 fn verb() -> impl Strategy<Value = Verb> {
     prop_oneof![
         2 => (0..4u8, 0..4u8).prop_map(|(id, hash)| Verb::AddKey(id, hash)),
+        1 => (prop_oneof![Just(Tenant::default()), name()], 0..4u8)
+            .prop_map(|(tenant, id)| Verb::RemoveKey(tenant, id)),
         4 => agent().prop_map(Verb::Deploy),
         2 => agent().prop_map(Verb::ChangeAgent),
         1 => (name(), name()).prop_map(|(tenant, name)| Verb::DeleteAgent(tenant, name)),
@@ -201,6 +207,12 @@ impl Model {
         }
         self.keys.push(key);
         Ok(())
+    }
+
+    fn remove_key(&mut self, tenant: &Tenant, id: u8) -> Option<Key> {
+        let is_it = |key: &Key| key.id == uuid(id) && key.tenant == *tenant;
+        let at = self.keys.iter().position(is_it)?;
+        Some(self.keys.remove(at))
     }
 
     fn deploy(&mut self, mut agent: Agent) -> Outcome<Agent> {
@@ -287,6 +299,10 @@ async fn act(store: &Sqlite, model: &mut Model, verb: Verb) -> Result<(), TestCa
     match verb {
         Verb::AddKey(id, hash) => {
             same(store.add_key(key(id, hash)).await, model.add_key(key(id, hash)))
+        }
+        Verb::RemoveKey(tenant, id) => {
+            let removed = store.remove_key(&tenant, uuid(id)).await;
+            same(removed, Ok(model.remove_key(&tenant, id)))
         }
         Verb::Deploy(agent) => same(store.deploy(agent.clone()).await, model.deploy(agent)),
         Verb::ChangeAgent(mut agent) => {

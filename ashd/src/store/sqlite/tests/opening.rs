@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use rusqlite::Connection;
 
 use super::*;
-use crate::domain::{AgentConfig, AgentId};
+use crate::domain::{AgentConfig, AgentId, Scope};
 use crate::store::StoreError;
 
 fn refusal(path: &Path) -> StoreError {
@@ -40,7 +40,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
     drop(raw);
     let before = fs::read(&path).unwrap();
     let refused = refusal(&path);
-    assert!(matches!(refused, StoreError::Newer { found: 99, known: 2 }), "{refused}");
+    assert!(matches!(refused, StoreError::Newer { found: 99, known: 3 }), "{refused}");
     assert_eq!(before, fs::read(&path).unwrap());
 }
 
@@ -78,7 +78,28 @@ fn what_the_first_schema_held_is_all_there_after_the_upgrade() {
     }
     let raw = Connection::open(&path).unwrap();
     let version: u32 = raw.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 2);
+    assert_eq!(version, 3);
+}
+
+#[test]
+fn keys_from_before_scopes_may_what_they_could() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ash.db");
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(concat!(include_str!("../1.sql"), include_str!("../2.sql"))).unwrap();
+    old.pragma_update(None, "application_id", 0x6173_6831).unwrap();
+    old.pragma_update(None, "user_version", 2).unwrap();
+    old.execute_batch(
+        "INSERT INTO keys VALUES (zeroblob(16), 'default', randomblob(32), 'auto-generated', 1),
+                                 (randomblob(16), 'acme', randomblob(32), 'ci', 2);",
+    )
+    .unwrap();
+    drop(old);
+    for _ in 0..2 {
+        let keys = block_on(open(dir.path()).keys()).unwrap();
+        let seen: Vec<_> = keys.iter().map(|key| (key.label.as_str(), key.scope)).collect();
+        assert_eq!(seen, [("auto-generated", Scope::Manage), ("ci", Scope::Run)]);
+    }
 }
 
 #[test]
