@@ -18,7 +18,7 @@ pub(super) async fn run(context: &mut Context, command: Agent) -> Result<(), Fai
         Agent::Config { name, changes } => {
             let (agent, _) = context.bus.agent(&name).await?;
             let config = match changes.is_empty() {
-                true => agent.config().await?,
+                true => agent.get_config().await?,
                 false => {
                     let changes: Value = changes.into_iter().collect::<Map<_, _>>().into();
                     agent.configure(&changes.to_string()).await?

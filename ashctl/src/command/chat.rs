@@ -36,7 +36,7 @@ pub(super) async fn run(context: Context, options: Chat) -> Result<(), Failure> 
         None => converse(&mut talk).await,
     };
     if options.end {
-        session.end(false).await?;
+        session.end().await?;
     }
     talked
 }

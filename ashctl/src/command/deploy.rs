@@ -48,7 +48,7 @@ async fn upload(
     let no_pipe = |error| Failure::Failed(format!("no pipe can be made: {error}"));
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(no_pipe)?;
     let sending = tokio::task::spawn_blocking(move || folder.send(File::from(writer)));
-    let options = DeployOptions { env, system_prompt: None };
+    let options = DeployOptions { env, ..DeployOptions::default() };
     let deployed = context.bus.manager.deploy(name, Fd::from(&reader), options).await;
     // The daemon has its own copy: when it stops reading, the sender must notice.
     drop(reader);

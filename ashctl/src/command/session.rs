@@ -39,7 +39,8 @@ pub(super) async fn run(mut context: Context, command: Session) -> Result<u8, Fa
         }
         Session::End { id, purge } => {
             let (session, _) = context.bus.session(&id.id).await?;
-            told(&mut context, session.end(purge).await)?;
+            let ended = if purge { session.purge().await } else { session.end().await };
+            told(&mut context, ended)?;
         }
         Session::Interrupt(id) => interrupt(&mut context, &id.id).await?,
         Session::Exec { id, command, timeout } => {

@@ -2,11 +2,13 @@
 
 #![expect(missing_docs, reason = "the macro writes types for signals without documentation")]
 
+use std::collections::HashMap;
+
 use zbus::zvariant::{Fd, OwnedFd, OwnedObjectPath};
 
 use crate::error::Result;
 use crate::value::{
-    AgentInfo, DeployOptions, Event, FollowOptions, Health, LoadInfo, LogLine, Message,
+    AgentInfo, DeployOptions, Event, FollowOptions, Health, KeyInfo, LoadInfo, LogLine, Message,
     SessionFilter, SessionInfo, Usage,
 };
 
@@ -51,6 +53,16 @@ pub trait Manager {
     /// used since it started are not among them.
     fn top(&self) -> Result<Vec<LoadInfo>>;
 
+    /// Makes an API key with a scope (`read`, `run` or `manage`) and returns its id and the key,
+    /// which is not kept: nobody can show it again.
+    fn create_key(&self, name: &str, scope: &str) -> Result<(String, String)>;
+
+    /// Every API key, oldest first.
+    fn list_keys(&self) -> Result<Vec<KeyInfo>>;
+
+    /// Takes an API key away, at once.
+    fn revoke_key(&self, id: &str) -> Result<()>;
+
     /// Version of the daemon.
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> zbus::Result<String>;
@@ -88,6 +100,14 @@ pub trait Agent {
     /// text changes nothing.
     fn configure(&self, changes: &str) -> Result<String>;
 
+    /// What holds for sessions that will be made with it: a JSON object.
+    ///
+    /// No property: with many agents, `GetManagedObjects` would be larger than a bus carries.
+    fn get_config(&self) -> Result<String>;
+
+    /// Replaces its environment. Sessions that are made from then on have it.
+    fn set_env(&self, env: &HashMap<&str, &str>) -> Result<()>;
+
     /// Stays the same across versions.
     #[zbus(property(emits_changed_signal = "const"))]
     fn id(&self) -> zbus::Result<String>;
@@ -100,12 +120,8 @@ pub trait Agent {
     #[zbus(property)]
     fn version(&self) -> zbus::Result<u32>;
 
-    /// What holds for sessions that will be made with it: a JSON object.
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn config(&self) -> zbus::Result<String>;
-
     /// Names of the variables in its environment.
-    #[zbus(property(emits_changed_signal = "false"))]
+    #[zbus(property)]
     fn env_names(&self) -> zbus::Result<Vec<String>>;
 
     /// Time of the first deployment.
@@ -151,8 +167,11 @@ pub trait Session {
     /// Makes the session active again.
     fn resume(&self) -> Result<SessionInfo>;
 
-    /// Ends the session for good; with `purge`, removes its history and workspace as well.
-    fn end(&self, purge: bool) -> Result<SessionInfo>;
+    /// Ends the session for good; its history stays readable.
+    fn end(&self) -> Result<SessionInfo>;
+
+    /// Ends the session for good, and removes its history and workspace.
+    fn purge(&self) -> Result<SessionInfo>;
 
     /// Messages with numbers above `after`, in order, at most `limit` (0: 100; at most 1000).
     ///
@@ -181,21 +200,33 @@ pub trait Session {
     #[zbus(property(emits_changed_signal = "const"))]
     fn agent_version(&self) -> zbus::Result<u32>;
 
+    /// Whose it is.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn tenant(&self) -> zbus::Result<String>;
+
+    /// Version of the CLI that it was made with; empty while that is not known.
+    #[zbus(property)]
+    fn cli_version(&self) -> zbus::Result<String>;
+
+    /// Why the newest turn failed, or why the session is in error; empty otherwise.
+    #[zbus(property)]
+    fn last_error(&self) -> zbus::Result<String>;
+
     /// `starting`, `active`, `paused`, `stopped`, `ended` or `error`.
     #[zbus(property)]
     fn status(&self) -> zbus::Result<String>;
 
     /// The model it was created with: its own, its agent's or its folder's; empty when the daemon's
     /// applies.
-    #[zbus(property(emits_changed_signal = "false"))]
+    #[zbus(property(emits_changed_signal = "const"))]
     fn model(&self) -> zbus::Result<String>;
 
     /// Id of the running turn; empty when none runs.
-    #[zbus(property(emits_changed_signal = "false"))]
+    #[zbus(property)]
     fn turn(&self) -> zbus::Result<String>;
 
     /// Number of the newest durable event.
-    #[zbus(property(emits_changed_signal = "false"))]
+    #[zbus(property)]
     fn last_seq(&self) -> zbus::Result<u64>;
 
     /// Time of creation.
@@ -203,6 +234,6 @@ pub trait Session {
     fn created_at(&self) -> zbus::Result<String>;
 
     /// Time of the newest turn's beginning or end.
-    #[zbus(property(emits_changed_signal = "false"))]
+    #[zbus(property)]
     fn last_active_at(&self) -> zbus::Result<String>;
 }

@@ -41,6 +41,8 @@ pub struct DeployOptions {
     pub env: Option<HashMap<String, String>>,
     /// Becomes CLAUDE.md when the folder has none.
     pub system_prompt: Option<String>,
+    /// Config of the agent, a JSON object; absent keeps that of the version before.
+    pub config: Option<String>,
 }
 
 /// An agent at its newest version.
@@ -92,6 +94,12 @@ pub struct SessionInfo {
     /// The model it was created with: its own, its agent's or its folder's; empty when the daemon's
     /// applies.
     pub model: String,
+    /// Whose it is.
+    pub tenant: String,
+    /// Version of the CLI that it was made with; empty while that is not known.
+    pub cli_version: String,
+    /// Why the newest turn failed, or why the session is in error; empty otherwise.
+    pub last_error: String,
     /// Id of the running turn; empty when none runs.
     pub turn: String,
     /// Number of the newest durable event; 0 before the first.
@@ -132,6 +140,20 @@ pub struct LoadInfo {
     pub output_tokens: u64,
     /// US dollars.
     pub cost_usd: f64,
+}
+
+/// An API key; the key itself is shown only when it is made.
+#[derive(Clone, Debug, Default, DeserializeDict, PartialEq, SerializeDict, Type)]
+#[zvariant(signature = "dict", rename_all = "camelCase")]
+pub struct KeyInfo {
+    /// A UUID.
+    pub id: String,
+    /// What it is for.
+    pub name: String,
+    /// `read`, `run` or `manage`.
+    pub scope: String,
+    /// Time of creation.
+    pub created_at: String,
 }
 
 /// How `Session.Follow` reads.

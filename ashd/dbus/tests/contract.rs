@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::sync::{Arc, Mutex};
 
@@ -106,14 +106,17 @@ async fn proxies_and_interfaces_agree() {
     call!(manager:
         deploy("", Fd::from(&file), DeployOptions::default())
         list_agents() get_agent("") list_sessions(SessionFilter::default()) get_session("")
-        create_session("", "") top() version() status()
+        create_session("", "") top() create_key("", "") list_keys() revoke_key("") version() status()
     );
-    call!(agent: delete() configure("") id() name() version() config() env_names() created_at() updated_at());
+    call!(agent:
+        delete() configure("") get_config() set_env(&HashMap::new())
+        id() name() version() env_names() created_at() updated_at()
+    );
     call!(session:
         send("", "") follow(FollowOptions::default()) interrupt() exec("", 0) pause() stop()
-        resume() end(true) messages(0, 0) events(0, 0, &[]) logs(0) usage()
+        resume() end() purge() messages(0, 0) events(0, 0, &[]) logs(0) usage()
         id() agent() agent_version() status() model() turn() last_seq() created_at()
-        last_active_at()
+        last_active_at() tenant() cli_version() last_error()
     );
     let declared: BTreeSet<String> = XML.iter().flat_map(|xml| declared(xml)).collect();
     assert_eq!(*called.lock().unwrap(), declared);

@@ -103,8 +103,8 @@ impl Daemon {
     /// Opens the edges, and says so when both serve.
     async fn open(&mut self, listener: TcpListener, keys: Arc<auth::Keys>) -> Result<(), AppError> {
         let address = listener.local_addr().map_err(AppError::Address)?;
-        self.open_http(listener, keys);
-        self.open_bus().await;
+        self.open_http(listener, keys.clone());
+        self.open_bus(keys).await;
         announce(&self.config, address);
         manager::feed_watchdog(&mut self.edges);
         Ok(())
@@ -122,12 +122,14 @@ impl Daemon {
     }
 
     /// Without a bus HTTP is served all the same.
-    async fn open_bus(&mut self) {
-        let (service, shutdown) = (self.service.clone(), self.shutdown.clone());
+    async fn open_bus(&mut self, keys: Arc<auth::Keys>) {
+        let keys = keys::KeyRing { store: self.store.clone(), keys };
+        let verbs = bus::Verbs { service: self.service.clone(), keys };
+        let shutdown = self.shutdown.clone();
         let bus = self.config.bus.address.clone();
         let (attempted, dropped) = oneshot::channel();
         self.edges.spawn(async move {
-            if let Err(error) = bus::serve(service, bus, attempted, shutdown).await {
+            if let Err(error) = bus::serve(verbs, bus, attempted, shutdown).await {
                 tracing::error!(%error, "no D-Bus interface");
             }
         });

@@ -1,5 +1,6 @@
 //! The object of an agent.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ash_dbus::Error;
@@ -39,9 +40,16 @@ impl Agent {
         Ok(changed.map_err(words::refused)?.config.to_json())
     }
 
-    #[zbus(property(emits_changed_signal = "false"))]
-    async fn config(&self) -> fdo::Result<String> {
-        Ok(self.now().await?.config.to_json())
+    #[zbus(out_args("config"))]
+    async fn get_config(&self) -> Result<String, Error> {
+        let found = self.desk.service.agent(&self.desk.caller, &self.name).await;
+        Ok(found.map_err(words::refused)?.config.to_json())
+    }
+
+    async fn set_env(&self, env: BTreeMap<String, String>) -> Result<(), Error> {
+        let change = AgentChange { env: Some(env), config: None };
+        let changed = self.desk.service.change_agent(&self.desk.caller, &self.name, change).await;
+        changed.map(drop).map_err(words::refused)
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -55,13 +63,13 @@ impl Agent {
     }
 
     #[zbus(property)]
-    pub(super) async fn version(&self) -> fdo::Result<u32> {
+    async fn version(&self) -> fdo::Result<u32> {
         Ok(self.now().await?.version)
     }
 
-    #[zbus(property(emits_changed_signal = "false"))]
+    #[zbus(property)]
     async fn env_names(&self) -> fdo::Result<Vec<String>> {
-        Ok(self.now().await?.env.into_keys().collect())
+        Ok(words::env_names(&self.now().await?))
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
@@ -70,7 +78,7 @@ impl Agent {
     }
 
     #[zbus(property)]
-    pub(super) async fn updated_at(&self) -> fdo::Result<String> {
+    async fn updated_at(&self) -> fdo::Result<String> {
         Ok(self.now().await?.updated_at.to_string())
     }
 }

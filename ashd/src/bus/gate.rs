@@ -1,207 +1,185 @@
-//! Who may call: every method, every property, `GetManagedObjects`. Introspection and `Peer` stay
-//! open, as zbus serves them by itself.
+//! Who may call. Every method call is stopped here, before any object sees it.
+//!
+//! The bus vouches for the sender's uid and unique name. A process id would prove nothing: it can
+//! be somebody else's by the time it is looked up. uid 0 may everything; about everybody else
+//! polkit is asked, for every call anew and beside the other calls: a question that takes long, or
+//! that nobody answers, holds up nobody but its caller.
 
 use std::collections::HashMap;
-use std::fmt::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
-use zbus::message::Header;
-use zbus::names::{InterfaceName, MemberName};
-use zbus::object_server::{DispatchResult2, Interface, SignalEmitter};
-use zbus::zvariant::{OwnedValue, Value};
-use zbus::{Connection, Message, ObjectServer, fdo};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use zbus::message::{Flags, Header};
+use zbus::names::UniqueName;
+use zbus::{Connection, Message, fdo};
 
-/// Says whether the sender of a call may make it.
-///
-/// The bus vouches for the sender's uid, so a call without a sender is refused. A process id
-/// would prove nothing: it can be somebody else's by the time it is looked up.
-///
-/// # Errors
-/// `AccessDenied`, for everybody but root.
-pub(super) async fn authorise(connection: &Connection, call: &Header<'_>) -> fdo::Result<()> {
-    match uid(connection, call).await {
-        Some(0) => Ok(()),
-        _ => Err(fdo::Error::AccessDenied("only root may control ashd".into())),
+use super::polkit::{self, Answer, Patience, Question};
+use super::rights::{Need, Right, needed};
+
+/// How many calls of one user may wait for polkit.
+const MOST_WAITING: usize = 16;
+/// How many bytes these may have.
+const MOST_WAITING_BYTES: usize = 64 << 20;
+
+/// Where calls that may pass go.
+pub(super) type Admitted = mpsc::Sender<zbus::Result<Message>>;
+
+/// The gate of one connection.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// The bus, from when calls are answered until the daemon leaves.
+    bus: watch::Sender<Option<Connection>>,
+    /// Ends what waits.
+    pub(super) leaving: CancellationToken,
+    patience: Patience,
+    waiting: Mutex<HashMap<u32, Waiting>>,
+}
+
+/// What waits for polkit on behalf of one user.
+#[derive(Debug)]
+struct Waiting {
+    calls: usize,
+    bytes: usize,
+}
+
+impl Gate {
+    /// A gate that is still shut: calls wait.
+    pub(super) fn new(patience: Patience) -> Arc<Gate> {
+        let (bus, leaving) = (watch::Sender::new(None), CancellationToken::new());
+        Arc::new(Gate { bus, leaving, patience, waiting: Mutex::default() })
+    }
+
+    /// Begins to let callers in.
+    pub(super) fn open(&self, bus: Connection) {
+        self.bus.send_replace(Some(bus));
+    }
+
+    /// Lets nobody in any more. Who waits gets no answer; the bus tells them when the connection
+    /// is gone.
+    pub(super) fn shut(&self) {
+        self.leaving.cancel();
+        self.bus.send_replace(None);
+    }
+
+    /// Decides about a call, beside everything else.
+    pub(super) fn take(self: &Arc<Self>, call: Message, admitted: Admitted) {
+        let gate = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = gate.decide(call, admitted) => {}
+                () = gate.leaving.cancelled() => {}
+            }
+        });
+    }
+
+    async fn decide(&self, call: Message, admitted: Admitted) {
+        let mut opened = self.bus.subscribe();
+        let Ok(bus) = opened.wait_for(Option::is_some).await.map(|bus| bus.clone()) else { return };
+        let Some(bus) = bus else { return };
+        let verdict = match needed(&call) {
+            Need::Nothing => Ok(()),
+            Need::Right(right, what) => self.authorise(&bus, &call, right, &what).await,
+            Need::Refusal(error) => Err(error),
+        };
+        match verdict {
+            // Nobody takes it when the connection is gone.
+            Ok(()) => drop(admitted.send(Ok(call)).await),
+            Err(error) => refuse(&bus, &call.header(), error).await,
+        }
+    }
+
+    async fn authorise(
+        &self,
+        bus: &Connection,
+        call: &Message,
+        right: Right,
+        what: &str,
+    ) -> fdo::Result<()> {
+        let header = call.header();
+        let nobody = || denied(what, right, "the bus does not know who calls");
+        let sender = header.sender().ok_or_else(nobody)?;
+        let uid = uid(bus, sender).await.ok_or_else(nobody)?;
+        if uid == 0 {
+            return Ok(());
+        }
+        let _place = self.wait(uid, call.data().len())?;
+        let interactive = header.primary().flags().contains(Flags::AllowInteractiveAuth);
+        let question = Question { caller: sender, right };
+        match polkit::ask(bus, &question, interactive, self.patience).await {
+            Answer::Allowed => Ok(()),
+            Answer::Refused => Err(denied(what, right, right.holders())),
+            Answer::Challenge => {
+                let text =
+                    format!("{}; a call that allows interaction asks for it", right.holders());
+                Err(denied(what, right, &text))
+            }
+            Answer::Absent => {
+                Err(denied(what, right, "without polkit on the bus only root has it"))
+            }
+            Answer::Silent => {
+                Err(denied(what, right, "polkit did not answer, and without it only root has it"))
+            }
+        }
+    }
+
+    /// Counts a call that waits, until the place is given back.
+    fn wait(&self, uid: u32, bytes: usize) -> fdo::Result<Place<'_>> {
+        let mut all = self.waiting();
+        let (calls, total) = all.get(&uid).map_or((0, 0), |it| (it.calls, it.bytes));
+        if calls == MOST_WAITING || total + bytes > MOST_WAITING_BYTES {
+            let text = "too many calls of this user wait for polkit; try again when they are over";
+            return Err(fdo::Error::LimitsExceeded(text.into()));
+        }
+        all.insert(uid, Waiting { calls: calls + 1, bytes: total + bytes });
+        Ok(Place { gate: self, uid, bytes })
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u32, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn uid(connection: &Connection, call: &Header<'_>) -> Option<u32> {
-    let bus = "org.freedesktop.DBus";
+/// A call's place among those that wait.
+struct Place<'a> {
+    gate: &'a Gate,
+    uid: u32,
+    bytes: usize,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut all = self.gate.waiting();
+        let Some(waiting) = all.get_mut(&self.uid) else { return };
+        waiting.calls -= 1;
+        waiting.bytes -= self.bytes;
+        if waiting.calls == 0 {
+            all.remove(&self.uid);
+        }
+    }
+}
+
+fn denied(what: &str, right: Right, how: &str) -> fdo::Error {
+    fdo::Error::AccessDenied(format!("{what} needs the right {}; {how}", right.action()))
+}
+
+async fn refuse(bus: &Connection, call: &Header<'_>, error: fdo::Error) {
+    if call.primary().flags().contains(Flags::NoReplyExpected) {
+        return;
+    }
+    if let Err(error) = bus.reply_dbus_error(call, error).await {
+        tracing::debug!(%error, "a refusal was not sent");
+    }
+}
+
+async fn uid(bus: &Connection, sender: &UniqueName<'_>) -> Option<u32> {
+    let name = "org.freedesktop.DBus";
     let path = "/org/freedesktop/DBus";
-    let sender = call.sender()?;
     let reply =
-        connection.call_method(Some(bus), path, Some(bus), "GetConnectionUnixUser", sender).await;
+        bus.call_method(Some(name), path, Some(name), "GetConnectionUnixUser", sender).await;
     reply.ok()?.body().deserialize().ok()
 }
 
-/// An interface behind [`authorise`]. Everything is registered inside one of these.
-pub(super) struct Gated<T>(pub(super) T);
-
-/// The work of a method, after the sender has been let in.
-fn guarded<'call>(
-    work: DispatchResult2<'call>,
-    connection: &'call Connection,
-    message: &'call Message,
-) -> DispatchResult2<'call> {
-    let DispatchResult2::Async(work) = work else { return work };
-    DispatchResult2::Async(Box::pin(async move {
-        authorise(connection, &message.header()).await?;
-        work.await
-    }))
-}
-
-/// Lets in the daemon itself (no header: it is gathering values for a signal) and the authorised.
-async fn admit(connection: &Connection, call: Option<&Header<'_>>) -> fdo::Result<()> {
-    match call {
-        Some(call) => authorise(connection, call).await,
-        None => Ok(()),
-    }
-}
-
-#[async_trait]
-impl<T: Interface> Interface for Gated<T> {
-    fn name() -> InterfaceName<'static> {
-        T::name()
-    }
-
-    async fn get(
-        &self,
-        property: &str,
-        server: &ObjectServer,
-        connection: &Connection,
-        header: Option<&Header<'_>>,
-        emitter: &SignalEmitter<'_>,
-    ) -> Option<fdo::Result<OwnedValue>> {
-        match admit(connection, header).await {
-            Ok(()) => self.0.get(property, server, connection, header, emitter).await,
-            Err(denied) => Some(Err(denied)),
-        }
-    }
-
-    async fn get_all(
-        &self,
-        server: &ObjectServer,
-        connection: &Connection,
-        header: Option<&Header<'_>>,
-        emitter: &SignalEmitter<'_>,
-    ) -> fdo::Result<HashMap<String, OwnedValue>> {
-        admit(connection, header).await?;
-        self.0.get_all(server, connection, header, emitter).await
-    }
-
-    async fn set_mut(
-        &mut self,
-        property: &str,
-        value: &Value<'_>,
-        server: &ObjectServer,
-        connection: &Connection,
-        header: Option<&Header<'_>>,
-        emitter: &SignalEmitter<'_>,
-    ) -> Option<fdo::Result<()>> {
-        match admit(connection, header).await {
-            Ok(()) => self.0.set_mut(property, value, server, connection, header, emitter).await,
-            Err(denied) => Some(Err(denied)),
-        }
-    }
-
-    fn call<'call>(
-        &'call self,
-        server: &'call ObjectServer,
-        connection: &'call Connection,
-        message: &'call Message,
-        name: MemberName<'call>,
-    ) -> DispatchResult2<'call> {
-        guarded(self.0.call(server, connection, message, name), connection, message)
-    }
-
-    fn call_mut<'call>(
-        &'call mut self,
-        server: &'call ObjectServer,
-        connection: &'call Connection,
-        message: &'call Message,
-        name: MemberName<'call>,
-    ) -> DispatchResult2<'call> {
-        guarded(self.0.call_mut(server, connection, message, name), connection, message)
-    }
-
-    fn introspect_to_writer(&self, writer: &mut dyn Write, level: usize) {
-        self.0.introspect_to_writer(writer, level);
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::os::unix::process::CommandExt;
-    use std::process::Command;
-
-    use zbus::fdo::ObjectManager;
-
-    use super::*;
-    use crate::bus::testbus::TestBus;
-
-    struct Door {
-        opened: u32,
-    }
-
-    #[zbus::interface(name = "org.example.Door")]
-    impl Door {
-        async fn open(&self) -> u32 {
-            self.opened
-        }
-
-        async fn slam(&mut self) {
-            self.opened += 1;
-        }
-
-        #[zbus(property)]
-        async fn colour(&self) -> u32 {
-            7
-        }
-
-        #[zbus(property)]
-        async fn set_colour(&mut self, colour: u32) {
-            self.opened = colour;
-        }
-    }
-
-    const NOBODY: u32 = 65_534;
-    const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
-    const DOOR: &str = "string:org.example.Door";
-
-    /// What an own process with this uid is told.
-    async fn told(bus: &TestBus, uid: u32, path: &str, call: &[&str]) -> String {
-        let mut send = Command::new("dbus-send");
-        send.args([&format!("--bus={}", bus.address()), "--print-reply", "--dest=org.example"]);
-        send.arg(path).args(call).uid(uid);
-        let output = tokio::task::spawn_blocking(move || send.output()).await.unwrap().unwrap();
-        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
-    }
-
-    #[tokio::test]
-    async fn only_root_gets_through_any_door() {
-        let bus = TestBus::start();
-        let served = bus.connect().await;
-        served.object_server().at("/o", Gated(ObjectManager)).await.unwrap();
-        served.object_server().at("/o/door", Gated(Door { opened: 3 })).await.unwrap();
-        served.request_name("org.example").await.unwrap();
-        let (get, get_all) = (format!("{PROPERTIES}.Get"), format!("{PROPERTIES}.GetAll"));
-        let set = format!("{PROPERTIES}.Set");
-        let manager = "org.freedesktop.DBus.ObjectManager.GetManagedObjects";
-        for (path, call, want) in [
-            ("/o/door", vec!["org.example.Door.Open"], "uint32 3"),
-            ("/o/door", vec!["org.example.Door.Slam"], "method return"),
-            ("/o/door", vec![&get, DOOR, "string:Colour"], "uint32 7"),
-            ("/o/door", vec![&get_all, DOOR], "uint32 7"),
-            ("/o/door", vec![&set, DOOR, "string:Colour", "variant:uint32:3"], "method return"),
-            ("/o", vec![manager], "/o/door"),
-        ] {
-            let said = told(&bus, NOBODY, path, &call).await;
-            let denied = "Error org.freedesktop.DBus.Error.AccessDenied: only root may";
-            assert!(said.starts_with(denied), "{call:?} {said}");
-            let said = told(&bus, 0, path, &call).await;
-            assert!(said.contains(want) && !said.contains("Error"), "{call:?} {said}");
-        }
-        let introspect = ["org.freedesktop.DBus.Introspectable.Introspect"];
-        assert!(told(&bus, NOBODY, "/o/door", &introspect).await.contains("org.example.Door"));
-    }
-}
+#[path = "gate_tests.rs"]
+mod tests;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ash_dbus::Error;
-use ash_dbus::value::{AgentInfo, DeployOptions, Health, LoadInfo, SessionFilter, SessionInfo};
+use ash_dbus::value::{AgentInfo, DeployOptions, Health, KeyInfo, LoadInfo, SessionFilter, SessionInfo};
 use zbus::Connection;
 use zbus::object_server::SignalEmitter;
 use zbus::zvariant::{OwnedFd, OwnedObjectPath};
@@ -37,7 +37,7 @@ impl Manager {
             source: Source::Tar(archive),
             system_prompt: options.system_prompt,
             env: options.env.map(|env| env.into_iter().collect()),
-            config: None,
+            config: options.config.as_deref().map(parse::whole_config).transpose()?,
         };
         let deployed = self.desk.service.deploy(&self.desk.caller, deployment).await;
         let agent = deployed.map_err(words::refused)?;
@@ -100,6 +100,25 @@ impl Manager {
     #[zbus(out_args("sessions"))]
     async fn top(&self) -> Result<Vec<LoadInfo>, Error> {
         top::rows(&self.desk).await
+    }
+
+    #[zbus(out_args("id", "key"))]
+    async fn create_key(&self, name: &str, scope: &str) -> Result<(String, String), Error> {
+        let scope = parse::word("scope", scope)?;
+        let created = self.desk.keys.create(&self.desk.caller, name, scope).await;
+        let (key, text) = created.map_err(words::refused)?;
+        Ok((key.id.to_string(), text))
+    }
+
+    #[zbus(out_args("keys"))]
+    async fn list_keys(&self) -> Result<Vec<KeyInfo>, Error> {
+        let keys = self.desk.keys.list(&self.desk.caller).await.map_err(words::refused)?;
+        Ok(keys.into_iter().map(words::key).collect())
+    }
+
+    async fn revoke_key(&self, id: &str) -> Result<(), Error> {
+        let id = parse::key_id(id)?;
+        self.desk.keys.revoke(&self.desk.caller, id).await.map_err(words::refused)
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

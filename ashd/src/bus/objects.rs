@@ -3,25 +3,27 @@
 //! News only says what to look at: each step asks the service how things are now and makes the
 //! tree agree, under one lock. So steps may come late, twice or out of order.
 
-use std::collections::{HashSet, VecDeque};
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use ash_dbus::{Error, ROOT, path};
 use tokio::sync::Mutex;
 use tracing::warn;
 use zbus::Connection;
-use zbus::object_server::SignalEmitter;
-use zbus::zvariant::OwnedObjectPath;
+use zbus::fdo::Properties;
+use zbus::object_server::{Interface, SignalEmitter};
+use zbus::zvariant::{OwnedObjectPath, Value};
 
 use super::agent::Agent;
-use super::gate::Gated;
 use super::manager::Manager;
+use super::serve::Verbs;
 use super::session::Session;
 use super::words;
-use crate::domain::{AgentName, Scope, SessionId, Status};
-use crate::session::Service;
-use crate::session::SessionFilter;
+use crate::domain::{self, AgentName, Scope, SessionId, Status};
 use crate::session::api::{Caller, Happened, Refusal};
+use crate::session::keys::KeyRing;
+use crate::session::{Service, SessionFilter, SessionView};
 
 /// How many ended sessions keep an object for reading.
 const READABLE: usize = 64;
@@ -30,6 +32,8 @@ const READABLE: usize = 64;
 pub(super) struct Desk {
     /// The verbs.
     pub(super) service: Service,
+    /// Those about API keys.
+    pub(super) keys: KeyRing,
     /// On whose behalf callers of the bus act.
     pub(super) caller: Caller,
     known: Mutex<Known>,
@@ -38,10 +42,23 @@ pub(super) struct Desk {
 /// What is in the tree.
 #[derive(Default)]
 struct Known {
+    stage: Stage,
     agents: HashSet<AgentName>,
     sessions: HashSet<SessionId>,
     /// Ended ones, oldest first.
     readable: VecDeque<SessionId>,
+}
+
+/// Whether there is somebody to tell.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum Stage {
+    /// The tree is being filled: what is put there is no news.
+    #[default]
+    Filling,
+    /// Callers are answered.
+    Serving,
+    /// The name goes away, and with it what keeps signals from those who may not hear them.
+    Leaving,
 }
 
 /// The object of an agent.
@@ -56,9 +73,20 @@ pub(super) fn session_path(id: SessionId) -> Result<OwnedObjectPath, Error> {
 
 impl Desk {
     /// Nothing is in the tree yet.
-    pub(super) fn new(service: Service) -> Arc<Self> {
+    pub(super) fn new(verbs: Verbs) -> Arc<Self> {
+        let Verbs { service, keys } = verbs;
         let caller = Caller { tenant: Default::default(), scope: Scope::Manage };
-        Arc::new(Desk { service, caller, known: Mutex::default() })
+        Arc::new(Desk { service, keys, caller, known: Mutex::default() })
+    }
+
+    /// From now on news is told.
+    pub(super) async fn serve(&self) {
+        self.known.lock().await.stage = Stage::Serving;
+    }
+
+    /// From now on nothing is told, and the tree stays as it is.
+    pub(super) async fn leave(&self) {
+        self.known.lock().await.stage = Stage::Leaving;
     }
 
     /// Makes the tree agree with the service altogether.
@@ -95,6 +123,9 @@ impl Desk {
             {
                 self.sync_agent(bus, &name).await
             }
+            Happened::SessionTurned(tenant, id) if tenant == self.caller.tenant => {
+                self.announce_turn(bus, id).await
+            }
             Happened::SessionCreated(tenant, id)
             | Happened::SessionChanged(tenant, id, _)
             | Happened::SessionPurged(tenant, id)
@@ -116,20 +147,26 @@ impl Desk {
         name: &AgentName,
     ) -> Result<(), Error> {
         let mut known = self.known.lock().await;
+        if known.stage == Stage::Leaving {
+            return Ok(());
+        }
         match self.service.agent(&self.caller, name).await {
-            Ok(agent) if known.agents.contains(name) => {
-                announce_version(bus, name).await?;
-                Ok(Manager::agent_deployed(&root(bus)?, name.as_str(), agent.version).await?)
-            }
             Ok(agent) => {
-                let object = Gated(Agent { desk: self.clone(), name: name.clone() });
-                bus.object_server().at(agent_path(name)?, object).await?;
-                known.agents.insert(name.clone());
-                Ok(Manager::agent_deployed(&root(bus)?, name.as_str(), agent.version).await?)
+                if known.agents.contains(name) {
+                    announce_agent(bus, &agent).await?;
+                } else {
+                    let object = Agent { desk: self.clone(), name: name.clone() };
+                    bus.object_server().at(agent_path(name)?, object).await?;
+                    known.agents.insert(name.clone());
+                }
+                if known.stage == Stage::Serving {
+                    Manager::agent_deployed(&root(bus)?, name.as_str(), agent.version).await?;
+                }
+                Ok(())
             }
             Err(Refusal::NoAgent | Refusal::NoAgentNamed(_)) => {
                 if known.agents.remove(name) {
-                    bus.object_server().remove::<Gated<Agent>, _>(agent_path(name)?).await?;
+                    bus.object_server().remove::<Agent, _>(agent_path(name)?).await?;
                     Manager::agent_deleted(&root(bus)?, name.as_str()).await?;
                 }
                 Ok(())
@@ -140,9 +177,24 @@ impl Desk {
 
     /// Says that an agent is not as it was, if it has an object.
     async fn announce_agent(&self, bus: &Connection, name: &AgentName) -> Result<(), Error> {
-        match self.known.lock().await.agents.contains(name) {
-            true => announce_version(bus, name).await,
-            false => Ok(()),
+        let known = self.known.lock().await;
+        if known.stage == Stage::Leaving || !known.agents.contains(name) {
+            return Ok(());
+        }
+        let agent = self.service.agent(&self.caller, name).await.map_err(words::refused)?;
+        announce_agent(bus, &agent).await
+    }
+
+    /// Says that a turn has begun or ended, if the session has an object.
+    async fn announce_turn(&self, bus: &Connection, id: SessionId) -> Result<(), Error> {
+        let known = self.known.lock().await;
+        if known.stage == Stage::Leaving || !known.sessions.contains(&id) {
+            return Ok(());
+        }
+        match self.service.session(&self.caller, id).await {
+            Ok(view) => announce_session(bus, &view.session).await,
+            Err(Refusal::NoSession) => Ok(()),
+            Err(refusal) => Err(words::refused(refusal)),
         }
     }
 
@@ -153,23 +205,28 @@ impl Desk {
         id: SessionId,
     ) -> Result<(), Error> {
         let mut known = self.known.lock().await;
+        if known.stage == Stage::Leaving {
+            return Ok(());
+        }
         let path = session_path(id)?;
-        let status = self.status(id).await?;
-        let is_alive = status.is_some_and(|status| status != Status::Ended);
-        match (is_alive, known.sessions.contains(&id)) {
-            (true, true) => announce_status(bus, &path).await?,
-            (true, false) => {
+        let session = self.found(id).await?;
+        let alive = session.as_ref().filter(|view| view.session.status != Status::Ended);
+        match (alive, known.sessions.contains(&id)) {
+            (Some(view), true) => announce_session(bus, &view.session).await?,
+            (Some(_), false) => {
                 self.put(bus, id).await?;
                 known.sessions.insert(id);
-                Manager::session_added(&root(bus)?, &id.to_string(), path).await?;
+                if known.stage == Stage::Serving {
+                    Manager::session_added(&root(bus)?, &id.to_string(), path).await?;
+                }
             }
-            (false, true) => {
+            (None, true) => {
                 known.sessions.remove(&id);
-                bus.object_server().remove::<Gated<Session>, _>(&path).await?;
+                bus.object_server().remove::<Session, _>(&path).await?;
                 Manager::session_removed(&root(bus)?, &id.to_string(), path).await?;
             }
-            (false, false) if status.is_none() => known.forget(bus, id).await?,
-            (false, false) => {}
+            (None, false) if session.is_none() => known.forget(bus, id).await?,
+            (None, false) => {}
         }
         Ok(())
     }
@@ -181,7 +238,8 @@ impl Desk {
         id: SessionId,
     ) -> Result<(), Error> {
         let mut known = self.known.lock().await;
-        if known.sessions.contains(&id) || known.readable.contains(&id) {
+        let has_object = known.sessions.contains(&id) || known.readable.contains(&id);
+        if has_object || known.stage == Stage::Leaving {
             return Ok(());
         }
         self.put(bus, id).await?;
@@ -193,15 +251,15 @@ impl Desk {
     }
 
     async fn put(self: &Arc<Self>, bus: &Connection, id: SessionId) -> Result<(), Error> {
-        let object = Gated(Session { desk: self.clone(), id });
+        let object = Session { desk: self.clone(), id };
         bus.object_server().at(session_path(id)?, object).await?;
         Ok(())
     }
 
-    /// The status of a session; `None` when there is no such session.
-    async fn status(&self, id: SessionId) -> Result<Option<Status>, Error> {
+    /// A session, if there is one.
+    async fn found(&self, id: SessionId) -> Result<Option<Arc<SessionView>>, Error> {
         match self.service.session(&self.caller, id).await {
-            Ok(view) => Ok(Some(view.session.status)),
+            Ok(view) => Ok(Some(view)),
             Err(Refusal::NoSession) => Ok(None),
             Err(refusal) => Err(words::refused(refusal)),
         }
@@ -213,7 +271,7 @@ impl Known {
     async fn forget(&mut self, bus: &Connection, id: SessionId) -> Result<(), Error> {
         if let Some(at) = self.readable.iter().position(|readable| *readable == id) {
             self.readable.remove(at);
-            bus.object_server().remove::<Gated<Session>, _>(session_path(id)?).await?;
+            bus.object_server().remove::<Session, _>(session_path(id)?).await?;
         }
         Ok(())
     }
@@ -224,14 +282,35 @@ fn root(bus: &Connection) -> zbus::Result<SignalEmitter<'static>> {
     SignalEmitter::new(bus, ROOT)
 }
 
-async fn announce_version(bus: &Connection, name: &AgentName) -> Result<(), Error> {
-    let object = bus.object_server().interface::<_, Gated<Agent>>(agent_path(name)?).await?;
-    let agent = object.get().await;
-    agent.0.version_changed(object.signal_emitter()).await?;
-    Ok(agent.0.updated_at_changed(object.signal_emitter()).await?)
+/// Says what may have changed about an agent, in one signal.
+async fn announce_agent(bus: &Connection, agent: &domain::Agent) -> Result<(), Error> {
+    let changed = HashMap::from([
+        ("EnvNames", Value::from(words::env_names(agent))),
+        ("UpdatedAt", Value::from(agent.updated_at.to_string())),
+        ("Version", Value::from(agent.version)),
+    ]);
+    announce::<Agent>(bus, agent_path(&agent.name)?, changed).await
 }
 
-async fn announce_status(bus: &Connection, path: &OwnedObjectPath) -> Result<(), Error> {
-    let object = bus.object_server().interface::<_, Gated<Session>>(path).await?;
-    Ok(object.get().await.0.status_changed(object.signal_emitter()).await?)
+/// Says what may have changed about a session, in one signal.
+async fn announce_session(bus: &Connection, session: &domain::Session) -> Result<(), Error> {
+    let info = words::session(session);
+    let changed = HashMap::from([
+        ("CliVersion", Value::from(info.cli_version)),
+        ("LastActiveAt", Value::from(info.last_active_at)),
+        ("LastError", Value::from(info.last_error)),
+        ("LastSeq", Value::from(info.last_seq)),
+        ("Status", Value::from(info.status)),
+        ("Turn", Value::from(info.turn)),
+    ]);
+    announce::<Session>(bus, session_path(session.id)?, changed).await
+}
+
+async fn announce<I: Interface>(
+    bus: &Connection,
+    path: OwnedObjectPath,
+    changed: HashMap<&str, Value<'_>>,
+) -> Result<(), Error> {
+    let emitter = SignalEmitter::new(bus, path)?;
+    Ok(Properties::properties_changed(&emitter, I::name(), changed, Cow::Borrowed(&[])).await?)
 }

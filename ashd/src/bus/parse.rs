@@ -6,8 +6,11 @@ use std::str::FromStr;
 use ash_dbus::Error;
 use ash_dbus::value::{self, FollowOptions};
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
-use crate::domain::{ConfigChange, EventKind, Message, Settings, TurnRequest, Unfit, check, json};
+use crate::domain::{
+    AgentConfig, ConfigChange, EventKind, Message, Settings, TurnRequest, Unfit, check, json,
+};
 use crate::session::SessionFilter;
 use crate::session::api::{LARGEST_PAGE, Reading, USUAL_PAGE};
 
@@ -28,6 +31,17 @@ pub(super) fn settings(json: &str) -> Result<Settings> {
 pub(super) fn config(json: &str) -> Result<ConfigChange> {
     let members = json::object("config", json.as_bytes())?;
     Ok(ConfigChange::new("config", members)?)
+}
+
+/// The config of an agent that is about to be deployed.
+pub(super) fn whole_config(json: &str) -> Result<AgentConfig> {
+    let members = json::object("config", json.as_bytes())?;
+    Ok(AgentConfig::new("config", members)?)
+}
+
+/// Which key is meant.
+pub(super) fn key_id(text: &str) -> Result<Uuid> {
+    Uuid::try_parse(text).map_err(|_| Error::Invalid("id must be the id of a key, a UUID".into()))
 }
 
 /// A message and how its sender reads the answer.

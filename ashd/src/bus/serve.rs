@@ -9,20 +9,31 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use zbus::connection::Builder;
 use zbus::fdo::{ObjectManager, RequestNameFlags};
-use zbus::{Connection, Error as Zbus};
+use zbus::{Address, Connection, Error as Zbus};
 
-use super::gate::Gated;
+use super::door;
+use super::gate::Gate;
 use super::manager::Manager;
 use super::objects::Desk;
+use super::polkit::Patience;
 use crate::session::Service;
 use crate::session::api::Happened;
+use crate::session::keys::KeyRing;
 
 /// Waits between attempts to get onto the bus: the first, and the longest.
 const BACK_OFF: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(30)];
 /// How long calls that are being answered may take when the daemon leaves.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What callers of the bus can do.
+#[derive(Clone)]
+pub struct Verbs {
+    /// To agents and sessions.
+    pub service: Service,
+    /// To API keys.
+    pub keys: KeyRing,
+}
 
 /// Why the daemon is not on the bus.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +68,7 @@ impl BusError {
 /// # Errors
 /// At the first attempt only: [`BusError::Taken`] and [`BusError::Address`].
 pub async fn serve(
-    service: Service,
+    verbs: Verbs,
     address: Option<String>,
     attempted: oneshot::Sender<()>,
     shutdown: CancellationToken,
@@ -65,7 +76,7 @@ pub async fn serve(
     let mut pause = BACK_OFF[0];
     let mut first = Some(attempted);
     while !shutdown.is_cancelled() {
-        let arrived = arrive(&service, address.as_deref()).await;
+        let arrived = arrive(&verbs, address.as_deref()).await;
         let is_first = first.take().is_some();
         match arrived {
             Ok(presence) => {
@@ -87,48 +98,58 @@ pub async fn serve(
 /// One time on the bus.
 struct Presence {
     bus: Connection,
+    gate: Arc<Gate>,
     desk: Arc<Desk>,
     news: broadcast::Receiver<Happened>,
 }
 
 /// Gets onto the bus; when this returns, callers are answered.
-async fn arrive(service: &Service, address: Option<&str>) -> Result<Presence, BusError> {
-    let news = service.watch();
-    let desk = Desk::new(service.clone());
-    let bus = connect(address).await?;
-    populate(&bus, &desk).await?;
+///
+/// The name comes first: a bus delivers signals of who has the name only to those who may hear
+/// them, and putting objects into the tree sends some. Callers wait meanwhile.
+async fn arrive(verbs: &Verbs, address: Option<&str>) -> Result<Presence, BusError> {
+    let news = verbs.service.watch();
+    let desk = Desk::new(verbs.clone());
+    let gate = Gate::new(Patience::default());
+    let bus = connect(address, &gate).await?;
     claim(&bus).await?;
+    populate(&bus, &desk).await?;
+    gate.open(bus.clone());
     info!(name = BUS_NAME, "on D-Bus");
-    Ok(Presence { bus, desk, news })
+    Ok(Presence { bus, gate, desk, news })
 }
 
 impl Presence {
     /// Stays until the bus goes away or the daemon does.
     async fn stay(self, shutdown: &CancellationToken) {
-        let Presence { bus, desk, news } = self;
+        let Presence { bus, gate, desk, news } = self;
         tokio::select! {
             () = follow(&bus, &desk, news) => {}
             () = bus.closed() => warn!("the bus went away"),
             () = shutdown.cancelled() => {}
         }
+        gate.shut();
+        desk.leave().await;
         leave(bus).await;
     }
 }
 
-async fn connect(address: Option<&str>) -> Result<Connection, BusError> {
-    let builder = match address {
-        Some(address) => Builder::address(address),
-        None => Builder::system(),
-    };
-    let builder = builder.map_err(|error| BusError::Address(error.to_string()))?;
-    Ok(builder.build().await?)
+async fn connect(address: Option<&str>, gate: &Arc<Gate>) -> Result<Connection, BusError> {
+    let wrong = |error: Zbus| BusError::Address(error.to_string());
+    let address = address.map_or_else(Address::system, Address::try_from).map_err(wrong)?;
+    match door::connect(&address, gate).await {
+        Err(error @ Zbus::Address(_)) => Err(wrong(error)),
+        connected => Ok(connected?),
+    }
 }
 
-/// Puts everything on the connection; nobody knows it by name yet.
-pub(super) async fn populate(bus: &Connection, desk: &Arc<Desk>) -> Result<(), BusError> {
-    bus.object_server().at(ROOT, Gated(Manager { desk: desk.clone() })).await?;
-    bus.object_server().at(ROOT, Gated(ObjectManager)).await?;
-    Ok(desk.sync_all(bus).await?)
+/// Puts everything on the connection.
+async fn populate(bus: &Connection, desk: &Arc<Desk>) -> Result<(), BusError> {
+    bus.object_server().at(ROOT, Manager { desk: desk.clone() }).await?;
+    bus.object_server().at(ROOT, ObjectManager).await?;
+    desk.sync_all(bus).await?;
+    desk.serve().await;
+    Ok(())
 }
 
 /// Takes the name, or leaves it to whoever has it.
@@ -157,14 +178,9 @@ async fn follow(bus: &Connection, desk: &Arc<Desk>, mut news: broadcast::Receive
     }
 }
 
-/// Gives the name up and lets calls that are being answered finish, for a moment.
+/// Lets calls that are being answered finish, for a moment. The name goes with the connection.
 async fn leave(bus: Connection) {
     if !bus.is_closed() {
-        let farewell = async {
-            // A bus that is going away itself releases the name by that.
-            let _ = bus.release_name(BUS_NAME).await;
-            bus.graceful_shutdown().await;
-        };
-        let _ = timeout(FAREWELL, farewell).await;
+        let _ = timeout(FAREWELL, bus.graceful_shutdown()).await;
     }
 }

@@ -54,6 +54,10 @@ impl Session {
         found.map_err(|refusal| fdo::Error::Failed(refusal.to_string()))
     }
 
+    async fn info(&self) -> fdo::Result<SessionInfo> {
+        Ok(words::session(&self.now().await?.session))
+    }
+
     async fn history(&self, after: u64, limit: u32, kinds: &[EventKind]) -> Result<Vec<NewEvent>> {
         let range = EventRange { after, limit: parse::limit(limit)?, kinds: kinds.to_vec() };
         let events = self.desk.service.history(&self.desk.caller, self.id, range).await;
@@ -105,8 +109,13 @@ impl Session {
     }
 
     #[zbus(out_args("info"))]
-    async fn end(&self, purge: bool) -> Result<SessionInfo> {
-        told(self.desk.service.end(&self.desk.caller, self.id, purge).await)
+    async fn end(&self) -> Result<SessionInfo> {
+        told(self.desk.service.end(&self.desk.caller, self.id, false).await)
+    }
+
+    #[zbus(out_args("info"))]
+    async fn purge(&self) -> Result<SessionInfo> {
+        told(self.desk.service.end(&self.desk.caller, self.id, true).await)
     }
 
     #[zbus(out_args("messages"))]
@@ -151,22 +160,37 @@ impl Session {
         Ok(self.now().await?.session.agent_version)
     }
 
+    #[zbus(property(emits_changed_signal = "const"))]
+    async fn tenant(&self) -> fdo::Result<String> {
+        Ok(self.info().await?.tenant)
+    }
+
     #[zbus(property)]
-    pub(super) async fn status(&self) -> fdo::Result<String> {
+    async fn cli_version(&self) -> fdo::Result<String> {
+        Ok(self.info().await?.cli_version)
+    }
+
+    #[zbus(property)]
+    async fn last_error(&self) -> fdo::Result<String> {
+        Ok(self.info().await?.last_error)
+    }
+
+    #[zbus(property)]
+    async fn status(&self) -> fdo::Result<String> {
         Ok(self.now().await?.session.status.to_string())
     }
 
-    #[zbus(property(emits_changed_signal = "false"))]
+    #[zbus(property(emits_changed_signal = "const"))]
     async fn model(&self) -> fdo::Result<String> {
-        Ok(words::session(&self.now().await?.session).model)
+        Ok(self.info().await?.model)
     }
 
-    #[zbus(property(emits_changed_signal = "false"))]
+    #[zbus(property)]
     async fn turn(&self) -> fdo::Result<String> {
-        Ok(words::session(&self.now().await?.session).turn)
+        Ok(self.info().await?.turn)
     }
 
-    #[zbus(property(emits_changed_signal = "false"))]
+    #[zbus(property)]
     async fn last_seq(&self) -> fdo::Result<u64> {
         Ok(self.now().await?.session.last_seq)
     }
@@ -176,7 +200,7 @@ impl Session {
         Ok(self.now().await?.session.created_at.to_string())
     }
 
-    #[zbus(property(emits_changed_signal = "false"))]
+    #[zbus(property)]
     async fn last_active_at(&self) -> fdo::Result<String> {
         Ok(self.now().await?.session.last_active_at.to_string())
     }

@@ -1,10 +1,11 @@
 //! From the words of the domain to those of the bus.
 
 use ash_dbus::Error;
-use ash_dbus::value::{AgentInfo, Event, Health, LogLine, Message, SessionInfo, Usage};
+use ash_dbus::value::{AgentInfo, Event, Health, KeyInfo, LogLine, Message, SessionInfo, Usage};
 
 use crate::domain::{Agent, NewEvent, Session, Unfit};
 use crate::session::api::{self, Refusal};
+use crate::session::keys::Key;
 use crate::session::{self, Service};
 
 /// Bytes of text in one reply: far below the 32 MiB at which a system bus cuts us off.
@@ -62,9 +63,23 @@ pub(super) fn agent(service: &Service, agent: &Agent) -> AgentInfo {
         name: agent.name.to_string(),
         version: agent.version,
         path: service.agent_path(agent).display().to_string(),
-        env_names: agent.env.keys().cloned().collect(),
+        env_names: env_names(agent),
         created_at: agent.created_at.to_string(),
         updated_at: agent.updated_at.to_string(),
+    }
+}
+
+/// Names of the variables that an agent gives its sessions.
+pub(super) fn env_names(agent: &Agent) -> Vec<String> {
+    agent.env.keys().cloned().collect()
+}
+
+pub(super) fn key(key: Key) -> KeyInfo {
+    KeyInfo {
+        id: key.id.to_string(),
+        name: key.label,
+        scope: key.scope.to_string(),
+        created_at: key.created_at.to_string(),
     }
 }
 
@@ -75,6 +90,9 @@ pub(super) fn session(session: &Session) -> SessionInfo {
         agent_version: session.agent_version,
         status: session.status.to_string(),
         model: carried(session.settings.model.as_deref().unwrap_or_default()),
+        tenant: session.tenant.to_string(),
+        cli_version: session.cli_version.clone().unwrap_or_default(),
+        last_error: carried(session.last_error.as_deref().unwrap_or_default()),
         turn: session.turn.map(|turn| turn.id.to_string()).unwrap_or_default(),
         last_seq: session.last_seq,
         created_at: session.created_at.to_string(),
