@@ -76,6 +76,9 @@ pub(crate) enum Command {
         #[arg(short, long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
         interval: u64,
     },
+    /// Make API keys, list and revoke them
+    #[command(subcommand)]
+    Key(Key),
 }
 
 /// Deploy a folder with a CLAUDE.md as the next version of an agent
@@ -124,6 +127,36 @@ pub(crate) enum Agent {
         #[arg(add = ArgValueCandidates::new(complete::agents))]
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Make an API key and print it, this once: it is not kept
+    Create {
+        /// What it is for
+        name: String,
+        /// What it lets its holder do
+        #[arg(long, value_enum, default_value_t)]
+        scope: Scope,
+    },
+    /// List API keys, oldest first
+    List,
+    /// Take an API key away; requests with it are refused at once
+    Revoke {
+        /// Its id
+        id: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Scope {
+    /// Look at agents and sessions
+    Read,
+    /// Also make sessions, talk to them, end them
+    #[default]
+    Run,
+    /// Everything
+    Manage,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,6 +5,7 @@ mod chat;
 mod deploy;
 mod exec;
 mod first;
+mod key;
 mod session;
 mod top;
 mod turn;
@@ -61,6 +62,7 @@ pub(crate) async fn run(
         Command::Session(command) => return session::run(context, command).await,
         Command::Chat(options) => chat::run(context, options).await?,
         Command::Top { interval } => top::run(context, Duration::from_secs(interval)).await?,
+        Command::Key(command) => key::run(&mut context, command).await?,
     }
     Ok(0)
 }

@@ -1,6 +1,6 @@
 //! What `--json` prints.
 
-use ash_dbus::value::{AgentInfo, Health, LoadInfo, LogLine, Message, SessionInfo, Usage};
+use ash_dbus::value::{AgentInfo, Health, KeyInfo, LoadInfo, LogLine, Message, SessionInfo, Usage};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -46,11 +46,17 @@ pub(crate) fn session(session: &SessionInfo) -> Value {
         "agentVersion": session.agent_version,
         "status": session.status,
         "model": given(&session.model),
+        "cliVersion": given(&session.cli_version),
+        "lastError": given(&session.last_error),
         "turn": given(&session.turn),
         "lastSeq": session.last_seq,
         "createdAt": session.created_at,
         "lastActiveAt": session.last_active_at,
     })
+}
+
+pub(crate) fn key(key: &KeyInfo) -> Value {
+    json!({"id": key.id, "name": key.name, "scope": key.scope, "createdAt": key.created_at})
 }
 
 pub(crate) fn usage(usage: &Usage) -> Value {

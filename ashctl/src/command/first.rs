@@ -38,7 +38,7 @@ pub(crate) async fn first_answer(bus: &Bus, as_json: bool) -> Result<(), Failure
     let (session, _) = bus.session(&id).await?;
     let mut talk = Talk::new(bus.clone(), (session.clone(), id), Show::new(out, as_json))?;
     let answered = talk.turn(QUESTION, "queue").await;
-    session.end(false).await?;
+    session.end().await?;
     answered.map_err(|failure| match failure {
         Failure::Failed(why) => Failure::Failed(format!(
             "there is no answer: {why}; `ashctl logs` says more, and `ashctl setup` takes another \

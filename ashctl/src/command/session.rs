@@ -136,7 +136,7 @@ async fn info(context: &mut Context, id: &str) -> Result<(), Failure> {
     if context.document(&document)? {
         return Ok(());
     }
-    context.out.table(&[
+    let mut rows = vec![
         row("id", &info.id),
         row("agent", format!("{}, version {}", info.agent_name, info.agent_version)),
         row("status", &info.status),
@@ -146,7 +146,14 @@ async fn info(context: &mut Context, id: &str) -> Result<(), Failure> {
         row("last active", &info.last_active_at),
         row("tokens", format!("{} in, {} out", usage.input_tokens, usage.output_tokens)),
         row("cost", format!("{:.4} USD", usage.cost_usd)),
-    ])
+    ];
+    if !info.cli_version.is_empty() {
+        rows.insert(2, row("made with", format!("Claude Code {}", info.cli_version)));
+    }
+    if !info.last_error.is_empty() {
+        rows.push(row("last error", &info.last_error));
+    }
+    context.out.table(&rows)
 }
 
 fn told(

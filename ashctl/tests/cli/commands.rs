@@ -34,6 +34,9 @@ async fn people_read_tables() {
         &["session", "end", ID],
         &["top"],
         &["agent", "delete", "hello"],
+        &["key", "create", "ci"],
+        &["key", "list"],
+        &["key", "revoke", ID],
     ] {
         let text = printed(&bus, arguments).await;
         all += &format!("$ ashctl {}\n{text}\n", arguments.join(" "));
@@ -58,6 +61,9 @@ async fn programs_read_json() {
         &["session", "create", "hello", "--json"],
         &["top", "--json"],
         &["session", "end", ID, "--purge", "--json"],
+        &["key", "create", "ci", "--scope", "manage", "--json"],
+        &["key", "list", "--json"],
+        &["key", "revoke", ID, "--json"],
     ] {
         for line in printed(&bus, arguments).await.lines() {
             let document: Value = serde_json::from_str(line).unwrap();

@@ -85,7 +85,11 @@ async fn refusals_have_their_codes() {
         (&["session", "info", "gone"], 4, "it does not exist any more"),
         (&["session", "stop", ID], 5, "Cannot stop session with status \"paused\""),
         (&["session", "send", ID, "busy"], 5, "Session is busy"),
-        (&["session", "info", "secret"], 6, "only root may control ashd"),
+        (
+            &["session", "info", "secret"],
+            6,
+            "GetSession needs the right org.ashd.Ash1.view; members of group ash have it",
+        ),
         (&["chat", "other", "hi", "-s", ID], 2, &format!("session {ID} belongs to agent hello")),
     ] {
         let ran = bus.run(arguments).await;

@@ -6,8 +6,8 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use ash_dbus::value::{
-    AgentInfo, DeployOptions, FollowOptions, Health, LoadInfo, LogLine, Message, SessionFilter,
-    SessionInfo, Usage,
+    AgentInfo, DeployOptions, FollowOptions, Health, KeyInfo, LoadInfo, LogLine, Message,
+    SessionFilter, SessionInfo, Usage,
 };
 use ash_dbus::{BUS_NAME, Error, ROOT, path};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -67,6 +67,8 @@ impl Daemon {
             status: self.status.lock().unwrap().clone(),
             created_at: "2026-11-18T11:06:40.007Z".into(),
             last_active_at: "2026-11-18T11:06:41.007Z".into(),
+            cli_version: "2.1.197".into(),
+            last_error: "The sandbox was lost".into(),
             ..SessionInfo::default()
         }
     }
@@ -80,6 +82,9 @@ impl Daemon {
 fn agent() -> AgentInfo {
     AgentInfo { id: ID.into(), name: "hello".into(), version: 3, ..AgentInfo::default() }
 }
+
+/// As ashd refuses.
+const DENIED: &str = "GetSession needs the right org.ashd.Ash1.view; members of group ash have it";
 
 struct Manager(Daemon);
 
@@ -124,7 +129,7 @@ impl Manager {
     async fn get_session(&self, id: &str) -> Result<(OwnedObjectPath, SessionInfo), fdo::Error> {
         match id {
             ID => Ok((path::of_session(id).unwrap(), self.0.session())),
-            "secret" => Err(fdo::Error::AccessDenied("only root may control ashd".into())),
+            "secret" => Err(fdo::Error::AccessDenied(DENIED.into())),
             _ => Err(fdo::Error::UnknownObject("no such object".into())),
         }
     }
@@ -151,6 +156,22 @@ impl Manager {
             ..LoadInfo::default()
         };
         vec![load]
+    }
+
+    async fn create_key(&self, name: &str, scope: &str) -> (&str, String) {
+        (ID, format!("ash_{name}_{scope}"))
+    }
+
+    async fn list_keys(&self) -> Vec<KeyInfo> {
+        let (name, scope, created_at) = ("ci".into(), "run".into(), "then".into());
+        vec![KeyInfo { id: ID.into(), name, scope, created_at }]
+    }
+
+    async fn revoke_key(&self, id: &str) -> Result<(), Error> {
+        match id {
+            ID => Ok(()),
+            _ => Err(Error::NotFound("Key not found".into())),
+        }
     }
 
     #[zbus(property)]
@@ -187,8 +208,7 @@ impl Agent {
         Ok(changes.into())
     }
 
-    #[zbus(property)]
-    async fn config(&self) -> &str {
+    async fn get_config(&self) -> &str {
         r#"{"allowedTools":["Read"],"model":"m-1"}"#
     }
 }
@@ -304,8 +324,13 @@ impl Session {
         self.0.now("active")
     }
 
-    async fn end(&self, purge: bool) -> SessionInfo {
-        self.0.called(if purge { "purge" } else { "end" });
+    async fn end(&self) -> SessionInfo {
+        self.0.called("end");
+        self.0.now("ended")
+    }
+
+    async fn purge(&self) -> SessionInfo {
+        self.0.called("purge");
         self.0.now("ended")
     }
 

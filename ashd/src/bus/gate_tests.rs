@@ -10,9 +10,9 @@ use zbus::fdo::ObjectManager;
 use zbus::object_server::SignalEmitter;
 use zbus::zvariant::OwnedValue;
 
-use super::super::door;
-use super::super::rights::TABLE;
 use super::*;
+use crate::bus::door;
+use crate::bus::rights::TABLE;
 use crate::bus::testbus::TestBus;
 
 const NOBODY: u32 = 65_534;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use ash_dbus::Error;
-use ash_dbus::value::{AgentInfo, DeployOptions, Health, KeyInfo, LoadInfo, SessionFilter, SessionInfo};
+use ash_dbus::value::{
+    AgentInfo, DeployOptions, Health, KeyInfo, LoadInfo, SessionFilter, SessionInfo,
+};
 use zbus::Connection;
 use zbus::object_server::SignalEmitter;
 use zbus::zvariant::{OwnedFd, OwnedObjectPath};

@@ -85,6 +85,8 @@ async fn ask_people(bus: &Connection, question: &Question<'_>, patience: Patienc
         }
     };
     match timeout(patience.with_people, answered).await {
+        // Nobody is there who could ask.
+        Ok(Some(Ok(Answer::Challenge))) => Answer::Refused,
         Ok(Some(Ok(answer))) => answer,
         Ok(Some(Err(error))) => failed(&error),
         Ok(None) | Err(_) => {
