@@ -403,3 +403,19 @@ fn every_method_and_property_has_one_right() {
     assert_eq!(table.len(), rows.len(), "something stands there twice");
     assert_eq!(table, declared());
 }
+
+#[test]
+fn the_reference_says_every_right() {
+    let reference = include_str!("../../../docs/dbus.md");
+    for (interface, member, right) in TABLE {
+        let heading = format!("## {}\n", interface.rsplit('.').next().unwrap());
+        let (_, section) = reference.split_once(&heading).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let right = right.action().rsplit('.').next().unwrap();
+        let is_method = section.contains(&format!("| `{member}` | {right} |"));
+        let is_property = section.contains(&format!("`{member}`"))
+            && !section.contains(&format!("| `{member}` |"))
+            && right == "view";
+        assert!(is_method || is_property, "{interface}.{member} is not in the reference");
+    }
+}
