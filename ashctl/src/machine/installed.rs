@@ -49,6 +49,9 @@ pub(super) async fn install(
         Some(file) => Source::File(file),
         None => Source::Npm(version.unwrap_or(PINNED)),
     };
+    if let Source::Npm(version) = source {
+        out::aside(&format!("Fetching version {version} with npm, which may take a while"));
+    }
     let (version, was_there) = runtime::install(shelf, source).await?;
     if version != PINNED {
         out::note(&format!("ashctl: this ash is tried with version {PINNED}, not with {version}"));

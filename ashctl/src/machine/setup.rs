@@ -67,7 +67,7 @@ fn wanted_key(options: &Setup, there: Option<&Path>) -> Result<Option<Zeroizing<
             true => ask::key().map(Some),
             false => Ok(None),
         },
-        (None, false) if stdin().is_terminal() => ask::key().map(Some),
+        (None, false) if is_asked => ask::key().map(Some),
         (None, false) => Err(Failure::Usage(
             "give the model API key with --key-file, or on standard input with --key-file -".into(),
         )),

@@ -50,10 +50,10 @@ pub(super) fn disk(readings: &Readings) -> Finding {
 
 pub(super) fn copies(readings: &Readings) -> Finding {
     let disk = &readings.disk;
-    let shares = match disk.can_reflink {
-        Some(true) => "copies of files share their blocks",
-        Some(false) => "copies of files take time and room; XFS and Btrfs would share blocks",
-        None => "run as root to see whether copies of files share their blocks",
+    let shares = match (disk.can_reflink, disk.kind.as_str()) {
+        (Some(true), _) => "copies of files share their blocks",
+        (None, "btrfs" | "xfs" | "bcachefs") => "copies of files can share their blocks",
+        _ => "copies of files take time and room; XFS and Btrfs would share blocks",
     };
     let quota = if disk.has_quota { "on" } else { "off; ash does not need them" };
     let detail = format!("{}: {shares}; project quotas are {quota}", disk.kind);

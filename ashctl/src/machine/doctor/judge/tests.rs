@@ -154,6 +154,17 @@ fn the_key_may_be_elsewhere() {
 }
 
 #[test]
+fn what_could_not_be_tried_is_told_by_its_kind() {
+    let shares = |can_reflink, kind: &str| {
+        let mut readings = fit();
+        (readings.disk.can_reflink, readings.disk.kind) = (can_reflink, kind.into());
+        told(&readings).contains("share their blocks")
+    };
+    assert!(shares(Some(true), "ext4") && shares(None, "xfs"));
+    assert!(!shares(Some(false), "xfs") && !shares(None, "ext4"));
+}
+
+#[test]
 fn rights_depend_on_who_asks() {
     let graded = |in_group: bool, daemon: Daemon| {
         let found = without(|it| {
