@@ -14,9 +14,10 @@ tree=$made/next
 packages=$made/packages
 bin=$TARGET/ash-dev
 
-# A copy of this checkout, one release later. What has not changed since the last one keeps its
-# time, so that it is not built again.
+# A copy of this checkout, one release later. Everything keeps its time, so that only what has
+# changed since the last run is built.
 next_tree() {
+    local file
     rm -rf "$tree"
     mkdir -p "$tree"
     git -C "$ROOT" ls-files -z --cached --others --exclude-standard |
@@ -25,7 +26,7 @@ next_tree() {
     for file in bridge/wire/src/lib.rs ashd/src/store/sqlite/schema.rs; do
         touch -r "$ROOT/$file" "$tree/$file"
     done
-    touch -r "$ROOT/scripts/vm.sh" "$tree/ashd/src/store/sqlite/next.sql"
+    touch -r "$ROOT/tests/vm/next_release.py" "$tree/ashd/src/store/sqlite/next.sql"
 }
 
 # The same profile as the tests': what differs from a release is how fast it is.
@@ -36,13 +37,13 @@ this_package() {
     cp "$ROOT"/target/package/*.rpm "$packages/ashd.rpm"
 }
 
-# In the same target directory, for what it depends on is the same.
+# In a target directory of its own: to cargo both trees are the same packages.
 next_package() {
     next_tree
     SOURCE_DATE_EPOCH=$(git -C "$ROOT" log -1 --format=%ct)
-    export SOURCE_DATE_EPOCH CARGO_TARGET_DIR=$TARGET
-    ASH_LIBEXEC_DIR=$made/ash-dev "$tree/scripts/build.sh" dev
-    BUILT=$made/ash-dev REVISION=2 "$tree/scripts/package.sh" deb
+    export SOURCE_DATE_EPOCH CARGO_TARGET_DIR=$made/target
+    ASH_LIBEXEC_DIR=$made/target/ash-dev "$tree/scripts/build.sh" dev
+    BUILT=$made/target/ash-dev REVISION=2 "$tree/scripts/package.sh" deb
     cp "$tree"/target/package/*.deb "$packages/next.deb"
 }
 

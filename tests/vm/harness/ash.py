@@ -73,19 +73,30 @@ class Ash:
         return self.machine.do(self.apt(f"install /payload/packages/{package}"), limit=600)
 
     def set_up(self):
-        """What is to be done once a package is there."""
-        self.configure()
+        """What is to be done once a package is there: what `ashctl doctor` asks for."""
+        running = self.machine.run(f"systemctl is-active {' '.join(UNITS)}").out
+        assert "active" not in running.split(), f"it was started by surprise: {running}"
+        self.point_at_model()
         self.people()
+        self.check_doctor(["CLI runtime", "Model key"])
+        self.machine.write("/etc/credstore/ash-model-key", "stand-in", mode="0600")
+        self.machine.do("ashctl runtime install --file /payload/claude", limit=600)
+        self.check_doctor([])
         self.start()
         self.deploy()
 
-    def configure(self):
-        """Model API, key and CLI: what `ashctl doctor` asks for."""
+    def point_at_model(self):
+        """At the stand-in, which is there after a reboot, too."""
         self.machine.write("/etc/systemd/system/modelapi.service", MODEL_UNIT)
         self.machine.write("/etc/ash/ashd.toml.d/50-vm.toml", CONFIG)
-        self.machine.write("/etc/credstore/ash-model-key", "stand-in", mode="0600")
         self.machine.do("systemctl daemon-reload; systemctl enable --now modelapi")
-        self.machine.do("ashctl runtime install --file /payload/claude", limit=600)
+
+    def check_doctor(self, missing):
+        """That this is missing, and nothing else, and that the exit code says so."""
+        done = self.machine.run("ashctl doctor")
+        lines = [line.split(maxsplit=1) for line in done.out.splitlines()]
+        found = [line[1].split(":")[0] for line in lines if line[0] == "missing"]
+        assert found == missing and done.code == (1 if missing else 0), done
 
     def start(self):
         self.machine.do("systemctl start ashd", limit=300)

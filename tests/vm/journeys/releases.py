@@ -34,13 +34,17 @@ def debian_12_works_as_well(machine):
 
 @journey(fresh=True)
 def the_rpm_is_the_same(machine):
-    """Its payload is the deb's, and what it installs works."""
+    """Its payload is the deb's, and what it installs works, set up by `ashctl setup`."""
     files = machine.do(COMPARE)
     assert int(files) > 10, files
     # The names that it depends on are those of another distribution.
     machine.do("rpm --install --nodeps /payload/packages/ashd.rpm 2>&1", limit=600)
     ash = Ash(machine)
-    ash.set_up()
+    ash.point_at_model()
+    machine.write("/root/key", "stand-in", mode="0600")
+    machine.do("ashctl setup --yes --key-file /root/key --runtime-file /payload/claude", limit=600)
+    ash.await_up()
+    ash.deploy()
     assert ash.ask(ash.create(), "[[say from an rpm]]") == "from an rpm"
     machine.do("rpm --erase ashd 2>&1", limit=300)
     assert not ash.inside("bridge")
