@@ -112,6 +112,8 @@ async fn arrive(verbs: &Verbs, address: Option<&str>) -> Result<Presence, BusErr
     let desk = Desk::new(verbs.clone());
     let gate = Gate::new(Patience::default());
     let bus = connect(address, &gate).await?;
+    // Without an object manager this is told to nobody.
+    bus.object_server().at(ROOT, Manager { desk: desk.clone() }).await?;
     claim(&bus).await?;
     populate(&bus, &desk).await?;
     gate.open(bus.clone());
@@ -143,9 +145,8 @@ async fn connect(address: Option<&str>, gate: &Arc<Gate>) -> Result<Connection, 
     }
 }
 
-/// Puts everything on the connection.
+/// Puts agents and sessions on the connection.
 async fn populate(bus: &Connection, desk: &Arc<Desk>) -> Result<(), BusError> {
-    bus.object_server().at(ROOT, Manager { desk: desk.clone() }).await?;
     bus.object_server().at(ROOT, ObjectManager).await?;
     desk.sync_all(bus).await?;
     desk.serve().await;

@@ -9,6 +9,7 @@ mod commands;
 mod config;
 mod confined;
 mod crashes;
+mod dbus;
 mod disk;
 mod journey;
 mod leftovers;

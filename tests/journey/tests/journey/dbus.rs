@@ -1,0 +1,222 @@
+//! The interfaces on the bus, with the tools that every machine has.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use ash_journey::{Api, Ash, Options, programs, skip};
+use serde_json::{Value, json};
+
+use crate::support::Talk;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// Whether a tool is here; says aloud that `test` is skipped when it is not.
+fn has(tool: &str, test: &str) -> bool {
+    let found = Command::new(tool).arg("help").output().is_ok();
+    if !found {
+        skip(test, &format!("there is no {tool} on this machine"));
+    }
+    found
+}
+
+/// Runs a script against the daemon's bus, and returns what it prints.
+fn script(ash: &Ash, script: &str) -> Result<String> {
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", script])
+        .env("DBUS_SYSTEM_BUS_ADDRESS", ash.bus())
+        .current_dir(programs::repository())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}\n{said}\n{complaint}", output.status);
+    Ok(said)
+}
+
+/// The examples of the reference that use this tool.
+fn examples(tool: &str) -> Result<String> {
+    let reference = fs::read_to_string(programs::repository().join("docs/dbus.md"))?;
+    let mut blocks = reference.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let found = blocks.find(|block| block.contains(&format!("{tool} call")));
+    Ok(found.with_context(|| format!("the reference has no examples with {tool}"))?.to_owned())
+}
+
+#[test]
+fn the_examples_of_the_reference_work() -> Result<()> {
+    let talk = Talk::begin(Options::stub())?;
+    if has("busctl", "the_examples_of_the_reference_work") {
+        let said = script(&talk.ash, &examples("busctl")?)?;
+        for promised in ["\"hello\"", "a(tsss)", "Hello", "\"ash_"] {
+            ensure!(said.contains(promised), "{promised:?} is not in\n{said}");
+        }
+    }
+    if has("gdbus", "the_examples_of_the_reference_work") {
+        let said = script(&talk.ash, &examples("gdbus")?)?;
+        for promised in ["'name': <'hello'>", "handle 0", "interface org.ashd.Ash1.Manager {"] {
+            ensure!(said.contains(promised), "{promised:?} is not in\n{said}");
+        }
+    }
+    talk.ash.finish()
+}
+
+/// An interface as an object describes it, as it is written into its file.
+fn described(ash: &Ash, path: &str, interface: &str) -> Result<String> {
+    let call = format!(
+        "dbus-send --bus={} --print-reply=literal --dest=org.ashd.Ash1 {path} \
+         org.freedesktop.DBus.Introspectable.Introspect",
+        ash.bus()
+    );
+    let xml = script(ash, &call)?;
+    let opening = format!("<interface name=\"{interface}\">");
+    let lines: Vec<&str> = xml.lines().collect();
+    let first = lines.iter().position(|line| line.trim() == opening);
+    let first = first.with_context(|| format!("{path} has no {interface}"))?;
+    let indent = lines[first].len() - opening.len();
+    let mut text = String::new();
+    for line in &lines[first..] {
+        text += line.get(indent..).unwrap_or_default().trim_end();
+        text.push('\n');
+        if line.trim() == "</interface>" {
+            return Ok(text);
+        }
+    }
+    anyhow::bail!("the description of {interface} does not end")
+}
+
+#[test]
+fn the_installed_descriptions_are_those_of_the_objects() -> Result<()> {
+    let talk = Talk::begin(Options::stub())?;
+    let session = format!("/org/ashd/Ash1/sessions/{}", talk.session.replace('-', "_"));
+    for (name, path) in [
+        ("Manager", "/org/ashd/Ash1"),
+        ("Agent", "/org/ashd/Ash1/agents/hello"),
+        ("Session", &session),
+    ] {
+        let interface = format!("org.ashd.Ash1.{name}");
+        let file = programs::repository().join(format!("ashd/dbus/xml/{interface}.xml"));
+        let described = described(&talk.ash, path, &interface)?;
+        if std::env::var_os("INSTA_UPDATE").is_some_and(|how| how == "always") {
+            fs::write(&file, &described)?;
+        }
+        let installed = fs::read_to_string(&file)?;
+        let place = file.display();
+        ensure!(described == installed, "{place} is not what {path} says:\n{described}");
+    }
+    talk.ash.finish()
+}
+
+/// `gdbus monitor`, line by line.
+struct Monitor {
+    process: Child,
+    lines: Receiver<String>,
+}
+
+impl Monitor {
+    fn start(ash: &Ash) -> Result<Monitor> {
+        let mut process = Command::new("gdbus")
+            .args(["monitor", "--system", "--dest", "org.ashd.Ash1"])
+            .env("DBUS_SYSTEM_BUS_ADDRESS", ash.bus())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let out = BufReader::new(process.stdout.take().context("no standard output")?);
+        let (say, lines) = channel();
+        std::thread::spawn(move || {
+            out.lines().map_while(Result::ok).all(|line| say.send(line).is_ok())
+        });
+        let monitor = Monitor { process, lines };
+        monitor.until("is owned by")?;
+        Ok(monitor)
+    }
+
+    /// What is announced up to the first line that has this in it.
+    fn until(&self, wanted: &str) -> Result<Vec<String>> {
+        let (began, mut seen) = (Instant::now(), vec![]);
+        loop {
+            let line = self.lines.recv_timeout(SOON.saturating_sub(began.elapsed()));
+            let line = line.with_context(|| format!("no {wanted:?} within a minute: {seen:?}"))?;
+            seen.push(line);
+            if seen.last().is_some_and(|line| line.contains(wanted)) {
+                return Ok(seen);
+            }
+        }
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn what_changes_is_announced_once() -> Result<()> {
+    if !has("gdbus", "what_changes_is_announced_once") {
+        return Ok(());
+    }
+    let talk = Talk::begin(Options::stub())?;
+    let monitor = Monitor::start(&talk.ash)?;
+    talk.ask("[[count 50]]")?;
+    let begun = monitor.until("PropertiesChanged")?;
+    ensure!(begun.iter().all(|line| !line.contains("'Turn': <''>")), "{begun:?}");
+    let ended = monitor.until("'Turn': <''>")?;
+    ensure!(ended.len() == 1, "something was announced within the turn: {ended:?}");
+
+    script(
+        &talk.ash,
+        "gdbus call --system --dest org.ashd.Ash1 --object-path /org/ashd/Ash1/agents/hello \
+         --method org.ashd.Ash1.Agent.SetEnv \"{'A': 'b'}\"",
+    )?;
+    let changed = monitor.until("'EnvNames': <['A']>")?;
+    ensure!(changed.len() == 1, "{changed:?}");
+    drop(monitor);
+    talk.ash.finish()
+}
+
+#[test]
+fn keys_do_what_their_scope_says_until_they_are_revoked() -> Result<()> {
+    let talk = Talk::begin(Options::stub())?;
+    let ctl = talk.ash.ctl();
+    let session = format!("/api/sessions/{}", talk.session);
+    let exec = json!({ "command": "true" });
+    let folder = talk.ash.folder("other", "x")?;
+    let deployment = json!({ "name": "other", "path": folder });
+    let calls: [(&str, String, Option<&Value>, usize); 7] = [
+        ("GET", "/api/agents".into(), None, 0),
+        ("GET", session.clone(), None, 0),
+        ("POST", format!("{session}/exec"), Some(&exec), 1),
+        ("POST", "/api/agents".into(), Some(&deployment), 2),
+        ("PATCH", "/api/agents/hello/config".into(), Some(&json!({})), 2),
+        ("DELETE", format!("{session}?purge=true"), None, 2),
+        ("GET", "/api/agents/other".into(), None, 0),
+    ];
+    for (rank, scope) in ["read", "run", "manage"].into_iter().enumerate() {
+        let made = ctl.json(&["key", "create", "a test", "--scope", scope])?;
+        let key = made["key"].as_str().context("there is no key")?;
+        let api = Api::new(talk.ash.address(), key);
+        for (method, path, body, needed) in &calls {
+            if *needed > rank {
+                let refused = api.call(method, path, *body)?.expect(403)?;
+                // What purging needs beyond ending is said to those who may end.
+                let named = if path.contains("purge") { rank + 1 } else { *needed };
+                let wanted = format!("the scope {}", ["read", "run", "manage"][named]);
+                ensure!(
+                    refused["error"].as_str().is_some_and(|it| it.contains(&wanted)),
+                    "{refused}"
+                );
+            } else if rank == 2 || !path.ends_with("/other") {
+                let status = api.call(method, path, *body)?.status;
+                ensure!(status < 300, "{scope}: {method} {path}: {status}");
+            }
+        }
+        let id = made["id"].as_str().context("the key has no id")?;
+        let listed = ctl.json(&["key", "list"])?;
+        ensure!(listed.to_string().contains(id) && !listed.to_string().contains(key));
+        ctl.json(&["key", "revoke", id])?;
+        api.call("GET", "/api/agents", None)?.expect(401)?;
+    }
+    talk.ash.finish()
+}
