@@ -88,6 +88,22 @@ fuzz() {
     env FUZZ_SECONDS=$seconds cargo test --quiet --locked -p ash-fuzz -- --test-threads 1
 }
 
+# Journeys tell what came of them in a line each, wherever they are run.
+vm_journeys() {
+    local log=$scratch/vm.log all=() line
+    [ "${ASH_TEST_LONG:-}" != 1 ] || all=(--all)
+    say "journeys in a virtual machine"
+    if ! scripts/vm.sh "${all[@]}" 2>&1 | tee "$log" && ! grep -q '^FAIL ' "$log"; then
+        say "FAILED: journeys in a virtual machine"
+        failed=$((failed + 1))
+    fi
+    passed=$((passed + $(grep -c '^PASS ' "$log" || true)))
+    failed=$((failed + $(grep -c '^FAIL ' "$log" || true)))
+    while IFS= read -r line; do
+        reasons+=("${line#SKIP }")
+    done < <(grep '^SKIP ' "$log" || true)
+}
+
 need_root
 enter_scope "$@"
 need_rust
@@ -108,4 +124,5 @@ check "build" scripts/build.sh dev
 packages "$ASH_LIBEXEC_DIR"
 all_rust_tests
 check "fuzz" fuzz
+vm_journeys
 summary

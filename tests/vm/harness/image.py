@@ -79,11 +79,16 @@ done
 SIZE = "6G"
 KEPT_DAYS = 14
 
+# Why there is no image of a release. What could not be had is not asked for again.
+refused = {}
+
 
 def cache():
     """The directory that images are kept in, outside of every checkout."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "ash" / "vm"
+    path = Path(base) / "ash" / "vm"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def key(suite):
@@ -94,12 +99,17 @@ def key(suite):
 
 def image(suite):
     """The directory with disk.img, vmlinuz and initrd of a Debian release, built if need be."""
+    if suite in refused:
+        raise refused[suite]
     home = cache()
-    home.mkdir(parents=True, exist_ok=True)
     path = home / key(suite)
     with locked(home / "lock"):
-        if not path.is_dir():
-            build(suite, path)
+        try:
+            if not path.is_dir():
+                build(suite, path)
+        except Skip as why:
+            refused[suite] = why
+            raise
         os.utime(path)
         prune(home)
     return path

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable
 
 from .ash import Ash
+from .image import cache
 from .machine import Broken, Machine
 from .payload import payload
 from .skip import Skip
@@ -56,7 +57,8 @@ class Run:
 
     def __init__(self, parts):
         self.parts = parts
-        self.scratch = Path(tempfile.mkdtemp(prefix="ash-vm."))
+        # Not where temporary files usually are: that may be in memory, and disks are large.
+        self.scratch = Path(tempfile.mkdtemp(dir=cache(), prefix="run."))
         self.shared = None
         self.used = []
         self.hopeless = False

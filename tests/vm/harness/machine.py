@@ -86,7 +86,7 @@ class Machine:
         with open(self.scratch / "qemu.log", "w") as log:
             return subprocess.Popen(
                 [str(word) for word in command],
-                env=os.environ | {"TMPDIR": str(self.scratch)},
+                env=os.environ | {"TMPDIR": str(payload.parent)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -18,7 +18,8 @@ def ten_random_kills_leave_nothing(ash):
     ids = [ash.create(), ash.create()]
     for round in range(ROUNDS):
         turns = [ash.send(id, f"round {round} [[count 100 20ms]]") for id in ids]
-        turns[0].until("session_start")
+        for turn in turns:
+            turn.until("session_start")
         victim = dice.choice(["ashd", "ash-broker", "ash-launcher", "bridge", "claude"])
         print(f"round {round}: {victim}", flush=True)
         ash.machine.do(f"kill -KILL $(pgrep -x {victim} | shuf -n1)")

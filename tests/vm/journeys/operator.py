@@ -2,7 +2,7 @@
 
 import json
 
-from harness.ash import AGENT, CONFIG, MODEL_UNIT, Ash
+from harness.ash import AGENT, Ash
 from harness.journey import journey
 
 
@@ -12,9 +12,7 @@ def an_administrator_sets_it_up(machine):
     ash = Ash(machine)
     ash.install()
     assert missing(machine, 1) == {"CLI runtime", "Model key"}
-    machine.write("/etc/systemd/system/modelapi.service", MODEL_UNIT)
-    machine.write("/etc/ash/ashd.toml.d/50-vm.toml", CONFIG)
-    machine.do("systemctl daemon-reload; systemctl enable --now modelapi")
+    ash.point_at_model()
     said = machine.do(
         "printf stand-in | ashctl setup --yes --key-file - --runtime-file /payload/claude",
         limit=900,
