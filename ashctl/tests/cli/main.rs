@@ -4,11 +4,13 @@
 
 mod bus;
 mod fake;
+mod terminal;
 
 mod chat;
 mod commands;
 mod complete;
 mod failures;
 mod machine;
+mod screen;
 mod setup;
 mod streams;

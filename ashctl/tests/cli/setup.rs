@@ -16,7 +16,7 @@ const CREDS: &str =
 
 /// Whether root asks, and bubblewrap is here; says so if not.
 #[expect(clippy::print_stdout, reason = "make test counts what is skipped")]
-fn can_set_up(test: &str) -> bool {
+pub(crate) fn can_set_up(test: &str) -> bool {
     let can = geteuid().is_root() && Path::new("/usr/bin/bwrap").is_file();
     if !can {
         println!("SKIP {test}: needs root and bubblewrap");
@@ -24,9 +24,9 @@ fn can_set_up(test: &str) -> bool {
     can
 }
 
-fn setup(bus: &Bus, arguments: &[&str]) -> Command {
+pub(crate) fn setup(bus: &Bus, arguments: &[&str]) -> Command {
     bus.program("claude", "echo '2.1.197 (Claude Code)'");
-    let mut command = bus.ashctl(&[&["setup", "--yes"], arguments].concat());
+    let mut command = bus.ashctl(&[&["setup"], arguments].concat());
     command.env("ASH_LIBEXEC_DIR", bus.dir.path().join("lib"));
     command.env("ASH_ETC_DIR", bus.dir.path().join("etc"));
     command.arg("--runtime-file").arg(bus.programs().join("claude"));
@@ -34,7 +34,7 @@ fn setup(bus: &Bus, arguments: &[&str]) -> Command {
 }
 
 async fn ran(bus: &Bus, arguments: &[&str]) -> Ran {
-    ended(setup(bus, arguments)).await
+    ended(setup(bus, &[&["--yes"], arguments].concat())).await
 }
 
 fn key_file(bus: &Bus, key: &str) -> String {
@@ -43,7 +43,7 @@ fn key_file(bus: &Bus, key: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-fn stored(bus: &Bus) -> (PathBuf, PathBuf) {
+pub(crate) fn stored(bus: &Bus) -> (PathBuf, PathBuf) {
     let etc = bus.dir.path().join("etc");
     (etc.join("credstore/ash-model-key"), etc.join("credstore.encrypted/ash-model-key.sealed"))
 }

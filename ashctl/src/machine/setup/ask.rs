@@ -31,9 +31,10 @@ fn answer(line: &str, usual: bool) -> bool {
 
 /// A key from the terminal, which does not show it.
 pub(super) fn key() -> Result<Zeroizing<String>, Failure> {
-    prompt("Model API key (it is not shown): ")?;
     let typed = {
+        // Before the question: whoever answers it at once is not seen either.
         let _quiet = Quiet::begin()?;
+        prompt("Model API key (it is not shown): ")?;
         typed(stdin().lock())
     };
     prompt("\n")?;
