@@ -31,6 +31,15 @@ command with -H with its own over there, or 255 when ssh cannot get there.";
 #[derive(Debug, Parser)]
 #[command(name = "ashctl", version, after_long_help = EXIT_CODES, max_term_width = 100)]
 pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) task: Task,
+}
+
+/// What every command takes.
+#[derive(Args, Debug)]
+pub(crate) struct Common {
     /// Address of the message bus [default: the system bus]
     #[arg(long, global = true, env = "ASH_BUS_ADDRESS", hide_env_values = true)]
     pub(crate) bus: Option<String>,
@@ -40,8 +49,9 @@ pub(crate) struct Cli {
     /// Print JSON: one document, or one line per event of a stream
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    #[command(subcommand)]
-    pub(crate) task: Task,
+    /// Never ask for a password: what needs one is refused. Without a terminal none is asked for
+    #[arg(long, global = true)]
+    pub(crate) no_ask_password: bool,
 }
 
 /// What is to be done, and who does it.

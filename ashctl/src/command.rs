@@ -18,10 +18,11 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::bus::Bus;
-use crate::cli::Command;
+use crate::cli::{Command, Common};
 use crate::failure::Failure;
 use crate::json;
 use crate::out::Out;
+use crate::person::Person;
 use crate::systemctl;
 
 /// How long `ashd` may take to say how it is.
@@ -30,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What every command has at hand.
 struct Context {
     bus: Bus,
+    person: Person,
     out: Out,
     as_json: bool,
 }
@@ -44,17 +46,19 @@ impl Context {
     }
 }
 
-/// Runs a command that the daemon does, with the address of the bus and whether to print JSON;
-/// returns the exit code of success.
-pub(crate) async fn run(
-    command: Command,
-    (bus, as_json): (Option<&str>, bool),
-) -> Result<u8, Failure> {
+/// Runs a command that the daemon does; returns the exit code of success.
+pub(crate) async fn run(command: Command, common: &Common) -> Result<u8, Failure> {
     if let Command::Deploy(options) = &command {
         // What is wrong with the folder is said even when nobody could take it.
         deploy::check(options)?;
     }
-    let mut context = Context { bus: Bus::connect(bus).await?, out: Out::stdout(), as_json };
+    let address = common.bus.as_deref();
+    let mut context = Context {
+        bus: Bus::connect(address).await?,
+        person: Person::at_terminal(address, !common.no_ask_password),
+        out: Out::stdout(),
+        as_json: common.json,
+    };
     match command {
         Command::Status => status(&mut context).await?,
         Command::Deploy(options) => deploy::run(&mut context, options).await?,

@@ -12,6 +12,7 @@ mod out;
 mod bus;
 mod folder;
 mod json;
+mod person;
 mod stream;
 mod systemctl;
 
@@ -47,12 +48,17 @@ pub fn completion(shell: clap_complete::Shell) -> std::io::Result<Vec<u8>> {
 pub fn main() -> ExitCode {
     complete::answer_shell();
     let cli = Cli::parse();
-    if let Some(host) = &cli.host {
+    if let Some(host) = &cli.common.host {
         return failed(&remote::become_it(host));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(run(cli)),
+        Ok(runtime) => {
+            let done = runtime.block_on(run(cli));
+            // An upload that was interrupted may wait for a reader that does not come.
+            runtime.shutdown_background();
+            done
+        }
         Err(error) => Err(Failure::Failed(format!("cannot start: {error}"))),
     };
     match done {
@@ -62,10 +68,9 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<u8, Failure> {
-    let given = (cli.bus.as_deref(), cli.json);
     match cli.task {
-        Task::Daemon(command) => command::run(command, given).await,
-        Task::Machine(command) => machine::run(command, given).await,
+        Task::Daemon(command) => command::run(command, &cli.common).await,
+        Task::Machine(command) => machine::run(command, &cli.common).await,
     }
 }
 

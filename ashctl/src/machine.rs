@@ -12,7 +12,7 @@ pub(crate) use runtime::Shelf;
 
 use serde_json::Value;
 
-use crate::cli::Machine;
+use crate::cli::{Common, Machine};
 use crate::failure::Failure;
 use crate::out::Out;
 use crate::systemctl;
@@ -33,18 +33,17 @@ impl Page {
     }
 }
 
-/// Runs such a command, with the address of the bus and whether to print JSON; returns the exit
-/// code of success.
-pub(crate) async fn run(
-    command: Machine,
-    (bus, as_json): (Option<&str>, bool),
-) -> Result<u8, Failure> {
+/// Runs such a command; returns the exit code of success.
+pub(crate) async fn run(command: Machine, common: &Common) -> Result<u8, Failure> {
+    let (bus, as_json) = (common.bus.as_deref(), common.json);
     let mut page = Page { out: Out::stdout(), as_json };
+    let become_systemctl =
+        |verb| Err(systemctl::become_it(verb, systemctl::DAEMON, !common.no_ask_password));
     match command {
         Machine::Doctor { places } => return doctor::run(&mut page, &places, bus).await,
-        Machine::Start => return Err(systemctl::become_it("start", systemctl::DAEMON)),
-        Machine::Stop => return Err(systemctl::become_it("stop", systemctl::DAEMON)),
-        Machine::Restart => return Err(systemctl::become_it("restart", systemctl::DAEMON)),
+        Machine::Start => return become_systemctl("start"),
+        Machine::Stop => return become_systemctl("stop"),
+        Machine::Restart => return become_systemctl("restart"),
         Machine::Config(look) => return Err(program::become_ashd(&look, as_json)),
         Machine::Logs(options) => return Err(journal::become_it(&options, as_json)),
         Machine::Setup(options) => setup::run(&mut page, &options, bus).await?,

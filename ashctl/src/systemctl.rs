@@ -44,9 +44,10 @@ pub(crate) async fn tell(verb: &[&str], unit: &str) -> Result<(), Failure> {
     }
 }
 
-/// Becomes systemctl. Returns only when that fails.
-pub(crate) fn become_it(verb: &str, unit: &str) -> Failure {
-    absent(std::process::Command::new("systemctl").args([verb, unit]).exec())
+/// Becomes systemctl, which may ask for a password or not. Returns only when that fails.
+pub(crate) fn become_it(verb: &str, unit: &str, may_ask: bool) -> Failure {
+    let mut command = std::process::Command::new("systemctl");
+    absent(command.args((!may_ask).then_some("--no-ask-password")).args([verb, unit]).exec())
 }
 
 fn absent(error: io::Error) -> Failure {

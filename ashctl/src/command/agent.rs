@@ -21,14 +21,15 @@ pub(super) async fn run(context: &mut Context, command: Agent) -> Result<(), Fai
                 true => agent.get_config().await?,
                 false => {
                     let changes: Value = changes.into_iter().collect::<Map<_, _>>().into();
-                    agent.configure(&changes.to_string()).await?
+                    let changes = changes.to_string();
+                    context.person.call(agent.inner(), "Configure", &changes).await?
                 }
             };
             show_config(context, &json::parsed(&config))
         }
         Agent::Delete { name } => {
             let (agent, _) = context.bus.agent(&name).await?;
-            agent.delete().await?;
+            context.person.call::<_, ()>(agent.inner(), "Delete", &()).await?;
             if context.document(&json!({"deleted": name}))? {
                 return Ok(());
             }

@@ -6,7 +6,7 @@ use std::fs::File;
 use ash_dbus::value::DeployOptions;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::json;
-use zbus::zvariant::Fd;
+use zbus::zvariant::{Fd, OwnedObjectPath};
 
 use super::Context;
 use crate::cli::Deploy;
@@ -49,14 +49,20 @@ async fn upload(
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(no_pipe)?;
     let sending = tokio::task::spawn_blocking(move || folder.send(File::from(writer)));
     let options = DeployOptions { env, ..DeployOptions::default() };
-    let deployed = context.bus.manager.deploy(name, Fd::from(&reader), options).await;
+    let manager = context.bus.manager.inner();
+    let deployed: Result<(OwnedObjectPath, u32), _> =
+        context.person.call(manager, "Deploy", &(name, Fd::from(&reader), options)).await;
+    if let Err(Failure::Interrupted) = deployed {
+        // As long as we are on the bus, the daemon may still read.
+        return Err(Failure::Interrupted);
+    }
     // The daemon has its own copy: when it stops reading, the sender must notice.
     drop(reader);
     let sent = sending.await.map_err(|error| Failure::Failed(error.to_string()))?;
     match (sent, deployed) {
         (Ok(files), Ok((_, version))) => Ok((files, version)),
         // The daemon stopped reading: it says why.
-        (Err(FolderError::Send(_)) | Ok(_), Err(refused)) => Err(refused.into()),
+        (Err(FolderError::Send(_)) | Ok(_), Err(refused)) => Err(refused),
         (Err(error), _) => Err(bad(error)),
     }
 }

@@ -1,5 +1,6 @@
 //! `ashctl key`.
 
+use ash_dbus::value::KeyInfo;
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
@@ -13,7 +14,8 @@ pub(super) async fn run(context: &mut Context, command: Key) -> Result<(), Failu
         Key::Create { name, scope } => create(context, &name, scope).await,
         Key::List => list(context).await,
         Key::Revoke { id } => {
-            context.bus.manager.revoke_key(&id).await?;
+            let manager = context.bus.manager.inner();
+            context.person.call::<_, ()>(manager, "RevokeKey", &(&*id)).await?;
             if context.document(&json!({"revoked": id}))? {
                 return Ok(());
             }
@@ -25,7 +27,10 @@ pub(super) async fn run(context: &mut Context, command: Key) -> Result<(), Failu
 async fn create(context: &mut Context, name: &str, scope: Scope) -> Result<(), Failure> {
     let scope = scope.to_possible_value().map(|word| word.get_name().to_owned());
     let scope = scope.unwrap_or_default();
-    let (id, key) = context.bus.manager.create_key(name, &scope).await?;
+    let (id, key) = context
+        .person
+        .call::<_, (String, String)>(context.bus.manager.inner(), "CreateKey", &(name, &*scope))
+        .await?;
     if context.document(&json!({"id": id, "name": name, "scope": scope, "key": key}))? {
         return Ok(());
     }
@@ -33,7 +38,8 @@ async fn create(context: &mut Context, name: &str, scope: Scope) -> Result<(), F
 }
 
 async fn list(context: &mut Context) -> Result<(), Failure> {
-    let keys = context.bus.manager.list_keys().await?;
+    let manager = context.bus.manager.inner();
+    let keys: Vec<KeyInfo> = context.person.call(manager, "ListKeys", &()).await?;
     if context.document(&keys.iter().map(json::key).collect::<Value>())? {
         return Ok(());
     }

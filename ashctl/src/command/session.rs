@@ -39,7 +39,10 @@ pub(super) async fn run(mut context: Context, command: Session) -> Result<u8, Fa
         }
         Session::End { id, purge } => {
             let (session, _) = context.bus.session(&id.id).await?;
-            let ended = if purge { session.purge().await } else { session.end().await };
+            let ended = match purge {
+                true => context.person.call(session.inner(), "Purge", &()).await,
+                false => session.end().await.map_err(Failure::from),
+            };
             told(&mut context, ended)?;
         }
         Session::Interrupt(id) => interrupt(&mut context, &id.id).await?,
@@ -156,10 +159,10 @@ async fn info(context: &mut Context, id: &str) -> Result<(), Failure> {
     context.out.table(&rows)
 }
 
-fn told(
-    context: &mut Context,
-    changed: Result<SessionInfo, ash_dbus::Error>,
-) -> Result<(), Failure> {
+fn told<E>(context: &mut Context, changed: Result<SessionInfo, E>) -> Result<(), Failure>
+where
+    Failure: From<E>,
+{
     let info = changed?;
     if context.document(&json::session(&info))? {
         return Ok(());

@@ -13,6 +13,7 @@ use ash_dbus::{BUS_NAME, Error, ROOT, path};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::sync::Notify;
 use zbus::fdo;
+use zbus::message::{Flags, Header};
 use zbus::zvariant::{OwnedFd, OwnedObjectPath};
 use zbus::{Connection, interface};
 
@@ -29,6 +30,8 @@ pub(crate) struct Seen {
     pub(crate) sent: Vec<(String, String)>,
     pub(crate) followed: Vec<FollowOptions>,
     pub(crate) called: Vec<&'static str>,
+    /// Whether each revocation let polkit ask a person.
+    pub(crate) may_ask: Vec<bool>,
 }
 
 /// What its two objects share.
@@ -167,9 +170,15 @@ impl Manager {
         vec![KeyInfo { id: ID.into(), name, scope, created_at }]
     }
 
-    async fn revoke_key(&self, id: &str) -> Result<(), Error> {
+    async fn revoke_key(&self, id: &str, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
+        let may_ask = header.primary().flags().contains(Flags::AllowInteractiveAuth);
+        self.0.seen.lock().unwrap().may_ask.push(may_ask);
         match id {
             ID => Ok(()),
+            "asked" => {
+                self.0.waiting.notify_one();
+                std::future::pending().await
+            }
             _ => Err(Error::NotFound("Key not found".into())),
         }
     }

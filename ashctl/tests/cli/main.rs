@@ -11,6 +11,7 @@ mod commands;
 mod complete;
 mod failures;
 mod machine;
+mod person;
 mod screen;
 mod setup;
 mod streams;

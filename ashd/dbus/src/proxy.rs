@@ -1,4 +1,5 @@
-//! The interfaces, as a client calls them. What needs the right to manage lets polkit ask somebody.
+//! The interfaces, as a client calls them. No call lets polkit ask a person; who wants that calls
+//! through `inner()`, with the flag for it.
 
 #![expect(missing_docs, reason = "the macro writes types for signals without documentation")]
 
@@ -23,7 +24,6 @@ pub trait Manager {
     ///
     /// `folder` is the read end of a pipe or a sealed memfd with a tar archive of the folder's
     /// contents; nothing else is taken.
-    #[zbus(allow_interactive_auth)]
     fn deploy(
         &self,
         name: &str,
@@ -56,15 +56,12 @@ pub trait Manager {
 
     /// Makes an API key with a scope (`read`, `run` or `manage`) and returns its id and the key,
     /// which is not kept: nobody can show it again.
-    #[zbus(allow_interactive_auth)]
     fn create_key(&self, name: &str, scope: &str) -> Result<(String, String)>;
 
     /// Every API key, oldest first.
-    #[zbus(allow_interactive_auth)]
     fn list_keys(&self) -> Result<Vec<KeyInfo>>;
 
     /// Takes an API key away, at once.
-    #[zbus(allow_interactive_auth)]
     fn revoke_key(&self, id: &str) -> Result<()>;
 
     /// Version of the daemon.
@@ -96,14 +93,12 @@ pub trait Manager {
 #[zbus::proxy(interface = "org.ashd.Ash1.Agent", default_service = "org.ashd.Ash1")]
 pub trait Agent {
     /// Deletes the agent; ends its sessions.
-    #[zbus(allow_interactive_auth)]
     fn delete(&self) -> Result<()>;
 
     /// Merges members into the config and returns it. Sessions that are made from then on have it.
     ///
     /// `changes` is a JSON object as in the body of the HTTP request; null removes a member. Empty
     /// text changes nothing.
-    #[zbus(allow_interactive_auth)]
     fn configure(&self, changes: &str) -> Result<String>;
 
     /// What holds for sessions that will be made with it: a JSON object.
@@ -112,7 +107,6 @@ pub trait Agent {
     fn get_config(&self) -> Result<String>;
 
     /// Replaces its environment. Sessions that are made from then on have it.
-    #[zbus(allow_interactive_auth)]
     fn set_env(&self, env: &HashMap<&str, &str>) -> Result<()>;
 
     /// Stays the same across versions.
@@ -178,7 +172,6 @@ pub trait Session {
     fn end(&self) -> Result<SessionInfo>;
 
     /// Ends the session for good, and removes its history and workspace.
-    #[zbus(allow_interactive_auth)]
     fn purge(&self) -> Result<SessionInfo>;
 
     /// Messages with numbers above `after`, in order, at most `limit` (0: 100; at most 1000).
