@@ -154,6 +154,7 @@ pub(crate) enum Key {
     /// Take an API key away; requests with it are refused at once
     Revoke {
         /// Its id
+        #[arg(add = ArgValueCandidates::new(complete::keys))]
         id: String,
     },
 }

@@ -1,5 +1,5 @@
-//! Completion of the command line in shells, names of agents and sessions included: the shell's
-//! script asks this program what may come next.
+//! Completion of the command line in shells, names of agents and ids of sessions and keys included: the
+//! shell's script asks this program what may come next.
 
 use std::future::Future;
 use std::io;
@@ -73,6 +73,18 @@ pub(crate) fn sessions() -> Vec<CompletionCandidate> {
             CompletionCandidate::new(session.id).help(Some(about.into()))
         };
         Ok(sessions.into_iter().map(candidate).collect())
+    })
+}
+
+/// Ids of API keys, for who may see them without being asked for a password.
+pub(crate) fn keys() -> Vec<CompletionCandidate> {
+    asked(async |bus: Bus| {
+        let keys = bus.manager.list_keys().await?;
+        let candidate = |key: ash_dbus::value::KeyInfo| {
+            let about = format!("{}, {}", key.name, key.scope);
+            CompletionCandidate::new(key.id).help(Some(about.into()))
+        };
+        Ok(keys.into_iter().map(candidate).collect())
     })
 }
 

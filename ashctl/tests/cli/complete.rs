@@ -32,6 +32,7 @@ async fn names_are_offered() {
         &["ashctl", "session", "info", "3f"][..],
         &["ashctl", "logs", "3f"],
         &["ashctl", "chat", "hello", "-s", "3f"],
+        &["ashctl", "key", "revoke", "3f"],
     ] {
         assert_eq!(offered(&bus, words).await, [ID], "{words:?}");
     }
