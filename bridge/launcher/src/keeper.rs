@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -41,29 +42,34 @@ pub enum KeeperError {
     /// The socket is of no use.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// No process could be made.
-    #[error("cannot start the process that serves: {0}")]
-    Fork(io::Error),
 }
 
 /// Keeps a server there for ever.
 ///
 /// # Errors
-/// When the control group or the socket cannot be used, or no process can be made.
+/// When the control group or the socket cannot be used.
 pub fn keep(options: &Options) -> Result<(), KeeperError> {
     let group = settle()?;
     let listener = listen_at(&options.socket)?;
-    let refused = |error| KeeperError::Server(ServerError::Step("keep the socket", error));
     // Not being told costs systemd its patience, not the sandboxes.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
+    // From here on nothing is a reason to end: with this process all sandboxes would.
     loop {
-        let listener = listener.try_clone().map_err(refused)?;
-        let server = Server::new(options.clone(), listener, Some(group.clone()));
-        let child = fork(|| serve(server)).map_err(KeeperError::Fork)?;
-        while let Err(rustix::io::Errno::INTR) = waitpid(Some(child.pid), WaitOptions::empty()) {}
-        crate::complain("the process that serves has ended; starting another");
+        match serve_once(options, &listener, &group) {
+            Ok(()) => crate::complain("the process that serves has ended; starting another"),
+            Err(error) => crate::complain(&format!("no process could be made to serve: {error}")),
+        }
         thread::sleep(PAUSE);
     }
+}
+
+/// Makes a process that serves, and waits for its end.
+fn serve_once(options: &Options, listener: &OwnedFd, group: &str) -> io::Result<()> {
+    let listener = listener.try_clone()?;
+    let server = Server::new(options.clone(), listener, Some(group.to_owned()));
+    let child = fork(|| serve(server))?;
+    while let Err(rustix::io::Errno::INTR) = waitpid(Some(child.pid), WaitOptions::empty()) {}
+    Ok(())
 }
 
 fn serve(server: Server) -> u8 {

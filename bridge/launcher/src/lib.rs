@@ -60,13 +60,17 @@ pub fn run(args: impl Iterator<Item = String>) -> Result<(), LauncherError> {
     Ok(Server::new(options, listener, None).run()?)
 }
 
-/// What `main` makes of it: the sentence goes to standard error.
+/// What `main` makes of it: the sentence goes to standard error. 64 is for arguments that will be as
+/// wrong the next time (EX_USAGE of sysexits(3)), 1 for the rest.
 pub fn exit_code(outcome: &Result<(), LauncherError>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error.to_string());
-            ExitCode::FAILURE
+            match error {
+                LauncherError::Options(_) => ExitCode::from(64),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

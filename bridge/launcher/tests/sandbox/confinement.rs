@@ -252,3 +252,10 @@ fn limits_are_those_of_the_plan() {
     let cores = if core == "0" || limits.starts_with("0\n") { "0" } else { core };
     assert_eq!(limits, format!("{cores}\n{}\n{}\n", wanted.open_files, wanted.file_size / 512));
 }
+
+#[test]
+fn sandboxes_go_first_when_memory_runs_out() {
+    let Some(machine) = Machine::new() else { return };
+    let (_sandbox, mut peer) = machine.sandbox();
+    assert_eq!(peer.run("cat /proc/self/oom_score_adj /proc/1/oom_score_adj").stdout, "200\n200\n");
+}
