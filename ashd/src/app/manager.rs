@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 
 /// How much longer the end may take, each time that it is said to be still going on.
 const MORE_TIME: Duration = Duration::from_secs(20);
@@ -34,16 +34,19 @@ pub(super) fn reloading() {
     notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(micros)]);
 }
 
-/// Tells the watchdog twice in its time that tasks are being run, until the set is dropped.
-pub(super) fn feed_watchdog(tasks: &mut JoinSet<()>) -> Option<AbortHandle> {
-    let limit = sd_notify::watchdog_enabled()?;
-    Some(tasks.spawn(async move {
-        let mut pulse = tokio::time::interval(limit / 2);
-        loop {
-            pulse.tick().await;
-            notify(&[NotifyState::Watchdog]);
-        }
-    }))
+/// Tells the watchdog twice in its time that tasks are being run, until what is returned is dropped.
+pub(super) fn feed_watchdog() -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    if let Some(limit) = sd_notify::watchdog_enabled() {
+        tasks.spawn(async move {
+            let mut pulse = tokio::time::interval(limit / 2);
+            loop {
+                pulse.tick().await;
+                notify(&[NotifyState::Watchdog]);
+            }
+        });
+    }
+    tasks
 }
 
 /// Runs what belongs to the end, and asks for more time as long as it takes.

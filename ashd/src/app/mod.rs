@@ -72,6 +72,8 @@ struct Daemon {
     sandboxes: Arc<Sandboxes>,
     shutdown: CancellationToken,
     edges: JoinSet<()>,
+    /// What the watchdog listens to.
+    pulse: JoinSet<()>,
     _state: StateDir,
 }
 
@@ -93,9 +95,18 @@ impl Daemon {
         let options = setup::sessions(&config);
         let service =
             Service::start(store.clone(), (sandboxes.clone(), usage), places, options).await?;
-        let (shutdown, edges) = (CancellationToken::new(), JoinSet::new());
-        let mut daemon =
-            Daemon { config, level, service, store, sandboxes, shutdown, edges, _state: state };
+        let (shutdown, edges, pulse) = (CancellationToken::new(), JoinSet::new(), JoinSet::new());
+        let mut daemon = Daemon {
+            config,
+            level,
+            service,
+            store,
+            sandboxes,
+            shutdown,
+            edges,
+            pulse,
+            _state: state,
+        };
         daemon.open(listener, Arc::new(keys)).await?;
         Ok(daemon)
     }
@@ -106,7 +117,7 @@ impl Daemon {
         self.open_http(listener, keys.clone());
         self.open_bus(keys).await;
         announce(&self.config, address);
-        manager::feed_watchdog(&mut self.edges);
+        self.pulse = manager::feed_watchdog();
         Ok(())
     }
 

@@ -88,6 +88,8 @@ pub struct BrokerSetup {
     pub ca: Option<PathBuf>,
     /// The model API key.
     pub key: Option<ModelKey>,
+    /// How long the start of the daemon waits for a broker that a service manager runs.
+    pub patience: Duration,
 }
 
 /// The broker.
@@ -134,8 +136,11 @@ impl Broker {
     /// Finds the broker or starts it, and from then on keeps it there; what it reports comes out
     /// of the receiver.
     ///
+    /// One that a service manager runs may also come later: it may be ending just now, or fail to
+    /// begin. Sandboxes wait for it.
+    ///
     /// # Errors
-    /// When it is not there and cannot be started, or refuses its settings.
+    /// When it is ours to start and cannot be started, or refuses its settings.
     pub(super) async fn start(
         setup: BrokerSetup,
         children: Children,
@@ -144,7 +149,10 @@ impl Broker {
         let (grants, control) = (Mutex::default(), watch::Sender::new(None));
         let (key, leaving) = (Mutex::new(setup.key.clone()), AtomicBool::new(false));
         let shared = Arc::new(Shared { setup, key, children, grants, leaving, control });
-        let events = shared.begin().await?;
+        let events = match &shared.setup.program {
+            Some(_) => Some(shared.begin().await?),
+            None => shared.begin_soon().await,
+        };
         let (reports, receiver) = mpsc::channel(REPORTS);
         let supervisor = tokio::spawn(supervise(shared.clone(), events, reports)).abort_handle();
         Ok((Broker { shared, supervisor }, receiver))
@@ -167,7 +175,7 @@ impl Broker {
     pub async fn grant(&self, sandbox: SandboxId, agent_uid: u32) -> Result<(), BrokerError> {
         self.shared.grants().insert(sandbox, Grant { uid: agent_uid, waiting: None });
         self.shared.prepare(sandbox)?;
-        if self.shared.leaving.load(Ordering::Relaxed) {
+        if self.shared.leaving.load(Ordering::SeqCst) {
             return Ok(());
         }
         match self.hand_over(sandbox).await {
@@ -191,6 +199,9 @@ impl Broker {
     /// When the broker is not there just now, or the socket cannot be made.
     pub async fn adopt(&self, sandbox: SandboxId, agent_uid: u32) -> Result<(), BrokerError> {
         self.shared.grants().insert(sandbox, Grant { uid: agent_uid, waiting: None });
+        if self.shared.leaving.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         let control = self.shared.reach().await?;
         if control.granted().await?.contains(&sandbox.0) {
             return Ok(());
@@ -279,7 +290,7 @@ impl Shared {
 
     /// The broker ends: whoever knocks waits for the next one.
     fn wait_for_next(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
+        self.leaving.store(true, Ordering::SeqCst);
         self.control.send_replace(None);
         let sandboxes: Vec<SandboxId> = self.grants().keys().copied().collect();
         for sandbox in sandboxes {
@@ -309,6 +320,8 @@ impl Shared {
         };
         self.configure(&control).await?;
         let known = control.granted().await?;
+        // Before it is seen who is there: who comes later waits for this broker.
+        self.leaving.store(false, Ordering::SeqCst);
         let wanted: Vec<(SandboxId, bool)> =
             self.grants().iter().map(|(id, grant)| (*id, grant.waiting.is_some())).collect();
         for (sandbox, waiting) in wanted {
@@ -317,9 +330,21 @@ impl Shared {
             }
             self.hand_over(&control, sandbox).await?;
         }
-        self.leaving.store(false, Ordering::Relaxed);
         self.control.send_replace(Some(Arc::new(control)));
         Ok(events)
+    }
+
+    /// As [`begin`](Self::begin), for a broker that should be there and need not.
+    async fn begin_soon(&self) -> Option<Events> {
+        let begun = tokio::time::timeout(self.setup.patience, self.begin()).await;
+        let error = match begun {
+            Ok(Ok(events)) => return Some(events),
+            Ok(Err(error)) => error,
+            Err(_) => BrokerError::Absent,
+        };
+        tracing::error!(%error, "going on without a broker for now; see ash-broker.service");
+        self.leaving.store(true, Ordering::SeqCst);
+        None
     }
 
     async fn configure(&self, control: &Control) -> Result<(), BrokerError> {
@@ -354,15 +379,19 @@ impl Shared {
 }
 
 /// Passes reports on while there is a broker, and gets the next one when there is none.
-async fn supervise(shared: Arc<Shared>, mut events: Events, reports: mpsc::Sender<Usage>) {
+async fn supervise(shared: Arc<Shared>, mut first: Option<Events>, reports: mpsc::Sender<Usage>) {
     loop {
+        let mut events = match first.take() {
+            Some(events) => events,
+            None => begin_again(&shared).await,
+        };
         while let Some(event) = events.next().await {
             match event {
                 Event::Leaving => shared.wait_for_next(),
                 event => report(&reports, event),
             }
         }
-        match shared.leaving.load(Ordering::Relaxed) {
+        match shared.leaving.load(Ordering::SeqCst) {
             true => tracing::info!("the broker has ended as it was told"),
             false => tracing::warn!(
                 message_id = message::BROKER_LOST,
@@ -370,7 +399,6 @@ async fn supervise(shared: Arc<Shared>, mut events: Events, reports: mpsc::Sende
             ),
         }
         shared.control.send_replace(None);
-        events = begin_again(&shared).await;
     }
 }
 
@@ -396,3 +424,7 @@ fn report(reports: &mpsc::Sender<Usage>, event: Event) {
         tracing::warn!(lost, "usage reports were lost");
     }
 }
+
+#[cfg(test)]
+#[path = "broker_tests.rs"]
+mod tests;

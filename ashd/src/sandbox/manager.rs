@@ -22,6 +22,9 @@ use crate::domain::SandboxId;
 /// The longest path of the run directory, in bytes: what lies in it must fit a socket's address.
 const MAX_RUN_DIR: usize = 48;
 
+/// How long the start waits for a broker that a service manager runs.
+const BROKER_PATIENCE: Duration = Duration::from_secs(2);
+
 /// A launcher that we started ends itself when it has been of no use for this long.
 const UNUSED: Duration = Duration::from_secs(60);
 
@@ -276,6 +279,7 @@ fn broker_setup(setup: &Setup) -> BrokerSetup {
         settings: setup.model.clone(),
         ca: setup.model_ca.clone(),
         key: setup.model_key.clone(),
+        patience: BROKER_PATIENCE,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::api::LogLine;
-use crate::domain::{AgentName, Session, SessionId, Tenant, Timestamp};
+use crate::domain::{AgentName, Session, SessionId, Tenant, Timestamp, TurnId};
 use crate::telemetry::message;
 
 /// The most lines kept.
@@ -38,6 +38,8 @@ struct Who {
 struct Inner {
     next: u64,
     lines: VecDeque<LogLine>,
+    /// The turn that is running.
+    turn: Option<TurnId>,
     pace: Pace,
 }
 
@@ -69,11 +71,18 @@ impl Pace {
 impl Logs {
     pub(super) fn new(session: &Session) -> Logs {
         let (agent, tenant) = (session.agent.clone(), session.tenant.clone());
-        Logs { who: Who { session: session.id, agent, tenant }, inner: Mutex::default() }
+        let turn = session.turn.map(|turn| turn.id);
+        let inner = Mutex::new(Inner { turn, ..Inner::default() });
+        Logs { who: Who { session: session.id, agent, tenant }, inner }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on lines belong to this turn, or to none.
+    pub(super) fn in_turn(&self, turn: Option<TurnId>) {
+        self.lock().turn = turn;
     }
 
     /// Adds a line of the CLI's standard error.
@@ -92,7 +101,7 @@ impl Logs {
         let text = line[..line.floor_char_boundary(LINE)].to_owned();
         let mut inner = self.lock();
         if let Some(left_out) = inner.pace.step(Instant::now(), text.len()) {
-            self.who.journal(level, &text, left_out);
+            self.who.journal((level, inner.turn), &text, left_out);
         }
         let index = inner.next;
         inner.next += 1;
@@ -110,7 +119,7 @@ impl Logs {
 }
 
 impl Who {
-    fn journal(&self, level: &str, text: &str, left_out: u64) {
+    fn journal(&self, (level, turn): (&str, Option<TurnId>), text: &str, left_out: u64) {
         let Who { session, agent, tenant } = self;
         if left_out > 0 {
             tracing::warn!(
@@ -122,7 +131,7 @@ impl Who {
         let text = text.replace(char::is_control, "\u{fffd}");
         tracing::info!(
             message_id = message::SANDBOX_SAID, ash_session = %session, ash_agent = %agent,
-            ash_tenant = %tenant, stream = level, "{text}"
+            ash_tenant = %tenant, ash_turn = turn.map(|turn| turn.to_string()), stream = level, "{text}"
         );
     }
 }

@@ -69,7 +69,7 @@ async fn adopt(shared: &Arc<Shared>, session: &Session) -> Result<bool, Refusal>
         }
     };
     let replay = replay(shared, session, &running).await?;
-    tracing::info!(ash_session = %session.id, ash_turn = ?session.turn, "going on with a sandbox");
+    tracing::info!(ash_session = %session.id, ash_turn = session.turn.map(|turn| turn.id.to_string()), "going on with a sandbox");
     let (driver_shared, started) = (shared.clone(), session.clone());
     let spawn = || Driver::spawn(driver_shared, started, Begin::Adopted(running, replay));
     shared.registry.handle_or(session, spawn);
@@ -127,7 +127,7 @@ async fn set_aside(shared: &Shared, session: &Session) -> Result<(), Refusal> {
     if change == SessionChange::none() {
         return Ok(());
     }
-    tracing::info!(ash_session = %session.id, ash_turn = ?session.turn, "session paused: its sandbox is gone");
+    tracing::info!(ash_session = %session.id, ash_turn = session.turn.map(|turn| turn.id.to_string()), "session paused: its sandbox is gone");
     Ok(shared.store.commit(Commit { session: session.id, change, events }).await?)
 }
 

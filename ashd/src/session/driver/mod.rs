@@ -366,6 +366,7 @@ impl Driver {
             self.shared.registry.publish(&self.session);
         }
         if turns {
+            self.logs.in_turn(self.session.turn.map(|turn| turn.id));
             self.shared.tell(Happened::SessionTurned(self.session.tenant.clone(), session));
         }
         Ok(())
