@@ -98,6 +98,9 @@ async fn status(context: &mut Context) -> Result<(), Failure> {
             format!("{} warm, {} cold", health.resume_warm_hits, health.resume_cold_hits),
         ),
     ])?;
+    if health.model_key == Some(false) {
+        context.out.line("missing: a model API key; `ashctl setup` stores one")?;
+    }
     for layer in &health.missing {
         context.out.line(&format!("missing: {layer}"))?;
     }

@@ -23,6 +23,7 @@ pub(crate) fn health(version: &str, health: &Health) -> Value {
         "resumeColdHits": health.resume_cold_hits,
         "uptime": health.uptime,
         "missing": health.missing,
+        "modelKey": health.model_key,
     })
 }
 

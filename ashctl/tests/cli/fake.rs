@@ -196,6 +196,7 @@ impl Manager {
             max_sandboxes: 8,
             uptime: 90_061,
             missing: vec!["no limits".into()],
+            model_key: Some(false),
             ..Health::default()
         }
     }

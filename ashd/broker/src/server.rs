@@ -324,7 +324,8 @@ fn obey(
         Request::Quit => {}
         Request::List { after } => {
             let (sandboxes, more) = gates.list(after, PAGE);
-            return Ok(Outcome::Granted { sandboxes, more });
+            let has_key = Some(house.key().is_some());
+            return Ok(Outcome::Granted { sandboxes, more, has_key });
         }
     }
     Ok(Outcome::Done)

@@ -31,6 +31,8 @@ pub struct Health {
     pub uptime: u64,
     /// Layers of protection or limits that are missing, a sentence each.
     pub missing: Vec<String>,
+    /// Whether there is a model API key; absent when the broker cannot be asked.
+    pub model_key: Option<bool>,
 }
 
 /// What `Manager.Deploy` may be told beside the folder.

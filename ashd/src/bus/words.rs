@@ -54,6 +54,7 @@ pub(super) fn health(health: api::Health) -> Health {
         resume_cold_hits: health.resume_cold_hits,
         uptime: health.uptime_s,
         missing: health.missing,
+        model_key: health.model_key,
     }
 }
 

@@ -23,6 +23,9 @@ struct Shape<'a> {
     remote_runners: u64,
     /// Layers of protection that this machine does not give.
     missing: &'a [String],
+    /// Whether there is a model API key; absent when the broker cannot be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model_key: Option<bool>,
 }
 
 /// Every count that clients require; those of things that we do not have are 0.
@@ -72,6 +75,7 @@ fn shape<'a>(health: &'a Health, node: &'a str) -> Shape<'a> {
         coordinator_id: node,
         remote_runners: 0,
         missing: &health.missing,
+        model_key: health.model_key,
     }
 }
 
@@ -83,7 +87,7 @@ mod tests {
 
     #[test]
     fn has_every_count_that_clients_require() {
-        let health = Health {
+        let mut health = Health {
             active_sessions: 9,
             live_sandboxes: 5,
             running: 2,
@@ -93,6 +97,7 @@ mod tests {
             resume_cold_hits: 3,
             uptime_s: 60,
             missing: vec!["no landlock".into()],
+            model_key: Some(true),
         };
         assert_eq!(
             serde_json::to_value(shape(&health, "host-1")).unwrap(),
@@ -105,8 +110,11 @@ mod tests {
                     "preWarmHits": 0,
                 },
                 "version": env!("CARGO_PKG_VERSION"), "coordinatorId": "host-1",
-                "remoteRunners": 0, "missing": ["no landlock"],
+                "remoteRunners": 0, "missing": ["no landlock"], "modelKey": true,
             })
         );
+        health.model_key = None;
+        let unknown = serde_json::to_value(shape(&health, "host-1")).unwrap();
+        assert_eq!(unknown.get("modelKey"), None);
     }
 }

@@ -124,6 +124,8 @@ struct Shared {
     /// Whether the broker has said that it ends; the next one comes.
     leaving: AtomicBool,
     control: watch::Sender<Option<Arc<Control>>>,
+    /// Whether the broker that is there has a key, as far as it has said.
+    has_key: Mutex<Option<bool>>,
 }
 
 impl fmt::Debug for Shared {
@@ -148,7 +150,8 @@ impl Broker {
         socket::directory(&setup.model_dir, 0o700).map_err(BrokerError::Socket)?;
         let (grants, control) = (Mutex::default(), watch::Sender::new(None));
         let (key, leaving) = (Mutex::new(setup.key.clone()), AtomicBool::new(false));
-        let shared = Arc::new(Shared { setup, key, children, grants, leaving, control });
+        let has_key = Mutex::default();
+        let shared = Arc::new(Shared { setup, key, children, grants, leaving, control, has_key });
         let events = match &shared.setup.program {
             Some(_) => Some(shared.begin().await?),
             None => shared.begin_soon().await,
@@ -164,7 +167,15 @@ impl Broker {
     /// When the broker that runs did not take it.
     pub(super) async fn set_key(&self, key: ModelKey) -> Result<(), BrokerError> {
         *self.shared.key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
-        self.shared.give_key(self.shared.reach().await?.as_ref()).await
+        let control = self.shared.reach().await?;
+        self.shared.give_key(&control).await?;
+        *self.shared.has_key() = Some(true);
+        Ok(())
+    }
+
+    /// Whether the broker has a model API key; absent when it is not there, or does not say.
+    pub(super) fn has_key(&self) -> Option<bool> {
+        *self.shared.has_key()
     }
 
     /// Gives a sandbox its way out, a socket in [`directory`](Self::directory). Doing so again
@@ -245,6 +256,16 @@ impl Shared {
         self.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn has_key(&self) -> MutexGuard<'_, Option<bool>> {
+        self.has_key.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is no broker for now.
+    fn lose(&self) {
+        self.control.send_replace(None);
+        *self.has_key() = None;
+    }
+
     fn directory(&self, sandbox: SandboxId) -> PathBuf {
         self.setup.model_dir.join(sandbox.to_string())
     }
@@ -291,7 +312,7 @@ impl Shared {
     /// The broker ends: whoever knocks waits for the next one.
     fn wait_for_next(&self) {
         self.leaving.store(true, Ordering::SeqCst);
-        self.control.send_replace(None);
+        self.lose();
         let sandboxes: Vec<SandboxId> = self.grants().keys().copied().collect();
         for sandbox in sandboxes {
             if let Err(error) = self.prepare(sandbox) {
@@ -330,6 +351,9 @@ impl Shared {
             }
             self.hand_over(&control, sandbox).await?;
         }
+        // It changes only when we give it another.
+        let has_key = control.has_key().await?;
+        *self.has_key() = has_key;
         self.control.send_replace(Some(Arc::new(control)));
         Ok(events)
     }
@@ -398,7 +422,7 @@ async fn supervise(shared: Arc<Shared>, mut first: Option<Events>, reports: mpsc
                 "the broker went away; starting it anew"
             ),
         }
-        shared.control.send_replace(None);
+        shared.lose();
     }
 }
 

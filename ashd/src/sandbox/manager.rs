@@ -145,6 +145,11 @@ impl Sandboxes {
         &self.missing
     }
 
+    /// Whether the broker has a model API key; absent when it is not there, or does not say.
+    pub fn has_model_key(&self) -> Option<bool> {
+        self.broker.has_key()
+    }
+
     /// Replaces the model API key. Sandboxes do not notice.
     ///
     /// # Errors

@@ -182,6 +182,8 @@ pub struct Health {
     pub uptime_s: u64,
     /// Layers of protection or limits that are missing, a sentence each.
     pub missing: Vec<String>,
+    /// Whether there is a model API key; absent when the broker is not there, or does not say.
+    pub model_key: Option<bool>,
 }
 
 /// What happened to agents and sessions, for those who watch.

@@ -110,6 +110,7 @@ impl Service {
             resume_cold_hits: shared.cold_resumes.load(Ordering::Relaxed),
             uptime_s: self.started.elapsed().as_secs(),
             missing: shared.sandboxes.missing().to_vec(),
+            model_key: shared.sandboxes.has_model_key(),
         }
     }
 

@@ -86,6 +86,8 @@ async fn the_loss_of_broker_and_launcher_is_made_good() {
         let (_, said) = exec(running, ASK_BROKER).await;
         assert!(said.starts_with("HTTP/1.1 4"), "{said}");
     }
+    let has_key = || all.has_model_key() == Some(true);
+    until(has_key, || "the broker does not say that it has a key".into()).await;
     for id in [first.id, second.id] {
         all.end(id).await.unwrap();
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::readings::{Bwrap, Readings, Runtime, User};
+use super::readings::{Bwrap, Key, Readings, Runtime, User};
 use crate::cli::Places;
 use crate::machine::runtime::Shelf;
 use crate::systemctl;
@@ -27,6 +27,7 @@ const SYSTEM_BWRAP: &str = "/usr/bin/bwrap";
 pub(super) async fn all(places: &Places, bus: Option<&str>) -> Readings {
     let libexec = &places.libexec_dir;
     let config = service::config().await;
+    let (daemon, is_at_broker) = service::daemon(bus).await;
     Readings {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         systemd: first_line("systemctl", &["--version"]).await,
@@ -40,12 +41,12 @@ pub(super) async fn all(places: &Places, bus: Option<&str>) -> Readings {
         disk: disk::disk(&config),
         swap: disk::swap(),
         runtime: runtime(libexec, service::value(&config, "sandbox.claude")),
-        key: service::key(&places.etc_dir),
+        key: Key { is_at_broker, ..service::key(&places.etc_dir) },
         is_clock_synchronised: service::clock().await,
         vulnerabilities: kernel::vulnerabilities(),
         is_smt_on: line("/sys/devices/system/cpu/smt/active").as_deref() == Some("1"),
         unit: systemctl::state(systemctl::DAEMON).await,
-        daemon: service::daemon(bus).await,
+        daemon,
         user: user().await,
         config,
     }

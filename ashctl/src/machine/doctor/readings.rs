@@ -149,6 +149,8 @@ pub(super) struct Key {
     pub(super) encrypted: Option<KeyFile>,
     /// Whether the two directories may not be looked into by whoever asks.
     pub(super) is_hidden: bool,
+    /// Whether the broker that runs has one; absent when nobody can tell.
+    pub(super) is_at_broker: Option<bool>,
     /// Whether `ANTHROPIC_API_KEY` is set here.
     pub(super) is_in_environment: bool,
 }

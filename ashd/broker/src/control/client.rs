@@ -107,7 +107,7 @@ impl Control {
         loop {
             let after = all.last().copied();
             match self.ask(Request::List { after }, None).await? {
-                Outcome::Granted { sandboxes, more } => {
+                Outcome::Granted { sandboxes, more, .. } => {
                     all.extend(sandboxes);
                     if !more {
                         return Ok(all);
@@ -115,6 +115,15 @@ impl Control {
                 }
                 other => return Err(unexpected(&other)),
             }
+        }
+    }
+
+    /// Whether the broker has a model API key; absent when it is one that does not say.
+    pub async fn has_key(&self) -> Result<Option<bool>, Error> {
+        // Behind the last sandbox, so that none is listed.
+        match self.ask(Request::List { after: Some(Uuid::max()) }, None).await? {
+            Outcome::Granted { has_key, .. } => Ok(has_key),
+            other => Err(unexpected(&other)),
         }
     }
 

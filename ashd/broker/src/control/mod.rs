@@ -150,6 +150,10 @@ pub enum Outcome {
         sandboxes: Vec<Uuid>,
         /// There are more after the last one.
         more: bool,
+        /// Whether the broker has a model API key. Here because a broker breaks off at a request
+        /// that it does not know; older ones do not say.
+        #[serde(default)]
+        has_key: Option<bool>,
     },
     /// It was refused; nothing changed.
     Refused {

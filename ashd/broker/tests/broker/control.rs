@@ -83,6 +83,15 @@ async fn a_key_is_replaced_for_the_next_request() {
 }
 
 #[tokio::test]
+async fn whether_there_is_a_key_is_no_secret() {
+    let stage = Stage::bare().await;
+    assert_eq!(stage.control.has_key().await.unwrap(), Some(false));
+    stage.key("a").await;
+    let (_, _) = stage.grant("a").await;
+    assert_eq!(stage.control.has_key().await.unwrap(), Some(true));
+}
+
+#[tokio::test]
 async fn the_next_ashd_adopts_grants_and_hears_what_it_missed() {
     let upstream = Upstream::start().await;
     let mut stage = Stage::new(&upstream).await;

@@ -71,6 +71,7 @@ pub(super) fn key(etc: &Path) -> Key {
     let plain = file("credstore/ash-model-key");
     let encrypted = file("credstore.encrypted/ash-model-key.sealed");
     Key {
+        is_at_broker: None,
         is_hidden: plain.is_err() || encrypted.is_err(),
         plain: plain.ok().flatten(),
         encrypted: encrypted.ok().flatten(),
@@ -91,23 +92,27 @@ pub(super) async fn clock() -> Option<bool> {
     }
 }
 
-pub(super) async fn daemon(address: Option<&str>) -> Daemon {
+/// The daemon, and whether it knows of a model API key.
+pub(super) async fn daemon(address: Option<&str>) -> (Daemon, Option<bool>) {
     let asked = async {
         let bus = Bus::connect(address).await.map_err(|failure| (false, failure))?;
         let version = bus.manager.version().await;
         let version = version.map_err(|error| (true, Failure::from(error)))?;
         let health = bus.manager.status().await;
         let health = health.map_err(|error| (true, Failure::from(error)))?;
-        Ok((version, health.missing))
+        Ok((version, health))
     };
-    match timeout(PATIENCE, asked).await {
+    let daemon = match timeout(PATIENCE, asked).await {
         Err(_) => Daemon::NoBus("the message bus does not answer".into()),
-        Ok(Ok((version, missing))) => Daemon::There(version, missing),
+        Ok(Ok((version, health))) => {
+            return (Daemon::There(version, health.missing), health.model_key);
+        }
         Ok(Err((false, failure))) => Daemon::NoBus(failure.to_string()),
         Ok(Err((true, Failure::Absent(_)))) => Daemon::Absent,
         Ok(Err((true, Failure::Denied(_)))) => Daemon::Denied,
         Ok(Err((true, failure))) => Daemon::Odd(failure.to_string()),
-    }
+    };
+    (daemon, None)
 }
 
 #[cfg(test)]

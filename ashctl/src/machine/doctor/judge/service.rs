@@ -1,12 +1,42 @@
 //! The services: what they were given, whether they run, who may use them.
 
-use super::super::finding::Finding;
+use super::super::finding::{Finding, Grade};
 use super::super::readings::{Config, Daemon, KeyFile, Readings};
 
 /// Keys of the configuration that hold or name the model API key.
 const KEYS: [&str; 2] = ["model.key", "model.key_file"];
 
+/// What the broker says goes before what lies about, but a key that others can read is told first.
 pub(super) fn key(readings: &Readings) -> Finding {
+    let found = stored_key(readings);
+    let key = &readings.key;
+    let is_open = key.encrypted.or(key.plain).is_some() && found.grade != Grade::Ok;
+    match (key.is_at_broker, found.grade) {
+        (Some(true), Grade::Warn | Grade::Missing) if !is_open => {
+            Finding::ok(found.name, "the broker has one")
+        }
+        (Some(false), Grade::Ok) => Finding::missing(
+            found.name,
+            format!("the broker has none, but there is one: {}", found.detail),
+            "run `systemctl restart ash-broker`, and `ashctl restart` if the configuration names \
+             the key; `ashctl logs` says what is wrong with it",
+        ),
+        (Some(false), Grade::Warn) => no_key(found.name),
+        _ => found,
+    }
+}
+
+fn no_key(name: &'static str) -> Finding {
+    Finding::missing(
+        name,
+        "there is none: no agent can answer",
+        "run `ashctl setup`, or put the key into /etc/credstore/ash-model-key (root, mode 0600) \
+         and restart ash-broker",
+    )
+}
+
+/// What there is for the broker to start with.
+fn stored_key(readings: &Readings) -> Finding {
     let name = "Model key";
     let key = &readings.key;
     let files = [
@@ -32,12 +62,7 @@ pub(super) fn key(readings: &Readings) -> Finding {
             "only root can see whether there is one",
             "run `sudo ashctl doctor`",
         ),
-        (None, false) => Finding::missing(
-            name,
-            "there is none: no agent can answer",
-            "run `ashctl setup`, or put the key into /etc/credstore/ash-model-key (root, mode \
-             0600) and restart ash-broker",
-        ),
+        (None, false) => no_key(name),
     }
 }
 

@@ -154,6 +154,32 @@ fn the_key_may_be_elsewhere() {
 }
 
 #[test]
+fn the_broker_knows_best_whether_it_has_a_key() {
+    let graded = |is_at_broker: bool, change: Spoil| {
+        let found = without(|it| {
+            it.key.is_at_broker = Some(is_at_broker);
+            change(it);
+        });
+        found.into_iter().next()
+    };
+    let absent: Spoil = |it| it.key.encrypted = None;
+    let hidden: Spoil = |it| (it.key.encrypted, it.key.is_hidden) = (None, true);
+    let open: Spoil = |it| it.key.encrypted = Some(KeyFile { mode: 0o644, uid: 0 });
+    assert_eq!([absent, hidden, |_| {}].map(|change| graded(true, change)), [None, None, None]);
+    for (is_at_broker, change, word) in [
+        (true, open, "open to others"),
+        (false, open, "open to others"),
+        (false, absent, "there is none"),
+        (false, hidden, "there is none"),
+        (false, |_: &mut Readings| {}, "the broker has none, but there is one: /etc/credstore"),
+    ] {
+        let (name, grade, detail) = graded(is_at_broker, change).unwrap();
+        assert_eq!((name, grade), ("Model key", Grade::Missing));
+        assert!(detail.contains(word), "{detail}");
+    }
+}
+
+#[test]
 fn what_could_not_be_tried_is_told_by_its_kind() {
     let shares = |can_reflink, kind: &str| {
         let mut readings = fit();
