@@ -22,6 +22,7 @@ use zbus::message::Type;
 use zbus::names::BusName;
 use zbus::{Address, Connection, Error, Message};
 
+use super::frames::Frames;
 use super::gate::{Admitted, Gate};
 
 /// Messages that have been let in and not been read.
@@ -187,26 +188,35 @@ fn closed() -> Error {
 /// Reads messages until the connection ends. Calls go to the gate, which lets them in when it is
 /// time; answers and signals pass.
 async fn read_on(
-    mut socket: OwnedReadHalf,
-    (mut bytes, mut fds): (Vec<u8>, Vec<OwnedFd>),
+    socket: OwnedReadHalf,
+    (bytes, fds): (Vec<u8>, Vec<OwnedFd>),
     gate: Arc<Gate>,
     admitted: Admitted,
 ) {
+    let mut frames = Frames { socket, bytes, fds };
     for seq in 1.. {
-        let read = tokio::select! {
-            read = socket.receive_message(seq, &mut bytes, &mut fds) => read,
+        let frame = tokio::select! {
+            frame = frames.next() => frame,
             () = admitted.closed() => return,
+        };
+        let read = match frame {
+            Ok(frame) => frame.message(seq).await,
+            Err(error) => {
+                let _ = admitted.send(Err(error.into())).await;
+                return;
+            }
         };
         match read {
             Ok(call) if call.message_type() == Type::MethodCall => {
                 gate.take(call, admitted.clone())
             }
-            read => {
-                let over = read.is_err();
-                if admitted.send(read).await.is_err() || over {
+            Ok(other) => {
+                if admitted.send(Ok(other)).await.is_err() {
                     return;
                 }
             }
+            // Anybody can send it, and nobody else is to suffer from it.
+            Err(error) => tracing::debug!(%error, "left out a message that cannot be read"),
         }
     }
 }

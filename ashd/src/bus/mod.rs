@@ -8,6 +8,7 @@
 //! service; what they say is read from the service at the moment of the question.
 
 mod door;
+mod frames;
 mod gate;
 mod polkit;
 mod rights;
