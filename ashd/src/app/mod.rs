@@ -134,7 +134,8 @@ impl Daemon {
 
     /// Without a bus HTTP is served all the same.
     async fn open_bus(&mut self, keys: Arc<auth::Keys>) {
-        let keys = keys::KeyRing { store: self.store.clone(), keys };
+        let file = self.config.state.data_dir.join(keys::KEY_FILE);
+        let keys = keys::KeyRing { store: self.store.clone(), keys, file };
         let verbs = bus::Verbs { service: self.service.clone(), keys };
         let shutdown = self.shutdown.clone();
         let bus = self.config.bus.address.clone();

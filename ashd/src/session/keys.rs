@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::api::{Caller, Refusal};
@@ -95,6 +95,8 @@ pub struct KeyRing {
     pub store: Arc<dyn Store>,
     /// What the edges ask.
     pub keys: Arc<Keys>,
+    /// Where the first key is handed over: [`KEY_FILE`] in the data directory.
+    pub file: PathBuf,
 }
 
 impl KeyRing {
@@ -131,11 +133,27 @@ impl KeyRing {
     /// # Errors
     /// When there is no such key, or the store fails: then the key is still valid.
     pub async fn revoke(&self, caller: &Caller, id: uuid::Uuid) -> Result<(), Refusal> {
-        let removed = self.store.remove_key(&caller.tenant, id).await?;
-        let key = removed.ok_or(Refusal::NoKey)?;
-        self.keys.remove(&key.hash);
-        tracing::info!(key = %id, name = key.label, "API key revoked");
-        Ok(())
+        let (ring, tenant) = (self.clone(), caller.tenant.clone());
+        // To its end, also when whoever asked has gone: what is off the list must not be valid.
+        let revoked = tokio::spawn(async move {
+            let removed = ring.store.remove_key(&tenant, id).await?;
+            let key = removed.ok_or(Refusal::NoKey)?;
+            ring.keys.remove(&key.hash);
+            ring.take_back(&key);
+            tracing::info!(key = %id, name = key.label, "API key revoked");
+            Ok(())
+        });
+        revoked.await.unwrap_or(Err(Refusal::ShuttingDown))
+    }
+
+    /// Removes the file that hands over this key, so that no tool goes on with it.
+    fn take_back(&self, key: &Key) {
+        let is_its = |text: Vec<u8>| hash(text.trim_ascii()) == key.hash;
+        if std::fs::read(&self.file).is_ok_and(is_its)
+            && let Err(error) = std::fs::remove_file(&self.file)
+        {
+            tracing::warn!(%error, "{KEY_FILE} holds a key that was revoked");
+        }
     }
 }
 
@@ -213,7 +231,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ash.db");
         let store = Arc::new(Sqlite::open(&path, Options::default()).unwrap());
-        let ring = KeyRing { store: store.clone(), keys: Arc::new(Keys::new(None, [])) };
+        let file = dir.path().join(KEY_FILE);
+        let keys = Arc::new(Keys::new(None, []));
+        let ring = KeyRing { store: store.clone(), keys, file: file.clone() };
         let caller =
             |tenant: &str| Caller { tenant: tenant.parse().unwrap(), scope: Scope::Manage };
         let (ours, theirs) = (caller("default"), caller("acme"));
@@ -228,7 +248,9 @@ mod tests {
 
         assert!(matches!(ring.revoke(&theirs, key.id).await, Err(Refusal::NoKey)));
         assert!(ring.keys.check(text.as_bytes()).is_some());
+        write_private(&file, &text).unwrap();
         ring.revoke(&ours, key.id).await.unwrap();
+        assert!(!file.exists(), "tools would go on with it");
         assert_eq!(ring.keys.check(text.as_bytes()), None);
         assert!(matches!(ring.revoke(&ours, key.id).await, Err(Refusal::NoKey)));
         assert!(store.keys().await.unwrap().is_empty());

@@ -3,10 +3,14 @@ sockets, files and leases."""
 
 import os
 import pathlib
+import re
 import sqlite3
 
 OWN_GROUP = "/system.slice/ash-vm-agent.service"
 STATE = pathlib.Path("/var/lib/ash")
+
+# What systemd makes for PrivateTmp=, anew at each start of a service.
+PRIVATE = re.compile(r"(/systemd-private-[^/]+)-\w{6}\b")
 
 
 def processes():
@@ -44,7 +48,7 @@ def files():
     for top in (STATE, pathlib.Path("/run/ash"), pathlib.Path("/tmp")):
         for path in top.rglob("*"):
             if not path.name.startswith("ash.db"):
-                yield f"file {path}"
+                yield "file " + PRIVATE.sub(r"\1", str(path))
 
 
 def leases():
