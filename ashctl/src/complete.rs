@@ -13,7 +13,7 @@ use clap_complete::{CompleteEnv, Shell};
 
 use crate::bus::Bus;
 use crate::failure::Failure;
-use crate::machine::Shelf;
+use crate::machine::{self, Shelf};
 
 /// By which the script tells this program that a shell asks, and which.
 const VARIABLE: &str = "ASHCTL_COMPLETE";
@@ -91,7 +91,7 @@ pub(crate) fn keys() -> Vec<CompletionCandidate> {
 /// Installed versions of the CLI.
 pub(crate) fn versions() -> Vec<CompletionCandidate> {
     let libexec = std::env::var_os("ASH_LIBEXEC_DIR").map(PathBuf::from);
-    let shelf = Shelf::at(libexec.unwrap_or_else(|| "/usr/lib/ash".into()));
+    let shelf = Shelf::at(libexec.unwrap_or_else(machine::libexec_dir));
     let installed = shelf.list().unwrap_or_default().into_iter();
     installed.map(|one| CompletionCandidate::new(one.version)).collect()
 }

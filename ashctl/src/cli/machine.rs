@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 
-use crate::complete;
+use crate::{complete, machine};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Machine {
@@ -46,7 +46,7 @@ pub(crate) enum Machine {
 #[derive(Args, Debug)]
 pub(crate) struct Places {
     /// Directory of ashd's own programs
-    #[arg(long, env = "ASH_LIBEXEC_DIR", hide = true, default_value = "/usr/lib/ash")]
+    #[arg(long, env = "ASH_LIBEXEC_DIR", hide = true, default_value_os_t = machine::libexec_dir())]
     pub(crate) libexec_dir: PathBuf,
     /// Directory of the machine's configuration
     #[arg(long, env = "ASH_ETC_DIR", hide = true, default_value = "/etc")]

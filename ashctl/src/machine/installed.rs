@@ -5,14 +5,12 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::Page;
+use super::program::libexec_dir;
 use super::runtime::{self, Installed, PINNED, Shelf, Source};
 use crate::cli::Runtime;
 use crate::failure::Failure;
 use crate::out;
 use crate::systemctl;
-
-/// Where packages put our programs: of these `ashd` has to be told.
-const PACKAGED: &str = "/usr/lib/ash";
 
 pub(super) async fn run(page: &mut Page, command: Runtime) -> Result<(), Failure> {
     match command {
@@ -23,9 +21,10 @@ pub(super) async fn run(page: &mut Page, command: Runtime) -> Result<(), Failure
         Runtime::List { places } => list(page, &Shelf::at(places.libexec_dir)),
         Runtime::Use { version, places } => {
             runtime::need_root()?;
-            let packaged = places.libexec_dir == Path::new(PACKAGED);
+            // Of what lies elsewhere the service knows nothing.
+            let is_installed = places.libexec_dir == libexec_dir();
             Shelf::at(places.libexec_dir).choose(&version)?;
-            if packaged && systemctl::is_active(systemctl::DAEMON).await {
+            if is_installed && systemctl::is_active(systemctl::DAEMON).await {
                 systemctl::tell(&["reload"], systemctl::DAEMON).await?;
             }
             let sentence = format!("New sandboxes use version {version}");

@@ -1,4 +1,4 @@
-//! `ashd`, the program: it knows its configuration, we do not.
+//! The other programs: where they are, and `ashd`, which knows its configuration, as we do not.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -6,6 +6,19 @@ use std::process::Command;
 
 use crate::cli::Config;
 use crate::failure::Failure;
+
+/// Where packages put the daemon's own programs.
+const LIBEXEC_DIR: &str = "/usr/lib/ash";
+
+/// Where the daemon's own programs are. As the daemon finds them: beside this program when it was
+/// built and started by hand, else below the prefix of both.
+pub(crate) fn libexec_dir() -> PathBuf {
+    let beside = std::env::current_exe().ok().and_then(|ours| Some(ours.parent()?.to_owned()));
+    let below = beside.as_ref().and_then(|dir| Some(dir.parent()?.join("lib/ash")));
+    let complete =
+        [beside, below].into_iter().flatten().find(|dir| dir.join("ash-bridge").exists());
+    complete.unwrap_or_else(|| LIBEXEC_DIR.into())
+}
 
 /// The daemon's program: beside this one when it was built and started by hand, else where packages
 /// put it.

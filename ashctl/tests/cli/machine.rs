@@ -1,6 +1,7 @@
 //! The commands about the machine.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -66,6 +67,24 @@ async fn versions_are_tried_installed_used_and_removed() {
     let listed: Value = serde_json::from_str(&ran(&bus, &["list", "--json"]).await.out).unwrap();
     assert_eq!((&listed[0]["version"], &listed[0]["inUse"]), (&"2.1.9".into(), &true.into()));
     assert_eq!(listed.as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn programs_are_found_below_the_prefix() {
+    let bus = Bus::start();
+    let prefix = bus.dir.path().canonicalize().unwrap().join("local");
+    let shelf = prefix.join("lib/ash/runtime/2.1.9");
+    fs::create_dir_all(&shelf).unwrap();
+    fs::create_dir(prefix.join("bin")).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_ashctl"), prefix.join("bin/ashctl")).unwrap();
+    for program in [shelf.join("claude"), prefix.join("lib/ash/ash-bridge")] {
+        fs::write(&program, "").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut command = Command::new(prefix.join("bin/ashctl"));
+    command.env_clear().args(["runtime", "list", "--json"]);
+    let listed: Value = serde_json::from_str(&ended(command).await.out).unwrap();
+    assert_eq!(listed[0]["path"], shelf.join("claude").to_str().unwrap());
 }
 
 #[tokio::test]
