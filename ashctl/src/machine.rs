@@ -45,7 +45,7 @@ pub(crate) async fn run(command: Machine, common: &Common) -> Result<u8, Failure
         Machine::Start => return become_systemctl("start"),
         Machine::Stop => return become_systemctl("stop"),
         Machine::Restart => return become_systemctl("restart"),
-        Machine::Config(look) => return Err(program::become_ashd(&look, as_json)),
+        Machine::Config(look) => return Err(program::become_ashd(&look, as_json).await),
         Machine::Logs(options) => return Err(journal::become_it(&options, as_json)),
         Machine::Setup(options) => setup::run(&mut page, &options, bus).await?,
         Machine::Runtime(command) => installed::run(&mut page, command).await?,

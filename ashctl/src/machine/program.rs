@@ -6,6 +6,7 @@ use std::process::Command;
 
 use crate::cli::Config;
 use crate::failure::Failure;
+use crate::systemctl;
 
 /// Where packages put the daemon's own programs.
 const LIBEXEC_DIR: &str = "/usr/lib/ash";
@@ -30,8 +31,15 @@ pub(super) fn ashd() -> Option<PathBuf> {
     [beside, installed, Some(packaged)].into_iter().flatten().find(|path| path.is_file())
 }
 
+/// The variables of the daemon's unit that are not set here: what it runs with depends on them.
+pub(super) async fn unit_environment() -> Vec<(String, String)> {
+    let mut variables = systemctl::environment(systemctl::DAEMON).await;
+    variables.retain(|(name, _)| std::env::var_os(name).is_none());
+    variables
+}
+
 /// Becomes `ashd config`. Returns only when that fails.
-pub(super) fn become_ashd(look: &Config, as_json: bool) -> Failure {
+pub(super) async fn become_ashd(look: &Config, as_json: bool) -> Failure {
     let Some(ashd) = ashd() else {
         return Failure::Failed(
             "there is no ashd on this machine, which alone knows its configuration; install the \
@@ -40,7 +48,7 @@ pub(super) fn become_ashd(look: &Config, as_json: bool) -> Failure {
         );
     };
     let mut command = Command::new(&ashd);
-    command.arg("config");
+    command.arg("config").envs(unit_environment().await);
     match look {
         Config::Show => command.arg("show").args(as_json.then_some("--json")),
         Config::Check { file } => command.arg("check").args(file),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -37,6 +37,19 @@ async fn ran(bus: &Bus, arguments: &[&str]) -> Ran {
 fn cli(bus: &Bus, name: &str, script: &str) -> String {
     bus.program(name, script);
     bus.programs().join(name).to_str().unwrap().to_owned()
+}
+
+/// `ashctl` as `make install` installs it.
+fn copied_to(prefix: &Path) -> PathBuf {
+    let path = prefix.join("bin/ashctl");
+    fs::create_dir_all(prefix.join("bin")).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_ashctl"), &path).unwrap();
+    path
+}
+
+fn program(path: &Path, content: &str) {
+    fs::write(path, content).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[tokio::test]
@@ -75,13 +88,9 @@ async fn programs_are_found_below_the_prefix() {
     let prefix = bus.dir.path().canonicalize().unwrap().join("local");
     let shelf = prefix.join("lib/ash/runtime/2.1.9");
     fs::create_dir_all(&shelf).unwrap();
-    fs::create_dir(prefix.join("bin")).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_ashctl"), prefix.join("bin/ashctl")).unwrap();
-    for program in [shelf.join("claude"), prefix.join("lib/ash/ash-bridge")] {
-        fs::write(&program, "").unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    let mut command = Command::new(prefix.join("bin/ashctl"));
+    program(&shelf.join("claude"), "");
+    program(&prefix.join("lib/ash/ash-bridge"), "");
+    let mut command = Command::new(copied_to(&prefix));
     command.env_clear().args(["runtime", "list", "--json"]);
     let listed: Value = serde_json::from_str(&ended(command).await.out).unwrap();
     assert_eq!(listed[0]["path"], shelf.join("claude").to_str().unwrap());
@@ -162,6 +171,29 @@ async fn the_service_manager_is_asked_by_its_own_program() {
     let status = bus.run(&["status"]).await;
     let sentence = "; systemctl says that ashd.service is failed\n";
     assert_eq!((status.code, status.err.ends_with(sentence)), (3, true), "{}", status.err);
+}
+
+#[tokio::test]
+async fn the_configuration_is_looked_at_with_the_environment_of_the_unit() {
+    let bus = Bus::start();
+    let prefix = bus.dir.path().canonicalize().unwrap().join("local");
+    let ashctl = copied_to(&prefix);
+    fs::create_dir(prefix.join("sbin")).unwrap();
+    program(&prefix.join("sbin/ashd"), "#!/bin/sh\necho \"$* <$ASH_SERVICES> <$ASH_A> <$ASH_B>\"");
+    bus.program(
+        "busctl",
+        "case $*' ' in *'/unit/ashd_2eservice '*' Environment ') ;; *) exit 1;; esac\n\
+         echo '{\"type\":\"as\",\"data\":[\"ASH_SERVICES=true\",\"ASH_A=no\",\"ASH_B=a \\\"b\\\" =c\"]}'",
+    );
+    let look = |path| {
+        let mut command = Command::new(&ashctl);
+        command.env_clear().env("PATH", path).env("ASH_A", "ours").args(["config", "check"]);
+        ended(command)
+    };
+    let with = look(bus.programs()).await;
+    assert_eq!(with.out, "config check <true> <ours> <a \"b\" =c>\n", "{}", with.err);
+    let without = look("/nonexistent".into()).await;
+    assert_eq!(without.out, "config check <> <ours> <>\n", "{}", without.err);
 }
 
 #[tokio::test]

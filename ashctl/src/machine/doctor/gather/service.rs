@@ -21,6 +21,7 @@ use crate::machine::program;
 pub(super) async fn config() -> Config {
     let Some(ashd) = program::ashd() else { return Config::Unknown };
     let mut command = Command::new(ashd);
+    command.envs(program::unit_environment().await);
     command.args(["config", "show", "--json"]).stdin(Stdio::null()).kill_on_drop(true);
     let output = match timeout(PATIENCE, command.output()).await {
         Ok(Ok(output)) => output,
