@@ -33,23 +33,46 @@ fn line(arguments: impl Iterator<Item = OsString>) -> OsString {
 
 /// The parser has accepted the arguments, so that what looks like the option is the option, up to
 /// `--`.
-fn without_host(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let (mut kept, mut is_over, mut is_value) = (Vec::new(), false, false);
-    for argument in arguments {
+fn without_host(mut arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let (mut kept, valued) = (Vec::new(), valued(&crate::command()));
+    while let Some(argument) = arguments.next() {
         let bytes = argument.as_bytes();
-        is_over |= bytes == b"--" && !is_value;
-        if std::mem::take(&mut is_value) {
-            continue;
+        if bytes == b"--" {
+            kept.push(argument);
+            break;
         }
-        let is_alone = bytes == b"-H" || bytes == b"--host";
-        let is_joined = bytes.starts_with(b"-H") || bytes.starts_with(b"--host=");
-        match (is_over, is_alone, is_joined) {
-            (false, true, _) => is_value = true,
-            (false, false, true) => {}
-            _ => kept.push(argument),
+        match host_in(bytes, &valued) {
+            None => kept.push(argument),
+            Some((before, is_value_next)) => {
+                kept.extend((!before.is_empty()).then(|| OsString::from_vec(before.to_vec())));
+                arguments.by_ref().take(is_value_next.into()).for_each(drop);
+            }
         }
     }
+    kept.extend(arguments);
     kept
+}
+
+/// What stands before the option in an argument that has it, and whether its value is the next
+/// one: `-fH there` is `-f` and `-H there`.
+fn host_in<'a>(argument: &'a [u8], valued: &[u8]) -> Option<(&'a [u8], bool)> {
+    match argument {
+        b"--host" => return Some((b"", true)),
+        [b'-', b'-', ..] => return argument.starts_with(b"--host=").then_some((b"", false)),
+        [b'-', _, ..] => {}
+        _ => return None,
+    }
+    // What follows the first letter that takes a value is that value.
+    let at = 1 + argument[1..].iter().position(|letter| valued.contains(letter))?;
+    let before = if at == 1 { &argument[..0] } else { &argument[..at] };
+    (argument[at] == b'H').then_some((before, at + 1 == argument.len()))
+}
+
+/// The letters of the options that take a value, of all commands.
+fn valued(command: &clap::Command) -> Vec<u8> {
+    let own = command.get_arguments().filter(|option| option.get_action().takes_values());
+    let own = own.filter_map(|option| u8::try_from(option.get_short()?).ok());
+    own.chain(command.get_subcommands().flat_map(valued)).collect()
 }
 
 /// As one word of any shell.
@@ -84,7 +107,31 @@ mod tests {
         ] {
             assert_eq!(told(arguments), want);
         }
+        for arguments in [
+            &["logs", "-fH", "root@a", "-n5"][..],
+            &["logs", "-fHroot@a", "-n5"],
+            &["logs", "-f", "-H", "--", "-n5"],
+        ] {
+            assert_eq!(told(arguments), "ashctl 'logs' '-f' '-n5'");
+        }
+        assert_eq!(told(&["deploy", "-eH=1", "-"]), "ashctl 'deploy' '-eH=1' '-'");
         assert_eq!(told(&["-H", "--", "chat", "a", "--", "-H"]), "ashctl 'chat' 'a' '--' '-H'");
+    }
+
+    #[test]
+    fn a_letter_takes_a_value_in_every_command_or_in_none() {
+        fn flags(command: &clap::Command, found: &mut Vec<char>) {
+            let own = command.get_arguments().filter(|option| !option.get_action().takes_values());
+            found.extend(own.filter_map(clap::Arg::get_short));
+            command.get_subcommands().for_each(|command| flags(command, found));
+        }
+        let mut found = Vec::new();
+        flags(&crate::command(), &mut found);
+        let valued = valued(&crate::command());
+        assert!(valued.contains(&b'H') && found.contains(&'f'));
+        for letter in found {
+            assert!(!valued.iter().any(|byte| char::from(*byte) == letter), "-{letter}");
+        }
     }
 
     #[test]
