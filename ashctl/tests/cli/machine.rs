@@ -130,6 +130,11 @@ async fn what_is_not_the_cli_is_not_installed() {
     for (script, code, word) in [
         ("echo hello", 5, "says \"hello\""),
         ("echo oh no >&2; exit 3", 1, "does not run in a sandbox: oh no"),
+        (
+            "while echo 'without end and more than anybody wants to read'; do :; done",
+            1,
+            "does not run",
+        ),
         ("echo '../.. (Claude Code)'", 5, "says"),
     ] {
         let file = cli(&bus, "claude", script);

@@ -1,10 +1,12 @@
 //! Starting a program that is to be installed, where it can do nothing: without network, files of
 //! the host, root's uid or any privilege.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -12,6 +14,9 @@ use super::{RuntimeError, shelf};
 
 /// How long it may take to say its version.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is read of what it says on each of its two outputs, in bytes.
+const MAX_SAID: u64 = 64 * 1024;
 
 /// The namespaces, and just the capabilities that setpriv needs to give up the rest.
 const CONFINED: &[&str] = &[
@@ -97,13 +102,31 @@ pub(super) async fn version(bwrap: &Path, program: PathBuf) -> Result<String, Ru
         };
     }
     command.arg("--ro-bind").arg(&program).arg("/claude").args(ASKED);
-    let ran = command.stdin(Stdio::null()).env_clear().kill_on_drop(true).output();
-    let output = timeout(PATIENCE, ran).await.map_err(|_| broken("it does not answer".into()))?;
+    command.stdin(Stdio::null()).env_clear().kill_on_drop(true);
+    let output = timeout(PATIENCE, output_of(command))
+        .await
+        .map_err(|_| broken("it does not answer".into()))?;
     let output = output.map_err(RuntimeError::io(bwrap))?;
     match output.status.success() {
         true => said(&program, &output),
         false => Err(broken(first_words(&output))),
     }
+}
+
+/// Runs a program to its end. One that says more than is wanted finds its pipe closed.
+async fn output_of(mut command: Command) -> io::Result<Output> {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = tokio::try_join!(beginning(out), beginning(err))?;
+    Ok(Output { status: child.wait().await?, stdout, stderr })
+}
+
+async fn beginning(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut said = Vec::new();
+    if let Some(pipe) = pipe {
+        pipe.take(MAX_SAID).read_to_end(&mut said).await?;
+    }
+    Ok(said)
 }
 
 /// `2.1.197 (Claude Code)`.
