@@ -51,6 +51,30 @@ stop_all() {
     systemctl stop ash-broker.socket ash-broker.service ash-sandboxes.service || :
 }
 
+# The links of `systemctl enable`, which are in directories like multi-user.target.wants; those of
+# `mask` are above.
+disable_units() {
+    forget_links -mindepth 2
+}
+
+forget_links() {
+    [ -d /etc/systemd/system ] || return 0
+    find /etc/systemd/system "$@" -xdev -type l \( -name 'ashd.s*' -o -name 'ash-broker.s*' \
+        -o -name 'ash-sandboxes.s*' \) -delete
+}
+
+# What runs at every boot runs again.
+start_enabled() {
+    booted || return 0
+    for unit in ash-sandboxes.service ash-broker.socket ashd.socket ashd.service; do
+        if systemctl --quiet is-enabled "$unit" 2>/dev/null; then
+            systemctl start "$unit" || :
+        fi
+    done
+}
+
+# Whether it is new, back after it was removed, or was left off.
 say_next() {
+    if booted && systemctl --quiet is-active ashd.service; then return 0; fi
     echo "ashd is installed, not started. Next: ashctl setup, then systemctl enable --now ashd"
 }

@@ -25,7 +25,7 @@ install_all() {
 uninstall_all() {
     [ -n "$DESTDIR" ] || { stop_all && rm -f "$lib/bwrap"; }
     stage uninstall "${DESTDIR:-/}" --prefix "$PREFIX"
-    [ -n "$DESTDIR" ] || reload
+    [ -n "$DESTDIR" ] || { disable_units && reload; }
 }
 
 DESTDIR=${DESTDIR:-} PREFIX=${PREFIX:-/usr/local}

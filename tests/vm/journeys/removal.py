@@ -27,6 +27,11 @@ def a_purge_leaves_nothing(machine):
     machine.do(ash.apt("remove ashd"), limit=600)
     assert not ash.inside("bridge") and not ash.inside("claude")
     machine.do("test -e /var/lib/ash/ash.db -a ! -e /usr/sbin/ashd")
+    again = machine.do(ash.apt("install /payload/packages/ashd.deb"), limit=600)
+    assert "ashd is installed, not started" in again, again
+    for unit in ("ashd.service", "ashd.socket", "ash-sandboxes.service", "ash-broker.socket"):
+        assert not machine.do(f"systemctl is-enabled {unit} || :").startswith("enabled"), unit
+    machine.do(ash.apt("remove ashd"), limit=600)
     machine.do(ash.apt("purge ashd"), limit=600)
     machine.run(CLEAN)
     for before, command in [
