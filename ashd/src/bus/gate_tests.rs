@@ -1,4 +1,5 @@
 use std::collections::HashSet;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use zbus::zvariant::OwnedValue;
 use super::*;
 use crate::bus::door;
 use crate::bus::rights::TABLE;
-use crate::bus::testbus::TestBus;
+use crate::bus::testbus::{TestBus, with_unknown_field};
 
 const NOBODY: u32 = 65_534;
 const SOON: Duration = Duration::from_secs(60);
@@ -362,6 +363,42 @@ async fn an_answer_that_no_bus_carries_becomes_an_error() {
     let large = ["org.ashd.Ash1.Manager.GetAgent", "uint32:34000000"];
     let said = told(&bus, 0, "/o/manager", &large).await;
     assert!(said.starts_with("Error org.freedesktop.DBus.Error.LimitsExceeded: "), "{said}");
+    let listed = told(&bus, 0, "/o/manager", &["org.ashd.Ash1.Manager.ListAgents"]).await;
+    assert!(listed.contains("listed") && !served.is_closed());
+}
+
+/// Reads until the answer came.
+fn read_until(stream: &mut impl Read, want: &[u8]) {
+    let (mut all, mut part) = (Vec::<u8>::new(), [0; 4096]);
+    while !all.windows(want.len()).any(|it| it == want) {
+        let read = stream.read(&mut part).unwrap();
+        assert_ne!(read, 0, "the bus hung up on the caller");
+        all.extend(&part[..read]);
+    }
+}
+
+#[tokio::test]
+async fn a_message_from_another_version_disturbs_nobody() {
+    let bus = TestBus::start();
+    let (served, _gate) = serve(&bus, Patience::default()).await;
+    let mut caller = bus.raw();
+    let call = |method: &str| {
+        let call = Message::method_call("/o/manager", method).unwrap().interface(MANAGER);
+        let call = call.unwrap().destination("org.ashd.Ash1").unwrap().build(&()).unwrap();
+        call.data().to_vec()
+    };
+    let (mut flag, mut kind) = (call("ListAgents"), call("Deploy"));
+    (flag[2], kind[1]) = (0x08, 9);
+    let field = with_unknown_field(&call("Deploy"));
+    let last = call("CreateSession");
+    // The answer to a flag that nobody knows is the usual one.
+    caller.write_all(&flag).unwrap();
+    let answered = tokio::task::spawn_blocking(move || {
+        read_until(&mut caller, b"listed");
+        caller.write_all(&[kind, field, last].concat()).unwrap();
+        read_until(&mut caller, b"created");
+    });
+    answered.await.unwrap();
     let listed = told(&bus, 0, "/o/manager", &["org.ashd.Ash1.Manager.ListAgents"]).await;
     assert!(listed.contains("listed") && !served.is_closed());
 }

@@ -1,14 +1,16 @@
 //! A message bus for one test.
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
-use zbus::Connection;
 use zbus::connection::Builder;
+use zbus::{Connection, Message};
 
 /// Everybody may connect.
 const CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
@@ -38,6 +40,18 @@ const SYSTEM: &str = r#"
     <allow receive_type="error"/>
     <allow receive_type="signal"/>
     <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>"#;
+
+/// This message with one more header field: one that no version of the protocol has.
+pub(crate) fn with_unknown_field(message: &[u8]) -> Vec<u8> {
+    let fields = u32::from_ne_bytes(message[12..16].try_into().unwrap()) as usize;
+    let padded = fields.next_multiple_of(8);
+    let mut changed = message[..16 + fields].to_vec();
+    changed.resize(16 + padded, 0);
+    changed.extend([64, 1, b'u', 0, 7, 0, 0, 0]);
+    changed[12..16].copy_from_slice(&(padded as u32 + 8).to_ne_bytes());
+    changed.extend(&message[16 + padded..]);
+    changed
+}
 
 /// A `dbus-daemon` in a directory of its own.
 pub(crate) struct TestBus {
@@ -82,6 +96,18 @@ impl TestBus {
     /// Where it listens.
     pub(crate) fn address(&self) -> String {
         format!("unix:path={}/bus", self.dir.path().display())
+    }
+
+    /// A connection to it that is known by now, to write and read bytes.
+    pub(crate) fn raw(&self) -> UnixStream {
+        let mut stream = UnixStream::connect(self.dir.path().join("bus")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n").unwrap();
+        let name = "org.freedesktop.DBus";
+        let hello = Message::method_call("/", "Hello").unwrap().destination(name).unwrap();
+        let hello = hello.interface(name).unwrap().build(&()).unwrap();
+        stream.write_all(hello.data()).unwrap();
+        stream
     }
 
     /// A connection to it.
