@@ -184,6 +184,8 @@ fn write_private(file: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::store::sqlite::{Options, Sqlite};
 
@@ -258,6 +260,24 @@ mod tests {
             let refused = ring.create(&ours, bad, Scope::Read).await.unwrap_err();
             assert!(refused.to_string().starts_with("name: must"), "{refused}");
         }
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_revocation_that_nobody_waits_for_is_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ash.db");
+        let store = Arc::new(Sqlite::open(&path, Options::default()).unwrap());
+        let (keys, file) = (Arc::new(Keys::new(None, [])), dir.path().join(KEY_FILE));
+        let ring = KeyRing { store: store.clone(), keys, file };
+        let ours = Caller { tenant: Tenant::default(), scope: Scope::Manage };
+        let (key, text) = ring.create(&ours, "lost", Scope::Run).await.unwrap();
+        // Asked once, and dropped.
+        assert!(ring.revoke(&ours, key.id).now_or_never().is_none());
+        while ring.keys.check(text.as_bytes()).is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert!(store.keys().await.unwrap().is_empty());
         store.close().await;
     }
 
