@@ -193,7 +193,7 @@ async fn read_on(
     gate: Arc<Gate>,
     admitted: Admitted,
 ) {
-    let mut frames = Frames { socket, bytes, fds };
+    let (mut frames, mut left_out) = (Frames { socket, bytes, fds }, 0);
     for seq in 1.. {
         let frame = tokio::select! {
             frame = frames.next() => frame,
@@ -216,7 +216,15 @@ async fn read_on(
                 }
             }
             // Anybody can send it, and nobody else is to suffer from it.
-            Err(error) => tracing::debug!(%error, "left out a message that cannot be read"),
+            Err(error) => leave_out(&error, &mut left_out),
         }
+    }
+}
+
+/// Says so ever more seldom: who sends one such message can send many.
+fn leave_out(error: &Error, count: &mut u64) {
+    *count += 1;
+    if count.is_power_of_two() {
+        tracing::debug!(%error, count, "left out a message that cannot be read");
     }
 }
