@@ -138,13 +138,16 @@ class Ash:
         return set(self.machine.do("python3 /payload/look.py").splitlines())
 
     def check_left(self, before):
-        """That there is what there was before, and nothing else; sandboxes may be ending."""
+        """That nothing is there which was not before; sandboxes may be ending. What is gone is no
+        matter: the system's own services come and go."""
         self.machine.write("/run/before", "\n".join(before) + "\n")
-        same = "diff <(sort -u /run/before) <(python3 /payload/look.py | sort -u)"
+        left = (
+            "comm -13 <(sort -u /run/before) <(python3 /payload/look.py | sort -u) | tee /run/left"
+        )
         try:
-            self.machine.until(same, "nothing is left")
+            self.machine.until(f"{left}; ! test -s /run/left", "nothing is left")
         finally:
-            self.machine.run("rm /run/before")
+            self.machine.run("rm /run/before /run/left")
 
     # What a client does.
 
