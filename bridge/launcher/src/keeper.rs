@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use ash_sys::cgroup;
 use ash_sys::process::fork;
 use rustix::process::{WaitOptions, waitpid};
 use sd_notify::NotifyState;
@@ -85,9 +86,12 @@ fn serve(server: Server) -> u8 {
 /// Moves this process into a group beneath its own, which is then free for sandboxes; returns that
 /// one, from the root of the hierarchy.
 fn settle() -> Result<String, KeeperError> {
-    let hierarchy = found("/proc/self/mountinfo", mount)?;
+    let hierarchy = found("/proc/self/mountinfo", cgroup::mount_in)?;
+    // The root is none that a service could have.
+    let service = |group: &&str| *group != "/";
+    let own = |groups: &str| cgroup::own_in(groups).filter(service).map(str::to_owned);
     let group = found("/proc/self/cgroup", own)?;
-    let below = Path::new(&hierarchy).join(group.trim_start_matches('/')).join(OURS);
+    let below = hierarchy.join(group.trim_start_matches('/')).join(OURS);
     match fs::create_dir(&below) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(failed(&below)(error));
@@ -99,50 +103,12 @@ fn settle() -> Result<String, KeeperError> {
     Ok(group)
 }
 
-fn found(path: &str, look: impl FnOnce(&str) -> Option<String>) -> Result<String, KeeperError> {
+fn found<T>(path: &str, look: impl FnOnce(&str) -> Option<T>) -> Result<T, KeeperError> {
     let path = Path::new(path);
     let text = fs::read_to_string(path).map_err(failed(path))?;
     look(&text).ok_or_else(|| failed(path)(io::Error::other("no control groups version 2 in it")))
 }
 
-/// Where version 2 is mounted (proc_pid_mountinfo(5)).
-fn mount(mounts: &str) -> Option<String> {
-    mounts.lines().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        (kind.split(' ').next() == Some("cgroup2")).then_some(())?;
-        mount.split(' ').nth(4).map(str::to_owned)
-    })
-}
-
-/// The group of version 2 that this process is in (cgroups(7)); the root is none that a service
-/// could have.
-fn own(groups: &str) -> Option<String> {
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    (group != "/").then(|| group.to_owned())
-}
-
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> KeeperError {
     |error| KeeperError::Group { path: path.to_owned(), error }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_mount_is_found_beside_version_1() {
-        let hybrid = "30 25 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
-                      31 25 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(mount(hybrid).as_deref(), Some("/sys/fs/cgroup/unified"));
-        assert_eq!(mount("30 25 0:26 / /proc rw - proc proc rw\n"), None);
-    }
-
-    #[test]
-    fn the_own_group_is_that_of_version_2() {
-        let both = "1:name=systemd:/a\n0::/system.slice/ash-sandboxes.service\n";
-        assert_eq!(own(both).as_deref(), Some("/system.slice/ash-sandboxes.service"));
-        for none in ["", "1:cpu:/a\n", "0::/\n"] {
-            assert_eq!(own(none), None, "{none:?}");
-        }
-    }
 }

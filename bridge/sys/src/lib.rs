@@ -1,11 +1,13 @@
-//! The few system calls that Rust cannot call safely, behind functions that can be.
+//! The few system calls that Rust cannot call safely, behind functions that can be, and what several
+//! of our programs read from the kernel.
 //!
 //! This is the only crate of ash that contains `unsafe`. Each module is one need:
 //!
 //! * [`fds`]: what a process inherited, and what it hands on;
 //! * [`process`]: forking while single-threaded, and running another program in one's place;
 //! * [`peer`]: who is at the other end of a socket;
-//! * [`children`]: learning that children ended, without a thread that waits.
+//! * [`children`]: learning that children ended, without a thread that waits;
+//! * [`cgroup`]: where control groups are.
 
 pub mod fds;
 
@@ -14,3 +16,5 @@ pub mod process;
 pub mod peer;
 
 pub mod children;
+
+pub mod cgroup;

@@ -123,8 +123,14 @@ impl Cgroups {
     /// # Errors
     /// When a group or a limit cannot be made; then nothing of it is left.
     pub fn create(&self, sandbox: SandboxId, limits: &Limits) -> Result<Group, CgroupError> {
+        match self.attempt(sandbox, limits) {
+            Err(_) if self.renew() => self.attempt(sandbox, limits),
+            made => made,
+        }
+    }
+
+    fn attempt(&self, sandbox: SandboxId, limits: &Limits) -> Result<Group, CgroupError> {
         let group = self.group(sandbox);
-        self.renew()?;
         fs::create_dir(group.path()).map_err(CgroupError::io(group.path()))?;
         let made = group.make(&self.enabled).and_then(|()| group.limit(&self.enabled, limits));
         if let Err(error) = made {
@@ -136,18 +142,12 @@ impl Cgroups {
     }
 
     /// Hands the controllers down again when the root was made anew, as that of a service is when
-    /// it is restarted.
-    fn renew(&self) -> Result<(), CgroupError> {
+    /// it is restarted. Whether it was, and they are.
+    fn renew(&self) -> bool {
         let control = self.root.join("cgroup.subtree_control");
-        let text = fs::read_to_string(&control).map_err(CgroupError::io(&control))?;
+        let text = fs::read_to_string(&control).unwrap_or_default();
         let lost = |name: &&str| !text.split_ascii_whitespace().any(|there| there == *name);
-        if !self.enabled.iter().any(lost) {
-            return Ok(());
-        }
-        match enable(&self.root) {
-            (enabled, _) if enabled == self.enabled => Ok(()),
-            (_, missing) => Err(CgroupError::Missing(missing)),
-        }
+        self.enabled.iter().any(lost) && enable(&self.root).0 == self.enabled
     }
 
     /// Removes the root if we made it and nothing is left in it.
@@ -183,22 +183,18 @@ impl Cgroups {
 /// # Errors
 /// When there are no control groups.
 pub fn directory(group: &str) -> Result<PathBuf, CgroupError> {
-    Ok(mount_point()?.join(group.trim_start_matches('/')))
+    Ok(beneath(&mount_point()?, group))
+}
+
+fn beneath(mount: &Path, group: &str) -> PathBuf {
+    mount.join(group.trim_start_matches('/'))
 }
 
 /// Where version 2 is mounted: by itself, or beside version 1.
 fn mount_point() -> Result<PathBuf, CgroupError> {
     let path = Path::new("/proc/self/mountinfo");
     let mounts = fs::read_to_string(path).map_err(CgroupError::io(path))?;
-    mount_point_in(&mounts).ok_or(CgroupError::NotMounted)
-}
-
-fn mount_point_in(mountinfo: &str) -> Option<PathBuf> {
-    mountinfo.lines().find_map(|line| {
-        let (mount, kind) = line.split_once(" - ")?;
-        (kind.split(' ').next()? == "cgroup2").then_some(())?;
-        mount.split(' ').nth(4).map(PathBuf::from)
-    })
+    ash_sys::cgroup::mount_in(&mounts).ok_or(CgroupError::NotMounted)
 }
 
 /// The group that this process is in, as a directory. When an earlier `ashd` in it moved itself
@@ -206,8 +202,7 @@ fn mount_point_in(mountinfo: &str) -> Option<PathBuf> {
 fn own(mount: &Path) -> Result<PathBuf, CgroupError> {
     let path = Path::new("/proc/self/cgroup");
     let groups = fs::read_to_string(path).map_err(CgroupError::io(path))?;
-    let ours = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let ours = mount.join(ours);
+    let ours = beneath(mount, ash_sys::cgroup::own_in(&groups).unwrap_or_default());
     Ok(if ours.ends_with(OURS) { ours.parent().unwrap_or(mount).to_owned() } else { ours })
 }
 

@@ -4,16 +4,6 @@ use std::time::Duration;
 
 use super::*;
 
-#[test]
-fn the_mount_is_found_beside_version_1_and_alone() {
-    let hybrid = "30 25 0:26 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
-                  31 25 0:27 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
-    let pure = "31 25 0:27 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n";
-    assert_eq!(mount_point_in(hybrid), Some("/sys/fs/cgroup/unified".into()));
-    assert_eq!(mount_point_in(pure), Some("/sys/fs/cgroup".into()));
-    assert_eq!(mount_point_in("30 25 0:26 / /proc rw - proc proc rw\n"), None);
-}
-
 /// A root of our own below the real mount, removed with everything in it.
 struct Place(Cgroups);
 
