@@ -29,9 +29,10 @@ pub(super) fn ready(address: SocketAddr) {
 
 /// `Type=notify-reload` wants the time of the reload as well.
 pub(super) fn reloading() {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
-    notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(micros)]);
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!(%error, "the service manager was not told of the reload"),
+    }
 }
 
 /// Tells the watchdog twice in its time that tasks are being run, until what is returned is dropped.

@@ -79,13 +79,12 @@ struct Daemon {
 
 impl Daemon {
     async fn start(config: Config, level: Level) -> Result<Daemon, AppError> {
-        let listener = bind(&config).await?;
+        let (listener, address) = bind(&config).await?;
         let state = StateDir::acquire(&config.state.data_dir)?;
         let store: Arc<dyn Store> =
             Arc::new(Sqlite::open(&state.path().join("ash.db"), sqlite::Options::default())?);
         let operator = config.http.api_key.as_ref().map(|key| key.expose().to_owned());
         let keys = keys::bootstrap(store.as_ref(), operator.as_deref(), state.path()).await?;
-        let address = listener.local_addr().map_err(AppError::Address)?;
         config.check_exposure(address.ip(), !store.keys().await?.is_empty())?;
         let (sandboxes, usage) = Sandboxes::start(setup::sandboxes(&config, state.path())).await?;
         for missing in sandboxes.missing() {
@@ -107,18 +106,20 @@ impl Daemon {
             pulse,
             _state: state,
         };
-        daemon.open(listener, Arc::new(keys)).await?;
+        daemon.open((listener, address), Arc::new(keys)).await;
         Ok(daemon)
     }
 
     /// Opens the edges, and says so when both serve.
-    async fn open(&mut self, listener: TcpListener, keys: Arc<auth::Keys>) -> Result<(), AppError> {
-        let address = listener.local_addr().map_err(AppError::Address)?;
+    async fn open(
+        &mut self,
+        (listener, address): (TcpListener, SocketAddr),
+        keys: Arc<auth::Keys>,
+    ) {
         self.open_http(listener, keys.clone());
         self.open_bus(keys).await;
         announce(&self.config, address);
         self.pulse = manager::feed_watchdog();
-        Ok(())
     }
 
     fn open_http(&mut self, listener: TcpListener, keys: Arc<auth::Keys>) {
@@ -220,12 +221,18 @@ fn farewell(fate: Fate) -> &'static str {
 }
 
 /// The listener of a socket unit, if there is one: then its address is none of ours to choose.
-async fn bind(config: &Config) -> Result<TcpListener, AppError> {
-    if let Some(listener) = manager::inherited_listener().map_err(AppError::Inherited)? {
-        return TcpListener::from_std(listener).map_err(AppError::Inherited);
-    }
-    let address = SocketAddr::new(config.http.host, config.http.port);
-    TcpListener::bind(address).await.map_err(|error| AppError::Bind { address, error })
+async fn bind(config: &Config) -> Result<(TcpListener, SocketAddr), AppError> {
+    let inherited = manager::inherited_listener().map_err(AppError::Inherited)?;
+    let listener = match inherited {
+        Some(listener) => TcpListener::from_std(listener).map_err(AppError::Inherited)?,
+        None => {
+            let address = SocketAddr::new(config.http.host, config.http.port);
+            let bound = TcpListener::bind(address).await;
+            bound.map_err(|error| AppError::Bind { address, error })?
+        }
+    };
+    let address = listener.local_addr().map_err(AppError::Address)?;
+    Ok((listener, address))
 }
 
 /// Says where the daemon listens: in the log, in a file for scripts, to the service manager.

@@ -1,6 +1,6 @@
 //! What follows from other values, and what does not go together.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -141,8 +141,9 @@ impl<'a> Check<'a> {
 
     /// The broker cannot see who else can read where its key came from.
     fn credential(&mut self, path: &Path) {
-        if path.metadata().is_ok_and(|found| found.permissions().mode() & 0o077 != 0) {
-            let reason = format!("others can read {0}; run: chmod 600 {0}", path.display());
+        if let Ok(found) = path.metadata()
+            && let Err(reason) = private(path, &found)
+        {
             self.refuse("model.key", reason);
         }
     }
@@ -210,13 +211,19 @@ fn read_key(path: &Path) -> Result<Secret, String> {
     if !found.is_file() {
         return Err(format!("{} is no regular file", path.display()));
     }
-    if found.permissions().mode() & 0o077 != 0 {
-        return Err(format!("others can read it; run: chmod 600 {}", path.display()));
-    }
+    private(path, &found)?;
     let mut text = Zeroizing::new(String::new());
     file.take(MAX_KEY_FILE).read_to_string(&mut text).map_err(failed)?;
     let key = Secret::read(&Written::Text(text.trim().into()));
     key.map_err(|reason| format!("the key in {} {reason}", path.display()))
+}
+
+/// Refuses a key's file that others can read.
+fn private(path: &Path, found: &Metadata) -> Result<(), String> {
+    match found.permissions().mode() & 0o077 {
+        0 => Ok(()),
+        _ => Err(format!("others can read it; run: chmod 600 {}", path.display())),
+    }
 }
 
 /// Scheme and host of a web address.

@@ -243,26 +243,16 @@ impl LauncherSetup {
             return Err(LauncherError::Version(greeting.version));
         }
         let text = |path: &Path| path.to_string_lossy().into_owned();
-        let ours = Greeting {
-            version: greeting.version,
-            group: None,
-            sessions_dir: text(&self.sessions_dir),
-            broker_dir: text(&self.broker_dir),
-            uid_base: self.uid_base,
-            uid_count: self.uid_count,
-        };
-        let facts = |greeting: &Greeting| {
-            [
-                ("sessions directory", greeting.sessions_dir.clone()),
-                ("directory of model sockets", greeting.broker_dir.clone()),
-                ("first user id", greeting.uid_base.to_string()),
-                ("number of user ids", greeting.uid_count.to_string()),
-            ]
-        };
-        let pairs = facts(greeting).into_iter().zip(facts(&ours));
-        match pairs.into_iter().find(|(theirs, ours)| theirs != ours) {
+        let theirs = greeting.clone();
+        let facts = [
+            ("sessions directory", theirs.sessions_dir, text(&self.sessions_dir)),
+            ("directory of model sockets", theirs.broker_dir, text(&self.broker_dir)),
+            ("first user id", theirs.uid_base.to_string(), self.uid_base.to_string()),
+            ("number of user ids", theirs.uid_count.to_string(), self.uid_count.to_string()),
+        ];
+        match facts.into_iter().find(|(_, theirs, ours)| theirs != ours) {
             None => Ok(()),
-            Some(((what, theirs), (_, ours))) => Err(LauncherError::Differs { what, theirs, ours }),
+            Some((what, theirs, ours)) => Err(LauncherError::Differs { what, theirs, ours }),
         }
     }
 
