@@ -139,16 +139,17 @@ mod tests {
         kind[1] = 9;
         // The number of the first field, behind the head.
         field[HEAD] = 0xee;
+        // A part of the first was read with the handshake.
+        let begun = flags.drain(..5).collect();
         for message in [&flags, &kind, &field, &call()] {
             theirs.write_all(message).await.unwrap();
         }
-        // A part of the first was read with the handshake.
-        let mut frames = Frames { socket, bytes: Vec::new(), fds: Vec::new() };
+        let mut frames = Frames { socket, bytes: begun, fds: Vec::new() };
         let mut readable = Vec::new();
         for seq in 1..=4 {
             readable.push(frames.next().await.unwrap().message(seq).await.is_ok());
         }
-        assert_eq!((readable[0], readable[1], readable[3]), (true, false, true), "{readable:?}");
+        assert_eq!(readable, [true, false, false, true]);
         drop(theirs);
         assert!(frames.next().await.is_err());
     }
