@@ -1,14 +1,17 @@
 //! `ashd` turns agent folders into HTTP APIs; every session runs in a sandbox of its own.
 //!
 //! Layers, arrows only downwards: [`app`] composes; [`http`] and [`bus`] are edges that never
-//! meet; [`session`] holds the verbs and the state machine; [`sandbox`] and [`store`] serve it.
-//! [`domain`], [`config`], [`auth`] and [`telemetry`] are leaves.
+//! meet; [`session`] holds the verbs and the state machine; [`sandbox`] and [`store`] serve it, and
+//! [`tree`] is the way to whatever an agent wrote. [`domain`], [`config`], [`auth`] and
+//! [`telemetry`] are leaves.
 
 pub mod domain;
 
 pub mod auth;
 pub mod config;
 pub mod telemetry;
+
+pub mod tree;
 
 pub mod sandbox;
 pub mod store;

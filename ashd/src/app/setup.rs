@@ -4,12 +4,13 @@ use std::path::Path;
 
 use crate::config::Config;
 use crate::http;
+use crate::sandbox::Setup;
 use crate::sandbox::broker::{ModelKey, Settings};
 use crate::sandbox::lease::slots_in;
 use crate::sandbox::limits::Limits;
-use crate::sandbox::{Setup, tree::TreeLimits};
 use crate::session::cli::Defaults;
 use crate::session::shared::{Live, Options};
+use crate::tree::TreeLimits;
 
 /// Where things are and how sandboxes are to be.
 pub(super) fn sandboxes(config: &Config, data_dir: &Path) -> Setup {

@@ -22,9 +22,10 @@ use tokio::task::AbortHandle;
 use tracing::level_filters::LevelFilter;
 
 use super::children::Children;
-use super::{socket, tree};
+use super::socket;
 use crate::domain::SandboxId;
 use crate::telemetry::message;
+use crate::tree;
 
 pub use ash_broker::control::{Limits, Settings, Usage};
 

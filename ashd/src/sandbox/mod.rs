@@ -15,8 +15,6 @@ pub mod admission;
 pub mod lease;
 pub mod limits;
 
-pub mod tree;
-
 mod children;
 mod socket;
 

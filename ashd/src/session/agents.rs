@@ -15,8 +15,8 @@ use super::cli;
 use super::places::Places;
 use super::shared::{Options, Shared};
 use crate::domain::{Agent, AgentId, AgentName, Scope, Timestamp};
-use crate::sandbox::tree::{Links, Tree, TreeError, remove_all};
 use crate::telemetry::message;
+use crate::tree::{Links, Tree, TreeError, remove_all};
 
 /// The largest `.claude/settings.json` that is looked into, in bytes.
 const SETTINGS_LIMIT: u64 = 1024 * 1024;

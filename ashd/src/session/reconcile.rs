@@ -16,8 +16,8 @@ use super::frames;
 use super::shared::Shared;
 use crate::domain::{Event, EventKind, NewEvent, Session, SessionChange, Status, Timestamp};
 use crate::sandbox::Running;
-use crate::sandbox::tree::remove_all;
 use crate::store::Commit;
+use crate::tree::remove_all;
 
 /// Brings everything into agreement.
 pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<(), Refusal> {

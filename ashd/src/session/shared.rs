@@ -19,10 +19,10 @@ use crate::sandbox::admission::{self, NoRoom, Room};
 use crate::sandbox::lease::Slots;
 use crate::sandbox::limits::Limits;
 use crate::sandbox::plan::PlacedFile;
-use crate::sandbox::tree::{Tree, TreeLimits, remove_all};
 use crate::sandbox::{NewSandbox, Running, SandboxError, Sandboxes};
 use crate::store::{EventRange, Store, Usage};
 use crate::telemetry::message;
+use crate::tree::{Tree, TreeLimits, remove_all};
 
 /// The largest CLAUDE.md, in bytes.
 pub(super) const PROMPT_LIMIT: u64 = 1024 * 1024;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::{fs, io};
 
-use ashd::sandbox::tree::{Tree, TreeLimits};
+use ashd::tree::{Tree, TreeLimits};
 use tempfile::TempDir;
 
 /// The size of a header, and what everything in an archive is padded to.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
-use crate::sandbox::tree::*;
+use crate::tree::*;
 
 /// An archive made entry by entry, with names that no well-behaved builder writes.
 #[derive(Default)]
