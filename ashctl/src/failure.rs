@@ -23,6 +23,9 @@ pub(crate) enum Failure {
     /// The caller has not the right.
     #[error("{0}")]
     Denied(String),
+    /// The services cannot start with what they are given.
+    #[error("{0}")]
+    Misconfigured(String),
     /// The user stopped it.
     #[error("interrupted")]
     Interrupted,
@@ -42,6 +45,7 @@ impl Failure {
             Failure::NotFound(_) => 4,
             Failure::Refused(_) => 5,
             Failure::Denied(_) => 6,
+            Failure::Misconfigured(_) => 78,
             Failure::Interrupted => 130,
         }
     }

@@ -1,10 +1,15 @@
 //! The service manager, through its own program.
 
+mod environment;
+
+mod env_file;
+
+pub(crate) use environment::environment;
+
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
-use serde_json::Value;
 use tokio::process::Command;
 
 use crate::failure::Failure;
@@ -28,27 +33,6 @@ pub(crate) async fn state(unit: &str) -> Option<String> {
 /// Whether a unit runs; not, when nobody can tell.
 pub(crate) async fn is_active(unit: &str) -> bool {
     state(unit).await.as_deref() == Some("active")
-}
-
-/// The environment that a unit is given, drop-ins included; none when nobody can tell. Asked with
-/// busctl, because systemctl quotes values in ways that differ with its version.
-pub(crate) async fn environment(unit: &str) -> Vec<(String, String)> {
-    let path = format!("/org/freedesktop/systemd1/unit/{}", unit.replace('.', "_2e"));
-    let mut command = Command::new("busctl");
-    command.args(["--timeout=5", "--json=short", "get-property", "org.freedesktop.systemd1"]);
-    command.args([&path, "org.freedesktop.systemd1.Service", "Environment"]);
-    match command.stdin(Stdio::null()).kill_on_drop(true).output().await {
-        Ok(output) => assignments(&output.stdout),
-        Err(_) => Vec::new(),
-    }
-}
-
-/// Those in an answer like `{"type":"as","data":["NAME=value"]}`.
-fn assignments(said: &[u8]) -> Vec<(String, String)> {
-    let document: Value = serde_json::from_slice(said).unwrap_or_default();
-    let written = document["data"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let pairs = written.filter_map(|one| one.split_once('='));
-    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// Does something to a unit and waits for it.

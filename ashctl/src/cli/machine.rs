@@ -86,7 +86,8 @@ pub(crate) enum Config {
     /// Show every value that holds and where it was written; secrets are hidden
     ///
     /// What has no origin behind it is the default, or follows from other values. Variables are
-    /// those of this shell, and those of the unit ashd.service that this shell has not.
+    /// those of this shell, and those of the unit ashd.service, with the files of its
+    /// EnvironmentFile=, that this shell has not.
     Show,
     /// Say everything that is wrong; exits with 78 if anything is
     Check {

@@ -32,10 +32,10 @@ pub(super) fn ashd() -> Option<PathBuf> {
 }
 
 /// The variables of the daemon's unit that are not set here: what it runs with depends on them.
-pub(super) async fn unit_environment() -> Vec<(String, String)> {
-    let mut variables = systemctl::environment(systemctl::DAEMON).await;
+pub(super) async fn unit_environment() -> Result<Vec<(String, String)>, Failure> {
+    let mut variables = systemctl::environment(systemctl::DAEMON).await?;
     variables.retain(|(name, _)| std::env::var_os(name).is_none());
-    variables
+    Ok(variables)
 }
 
 /// Becomes `ashd config`. Returns only when that fails.
@@ -47,8 +47,12 @@ pub(super) async fn become_ashd(look: &Config, as_json: bool) -> Failure {
                 .into(),
         );
     };
+    let variables = match unit_environment().await {
+        Ok(variables) => variables,
+        Err(failure) => return failure,
+    };
     let mut command = Command::new(&ashd);
-    command.arg("config").envs(unit_environment().await);
+    command.arg("config").envs(variables);
     match look {
         Config::Show => command.arg("show").args(as_json.then_some("--json")),
         Config::Check { file } => command.arg("check").args(file),

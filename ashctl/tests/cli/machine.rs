@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::bus::{Bus, Ran, ended};
 use crate::fake::serve;
@@ -184,21 +184,39 @@ async fn the_configuration_is_looked_at_with_the_environment_of_the_unit() {
     let prefix = bus.dir.path().canonicalize().unwrap().join("local");
     let ashctl = copied_to(&prefix);
     fs::create_dir(prefix.join("sbin")).unwrap();
-    program(&prefix.join("sbin/ashd"), "#!/bin/sh\necho \"$* <$ASH_SERVICES> <$ASH_A> <$ASH_B>\"");
-    bus.program(
-        "busctl",
-        "case $*' ' in *'/unit/ashd_2eservice '*' Environment ') ;; *) exit 1;; esac\n\
-         echo '{\"type\":\"as\",\"data\":[\"ASH_SERVICES=true\",\"ASH_A=no\",\"ASH_B=a \\\"b\\\" =c\"]}'",
+    program(
+        &prefix.join("sbin/ashd"),
+        "#!/bin/sh\necho \"$* <$ASH_SERVICES> <$ASH_A> <$ASH_B> <$ASH_C>\"",
     );
+    let (there, gone) = (prefix.join("ashd.env"), prefix.join("gone.env"));
+    fs::write(&there, "# ours\nASH_C='of the file'\nASH_B=\"of the file\"\nASH_A=no\n").unwrap();
+    let busctl = |files: &Value| {
+        let script = format!(
+            "case $*' ' in *'/unit/ashd_2eservice '*' Environment EnvironmentFiles ') ;; *) exit 1;; \
+             esac\n\
+             echo '{{\"type\":\"as\",\"data\":[\"ASH_SERVICES=true\",\"ASH_A=no\",\"ASH_B=a \\\"b\\\" =c\"]}}'\n\
+             echo '{{\"type\":\"a(sb)\",\"data\":{files}}}'"
+        );
+        bus.program("busctl", &script);
+        bus.programs()
+    };
     let look = |path| {
         let mut command = Command::new(&ashctl);
         command.env_clear().env("PATH", path).env("ASH_A", "ours").args(["config", "check"]);
         ended(command)
     };
-    let with = look(bus.programs()).await;
-    assert_eq!(with.out, "config check <true> <ours> <a \"b\" =c>\n", "{}", with.err);
+    let with = look(busctl(&json!([]))).await;
+    assert_eq!(with.out, "config check <true> <ours> <a \"b\" =c> <>\n", "{}", with.err);
+    let files = look(busctl(&json!([[there, false], [gone, true]]))).await;
+    let wanted = "config check <true> <ours> <of the file> <of the file>\n";
+    assert_eq!((&*files.out, &*files.err), (wanted, ""));
+    let missing = look(busctl(&json!([[gone, false]]))).await;
+    assert_eq!((missing.code, &*missing.out), (78, ""));
+    assert!(missing.err.contains("gone.env is missing"), "{}", missing.err);
+    let unseen = look(busctl(&json!([[prefix.join("*.env"), false], [prefix, false]]))).await;
+    assert_eq!((unseen.out, unseen.err.lines().count()), (with.out, 2), "{}", unseen.err);
     let without = look("/nonexistent".into()).await;
-    assert_eq!(without.out, "config check <> <ours> <>\n", "{}", without.err);
+    assert_eq!(without.out, "config check <> <ours> <> <>\n", "{}", without.err);
 }
 
 #[tokio::test]

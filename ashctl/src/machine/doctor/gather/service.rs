@@ -20,8 +20,12 @@ use crate::machine::program;
 /// Asks `ashd` what it would run with.
 pub(super) async fn config() -> Config {
     let Some(ashd) = program::ashd() else { return Config::Unknown };
+    let variables = match program::unit_environment().await {
+        Ok(variables) => variables,
+        Err(failure) => return Config::Bad(failure.to_string()),
+    };
     let mut command = Command::new(ashd);
-    command.envs(program::unit_environment().await);
+    command.envs(variables);
     command.args(["config", "show", "--json"]).stdin(Stdio::null()).kill_on_drop(true);
     let output = match timeout(PATIENCE, command.output()).await {
         Ok(Ok(output)) => output,
