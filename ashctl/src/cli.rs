@@ -106,6 +106,12 @@ pub(crate) struct Deploy {
     /// Environment variable of the agent; wins over the folder's files
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) env: Vec<(String, String)>,
+    /// The agent's config: a file with a JSON object, or with TOML when its name ends in .toml
+    ///
+    /// It takes the place of the config there is, which stays as it is without this; `agent config`
+    /// says what may be in it, and changes single members.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

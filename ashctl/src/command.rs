@@ -2,6 +2,7 @@
 
 mod agent;
 mod chat;
+mod config_file;
 mod deploy;
 mod exec;
 mod first;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::timeout;
 
+use self::deploy::Deployment;
 use crate::bus::Bus;
 use crate::cli::{Command, Common};
 use crate::failure::Failure;
@@ -37,6 +39,16 @@ struct Context {
 }
 
 impl Context {
+    async fn connect(common: &Common) -> Result<Self, Failure> {
+        let address = common.bus.as_deref();
+        Ok(Context {
+            bus: Bus::connect(address).await?,
+            person: Person::at_terminal(address, !common.no_ask_password),
+            out: Out::stdout(),
+            as_json: common.json,
+        })
+    }
+
     /// Prints a JSON document, if that is wanted; says whether it was.
     fn document(&mut self, value: &Value) -> Result<bool, Failure> {
         if self.as_json {
@@ -48,25 +60,21 @@ impl Context {
 
 /// Runs a command that the daemon does; returns the exit code of success.
 pub(crate) async fn run(command: Command, common: &Common) -> Result<u8, Failure> {
-    if let Command::Deploy(options) = &command {
-        // What is wrong with the folder is said even when nobody could take it.
-        deploy::check(options)?;
-    }
-    let address = common.bus.as_deref();
-    let mut context = Context {
-        bus: Bus::connect(address).await?,
-        person: Person::at_terminal(address, !common.no_ask_password),
-        out: Out::stdout(),
-        as_json: common.json,
-    };
+    let connect = || Context::connect(common);
     match command {
-        Command::Status => status(&mut context).await?,
-        Command::Deploy(options) => deploy::run(&mut context, options).await?,
-        Command::Agent(command) => agent::run(&mut context, command).await?,
-        Command::Session(command) => return session::run(context, command).await,
-        Command::Chat(options) => chat::run(context, options).await?,
-        Command::Top { interval } => top::run(context, Duration::from_secs(interval)).await?,
-        Command::Key(command) => key::run(&mut context, command).await?,
+        Command::Status => status(&mut connect().await?).await?,
+        Command::Deploy(options) => {
+            // What is wrong with the folder is said even when nobody could take it.
+            let deployment = Deployment::read(&options)?;
+            deploy::run(&mut connect().await?, deployment).await?;
+        }
+        Command::Agent(command) => agent::run(&mut connect().await?, command).await?,
+        Command::Session(command) => return session::run(connect().await?, command).await,
+        Command::Chat(options) => chat::run(connect().await?, options).await?,
+        Command::Top { interval } => {
+            top::run(connect().await?, Duration::from_secs(interval)).await?;
+        }
+        Command::Key(command) => key::run(&mut connect().await?, command).await?,
     }
     Ok(0)
 }

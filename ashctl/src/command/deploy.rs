@@ -5,50 +5,59 @@ use std::fs::File;
 
 use ash_dbus::value::DeployOptions;
 use rustix::pipe::{PipeFlags, pipe_with};
-use serde_json::json;
+use serde_json::{Value, json};
 use zbus::zvariant::{Fd, OwnedObjectPath};
 
-use super::Context;
+use super::{Context, config_file};
 use crate::cli::Deploy;
 use crate::failure::Failure;
 use crate::folder::{Folder, FolderError};
 
-/// Says what is wrong with the folder before anybody is bothered with it.
-pub(super) fn check(options: &Deploy) -> Result<(), Failure> {
-    let folder = Folder::open(&options.path).map_err(bad)?;
-    name(&folder, options)?;
-    env(&folder, options)?;
-    Ok(())
+/// What is to be deployed. Everything but the folder's files is read, once: it may come from pipes.
+pub(super) struct Deployment {
+    folder: Folder,
+    name: String,
+    options: DeployOptions,
 }
 
-pub(super) async fn run(context: &mut Context, options: Deploy) -> Result<(), Failure> {
-    let folder = Folder::open(&options.path).map_err(bad)?;
-    let name = name(&folder, &options)?;
-    let env = env(&folder, &options)?;
-    let mut names: Vec<String> = env.iter().flat_map(HashMap::keys).cloned().collect();
-    names.sort_unstable();
-    let (files, version) = upload(context, folder, &name, env).await?;
+impl Deployment {
+    /// Reads what the command names.
+    ///
+    /// # Errors
+    /// With what is wrong with it, before anybody is bothered.
+    pub(super) fn read(options: &Deploy) -> Result<Self, Failure> {
+        let folder = Folder::open(&options.path).map_err(bad)?;
+        let name = name(&folder, options)?;
+        let config = options.config.as_deref().map(config_file::read).transpose()?;
+        let config = config.map(|members| Value::Object(members).to_string());
+        let options =
+            DeployOptions { env: env(&folder, options)?, config, ..DeployOptions::default() };
+        Ok(Deployment { folder, name, options })
+    }
+}
+
+pub(super) async fn run(context: &mut Context, deployment: Deployment) -> Result<(), Failure> {
+    let name = deployment.name.clone();
+    let variables = deployment.options.env.iter().flat_map(HashMap::keys);
+    let mut variables: Vec<String> = variables.cloned().collect();
+    variables.sort_unstable();
+    let (files, version) = upload(context, deployment).await?;
     if context.document(&json!({"name": name, "version": version, "files": files}))? {
         return Ok(());
     }
     context.out.line(&format!("Deployed agent {name}, version {version} ({files} files)"))?;
-    match names.is_empty() {
+    match variables.is_empty() {
         true => Ok(()),
-        false => context.out.line(&format!("  environment: {}", names.join(" "))),
+        false => context.out.line(&format!("  environment: {}", variables.join(" "))),
     }
 }
 
 /// Writes the folder into a pipe while the daemon reads it; returns files and version.
-async fn upload(
-    context: &Context,
-    folder: Folder,
-    name: &str,
-    env: Option<HashMap<String, String>>,
-) -> Result<(u64, u32), Failure> {
+async fn upload(context: &Context, deployment: Deployment) -> Result<(u64, u32), Failure> {
+    let Deployment { folder, name, options } = deployment;
     let no_pipe = |error| Failure::Failed(format!("no pipe can be made: {error}"));
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(no_pipe)?;
     let sending = tokio::task::spawn_blocking(move || folder.send(File::from(writer)));
-    let options = DeployOptions { env, ..DeployOptions::default() };
     let manager = context.bus.manager.inner();
     let deployed: Result<(OwnedObjectPath, u32), _> =
         context.person.call(manager, "Deploy", &(name, Fd::from(&reader), options)).await;

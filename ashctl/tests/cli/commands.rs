@@ -94,6 +94,31 @@ async fn a_folder_is_deployed_with_its_environment() {
 }
 
 #[tokio::test]
+async fn a_folder_is_deployed_with_its_config() {
+    let bus = Bus::start();
+    let (daemon, _connection) = serve(&bus).await;
+    let folder = bus.dir.path().join("helper");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("CLAUDE.md"), "You help.").unwrap();
+    let (json, toml) = (bus.dir.path().join("config.json"), bus.dir.path().join("config.toml"));
+    fs::write(&json, r#"{"model": "m-2", "allowedTools": ["Bash"]}"#).unwrap();
+    fs::write(&toml, "model = 'm-2'\nallowedTools = ['Bash']\n").unwrap();
+    let path = folder.to_str().unwrap();
+    for config in [&json, &toml] {
+        printed(&bus, &["deploy", path, "--config", config.to_str().unwrap()]).await;
+        let sent = daemon.seen.lock().unwrap().deployed_configs.pop().unwrap().unwrap();
+        let sent: Value = serde_json::from_str(&sent).unwrap();
+        assert_eq!(sent, json!({"model": "m-2", "allowedTools": ["Bash"]}));
+    }
+    printed(&bus, &["deploy", path]).await;
+    assert_eq!(daemon.seen.lock().unwrap().deployed_configs.pop(), Some(None));
+    fs::write(&json, "model").unwrap();
+    let refused = bus.run(&["deploy", path, "-c", json.to_str().unwrap()]).await;
+    assert_eq!((refused.code, refused.err.contains("config.json: it is no JSON")), (5, true));
+    assert_eq!(daemon.seen.lock().unwrap().deployed.len(), 3);
+}
+
+#[tokio::test]
 async fn settings_travel_as_json() {
     let bus = Bus::start();
     let (daemon, _connection) = serve(&bus).await;

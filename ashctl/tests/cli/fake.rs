@@ -25,6 +25,8 @@ pub(crate) const ID: &str = "3f0c6a52-0c3e-4b1e-9a57-2f1f0e9d8c7b";
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) deployed: Vec<(String, Vec<String>, HashMap<String, String>)>,
+    /// What each deployment said of the config.
+    pub(crate) deployed_configs: Vec<Option<String>>,
     pub(crate) settings: Vec<String>,
     pub(crate) configured: Vec<String>,
     pub(crate) sent: Vec<(String, String)>,
@@ -109,7 +111,9 @@ impl Manager {
         };
         let files = tokio::task::spawn_blocking(read).await.unwrap();
         let env = options.env.unwrap_or_default();
-        self.0.seen.lock().unwrap().deployed.push((name.into(), files, env));
+        let mut seen = self.0.seen.lock().unwrap();
+        seen.deployed.push((name.into(), files, env));
+        seen.deployed_configs.push(options.config);
         Ok((path::of_agent(name).unwrap(), 4))
     }
 

@@ -173,6 +173,14 @@ mod tests {
     }
 
     #[test]
+    fn whole_configs_are_read() {
+        let config = whole_config(r#"{"model":"m","mine":[1],"gone":null}"#).unwrap();
+        assert_eq!(config.to_json(), r#"{"mine":[1],"model":"m"}"#);
+        assert_eq!(refusal(whole_config("[]")), "config: expected an object");
+        assert_eq!(refusal(whole_config(r#"{"model":""}"#)), "config.model: must not be empty");
+    }
+
+    #[test]
     fn readings_lists_and_limits_are_read() {
         let after = FollowOptions { after: Some("4.2".into()), ..Default::default() };
         assert_eq!(reading(&after).unwrap().after, Some(EventId { seq: 4, k: 2 }));

@@ -157,3 +157,37 @@ fn ashctl_configures_as_well() -> Result<()> {
     ensure!(wrong.contains("config.systemPrompt: expected `replace` or `append`"), "{wrong}");
     talk.ash.finish()
 }
+
+/// The bus's own way to the same: with the folder, as HTTP takes it.
+#[test]
+fn a_config_comes_with_the_folder() -> Result<()> {
+    let talk = Talk::begin(Options::stub())?;
+    let ctl = talk.ash.ctl();
+    let folder = talk.ash.agents_dir().join("hello");
+    let file = talk.ash.agents_dir().join("config.toml");
+    let path = |path: &std::path::Path| path.to_str().unwrap_or_default().to_owned();
+    let (folder, config) = (path(&folder), path(&file));
+    fs::write(&file, "systemPrompt = 'append'\nmodel = 'm'\n[mine]\na = [1]\n")?;
+    let made = ctl.json(&["deploy", &folder, "-n", "hello", "--config", &config])?;
+    ensure!(made["version"] == 2, "{made}");
+    let wanted = json!({ "systemPrompt": "append", "model": "m", "mine": { "a": [1] } });
+    ensure!(ctl.json(&["agent", "config", "hello"])? == wanted);
+    let shown = talk.api.call("GET", AGENT, None)?.expect(200)?;
+    ensure!(shown["agent"]["config"] == wanted, "{shown}");
+    let session = talk.api.create("hello", json!({}))?;
+    ensure!(talk.api.session(&session)?["model"] == "m");
+
+    ctl.json(&["deploy", &folder, "-n", "hello"])?;
+    ensure!(ctl.json(&["agent", "config", "hello"])? == wanted, "it was not kept");
+    fs::write(&file, "mine = 2\n")?;
+    ctl.json(&["deploy", &folder, "-n", "hello", "--config", &config])?;
+    ensure!(ctl.json(&["agent", "config", "hello"])? == json!({ "mine": 2 }));
+
+    fs::write(&file, "systemPrompt = 'Be brief.'\n")?;
+    let wrong = ctl.json(&["deploy", &folder, "-n", "hello", "--config", &config]);
+    let wrong = wrong.err().context("it was taken")?.to_string();
+    ensure!(wrong.contains("config.systemPrompt: expected `replace` or `append`"), "{wrong}");
+    let left = talk.api.call("GET", AGENT, None)?.expect(200)?["agent"].clone();
+    ensure!(left["version"] == 4 && left["config"] == json!({ "mine": 2 }), "{left}");
+    talk.ash.finish()
+}
