@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use ash_journey::{Api, Ash, Options, programs, skip};
 use serde_json::{Value, json};
 
@@ -172,6 +172,34 @@ fn what_changes_is_announced_once() -> Result<()> {
     )?;
     let changed = monitor.until("'EnvNames': <['A']>")?;
     ensure!(changed.len() == 1, "{changed:?}");
+    drop(monitor);
+    talk.ash.finish()
+}
+
+#[test]
+fn why_a_turn_failed_is_a_property_until_the_next_one() -> Result<()> {
+    if !has("gdbus", "why_a_turn_failed_is_a_property_until_the_next_one") {
+        return Ok(());
+    }
+    let talk = Talk::begin(Options::stub())?;
+    let path = format!("/org/ashd/Ash1/sessions/{}", talk.session.replace('-', "_"));
+    let get = format!(
+        "gdbus call --system --dest org.ashd.Ash1 --object-path {path} --method \
+         org.freedesktop.DBus.Properties.Get org.ashd.Ash1.Session LastError"
+    );
+    ensure!(script(&talk.ash, &get)? == "(<''>,)\n");
+    let monitor = Monitor::start(&talk.ash)?;
+    let turn = talk.send("[[exit 3]]")?.to_end()?;
+    let [error] = &turn.errors()[..] else { bail!("{:?}", turn.errors()) };
+    let told = monitor.until("'Turn': <''>")?.pop().unwrap_or_default();
+    let said = script(&talk.ash, &get)?;
+    ensure!(said == format!("(<{error:?}>,)\n") || said == format!("(<'{error}'>,)\n"), "{said}");
+    ensure!(told.contains(said.trim_matches(['(', ')', ',', '\n'])), "{said} is not in {told}");
+    let listed = talk.ash.ctl().json(&["session", "info", &talk.session])?;
+    ensure!(listed["lastError"] == **error, "{listed}");
+
+    talk.ask("hello")?;
+    ensure!(script(&talk.ash, &get)? == "(<''>,)\n", "it outlives the next turn");
     drop(monitor);
     talk.ash.finish()
 }
