@@ -73,8 +73,12 @@ start_enabled() {
     done
 }
 
-# Whether it is new, back after it was removed, or was left off.
+# Whether this is no upgrade. The copy goes with a removal, after which dpkg names the version before
+# as it does at an upgrade.
+is_new() {
+    [ ! -e "$lib/bwrap" ]
+}
+
 say_next() {
-    if booted && systemctl --quiet is-active ashd.service; then return 0; fi
     echo "ashd is installed, not started. Next: ashctl setup, then systemctl enable --now ashd"
 }

@@ -14,12 +14,13 @@ set -euo pipefail
 . "$ROOT/packaging/common.sh"
 
 install_all() {
+    local next=restart_running
+    if is_new; then next=say_next; fi
     stage install "${DESTDIR:-/}" --prefix "$PREFIX"
     [ -z "$DESTDIR" ] || return 0
     copy_bwrap
     configure
-    restart_running
-    say_next
+    $next
 }
 
 uninstall_all() {

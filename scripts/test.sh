@@ -119,7 +119,7 @@ CLAUDE_CODE_EXECUTABLE=$(cli)
 export CLAUDE_CODE_EXECUTABLE
 lint
 check "examples" python3 -B -m unittest discover --quiet --start-directory tests/examples
-check "list of files" python3 -B -m unittest discover --quiet --start-directory tests/packaging
+check "packaging" python3 -B -m unittest discover --quiet --start-directory tests/packaging
 check "build" scripts/build.sh dev
 packages "$ASH_LIBEXEC_DIR"
 all_rust_tests
