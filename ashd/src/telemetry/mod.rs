@@ -8,6 +8,7 @@
 //! environments: what is logged is kept, copied and read by more people than the conversation was
 //! meant for.
 
+mod fields;
 pub mod message;
 
 use std::ffi::OsStr;
@@ -74,13 +75,14 @@ pub fn stderr_is_journal() -> bool {
     goes_to_journal(io::stderr(), std::env::var_os("JOURNAL_STREAM").as_deref())
 }
 
-/// One line for each event. Control characters in it are escaped.
+/// One line for each event. Control characters in it are escaped; ids of messages are for searching
+/// the journal, and left out.
 fn lines<S, W>(writer: W, colours: bool) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'w> MakeWriter<'w> + 'static,
 {
-    fmt::layer().compact().with_ansi(colours).with_writer(writer)
+    fmt::layer().compact().fmt_fields(fields::ForPeople).with_ansi(colours).with_writer(writer)
 }
 
 /// The service manager says in `JOURNAL_STREAM` which file, as device and inode, is the journal: a
@@ -154,6 +156,19 @@ mod tests {
         });
         assert!(text.contains("session=\"5f\"") && !text.contains("very"), "{text}");
         assert!(!text.contains('\x1b') && text.lines().count() == 1, "{text}");
+    }
+
+    #[test]
+    fn ids_of_messages_are_not_for_people() {
+        let text = logged("info", |_| {
+            let _inside = tracing::info_span!("turn", message_id = "of the span", n = 7).entered();
+            let error = io::Error::other("broken");
+            let error: &dyn std::error::Error = &error;
+            tracing::info!(message_id = message::ENDING, error, ash_session = %"5f", "going");
+        });
+        assert!(text.contains("n=7") && text.contains("going"), "{text}");
+        assert!(text.contains("error=broken ash_session=5f"), "{text}");
+        assert!(!text.contains("message_id") && !text.contains(message::ENDING), "{text}");
     }
 
     #[test]
