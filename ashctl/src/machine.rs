@@ -38,13 +38,13 @@ impl Page {
 pub(crate) async fn run(command: Machine, common: &Common) -> Result<u8, Failure> {
     let (bus, as_json) = (common.bus.as_deref(), common.json);
     let mut page = Page { out: Out::stdout(), as_json };
-    let become_systemctl =
-        |verb| Err(systemctl::become_it(verb, systemctl::DAEMON, !common.no_ask_password));
+    let may_ask = !common.no_ask_password;
+    let become_systemctl = |verb| systemctl::become_it(verb, systemctl::DAEMON, may_ask);
     match command {
         Machine::Doctor { places } => return doctor::run(&mut page, &places, bus).await,
-        Machine::Start => return become_systemctl("start"),
-        Machine::Stop => return become_systemctl("stop"),
-        Machine::Restart => return become_systemctl("restart"),
+        Machine::Start => return Err(become_systemctl("start").await),
+        Machine::Stop => return Err(become_systemctl("stop").await),
+        Machine::Restart => return Err(become_systemctl("restart").await),
         Machine::Config(look) => return Err(program::become_ashd(&look, as_json).await),
         Machine::Logs(options) => return Err(journal::become_it(&options, as_json)),
         Machine::Setup(options) => setup::run(&mut page, &options, bus).await?,

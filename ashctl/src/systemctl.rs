@@ -51,9 +51,22 @@ pub(crate) async fn tell(verb: &[&str], unit: &str) -> Result<(), Failure> {
 }
 
 /// Becomes systemctl, which may ask for a password or not. Returns only when that fails.
-pub(crate) fn become_it(verb: &str, unit: &str, may_ask: bool) -> Failure {
+pub(crate) async fn become_it(verb: &str, unit: &str, may_ask: bool) -> Failure {
+    if !is_running().await {
+        return Failure::Failed(
+            "systemd does not run this machine, and ash's services need it; ashd can be started \
+             by hand, and is told by signals: SIGHUP, SIGTERM"
+                .into(),
+        );
+    }
     let mut command = std::process::Command::new("systemctl");
     absent(command.args((!may_ask).then_some("--no-ask-password")).args([verb, unit]).exec())
+}
+
+/// Whether there is somebody for systemctl to talk to; yes when it cannot say.
+async fn is_running() -> bool {
+    let asked = Command::new("systemctl").arg("is-system-running").stdin(Stdio::null()).output();
+    asked.await.map_or(true, |said| said.stdout.trim_ascii() != b"offline")
 }
 
 fn absent(error: io::Error) -> Failure {

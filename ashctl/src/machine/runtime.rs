@@ -9,7 +9,7 @@ mod shelf;
 pub(crate) use error::RuntimeError;
 pub(crate) use shelf::{Installed, Shelf};
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The version that this ash is tried with. The only place that says it; `scripts/lib.sh` has to
 /// agree.
@@ -41,18 +41,18 @@ pub(crate) async fn install(
     }
     let bwrap = probe::bwrap(shelf.libexec())?;
     let place = shelf.begin()?;
-    let wanted = match source {
+    let (wanted, name) = match source {
         Source::Npm(version) => {
             place.take(&fetch::fetch(version, place.scratch()).await?)?;
-            Some(version)
+            (Some(version), PathBuf::from(format!("version {version} from npm")))
         }
         Source::File(path) => {
             place.take(path)?;
-            None
+            (None, path.to_owned())
         }
     };
     // What is asked is the copy that will be used, not the file that somebody may still change.
-    let version = probe::version(&bwrap, place.program()).await?;
+    let version = probe::version(&bwrap, &place.program(), &name).await?;
     if let Some(wanted) = wanted.filter(|wanted| *wanted != version) {
         let wanted = wanted.to_owned();
         return Err(RuntimeError::OtherVersion { wanted, said: version });

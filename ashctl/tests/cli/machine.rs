@@ -140,6 +140,7 @@ async fn what_is_not_the_cli_is_not_installed() {
         let file = cli(&bus, "claude", script);
         let refused = ran(&bus, &["install", "--file", &file]).await;
         assert_eq!((refused.code, refused.err.contains(word)), (code, true), "{}", refused.err);
+        assert!(refused.err.contains(&file) && !refused.err.contains(".making"), "{}", refused.err);
     }
     let gone = ran(&bus, &["install", "--file", "/nonexistent"]).await;
     assert_eq!((gone.code, gone.err.contains("/nonexistent")), (1, true), "{}", gone.err);
@@ -169,10 +170,22 @@ async fn the_service_manager_is_asked_by_its_own_program() {
     let bus = Bus::start();
     let without = bus.run(&["restart"]).await;
     assert_eq!((without.code, without.err.contains("need systemd")), (1, true), "{}", without.err);
-    bus.program("systemctl", "case $1 in is-active) echo failed; exit 3;; esac; echo \"$@\"");
+    bus.program("systemctl", "case $1 in is-system-running) ;; *) echo \"$@\";; esac");
     for verb in ["start", "stop", "restart"] {
         assert_eq!(bus.run(&[verb]).await.out, format!("{verb} ashd.service\n"));
     }
+    bus.program("systemctl", "case $1 in is-system-running) echo offline;; esac; exit 1");
+    for verb in ["start", "stop", "restart"] {
+        let idle = bus.run(&[verb]).await;
+        assert_eq!((idle.code, idle.err.lines().count()), (1, 1), "{}", idle.err);
+        assert!(idle.err.contains("systemd does not run this machine"), "{}", idle.err);
+    }
+}
+
+#[tokio::test]
+async fn what_the_service_manager_says_of_an_absent_daemon_is_told() {
+    let bus = Bus::start();
+    bus.program("systemctl", "case $1 in is-active) echo failed; exit 3;; esac");
     let status = bus.run(&["status"]).await;
     let sentence = "; systemctl says that ashd.service is failed\n";
     assert_eq!((status.code, status.err.ends_with(sentence)), (3, true), "{}", status.err);

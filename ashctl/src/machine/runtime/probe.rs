@@ -90,9 +90,14 @@ pub(super) fn bwrap(libexec: &Path) -> Result<PathBuf, RuntimeError> {
     places.into_iter().find(|path| path.is_file()).ok_or(RuntimeError::NoBwrap)
 }
 
-/// The version that a program says it is, asked in a sandbox.
-pub(super) async fn version(bwrap: &Path, program: PathBuf) -> Result<String, RuntimeError> {
-    let broken = |why: String| RuntimeError::Broken(program.clone(), why);
+/// The version that a program says it is, asked in a sandbox. In complaints it has the name that it
+/// goes by: what is asked is a copy.
+pub(super) async fn version(
+    bwrap: &Path,
+    program: &Path,
+    name: &Path,
+) -> Result<String, RuntimeError> {
+    let broken = |why: String| RuntimeError::Broken(name.to_owned(), why);
     let mut command = Command::new(bwrap);
     command.args(CONFINED).args(ROOT);
     for name in LIBRARIES {
@@ -101,14 +106,14 @@ pub(super) async fn version(bwrap: &Path, program: PathBuf) -> Result<String, Ru
             Err(_) => command.args(["--ro-bind-try", &format!("/{name}"), &format!("/{name}")]),
         };
     }
-    command.arg("--ro-bind").arg(&program).arg("/claude").args(ASKED);
+    command.arg("--ro-bind").arg(program).arg("/claude").args(ASKED);
     command.stdin(Stdio::null()).env_clear().kill_on_drop(true);
     let output = timeout(PATIENCE, output_of(command))
         .await
         .map_err(|_| broken("it does not answer".into()))?;
     let output = output.map_err(RuntimeError::io(bwrap))?;
     match output.status.success() {
-        true => said(&program, &output),
+        true => said(name, &output),
         false => Err(broken(first_words(&output))),
     }
 }
@@ -130,14 +135,14 @@ async fn beginning(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> 
 }
 
 /// `2.1.197 (Claude Code)`.
-fn said(program: &Path, output: &Output) -> Result<String, RuntimeError> {
+fn said(name: &Path, output: &Output) -> Result<String, RuntimeError> {
     let text = String::from_utf8_lossy(&output.stdout);
     let word = text.split_whitespace().next().unwrap_or_default();
     if text.contains("Claude Code") && shelf::check_version(word).is_ok() {
         return Ok(word.to_owned());
     }
     let said = crate::text::short(&text, 80);
-    Err(RuntimeError::Odd { path: program.to_owned(), said })
+    Err(RuntimeError::Odd { path: name.to_owned(), said })
 }
 
 fn first_words(output: &Output) -> String {
