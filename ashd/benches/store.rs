@@ -85,7 +85,7 @@ async fn drive(store: Arc<Sqlite>, batch: u64) -> Result<Vec<Duration>, StoreErr
     while begun.elapsed() < RUN {
         let events = (1..=batch).map(|n| event(seq + n, turn)).collect();
         let asked = Instant::now();
-        store.commit(Commit { session: id, change: SessionChange::none(), events }).await?;
+        store.commit(Commit::of(id, SessionChange::none(), events)).await?;
         waits.push(asked.elapsed());
         seq += batch;
     }
@@ -115,6 +115,8 @@ fn session() -> Session {
         settings: Settings::default(),
         cli_session: String::new(),
         cli_version: None,
+        parent: None,
+        restore: None,
         last_error: None,
         turn: None,
         slot: None,

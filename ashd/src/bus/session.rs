@@ -59,7 +59,8 @@ impl Session {
     }
 
     async fn history(&self, after: u64, limit: u32, kinds: &[EventKind]) -> Result<Vec<NewEvent>> {
-        let range = EventRange { after, limit: parse::limit(limit)?, kinds: kinds.to_vec() };
+        let range =
+            EventRange { after, limit: parse::limit(limit)?, kinds: kinds.to_vec(), undone: false };
         let events = self.desk.service.history(&self.desk.caller, self.id, range).await;
         events.map_err(words::refused)
     }

@@ -58,6 +58,10 @@ uuid_id! {
     TurnId
 }
 uuid_id! {
+    /// Identifies a point of a session.
+    PointId
+}
+uuid_id! {
     /// Identifies one sandbox; a session outlives its sandboxes.
     SandboxId
 }

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod event;
 pub mod id;
+pub mod point;
 pub mod scope;
 pub mod session;
 pub mod settings;
@@ -22,8 +23,9 @@ pub use check::Unfit;
 pub use config::{AgentConfig, ConfigChange};
 pub use event::{Event, EventId, EventKind, NewEvent};
 pub use exec::ExecRequest;
-pub use id::{AgentId, AgentName, SandboxId, SessionId, Tenant, TurnId};
+pub use id::{AgentId, AgentName, PointId, SandboxId, SessionId, Tenant, TurnId};
 pub use message::Message;
+pub use point::{Point, PointName, Root, Which};
 pub use scope::Scope;
 pub use session::{Session, SessionChange, Status};
 pub use settings::{PermissionMode, PromptMode, Settings};

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AgentName, SandboxId, SessionId, Settings, Tenant, Timestamp, TurnId};
+use super::{AgentName, PointId, SandboxId, SessionId, Settings, Tenant, Timestamp, TurnId};
 
 /// One conversation with one agent version.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +14,8 @@ pub struct Session {
     pub id: SessionId,
     /// Whose it is.
     pub tenant: Tenant,
+    /// The session that it was forked from.
+    pub parent: Option<SessionId>,
     /// The agent it talks to.
     pub agent: AgentName,
     /// The version of the agent that it was made with.
@@ -30,6 +32,8 @@ pub struct Session {
     pub cli_version: Option<String>,
     /// The turn that is running as far as the store knows.
     pub turn: Option<RunningTurn>,
+    /// The point that workspace and home have to be brought back to before they are used again.
+    pub restore: Option<PointId>,
     /// Its place in the range of leased uids, while it has one.
     pub slot: Option<u32>,
     /// The newest event's number; 0 before the first.
@@ -125,6 +129,8 @@ pub struct SessionChange {
     pub cli_version: Option<String>,
     /// `Some(None)`: no turn is running any more.
     pub turn: Option<Option<RunningTurn>>,
+    /// `Some(None)`: workspace and home are what they have to be.
+    pub restore: Option<Option<PointId>>,
     /// `Some(None)`: the uids are given back.
     pub slot: Option<Option<u32>>,
     /// New settings.
@@ -160,6 +166,7 @@ impl SessionChange {
             session.cli_version.clone_from(&self.cli_version);
         }
         set(&mut session.turn, &self.turn);
+        set(&mut session.restore, &self.restore);
         set(&mut session.slot, &self.slot);
         set(&mut session.settings, &self.settings);
         set(&mut session.last_active_at, &self.last_active_at);

@@ -48,7 +48,7 @@ impl Part {
         let mut page = Page { entries: Vec::new(), limit: self.limit };
         let (mut after, mut bytes) = (self.after, 0);
         loop {
-            let range = EventRange { after, limit: step, kinds: kinds.to_vec() };
+            let range = EventRange { after, limit: step, kinds: kinds.to_vec(), undone: false };
             let events = context.service.history(&self.caller, self.id, range).await?;
             let fits = events.iter().all(|event| page.take(entries(event)));
             bytes += events.iter().map(|event| event.body.len()).sum::<usize>();

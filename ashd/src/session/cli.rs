@@ -308,6 +308,8 @@ mod tests {
             settings,
             cli_session: "7d7c2a1e-0000-4000-8000-000000000000".to_owned(),
             cli_version: None,
+            parent: None,
+            restore: None,
             last_error: None,
             turn: None,
             slot: None,

@@ -133,6 +133,8 @@ fn draft(agent: &Agent, settings: Settings, slot: u32) -> Session {
         settings,
         cli_session: id.to_string(),
         cli_version: None,
+        parent: None,
+        restore: None,
         last_error: None,
         turn: None,
         slot: Some(slot),

@@ -48,7 +48,7 @@ async fn put_away(shared: &Shared, session: &Session) -> Result<(), Refusal> {
     }
     shared.put_away(session, false).await?;
     let change = SessionChange { slot: Some(None), ..SessionChange::none() };
-    shared.store.commit(Commit { session: session.id, change, events: vec![] }).await?;
+    shared.store.commit(Commit::of(session.id, change, vec![])).await?;
     if let Some(slot) = session.slot {
         shared.slots.give_back(slot);
     }
@@ -128,7 +128,7 @@ async fn set_aside(shared: &Shared, session: &Session) -> Result<(), Refusal> {
         return Ok(());
     }
     tracing::info!(ash_session = %session.id, ash_turn = session.turn.map(|turn| turn.id.to_string()), "session paused: its sandbox is gone");
-    Ok(shared.store.commit(Commit { session: session.id, change, events }).await?)
+    Ok(shared.store.commit(Commit::of(session.id, change, events)).await?)
 }
 
 /// Removes directories of sessions that the store does not know, and staged deployments.

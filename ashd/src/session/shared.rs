@@ -190,7 +190,7 @@ impl Shared {
 
     /// One event.
     pub(super) async fn event(&self, session: SessionId, seq: u64) -> Option<Event> {
-        let range = EventRange { after: seq - 1, limit: 1, kinds: vec![] };
+        let range = EventRange { after: seq - 1, limit: 1, kinds: vec![], undone: true };
         let found = self.store.events(session, range).await;
         found.ok()?.pop().filter(|event| event.seq == seq)
     }

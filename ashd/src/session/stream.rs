@@ -199,7 +199,9 @@ async fn stored_frames(
     after: u64,
     seen: EventId,
 ) -> Result<Option<(Vec<Frame>, u64)>, StoreError> {
-    let events = store.events(session, EventRange { after, limit: PAGE, kinds: vec![] }).await?;
+    let events = store
+        .events(session, EventRange { after, limit: PAGE, kinds: vec![], undone: true })
+        .await?;
     let Some(last) = events.last().map(|event| event.seq) else { return Ok(None) };
     let mut encoder = Encoder::new(session);
     let mut numbering = Numbering::behind(after);

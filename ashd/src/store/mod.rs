@@ -9,8 +9,8 @@ pub mod sqlite;
 use async_trait::async_trait;
 
 use crate::domain::{
-    Agent, AgentName, Event, EventKind, NewEvent, Scope, Session, SessionChange, SessionId, Status,
-    Tenant, Timestamp,
+    Agent, AgentName, Event, EventKind, NewEvent, Point, PointId, Root, Scope, Session,
+    SessionChange, SessionId, Status, Tenant, Timestamp, Which,
 };
 
 /// An API key, as stored: never the key itself.
@@ -39,6 +39,27 @@ pub struct Commit {
     pub change: SessionChange,
     /// Events, in order, numbered without gaps from the session's `last_seq + 1`.
     pub events: Vec<NewEvent>,
+    /// First of all, history goes back to this point of the session: what happened behind it is
+    /// undone, what was undone at its time is so again, and nothing else.
+    pub back_to: Option<PointId>,
+}
+
+impl Commit {
+    /// A change and events; history goes on.
+    pub fn of(session: SessionId, change: SessionChange, events: Vec<NewEvent>) -> Commit {
+        Commit { session, change, events, back_to: None }
+    }
+}
+
+/// Which history to copy, and where to.
+#[derive(Clone, Copy, Debug)]
+pub struct Copying {
+    /// The point at which it ends.
+    pub point: PointId,
+    /// The session that gets it. Its newest event says where to go on.
+    pub to: SessionId,
+    /// At most this many events.
+    pub limit: u32,
 }
 
 /// Which sessions to list.
@@ -63,6 +84,8 @@ pub struct EventRange {
     pub limit: u32,
     /// Only these kinds; empty means all.
     pub kinds: Vec<EventKind>,
+    /// Also those that are undone.
+    pub undone: bool,
 }
 
 /// Tokens and cost of one model call or one turn.
@@ -172,6 +195,21 @@ pub trait Store: Send + Sync {
     async fn count_sessions(&self, status: Status) -> Result<u64>;
     /// Removes a session and everything that belongs to it; false if there was none.
     async fn purge_session(&self, id: SessionId) -> Result<bool>;
+    /// Copies the history up to a point into another session, as much of it at a time as is asked
+    /// for, under the same numbers and with what was undone. From which sandbox events came is
+    /// forgotten. Returns the other session's newest number.
+    async fn copy_events(&self, copying: Copying) -> Result<u64>;
+
+    /// Records a point. A name that another point of the session has is [`StoreError::Exists`].
+    async fn add_point(&self, point: Point) -> Result<()>;
+    /// Every point of a session, newest first.
+    async fn points(&self, id: SessionId) -> Result<Vec<Point>>;
+    /// One point of a session.
+    async fn point(&self, id: SessionId, which: Which) -> Result<Option<Point>>;
+    /// Removes a point of a session; false if there was none.
+    async fn remove_point(&self, id: SessionId, point: PointId) -> Result<bool>;
+    /// The content of every point of a tenant, each once.
+    async fn roots(&self, tenant: &Tenant) -> Result<Vec<Root>>;
 
     /// Events of a session in order.
     async fn events(&self, id: SessionId, range: EventRange) -> Result<Vec<Event>>;

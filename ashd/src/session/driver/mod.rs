@@ -359,7 +359,7 @@ impl Driver {
         let session = self.session.id;
         let publish = change != SessionChange::none();
         let turns = change.turn.is_some();
-        self.shared.store.commit(Commit { session, change: change.clone(), events }).await?;
+        self.shared.store.commit(Commit::of(session, change.clone(), events)).await?;
         change.apply(&mut self.session);
         self.session.last_seq = last;
         if publish {

@@ -11,6 +11,10 @@ use crate::store::{EventRange, Result, StoreError};
 const SELECT: &str = "SELECT seq, kind, turn, epoch, number, replaces, at, body FROM events
      WHERE session = (SELECT key FROM sessions WHERE id = ?1)";
 
+/// A condition for events that are not undone.
+pub(super) const DONE: &str = "AND NOT EXISTS (SELECT 1 FROM undone
+     WHERE undone.session = events.session AND seq BETWEEN first AND last)";
+
 /// Bytes of bodies after which a page ends: a line of the CLI may have 32 MiB.
 const PAGE_BYTES: usize = 8 * 1024 * 1024;
 
@@ -52,7 +56,8 @@ fn put(insert: &mut CachedStatement<'_>, session: i64, event: &NewEvent) -> Resu
 /// Events of a session in order: as many as asked for, or fewer when they are large.
 pub(super) fn range(conn: &Connection, id: SessionId, range: &EventRange) -> Result<Vec<Event>> {
     let kinds = only(&range.kinds);
-    let sql = format!("{SELECT} AND seq > ?2 {kinds} ORDER BY seq LIMIT ?3");
+    let done = if range.undone { "" } else { DONE };
+    let sql = format!("{SELECT} AND seq > ?2 {kinds} {done} ORDER BY seq LIMIT ?3");
     let mut query = conn.prepare_cached(&sql)?;
     // No event has a number beyond what SQLite can hold.
     let after = i64::try_from(range.after).unwrap_or(i64::MAX);
@@ -66,6 +71,16 @@ pub(super) fn range(conn: &Connection, id: SessionId, range: &EventRange) -> Res
         events.push(event);
     }
     Ok(events)
+}
+
+/// Copies what follows on a session's newest event from another one, up to a number, and says how
+/// many events it was. The sandbox they came from is none of the new session's.
+pub(super) fn copy(conn: &Connection, (from, to): (i64, &Head), up_to: u64) -> Result<u64> {
+    let sql = "INSERT INTO events (session, seq, kind, turn, replaces, at, body)
+         SELECT ?2, seq, kind, turn, replaces, at, body FROM events
+         WHERE session = ?1 AND seq > ?3 AND seq <= ?4 ORDER BY seq";
+    let copied = conn.prepare_cached(sql)?.execute(params![from, to.key, to.last_seq, up_to])?;
+    Ok(copied as u64)
 }
 
 /// The newest event that came from this sandbox: of this kind, if one is given.

@@ -14,6 +14,7 @@ mod writer;
 mod agents;
 mod events;
 mod keys;
+mod points;
 mod sessions;
 mod usage;
 
@@ -30,9 +31,10 @@ use self::checkpoint::Checkpointer;
 use self::open::{Role, connect};
 use self::readers::Readers;
 use self::writer::Writer;
-use super::{Commit, EventRange, Key, Result, SessionFilter, Store, Usage};
+use super::{Commit, Copying, EventRange, Key, Result, SessionFilter, Store, Usage};
 use crate::domain::{
-    Agent, AgentName, Event, EventKind, NewEvent, Session, SessionId, Status, Tenant, Timestamp,
+    Agent, AgentName, Event, EventKind, NewEvent, Point, PointId, Root, Session, SessionId, Status,
+    Tenant, Timestamp, Which,
 };
 
 /// How to work with the database.
@@ -152,6 +154,31 @@ impl Store for Sqlite {
 
     async fn purge_session(&self, id: SessionId) -> Result<bool> {
         self.writer.write(move |conn| sessions::purge(conn, id)).await
+    }
+
+    async fn copy_events(&self, copying: Copying) -> Result<u64> {
+        self.writer.write(move |conn| sessions::copy_events(conn, &copying)).await
+    }
+
+    async fn add_point(&self, point: Point) -> Result<()> {
+        self.writer.write(move |conn| points::add(conn, &point)).await
+    }
+
+    async fn points(&self, id: SessionId) -> Result<Vec<Point>> {
+        self.readers.read(move |conn| points::of_session(conn, id)).await
+    }
+
+    async fn point(&self, id: SessionId, which: Which) -> Result<Option<Point>> {
+        self.readers.read(move |conn| points::find(conn, id, &which)).await
+    }
+
+    async fn remove_point(&self, id: SessionId, point: PointId) -> Result<bool> {
+        self.writer.write(move |conn| points::remove(conn, id, point)).await
+    }
+
+    async fn roots(&self, tenant: &Tenant) -> Result<Vec<Root>> {
+        let tenant = tenant.clone();
+        self.readers.read(move |conn| points::roots(conn, &tenant)).await
     }
 
     async fn events(&self, id: SessionId, range: EventRange) -> Result<Vec<Event>> {

@@ -3,16 +3,17 @@
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
 use super::events;
+use super::points::{self, History};
 use super::values::{Json, exists};
 use crate::domain::session::RunningTurn;
 use crate::domain::{NewEvent, Session, SessionChange, SessionId, Status, Tenant};
-use crate::store::{Commit, Result, SessionFilter, StoreError};
+use crate::store::{Commit, Copying, Result, SessionFilter, StoreError};
 
 const WHAT: &str = "the session";
 
 const SELECT: &str = "SELECT id, tenant, agent, agent_version, status, sandbox, settings,
          cli_session, cli_version, turn, turn_user_seq, slot, last_seq, created_at, last_active_at,
-         last_error
+         last_error, parent, restore
      FROM sessions JOIN session_settings ON session = key";
 
 /// What a commit needs to know of a session.
@@ -36,8 +37,8 @@ pub(super) fn create(conn: &Connection, session: &Session, events: &[NewEvent]) 
 fn insert(conn: &Connection, session: &Session) -> Result<()> {
     let sql = "INSERT INTO sessions (id, tenant, agent, agent_version, status, sandbox,
              cli_session, cli_version, turn, turn_user_seq, last_seq, created_at, last_active_at,
-             last_error)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)";
+             last_error, parent, restore)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?)";
     let row = params![
         session.id,
         session.tenant,
@@ -52,21 +53,49 @@ fn insert(conn: &Connection, session: &Session) -> Result<()> {
         session.created_at,
         session.last_active_at,
         session.last_error,
+        session.parent,
+        session.restore,
     ];
     conn.prepare_cached(sql)?.execute(row).map_err(exists(WHAT))?;
     Ok(())
 }
 
-pub(super) fn commit(conn: &Connection, commit: &Commit) -> Result<()> {
+fn head(conn: &Connection, id: SessionId) -> Result<Head> {
     let sql = "SELECT key, last_seq FROM sessions WHERE id = ?";
     let head = |row: &Row<'_>| Ok(Head { key: row.get(0)?, last_seq: row.get(1)? });
-    let head = conn.prepare_cached(sql)?.query_row([commit.session], head).optional()?;
-    let head = head.ok_or(StoreError::Missing { what: WHAT })?;
+    let head = conn.prepare_cached(sql)?.query_row([id], head).optional()?;
+    head.ok_or(StoreError::Missing { what: WHAT })
+}
+
+pub(super) fn commit(conn: &Connection, commit: &Commit) -> Result<()> {
+    let head = head(conn, commit.session)?;
+    if let Some(point) = commit.back_to {
+        go_back(conn, &head, points::ended(conn, point, Some(head.key))?)?;
+    }
     if !commit.events.is_empty() {
         advance(conn, &head, events::append(conn, &head, &commit.events)?)?;
     }
     if commit.change != SessionChange::none() {
         change(conn, &head, &commit.change)?;
+    }
+    Ok(())
+}
+
+/// Makes undone what was so at a point, and what happened behind it.
+fn go_back(conn: &Connection, head: &Head, point: History) -> Result<()> {
+    conn.prepare_cached("DELETE FROM undone WHERE session = ?")?.execute([head.key])?;
+    let mut undone = point.undone;
+    if point.seq < head.last_seq {
+        undone.push((point.seq + 1, head.last_seq));
+    }
+    undo(conn, head.key, &undone)
+}
+
+fn undo(conn: &Connection, session: i64, ranges: &[(u64, u64)]) -> Result<()> {
+    let sql = "INSERT OR IGNORE INTO undone (session, first, last) VALUES (?, ?, ?)";
+    let mut insert = conn.prepare_cached(sql)?;
+    for (first, last) in ranges {
+        insert.execute(params![session, first, last])?;
     }
     Ok(())
 }
@@ -89,7 +118,8 @@ fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> 
              turn_user_seq = iif(?6, ?8, turn_user_seq),
              slot = iif(?9, ?10, slot),
              last_active_at = coalesce(?11, last_active_at),
-             last_error = iif(?12, ?13, last_error)
+             last_error = iif(?12, ?13, last_error),
+             restore = iif(?14, ?15, restore)
          WHERE key = ?1";
     let turn = change.turn.flatten();
     let row = params![
@@ -106,6 +136,8 @@ fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> 
         change.last_active_at,
         change.last_error.is_some(),
         change.last_error.as_ref().and_then(Option::as_ref),
+        change.restore.is_some(),
+        change.restore.flatten(),
     ];
     conn.prepare_cached(sql)?.execute(row).map_err(exists("a session with these uids"))?;
     let Some(settings) = &change.settings else { return Ok(()) };
@@ -160,6 +192,17 @@ pub(super) fn count(conn: &Connection, status: Status) -> Result<u64> {
     Ok(conn.prepare_cached(sql)?.query_row([status], |row| row.get(0))?)
 }
 
+/// Copies events up to a point, and what was undone among them.
+pub(super) fn copy_events(conn: &Connection, copying: &Copying) -> Result<u64> {
+    let point = points::ended(conn, copying.point, None)?;
+    let to = head(conn, copying.to)?;
+    let up_to = point.seq.min(to.last_seq.saturating_add(copying.limit.into()));
+    let copied = events::copy(conn, (point.session, &to), up_to)?;
+    advance(conn, &to, to.last_seq + copied)?;
+    undo(conn, to.key, &point.undone)?;
+    Ok(to.last_seq + copied)
+}
+
 /// Removes a session; settings, events and usage go with it.
 pub(super) fn purge(conn: &Connection, id: SessionId) -> Result<bool> {
     Ok(conn.prepare_cached("DELETE FROM sessions WHERE id = ?")?.execute([id])? > 0)
@@ -184,5 +227,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Session> {
         created_at: row.get(13)?,
         last_active_at: row.get(14)?,
         last_error: row.get(15)?,
+        parent: row.get(16)?,
+        restore: row.get(17)?,
     })
 }

@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::domain::{
-    AgentId, AgentName, EventKind, SandboxId, Scope, SessionId, Status, Tenant, Timestamp, TurnId,
+    AgentId, AgentName, EventKind, PointId, PointName, Root, SandboxId, Scope, SessionId, Status,
+    Tenant, Timestamp, TurnId,
 };
 use crate::store::StoreError;
 
@@ -30,7 +31,7 @@ macro_rules! uuid_column {
         }
     )*};
 }
-uuid_column!(SessionId, AgentId, TurnId, SandboxId);
+uuid_column!(SessionId, AgentId, TurnId, SandboxId, PointId);
 
 /// Words are text.
 macro_rules! word_column {
@@ -48,7 +49,19 @@ macro_rules! word_column {
         }
     )*};
 }
-word_column!(AgentName, Tenant, Status, Scope);
+word_column!(AgentName, Tenant, Status, Scope, PointName);
+
+impl ToSql for Root {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(self.0.as_slice().into())
+    }
+}
+
+impl FromSql for Root {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        <[u8; 32]>::column_result(value).map(Root)
+    }
+}
 
 impl ToSql for EventKind {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {

@@ -39,6 +39,8 @@ fn session(n: u8) -> Session {
         settings: Settings::default(),
         cli_session: String::new(),
         cli_version: None,
+        parent: None,
+        restore: None,
         last_error: None,
         turn: None,
         slot: None,
@@ -62,11 +64,11 @@ fn event(seq: u64) -> NewEvent {
 
 /// A commit of events only.
 fn append(n: u8, events: Vec<NewEvent>) -> Commit {
-    Commit { session: SessionId(uuid(n)), change: Default::default(), events }
+    Commit::of(SessionId(uuid(n)), Default::default(), events)
 }
 
 fn everything() -> EventRange {
-    EventRange { after: 0, limit: u32::MAX, kinds: Vec::new() }
+    EventRange { after: 0, limit: u32::MAX, kinds: Vec::new(), undone: true }
 }
 
 /// The numbers of a session's events.

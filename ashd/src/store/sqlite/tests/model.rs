@@ -12,7 +12,8 @@ use super::*;
 use crate::domain::TurnId;
 use crate::domain::session::RunningTurn;
 use crate::domain::{AgentConfig, AgentId, PermissionMode, Scope, SessionChange};
-use crate::store::StoreError;
+use crate::domain::{Point, PointId, Root, Which};
+use crate::store::{Copying, StoreError};
 
 #[derive(Clone, Debug)]
 enum Verb {
@@ -24,6 +25,10 @@ enum Verb {
     Create(Session, Vec<NewEvent>),
     Commit(Commit),
     Purge(SessionId),
+    AddPoint(SessionId, Point),
+    RemovePoint(SessionId, u8),
+    GoBack(SessionId, u8, Vec<NewEvent>),
+    Copy(SessionId, u8, u32),
     AddUsage(SessionId, Timestamp, Usage),
     Reopen,
 }
@@ -119,6 +124,7 @@ fn change() -> impl Strategy<Value = SessionChange> {
             cli_session,
             cli_version,
             turn,
+            restore: slot.map(|slot| slot.map(|n| PointId(uuid(n as u8)))),
             slot,
             settings,
             last_active_at,
@@ -146,6 +152,26 @@ fn events() -> impl Strategy<Value = Vec<NewEvent>> {
     proptest::collection::vec(one, 0..6)
 }
 
+/// Few names and ids, so that they meet.
+fn point() -> impl Strategy<Value = Point> {
+    (0..4u8, proptest::option::of("[ab]"), 0..9u8, running(), 0..99u32).prop_map(
+        |(id, name, root, turn, count)| Point {
+            id: PointId(uuid(id)),
+            session: SessionId(uuid(0)),
+            name: name.map(|name| name.parse().unwrap()),
+            seq: 0,
+            turn,
+            cli_session: format!("cli-{root}"),
+            root: Root([root; 32]),
+            files: count.into(),
+            bytes: 7,
+            written: 8,
+            left_out: 9,
+            created_at: Timestamp(root.into()),
+        },
+    )
+}
+
 fn usage() -> impl Strategy<Value = Usage> {
     ("[a-c]", 0..100u32, 0..8u32).prop_map(|(model, tokens, eighths)| Usage {
         model,
@@ -169,17 +195,30 @@ fn verb() -> impl Strategy<Value = Verb> {
         1 => (name(), name()).prop_map(|(tenant, name)| Verb::DeleteAgent(tenant, name)),
         4 => (new_session(), events()).prop_map(|(session, events)| Verb::Create(session, events)),
         12 => (session_id(), change(), events())
-            .prop_map(|(session, change, events)| Verb::Commit(Commit { session, change, events })),
+            .prop_map(|(session, change, events)| Verb::Commit(Commit::of(session, change, events))),
         1 => session_id().prop_map(Verb::Purge),
+        6 => (session_id(), point()).prop_map(|(id, point)| Verb::AddPoint(id, point)),
+        1 => (session_id(), 0..4u8).prop_map(|(id, point)| Verb::RemovePoint(id, point)),
+        3 => (session_id(), 0..4u8, events())
+            .prop_map(|(id, point, events)| Verb::GoBack(id, point, events)),
+        3 => (session_id(), 0..4u8, 0..9u32)
+            .prop_map(|(id, point, limit)| Verb::Copy(id, point, limit)),
         3 => (session_id(), (0..9i64).prop_map(Timestamp), usage())
             .prop_map(|(id, at, usage)| Verb::AddUsage(id, at, usage)),
         1 => Just(Verb::Reopen),
     ]
 }
 
-/// A session, its events and its usage.
+/// A session, its events and its usage, its points with what was undone at their time, and what
+/// is undone now.
 #[derive(Clone)]
-struct Whole(Session, Vec<Event>, Vec<(Timestamp, Usage)>);
+struct Whole(
+    Session,
+    Vec<Event>,
+    Vec<(Timestamp, Usage)>,
+    Vec<(Point, BTreeSet<u64>)>,
+    BTreeSet<u64>,
+);
 
 #[derive(Default)]
 struct Model {
@@ -245,7 +284,8 @@ impl Model {
             return exists("the session");
         }
         let change = SessionChange { slot: Some(session.slot), ..SessionChange::none() };
-        let mut whole = Whole(Session { slot: None, ..session }, Vec::new(), Vec::new());
+        let session = Session { slot: None, ..session };
+        let mut whole = Whole(session, vec![], vec![], vec![], BTreeSet::new());
         self.apply(&mut whole, &change, &[])?;
         self.apply(&mut whole, &SessionChange::none(), &events)?;
         self.sessions.push(whole);
@@ -254,6 +294,12 @@ impl Model {
 
     fn commit(&mut self, commit: Commit) -> Outcome<()> {
         let mut whole = self.find(commit.session)?.clone();
+        if let Some(id) = commit.back_to {
+            let known = whole.3.iter().find(|(point, _)| point.id == id);
+            let (point, undone) = known.ok_or(StoreError::Missing { what: "the point" })?;
+            let behind = point.seq + 1..=whole.0.last_seq;
+            whole.4 = undone.iter().copied().chain(behind).collect();
+        }
         self.apply(&mut whole, &commit.change, &commit.events)?;
         *self.find(commit.session)? = whole;
         Ok(())
@@ -278,6 +324,42 @@ impl Model {
         }
         change.apply(&mut whole.0);
         Ok(())
+    }
+
+    fn add_point(&mut self, point: Point) -> Outcome<()> {
+        let twice = self.sessions.iter().any(|s| s.3.iter().any(|(p, _)| p.id == point.id));
+        let whole = self.find(point.session)?;
+        let named = |p: &Point| p.name.is_some() && p.name == point.name;
+        if twice || whole.3.iter().any(|(p, _)| named(p)) {
+            return exists("a point with this name");
+        }
+        let undone = whole.4.clone();
+        whole.3.push((point, undone));
+        Ok(())
+    }
+
+    fn remove_point(&mut self, session: SessionId, id: PointId) -> bool {
+        let Ok(whole) = self.find(session) else { return false };
+        let before = whole.3.len();
+        whole.3.retain(|(point, _)| point.id != id);
+        whole.3.len() < before
+    }
+
+    /// Every point, also of other sessions than the one that gets the copies.
+    fn copy(&mut self, copying: &Copying) -> Outcome<u64> {
+        let has = |whole: &&Whole| whole.3.iter().any(|(point, _)| point.id == copying.point);
+        let from = self.sessions.iter().find(has).cloned();
+        let from = from.ok_or(StoreError::Missing { what: "the point" })?;
+        let (point, undone) = from.3.iter().find(|(p, _)| p.id == copying.point).unwrap();
+        let to = self.find(copying.to)?;
+        let up_to = point.seq.min(to.0.last_seq + u64::from(copying.limit));
+        let last = to.0.last_seq;
+        for event in from.1.iter().filter(|e| e.seq > last && e.seq <= up_to) {
+            to.1.push(NewEvent { origin: None, ..event.clone() });
+            to.0.last_seq += 1;
+        }
+        to.4.extend(undone);
+        Ok(to.0.last_seq)
     }
 
     /// Turns distances from the newest event into numbers.
@@ -330,11 +412,44 @@ async fn act(store: &Sqlite, model: &mut Model, verb: Verb) -> Result<(), TestCa
             model.sessions.retain(|whole| whole.0.id != id);
             same(store.purge_session(id).await, Ok(model.sessions.len() < before))
         }
+        Verb::AddPoint(..) | Verb::RemovePoint(..) | Verb::GoBack(..) | Verb::Copy(..) => {
+            act_on_points(store, model, verb).await
+        }
         Verb::AddUsage(id, at, usage) => {
             let added = store.add_usage(id, at, usage.clone()).await;
             same(added, model.find(id).map(|whole| whole.2.push((at, usage))))
         }
         Verb::Reopen => unreachable!("done by the caller"),
+    }
+}
+
+async fn act_on_points(store: &Sqlite, model: &mut Model, verb: Verb) -> Result<(), TestCaseError> {
+    match verb {
+        Verb::AddPoint(id, point) => {
+            let seq = model.find(id).map_or(0, |whole| whole.0.last_seq);
+            let point = Point { session: id, seq, ..point };
+            same(store.add_point(point.clone()).await, model.add_point(point))
+        }
+        Verb::RemovePoint(id, n) => {
+            let point = PointId(uuid(n));
+            same(store.remove_point(id, point).await, Ok(model.remove_point(id, point)))
+        }
+        Verb::GoBack(id, n, mut events) => {
+            model.number(id, &mut events);
+            let back_to = Some(PointId(uuid(n)));
+            let commit = Commit { back_to, ..Commit::of(id, SessionChange::none(), events) };
+            same(store.commit(commit.clone()).await, model.commit(commit))
+        }
+        Verb::Copy(to, n, limit) => {
+            let copying = Copying { point: PointId(uuid(n)), to, limit };
+            // Into itself there is nothing to copy.
+            if model.find(to).is_ok_and(|whole| whole.3.iter().any(|(p, _)| p.id == copying.point))
+            {
+                return Ok(());
+            }
+            same(store.copy_events(copying).await, model.copy(&copying))
+        }
+        _ => unreachable!("done by the caller"),
     }
 }
 
@@ -354,6 +469,14 @@ async fn compare(store: &Sqlite, model: &Model) -> Result<(), TestCaseError> {
         let count = all.iter().filter(|s| s.status == status).count() as u64;
         prop_assert_eq!(store.count_sessions(status).await.unwrap(), count);
     }
+    let mine = |tenant: &Tenant| {
+        let mine = model.sessions.iter().filter(|whole| whole.0.tenant == *tenant);
+        mine.flat_map(|whole| whole.3.iter().map(|(p, _)| p.root)).collect::<BTreeSet<_>>()
+    };
+    let tenant: Tenant = "a".parse().unwrap();
+    let roots: Vec<_> = store.roots(&tenant).await.unwrap();
+    prop_assert_eq!(roots.len(), mine(&tenant).len());
+    prop_assert_eq!(roots.into_iter().collect::<BTreeSet<_>>(), mine(&tenant));
     compare_lists(store, all).await?;
     for whole in &model.sessions {
         compare_whole(store, whole).await?;
@@ -381,15 +504,40 @@ async fn compare_lists(store: &Sqlite, mut all: Vec<Session>) -> Result<(), Test
     Ok(())
 }
 
+async fn compare_points(store: &Sqlite, whole: &Whole) -> Result<(), TestCaseError> {
+    let Whole(session, _, _, points, undone) = whole;
+    // Newest first, and of those with the same number the later ones.
+    let mut newest: Vec<_> = points.iter().map(|(point, _)| point.clone()).collect();
+    newest.reverse();
+    newest.sort_by_key(|point| std::cmp::Reverse(point.seq));
+    prop_assert_eq!(&store.points(session.id).await.unwrap(), &newest);
+    let upto = newest.iter().find(|p| p.seq <= 3 && !undone.contains(&p.seq));
+    let find = |which| store.point(session.id, which);
+    prop_assert_eq!(find(Which::Upto(3)).await.unwrap(), upto.cloned());
+    prop_assert_eq!(find(Which::Newest).await.unwrap(), newest.first().cloned());
+    for point in &newest {
+        prop_assert_eq!(find(Which::Id(point.id)).await.unwrap(), Some(point.clone()));
+        if let Some(name) = &point.name {
+            let named = find(Which::Named(name.clone())).await.unwrap();
+            prop_assert_eq!(named.as_ref(), Some(point));
+        }
+    }
+    Ok(())
+}
+
 async fn compare_whole(store: &Sqlite, whole: &Whole) -> Result<(), TestCaseError> {
-    let Whole(session, events, used) = whole;
+    let Whole(session, events, used, _, undone) = whole;
     prop_assert_eq!(store.session(session.id).await.unwrap(), Some(session.clone()));
     prop_assert_eq!(&store.events(session.id, everything()).await.unwrap(), events);
     let kinds = vec![EventKind::User, EventKind::Result];
-    let range = EventRange { after: 2, limit: 2, kinds: kinds.clone() };
+    let range = EventRange { after: 2, limit: 2, kinds: kinds.clone(), undone: true };
     let some = events.iter().filter(|e| e.seq > 2 && kinds.contains(&e.kind)).take(2);
     let found = store.events(session.id, range).await.unwrap();
     prop_assert_eq!(found, some.cloned().collect::<Vec<_>>());
+    let range = EventRange { undone: false, ..everything() };
+    let done = events.iter().filter(|e| !undone.contains(&e.seq)).cloned().collect::<Vec<_>>();
+    prop_assert_eq!(store.events(session.id, range).await.unwrap(), done);
+    compare_points(store, whole).await?;
     for epoch in
         events.iter().filter_map(|event| Some(event.origin?.epoch)).collect::<BTreeSet<_>>()
     {

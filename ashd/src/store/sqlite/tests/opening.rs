@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use rusqlite::Connection;
 
+use super::super::events::DONE;
+use super::super::schema::KNOWN;
 use super::*;
 use crate::domain::{AgentConfig, AgentId, Scope};
 use crate::store::StoreError;
@@ -40,7 +42,7 @@ fn a_newer_schema_is_refused_and_left_alone() {
     drop(raw);
     let before = fs::read(&path).unwrap();
     let refused = refusal(&path);
-    assert!(matches!(refused, StoreError::Newer { found: 99, known: 3 }), "{refused}");
+    assert!(matches!(refused, StoreError::Newer { found: 99, known: KNOWN }), "{refused}");
     assert_eq!(before, fs::read(&path).unwrap());
 }
 
@@ -78,7 +80,7 @@ fn what_the_first_schema_held_is_all_there_after_the_upgrade() {
     }
     let raw = Connection::open(&path).unwrap();
     let version: u32 = raw.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 3);
+    assert_eq!(version, KNOWN);
 }
 
 #[test]
@@ -119,10 +121,12 @@ fn damage_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ash.db");
     let store = open(dir.path());
-    block_on(store.create_session(session(1), (1..=500).map(event).collect())).unwrap();
+    block_on(store.create_session(session(1), (1..=5_000).map(event).collect())).unwrap();
     drop(store);
     let mut bytes = fs::read(&path).unwrap();
-    bytes[4096..].fill(0x5a);
+    // Behind the schema, without which it would not even be opened.
+    let half = bytes.len() / 2;
+    bytes[half..].fill(0x5a);
     fs::write(&path, bytes).unwrap();
     let store = open(dir.path());
     let read = block_on(store.events(SessionId(uuid(1)), everything())).unwrap_err();
@@ -157,6 +161,8 @@ fn nothing_scans_a_whole_table() {
         "SELECT * FROM sessions WHERE tenant = ? AND agent = ? ORDER BY created_at DESC, key DESC",
         "SELECT * FROM sessions WHERE tenant = ? AND status = ? ORDER BY created_at DESC, key DESC",
         &format!("SELECT * {event} AND seq > ? AND kind IN ('user') ORDER BY seq LIMIT 1"),
+        &format!("SELECT * {event} AND seq > ? {DONE} ORDER BY seq LIMIT 1"),
+        "SELECT * FROM points WHERE session = ? AND seq <= ? ORDER BY seq DESC, key DESC LIMIT 1",
         "SELECT * FROM usage WHERE session = ? ORDER BY at DESC, key DESC LIMIT 1",
         "DELETE FROM sessions WHERE id = ?",
     ] {

@@ -1,0 +1,120 @@
+//! Points.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::values::{Json, exists};
+use crate::domain::session::RunningTurn;
+use crate::domain::{Point, PointId, Root, SessionId, Tenant, Which};
+use crate::store::{Result, StoreError};
+
+const SELECT: &str = "SELECT points.id, sessions.id, name, seq, points.turn, points.turn_user_seq,
+         points.cli_session, root, files, bytes, written, left_out, points.created_at
+     FROM points JOIN sessions ON session = sessions.key
+     WHERE sessions.id = ?1";
+
+/// Newest first: of two with the same events, the one that was saved later.
+const ORDER: &str = "ORDER BY seq DESC, points.key DESC";
+
+/// A condition for points that history has not gone back behind.
+const UPTO: &str = "seq <= ?2 AND NOT EXISTS (SELECT 1 FROM undone
+     WHERE undone.session = points.session AND seq BETWEEN first AND last)";
+
+/// The history that ends at a point.
+pub(super) struct History {
+    /// Stands for the point's session in other tables.
+    pub(super) session: i64,
+    /// Its last event.
+    pub(super) seq: u64,
+    /// What was undone, as pairs of the first and the last number.
+    pub(super) undone: Vec<(u64, u64)>,
+}
+
+pub(super) fn add(conn: &Connection, point: &Point) -> Result<()> {
+    let sql = "INSERT INTO points (session, id, name, seq, turn, turn_user_seq, cli_session, root,
+             files, bytes, written, left_out, created_at, undone)
+         SELECT key, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
+             (SELECT json_group_array(json_array(first, last)) FROM undone WHERE session = key)
+         FROM sessions WHERE id = ?1";
+    let row = params![
+        point.session,
+        point.id,
+        point.name,
+        point.seq,
+        point.turn.map(|turn| turn.id),
+        point.turn.map(|turn| turn.user_seq),
+        point.cli_session,
+        point.root,
+        point.files,
+        point.bytes,
+        point.written,
+        point.left_out,
+        point.created_at,
+    ];
+    match conn.prepare_cached(sql)?.execute(row).map_err(exists("a point with this name"))? {
+        0 => Err(StoreError::Missing { what: "the session" }),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn of_session(conn: &Connection, id: SessionId) -> Result<Vec<Point>> {
+    let sql = format!("{SELECT} {ORDER}");
+    Ok(conn.prepare_cached(&sql)?.query_map([id], read)?.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn find(conn: &Connection, id: SessionId, which: &Which) -> Result<Option<Point>> {
+    let one = |condition: &str, value: &dyn rusqlite::ToSql| {
+        let sql = format!("{SELECT} AND {condition} {ORDER} LIMIT 1");
+        conn.prepare_cached(&sql)?.query_row(params![id, value], read).optional()
+    };
+    Ok(match which {
+        Which::Id(point) => one("points.id = ?2", point),
+        Which::Named(name) => one("name = ?2", name),
+        // No event has a number beyond what SQLite can hold.
+        Which::Upto(seq) => one(UPTO, &i64::try_from(*seq).unwrap_or(i64::MAX)),
+        Which::Newest => one("seq <= ?2", &i64::MAX),
+    }?)
+}
+
+/// The history that ends at a point: of this session, if one is given.
+pub(super) fn ended(conn: &Connection, id: PointId, of: Option<i64>) -> Result<History> {
+    let sql =
+        "SELECT session, seq, undone FROM points WHERE id = ?1 AND session = ifnull(?2, session)";
+    let history = |row: &Row<'_>| {
+        let Json(undone) = row.get(2)?;
+        Ok(History { session: row.get(0)?, seq: row.get(1)?, undone })
+    };
+    let found = conn.prepare_cached(sql)?.query_row(params![id, of], history).optional()?;
+    found.ok_or(StoreError::Missing { what: "the point" })
+}
+
+pub(super) fn remove(conn: &Connection, id: SessionId, point: PointId) -> Result<bool> {
+    let sql = "DELETE FROM points
+         WHERE id = ?2 AND session = (SELECT key FROM sessions WHERE id = ?1)";
+    Ok(conn.prepare_cached(sql)?.execute(params![id, point])? > 0)
+}
+
+pub(super) fn roots(conn: &Connection, tenant: &Tenant) -> Result<Vec<Root>> {
+    let sql = "SELECT DISTINCT root FROM points JOIN sessions ON session = sessions.key
+         WHERE tenant = ?";
+    let mut query = conn.prepare_cached(sql)?;
+    let roots = query.query_map([tenant], |row| row.get(0))?;
+    Ok(roots.collect::<rusqlite::Result<_>>()?)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Point> {
+    let turn = Option::zip(row.get(4)?, row.get(5)?);
+    Ok(Point {
+        id: row.get(0)?,
+        session: row.get(1)?,
+        name: row.get(2)?,
+        seq: row.get(3)?,
+        turn: turn.map(|(id, user_seq)| RunningTurn { id, user_seq }),
+        cli_session: row.get(6)?,
+        root: row.get(7)?,
+        files: row.get(8)?,
+        bytes: row.get(9)?,
+        written: row.get(10)?,
+        left_out: row.get(11)?,
+        created_at: row.get(12)?,
+    })
+}
