@@ -2,13 +2,14 @@
 //!
 //! Layers, arrows only downwards: [`app`] composes; [`http`] and [`bus`] are edges that never
 //! meet; [`session`] holds the verbs and the state machine; [`sandbox`] and [`store`] serve it, and
-//! [`tree`] is the way to whatever an agent wrote. [`domain`], [`config`], [`auth`] and
-//! [`telemetry`] are leaves.
+//! [`tree`] is the way to whatever an agent wrote. [`domain`], [`config`], [`auth`],
+//! [`telemetry`] and [`fault`] are leaves.
 
 pub mod domain;
 
 pub mod auth;
 pub mod config;
+pub mod fault;
 pub mod telemetry;
 
 pub mod tree;

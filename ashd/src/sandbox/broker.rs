@@ -24,6 +24,7 @@ use tracing::level_filters::LevelFilter;
 use super::children::Children;
 use super::socket;
 use crate::domain::SandboxId;
+use crate::fault;
 use crate::telemetry::message;
 use crate::tree;
 
@@ -294,10 +295,12 @@ impl Shared {
 
     /// Gives the broker a listener that waits for it. It stays waiting when the broker goes away.
     async fn hand_over(&self, control: &Control, sandbox: SandboxId) -> Result<(), BrokerError> {
+        fault::fail("broker.grant.before").map_err(BrokerError::Socket)?;
         let waiting =
             self.grants().get_mut(&sandbox).map(|grant| (grant.uid, grant.waiting.take()));
         let Some((uid, Some(listener))) = waiting else { return Ok(()) };
         let handed = control.grant(sandbox.0, uid, listener.as_fd()).await;
+        fault::point("broker.grant.after");
         match (self.grants().get_mut(&sandbox), handed) {
             (Some(grant), Err(error)) => {
                 grant.waiting.get_or_insert(listener);
@@ -399,6 +402,7 @@ impl Shared {
         let child = launch.start(listener, |command| Command::from(command).spawn());
         let child = child.map_err(BrokerError::Start)?;
         self.children.watch("broker", child);
+        fault::point("broker.spawned");
         Ok(Control::connect(&self.setup.socket).await?)
     }
 }

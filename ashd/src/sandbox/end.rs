@@ -13,6 +13,7 @@ use super::error::SandboxError;
 use super::manager::Sandboxes;
 use super::socket;
 use crate::domain::SandboxId;
+use crate::fault;
 
 /// How long a sandbox that was asked to end may take.
 const POLITE: Duration = Duration::from_secs(1);
@@ -32,8 +33,11 @@ impl Sandboxes {
         let group = self.cgroups.group(id);
         let ended = spawn_blocking(move || end_processes(&group, asked)).await;
         let ended = ended.map_err(SandboxError::from).flatten();
+        fault::point("sandbox.end.killed");
         let closed = socket::remove_file(&self.bridge_socket(id)).map_err(SandboxError::from);
+        fault::point("sandbox.end.closed");
         let revoked = self.broker.revoke(id).await.map_err(SandboxError::from);
+        fault::point("sandbox.end.revoked");
         self.live_ones().remove(&id);
         ended.and(closed).and(revoked)
     }

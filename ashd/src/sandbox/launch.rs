@@ -22,6 +22,7 @@ use super::plan::{Host, PlacedFile, Spec, plan};
 use super::said::Said;
 use super::socket;
 use crate::domain::SandboxId;
+use crate::fault;
 
 /// How long a bridge that is there may take to answer a daemon that came back. One that does not
 /// is ended, so this is long enough for a machine that has just come up with all of them.
@@ -108,6 +109,7 @@ impl Sandboxes {
             self.end(id).await?;
             return Ok(None);
         };
+        fault::point("reconcile.greeted");
         // Without a broker a turn waits; that is no reason to end it.
         if let Err(error) = self.broker.adopt(id, uids.agent).await {
             tracing::warn!(ash_sandbox = %id, %error, "a sandbox has no way to the model for now");
@@ -121,11 +123,14 @@ impl Sandboxes {
         let (granted, prepared) = tokio::join!(granted, self.prepare(new, socket.clone()));
         granted?;
         let Prepared { plan, fds, said } = prepared?;
+        fault::fail("spawn.launch.before")?;
         let launched = self.launcher.launch(&plan, &fds).await;
+        fault::fail("spawn.launch.after")?;
         // With our own copies gone, the death of the sandbox shows on its socket and its pipe.
         drop(fds);
         launched?;
         let link = self.greet(id, &socket, Said::listen(id, said)?).await?;
+        fault::fail("spawn.greeted")?;
         Ok(self.running(id, link))
     }
 
@@ -183,7 +188,9 @@ fn prepare(
 ) -> Result<Prepared, SandboxError> {
     let (plan, files) = plan(spec, host)?;
     let group = cgroups.create(spec.sandbox, &spec.limits)?;
+    fault::fail("spawn.cgroup")?;
     let listener = socket::listen(bridge, 0)?;
+    fault::fail("spawn.listening")?;
     let (said, stderr) = socket::pipe()?;
     let mut fds = vec![listener, group.bridge_procs()?, group.agent_procs()?, stderr];
     for file in &files {

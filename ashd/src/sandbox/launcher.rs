@@ -23,6 +23,7 @@ use tokio_seqpacket::UnixSeqpacket;
 use tokio_seqpacket::ancillary::AncillaryMessageWriter;
 
 use super::children::Children;
+use crate::fault;
 
 /// How long the launcher may take to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -206,6 +207,7 @@ impl Launcher {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         self.setup.arguments(&mut command);
         let mut child = command.spawn().map_err(LauncherError::Start)?;
+        fault::point("launcher.spawned");
         let link = self.knock(|| alive(&mut child)).await.map_err(LauncherError::Start)?;
         self.children.watch("launcher", child);
         Ok(link)

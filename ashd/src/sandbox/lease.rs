@@ -13,6 +13,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::fault;
+
 /// The first uid of the range unless configured; the range below belongs to systemd's containers.
 pub const DEFAULT_BASE: u32 = 1_879_048_192;
 
@@ -64,11 +66,13 @@ impl Slots {
         let mut used = self.lock();
         let free = (0..self.count).find(|slot| !used.contains(slot)).ok_or(NoSlot(self.count))?;
         used.insert(free);
+        fault::point("lease.taken");
         Ok(free)
     }
 
     /// Gives a slot back. Giving back a free one changes nothing.
     pub fn give_back(&self, slot: u32) {
+        fault::point("lease.returned");
         self.lock().remove(&slot);
     }
 

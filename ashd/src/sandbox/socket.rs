@@ -10,6 +10,8 @@ use rustix::fs::{AtFlags, CWD, Gid, MemfdFlags, Mode, SealFlags, Uid};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 
+use crate::fault;
+
 /// Connections that may wait on a sandbox's sockets.
 const BACKLOG: i32 = 64;
 
@@ -32,6 +34,7 @@ pub(super) fn listen_instead(path: &Path, owner: u32) -> io::Result<OwnedFd> {
     let fresh = path.with_extension("new");
     remove_file(&fresh)?;
     let socket = listen(&fresh, owner)?;
+    fault::fail("socket.publish")?;
     fs::rename(&fresh, path)?;
     Ok(socket)
 }

@@ -15,6 +15,7 @@ use super::cli;
 use super::places::Places;
 use super::shared::{Options, Shared};
 use crate::domain::{Agent, AgentId, AgentName, Scope, Timestamp};
+use crate::fault;
 use crate::telemetry::message;
 use crate::tree::{Links, Tree, TreeError, remove_all};
 
@@ -174,7 +175,9 @@ impl Staged {
         let name = target.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let moved = std::fs::create_dir_all(parent)
             .and_then(|()| remove_all(parent, name).map_err(io::Error::other))
+            .and_then(|()| fault::fail("deploy.publish.before"))
             .and_then(|()| std::fs::rename(self.parent.join(&self.name), target))
+            .and_then(|()| fault::fail("deploy.publish.after"))
             .and_then(|()| std::fs::File::open(parent)?.sync_all());
         moved.map_err(|error| unwritable(&error))
     }

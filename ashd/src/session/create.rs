@@ -10,6 +10,7 @@ use super::service::{Result, Service, detached};
 use crate::domain::{
     Agent, EventKind, NewEvent, SandboxId, Session, SessionId, Settings, Status, Timestamp,
 };
+use crate::fault;
 use crate::sandbox::Running;
 use crate::telemetry::message;
 
@@ -50,6 +51,7 @@ impl Service {
         };
         let laid_out = tokio::task::spawn_blocking(lay_out).await;
         let laid_out = laid_out.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())));
+        fault::point("create.laid_out");
         let made = match laid_out {
             Ok(model) => {
                 session.settings.model = session.settings.model.take().or(model);
@@ -60,6 +62,7 @@ impl Service {
         match made {
             Ok(running) => Ok(self.begin(&session, running)),
             Err(refusal) => {
+                fault::point("create.undo");
                 // The uids come back only when nothing is left that belongs to them; the rest is
                 // found at the next start.
                 if let (Ok(()), Some(slot)) = (shared.put_away(&session, true).await, session.slot)
@@ -87,10 +90,12 @@ impl Service {
             body: body.to_string().into(),
             at: session.created_at,
         };
+        fault::point("create.launched");
         if let Err(error) = self.shared.store.create_session(session.clone(), vec![created]).await {
             self.shared.end_sandbox(running).await;
             return Err(error.into());
         }
+        fault::point("create.recorded");
         Ok(running)
     }
 

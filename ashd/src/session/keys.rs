@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::api::{Caller, Refusal};
 use crate::auth::{Grant, Keys, generate, hash};
 use crate::domain::{Scope, Tenant, Timestamp, Unfit, check};
+use crate::fault;
 use crate::store::{Store, StoreError};
 
 pub use crate::store::Key;
@@ -176,6 +177,7 @@ fn write_private(file: &Path, text: &str) -> io::Result<()> {
     out.set_permissions(Permissions::from_mode(0o600))?;
     out.write_all(text.as_bytes())?;
     out.sync_all()?;
+    fault::fail("key.publish")?;
     std::fs::rename(&draft, file)?;
     File::open(file.parent().unwrap_or(Path::new("/")))?.sync_all()
 }

@@ -15,6 +15,7 @@ use super::driver::{Begin, Driver, Replay};
 use super::frames;
 use super::shared::Shared;
 use crate::domain::{Event, EventKind, NewEvent, Session, SessionChange, Status, Timestamp};
+use crate::fault;
 use crate::sandbox::Running;
 use crate::store::Commit;
 use crate::tree::remove_all;
@@ -28,15 +29,19 @@ pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<
                 tracing::error!(ash_session = %session.id, %error, "its end was not finished");
             }
         } else if adopt(shared, session).await? {
+            fault::point("reconcile.adopted");
             alive.insert(session.sandbox);
         } else {
             set_aside(shared, session).await?;
+            fault::point("reconcile.set_aside");
         }
     }
     for sandbox in shared.sandboxes.reap(&alive).await {
         tracing::warn!(ash_sandbox = %sandbox, "removed what was left: a sandbox of no session");
     }
+    fault::point("reconcile.reaped");
     remove_unknown(shared, &sessions).await;
+    fault::point("reconcile.removed");
     Ok(())
 }
 
@@ -47,6 +52,7 @@ async fn put_away(shared: &Shared, session: &Session) -> Result<(), Refusal> {
         return Ok(());
     }
     shared.put_away(session, false).await?;
+    fault::point("reconcile.put_away");
     let change = SessionChange { slot: Some(None), ..SessionChange::none() };
     shared.store.commit(Commit::of(session.id, change, vec![])).await?;
     if let Some(slot) = session.slot {

@@ -21,6 +21,7 @@ use crate::domain::{
     Agent, AgentName, Event, ExecRequest, SandboxId, Session, SessionId, Status, Timestamp,
     TurnRequest,
 };
+use crate::fault;
 use crate::sandbox::Sandboxes;
 use crate::sandbox::broker::Usage as SeenUsage;
 use crate::sandbox::lease::Slots;
@@ -171,6 +172,7 @@ impl Service {
         }
         let _no_deployment = self.deployments.pause().await;
         self.shared.store.delete_agent(&caller.tenant, name).await?;
+        fault::point("delete.recorded");
         let (places, gone) = (self.shared.places.clone(), agent.clone());
         let removed = tokio::task::spawn_blocking(move || agents::remove(&places, &gone)).await;
         if let Ok(Err(error)) = removed {
@@ -299,7 +301,9 @@ impl Service {
         };
         self.shared.registry.remove(id);
         if purge {
+            fault::point("purge.put_away");
             self.shared.store.purge_session(id).await?;
+            fault::point("purge.recorded");
             self.shared.tell(Happened::SessionPurged(caller.tenant.clone(), id));
         }
         Ok(view)

@@ -15,6 +15,7 @@ use super::machine::Sandbox;
 use super::places::Places;
 use super::registry::Registry;
 use crate::domain::{Event, SandboxId, Session, SessionId, Status, Timestamp};
+use crate::fault;
 use crate::sandbox::admission::{self, NoRoom, Room};
 use crate::sandbox::lease::Slots;
 use crate::sandbox::limits::Limits;
@@ -217,8 +218,10 @@ impl Shared {
                 let private =
                     |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path);
                 private(&kept).map_err(|error| error.to_string())?;
+                fault::fail("put_away.publish.before").map_err(|error| error.to_string())?;
                 std::fs::rename(&workspace, kept.join("workspace"))
                     .map_err(|error| error.to_string())?;
+                fault::fail("put_away.publish.after").map_err(|error| error.to_string())?;
             }
             if purge {
                 remove_all(&places.snapshots(), &name).map_err(|error| error.to_string())?;

@@ -8,6 +8,7 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::{RelPath, Tree, TreeError, TreeLimits, open};
+use crate::fault;
 
 /// Mode of directories that are made on the way.
 const DIR_MODE: u32 = 0o755;
@@ -28,6 +29,7 @@ impl Tree {
         let temporary = format!(".ash-{}", uuid::Uuid::new_v4().as_simple());
         let file = open::new_file(dir.as_fd(), temporary.as_bytes()).map_err(at)?;
         let made = fill(file, bytes, owner, mode)
+            .inspect(|()| fault::point("tree.publish"))
             .and_then(|()| rustix::fs::renameat(&dir, temporary.as_str(), &dir, name).map_err(at));
         if made.is_err() {
             // It may be gone already; what matters is why the file could not be made.

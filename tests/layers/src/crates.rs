@@ -12,16 +12,31 @@ use crate::table::Boundary;
 /// # Errors
 /// What cargo says when it cannot tell.
 pub fn linked(root: &Path, name: &str) -> Result<BTreeSet<String>, String> {
+    let lines = tree(root, name, &["--edges", "normal"])?;
+    Ok(lines.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
+}
+
+/// The features that a crate of this workspace is built with, with commas between them, when cargo
+/// gets these arguments.
+///
+/// # Errors
+/// What cargo says when it cannot tell.
+pub fn features(root: &Path, name: &str, arguments: &[&str]) -> Result<String, String> {
+    let shape = ["--depth", "0", "--format", "{f}"];
+    Ok(tree(root, name, &[&shape, arguments].concat())?.trim().to_owned())
+}
+
+fn tree(root: &Path, name: &str, arguments: &[&str]) -> Result<String, String> {
     let asked = Command::new(env!("CARGO"))
-        .args(["tree", "--locked", "--edges", "normal", "--prefix", "none", "--package", name])
+        .args(["tree", "--locked", "--prefix", "none", "--package", name])
+        .args(arguments)
         .current_dir(root)
         .output()
         .map_err(|error| format!("cannot run cargo: {error}"))?;
     if !asked.status.success() {
         return Err(String::from_utf8_lossy(&asked.stderr).into_owned());
     }
-    let lines = String::from_utf8_lossy(&asked.stdout).into_owned();
-    Ok(lines.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
+    Ok(String::from_utf8_lossy(&asked.stdout).into_owned())
 }
 
 /// What a crate links although it must not, one sentence each.

@@ -12,6 +12,8 @@ pub mod modules;
 
 pub mod crates;
 
+pub mod points;
+
 pub mod text;
 
 pub mod repository;

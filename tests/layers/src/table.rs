@@ -30,12 +30,13 @@ pub const LAYERS: &[Layer] = &[
     Layer { module: "tree", sees: &[] },
     Layer { module: "auth", sees: &[] },
     Layer { module: "config", sees: &[] },
+    Layer { module: "fault", sees: &[] },
     Layer { module: "telemetry", sees: &[] },
     Layer { module: "domain", sees: &[] },
 ];
 
 /// Modules that every layer may name. Among each other they know only [`WORDS`].
-pub const LEAVES: &[&str] = &["auth", "config", "telemetry", "domain"];
+pub const LEAVES: &[&str] = &["auth", "config", "fault", "telemetry", "domain"];
 
 /// The leaf that other leaves may name.
 pub const WORDS: &str = "domain";

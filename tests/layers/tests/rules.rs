@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ash_layers::table::{BOUNDARIES, Boundary, LAYERS, MACHINE_PATH, MAX_LINES, UNSAFE_CRATE};
-use ash_layers::{crates, modules, repository, text};
+use ash_layers::{crates, modules, points, repository, text};
 
 type Result = std::result::Result<(), Box<dyn Error>>;
 
@@ -177,5 +177,61 @@ fn an_empty_corpus_is_found() -> Result {
     assert_eq!(repository::check_corpora(scratch.path())?.len(), 1);
     fs::write(fuzz.join("corpus/frames/hello"), "x")?;
     none(&repository::check_corpora(scratch.path())?);
+    Ok(())
+}
+
+#[test]
+fn fault_points_are_passed_and_listed_once() -> Result {
+    let sources = repository::root().join("ashd/src");
+    let listed = points::listed(&fs::read_to_string(sources.join("fault/points.rs"))?)?;
+    assert!(listed.len() > 40, "only {} points are listed", listed.len());
+    let texts = repository::texts(&sources)?;
+    let mut passed = Vec::new();
+    let rust = texts.iter().filter(|(path, _)| path.extension().is_some_and(|it| it == "rs"));
+    for (path, text) in rust {
+        let found = points::passed(text)?.into_iter();
+        passed.extend(found.map(|(name, line)| (path.as_path(), name, line)));
+    }
+    none(&points::check(&passed, &listed));
+    Ok(())
+}
+
+#[test]
+fn a_fault_point_that_is_not_passed_or_not_listed_is_found() -> Result {
+    let table = "pub const POINTS: &[(&str, &str)] = &[(\"a\", \"one\"), (\"b\", \"two\")];";
+    let listed = points::listed(table)?;
+    assert_eq!(listed, ["a", "b"]);
+    let source = "fn f() -> R { fault::point(\"a\"); g().and_then(|()| fault::fail(\"c\")) }
+        fn g() { fault::point(NAME) }
+        #[cfg(test)]
+        mod tests { fn f() { fault::point(\"b\") } }";
+    let passed: Vec<_> = points::passed(source)?
+        .into_iter()
+        .map(|(name, line)| (Path::new("x.rs"), name, line))
+        .collect();
+    let expected = [
+        "x.rs:1: the fault point \"c\" is not listed",
+        "x.rs:2: the fault point \"\" is not listed",
+        "the fault point \"b\" is passed in 0 places, not in one",
+    ];
+    assert_eq!(points::check(&passed, &listed), expected);
+    let twice = [passed[0].clone(), passed[0].clone()];
+    assert_eq!(points::check(&twice, &listed[..1]).len(), 1);
+    Ok(())
+}
+
+/// A release has no fault points: nobody asks for the feature but the development build.
+#[test]
+fn only_the_development_build_has_fault_points() -> Result {
+    let root = repository::root();
+    assert_eq!(crates::features(&root, "ashd", &["--features", "faults"])?, "faults");
+    assert_eq!(crates::features(&root, "ashd", &[])?, "");
+    let texts = repository::texts(&root)?;
+    let asks: Vec<_> = texts
+        .iter()
+        .filter(|(path, text)| !path.starts_with("tests/layers") && text.contains("ashd/faults"))
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    assert_eq!(asks, ["scripts/build.sh"]);
     Ok(())
 }

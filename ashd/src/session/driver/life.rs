@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Begin, Driver, Replay, Reply, RunningCli};
 use crate::domain::{SandboxId, SessionChange, Status, TurnOptions};
+use crate::fault;
 use crate::sandbox::Running;
 use crate::session::api::Refusal;
 use crate::session::cli::StartKey;
@@ -103,6 +104,7 @@ impl Driver {
         self.own_turn = false;
         self.replay = Replay::default();
         (self.last_number, self.owed) = (0, 0);
+        fault::point("resume.launched");
         // The store must know the sandbox before anything of it is kept.
         if let Err(error) = self.commit(change, vec![]).await {
             self.end_sandbox().await;
@@ -111,6 +113,7 @@ impl Driver {
             let _ = self.step(Event::LaunchFailed).await;
             return Err(refusal);
         }
+        fault::point("resume.recorded");
         let options = self.waiting_options();
         self.ready_cli(&options).await;
         self.fresh_sandbox = true;
@@ -190,9 +193,11 @@ impl Driver {
     /// Puts the files of an ended session away and gives its uids back.
     async fn leave(&mut self, purge: bool) -> Result<(), Refusal> {
         self.shared.put_away(&self.session, purge).await?;
+        fault::point("end.put_away");
         if let Some(slot) = self.session.slot {
             let change = SessionChange { slot: Some(None), ..SessionChange::none() };
             self.commit(change, vec![]).await?;
+            fault::point("end.recorded");
             self.shared.slots.give_back(slot);
         }
         Ok(())

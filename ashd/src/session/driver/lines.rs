@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::Driver;
 use crate::domain::event::Origin;
 use crate::domain::{EventKind, NewEvent, SessionChange, Timestamp, TurnId};
+use crate::fault;
 use crate::sandbox::link::Incoming;
 use crate::session::api::{Frame, Refusal};
 use crate::session::machine::{Event, Turn};
@@ -106,7 +107,9 @@ impl Driver {
             && number > 0
             && (now || self.owed >= TOGETHER)
         {
+            fault::point("ack.before");
             let _ = link.sender.ack(number);
+            fault::point("ack.after");
             self.owed = 0;
         }
     }

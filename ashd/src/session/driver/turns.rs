@@ -9,6 +9,7 @@ use crate::domain::session::RunningTurn;
 use crate::domain::{
     Event as Durable, EventKind, SessionChange, Timestamp, TurnId, TurnOptions, TurnRequest,
 };
+use crate::fault;
 use crate::session::api::{Reading, Refusal};
 use crate::session::cli::{self, Controls, Conversation, StartKey};
 use crate::session::frames;
@@ -113,8 +114,10 @@ impl Driver {
             waiting.refuse(error.into());
             return ended;
         }
+        fault::point("turn.recorded");
         let request = &waiting.request;
         let given = self.give_turn(turn, &request.content, &request.options).await;
+        fault::point("turn.given");
         self.show_beginning(&event, |place| {
             waiting.release();
             waiting.starter.begin(place, user_seq);

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use crate::fault;
 use crate::store::{Result, StoreError};
 
 /// Never change one that was released: add the next.
@@ -22,7 +23,9 @@ pub(super) fn migrate(conn: &mut Connection) -> Result<()> {
         step.execute_batch(MIGRATIONS[number as usize - 1])?;
         step.pragma_update(None, "application_id", APPLICATION)?;
         step.pragma_update(None, "user_version", number)?;
+        fault::fail("store.migrate.before").map_err(|e| StoreError::Database(e.to_string()))?;
         step.commit()?;
+        fault::point("store.migrate.after");
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoint::Checkpointer;
+use crate::fault;
 use crate::store::{Result, StoreError};
 
 /// Operations that may wait; whoever comes later waits to wait.
@@ -122,7 +123,9 @@ impl Body {
         for operation in group {
             self.step(operation.as_mut())?;
         }
+        fault::fail("store.commit.before").map_err(|e| StoreError::Database(e.to_string()))?;
         self.execute("COMMIT")?;
+        fault::point("store.commit.after");
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
