@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::agents;
 use super::api::Refusal;
 use super::driver::{Begin, Driver, Replay};
 use super::frames;
@@ -41,6 +42,7 @@ pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<
     }
     fault::point("reconcile.reaped");
     remove_unknown(shared, &sessions).await;
+    remove_unrecorded(shared).await?;
     fault::point("reconcile.removed");
     Ok(())
 }
@@ -65,6 +67,11 @@ async fn put_away(shared: &Shared, session: &Session) -> Result<(), Refusal> {
 /// Goes on with a session whose sandbox still answers.
 async fn adopt(shared: &Arc<Shared>, session: &Session) -> Result<bool, Refusal> {
     let Some(slot) = session.slot else { return Ok(false) };
+    // A daemon that died while it made the session go on has left it a sandbox and the status of
+    // before. Nothing has happened in there yet, and whoever reads "stopped" relies on it.
+    if matches!(session.status, Status::Stopped | Status::Error) {
+        return Ok(false);
+    }
     let uids = shared.slots.uids(slot);
     let running = match shared.sandboxes.adopt(session.sandbox, uids, 1).await {
         Ok(Some(running)) => running,
@@ -135,6 +142,21 @@ async fn set_aside(shared: &Shared, session: &Session) -> Result<(), Refusal> {
     }
     tracing::info!(ash_session = %session.id, ash_turn = session.turn.map(|turn| turn.id.to_string()), "session paused: its sandbox is gone");
     Ok(shared.store.commit(Commit::of(session.id, change, events)).await?)
+}
+
+/// Removes folders of agents, and of versions, that the store does not know.
+async fn remove_unrecorded(shared: &Shared) -> Result<(), Refusal> {
+    let agents = shared.store.all_agents().await?;
+    let places = shared.places.clone();
+    let remove = move || agents::remove_unrecorded(&places, &agents);
+    match tokio::task::spawn_blocking(remove).await {
+        Ok(Ok(removed)) => {
+            removed.iter().for_each(|what| tracing::warn!("removed what was left: {what}"));
+        }
+        Ok(Err(error)) => tracing::error!(%error, "leftover folders of agents were not removed"),
+        Err(error) => tracing::error!(%error, "leftover folders of agents were not removed"),
+    }
+    Ok(())
 }
 
 /// Removes directories of sessions that the store does not know, and staged deployments.
