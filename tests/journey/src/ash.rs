@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::ops::Deref;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -66,14 +67,64 @@ impl Ash {
     /// # Errors
     /// When it does not become ready.
     pub fn boot(&mut self) -> Result<()> {
+        self.boot_with(&[])
+    }
+
+    /// Starts the daemon, which must not be running, with more environment; an empty value removes.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub fn boot_with(&mut self, env: &[(&str, &str)]) -> Result<()> {
         ensure!(self.daemon.is_none(), "ashd is running already");
         let ready = Ready::listen(self.stage.sockets())?;
         let mut command = self.stage.command()?;
+        for (name, value) in env {
+            match value.is_empty() {
+                true => command.env_remove(name),
+                false => command.env(name, value),
+            };
+        }
         let daemon = self.daemon.insert(command.env("NOTIFY_SOCKET", ready.path()).spawn()?);
         ready.wait(daemon)?;
         let address = fs::read_to_string(self.stage.run_dir().join("address"));
         let address = address.context("ashd has not written its address")?;
         address.trim().trim_start_matches("http://").clone_into(&mut self.address);
+        Ok(())
+    }
+
+    /// Starts the daemon with a fault asked for (`ASH_FAULT`) and more environment; false when it
+    /// has died before it was ready.
+    ///
+    /// # Errors
+    /// When it is neither ready nor dead.
+    pub fn boot_to_die(&mut self, fault: &str, env: &[(&str, &str)]) -> Result<bool> {
+        let env = [&[("ASH_FAULT", fault)], env].concat();
+        match self.boot_with(&env) {
+            Ok(()) => Ok(true),
+            Err(error) => match self.is_dead()? {
+                true => Ok(false),
+                false => Err(error),
+            },
+        }
+    }
+
+    /// Whether the daemon has died and nobody has waited for it yet.
+    ///
+    /// # Errors
+    /// When it was not started.
+    pub fn is_dead(&mut self) -> Result<bool> {
+        Ok(self.daemon.as_mut().context("ashd was not started")?.try_wait()?.is_some())
+    }
+
+    /// Waits for the daemon to be killed by somebody else, or by itself.
+    ///
+    /// # Errors
+    /// When it lives on, or has ended in another way.
+    pub fn wait_killed(&mut self) -> Result<()> {
+        let daemon = self.daemon.as_mut().context("ashd was not started")?;
+        let status = process::wait_child(daemon, crate::PATIENCE)?;
+        self.daemon = None;
+        ensure!(status.signal() == Some(Signal::KILL.as_raw()), "ashd ended with {status}");
         Ok(())
     }
 

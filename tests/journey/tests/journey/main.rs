@@ -12,6 +12,7 @@ mod crashes;
 mod dbus;
 mod disk;
 mod journey;
+mod killed;
 mod leftovers;
 mod limits;
 mod model;

@@ -1,0 +1,245 @@
+//! Whether a daemon that came back keeps what its predecessor has promised; looked at from outside.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use ash_journey::leftovers::Snapshot;
+use ash_journey::process::until;
+use ash_journey::{Api, Ash, Client};
+use serde_json::{Value, json};
+
+use super::load::{COUNTED, Deployed, Facts, Known, Said};
+use crate::support::{check_ids, counted};
+
+/// How a turn has ended, by its session's history.
+#[derive(Debug, Eq, PartialEq)]
+enum Ended {
+    Result(String),
+    Error,
+}
+
+/// A session's history: every message, in order, and how its turn has ended.
+type Turns = Vec<(String, Ended)>;
+
+/// Checks everything that the clients know. With `lossy`, sandboxes were killed as well: turns may
+/// have failed, and sessions been set aside.
+pub(super) fn check(ash: &Ash, known: &Known, lossy: bool) -> Result<()> {
+    let api = ash.api();
+    check_sandboxes(ash, &api)?;
+    for facts in &known.sessions {
+        let Some(id) = &facts.session else { continue };
+        check_session(ash, &api, id, facts, lossy).with_context(|| format!("session {id}"))?;
+    }
+    let ours: Vec<&String> = known.sessions.iter().filter_map(|f| f.session.as_ref()).collect();
+    for session in sessions(&api)? {
+        let id = session["id"].as_str().context("a session has no id")?.to_owned();
+        if !ours.contains(&&id) {
+            check_stranger(&api, &id, &session, lossy).with_context(|| format!("session {id}"))?;
+        }
+    }
+    check_agent(&api, &known.deployed)
+}
+
+pub(super) fn sessions(api: &Api) -> Result<Vec<Value>> {
+    let listed = api.call("GET", "/api/sessions?limit=1000", None)?.expect(200)?;
+    Ok(listed["sessions"].as_array().context("no sessions")?.clone())
+}
+
+/// A session that was being made: made in full, whoever knows of it, or not at all.
+fn check_stranger(api: &Api, id: &str, session: &Value, lossy: bool) -> Result<()> {
+    match session["status"].as_str() {
+        Some("active") => {}
+        Some("paused") if lossy => drop(api.turn_to(id, "resume")?),
+        other => anyhow::bail!("it is {other:?}"),
+    }
+    ensure!(turns(api, id)?.is_empty(), "it has messages that nobody sent");
+    ensure!(api.exec(id, "echo alive")?.stdout == "alive\n");
+    Ok(())
+}
+
+/// There are sandboxes for sessions that may have one, and no others: bridge and spawner each.
+fn check_sandboxes(ash: &Ash, api: &Api) -> Result<()> {
+    let all = sessions(api)?;
+    let count = |status: &str| all.iter().filter(|session| session["status"] == status).count();
+    let (least, most) = (count("active"), count("active") + count("paused"));
+    let fits = || (2 * least..=2 * most).contains(&ash.inside("bridge").len());
+    until("sandboxes for the sessions that have one", fits)
+        .with_context(|| format!("{} of {least} to {most}", ash.inside("bridge").len()))
+}
+
+fn check_session(ash: &Ash, api: &Api, id: &str, facts: &Facts, lossy: bool) -> Result<()> {
+    let shown = api.call("GET", &format!("/api/sessions/{id}"), None)?;
+    let mut may_be = vec![Some(facts.status), facts.asked];
+    // A sandbox is ended before it is recorded why, and a purge ends first.
+    let leaves = matches!(facts.asked, Some("stopped" | "ended" | "gone"));
+    may_be.push((leaves || lossy && may_be.contains(&Some("active"))).then_some("paused"));
+    may_be.push((facts.asked == Some("gone")).then_some("ended"));
+    let answer = shown.json();
+    let status = match shown.status {
+        404 => "gone",
+        _ => answer["session"]["status"].as_str().context("no status")?,
+    };
+    ensure!(may_be.contains(&Some(status)), "it is {status}, which is none of {may_be:?}");
+    if status == "gone" {
+        return Ok(());
+    }
+    until("no turn to run", || api.session(id).is_ok_and(|session| session["running"] == false))?;
+    let turns = turns(api, id)?;
+    check_conversation(&turns, &facts.said, lossy)?;
+    for said in facts.said.iter().filter(|said| said.is_accepted()) {
+        check_stream(api, id, said, lossy).with_context(|| format!("message {}", said.mark))?;
+    }
+    match facts.asked {
+        // A purge removes files first.
+        Some("gone") if status == "ended" => Ok(()),
+        _ => check_files(ash, api, (id, status), facts, &turns),
+    }
+}
+
+/// Every message and how it ended, after checking that numbers have no gaps and turns no overlap.
+fn turns(api: &Api, id: &str) -> Result<Turns> {
+    let mut history: BTreeMap<u64, Option<Result<String, Ended>>> = BTreeMap::new();
+    let page = api.call("GET", &format!("/api/sessions/{id}/messages?limit=1000"), None)?;
+    for message in page.expect(200)?["messages"].as_array().context("no messages")? {
+        let seq = message["sequence"].as_u64().context("a message has no number")?;
+        let body: Value = serde_json::from_str(message["content"].as_str().unwrap_or_default())?;
+        let user = message["role"] == "user";
+        let text = user.then(|| Ok(body["content"].as_str().unwrap_or_default().to_owned()));
+        ensure!(history.insert(seq, text).is_none(), "two messages have the number {seq}");
+    }
+    for event in api.events(id)? {
+        let seq = event["sequence"].as_u64().context("an event has no number")?;
+        let data = event["data"].as_str().unwrap_or_default();
+        let ended = match event["type"].as_str() {
+            Some("turn_complete") => {
+                let data: Value = serde_json::from_str(data)?;
+                Some(Ended::Result(data["result"].as_str().unwrap_or_default().to_owned()))
+            }
+            Some("error") => Some(Ended::Error),
+            _ => None,
+        };
+        let entry = history.entry(seq).or_default();
+        *entry = ended.map(Err).or(entry.take());
+    }
+    let numbers: Vec<u64> = history.keys().copied().collect();
+    ensure!(numbers == (1..=numbers.len() as u64).collect::<Vec<_>>(), "gaps in {numbers:?}");
+    let (mut turns, mut open) = (Turns::new(), None);
+    for entry in history.into_values().flatten() {
+        match (entry, open.take()) {
+            (Ok(prompt), None) => open = Some(prompt),
+            (Err(ended), Some(prompt)) => turns.push((prompt, ended)),
+            (Ok(prompt), Some(before)) => anyhow::bail!("{prompt} in the middle of {before}"),
+            (Err(ended), None) => anyhow::bail!("{ended:?} of no message"),
+        }
+    }
+    ensure!(open.is_none(), "{open:?} has no end");
+    Ok(turns)
+}
+
+/// What was accepted is in the history, once; what was not, at most once; nothing else is.
+fn check_conversation(turns: &Turns, said: &[Said], lossy: bool) -> Result<()> {
+    for said in said {
+        let times = turns.iter().filter(|(prompt, _)| *prompt == said.prompt).count();
+        let least = usize::from(said.is_accepted());
+        ensure!((least..=1).contains(&times), "{} is there {times} times", said.mark);
+    }
+    for (prompt, ended) in turns {
+        ensure!(said.iter().any(|said| said.prompt == *prompt), "nobody said {prompt}");
+        let well = *ended == Ended::Result(counted(COUNTED));
+        ensure!(well || lossy && *ended == Ended::Error, "{prompt} ended with {ended:?}");
+    }
+    Ok(())
+}
+
+/// The stream goes on behind what was seen of it, without a gap and without a double.
+fn check_stream(api: &Api, id: &str, said: &Said, lossy: bool) -> Result<()> {
+    let mut seen = said.seen.clone();
+    if !said.is_done() {
+        let last = seen.iter().rev().find_map(|frame| frame.id);
+        seen.extend(api.follow(id, last)?.to_end()?.seen.iter().cloned());
+    }
+    check_ids(&seen)?;
+    let results = seen.iter().filter(|frame| frame.name == "turn_complete");
+    let texts: Vec<_> = results.map(|frame| frame.data["result"].clone()).collect();
+    let failed = seen.iter().filter(|frame| frame.name == "error").count();
+    let well = texts == [counted(COUNTED)] && failed == 0;
+    ensure!(well || lossy && texts.is_empty() && failed == 1, "{texts:?}, {failed} errors");
+    Ok(())
+}
+
+/// The workspace has what was written, and every message has reached the agent once: never when it
+/// is not in the history, at most once when it failed.
+fn check_files(
+    ash: &Ash,
+    api: &Api,
+    (id, status): (&str, &str),
+    facts: &Facts,
+    turns: &Turns,
+) -> Result<()> {
+    let snapshot = ash.data_dir().join("snapshots").join(id).join("workspace");
+    if ["stopped", "paused"].contains(&status) {
+        ensure!(api.turn_to(id, "resume")? == "active");
+    }
+    let read = |file: &str| match status {
+        "ended" => fs::read_to_string(snapshot.join(file)).with_context(|| file.to_owned()),
+        _ => {
+            let shown = api.exec(id, &format!("cat {file}"))?;
+            ensure!(shown.code == 0, "{}", shown.stderr);
+            Ok(shown.stdout)
+        }
+    };
+    for (file, text) in &facts.files {
+        ensure!(read(file)? == *text, "{file} has other content than was written");
+    }
+    if facts.said.is_empty() || turns.is_empty() {
+        return Ok(());
+    }
+    let asked = read("asked").unwrap_or_default();
+    for said in &facts.said {
+        let times = asked.lines().filter(|line| *line == said.mark).count();
+        let ended = turns.iter().find(|(prompt, _)| *prompt == said.prompt).map(|(_, ended)| ended);
+        let fits = match ended {
+            Some(Ended::Result(_)) => times == 1,
+            Some(Ended::Error) => times <= 1,
+            None => times == 0,
+        };
+        ensure!(fits, "{} ended with {ended:?} and was asked {times} times", said.mark);
+    }
+    Ok(())
+}
+
+fn check_agent(api: &Api, deployed: &Deployed) -> Result<()> {
+    let shown = api.call("GET", "/api/agents/extra", None)?;
+    let version = match shown.status {
+        404 => 0,
+        _ => shown.expect(200)?["agent"]["version"].as_u64().context("no version")?,
+    };
+    let may_be = [Some(deployed.version), deployed.asked];
+    ensure!(may_be.contains(&Some(version)), "the agent has version {version} of {may_be:?}");
+    if version > 0 {
+        let session = api.create("extra", json!({}))?;
+        let said = api.exec(&session, "cat version")?.stdout;
+        ensure!(said == version.to_string(), "version {version} is that of {said}");
+    }
+    Ok(())
+}
+
+/// Removes all sessions and the agent `extra`, and checks that nothing else is there than before.
+pub(super) fn clean(ash: &Ash, before: &Snapshot) -> Result<()> {
+    let api = ash.api();
+    for session in sessions(&api)? {
+        api.purge(session["id"].as_str().context("a session has no id")?)?;
+    }
+    let deleted = api.call("DELETE", "/api/agents/extra", None)?;
+    ensure!([200, 404].contains(&deleted.status), "{}", deleted.text());
+    let difference = || ash.places().look().map_or(String::new(), |now| told(&now, before));
+    until("the state of before", || difference().is_empty()).with_context(difference)
+}
+
+/// The difference, without launcher and broker: who ended the last of them is the daemon's affair.
+fn told(now: &Snapshot, before: &Snapshot) -> String {
+    let difference = now.difference(before);
+    let helper = |line: &&str| line.contains("(ash-launcher)") || line.contains("(ash-broker)");
+    difference.lines().filter(|line| !helper(line)).map(|line| format!("{line}\n")).collect()
+}

@@ -1,0 +1,227 @@
+//! The daemon dies at every point where it hurts, and at any time, while clients keep it busy:
+//! what was promised is kept, and nothing is left.
+
+mod check;
+mod load;
+
+#[expect(unreachable_pub, reason = "the table is the daemon's own")]
+#[path = "../../../../../ashd/src/fault/points.rs"]
+mod points;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use ash_journey::leftovers::Snapshot;
+use ash_journey::{Ash, Client, Options, process};
+use rustix::process::Signal;
+use serde_json::json;
+
+use self::check::{check, clean};
+use self::load::{Known, Load};
+use crate::support::is_long;
+
+/// So few users that a lease that is lost is missed.
+const SLOTS: usize = 7;
+
+/// At which later passages, when there is time.
+const LATER: [usize; 5] = [2, 3, 5, 9, 17];
+
+struct Killing {
+    ash: Ash,
+    before: Snapshot,
+    round: usize,
+}
+
+impl Killing {
+    fn begin() -> Result<Killing> {
+        let uids = 2 + 2 * SLOTS;
+        let ash = Ash::start(Options::stub().config(&format!("[sandbox]\nuid_count = {uids}\n")))?;
+        let api = ash.api();
+        api.deploy("hello", &ash.folder("hello", "Answer briefly.")?)?;
+        // Whatever comes with the first session and stays has come.
+        let session = api.create("hello", json!({}))?;
+        api.turn_to(&session, "end")?;
+        api.purge(&session)?;
+        let before = ash.places().look()?;
+        Ok(Killing { ash, before, round: 0 })
+    }
+
+    fn load(&mut self) -> Result<Load> {
+        self.round += 1;
+        Load::begin(&self.ash, self.round)
+    }
+
+    /// Loads a daemon that dies at a point, or is killed when all is done and it did not come by
+    /// there: then false.
+    fn die_busy(&mut self, fault: &str) -> Result<(bool, Known)> {
+        self.ash.kill9()?;
+        ensure!(self.ash.boot_to_die(fault, &[])?, "{fault} came before the daemon was ready");
+        let known = self.load()?.end()?;
+        if known.trouble.is_none() && !self.ash.is_dead()? {
+            self.ash.kill9()?;
+            return Ok((false, known));
+        }
+        let died = self.ash.wait_killed();
+        died.with_context(|| format!("the clients say {:?}", known.trouble))?;
+        Ok((true, known))
+    }
+
+    /// Kills a busy daemon, and starts one that dies at a point before it is ready.
+    fn die_starting(&mut self, point: &str, fault: &str) -> Result<Known> {
+        let known = match point {
+            "reconcile.put_away" => {
+                let (died, known) = self.die_busy("end.put_away")?;
+                ensure!(died, "no session was ended");
+                known
+            }
+            _ => {
+                let load = self.load()?;
+                load.wait_accepted(2)?;
+                self.ash.kill9()?;
+                if point.ends_with(".spawned") {
+                    self.kill_helpers()?;
+                }
+                load.end()?
+            }
+        };
+        if point == "reconcile.set_aside" {
+            self.ash.kill_inside("bridge")?;
+        }
+        ensure!(!self.ash.boot_to_die(fault, &[])?, "{fault} did not come before it was ready");
+        self.ash.wait_killed()?;
+        Ok(known)
+    }
+
+    /// Kills launcher and broker, whichever daemon has started them.
+    fn kill_helpers(&self) -> Result<()> {
+        let places = self.ash.places();
+        let roots = process::with_argument(&places.run.display().to_string());
+        let all = roots.into_iter().chain(process::of_uids(&places.uids));
+        let helper = |pid: &u32| ["ash-launcher", "ash-broker"].contains(&&*process::name(*pid));
+        for pid in all.filter(helper) {
+            process::signal(pid, Signal::KILL)?;
+            process::wait(pid, Duration::from_secs(10))?;
+        }
+        Ok(())
+    }
+
+    /// Starts a healthy daemon and looks whether everything is as it should be.
+    fn mend(&mut self, known: &Known, lossy: bool) -> Result<()> {
+        self.ash.boot()?;
+        check(&self.ash, known, lossy)?;
+        clean(&self.ash, &self.before)
+    }
+
+    /// Dies at a point; false when it is passed less often.
+    fn visit(&mut self, point: &str, passage: usize) -> Result<bool> {
+        let fault = match point {
+            "create.undo" => format!("spawn.greeted:error,create.undo:{passage}"),
+            _ => format!("{point}:{passage}"),
+        };
+        let (died, known) = match point {
+            _ if point.starts_with("store.migrate.") => {
+                self.die_new(&fault)?;
+                return Ok(true);
+            }
+            "key.publish" => {
+                self.die_without_key(&fault)?;
+                return Ok(true);
+            }
+            "launcher.spawned" | "broker.spawned" => (true, self.die_starting(point, &fault)?),
+            _ if point.starts_with("reconcile.") => (true, self.die_starting(point, &fault)?),
+            _ => self.die_busy(&fault)?,
+        };
+        self.mend(&known, point == "reconcile.set_aside")?;
+        Ok(died)
+    }
+
+    /// Dies in the making of a database.
+    fn die_new(&mut self, fault: &str) -> Result<()> {
+        self.ash.kill9()?;
+        for file in ["ash.db", "ash.db-wal", "ash.db-shm"] {
+            fs::remove_file(self.ash.data_dir().join(file))?;
+        }
+        ensure!(!self.ash.boot_to_die(fault, &[])?, "{fault} did not come before it was ready");
+        self.ash.wait_killed()?;
+        self.ash.boot()?;
+        self.ash.api().deploy("hello", &self.ash.agents_dir().join("hello"))?;
+        clean(&self.ash, &self.before)
+    }
+
+    /// Dies in the making of the operator's key.
+    fn die_without_key(&mut self, fault: &str) -> Result<()> {
+        self.ash.kill9()?;
+        ensure!(!self.ash.boot_to_die(fault, &[("ASH_API_KEY", "")])?, "no key was made");
+        self.ash.wait_killed()?;
+        // Nothing but the next one that makes a key has to do with it.
+        self.ash.boot_with(&[("ASH_API_KEY", "")])?;
+        self.ash.kill9()?;
+        fs::remove_file(self.ash.data_dir().join("initial-api-key"))?;
+        self.ash.boot()?;
+        clean(&self.ash, &self.before)
+    }
+
+    /// Every lease can be had, and the daemon leaves nothing.
+    fn finish(self) -> Result<()> {
+        let api = self.ash.api();
+        for _ in 0..SLOTS {
+            api.create("hello", json!({}))?;
+        }
+        clean(&self.ash, &self.before)?;
+        self.ash.finish()
+    }
+}
+
+#[test]
+fn at_every_point_where_it_hurts() -> Result<()> {
+    let mut killing = Killing::begin()?;
+    for (point, _) in points::POINTS {
+        let reached = killing.visit(point, 1).with_context(|| format!("at {point}"))?;
+        ensure!(reached, "nothing passes {point}");
+    }
+    killing.finish()
+}
+
+/// Whoever comes by later finds more under way.
+#[test]
+fn at_later_passages() -> Result<()> {
+    let mut killing = Killing::begin()?;
+    let often = points::POINTS.iter().filter(|(point, _)| !passes_once(point));
+    let all = often.flat_map(|(point, _)| LATER.map(|passage| (*point, passage)));
+    // Every seventh has all points, and all passages, among them.
+    let step = if is_long() { 1 } else { 7 };
+    for (point, passage) in all.step_by(step) {
+        let fault = || format!("at {point}, passage {passage}");
+        killing.visit(point, passage).with_context(fault)?;
+    }
+    killing.finish()
+}
+
+/// What a daemon that starts passes once, or as often as chance will have it.
+fn passes_once(point: &str) -> bool {
+    let starts =
+        ["reconcile.", "key.", "launcher.", "broker.spawned", "store.migrate.", "create.undo"];
+    starts.iter().any(|start| point.starts_with(start))
+}
+
+/// On a clock of its own, spread over the time that the clients need when nobody is killed.
+#[test]
+fn at_any_time() -> Result<()> {
+    let rounds: u32 = if is_long() { 500 } else { 10 };
+    let mut killing = Killing::begin()?;
+    let began = Instant::now();
+    let known = killing.load()?.end()?;
+    let needed = began.elapsed();
+    ensure!(known.trouble.is_none(), "without a kill: {:?}", known.trouble);
+    killing.ash.kill9()?;
+    killing.mend(&known, false).context("when all was done")?;
+    for round in 0..rounds {
+        let load = killing.load()?;
+        std::thread::sleep(needed * (round * 61 % 100) / 100);
+        killing.ash.kill9()?;
+        let known = load.end()?;
+        killing.mend(&known, false).with_context(|| format!("round {round}"))?;
+    }
+    killing.finish()
+}
