@@ -296,19 +296,24 @@ mod tests {
         }
     }
 
+    /// The architecture's own value, and that of the 32-bit one that its kernels run as well
+    /// (linux/audit.h).
+    #[cfg(target_arch = "x86_64")]
+    const ARCHITECTURES: [u32; 2] = [0xc000_003e, 0x4000_0003];
+    #[cfg(target_arch = "aarch64")]
+    const ARCHITECTURES: [u32; 2] = [0xc000_00b7, 0x4000_0028];
+
     /// Whatever the kernel under the test knows of them.
     #[test]
-    #[cfg(target_arch = "x86_64")]
     fn calls_of_other_architectures_are_refused_by_number_alone() {
-        const NATIVE: u32 = 0xc000_003e;
-        const I386: u32 = 0x4000_0003;
+        let [native, foreign] = ARCHITECTURES;
         let errno = |errno: c_int| u32::from(SeccompAction::Errno(errno as u32));
         let x32 = c_long::from(X32_BIT);
         for call in [libc::SYS_getpid, libc::SYS_mount, libc::SYS_add_key, 600] {
-            assert_eq!(verdict(I386, call), u32::from(SeccompAction::KillProcess), "{call}");
-            assert_eq!(verdict(NATIVE, call | x32), errno(ENOSYS), "{call}");
+            assert_eq!(verdict(foreign, call), u32::from(SeccompAction::KillProcess), "{call}");
+            assert_eq!(verdict(native, call | x32), errno(ENOSYS), "{call}");
         }
-        assert_eq!(verdict(NATIVE, libc::SYS_getpid), u32::from(SeccompAction::Allow));
-        assert_eq!(verdict(NATIVE, libc::SYS_mount), errno(EPERM));
+        assert_eq!(verdict(native, libc::SYS_getpid), u32::from(SeccompAction::Allow));
+        assert_eq!(verdict(native, libc::SYS_mount), errno(EPERM));
     }
 }
