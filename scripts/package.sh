@@ -2,9 +2,10 @@
 # Makes packages from packaging/files: `package.sh deb`, `package.sh rpm`, or both. They are in
 # target/package afterwards, beside `deb` and `rpm`, the trees that they hold.
 #
-#   BUILT     directory of programs that are built already, to try their packages; without it they
-#             are built for release
-#   REVISION  of the package, behind the version (1)
+#   BUILT       directory of programs that are built already, to try their packages; without it they
+#               are built for release
+#   REVISION    of the package, behind the version (1)
+#   MAINTAINER  who answers for the packages, "NAME <ADDRESS>"; without it, nobody who can be reached
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"

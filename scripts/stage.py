@@ -5,6 +5,8 @@
     stage.py uninstall ROOT    removes them again
     stage.py manifest ROOT     prints the Cargo.toml from which packages of what is in ROOT are made
     stage.py changelog         prints the changelog of the deb
+
+Packages name who answers for them: MAINTAINER="NAME <ADDRESS>", who makes them.
 """
 
 import argparse
@@ -23,6 +25,10 @@ FLAGS = {"config", "doc", "fixed", "deb", "not-deb"}
 
 # Our own programs, as units and scripts name them.
 OURS = re.compile(r"/usr(?=/(?:sbin/ashd|bin/ashctl|lib/ash)\b)")
+
+# When nobody says who answers for a package. Its form is prescribed; there is no such address, and
+# the name of its host says so (RFC 2606).
+NOBODY = "ash maintainers <maintainers@ashd.invalid>"
 
 
 class Entry(NamedTuple):
@@ -55,6 +61,15 @@ def wanted(entries: list[Entry], deb: bool) -> list[Entry]:
 def version() -> str:
     with open(TOP / "Cargo.toml", "rb") as file:
         return tomllib.load(file)["workspace"]["package"]["version"]
+
+
+def maintainer() -> tuple[str, str]:
+    """Who answers for the packages: name, and name with address."""
+    whole = os.environ.get("MAINTAINER") or NOBODY
+    found = re.fullmatch(r"([^<>\"\\\n]+) <[^<>@\"\\\s]+@[^<>@\"\\\s]+>", whole)
+    if not found:
+        sys.exit(f"MAINTAINER is not NAME <ADDRESS>: {whole}")
+    return found[1], whole
 
 
 class Stage:
@@ -121,6 +136,8 @@ class Stage:
 
     def manifest(self) -> str:
         text = (TOP / "packaging/package.toml").read_text().replace("@version@", version())
+        name, whole = maintainer()
+        text = text.replace("@maintainer@", whole).replace("@vendor@", name)
         for entry in self.entries:
             assets = f"source = '{self.target(entry).absolute()}'\nmode = '{entry.mode:o}'\n"
             text += f"\n[[package.metadata.deb.assets]]\n{assets}"
@@ -142,14 +159,12 @@ def make_directories(directory: Path) -> None:
 
 def changelog() -> str:
     """What changed is in CHANGELOG.md; a deb also has to say so in a format of its own."""
-    with open(TOP / "packaging/package.toml", "rb") as file:
-        maintainer = tomllib.load(file)["package"]["metadata"]["deb"]["maintainer"]
     revision = os.environ.get("REVISION", "1")
     when = email.utils.formatdate(int(os.environ["SOURCE_DATE_EPOCH"]))
     return (
         f"ashd ({version()}-{revision}) unstable; urgency=medium\n\n"
         "  * See changelog.gz, which all formats of this package share.\n\n"
-        f" -- {maintainer}  {when}\n"
+        f" -- {maintainer()[1]}  {when}\n"
     )
 
 

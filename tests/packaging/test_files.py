@@ -1,10 +1,12 @@
 """The list of files that are installed, and what scripts/stage.py does with it."""
 
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
@@ -79,6 +81,30 @@ class Installing(unittest.TestCase):
         self.run_stage("uninstall")
         left = [path for path in self.root.rglob("*") if path.is_file()]
         self.assertEqual((left, config.read_text()), ([config], "[log]\n"))
+
+
+class Maintainer(unittest.TestCase):
+    """Who answers for a package is said by whoever makes it."""
+
+    def said(self, **env):
+        with unittest.mock.patch.dict(os.environ, {"SOURCE_DATE_EPOCH": "0", **env}):
+            return stage.maintainer(), stage.changelog()
+
+    def test_a_name_and_an_address_are_taken(self):
+        whole = "Ann Other <ann@example.com>"
+        found, changelog = self.said(MAINTAINER=whole)
+        self.assertEqual(found, ("Ann Other", whole))
+        self.assertIn(f" -- {whole}  Thu, 01 Jan 1970", changelog)
+
+    def test_without_them_no_address_is_made_up(self):
+        (name, whole), _ = self.said(MAINTAINER="")
+        self.assertEqual(name, "ash maintainers")
+        self.assertTrue(whole.endswith(".invalid>"), whole)
+
+    def test_what_would_break_a_manifest_is_refused(self):
+        for wrong in ("Ann", "<ann@example.com>", "Ann <ann>", 'A"nn <a@b>', "A\nB <a@b>"):
+            with self.assertRaises(SystemExit):
+                self.said(MAINTAINER=wrong)
 
 
 if __name__ == "__main__":
