@@ -151,25 +151,9 @@ impl Copy {
     /// else what is not a hole.
     fn contents(&mut self, from: &File, to: &File, stat: &Stat) -> Result<(), Errno> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        if self.shares {
-            match rustix::fs::ioctl_ficlone(to, from) {
-                // It may have grown since it was counted.
-                Ok(()) => return rustix::fs::ftruncate(to, size),
-                Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::XDEV) => self.shares = false,
-                // This file cannot: another one may.
-                Err(_) => {}
-            }
-        }
         let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
-        if blocks.saturating_mul(512) >= size {
-            return extent(from, to, 0..size);
-        }
-        let mut at = 0;
-        while let Some((start, end)) = data(from, at, size)? {
-            extent(from, to, start..end)?;
-            at = end;
-        }
-        rustix::fs::ftruncate(to, size)
+        let sparse = blocks.saturating_mul(512) < size;
+        contents(from, to, (size, sparse), &mut self.shares)
     }
 
     fn within<T>(
@@ -192,6 +176,34 @@ impl Copy {
         self.meter.ascend();
         done
     }
+}
+
+/// Copies `size` bytes of a file into an empty one: by sharing blocks while that seems possible
+/// (`shares`), else what is not a hole.
+pub(super) fn contents(
+    from: &File,
+    to: &File,
+    (size, sparse): (u64, bool),
+    shares: &mut bool,
+) -> Result<(), Errno> {
+    if *shares {
+        match rustix::fs::ioctl_ficlone(to, from) {
+            // It may have grown since it was counted.
+            Ok(()) => return rustix::fs::ftruncate(to, size),
+            Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::XDEV) => *shares = false,
+            // This file cannot: another one may.
+            Err(_) => {}
+        }
+    }
+    if !sparse {
+        return extent(from, to, 0..size);
+    }
+    let mut at = 0;
+    while let Some((start, end)) = data(from, at, size)? {
+        extent(from, to, start..end)?;
+        at = end;
+    }
+    rustix::fs::ftruncate(to, size)
 }
 
 /// The next stretch of a file that is no hole, from `at` on.

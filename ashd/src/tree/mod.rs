@@ -18,6 +18,8 @@ mod copy;
 mod remove;
 mod walk;
 
+pub mod dir;
+
 mod archive;
 
 pub use check::Summary;

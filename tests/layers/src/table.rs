@@ -12,10 +12,13 @@ pub struct Layer {
 /// the two edges never meet; what a sandbox is made of does not know the whole, nor more of the
 /// other parts than is said here.
 pub const LAYERS: &[Layer] = &[
-    Layer { module: "app", sees: &["http", "bus", "session", "sandbox", "store", "tree"] },
+    Layer {
+        module: "app",
+        sees: &["http", "bus", "session", "sandbox", "snapshot", "store", "tree"],
+    },
     Layer { module: "http", sees: &["session"] },
     Layer { module: "bus", sees: &["session"] },
-    Layer { module: "session", sees: &["sandbox", "store", "tree"] },
+    Layer { module: "session", sees: &["sandbox", "snapshot", "store", "tree"] },
     Layer { module: "sandbox", sees: &["tree"] },
     Layer { module: "sandbox::launcher", sees: &["sandbox::children"] },
     Layer { module: "sandbox::broker", sees: &["sandbox::children", "sandbox::socket", "tree"] },
@@ -26,6 +29,7 @@ pub const LAYERS: &[Layer] = &[
     Layer { module: "sandbox::socket", sees: &[] },
     Layer { module: "sandbox::limits", sees: &[] },
     Layer { module: "sandbox::lease", sees: &[] },
+    Layer { module: "snapshot", sees: &["tree"] },
     Layer { module: "store", sees: &[] },
     Layer { module: "tree", sees: &[] },
     Layer { module: "auth", sees: &[] },

@@ -1,0 +1,132 @@
+//! Cutting a point: the files of a session as they are at one moment.
+//!
+//! 1. Everything is looked at, and what has changed since the last cut is read and stored.
+//! 2. Everything is looked at again. When nothing has moved since it was read, the moment between
+//!    the two is what the point is of. Else, and when something was changed so shortly before that
+//!    its times cannot tell whether it was changed again, the agent is stopped for this second
+//!    look, and what has moved is read then.
+//!
+//! So the agent stands still seldom, and then not for the time that it takes to read its files,
+//! but to look at them.
+
+use std::any::Any;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
+use std::{fmt, io};
+
+use super::error::shown;
+use super::gate::Pin;
+use super::look::Look;
+use super::scan::Scan;
+use super::vault::{Stash, Vault};
+use super::{SnapshotError, deeply};
+use crate::domain::{Root, SessionId};
+
+/// Paths of what is left out that are named.
+const NAMED: usize = 20;
+
+/// What is to be cut.
+pub struct Cutting<'a> {
+    /// The session.
+    pub session: SessionId,
+    /// Its directories, by the names that they have in the point.
+    pub roots: &'a [(&'a str, &'a Path)],
+    /// Set when the cut is to be given up. What was read till then is not read again by the next.
+    pub cancel: &'a AtomicBool,
+}
+
+/// Stops whoever changes the files, until what is returned is dropped.
+pub type Hold<'a> = dyn Fn() -> io::Result<Box<dyn Any>> + Sync + 'a;
+
+/// What was cut.
+pub struct Cut {
+    /// The content of the point.
+    pub root: Root,
+    /// Files, directories and links.
+    pub files: u64,
+    /// Bytes of all files together.
+    pub bytes: u64,
+    /// Bytes that were written for it.
+    pub written: u64,
+    /// What is not in it.
+    pub left_out: LeftOut,
+    /// Whether the agent was stopped for it.
+    pub held: bool,
+    /// Keeps it from being collected until it is recorded that it is a point.
+    pub pin: Pin,
+}
+
+/// What cannot be kept: sockets, device nodes, what nests too deep.
+#[derive(Clone, Debug, Default)]
+pub struct LeftOut {
+    /// How many.
+    pub count: u64,
+    /// The first few, as seen from the session.
+    pub paths: Vec<String>,
+}
+
+impl LeftOut {
+    pub(super) fn add(&mut self, path: &[u8], what: &str) {
+        self.count += 1;
+        if self.paths.len() < NAMED {
+            self.paths.push(format!("{} ({what})", shown(path)));
+        }
+    }
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.paths.join(", "))?;
+        match self.count as usize - self.paths.len() {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+impl Vault {
+    /// Cuts a point. `captured` is called at the moment that it is of; if the agent was stopped
+    /// for it, it still is then.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Cancelled`], [`SnapshotError::Full`], and when files cannot be read or the
+    /// store cannot be written.
+    pub fn cut(
+        &self,
+        cutting: &Cutting<'_>,
+        hold: &Hold<'_>,
+        captured: &(dyn Fn() + Sync),
+    ) -> Result<Cut, SnapshotError> {
+        deeply(|| self.cut_deeply(cutting, hold, captured))
+    }
+
+    fn cut_deeply(
+        &self,
+        cutting: &Cutting<'_>,
+        hold: &Hold<'_>,
+        captured: &(dyn Fn() + Sync),
+    ) -> Result<Cut, SnapshotError> {
+        let pin = self.gate.enter();
+        let path = self.scan(cutting.session);
+        let mut scan = Scan::load(&path);
+        let stash = Mutex::new(Stash::new(self));
+        let mut look = Look::new(cutting, &stash, std::mem::take(&mut scan.files));
+        let done = look.twice(hold, captured);
+        // What was read is kept in any case, but belongs to no root when it was not all.
+        let published = stash.lock().unwrap_or_else(PoisonError::into_inner).publish()?;
+        let Look { mut current, before, new, files, bytes, left_out, held, .. } = look;
+        let root = done.as_ref().ok().copied();
+        if root.is_none() {
+            for (path, known) in before {
+                current.entry(path).or_insert(known);
+            }
+        }
+        let logged = match new.is_empty() && root == scan.root {
+            true => 0,
+            false => scan.save(&path, root, &new, &current)?,
+        };
+        let (root, written) = (done?, published + logged);
+        Ok(Cut { root, files, bytes, written, left_out, held, pin })
+    }
+}

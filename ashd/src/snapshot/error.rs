@@ -1,0 +1,93 @@
+//! What can go wrong with snapshots.
+
+use std::io;
+
+use crate::tree::TreeError;
+
+/// Why something could not be saved or brought back. Paths are as seen from the session; the texts
+/// are fit for API users.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// No room left on the device.
+    #[error("the disk that holds the snapshots is full; free some space")]
+    Full,
+    /// It was told to stop.
+    #[error("it was given up")]
+    Cancelled,
+    /// Something that was saved is not there any more, or is not what was saved.
+    #[error("{what} is damaged: {how}")]
+    Damaged {
+        /// Which file or directory, or which part of the store.
+        what: String,
+        /// What is wrong with it.
+        how: &'static str,
+    },
+    /// The agent does not stand still.
+    #[error("the files keep changing")]
+    Restless,
+    /// The agent's files cannot be read or written.
+    #[error("{path}: {error}")]
+    Files {
+        /// Which one.
+        path: String,
+        /// How.
+        error: io::Error,
+    },
+    /// The store's own files cannot be read or written.
+    #[error("the snapshot store cannot be used: {0}")]
+    Store(String),
+}
+
+impl SnapshotError {
+    /// An error of the system at a place in an agent's files.
+    pub(super) fn at(path: &[u8], error: io::Error) -> SnapshotError {
+        match is_full(&error) {
+            true => SnapshotError::Full,
+            false => SnapshotError::Files { path: shown(path), error },
+        }
+    }
+
+    /// Damage of what lies at a place in an agent's files.
+    pub(super) fn damaged(path: &[u8], how: &'static str) -> SnapshotError {
+        SnapshotError::Damaged { what: shown(path), how }
+    }
+}
+
+/// A path for error texts: no control characters, nothing that is not text, not too long.
+pub(super) fn shown(path: &[u8]) -> String {
+    let text = String::from_utf8_lossy(path);
+    let plain = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
+    plain.take(256).collect()
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Of the store's own files.
+impl From<io::Error> for SnapshotError {
+    fn from(error: io::Error) -> SnapshotError {
+        match is_full(&error) {
+            true => SnapshotError::Full,
+            false => SnapshotError::Store(error.to_string()),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for SnapshotError {
+    fn from(error: rusqlite::Error) -> SnapshotError {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => SnapshotError::Full,
+            _ => SnapshotError::Store(error.to_string()),
+        }
+    }
+}
+
+impl From<TreeError> for SnapshotError {
+    fn from(error: TreeError) -> SnapshotError {
+        match error {
+            TreeError::Io { error, path } => SnapshotError::at(path.as_bytes(), error),
+            error => SnapshotError::Store(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Who may be in a vault at a time: many who save and bring back, or one who collects.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Default)]
+struct State {
+    users: usize,
+    collecting: bool,
+}
+
+/// The gate of a vault.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gate(Arc<(Mutex<State>, Condvar)>);
+
+/// Keeps everything in the vault from being collected while it lives.
+#[derive(Debug)]
+pub struct Pin(Gate);
+
+/// Keeps everybody else out while it lives.
+#[derive(Debug)]
+pub(super) struct Alone(Gate);
+
+impl Gate {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nobody collects.
+    pub(super) fn enter(&self) -> Pin {
+        let state = self.state();
+        let free = self.0.1.wait_while(state, |state| state.collecting);
+        free.unwrap_or_else(PoisonError::into_inner).users += 1;
+        Pin(self.clone())
+    }
+
+    /// Waits until nobody is in the vault, at most for `patience`. Nobody who comes meanwhile is
+    /// kept waiting.
+    pub(super) fn alone(&self, patience: Duration) -> Option<Alone> {
+        let end = Instant::now() + patience;
+        let mut state = self.state();
+        while state.users > 0 || state.collecting {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let waited = self.0.1.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.collecting = true;
+        Some(Alone(self.clone()))
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.0.state().users -= 1;
+        self.0.0.1.notify_all();
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.0.state().collecting = false;
+        self.0.0.1.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_collects_is_alone() {
+        let gate = Gate::default();
+        let (one, two) = (gate.enter(), gate.enter());
+        assert!(gate.alone(Duration::ZERO).is_none());
+        drop(one);
+        assert!(gate.alone(Duration::from_millis(1)).is_none());
+        drop(two);
+        let alone = gate.alone(Duration::ZERO).unwrap();
+        assert!(gate.alone(Duration::ZERO).is_none());
+        let late = std::thread::spawn({
+            let gate = gate.clone();
+            move || drop(gate.enter())
+        });
+        drop(alone);
+        late.join().unwrap();
+        assert!(gate.alone(Duration::from_secs(10)).is_some());
+    }
+}

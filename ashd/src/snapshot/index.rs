@@ -1,0 +1,200 @@
+//! Where each chunk is.
+//!
+//! A cache of what the packs' tables say, in a database of its own, so that it needs neither much
+//! memory nor long at the start. What was written lately is kept in memory only, and goes into the
+//! database many packs at a time: a small pack would cost more there than in itself. Whatever the
+//! database does not know at the start is read from the packs again; what it knows and is gone, it
+//! forgets.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
+
+use super::SnapshotError;
+use super::chunk::ChunkId;
+use super::pack::{self, Row};
+
+/// Chunks that are kept in memory until they go into the database.
+const FRESH: usize = 8192;
+
+/// Where a chunk is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Place {
+    pub(super) pack: Uuid,
+    pub(super) row: Row,
+}
+
+/// A pack: its name, and its size.
+pub(super) type Known = (Uuid, u64);
+
+pub(super) struct Index {
+    conn: Connection,
+    packs: PathBuf,
+    fresh: HashMap<ChunkId, Place>,
+    fresh_packs: Vec<Known>,
+}
+
+impl Index {
+    /// Opens the index at `path`, made anew when it is damaged, and brings it into agreement with
+    /// the packs. Packs that cannot be read are said in the log and left alone.
+    pub(super) fn open(path: &Path, packs: &Path) -> Result<Index, SnapshotError> {
+        let conn = match connect(path) {
+            Ok(conn) => conn,
+            Err(error) => {
+                tracing::warn!(%error, "the index of a snapshot store is made anew");
+                remove(path)?;
+                connect(path)?
+            }
+        };
+        let (fresh, fresh_packs) = (HashMap::new(), vec![]);
+        let mut index = Index { conn, packs: packs.to_owned(), fresh, fresh_packs };
+        index.agree()?;
+        Ok(index)
+    }
+
+    fn agree(&mut self) -> Result<(), SnapshotError> {
+        let there = on_disk(&self.packs)?;
+        let known: HashSet<Uuid> = self.known()?.into_iter().map(|(name, _)| name).collect();
+        let names: HashSet<Uuid> = there.iter().map(|(name, _)| *name).collect();
+        for gone in known.difference(&names) {
+            self.forget(*gone)?;
+        }
+        for (name, bytes) in there.into_iter().filter(|(name, _)| !known.contains(name)) {
+            let table = File::open(pack::path(&self.packs, name)).map_err(SnapshotError::from);
+            match table.and_then(|file| pack::read_table(&file, name)) {
+                Ok(rows) => self.add((name, bytes), &rows)?,
+                Err(error) => {
+                    tracing::error!(%error, "a pack of the snapshot store cannot be used")
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every pack.
+    pub(super) fn known(&self) -> Result<Vec<Known>, SnapshotError> {
+        let mut query = self.conn.prepare_cached("SELECT name, bytes FROM packs")?;
+        let rows = query.query_map([], |row| Ok((Uuid::from_bytes(row.get(0)?), row.get(1)?)))?;
+        let stored = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+        Ok(stored.into_iter().chain(self.fresh_packs.iter().copied()).collect())
+    }
+
+    /// Where a chunk is; `None`: nowhere.
+    pub(super) fn find(&self, id: ChunkId) -> Result<Option<Place>, SnapshotError> {
+        if let Some(place) = self.fresh.get(&id) {
+            return Ok(Some(*place));
+        }
+        let sql = "SELECT name, offset, stored, length, compressed
+             FROM chunks JOIN packs ON pack = packs.key WHERE id = ?";
+        let place = |row: &rusqlite::Row<'_>| {
+            let pack = Uuid::from_bytes(row.get(0)?);
+            let (offset, stored, length) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            Ok(Place { pack, row: Row { id, offset, stored, length, compressed: row.get(4)? } })
+        };
+        Ok(self.conn.prepare_cached(sql)?.query_row([id.0], place).optional()?)
+    }
+
+    /// Takes a pack in.
+    pub(super) fn add(&mut self, pack: Known, rows: &[Row]) -> Result<(), SnapshotError> {
+        self.fresh_packs.push(pack);
+        self.fresh.extend(rows.iter().map(|row| (row.id, Place { pack: pack.0, row: *row })));
+        if self.fresh.len() >= FRESH || self.fresh_packs.len() >= FRESH {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Brings what is in memory only into the database.
+    pub(super) fn flush(&mut self) -> Result<(), SnapshotError> {
+        let step = self.conn.transaction()?;
+        let mut keys = HashMap::new();
+        for (name, bytes) in &self.fresh_packs {
+            let sql = "INSERT OR REPLACE INTO packs (name, bytes) VALUES (?, ?)";
+            step.prepare_cached(sql)?.execute(params![name.as_bytes(), bytes])?;
+            keys.insert(*name, step.last_insert_rowid());
+        }
+        for place in self.fresh.values() {
+            let sql = "INSERT OR REPLACE INTO chunks (id, pack, offset, stored, length, compressed)
+                 VALUES (?, ?, ?, ?, ?, ?)";
+            let Row { id, offset, stored, length, compressed } = place.row;
+            let Some(pack) = keys.get(&place.pack) else { continue };
+            let row = params![id.0, pack, offset, stored, length, compressed];
+            step.prepare_cached(sql)?.execute(row)?;
+        }
+        step.commit()?;
+        self.fresh.clear();
+        self.fresh_packs.clear();
+        Ok(())
+    }
+
+    /// Forgets a pack and what is in it.
+    pub(super) fn forget(&mut self, name: Uuid) -> Result<(), SnapshotError> {
+        self.flush()?;
+        let sql = "DELETE FROM chunks WHERE pack = (SELECT key FROM packs WHERE name = ?)";
+        self.conn.execute(sql, [name.as_bytes()])?;
+        self.conn.execute("DELETE FROM packs WHERE name = ?", [name.as_bytes()])?;
+        Ok(())
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        // What cannot be written now is read from the packs at the next start.
+        let _ = self.flush();
+    }
+}
+
+/// The packs that are there.
+pub(super) fn on_disk(packs: &Path) -> Result<Vec<Known>, SnapshotError> {
+    let mut found = vec![];
+    for entry in std::fs::read_dir(packs)? {
+        let entry = entry?;
+        if let Some(name) = entry.file_name().to_str().and_then(pack::name_of) {
+            found.push((name, entry.metadata()?.len()));
+        }
+    }
+    Ok(found)
+}
+
+fn connect(path: &Path) -> Result<Connection, SnapshotError> {
+    let conn = Connection::open(path)?;
+    conn.set_prepared_statement_cache_capacity(16);
+    // A transaction that is lost with the power is made again from the packs.
+    conn.execute_batch(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = NORMAL;
+         CREATE TABLE IF NOT EXISTS packs (
+             key   INTEGER PRIMARY KEY,
+             name  BLOB NOT NULL UNIQUE,
+             bytes INTEGER NOT NULL
+         ) STRICT;
+         CREATE TABLE IF NOT EXISTS chunks (
+             id         BLOB PRIMARY KEY,
+             pack       INTEGER NOT NULL,
+             offset     INTEGER NOT NULL,
+             stored     INTEGER NOT NULL,
+             length     INTEGER NOT NULL,
+             compressed INTEGER NOT NULL
+         ) WITHOUT ROWID, STRICT;",
+    )?;
+    let sound: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    match sound.as_str() {
+        "ok" => Ok(conn),
+        _ => Err(SnapshotError::Store("its index is damaged".to_owned())),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), SnapshotError> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        match std::fs::remove_file(&name) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,401 @@
+//! Bringing a point back: the same directories, under another owner if need be.
+//!
+//! Everything is built beneath a name that nobody looks for, flushed, and then given its name. Every
+//! chunk is checked before it is written. What a live tree has unchanged can be taken from there
+//! instead, which costs nothing where the file system shares blocks.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+
+use super::chunk::ChunkId;
+use super::node::{Content, Entry, What};
+use super::scan::{self, Known, Mark, Scan};
+use super::vault::{Leaf, Vault};
+use super::{SnapshotError, deeply};
+use crate::domain::{Root, SessionId};
+use crate::tree::dir::{self, Dir, Kind};
+use crate::tree::{Tree, remove_all};
+
+/// Threads that write.
+const WRITERS: usize = 2;
+
+/// Files that wait to be written; each holds its directory open.
+const WAITING: usize = 128;
+
+/// How a point is to be brought back.
+pub struct Restoring<'a> {
+    /// The session that it becomes.
+    pub session: SessionId,
+    /// The directory to build in; only root reaches it.
+    pub parent: &'a Path,
+    /// The name of what is built. There must be nothing of this name.
+    pub name: &'a str,
+    /// Who owns everything.
+    pub owner: u32,
+    /// Where what has not changed can be taken from.
+    pub donor: Option<Donor<'a>>,
+    /// Set when it is to be given up.
+    pub cancel: &'a AtomicBool,
+}
+
+/// A session whose files are there.
+#[derive(Clone, Copy)]
+pub struct Donor<'a> {
+    /// The session.
+    pub session: SessionId,
+    /// The directory in which its roots lie.
+    pub root: &'a Path,
+}
+
+/// What was brought back.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Restored {
+    /// Files, directories and links.
+    pub files: u64,
+    /// Bytes of all files together.
+    pub bytes: u64,
+}
+
+impl Vault {
+    /// Brings a point back. When it fails nothing of it is left.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`] when something of the point is missing or is not what was saved,
+    /// [`SnapshotError::Cancelled`], [`SnapshotError::Full`], and when the disk fails.
+    pub fn restore(
+        &self,
+        root: Root,
+        restoring: &Restoring<'_>,
+    ) -> Result<Restored, SnapshotError> {
+        deeply(|| self.restore_deeply(root, restoring))
+    }
+
+    fn restore_deeply(
+        &self,
+        root: Root,
+        restoring: &Restoring<'_>,
+    ) -> Result<Restored, SnapshotError> {
+        let _pin = self.gate.enter();
+        let part = format!("{}.part", restoring.name);
+        remove_all(restoring.parent, &part)?;
+        let built = self.build(root, restoring, &part);
+        if built.is_err() {
+            remove_all(restoring.parent, &part)?;
+        }
+        built
+    }
+
+    fn build(
+        &self,
+        root: Root,
+        restoring: &Restoring<'_>,
+        part: &str,
+    ) -> Result<Restored, SnapshotError> {
+        let path = restoring.parent.join(part);
+        let tree = Tree::create_root(&path, 0, 0o700)?;
+        let top = tree.top()?;
+        let mut build = Build::new(self, restoring)?;
+        build.files(&top, Vault::top(root))?;
+        build.links(&top)?;
+        build.path.clear();
+        build.finish(&top)?;
+        tree.sync()?;
+        std::fs::rename(&path, restoring.parent.join(restoring.name))?;
+        File::open(restoring.parent)?.sync_all()?;
+        scan::rewrite(&self.scan(restoring.session), Some(root), &build.known)?;
+        Ok(build.restored)
+    }
+}
+
+/// Building the tree of a point.
+struct Build<'a> {
+    vault: &'a Vault,
+    restoring: &'a Restoring<'a>,
+    donor: Option<Giving>,
+    entries: HashMap<Vec<u8>, Entry>,
+    /// The first name of each group of names of one file.
+    groups: HashMap<[u8; 8], Vec<u8>>,
+    /// Further names, and what they are names of.
+    links: Vec<(Vec<u8>, Vec<u8>)>,
+    known: HashMap<Vec<u8>, Known>,
+    path: Vec<u8>,
+    restored: Restored,
+}
+
+/// A file to be written.
+struct Job {
+    dir: Arc<Dir>,
+    name: CString,
+    path: Vec<u8>,
+    entry: Entry,
+    content: Content,
+}
+
+/// A live tree that files are taken from.
+struct Giving {
+    scan: Scan,
+    top: Dir,
+    shares: AtomicBool,
+}
+
+impl Giving {
+    fn of(vault: &Vault, donor: Donor<'_>) -> Result<Giving, SnapshotError> {
+        let scan = Scan::load(&vault.scan(donor.session));
+        let top = Tree::open(donor.root)?.top()?;
+        Ok(Giving { scan, top, shares: AtomicBool::new(true) })
+    }
+
+    /// Copies a file that is still what was stored for it; false when it is not.
+    fn give(&self, path: &[u8], content: &Content, to: &File) -> bool {
+        let same = |known: &&Known| {
+            let entry = Entry::decode(&mut &known.entry[..]);
+            let what = entry.map(|entry| entry.what);
+            matches!(what, Ok(What::File(theirs)) if theirs.size == content.size
+                && theirs.extents == content.extents)
+        };
+        let Some(known) = self.scan.files.get(path).filter(same) else { return false };
+        self.copy(path, known.mark, to).unwrap_or(false)
+    }
+
+    fn copy(&self, path: &[u8], mark: Mark, to: &File) -> io::Result<bool> {
+        let file = self.top.file(&name(path)?)?;
+        let stat = dir::stat_of(&file)?;
+        if Mark::of(&stat) != mark {
+            return Ok(false);
+        }
+        let mut shares = self.shares.load(Ordering::Relaxed);
+        dir::copy(&file, to, &stat, &mut shares)?;
+        self.shares.store(shares, Ordering::Relaxed);
+        Ok(Mark::of(&dir::stat_of(&file)?) == mark)
+    }
+}
+
+impl<'a> Build<'a> {
+    fn new(vault: &'a Vault, restoring: &'a Restoring<'a>) -> Result<Build<'a>, SnapshotError> {
+        let donor = restoring.donor.map(|donor| Giving::of(vault, donor)).transpose()?;
+        Ok(Build {
+            vault,
+            restoring,
+            donor,
+            entries: HashMap::new(),
+            groups: HashMap::new(),
+            links: vec![],
+            known: HashMap::new(),
+            path: vec![],
+            restored: Restored::default(),
+        })
+    }
+
+    /// Makes every directory, and everything in them but further names of files.
+    fn files(&mut self, top: &Dir, node: ChunkId) -> Result<(), SnapshotError> {
+        let (jobs, waiting) = mpsc::sync_channel::<Job>(WAITING);
+        let waiting = Mutex::new(waiting);
+        let failed = Mutex::new(None);
+        let (vault, restoring) = (self.vault, self.restoring);
+        let donor = self.donor.take();
+        let made = thread::scope(|scope| {
+            for _ in 0..WRITERS {
+                scope.spawn(|| write_all(vault, restoring, donor.as_ref(), &waiting, &failed));
+            }
+            let top = Arc::new(top.try_clone()?);
+            let made = self.fill(&top, node, &jobs, &failed);
+            drop(jobs);
+            made
+        });
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => made,
+        }
+    }
+
+    fn fill(
+        &mut self,
+        dir: &Arc<Dir>,
+        node: ChunkId,
+        jobs: &mpsc::SyncSender<Job>,
+        failed: &Mutex<Option<SnapshotError>>,
+    ) -> Result<(), SnapshotError> {
+        let leaves = self.vault.leaves(node).map_err(|error| within(&self.path, error))?;
+        for (name, entry) in leaves.into_iter().flat_map(Leaf::into_iter) {
+            let stop = failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+            if stop || self.restoring.cancel.load(Ordering::Relaxed) {
+                return Err(SnapshotError::Cancelled);
+            }
+            let before = self.path.len();
+            if before > 0 {
+                self.path.push(b'/');
+            }
+            self.path.extend(&name);
+            let child = self.one(dir, &name, &entry, jobs);
+            let filled = match (child, &entry.what) {
+                (Ok(Some(child)), What::Dir(node)) => {
+                    self.fill(&Arc::new(child), *node, jobs, failed)
+                }
+                (Ok(_), _) => Ok(()),
+                (Err(error), _) => Err(SnapshotError::at(&self.path, error)),
+            };
+            self.entries.insert(self.path.clone(), entry);
+            self.path.truncate(before);
+            self.restored.files += 1;
+            filled?;
+        }
+        Ok(())
+    }
+
+    /// Makes one entry; a directory is returned.
+    fn one(
+        &mut self,
+        dir: &Arc<Dir>,
+        bytes: &[u8],
+        entry: &Entry,
+        jobs: &mpsc::SyncSender<Job>,
+    ) -> io::Result<Option<Dir>> {
+        let (name, owner) = (name(bytes)?, self.restoring.owner);
+        match &entry.what {
+            What::Dir(_) => return dir.make_dir(&name).map(Some),
+            What::Link(target) => {
+                dir.make_link(&name, &self::name(target)?, owner, entry.modified)?
+            }
+            What::Fifo => dir.make_fifo(&name, owner, entry.mode, entry.modified)?,
+            What::File(content) => {
+                self.restored.bytes += content.size;
+                if let Some(group) = content.group {
+                    let first = self.groups.entry(group).or_insert_with(|| self.path.clone());
+                    if *first != self.path {
+                        self.links.push((self.path.clone(), first.clone()));
+                        return Ok(None);
+                    }
+                }
+                let (path, dir) = (self.path.clone(), dir.clone());
+                let job = Job { dir, name, path, entry: entry.clone(), content: content.clone() };
+                // Writers that have failed say so themselves.
+                let _ = jobs.send(job);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives files their further names.
+    fn links(&mut self, top: &Dir) -> Result<(), SnapshotError> {
+        for (path, first) in &self.links {
+            let link = || -> io::Result<()> {
+                let (dir, name) = parent(top, path)?;
+                let (of_dir, of) = parent(top, first)?;
+                dir.make_name(&name, (&of_dir, &of))
+            };
+            link().map_err(|error| SnapshotError::at(path, error))?;
+        }
+        Ok(())
+    }
+
+    /// Gives directories their owners and times, now that nothing is made in them any more, and
+    /// notes what everything is.
+    fn finish(&mut self, dir: &Dir) -> Result<(), SnapshotError> {
+        let at = |path: &[u8], error| SnapshotError::at(path, error);
+        for name in dir.names().map_err(|error| at(&self.path, error))? {
+            let before = self.path.len();
+            if before > 0 {
+                self.path.push(b'/');
+            }
+            self.path.extend(name.to_bytes());
+            self.finish_one(dir, &name)?;
+            self.path.truncate(before);
+        }
+        Ok(())
+    }
+
+    fn finish_one(&mut self, dir: &Dir, name: &CStr) -> Result<(), SnapshotError> {
+        let Some(entry) = self.entries.remove(&self.path) else { return Ok(()) };
+        if matches!(entry.what, What::Dir(_)) {
+            let child = dir.dir(name).map_err(|error| SnapshotError::at(&self.path, error))?;
+            self.finish(&child)?;
+            let owner = self.restoring.owner;
+            attributes(&child, &entry)
+                .and_then(|()| dir::finish(&child, owner, entry.mode, entry.modified))
+                .map_err(|error| SnapshotError::at(&self.path, error))?;
+        }
+        let stat = dir.stat(name).map_err(|error| SnapshotError::at(&self.path, error))?;
+        if matches!(stat.kind, Kind::File | Kind::Dir) {
+            let known = Known { mark: Mark::of(&stat), entry: entry.encode() };
+            self.known.insert(self.path.clone(), known);
+        }
+        Ok(())
+    }
+}
+
+fn write_all(
+    vault: &Vault,
+    restoring: &Restoring<'_>,
+    donor: Option<&Giving>,
+    waiting: &Mutex<mpsc::Receiver<Job>>,
+    failed: &Mutex<Option<SnapshotError>>,
+) {
+    let failed = || failed.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        if failed().is_none()
+            && let Err(error) = write(vault, restoring, donor, &job)
+        {
+            failed().get_or_insert(within(&job.path, error));
+        }
+    }
+}
+
+fn write(
+    vault: &Vault,
+    restoring: &Restoring<'_>,
+    donor: Option<&Giving>,
+    job: &Job,
+) -> Result<(), SnapshotError> {
+    let at = |error| SnapshotError::at(&job.path, error);
+    let file = job.dir.make_file(&job.name).map_err(at)?;
+    if !donor.is_some_and(|donor| donor.give(&job.path, &job.content, &file)) {
+        // What a donor could not give whole is written over.
+        file.set_len(0).map_err(at)?;
+        for (offset, chunk) in vault.pieces(&job.content)? {
+            if restoring.cancel.load(Ordering::Relaxed) {
+                return Err(SnapshotError::Cancelled);
+            }
+            file.write_all_at(&vault.piece(chunk)?, offset).map_err(at)?;
+        }
+        file.set_len(job.content.size).map_err(at)?;
+    }
+    attributes(&file, &job.entry)
+        .and_then(|()| dir::finish(&file, restoring.owner, job.entry.mode, job.entry.modified))
+        .map_err(at)
+}
+
+fn attributes(file: impl std::os::fd::AsFd, entry: &Entry) -> io::Result<()> {
+    entry.attributes.iter().try_for_each(|(name, value)| dir::set_attribute(&file, name, value))
+}
+
+fn name(bytes: &[u8]) -> io::Result<CString> {
+    CString::new(bytes).map_err(io::Error::other)
+}
+
+/// The directory that something lies in, and its name there.
+fn parent(top: &Dir, path: &[u8]) -> io::Result<(Dir, CString)> {
+    let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+    let last = parts.pop().unwrap_or_default();
+    let mut dir = top.try_clone()?;
+    for part in parts {
+        dir = dir.dir(&name(part)?)?;
+    }
+    Ok((dir, name(last)?))
+}
+
+/// Says of damage which file it hits.
+fn within(path: &[u8], error: SnapshotError) -> SnapshotError {
+    match error {
+        SnapshotError::Damaged { how, .. } => SnapshotError::damaged(path, how),
+        error => error,
+    }
+}

@@ -1,0 +1,261 @@
+//! What is known of a session's files: what was stored for each, and what its stat was then.
+//!
+//! A file whose stat has not changed is not read again. The file of such a scan is a log: every cut
+//! appends what has changed, in a block with a checksum, and now and then it is written anew. It
+//! says for which root it is; one whose root is in no point any more is removed before anything is
+//! collected. Losing it costs a cut that reads everything.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::SnapshotError;
+use super::node::{self, NotNode};
+use crate::domain::Root;
+use crate::tree::dir::{Kind, Stat};
+
+const BEGIN: &[u8; 8] = b"ashscan1";
+
+/// Bytes before a block: its length, and eight bytes of its hash.
+const HEAD: usize = 12;
+
+/// Blocks are read whole.
+const LARGEST: usize = 1 << 30;
+
+/// Entries that may be out of date before the log is written anew.
+const STALE: usize = 4096;
+
+/// What says that an entry has not changed: everything that a change of it changes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Mark {
+    mode: u16,
+    size: u64,
+    modified: (i64, u32),
+    changed: (i64, u32),
+    inode: (u64, u64),
+}
+
+impl Mark {
+    pub(super) fn of(stat: &Stat) -> Mark {
+        let size = if stat.kind == Kind::Dir { 0 } else { stat.size };
+        Mark {
+            mode: stat.mode,
+            size,
+            modified: stat.modified,
+            changed: stat.changed,
+            inode: stat.inode,
+        }
+    }
+}
+
+/// What was stored for a path.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Known {
+    pub(super) mark: Mark,
+    /// The entry, encoded.
+    pub(super) entry: Vec<u8>,
+}
+
+/// Everything known of a session's files, by path.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    pub(super) files: HashMap<Vec<u8>, Known>,
+    /// The root that all this is in.
+    pub(super) root: Option<Root>,
+    /// Entries in the log, also those that are out of date.
+    logged: usize,
+    /// Bytes of the log that are sound; 0 when there is none.
+    sound: u64,
+}
+
+impl Scan {
+    /// Reads a scan, as far as it is sound.
+    pub(super) fn load(path: &Path) -> Scan {
+        let mut bytes = vec![];
+        match File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+            Ok(_) => Scan::decode(&bytes),
+            Err(_) => Scan::default(),
+        }
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Scan {
+        let mut scan = Scan::default();
+        let Some(mut rest) = bytes.strip_prefix(BEGIN) else { return scan };
+        scan.sound = BEGIN.len() as u64;
+        while let Some((block, after)) = block(rest) {
+            if scan.take(block).is_err() {
+                return Scan::default();
+            }
+            scan.sound += (HEAD + block.len()) as u64;
+            rest = after;
+        }
+        scan
+    }
+
+    fn take(&mut self, mut block: &[u8]) -> Result<(), NotNode> {
+        let root: [u8; 32] = node::fixed(&mut block)?;
+        self.root = (root != [0; 32]).then_some(Root(root));
+        while !block.is_empty() {
+            let path = node::bytes(&mut block)?.to_vec();
+            let mark = Mark::decode(&mut block)?;
+            let entry = node::bytes(&mut block)?.to_vec();
+            self.files.insert(path, Known { mark, entry });
+            self.logged += 1;
+        }
+        Ok(())
+    }
+
+    /// Only the root that a scan is for.
+    pub(super) fn root_of(path: &Path) -> Option<Root> {
+        Scan::load(path).root
+    }
+
+    /// Appends what is new. With all that is known now, the log is written anew when too much of
+    /// it is out of date. Returns how many bytes were written.
+    pub(super) fn save(
+        &self,
+        path: &Path,
+        root: Option<Root>,
+        new: &[(Vec<u8>, Known)],
+        all: &HashMap<Vec<u8>, Known>,
+    ) -> Result<u64, SnapshotError> {
+        let stale = self.logged + new.len() > 2 * all.len() + STALE;
+        if stale || self.sound == 0 {
+            return rewrite(path, root, all);
+        }
+        let block = encode(root, new.iter().map(|(path, known)| (path, known)));
+        let mut file = OpenOptions::new().write(true).open(path)?;
+        // What is behind the sound part was torn off when something ended in the middle of it.
+        file.set_len(self.sound)?;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
+        file.write_all(&block)?;
+        Ok(block.len() as u64)
+    }
+}
+
+/// Writes a scan anew.
+pub(super) fn rewrite(
+    path: &Path,
+    root: Option<Root>,
+    all: &HashMap<Vec<u8>, Known>,
+) -> Result<u64, SnapshotError> {
+    let mut bytes = BEGIN.to_vec();
+    bytes.extend(encode(root, all.iter()));
+    let beside: PathBuf = path.with_extension("new");
+    std::fs::write(&beside, &bytes)?;
+    std::fs::rename(&beside, path)?;
+    Ok(bytes.len() as u64)
+}
+
+fn encode<'a>(
+    root: Option<Root>,
+    files: impl Iterator<Item = (&'a Vec<u8>, &'a Known)>,
+) -> Vec<u8> {
+    let mut block = vec![0; HEAD];
+    block.extend(root.map_or([0; 32], |root| root.0));
+    for (path, known) in files {
+        node::put_bytes(&mut block, path);
+        known.mark.encode(&mut block);
+        node::put_bytes(&mut block, &known.entry);
+    }
+    let length = ((block.len() - HEAD) as u32).to_le_bytes();
+    let hash = blake3::hash(&block[HEAD..]);
+    block[..4].copy_from_slice(&length);
+    block[4..HEAD].copy_from_slice(&hash.as_bytes()[..8]);
+    block
+}
+
+/// The next block, and what comes behind it.
+fn block(rest: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (head, rest) = rest.split_at_checked(HEAD)?;
+    let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    let (block, rest) = rest.split_at_checked(length.min(LARGEST))?;
+    (blake3::hash(block).as_bytes()[..8] == head[4..]).then_some((block, rest))
+}
+
+impl Mark {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(self.mode.to_le_bytes());
+        node::put_number(out, self.size);
+        for (seconds, nanoseconds) in [self.modified, self.changed] {
+            out.extend(seconds.to_le_bytes());
+            out.extend(nanoseconds.to_le_bytes());
+        }
+        node::put_number(out, self.inode.0);
+        node::put_number(out, self.inode.1);
+    }
+
+    fn decode(from: &mut &[u8]) -> Result<Mark, NotNode> {
+        let mode = u16::from_le_bytes(node::fixed(from)?);
+        let size = node::number(from)?;
+        let mut time = || -> Result<(i64, u32), NotNode> {
+            let seconds = i64::from_le_bytes(node::fixed(from)?);
+            Ok((seconds, u32::from_le_bytes(node::fixed(from)?)))
+        };
+        let (modified, changed) = (time()?, time()?);
+        let inode = (node::number(from)?, node::number(from)?);
+        Ok(Mark { mode, size, modified, changed, inode })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(n: u64) -> Known {
+        let time = (n as i64 - 3, n as u32);
+        let mark = Mark { mode: 0o644, size: n, modified: time, changed: time, inode: (1, n) };
+        Known { mark, entry: vec![n as u8; n as usize] }
+    }
+
+    fn root(n: u8) -> Option<Root> {
+        Some(Root([n; 32]))
+    }
+
+    #[test]
+    fn what_is_appended_is_read_again_as_far_as_it_is_sound() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("scan");
+        let mut all: HashMap<_, _> = (1..9).map(|n| (vec![n as u8], known(n))).collect();
+        Scan::load(&path).save(&path, root(1), &[], &all).unwrap();
+        let first = Scan::load(&path);
+        assert_eq!((&first.files, first.root), (&all, root(1)));
+
+        let new = [(vec![3], known(30)), (b"a/b".to_vec(), known(5))];
+        all.extend(new.clone());
+        let written = first.save(&path, root(2), &new, &all).unwrap();
+        assert!(written < 300, "{written}");
+        let second = Scan::load(&path);
+        assert_eq!((&second.files, second.root), (&all, root(2)));
+
+        // A torn block is as if it had never been written, and the next one takes its place.
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        let torn = Scan::load(&path);
+        assert_eq!((&torn.files, torn.root), (&first.files, root(1)));
+        torn.save(&path, root(2), &new, &all).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+    }
+
+    #[test]
+    fn a_log_that_is_mostly_out_of_date_is_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("scan");
+        let all: HashMap<_, _> = [(b"a".to_vec(), known(1))].into();
+        let new: Vec<_> = (0..1000).map(|n| (b"a".to_vec(), known(n % 3))).collect();
+        for _ in 0..20 {
+            Scan::load(&path).save(&path, root(1), &new, &all).unwrap();
+        }
+        let size = std::fs::metadata(&path).unwrap().len();
+        assert!(size < 600_000, "{size}");
+    }
+
+    #[test]
+    fn what_is_no_scan_is_nothing() {
+        for bytes in [&b""[..], b"ashscan1", b"ashscan1 but then", b"something else"] {
+            let scan = Scan::decode(bytes);
+            assert!(scan.files.is_empty() && scan.root.is_none());
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The vault of one tenant.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use uuid::Uuid;
+
+use super::chunk::{self, ChunkId, ChunkRef, LARGEST};
+use super::gate::Gate;
+use super::index::Index;
+use super::node::{Content, Data, Node};
+use super::pack::{self, Writing};
+use super::{SnapshotError, private};
+use crate::domain::{Root, SessionId};
+
+/// The usual size of a full pack, in bytes.
+pub(super) const PACK: u64 = 64 * 1024 * 1024;
+
+/// Packs that are held open for reading.
+const OPEN: usize = 64;
+
+/// The vault of one tenant.
+pub struct Vault {
+    dir: PathBuf,
+    pub(super) gate: Gate,
+    index: Mutex<Index>,
+    open: Mutex<HashMap<Uuid, Arc<File>>>,
+}
+
+impl Vault {
+    pub(super) fn open(dir: &Path) -> Result<Vault, SnapshotError> {
+        for part in ["packs", "scans"] {
+            private(&dir.join(part))?;
+        }
+        // What was being written when something ended in the middle of it is of no use.
+        let tmp = dir.join("tmp");
+        match std::fs::remove_dir_all(&tmp) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => private(&tmp)?,
+        }
+        let index = Index::open(&dir.join("index.db"), &dir.join("packs"))?;
+        let (gate, open) = (Gate::default(), Mutex::default());
+        Ok(Vault { dir: dir.to_owned(), gate, index: Mutex::new(index), open })
+    }
+
+    /// Forgets what is known of a session's files, so that everything is read at the next cut.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn forget(&self, session: SessionId) -> Result<(), SnapshotError> {
+        match std::fs::remove_file(self.scan(session)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn packs(&self) -> PathBuf {
+        self.dir.join("packs")
+    }
+
+    pub(super) fn tmp(&self) -> PathBuf {
+        self.dir.join("tmp")
+    }
+
+    pub(super) fn scans(&self) -> PathBuf {
+        self.dir.join("scans")
+    }
+
+    pub(super) fn scan(&self, session: SessionId) -> PathBuf {
+        self.scans().join(session.to_string())
+    }
+
+    /// Reads a chunk and checks that it is what was saved.
+    pub(super) fn chunk(&self, id: ChunkId) -> Result<Vec<u8>, SnapshotError> {
+        let place = self.index().find(id)?;
+        let missing = |how| SnapshotError::Damaged { what: format!("chunk {id:?}"), how };
+        let place = place.ok_or_else(|| missing("it is missing"))?;
+        let packed = self.pack(place.pack).and_then(|file| pack::read(&file, &place.row));
+        let packed = packed.map_err(|_| missing("its pack cannot be read"))?;
+        chunk::unpack(id, packed, place.row.length as usize)
+    }
+
+    /// Reads a piece of a file.
+    pub(super) fn piece(&self, chunk: ChunkRef) -> Result<Vec<u8>, SnapshotError> {
+        let bytes = self.chunk(chunk.id)?;
+        match bytes.len() == chunk.length as usize {
+            true => Ok(bytes),
+            false => Err(no_node(chunk.id)),
+        }
+    }
+
+    fn pack(&self, name: Uuid) -> Result<Arc<File>, SnapshotError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(&name) {
+            return Ok(file.clone());
+        }
+        if open.len() >= OPEN {
+            open.clear();
+        }
+        let file = Arc::new(File::open(pack::path(&self.packs(), name))?);
+        open.insert(name, file.clone());
+        Ok(file)
+    }
+
+    /// Lets go of a pack that is about to be removed.
+    pub(super) fn close(&self, name: Uuid) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+    }
+
+    /// The node of a point's topmost directory.
+    pub(super) fn top(root: Root) -> ChunkId {
+        ChunkId(root.0)
+    }
+
+    /// Every leaf of a directory: what `each` makes of names and entries.
+    pub(super) fn leaves(&self, node: ChunkId) -> Result<Vec<Leaf>, SnapshotError> {
+        match self.node(node)? {
+            Node::Leaf(entries) => Ok(vec![entries]),
+            Node::Leaves(leaves) => leaves
+                .into_iter()
+                .map(|leaf| match self.node(leaf)? {
+                    Node::Leaf(entries) => Ok(entries),
+                    Node::Leaves(_) => Err(no_node(leaf)),
+                })
+                .collect(),
+        }
+    }
+
+    pub(super) fn node(&self, id: ChunkId) -> Result<Node, SnapshotError> {
+        Node::decode(&self.chunk(id)?).map_err(|_| no_node(id))
+    }
+
+    /// The chunks of a stretch of data.
+    pub(super) fn chunks(&self, data: &Data) -> Result<Vec<ChunkRef>, SnapshotError> {
+        match data {
+            Data::Inline(chunks) => Ok(chunks.clone()),
+            Data::Listed(lists) => {
+                let mut chunks = vec![];
+                for list in lists {
+                    let bytes = self.chunk(list.id)?;
+                    chunks.extend(super::node::all_refs(&bytes).map_err(|_| no_node(list.id))?);
+                }
+                Ok(chunks)
+            }
+        }
+    }
+
+    /// The chunks of a file, each with its place in it, in order and without overlap.
+    pub(super) fn pieces(&self, content: &Content) -> Result<Vec<(u64, ChunkRef)>, SnapshotError> {
+        let mut pieces = vec![];
+        let mut end = 0u64;
+        for extent in &content.extents {
+            let mut at = extent.offset;
+            for chunk in self.chunks(&extent.data)? {
+                let next = at.checked_add(chunk.length.into());
+                let Some(next) = next.filter(|next| at >= end && *next <= content.size) else {
+                    let how = "its pieces do not fit together";
+                    return Err(SnapshotError::Damaged { what: "a file".to_owned(), how });
+                };
+                pieces.push((at, chunk));
+                (at, end) = (next, next);
+            }
+        }
+        Ok(pieces)
+    }
+}
+
+/// Entries of a directory, by name.
+pub(super) type Leaf = Vec<(Vec<u8>, super::node::Entry)>;
+
+fn no_node(id: ChunkId) -> SnapshotError {
+    SnapshotError::Damaged { what: format!("chunk {id:?}"), how: "it makes no sense" }
+}
+
+/// What a cut adds to a vault: chunks that it does not have yet, in packs of their own.
+pub(super) struct Stash<'a> {
+    vault: &'a Vault,
+    writing: Option<Writing>,
+    own: HashSet<ChunkId>,
+    bytes: u64,
+}
+
+impl<'a> Stash<'a> {
+    pub(super) fn new(vault: &'a Vault) -> Stash<'a> {
+        Stash { vault, writing: None, own: HashSet::new(), bytes: 0 }
+    }
+
+    /// Whether the vault has a chunk already, or is about to.
+    fn has(&self, id: ChunkId) -> Result<bool, SnapshotError> {
+        Ok(self.own.contains(&id) || self.vault.index().find(id)?.is_some())
+    }
+
+    fn add(
+        &mut self,
+        id: ChunkId,
+        packed: &chunk::Packed,
+        length: u32,
+    ) -> Result<(), SnapshotError> {
+        if self.own.insert(id) {
+            if self.writing.is_none() {
+                self.writing = Some(Writing::begin(&self.vault.tmp())?);
+            }
+            if let Some(writing) = &mut self.writing {
+                writing.add(id, packed, length)?;
+                if writing.is_full(PACK) {
+                    self.publish()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings what was added to the disk, and into the vault. Returns the bytes of all packs.
+    pub(super) fn publish(&mut self) -> Result<u64, SnapshotError> {
+        if let Some(writing) = self.writing.take() {
+            let written = writing.finish(&self.vault.packs())?;
+            self.vault.index().add((written.name, written.bytes), &written.rows)?;
+            self.bytes += written.bytes;
+        }
+        Ok(self.bytes)
+    }
+}
+
+/// Puts a chunk into a stash that several threads share, and says what it is called. Hashing and
+/// packing are done without holding the others up.
+pub(super) fn put(stash: &Mutex<Stash<'_>>, plain: Vec<u8>) -> Result<ChunkRef, SnapshotError> {
+    let locked = || stash.lock().unwrap_or_else(PoisonError::into_inner);
+    let id = ChunkId::of(&plain);
+    let length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
+    if plain.len() > LARGEST {
+        let how = "it is larger than anything that can be kept";
+        return Err(SnapshotError::Damaged { what: "a chunk".to_owned(), how });
+    }
+    if !locked().has(id)? {
+        let packed = chunk::pack(plain);
+        locked().add(id, &packed, length)?;
+    }
+    Ok(ChunkRef { id, length })
+}

@@ -1,0 +1,287 @@
+//! One directory of a tree, open: for those who walk and build trees entry by entry.
+//!
+//! The same rules hold as for a whole [`Tree`]: what is opened lies beneath, through no link,
+//! across no mount, and is a directory or a regular file. Names are single parts of a path.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::{Tree, open, walk};
+
+/// What an entry of a directory is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Link,
+    /// A FIFO.
+    Fifo,
+    /// A socket, a device node, or something unknown.
+    Other(&'static str),
+}
+
+/// A point in time as files have it: seconds since 1970, and nanoseconds.
+pub type FileTime = (i64, u32);
+
+/// What the kernel says about an entry, itself and not what it leads to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Stat {
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, with set-id and sticky bits.
+    pub mode: u16,
+    /// Bytes.
+    pub size: u64,
+    /// Time of the newest change of the content.
+    pub modified: FileTime,
+    /// Time of the newest change of anything; nobody can set it.
+    pub changed: FileTime,
+    /// Device and number of the file.
+    pub inode: (u64, u64),
+    /// How many names it has.
+    pub names: u64,
+    /// Whether there are holes in it.
+    pub sparse: bool,
+}
+
+/// A directory of a tree, held open.
+#[derive(Debug)]
+pub struct Dir(OwnedFd);
+
+impl Tree {
+    /// The tree's directory itself.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn top(&self) -> io::Result<Dir> {
+        Ok(Dir(self.root.try_clone()?))
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Dir {
+    /// The same directory once more.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn try_clone(&self) -> io::Result<Dir> {
+        Ok(Dir(self.0.try_clone()?))
+    }
+
+    /// The names in it, sorted by their bytes.
+    ///
+    /// # Errors
+    /// When the system fails.
+    pub fn names(&self) -> io::Result<Vec<CString>> {
+        let mut names = walk::names(self.as_fd(), u64::MAX - 1)?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// What an entry is.
+    ///
+    /// # Errors
+    /// When it is gone, or the system fails.
+    pub fn stat(&self, name: &CStr) -> io::Result<Stat> {
+        let stat = rustix::fs::statat(self, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Stat::of(&stat))
+    }
+
+    /// What the directory itself is.
+    ///
+    /// # Errors
+    /// When the system fails.
+    pub fn own_stat(&self) -> io::Result<Stat> {
+        stat_of(self)
+    }
+
+    /// Opens a directory in it.
+    ///
+    /// # Errors
+    /// When it is none, or another file system begins there.
+    pub fn dir(&self, name: &CStr) -> io::Result<Dir> {
+        Ok(Dir(open::dir(self.as_fd(), name.to_bytes())?))
+    }
+
+    /// Opens a regular file in it, or beneath it, for reading.
+    ///
+    /// # Errors
+    /// When it is none, or the way leads through a link.
+    pub fn file(&self, name: &CStr) -> io::Result<File> {
+        Ok(open::file(self.as_fd(), name.to_bytes())?)
+    }
+
+    /// What a symbolic link says.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn link(&self, name: &CStr) -> io::Result<Vec<u8>> {
+        Ok(rustix::fs::readlinkat(self, name, Vec::new())?.into_bytes())
+    }
+
+    /// Makes a directory, for root alone, and opens it.
+    ///
+    /// # Errors
+    /// When something has this name, or the system fails.
+    pub fn make_dir(&self, name: &CStr) -> io::Result<Dir> {
+        Ok(Dir(open::new_dir(self.as_fd(), name.to_bytes())?))
+    }
+
+    /// Makes a regular file, for root alone, and opens it for writing.
+    ///
+    /// # Errors
+    /// When something has this name, or the system fails.
+    pub fn make_file(&self, name: &CStr) -> io::Result<File> {
+        Ok(open::new_file(self.as_fd(), name.to_bytes())?)
+    }
+
+    /// Makes a symbolic link that says `target`, whatever that is.
+    ///
+    /// # Errors
+    /// When something has this name, or the system fails.
+    pub fn make_link(
+        &self,
+        name: &CStr,
+        target: &CStr,
+        owner: u32,
+        at: FileTime,
+    ) -> io::Result<()> {
+        rustix::fs::symlinkat(target, self, name)?;
+        self.own(name, owner)?;
+        Ok(rustix::fs::utimensat(self, name, &times(at), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Makes a FIFO.
+    ///
+    /// # Errors
+    /// When something has this name, or the system fails.
+    pub fn make_fifo(&self, name: &CStr, owner: u32, mode: u16, at: FileTime) -> io::Result<()> {
+        let mode = Mode::from_raw_mode(mode.into());
+        rustix::fs::mknodat(self, name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+        self.own(name, owner)?;
+        // Nobody but root can put something else in its place: the tree is only being built.
+        rustix::fs::chmodat(self, name, mode, AtFlags::empty())?;
+        Ok(rustix::fs::utimensat(self, name, &times(at), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// Gives a file of another directory one more name in this one.
+    ///
+    /// # Errors
+    /// When something has this name, or the system fails.
+    pub fn make_name(&self, name: &CStr, (dir, of): (&Dir, &CStr)) -> io::Result<()> {
+        Ok(rustix::fs::linkat(dir, of, self, name, AtFlags::empty())?)
+    }
+
+    fn own(&self, name: &CStr, owner: u32) -> Result<(), Errno> {
+        let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
+        rustix::fs::chownat(self, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+    }
+}
+
+impl Stat {
+    #[expect(
+        clippy::unnecessary_cast,
+        reason = "the types of stat's fields differ between machines"
+    )]
+    fn of(stat: &rustix::fs::Stat) -> Stat {
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Dir,
+            FileType::Symlink => Kind::Link,
+            FileType::Fifo => Kind::Fifo,
+            other => Kind::Other(walk::special(other)),
+        };
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+        Stat {
+            kind,
+            mode: (stat.st_mode & 0o7777) as u16,
+            size,
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
+            changed: (stat.st_ctime as i64, stat.st_ctime_nsec as u32),
+            inode: (stat.st_dev as u64, stat.st_ino as u64),
+            names: stat.st_nlink as u64,
+            sparse: blocks.saturating_mul(512) < size,
+        }
+    }
+}
+
+/// What is open.
+///
+/// # Errors
+/// When the system fails.
+pub fn stat_of(fd: impl AsFd) -> io::Result<Stat> {
+    Ok(Stat::of(&rustix::fs::fstat(fd)?))
+}
+
+/// Copies the content of a file into an empty one, by sharing blocks where the file system can, and
+/// leaves holes as they are. `shares` remembers whether it can.
+///
+/// # Errors
+/// When the system fails.
+pub fn copy(from: &File, to: &File, stat: &Stat, shares: &mut bool) -> io::Result<()> {
+    Ok(super::copy::contents(from, to, (stat.size, stat.sparse), shares)?)
+}
+
+/// Gives what is open its owner, its permission bits and its time, in the order in which they
+/// last: a change of the owner takes set-id bits away.
+///
+/// # Errors
+/// When the system fails.
+pub fn finish(fd: impl AsFd, owner: u32, mode: u16, at: FileTime) -> io::Result<()> {
+    rustix::fs::fchown(&fd, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode.into()))?;
+    Ok(rustix::fs::futimens(&fd, &times(at))?)
+}
+
+/// Extended attributes of what is open that its owner gave it: those whose names begin with
+/// `user.`. The others say something to this machine only, or are root's to give.
+///
+/// # Errors
+/// When the system fails. A file system without such attributes has none.
+pub fn attributes(fd: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    // Most files have none.
+    let length = match rustix::fs::flistxattr_query(&fd) {
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(vec![]),
+        other => other?,
+    };
+    let mut names = vec![0; length];
+    let length = rustix::fs::flistxattr(&fd, &mut names[..])?;
+    names.truncate(length);
+    let names = names.split(|byte| *byte == 0).filter(|name| name.starts_with(b"user."));
+    names.map(|name| Ok((name.to_vec(), attribute(&fd, name)?))).collect()
+}
+
+fn attribute(fd: impl AsFd, name: &[u8]) -> io::Result<Vec<u8>> {
+    // The kernel takes no larger ones.
+    let mut value = vec![0; 64 * 1024];
+    let length = rustix::fs::fgetxattr(fd, name, &mut value[..])?;
+    value.truncate(length);
+    Ok(value)
+}
+
+/// Gives what is open an extended attribute.
+///
+/// # Errors
+/// When the system fails.
+pub fn set_attribute(fd: impl AsFd, name: &[u8], value: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty())?)
+}
+
+fn times((seconds, nanoseconds): FileTime) -> Timestamps {
+    let time = Timespec { tv_sec: seconds as _, tv_nsec: nanoseconds.into() };
+    Timestamps { last_access: time, last_modification: time }
+}
