@@ -110,6 +110,10 @@ impl Sandboxes {
             return Ok(None);
         };
         fault::point("reconcile.greeted");
+        // Whoever froze it is no more.
+        if let Err(error) = self.cgroups.group(id).thaw() {
+            tracing::warn!(ash_sandbox = %id, %error, "an agent may stand still");
+        }
         // Without a broker a turn waits; that is no reason to end it.
         if let Err(error) = self.broker.adopt(id, uids.agent).await {
             tracing::warn!(ash_sandbox = %id, %error, "a sandbox has no way to the model for now");

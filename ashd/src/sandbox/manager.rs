@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::broker::{Broker, BrokerError, BrokerSetup, ModelKey, Settings, Usage};
-use super::cgroup::{self, CgroupError, Cgroups, Stats};
+use super::cgroup::{self, CgroupError, Cgroups, Frozen, Stats};
 use super::children::Children;
 use super::floor::{self, BelowFloor};
 use super::launcher::{self, Launcher, LauncherError, LauncherSetup};
@@ -24,6 +24,9 @@ const MAX_RUN_DIR: usize = 48;
 
 /// How long the start waits for a broker that a service manager runs.
 const BROKER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long an agent may take to stand still. A process that waits for a disk cannot before.
+const STANDSTILL: Duration = Duration::from_secs(1);
 
 /// A launcher that we started ends itself when it has been of no use for this long.
 const UNUSED: Duration = Duration::from_secs(60);
@@ -191,6 +194,14 @@ impl Sandboxes {
     /// sandbox is gone: ask before [`end`](Self::end).
     pub fn oom_kills(&self, sandbox: SandboxId) -> u64 {
         self.cgroups.group(sandbox).oom_kills()
+    }
+
+    /// Stops a sandbox's agent where it is; see [`Group::freeze`](cgroup::Group::freeze). Blocks.
+    ///
+    /// # Errors
+    /// When it does not stand still within a second, or the system fails.
+    pub fn freeze(&self, sandbox: SandboxId) -> Result<Option<Frozen>, CgroupError> {
+        self.cgroups.group(sandbox).freeze(STANDSTILL)
     }
 
     /// Ends the launcher and the broker, unless a service manager runs them: for a daemon that has

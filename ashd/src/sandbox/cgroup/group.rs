@@ -127,7 +127,43 @@ impl Group {
         match File::open(&path) {
             Err(error) if is_gone(&error) => Ok(true),
             Err(error) => Err(CgroupError::Io { path, error }),
-            Ok(file) => empty(file, patience).map_err(CgroupError::io(&path)),
+            Ok(file) => becomes(file, ("populated", 0), patience).map_err(CgroupError::io(&path)),
+        }
+    }
+
+    /// Stops every process of the agent where it is and blocks until all stand still, at most for
+    /// `patience`. They go on when what is returned is dropped. `None`: there is no such group, so
+    /// nothing moves.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TimedOut`] when a process does not stop in time, and when the system fails.
+    /// Everything goes on then.
+    pub fn freeze(&self, patience: Duration) -> Result<Option<Frozen>, CgroupError> {
+        let path = self.agent().join("cgroup.freeze");
+        let frozen = match fs::write(&path, "1") {
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(CgroupError::Io { path, error }),
+            Ok(()) => Frozen { path },
+        };
+        let events = self.agent().join("cgroup.events");
+        let stands = File::open(&events).and_then(|file| becomes(file, ("frozen", 1), patience));
+        match stands {
+            Ok(true) => Ok(Some(frozen)),
+            Ok(false) => Err(CgroupError::Io { path: events, error: ErrorKind::TimedOut.into() }),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(CgroupError::Io { path: events, error }),
+        }
+    }
+
+    /// Lets an agent go on that was frozen by a daemon before this one.
+    ///
+    /// # Errors
+    /// When the system fails.
+    pub fn thaw(&self) -> Result<(), CgroupError> {
+        let path = self.agent().join("cgroup.freeze");
+        match fs::write(&path, "0") {
+            Err(error) if is_gone(&error) => Ok(()),
+            other => other.map_err(CgroupError::io(&path)),
         }
     }
 
@@ -167,6 +203,22 @@ impl Group {
 
     fn agent(&self) -> PathBuf {
         self.path.join("agent")
+    }
+}
+
+/// An agent that stands still. It goes on when this is dropped.
+#[derive(Debug)]
+pub struct Frozen {
+    path: PathBuf,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.path, "0")
+            && !is_gone(&error)
+        {
+            tracing::error!(%error, "an agent could not be let go on");
+        }
     }
 }
 
@@ -237,15 +289,17 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(Errno::NODEV.raw_os_error())
 }
 
-/// The kernel reports a change of the file as a priority event.
-fn empty(mut events: File, patience: Duration) -> io::Result<bool> {
+/// Blocks until a number in `cgroup.events` is what is awaited, at most for `patience`; says
+/// whether it is. A group that is gone is all that can be awaited. The kernel reports a change of
+/// the file as a priority event.
+fn becomes(mut events: File, (key, value): (&str, u64), patience: Duration) -> io::Result<bool> {
     let end = Instant::now() + patience;
     loop {
-        match populated(&mut events) {
-            Ok(false) => return Ok(true),
+        match number(&mut events, key) {
+            Ok(found) if found == value => return Ok(true),
             Err(error) if is_gone(&error) => return Ok(true),
             Err(error) => return Err(error),
-            Ok(true) => {}
+            Ok(_) => {}
         }
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -259,11 +313,11 @@ fn empty(mut events: File, patience: Duration) -> io::Result<bool> {
     }
 }
 
-fn populated(events: &mut File) -> io::Result<bool> {
+fn number(events: &mut File, key: &str) -> io::Result<u64> {
     let mut text = String::new();
     events.rewind()?;
     events.read_to_string(&mut text)?;
-    Ok(keyed(&text, "populated") != 0)
+    Ok(keyed(&text, key))
 }
 
 /// The number behind `key` in a file of lines of keys and numbers; 0 when it is not there.

@@ -13,7 +13,7 @@
 
 mod group;
 
-pub use group::{Group, Stats};
+pub use group::{Frozen, Group, Stats};
 
 use std::fs;
 use std::io;

@@ -74,6 +74,30 @@ fn what_is_not_there_is_gone_already() {
 }
 
 #[test]
+fn an_agent_stands_still_until_it_is_let_go_on() {
+    let place = Place::new();
+    let group = place.0.create(SandboxId::random(), &Limits::default()).unwrap();
+    let mut agent = inhabitant(group.agent_procs().unwrap());
+    let events = group.path().join("agent/cgroup.events");
+    let stands = || fs::read_to_string(&events).unwrap().contains("frozen 1");
+    let frozen = group.freeze(Duration::from_secs(10)).unwrap().unwrap();
+    assert!(stands());
+    drop(frozen);
+    assert!(!stands());
+    // One that nobody lets go on can still be ended, and let go on by whoever comes next.
+    std::mem::forget(group.freeze(Duration::from_secs(10)).unwrap());
+    assert!(stands());
+    group.thaw().unwrap();
+    assert!(!stands());
+    std::mem::forget(group.freeze(Duration::from_secs(10)).unwrap());
+    group.kill().unwrap();
+    agent.wait().unwrap();
+    group.remove().unwrap();
+    assert!(group.freeze(Duration::ZERO).unwrap().is_none());
+    group.thaw().unwrap();
+}
+
+#[test]
 fn a_group_is_not_made_twice() {
     let place = Place::new();
     let id = SandboxId::random();
