@@ -9,8 +9,8 @@ use zbus::zvariant::{Fd, OwnedFd, OwnedObjectPath};
 
 use crate::error::Result;
 use crate::value::{
-    AgentInfo, DeployOptions, Event, FollowOptions, Health, KeyInfo, LoadInfo, LogLine, Message,
-    SessionFilter, SessionInfo, Usage,
+    AgentInfo, CheckpointInfo, DeployOptions, Event, FollowOptions, Health, KeyInfo, LoadInfo,
+    LogLine, Message, SessionFilter, SessionInfo, Usage,
 };
 
 /// The daemon.
@@ -185,6 +185,25 @@ pub trait Session {
     /// Lines of the sandbox's log with an index above `after` (-1: all that are kept); pages end
     /// at 4 MiB.
     fn logs(&self, after: i64) -> Result<Vec<LogLine>>;
+
+    /// Makes a checkpoint, also in mid-turn; an empty name means none.
+    fn save(&self, name: &str) -> Result<CheckpointInfo>;
+
+    /// Every checkpoint, newest first.
+    fn checkpoints(&self) -> Result<Vec<CheckpointInfo>>;
+
+    /// Removes a checkpoint, by its id or its name.
+    fn remove_checkpoint(&self, checkpoint: &str) -> Result<()>;
+
+    /// Brings conversation and workspace back to a checkpoint, by its id or its name.
+    fn restore(&self, checkpoint: &str) -> Result<SessionInfo>;
+
+    /// Brings conversation and workspace back to how they were before the message with this number.
+    fn rewind(&self, before: u64) -> Result<SessionInfo>;
+
+    /// Makes a session of its own out of this one as it was at a checkpoint, by its id or its name,
+    /// or as it is now when that is empty. The new one is paused.
+    fn fork(&self, checkpoint: &str) -> Result<(OwnedObjectPath, String)>;
 
     /// Tokens and cost so far.
     fn usage(&self) -> Result<Usage>;

@@ -190,6 +190,30 @@ pub struct Usage {
     pub calls: u64,
 }
 
+/// A checkpoint of a session: conversation and workspace as they were at one moment.
+#[derive(Clone, Debug, Default, DeserializeDict, PartialEq, SerializeDict, Type)]
+#[zvariant(signature = "dict", rename_all = "camelCase")]
+pub struct CheckpointInfo {
+    /// A UUID.
+    pub id: String,
+    /// The name that it was given; empty: it was made by itself.
+    pub name: String,
+    /// The newest event at that moment.
+    pub sequence: u64,
+    /// Whether a turn was running.
+    pub running: bool,
+    /// Files, directories and links.
+    pub files: u64,
+    /// Bytes of all files together.
+    pub bytes: u64,
+    /// Bytes that were written to keep it.
+    pub written: u64,
+    /// Sockets, device nodes and the like that are not in it.
+    pub left_out: u64,
+    /// When it was made.
+    pub created_at: String,
+}
+
 /// A message: event number, `user` or `assistant`, JSON, time.
 pub type Message = (u64, String, String, String);
 

@@ -114,7 +114,8 @@ async fn proxies_and_interfaces_agree() {
     );
     call!(session:
         send("", "") follow(FollowOptions::default()) interrupt() exec("", 0) pause() stop()
-        resume() end() purge() messages(0, 0) events(0, 0, &[]) logs(0) usage()
+        resume() end() purge() messages(0, 0) events(0, 0, &[]) logs(0)
+        save("") checkpoints() remove_checkpoint("") restore("") rewind(1) fork("") usage()
         id() agent() agent_version() status() model() turn() last_seq() created_at()
         last_active_at() tenant() cli_version() last_error()
     );

@@ -9,7 +9,8 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::domain::{
-    AgentConfig, ConfigChange, EventKind, Message, Settings, TurnRequest, Unfit, check, json,
+    AgentConfig, ConfigChange, EventKind, Message, PointName, Settings, TurnRequest, Unfit, Which,
+    check, json,
 };
 use crate::session::SessionFilter;
 use crate::session::api::{LARGEST_PAGE, Reading, USUAL_PAGE};
@@ -40,6 +41,16 @@ pub(super) fn whole_config(json: &str) -> Result<AgentConfig> {
 }
 
 /// Which key is meant.
+/// The name of a checkpoint; empty: it has none.
+pub(super) fn point_name(text: &str) -> Result<Option<PointName>> {
+    (!text.is_empty()).then(|| word("name", text)).transpose()
+}
+
+/// A checkpoint, by its id or its name.
+pub(super) fn which(text: &str) -> Result<Which> {
+    word("checkpoint", text)
+}
+
 pub(super) fn key_id(text: &str) -> Result<Uuid> {
     Uuid::try_parse(text).map_err(|_| Error::Invalid("id must be the id of a key, a UUID".into()))
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use ash_dbus::Error;
-use ash_dbus::value::{Event, FollowOptions, LogLine, Message, SessionInfo, Usage};
+use ash_dbus::value::{CheckpointInfo, Event, FollowOptions, LogLine, Message, SessionInfo, Usage};
 use zbus::fdo;
 use zbus::zvariant::{OwnedFd, OwnedObjectPath};
 
-use super::objects::{Desk, agent_path};
+use super::objects::{Desk, agent_path, session_path};
 use super::pipe::{self, Outlet, Outlets};
 use super::{parse, words};
 use crate::domain::{EventKind, ExecRequest, NewEvent, SessionId};
@@ -137,6 +137,45 @@ impl Session {
         let lines = self.desk.service.logs(&self.desk.caller, self.id, after).await;
         let lines = lines.map_err(words::refused)?;
         Ok(words::page(&lines, |line: &LogLine| line.2.len(), words::log_line))
+    }
+
+    #[zbus(out_args("info"))]
+    async fn save(&self, name: &str) -> Result<CheckpointInfo> {
+        let name = parse::point_name(name)?;
+        let saved = self.desk.service.save(&self.desk.caller, self.id, name).await;
+        saved.map(|point| words::checkpoint(&point)).map_err(words::refused)
+    }
+
+    #[zbus(out_args("checkpoints"))]
+    async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>> {
+        let points = self.desk.service.points(&self.desk.caller, self.id).await;
+        let points = points.map_err(words::refused)?;
+        Ok(points.iter().map(words::checkpoint).collect())
+    }
+
+    async fn remove_checkpoint(&self, checkpoint: &str) -> Result<()> {
+        let which = parse::which(checkpoint)?;
+        let removed = self.desk.service.remove_point(&self.desk.caller, self.id, which).await;
+        removed.map_err(words::refused)
+    }
+
+    #[zbus(out_args("info"))]
+    async fn restore(&self, checkpoint: &str) -> Result<SessionInfo> {
+        let which = parse::which(checkpoint)?;
+        told(self.desk.service.go_back(&self.desk.caller, self.id, which).await)
+    }
+
+    #[zbus(out_args("info"))]
+    async fn rewind(&self, before: u64) -> Result<SessionInfo> {
+        told(self.desk.service.rewind(&self.desk.caller, self.id, before).await)
+    }
+
+    #[zbus(out_args("path", "id"))]
+    async fn fork(&self, checkpoint: &str) -> Result<(OwnedObjectPath, String)> {
+        let from = (!checkpoint.is_empty()).then(|| parse::which(checkpoint)).transpose()?;
+        let forked = self.desk.service.fork(&self.desk.caller, self.id, from).await;
+        let id = forked.map_err(words::refused)?.session.id;
+        Ok((session_path(id)?, id.to_string()))
     }
 
     #[zbus(out_args("usage"))]

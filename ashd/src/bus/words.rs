@@ -1,9 +1,11 @@
 //! From the words of the domain to those of the bus.
 
 use ash_dbus::Error;
-use ash_dbus::value::{AgentInfo, Event, Health, KeyInfo, LogLine, Message, SessionInfo, Usage};
+use ash_dbus::value::{
+    AgentInfo, CheckpointInfo, Event, Health, KeyInfo, LogLine, Message, SessionInfo, Usage,
+};
 
-use crate::domain::{Agent, NewEvent, Session, Unfit};
+use crate::domain::{Agent, NewEvent, Point, Session, Unfit};
 use crate::session::api::{self, Refusal};
 use crate::session::keys::Key;
 use crate::session::{self, Service};
@@ -15,12 +17,17 @@ const PAGE: usize = 4 << 20;
 pub(super) fn refused(refusal: Refusal) -> Error {
     let text = refusal.to_string();
     match refusal {
-        Refusal::NoAgent | Refusal::NoAgentNamed(_) | Refusal::NoSession | Refusal::NoKey => {
-            Error::NotFound(text)
-        }
-        Refusal::NotActive(_) | Refusal::WrongStatus { .. } | Refusal::Ended => {
-            Error::WrongState(text)
-        }
+        Refusal::NoAgent
+        | Refusal::NoAgentNamed(_)
+        | Refusal::NoSession
+        | Refusal::NoCheckpoint
+        | Refusal::NoKey => Error::NotFound(text),
+        Refusal::NotActive(_)
+        | Refusal::WrongStatus { .. }
+        | Refusal::NotAtCheckpoint { .. }
+        | Refusal::NameTaken
+        | Refusal::LastCheckpoint
+        | Refusal::Ended => Error::WrongState(text),
         Refusal::Invalid(_) => Error::Invalid(text),
         Refusal::Forbidden(_) => Error::Forbidden(text),
         Refusal::Busy | Refusal::QueueFull(_) => Error::Busy(text),
@@ -28,7 +35,11 @@ pub(super) fn refused(refusal: Refusal) -> Error {
             Error::Capacity(format!("{text}; try again in {retry_after_s} s"))
         }
         Refusal::ShuttingDown => Error::ShuttingDown(text),
-        Refusal::Sandbox(_) | Refusal::Store(_) | Refusal::Internal(_) => Error::Failed(text),
+        Refusal::Sandbox(_)
+        | Refusal::Store(_)
+        | Refusal::NothingKept
+        | Refusal::Damaged(_)
+        | Refusal::Internal(_) => Error::Failed(text),
     }
 }
 
@@ -98,6 +109,20 @@ pub(super) fn session(session: &Session) -> SessionInfo {
         last_seq: session.last_seq,
         created_at: session.created_at.to_string(),
         last_active_at: session.last_active_at.to_string(),
+    }
+}
+
+pub(super) fn checkpoint(point: &Point) -> CheckpointInfo {
+    CheckpointInfo {
+        id: point.id.to_string(),
+        name: point.name.as_ref().map(|name| carried(name.as_str())).unwrap_or_default(),
+        sequence: point.seq,
+        running: point.turn.is_some(),
+        files: point.files,
+        bytes: point.bytes,
+        written: point.written,
+        left_out: point.left_out,
+        created_at: point.created_at.to_string(),
     }
 }
 

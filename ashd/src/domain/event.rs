@@ -114,6 +114,18 @@ pub struct NewEvent {
 /// A durable event, as stored.
 pub type Event = NewEvent;
 
+/// The number of the event with this UUID, if it is one of this session.
+pub fn event_of(session: SessionId, id: uuid::Uuid) -> Option<u64> {
+    let mut number = [0; 8];
+    for (at, byte) in number.iter_mut().enumerate() {
+        *byte = session.0.as_bytes()[8 + at] ^ id.as_bytes()[8 + at];
+    }
+    // The topmost bits say that it is a UUID. No event has a number that needs them.
+    number[0] &= 0x3f;
+    let number = u64::from_be_bytes(number);
+    (event_uuid(session, number) == id).then_some(number)
+}
+
 /// The UUID of an event on the HTTP wire: the session's with the event number mixed in, so that
 /// it is unique and needs no room in the store.
 pub fn event_uuid(session: SessionId, seq: u64) -> uuid::Uuid {

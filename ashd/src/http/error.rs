@@ -100,21 +100,28 @@ impl From<Refusal> for ApiError {
 /// Which status a refusal has. This is the only place that knows.
 fn status_of(refusal: &Refusal) -> StatusCode {
     match refusal {
-        Refusal::NoAgent | Refusal::NoAgentNamed(_) | Refusal::NoSession | Refusal::NoKey => {
-            StatusCode::NOT_FOUND
-        }
+        Refusal::NoAgent
+        | Refusal::NoAgentNamed(_)
+        | Refusal::NoSession
+        | Refusal::NoCheckpoint
+        | Refusal::NoKey => StatusCode::NOT_FOUND,
         Refusal::NotActive(_) | Refusal::WrongStatus { .. } | Refusal::Invalid(_) => {
             StatusCode::BAD_REQUEST
         }
         Refusal::Ended => StatusCode::GONE,
         Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
-        Refusal::Busy => StatusCode::CONFLICT,
+        Refusal::Busy
+        | Refusal::NameTaken
+        | Refusal::LastCheckpoint
+        | Refusal::NotAtCheckpoint { .. } => StatusCode::CONFLICT,
         Refusal::QueueFull(_) => StatusCode::TOO_MANY_REQUESTS,
         Refusal::Store(StoreError::Full) => StatusCode::INSUFFICIENT_STORAGE,
         Refusal::Capacity { .. } | Refusal::ShuttingDown | Refusal::Store(_) => {
             StatusCode::SERVICE_UNAVAILABLE
         }
-        Refusal::Sandbox(_) | Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        Refusal::Sandbox(_) | Refusal::NothingKept | Refusal::Damaged(_) | Refusal::Internal(_) => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 
 mod agents;
 mod body;
+mod checkpoints;
 mod context;
 mod cors;
 mod create;
@@ -152,6 +153,14 @@ fn routes(context: Context) -> Router {
         .route("/api/sessions/{id}/stop", post(sessions::stop))
         .route("/api/sessions/{id}/resume", post(sessions::resume))
         .route("/api/sessions/{id}/interrupt", post(sessions::interrupt))
+        .route("/api/sessions/{id}/fork", post(checkpoints::fork))
+        .route("/api/sessions/{id}/rewind", post(checkpoints::rewind))
+        .route("/api/sessions/{id}/checkpoints", get(checkpoints::list).post(checkpoints::create))
+        .route(
+            "/api/sessions/{id}/checkpoints/{checkpoint}",
+            get(checkpoints::show).delete(checkpoints::remove),
+        )
+        .route("/api/sessions/{id}/checkpoints/{checkpoint}/restore", post(checkpoints::restore))
         .route("/api/sessions/{id}/exec", post(sessions::exec))
         .route("/api/sessions/{id}/messages", get(history::messages).post(streams::send))
         .route("/api/sessions/{id}/events", get(history::events))
@@ -176,7 +185,7 @@ mod tests {
     use serde_json::{Map, Value};
 
     use super::error::ApiError;
-    use super::{create, deploy};
+    use super::{checkpoints, create, deploy};
     use crate::domain::Message;
 
     /// The text of an error, as a client reads it.
@@ -262,6 +271,8 @@ mod tests {
         #[test]
         fn any_bytes_are_read_or_explained(body: Vec<u8>) {
             prop_assert!(is_explained(deploy::parse(&body)));
+            prop_assert!(is_explained(checkpoints::parse_fork(&body)));
+            prop_assert!(is_explained(checkpoints::parse_name(&body)));
             prop_assert!(is_explained(create::parse(&body)));
             prop_assert!(is_explained(create::parse_exec(&body).map_err(ApiError::from)));
             prop_assert!(is_explained(Message::read(&body).map_err(ApiError::from)));

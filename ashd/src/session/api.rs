@@ -217,6 +217,29 @@ pub enum Refusal {
     /// No such session.
     #[error("Session not found")]
     NoSession,
+    /// No such point.
+    #[error("Checkpoint not found")]
+    NoCheckpoint,
+    /// There is a point, but not where it is needed.
+    #[error(
+        "There is no checkpoint right before this message; the nearest one before it is {nearest}"
+    )]
+    NotAtCheckpoint {
+        /// Which one is, in words.
+        nearest: String,
+    },
+    /// Another point has this name.
+    #[error("name: another checkpoint of this session has this name")]
+    NameTaken,
+    /// It holds what is left of the session.
+    #[error("This checkpoint is all that is left of the session; purge the session to remove it")]
+    LastCheckpoint,
+    /// The session's files are gone and no point holds them.
+    #[error("The session's files are lost: there is neither a workspace nor a checkpoint")]
+    NothingKept,
+    /// A point cannot be brought back.
+    #[error("The checkpoint cannot be brought back: {0}; try an older one")]
+    Damaged(String),
     /// No such API key.
     #[error("Key not found")]
     NoKey,

@@ -135,6 +135,8 @@ pub enum Conversation {
     New,
     /// There is one.
     Resumed,
+    /// There is one that belongs to another session: it is gone on with in one of its own.
+    Forked,
 }
 
 /// The request that starts the CLI.
@@ -184,10 +186,15 @@ fn arguments(
         PromptMode::Replace => format!("--system-prompt-file={}", place::PROMPT),
         PromptMode::Append => format!("--append-system-prompt-file={}", place::PROMPT),
     });
-    args.push(match conversation {
-        Conversation::New => format!("--session-id={}", session.cli_session),
-        Conversation::Resumed => format!("--resume={}", session.cli_session),
-    });
+    match conversation {
+        Conversation::New => args.push(format!("--session-id={}", session.cli_session)),
+        Conversation::Resumed => args.push(format!("--resume={}", session.cli_session)),
+        Conversation::Forked => args.extend([
+            format!("--resume={}", session.cli_session),
+            "--fork-session".to_owned(),
+            format!("--session-id={}", session.id),
+        ]),
+    }
     if !settings.mcp_servers.is_empty() {
         args.push(format!("--mcp-config={}", place::MCP));
     }

@@ -30,10 +30,7 @@ impl Service {
         let agent = agent.ok_or_else(|| agents::named(&new.agent))?;
         let settings = settled(&agent, new)?;
         shared.admit()?;
-        let slot = shared
-            .slots
-            .take()
-            .map_err(|error| Refusal::Capacity { reason: error.to_string(), retry_after_s: 30 })?;
+        let slot = shared.take_slot()?;
         let session = draft(&agent, settings, slot);
         self.make(session, agent).await
     }
@@ -65,8 +62,7 @@ impl Service {
                 fault::point("create.undo");
                 // The uids come back only when nothing is left that belongs to them; the rest is
                 // found at the next start.
-                if let (Ok(()), Some(slot)) = (shared.put_away(&session, true).await, session.slot)
-                {
+                if let (Ok(()), Some(slot)) = (shared.remove_files(&session).await, session.slot) {
                     shared.slots.give_back(slot);
                 }
                 Err(refusal)

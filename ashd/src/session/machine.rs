@@ -89,6 +89,8 @@ pub(super) enum Event {
     Resume,
     /// End for good.
     End,
+    /// End the sandbox and keep the status: the next message makes another one.
+    Cool,
     /// The daemon goes away and takes the sandboxes along.
     Shutdown,
 }
@@ -191,6 +193,7 @@ impl State {
             Event::Stop => self.stop(),
             Event::Resume => self.resume(),
             Event::End => Ok(self.leave(Status::Ended, Failure::Ended, Denied::Ended)),
+            Event::Cool => self.cool(),
             Event::Shutdown => Ok(self.shutdown()),
         }
     }
@@ -314,6 +317,19 @@ impl State {
             return Err(Denied::WrongStatus(self.status));
         }
         Ok(self.leave(Status::Stopped, Failure::Stopped, Denied::NotActive(Status::Stopped)))
+    }
+
+    fn cool(&mut self) -> Step {
+        if self.status == Status::Ended {
+            return Err(Denied::Ended);
+        }
+        if self.turn != Turn::None || self.sandbox == Sandbox::Launching {
+            return Err(Denied::Busy);
+        }
+        match std::mem::replace(&mut self.sandbox, Sandbox::None) {
+            Sandbox::Up => Ok(vec![Effect::EndSandbox]),
+            Sandbox::None | Sandbox::Launching => Ok(vec![]),
+        }
     }
 
     fn resume(&mut self) -> Step {

@@ -15,10 +15,13 @@ pub mod cli;
 pub mod shared;
 
 mod agents;
+mod checkpoints;
 mod create;
 mod driver;
+mod fork;
 mod frames;
 mod journal;
+mod keeping;
 mod logs;
 mod machine;
 mod places;

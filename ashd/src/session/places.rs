@@ -42,8 +42,13 @@ impl Places {
         self.sessions().join(id.to_string())
     }
 
-    /// What is left of ended sessions.
-    pub fn snapshots(&self) -> PathBuf {
+    /// What is kept of sessions: a vault for each tenant.
+    pub fn vaults(&self) -> PathBuf {
+        self.data_dir.join("snapshots/store")
+    }
+
+    /// Workspaces of sessions that ended before there were points.
+    pub fn old_snapshots(&self) -> PathBuf {
         self.data_dir.join("snapshots")
     }
 }

@@ -6,16 +6,21 @@
 //! logged in one line.
 
 use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use tokio::sync::oneshot;
 
 use super::agents;
 use super::api::Refusal;
 use super::driver::{Begin, Driver, Replay};
 use super::frames;
+use super::keeping::{point_of, unkept};
 use super::shared::Shared;
-use crate::domain::{Event, EventKind, NewEvent, Session, SessionChange, Status, Timestamp};
+use crate::domain::{
+    Event, EventKind, NewEvent, Session, SessionChange, SessionId, Status, Timestamp,
+};
 use crate::fault;
 use crate::sandbox::Running;
 use crate::store::Commit;
@@ -25,7 +30,9 @@ use crate::tree::remove_all;
 pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<(), Refusal> {
     let mut alive = BTreeSet::new();
     for session in &sessions {
-        if session.status == Status::Ended {
+        if session.status == Status::Starting && session.parent.is_some() {
+            abandon(shared, session).await?;
+        } else if session.status == Status::Ended {
             if let Err(error) = put_away(shared, session).await {
                 tracing::error!(ash_session = %session.id, %error, "its end was not finished");
             }
@@ -44,6 +51,23 @@ pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<
     remove_unknown(shared, &sessions).await;
     remove_unrecorded(shared).await?;
     fault::point("reconcile.removed");
+    take_over_old(shared).await
+}
+
+/// Makes points of what was kept of ended sessions before there were points.
+async fn take_over_old(shared: &Shared) -> Result<(), Refusal> {
+    let kept = shared.places.old_snapshots();
+    let names = std::fs::read_dir(&kept).into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    for id in names.filter_map(|name| name.parse::<SessionId>().ok()) {
+        if let Some(session) = shared.store.session(id).await? {
+            keep_last(shared, &session, kept.join(id.to_string())).await?;
+            tracing::info!(ash_session = %id, "made a point of what was kept of an ended session");
+        }
+        if let Err(error) = remove_all(&kept, &id.to_string()) {
+            tracing::error!(ash_session = %id, %error, "what was kept before could not be removed");
+        }
+    }
     Ok(())
 }
 
@@ -53,14 +77,38 @@ async fn put_away(shared: &Shared, session: &Session) -> Result<(), Refusal> {
         tracing::error!(ash_session = %session.id, error = error.in_full(), "a sandbox is left");
         return Ok(());
     }
-    shared.put_away(session, false).await?;
-    fault::point("reconcile.put_away");
+    keep_last(shared, session, shared.places.session(session.id)).await?;
+    fault::point("reconcile.kept");
+    shared.remove_files(session).await?;
     let change = SessionChange { slot: Some(None), ..SessionChange::none() };
     shared.store.commit(Commit::of(session.id, change, vec![])).await?;
     if let Some(slot) = session.slot {
         shared.slots.give_back(slot);
     }
     tracing::info!(ash_session = %session.id, "finished the end of a session");
+    Ok(())
+}
+
+/// Makes the last point of a session that has ended, if its files are still there.
+async fn keep_last(shared: &Shared, session: &Session, root: PathBuf) -> Result<(), Refusal> {
+    if !root.join("workspace").is_dir() {
+        return Ok(());
+    }
+    let (tell, _) = oneshot::channel();
+    let cut = shared.cut(session, root, (Arc::default(), tell)).await;
+    let cut = cut.map_err(|error| unkept(session.id, error))?;
+    let point = point_of(&cut, session, None);
+    Ok(shared.store.add_point(point).await?)
+}
+
+/// Removes a fork that was never finished.
+async fn abandon(shared: &Shared, session: &Session) -> Result<(), Refusal> {
+    shared.remove_files(session).await?;
+    shared.store.purge_session(session.id).await?;
+    if let Some(slot) = session.slot {
+        shared.slots.give_back(slot);
+    }
+    tracing::warn!(ash_session = %session.id, "removed what was left: a fork that was not finished");
     Ok(())
 }
 

@@ -25,6 +25,7 @@ use crate::fault;
 use crate::sandbox::Sandboxes;
 use crate::sandbox::broker::Usage as SeenUsage;
 use crate::sandbox::lease::Slots;
+use crate::snapshot::Snapshots;
 use crate::store::{EventRange, SessionFilter, Store, Usage};
 
 pub use super::places::Places;
@@ -57,9 +58,14 @@ impl Service {
         let sessions = store.unended_sessions().await?;
         let (base, count) = options.uids;
         let slots = Slots::new(base, count, sessions.iter().filter_map(|session| session.slot));
+        let kept = places.vaults();
+        let snapshots = tokio::task::spawn_blocking(move || Snapshots::open(&kept)).await;
+        let snapshots = snapshots.map_err(|error| Refusal::Internal(error.to_string()))?;
+        let snapshots = snapshots.map_err(|error| Refusal::Internal(error.to_string()))?;
         let shared = Arc::new(Shared {
             store,
             sandboxes,
+            snapshots,
             slots,
             registry: Registry::default(),
             launching: 0.into(),
@@ -204,7 +210,7 @@ impl Service {
         Ok(SessionView::of(&self.stored(caller, id).await?))
     }
 
-    async fn stored(&self, caller: &Caller, id: SessionId) -> Result<Session> {
+    pub(super) async fn stored(&self, caller: &Caller, id: SessionId) -> Result<Session> {
         let session = self.shared.store.session(id).await?;
         session.filter(|session| session.tenant == caller.tenant).ok_or(Refusal::NoSession)
     }
@@ -231,7 +237,7 @@ impl Service {
         Ok(self.shared.registry.handle_or(&session, spawn))
     }
 
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         caller: &Caller,
         id: SessionId,
@@ -293,7 +299,7 @@ impl Service {
             Err(Refusal::Ended) => {
                 let session = self.stored(caller, id).await?;
                 if purge {
-                    self.shared.put_away(&session, true).await?;
+                    self.shared.remove_files(&session).await?;
                 }
                 SessionView::of(&session)
             }

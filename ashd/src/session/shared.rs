@@ -1,8 +1,6 @@
 //! What every session's driver uses.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -10,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use super::api::{Happened, Refusal};
-use super::cli::{self, Defaults};
+use super::cli::{self, Conversation, Defaults};
 use super::machine::Sandbox;
 use super::places::Places;
 use super::registry::Registry;
@@ -21,9 +19,10 @@ use crate::sandbox::lease::Slots;
 use crate::sandbox::limits::Limits;
 use crate::sandbox::plan::PlacedFile;
 use crate::sandbox::{NewSandbox, Running, SandboxError, Sandboxes};
+use crate::snapshot::Snapshots;
 use crate::store::{EventRange, Store, Usage};
 use crate::telemetry::message;
-use crate::tree::{Tree, TreeLimits, remove_all};
+use crate::tree::{Tree, TreeError, TreeLimits, remove_all};
 
 /// The largest CLAUDE.md, in bytes.
 pub(super) const PROMPT_LIMIT: u64 = 1024 * 1024;
@@ -61,6 +60,7 @@ pub struct Live {
 pub(super) struct Shared {
     pub(super) store: Arc<dyn Store>,
     pub(super) sandboxes: Arc<Sandboxes>,
+    pub(super) snapshots: Snapshots,
     pub(super) slots: Slots,
     pub(super) registry: Registry,
     /// Sandboxes that are being made.
@@ -181,12 +181,22 @@ impl Shared {
         }
     }
 
-    /// Whether the CLI has a transcript of the session's conversation.
-    pub(super) async fn has_transcript(&self, session: &Session) -> bool {
+    /// How the CLI is to begin, by the transcripts that it has. A fork begins with its parent's,
+    /// until it has made one of its own out of it.
+    pub(super) async fn conversation(&self, session: &Session) -> Conversation {
         let home = self.places.session(session.id).join("home");
-        let transcript = cli::transcript(&session.cli_session);
-        let exists = move || Tree::open(&home).and_then(|home| home.exists_file(&transcript));
-        matches!(tokio::task::spawn_blocking(exists).await, Ok(Ok(true)))
+        let (known, own) = (session.cli_session.clone(), session.id.to_string());
+        let forked = session.parent.is_some() && known != own;
+        let look = move || -> Result<Conversation, TreeError> {
+            let home = Tree::open(&home)?;
+            if !home.exists_file(&cli::transcript(&known))? {
+                return Ok(Conversation::New);
+            }
+            let fork = forked && !home.exists_file(&cli::transcript(&own))?;
+            Ok(if fork { Conversation::Forked } else { Conversation::Resumed })
+        };
+        let found = tokio::task::spawn_blocking(look).await;
+        found.ok().and_then(Result::ok).unwrap_or(Conversation::New)
     }
 
     /// One event.
@@ -206,34 +216,27 @@ impl Shared {
         });
     }
 
-    /// Puts the files of an ended session away: its workspace becomes a snapshot that only root
-    /// reaches, its home goes. With `purge`, everything goes.
-    pub(super) async fn put_away(&self, session: &Session, purge: bool) -> Result<(), Refusal> {
+    /// Removes the files of a session. What is kept of them is in its points.
+    pub(super) async fn remove_files(&self, session: &Session) -> Result<(), Refusal> {
         let (id, places) = (session.id, self.places.clone());
-        let put_away = move || -> Result<(), String> {
-            let name = id.to_string();
-            let workspace = places.session(id).join("workspace");
-            if !purge && workspace.exists() {
-                let kept = places.snapshots().join(&name);
-                let private =
-                    |path: &Path| DirBuilder::new().recursive(true).mode(0o700).create(path);
-                private(&kept).map_err(|error| error.to_string())?;
-                fault::fail("put_away.publish.before").map_err(|error| error.to_string())?;
-                std::fs::rename(&workspace, kept.join("workspace"))
-                    .map_err(|error| error.to_string())?;
-                fault::fail("put_away.publish.after").map_err(|error| error.to_string())?;
-            }
-            if purge {
-                remove_all(&places.snapshots(), &name).map_err(|error| error.to_string())?;
-            }
-            remove_all(&places.sessions(), &name).map_err(|error| error.to_string())
+        let (snapshots, tenant) = (self.snapshots.clone(), session.tenant.clone());
+        let remove = move || -> Result<(), String> {
+            remove_all(&places.sessions(), &id.to_string()).map_err(|error| error.to_string())?;
+            let forgotten = snapshots.vault(&tenant).and_then(|vault| vault.forget(id));
+            forgotten.map_err(|error| error.to_string())
         };
-        let done = tokio::task::spawn_blocking(put_away).await;
+        let done = tokio::task::spawn_blocking(remove).await;
         let failed = |error: String| {
-            tracing::error!(ash_session = %id, error, "the session's files could not be put away");
-            Refusal::Internal("the session's files could not be put away".to_owned())
+            tracing::error!(ash_session = %id, error, "the session's files could not be removed");
+            Refusal::Internal("the session's files could not be removed".to_owned())
         };
         done.map_err(|error| failed(error.to_string()))?.map_err(failed)
+    }
+
+    /// A place in the range of leased uids.
+    pub(super) fn take_slot(&self) -> Result<u32, Refusal> {
+        let taken = self.slots.take();
+        taken.map_err(|error| Refusal::Capacity { reason: error.to_string(), retry_after_s: 30 })
     }
 }
 

@@ -115,7 +115,9 @@ impl Vault {
         let done = look.twice(hold, captured);
         // What was read is kept in any case, but belongs to no root when it was not all.
         let published = stash.lock().unwrap_or_else(PoisonError::into_inner).publish()?;
-        let Look { mut current, before, new, files, bytes, left_out, held, .. } = look;
+        let Look { mut current, before, new, unsure, files, bytes, left_out, held, .. } = look;
+        // Whether these are what was read then cannot be told later.
+        current.retain(|path, _| !unsure.contains(path));
         let root = done.as_ref().ok().copied();
         if root.is_none() {
             for (path, known) in before {

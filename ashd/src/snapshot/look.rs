@@ -42,7 +42,7 @@ pub(super) struct Look<'a, 'v> {
     /// Directories at the first look.
     dirs: HashMap<Vec<u8>, Mark>,
     /// Files whose times do not tell whether they are what was read.
-    unsure: HashSet<Vec<u8>>,
+    pub(super) unsure: HashSet<Vec<u8>>,
     /// Whether there is anything whose times do not tell.
     is_unsure: bool,
     /// When the first look began, and a little before.

@@ -179,7 +179,8 @@ impl Giving {
 
 impl<'a> Build<'a> {
     fn new(vault: &'a Vault, restoring: &'a Restoring<'a>) -> Result<Build<'a>, SnapshotError> {
-        let donor = restoring.donor.map(|donor| Giving::of(vault, donor)).transpose()?;
+        // One that is gone by now gives nothing.
+        let donor = restoring.donor.and_then(|donor| Giving::of(vault, donor).ok());
         Ok(Build {
             vault,
             restoring,

@@ -36,10 +36,10 @@ impl Places {
         self.groups(&self.cgroup, &mut found)?;
         files(&self.run, "socket", &mut found)?;
         for entry in listed(&self.data)? {
-            // The database grows by itself; what is in it is looked at through the API.
-            let is_database =
-                entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ash.db"));
-            if !is_database {
+            // The database and what is kept of sessions grow by themselves; what is in them is looked
+            // at through the API.
+            let name = entry.file_name().unwrap_or_default().to_string_lossy();
+            if !name.starts_with("ash.db") && name != "snapshots" {
                 files(&entry, "file", &mut found)?;
             }
         }

@@ -6,13 +6,14 @@ use ash_wire::words::CliState;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{Begin, Driver, Replay, Reply, RunningCli};
+use super::{Begin, Driver, Launched, Replay, Reply, RunningCli};
 use crate::domain::{SandboxId, SessionChange, Status, TurnOptions};
 use crate::fault;
 use crate::sandbox::Running;
 use crate::session::api::Refusal;
 use crate::session::cli::StartKey;
 use crate::session::frames::Numbering;
+use crate::session::keeping::Found;
 use crate::session::machine::{Event, Sandbox, State, Turn};
 use crate::session::registry::SessionView;
 use crate::telemetry::message;
@@ -72,13 +73,16 @@ impl Driver {
         let shared = self.shared.clone();
         let session = self.session.clone();
         let sandbox = SandboxId::random();
-        self.launching = Some(tokio::spawn(async move { shared.launch(&session, sandbox).await }));
+        self.launching = Some(tokio::spawn(async move {
+            let found = shared.bring_back(&session).await?;
+            Ok(Launched { running: shared.launch(&session, sandbox).await?, found })
+        }));
     }
 
-    pub(super) async fn launched(&mut self, result: Result<Running, Refusal>) {
+    pub(super) async fn launched(&mut self, result: Result<Launched, Refusal>) {
         self.launching = None;
         let outcome = match result {
-            Ok(running) => self.launch_succeeded(running).await,
+            Ok(launched) => self.launch_succeeded(launched).await,
             Err(refusal) => {
                 self.logs.system(&refusal.to_string());
                 self.launch_error = Some(refusal.clone());
@@ -96,9 +100,11 @@ impl Driver {
         }
     }
 
-    async fn launch_succeeded(&mut self, running: Running) -> Result<(), Refusal> {
+    async fn launch_succeeded(&mut self, launched: Launched) -> Result<(), Refusal> {
         self.launch_error = None;
-        let change = SessionChange { sandbox: Some(running.id), ..SessionChange::none() };
+        let Launched { running, found } = launched;
+        let restore = self.session.restore.map(|_| None);
+        let change = SessionChange { sandbox: Some(running.id), restore, ..SessionChange::none() };
         self.link = Some(running);
         self.cli = None;
         self.own_turn = false;
@@ -116,9 +122,9 @@ impl Driver {
         fault::point("resume.recorded");
         let options = self.waiting_options();
         self.ready_cli(&options).await;
-        self.fresh_sandbox = true;
+        self.fresh_sandbox = Some(found);
         let result = self.step(Event::Launched).await;
-        self.fresh_sandbox = false;
+        self.fresh_sandbox = None;
         self.run_waiting_execs();
         result
     }
@@ -152,7 +158,7 @@ impl Driver {
     /// Ends the sandbox, or the attempt to make one, and waits until nothing of it is left.
     pub(super) async fn end_sandbox(&mut self) {
         let launched = match self.launching.take() {
-            Some(task) => task.await.ok().and_then(Result::ok),
+            Some(task) => task.await.ok().and_then(Result::ok).map(|launched| launched.running),
             None => None,
         };
         let why_lost = self.why_lost("the command ran");
@@ -182,6 +188,7 @@ impl Driver {
 
     pub(super) async fn end(&mut self, purge: bool, reply: Reply<Arc<SessionView>>) {
         let result = self.step(Event::End).await;
+        self.abandon_saving().await;
         let result = match result {
             Ok(()) => self.leave(purge).await,
             Err(refusal) => Err(refusal),
@@ -190,10 +197,15 @@ impl Driver {
         let _ = reply.send(result.map(|()| self.view()));
     }
 
-    /// Puts the files of an ended session away and gives its uids back.
+    /// Puts the files of an ended session away and gives its uids back. What is kept of them is a
+    /// last point.
     async fn leave(&mut self, purge: bool) -> Result<(), Refusal> {
-        self.shared.put_away(&self.session, purge).await?;
-        fault::point("end.put_away");
+        if !purge && self.session.slot.is_some() {
+            self.save_now().await?;
+            fault::point("end.saved");
+        }
+        self.shared.remove_files(&self.session).await?;
+        fault::point("end.removed");
         if let Some(slot) = self.session.slot {
             let change = SessionChange { slot: Some(None), ..SessionChange::none() };
             self.commit(change, vec![]).await?;
@@ -207,6 +219,7 @@ impl Driver {
     pub(super) async fn shutdown(&mut self, end: bool) {
         if end {
             let _ = self.step(Event::Shutdown).await;
+            self.finish_saving().await;
         }
         self.execs.lost(&Refusal::ShuttingDown);
         self.over = true;
@@ -215,8 +228,12 @@ impl Driver {
     /// The body of the lifecycle event that goes with a status.
     pub(super) fn lifecycle(&self, status: Status) -> Bytes {
         let body = match status {
-            Status::Active if self.fresh_sandbox => {
-                json!({ "action": "resumed", "path": "cold", "source": "local" })
+            Status::Active if let Some(found) = self.fresh_sandbox => {
+                let from = match found {
+                    Found::InPlace => "disk",
+                    Found::InStore => "store",
+                };
+                json!({ "action": "resumed", "path": "cold", "source": "local", "from": from })
             }
             Status::Active => json!({ "action": "resumed", "path": "warm" }),
             Status::Paused => json!({ "action": "paused" }),

@@ -298,6 +298,7 @@ impl Driver {
             }
             Notice::SelfTurnEnded => {
                 self.own_turn = false;
+                self.save();
                 let _ = self.step(Event::OwnTurnEnded).await;
             }
             Notice::Held { bytes } => {
@@ -335,6 +336,7 @@ impl Driver {
                 return false;
             }
         }
+        self.save();
         let _ = self.step(Event::TurnEnded(turn)).await;
         true
     }

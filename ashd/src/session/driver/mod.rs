@@ -9,7 +9,10 @@ mod exec;
 mod life;
 mod lines;
 mod replay;
+mod saving;
 mod turns;
+
+mod back;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -21,20 +24,22 @@ use tokio::task::JoinHandle;
 
 use self::exec::Execs;
 pub(super) use self::replay::Replay;
+use self::saving::{Saved, Saving, Wish};
 use self::turns::Waiting;
 use super::api::{Happened, Reading, Refusal};
 use super::cli::{Controls, StartKey};
 use super::exec::ExecStream;
 use super::frames::{Encoder, Numbering};
 use super::journal::Journal;
+use super::keeping::Found;
 use super::logs::Logs;
 use super::machine::{Denied, Effect, Event, Failure, State};
 use super::registry::SessionView;
 use super::shared::Shared;
 use super::stream::Subscription;
 use crate::domain::{
-    EventKind, ExecRequest, NewEvent, Session, SessionChange, Status, Timestamp, TurnId,
-    TurnRequest,
+    EventKind, ExecRequest, NewEvent, Point, PointName, Session, SessionChange, Status, Timestamp,
+    TurnId, TurnRequest, Which,
 };
 use crate::sandbox::Running;
 use crate::sandbox::link::{Incoming, LinkError};
@@ -60,6 +65,10 @@ pub(super) enum Command {
     Resume { reply: Reply<Arc<SessionView>> },
     /// End for good; with `purge`, the session's files go as well.
     End { purge: bool, reply: Reply<Arc<SessionView>> },
+    /// Make a point.
+    Save { name: Option<PointName>, reply: Reply<Point> },
+    /// Go back to a point.
+    GoBack { to: Which, reply: Reply<Arc<SessionView>> },
     /// Run a command beside the turn.
     Exec { request: ExecRequest, reply: Reply<ExecStream> },
     /// The daemon goes away. With `end`, the sandbox goes along; else it waits for the next one.
@@ -102,7 +111,7 @@ pub(super) struct Driver {
     /// Messages whose turn has not begun.
     waiting: HashMap<TurnId, Waiting>,
     link: Option<Running>,
-    launching: Option<JoinHandle<Result<Running, Refusal>>>,
+    launching: Option<JoinHandle<Result<Launched, Refusal>>>,
     /// Callers that wait for the launch under way.
     resuming: Vec<Reply<Arc<SessionView>>>,
     /// Why the newest launch failed.
@@ -121,17 +130,28 @@ pub(super) struct Driver {
     owed: usize,
     /// What a line that history does not keep has changed, until the next commit.
     carried: SessionChange,
-    /// While a launch's success is taken in: a session that becomes active does so cold.
-    fresh_sandbox: bool,
+    /// While a launch's success is taken in, a session that becomes active does so cold: where its
+    /// files were.
+    fresh_sandbox: Option<Found>,
     execs: Execs,
+    saving: Option<Saving>,
+    /// Who asked for a point that the cut under way is too late for.
+    wishes: Vec<Wish>,
     over: bool,
 }
 
 /// What the driver waits for.
 enum Input {
     Command(Option<Command>),
-    Launched(Result<Running, Refusal>),
+    Launched(Result<Launched, Refusal>),
     Said(Result<Option<usize>, LinkError>),
+    Saved(Saved),
+}
+
+/// A sandbox that was made, and where the files for it were found.
+struct Launched {
+    running: Running,
+    found: Found,
 }
 
 /// How a session's driver begins.
@@ -180,8 +200,10 @@ impl Driver {
             last_number: 0,
             owed: 0,
             carried: SessionChange::none(),
-            fresh_sandbox: false,
+            fresh_sandbox: None,
             execs: Execs::default(),
+            saving: None,
+            wishes: vec![],
             over: false,
         };
         tokio::spawn(driver.run(begin));
@@ -199,8 +221,10 @@ impl Driver {
                 Input::Said(Ok(Some(_))) => self.heard(&mut batch).await,
                 Input::Said(Ok(None)) => self.lost("the bridge hung up").await,
                 Input::Said(Err(error)) => self.lost(&error.to_string()).await,
+                Input::Saved(saved) => self.saved(saved).await,
             }
         }
+        self.abandon_saving().await;
         self.journal.close();
         if self.session.status == Status::Ended {
             self.shared.registry.remove(self.session.id);
@@ -223,10 +247,17 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        let saved = async {
+            match &mut self.saving {
+                Some(saving) => saving.next().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             command = self.commands.recv() => Input::Command(command),
             result = launching => Input::Launched(result),
             said = said => Input::Said(said),
+            saved = saved => Input::Saved(saved),
         }
     }
 
@@ -247,6 +278,10 @@ impl Driver {
             Command::End { purge, reply } => {
                 self.end(purge, reply).await;
                 self.leaving.store(false, Ordering::Relaxed);
+            }
+            Command::Save { name, reply } => self.wish(Wish { name, reply }),
+            Command::GoBack { to, reply } => {
+                let _ = reply.send(self.go_back(to).await);
             }
             Command::Exec { request, reply } => self.exec(request, reply).await,
             Command::Shutdown { end, reply } => {
@@ -282,10 +317,12 @@ impl Driver {
             let result = match effect {
                 Effect::Status(status) => self.commit_status(status).await,
                 Effect::Launch => {
+                    self.let_capture().await;
                     self.launch();
                     Ok(())
                 }
                 Effect::Begin(turn) => {
+                    self.let_capture().await;
                     if let Some(event) = self.begin_turn(turn).await
                         && let Ok(more) = self.state.step(event)
                     {
@@ -304,6 +341,7 @@ impl Driver {
                 }
                 Effect::EndSandbox => {
                     self.end_sandbox().await;
+                    self.save();
                     Ok(())
                 }
             };
@@ -355,11 +393,15 @@ impl Driver {
         change: SessionChange,
         events: Vec<NewEvent>,
     ) -> Result<(), StoreError> {
-        let last = events.last().map_or(self.session.last_seq, |event| event.seq);
-        let session = self.session.id;
+        self.commit_as(Commit::of(self.session.id, change, events)).await
+    }
+
+    async fn commit_as(&mut self, commit: Commit) -> Result<(), StoreError> {
+        let last = commit.events.last().map_or(self.session.last_seq, |event| event.seq);
+        let (session, change) = (self.session.id, commit.change.clone());
         let publish = change != SessionChange::none();
         let turns = change.turn.is_some();
-        self.shared.store.commit(Commit::of(session, change.clone(), events)).await?;
+        self.shared.store.commit(commit).await?;
         change.apply(&mut self.session);
         self.session.last_seq = last;
         if publish {

@@ -11,7 +11,7 @@ use crate::domain::{
 };
 use crate::fault;
 use crate::session::api::{Reading, Refusal};
-use crate::session::cli::{self, Controls, Conversation, StartKey};
+use crate::session::cli::{self, Controls, StartKey};
 use crate::session::frames;
 use crate::session::machine::{Denied, Event, Sandbox};
 use crate::session::stream::{Starter, Subscription};
@@ -185,10 +185,7 @@ impl Driver {
     }
 
     async fn start_cli(&mut self, key: StartKey, controls: Controls) {
-        let conversation = match self.shared.has_transcript(&self.session).await {
-            true => Conversation::Resumed,
-            false => Conversation::New,
-        };
+        let conversation = self.shared.conversation(&self.session).await;
         let defaults = &self.shared.options.cli;
         let start = cli::start(&self.session, conversation, &key, &controls, defaults);
         if let Some(link) = &self.link {

@@ -17,6 +17,7 @@ mod leftovers;
 mod limits;
 mod model;
 mod options;
+mod points;
 mod proxy;
 mod readme;
 mod refusals;

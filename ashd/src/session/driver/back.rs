@@ -1,0 +1,88 @@
+//! Going back to a point.
+
+use std::sync::Arc;
+
+use super::{Driver, refusal};
+use crate::domain::{Event as Durable, EventKind, Point, PointId, SessionChange, Timestamp, Which};
+use crate::session::api::Refusal;
+use crate::session::frames;
+use crate::session::machine::Event;
+use crate::session::registry::SessionView;
+use crate::store::Commit;
+
+impl Driver {
+    /// Brings conversation, workspace and home back to a point. What is there now is saved first,
+    /// so that this can be undone as well. What happened since keeps its numbers and is undone.
+    ///
+    /// The files are built beside their place, so that a point that cannot be brought back changes
+    /// nothing. The commit decides: a daemon that is killed behind it builds them once more.
+    pub(super) async fn go_back(&mut self, to: Which) -> Result<Arc<SessionView>, Refusal> {
+        let point = self.shared.store.point(self.session.id, to).await?;
+        let point = point.ok_or(Refusal::NoCheckpoint)?;
+        let effects = self.state.step(Event::Cool).map_err(|denied| refusal(denied, "restore"))?;
+        self.perform(effects).await?;
+        self.save_now().await?;
+        if let Err(refusal) = self.shared.build(&self.session, &point, None).await {
+            self.shared.discard(self.session.id).await;
+            return Err(refusal);
+        }
+        if let Err(error) = self.record_return(&point).await {
+            self.shared.discard(self.session.id).await;
+            return Err(error);
+        }
+        self.shared.put_in_place(self.session.id).await?;
+        let change = SessionChange { restore: Some(None), ..SessionChange::none() };
+        self.commit(change, vec![]).await?;
+        Ok(self.view())
+    }
+
+    /// Commits that the session is at the point again, and shows it.
+    async fn record_return(&mut self, point: &Point) -> Result<(), Refusal> {
+        let mut events = vec![];
+        if let Some(turn) = point.turn {
+            let text = "Interrupted: the session was brought back to a checkpoint in mid-turn";
+            events.push(self.event(EventKind::Error, Some(turn.id), frames::error_body(text)));
+        }
+        let body = serde_json::json!({
+            "action": "restored",
+            "checkpoint": point.id,
+            "name": point.name.as_ref().map(|name| name.as_str()),
+            "sequence": point.seq,
+        });
+        let mut restored = self.event(EventKind::Lifecycle, None, body.to_string().into());
+        restored.seq += events.len() as u64;
+        events.push(restored);
+        let change = SessionChange {
+            cli_session: Some(point.cli_session.clone()),
+            restore: Some(Some(point.id)),
+            last_active_at: Some(Timestamp::now()),
+            last_error: Some(None),
+            ..SessionChange::none()
+        };
+        let seq = self.session.last_seq + events.len() as u64;
+        let commit = Commit {
+            back_to: Some(point.id),
+            ..Commit::of(self.session.id, change, events.clone())
+        };
+        self.commit_as(commit).await?;
+        self.show(&events);
+        // The same content under the number that history has now: from here on it goes on.
+        let here = Point {
+            id: PointId::random(),
+            name: None,
+            seq,
+            turn: None,
+            written: 0,
+            created_at: Timestamp::now(),
+            ..point.clone()
+        };
+        Ok(self.shared.store.add_point(here).await?)
+    }
+
+    fn show(&mut self, events: &[Durable]) {
+        for event in events {
+            let frames = self.encoder.event(event, &mut self.numbering);
+            self.journal.append(frames);
+        }
+    }
+}

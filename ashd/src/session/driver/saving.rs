@@ -1,0 +1,246 @@
+//! Points: when they are made, and what they are of.
+//!
+//! At every boundary (the end of a turn, a pause, the end of a sandbox) workspace and home are
+//! saved in the background. The barrier is the moment at which they were seen whole: a turn that
+//! is about to begin waits for it, but not long, and what is not saved at this boundary is saved
+//! at the next. A point that somebody asked for is made at once, also in mid-turn: then the agent
+//! stands still for the moment itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::{Driver, Reply};
+use crate::domain::{Point, PointName, Session, Which};
+use crate::session::api::Refusal;
+use crate::session::keeping::{Captured, point_of, unkept};
+use crate::session::machine::Turn;
+use crate::snapshot::{Cut, SnapshotError};
+use crate::store::StoreError;
+
+/// How long a turn waits for the moment of a cut under way.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// A cut under way.
+pub(super) struct Saving {
+    task: JoinHandle<Result<Cut, SnapshotError>>,
+    captured: oneshot::Receiver<Captured>,
+    cancel: Arc<AtomicBool>,
+    /// What the session was at the moment that the cut is of, once that is past.
+    moment: Option<Session>,
+    /// Who waits for it.
+    wishes: Vec<Wish>,
+    /// Something changed since that asks for another one.
+    again: bool,
+}
+
+/// Somebody who asked for a point.
+pub(super) struct Wish {
+    pub(super) name: Option<PointName>,
+    pub(super) reply: Reply<Point>,
+}
+
+/// What a cut says.
+pub(super) enum Saved {
+    /// This is the moment.
+    Captured(Captured),
+    /// It is done.
+    Done(Box<Result<Cut, SnapshotError>>),
+}
+
+impl Saving {
+    /// Waits for what the cut says next. Nothing is lost when this is not waited for to its end.
+    pub(super) async fn next(&mut self) -> Saved {
+        if self.moment.is_none() {
+            tokio::select! {
+                biased;
+                Ok(captured) = &mut self.captured, if !self.captured.is_terminated() => {
+                    return Saved::Captured(captured);
+                }
+                done = &mut self.task => return Saved::Done(Box::new(finished(done))),
+            }
+        }
+        Saved::Done(Box::new(finished((&mut self.task).await)))
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+}
+
+fn finished(
+    done: Result<Result<Cut, SnapshotError>, tokio::task::JoinError>,
+) -> Result<Cut, SnapshotError> {
+    done.unwrap_or(Err(SnapshotError::Cancelled))
+}
+
+impl Driver {
+    /// Saves the session's files in the background, if nothing does so already.
+    pub(super) fn save(&mut self) {
+        match &mut self.saving {
+            Some(saving) => saving.again = true,
+            None => self.begin_cut(vec![]),
+        }
+    }
+
+    /// Makes a point for somebody: of the cut under way, if its moment is still to come.
+    pub(super) fn wish(&mut self, wish: Wish) {
+        match &mut self.saving {
+            Some(saving) if saving.moment.is_none() && !saving.is_cancelled() => {
+                saving.wishes.push(wish);
+            }
+            Some(_) => self.wishes.push(wish),
+            None => self.begin_cut(vec![wish]),
+        }
+    }
+
+    fn begin_cut(&mut self, wishes: Vec<Wish>) {
+        let (tell, captured) = oneshot::channel();
+        let cancel = Arc::new(AtomicBool::new(false));
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let flag = cancel.clone();
+        let root = shared.places.session(session.id);
+        let task = tokio::spawn(async move { shared.cut(&session, root, (flag, tell)).await });
+        self.saving = Some(Saving { task, captured, cancel, moment: None, wishes, again: false });
+    }
+
+    /// Notes what the session is at the moment of a cut.
+    fn captured(&mut self, captured: Captured) {
+        if let Some(saving) = &mut self.saving {
+            saving.moment = Some(self.session.clone());
+        }
+        drop(captured);
+    }
+
+    pub(super) async fn saved(&mut self, said: Saved) {
+        match said {
+            Saved::Captured(captured) => self.captured(captured),
+            Saved::Done(result) => {
+                let Some(saving) = self.saving.take() else { return };
+                let again = saving.again;
+                self.record_cut(*result, saving).await;
+                let wishes = std::mem::take(&mut self.wishes);
+                if !wishes.is_empty() || (again && self.state.turn == Turn::None) {
+                    self.begin_cut(wishes);
+                }
+            }
+        }
+    }
+
+    /// Before something begins that changes the files: waits for the moment of a cut under way,
+    /// and gives the cut up when that takes too long and nobody asked for it.
+    pub(super) async fn let_capture(&mut self) {
+        let awaited =
+            |saving: &&mut Saving| saving.moment.is_none() && !saving.captured.is_terminated();
+        let Some(saving) = self.saving.as_mut().filter(awaited) else { return };
+        match tokio::time::timeout(PATIENCE, &mut saving.captured).await {
+            Ok(Ok(captured)) => self.captured(captured),
+            // It has failed, and will say so.
+            Ok(Err(_)) => {}
+            Err(_) if saving.wishes.is_empty() => saving.cancel.store(true, Ordering::Relaxed),
+            Err(_) => {}
+        }
+    }
+
+    /// Waits until no cut is under way.
+    pub(super) async fn finish_saving(&mut self) {
+        while let Some(saving) = &mut self.saving {
+            let said = saving.next().await;
+            self.saved(said).await;
+        }
+    }
+
+    /// Saves the files now, and waits until they are. For when nothing changes them.
+    pub(super) async fn save_now(&mut self) -> Result<Point, Refusal> {
+        self.finish_saving().await;
+        let (reply, point) = oneshot::channel();
+        self.begin_cut(vec![Wish { name: None, reply }]);
+        self.finish_saving().await;
+        point.await.unwrap_or(Err(Refusal::ShuttingDown))
+    }
+
+    /// Gives up what is being saved, and waits until it has ended.
+    pub(super) async fn abandon_saving(&mut self) {
+        if let Some(saving) = &mut self.saving {
+            saving.again = false;
+            saving.cancel.store(true, Ordering::Relaxed);
+        }
+        self.finish_saving().await;
+    }
+
+    /// Makes points of what was cut, and tells those who wait.
+    async fn record_cut(&mut self, result: Result<Cut, SnapshotError>, saving: Saving) {
+        let cancelled = saving.is_cancelled();
+        let Saving { moment, mut wishes, .. } = saving;
+        let cut = match (result, moment) {
+            (Ok(cut), Some(moment)) if !cancelled => Ok((cut, moment)),
+            (Ok(_), _) => Err(SnapshotError::Cancelled),
+            (Err(error), _) => Err(error),
+        };
+        let (cut, moment) = match cut {
+            Ok(cut) => cut,
+            Err(error) => {
+                if !matches!(error, SnapshotError::Cancelled) || !wishes.is_empty() {
+                    self.logs.system(&format!("the session's files were not saved: {error}"));
+                }
+                let refusal = unkept_or_cancelled(self.session.id, error);
+                for wish in wishes {
+                    let _ = wish.reply.send(Err(refusal.clone()));
+                }
+                return;
+            }
+        };
+        if wishes.is_empty()
+            && let Err(error) = self.record_point(&cut, &moment, None).await
+        {
+            tracing::warn!(ash_session = %self.session.id, %error, "a point was not recorded");
+        }
+        for wish in wishes.drain(..) {
+            let point = self.record_point(&cut, &moment, wish.name).await;
+            let _ = wish.reply.send(point.map_err(named_twice));
+        }
+        // From here on the points keep what was cut from being collected.
+        drop(cut);
+    }
+
+    async fn record_point(
+        &mut self,
+        cut: &Cut,
+        moment: &Session,
+        name: Option<PointName>,
+    ) -> Result<Point, StoreError> {
+        let newest = self.shared.store.point(self.session.id, Which::Newest).await?;
+        let left_out = newest.as_ref().map_or(0, |newest| newest.left_out);
+        let same = |newest: &Point| newest.root == cut.root && newest.seq == moment.last_seq;
+        if let Some(newest) = newest.filter(|newest| name.is_none() && same(newest)) {
+            return Ok(newest);
+        }
+        let point = point_of(cut, moment, name);
+        self.shared.store.add_point(point.clone()).await?;
+        tracing::debug!(
+            ash_session = %self.session.id, seq = point.seq, files = cut.files, written = cut.written,
+            held = cut.held, "point saved"
+        );
+        if point.left_out != left_out && point.left_out > 0 {
+            self.logs.system(&format!("not in the point: {}", cut.left_out));
+        }
+        Ok(point)
+    }
+}
+
+fn named_twice(error: StoreError) -> Refusal {
+    match error {
+        StoreError::Exists { .. } => Refusal::NameTaken,
+        error => error.into(),
+    }
+}
+
+fn unkept_or_cancelled(session: crate::domain::SessionId, error: SnapshotError) -> Refusal {
+    match error {
+        SnapshotError::Cancelled => Refusal::Busy,
+        error => unkept(session, error),
+    }
+}

@@ -1,0 +1,167 @@
+//! How a session becomes two.
+
+use std::sync::Arc;
+
+use super::api::{Caller, Happened, Refusal};
+use super::driver::Command;
+use super::frames;
+use super::registry::SessionView;
+use super::service::{Result, Service, detached};
+use crate::domain::{
+    EventKind, NewEvent, Point, PointId, SandboxId, Session, SessionChange, SessionId, Status,
+    Timestamp, Which,
+};
+use crate::store::{Commit, Copying};
+use crate::telemetry::message;
+
+/// Events that are copied at a time: others' commits wait no longer than for these.
+const COPIED: u32 = 500;
+
+impl Service {
+    /// Makes a session of its own out of another one as it was at a point, or as it is now, also
+    /// in mid-turn. Goes on when the caller is gone.
+    pub async fn fork(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        from: Option<Which>,
+    ) -> Result<Arc<SessionView>> {
+        let (service, caller) = (self.clone(), caller.clone());
+        detached(async move { service.fork_now(&caller, id, from).await }).await
+    }
+
+    async fn fork_now(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        from: Option<Which>,
+    ) -> Result<Arc<SessionView>> {
+        if self.shared.is_shutting_down() {
+            return Err(Refusal::ShuttingDown);
+        }
+        self.shared.disk_has_room()?;
+        let parent = self.stored(caller, id).await?;
+        let agent = self.shared.places.version(&parent.tenant, &parent.agent, parent.agent_version);
+        if !agent.is_dir() {
+            return Err(Refusal::NoAgentNamed(parent.agent));
+        }
+        let point = match from {
+            Some(which) => self.point(caller, id, which).await?,
+            None if parent.status == Status::Ended => {
+                let newest = self.shared.store.point(id, Which::Newest).await?;
+                newest.ok_or(Refusal::NothingKept)?
+            }
+            None => self.ask(caller, id, |reply| Command::Save { name: None, reply }).await?,
+        };
+        let slot = self.shared.take_slot()?;
+        let child = draft(&parent, &point, slot);
+        let made = self.make_fork(&child, &point).await;
+        if made.is_err() {
+            self.undo_fork(&child).await;
+        }
+        made
+    }
+
+    /// The row first, as one that is being made: what a daemon leaves that is killed from here on
+    /// is found by it.
+    async fn make_fork(&self, child: &Session, point: &Point) -> Result<Arc<SessionView>> {
+        let store = &self.shared.store;
+        store.create_session(child.clone(), vec![]).await?;
+        let built = self.shared.build(child, point, Some(point.session));
+        let copied = async {
+            let copying = Copying { point: point.id, to: child.id, limit: COPIED };
+            let mut last = 0;
+            while last < point.seq {
+                let next = store.copy_events(copying).await?;
+                if next == last {
+                    return Err(Refusal::Internal("the history could not be copied".to_owned()));
+                }
+                last = next;
+            }
+            Ok(())
+        };
+        let (built, copied) = tokio::join!(built, copied);
+        built.and(copied)?;
+        self.shared.put_in_place(child.id).await?;
+        let events = beginning(child, point);
+        let last_seq = point.seq + events.len() as u64;
+        let change = SessionChange::status(Status::Paused);
+        store.commit(Commit::of(child.id, change, events)).await?;
+        let own = Point {
+            id: PointId::random(),
+            session: child.id,
+            name: None,
+            seq: last_seq,
+            turn: None,
+            written: 0,
+            created_at: Timestamp::now(),
+            ..point.clone()
+        };
+        store.add_point(own).await?;
+        let made = Session { status: Status::Paused, last_seq, ..child.clone() };
+        tracing::info!(
+            message_id = message::SESSION_CREATED, ash_session = %made.id, ash_agent = %made.agent,
+            ash_tenant = %made.tenant, parent = %point.session, "session forked"
+        );
+        self.shared.tell(Happened::SessionCreated(made.tenant.clone(), made.id));
+        Ok(SessionView::of(&made))
+    }
+
+    /// Leaves nothing of a fork that did not come about. The uids come back only when nothing is
+    /// left that belongs to them; the rest is found at the next start.
+    async fn undo_fork(&self, child: &Session) {
+        let shared = &self.shared;
+        shared.discard(child.id).await;
+        let files = shared.remove_files(child).await;
+        let row = shared.store.purge_session(child.id).await;
+        match (files, row, child.slot) {
+            (Ok(()), Ok(_), Some(slot)) => shared.slots.give_back(slot),
+            (files, row, _) => {
+                tracing::error!(ash_session = %child.id, ?files, ?row, "a fork was not undone");
+            }
+        }
+    }
+}
+
+/// The new session: what it was told and allowed is its parent's, what it is called is its own.
+fn draft(parent: &Session, point: &Point, slot: u32) -> Session {
+    let now = Timestamp::now();
+    Session {
+        id: SessionId::random(),
+        parent: Some(parent.id),
+        status: Status::Starting,
+        sandbox: SandboxId::random(),
+        // Until the CLI has made a conversation of its own out of it.
+        cli_session: point.cli_session.clone(),
+        turn: None,
+        restore: None,
+        slot: Some(slot),
+        last_seq: 0,
+        created_at: now,
+        last_active_at: now,
+        last_error: None,
+        ..parent.clone()
+    }
+}
+
+/// What the new session's history has behind its parent's.
+fn beginning(child: &Session, point: &Point) -> Vec<NewEvent> {
+    let mut events = vec![];
+    let mut push = |kind, turn, body| {
+        let seq = point.seq + events.len() as u64 + 1;
+        let at = child.created_at;
+        events.push(NewEvent { seq, kind, turn, origin: None, replaces: false, body, at });
+    };
+    if let Some(turn) = point.turn {
+        let text = "Interrupted: the session was forked while it answered";
+        push(EventKind::Error, Some(turn.id), frames::error_body(text));
+    }
+    let body = serde_json::json!({
+        "action": "forked",
+        "parentSessionId": point.session,
+        "checkpoint": point.id,
+        "sequence": point.seq,
+    });
+    push(EventKind::Lifecycle, None, body.to_string().into());
+    events
+}

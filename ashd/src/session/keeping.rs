@@ -1,0 +1,211 @@
+//! Files of sessions: saved as points, and brought back from them.
+//!
+//! The one place of this layer that talks to the snapshot store. What it does blocks, and is done
+//! on threads for that.
+
+use std::any::Any;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+
+use super::api::Refusal;
+use super::shared::Shared;
+use crate::domain::{Point, PointId, PointName, Session, SessionId, Timestamp, Which};
+use crate::snapshot::{Cut, Cutting, Donor, Restoring, SnapshotError};
+use crate::tree::remove_all;
+
+/// The directories of a session that a point holds.
+const ROOTS: [&str; 2] = ["workspace", "home"];
+
+/// How long an agent that stands still is kept so for the sake of whoever records the moment.
+const RECORDING: Duration = Duration::from_millis(100);
+
+/// Said at the moment that a cut is of. When the agent stands still for it, it does so until this
+/// is dropped.
+pub(super) struct Captured {
+    _held: SyncSender<()>,
+}
+
+/// Where a session's files were found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Found {
+    /// Where they were left.
+    InPlace,
+    /// In the snapshot store.
+    InStore,
+}
+
+impl Shared {
+    /// Saves workspace and home, which lie in `root`, as they are at one moment, which `captured`
+    /// is told. What the agent does meanwhile is waited for, or stopped for a moment.
+    pub(super) async fn cut(
+        &self,
+        session: &Session,
+        root: PathBuf,
+        (cancel, captured): (Arc<AtomicBool>, oneshot::Sender<Captured>),
+    ) -> Result<Cut, SnapshotError> {
+        let (snapshots, sandboxes) = (self.snapshots.clone(), self.sandboxes.clone());
+        let (id, tenant, sandbox) = (session.id, session.tenant.clone(), session.sandbox);
+        let cut = move || {
+            let paths = ROOTS.map(|name| (name, root.join(name)));
+            let there = paths.iter().filter(|(_, path)| path.is_dir());
+            let roots: Vec<_> = there.map(|(name, path)| (*name, path.as_path())).collect();
+            let cutting = Cutting { session: id, roots: &roots, cancel: &cancel };
+            let tell = tell(captured);
+            let hold = || -> std::io::Result<Box<dyn Any>> {
+                let frozen = sandboxes.freeze(sandbox).map_err(std::io::Error::other)?;
+                Ok(Box::new(frozen))
+            };
+            snapshots.vault(&tenant)?.cut(&cutting, &hold, &tell)
+        };
+        spawn_blocking(cut).await.unwrap_or_else(|_| Err(SnapshotError::Cancelled))
+    }
+
+    /// Whether workspace and home of a session are there.
+    pub(super) fn has_files(&self, id: SessionId) -> bool {
+        let root = self.places.session(id);
+        ROOTS.iter().all(|name| root.join(name).is_dir())
+    }
+
+    /// Sees to it that workspace and home are there and what they have to be.
+    pub(super) async fn bring_back(&self, session: &Session) -> Result<Found, Refusal> {
+        let which = match session.restore {
+            None if self.has_files(session.id) => return Ok(Found::InPlace),
+            None => Which::Newest,
+            Some(point) => Which::Id(point),
+        };
+        let point = self.store.point(session.id, which).await?.ok_or(Refusal::NothingKept)?;
+        self.build(session, &point, None).await?;
+        self.put_in_place(session.id).await?;
+        tracing::info!(ash_session = %session.id, point = %point.id, "brought back from a point");
+        Ok(Found::InStore)
+    }
+
+    /// Builds workspace and home of a session as they were at a point, beside their place. With a
+    /// donor, what has not changed there since is copied from there.
+    pub(super) async fn build(
+        &self,
+        session: &Session,
+        point: &Point,
+        donor: Option<SessionId>,
+    ) -> Result<(), Refusal> {
+        let slot = session.slot.ok_or_else(|| internal("the session has no uids"))?;
+        let owner = self.slots.uids(slot).agent;
+        let (snapshots, places) = (self.snapshots.clone(), self.places.clone());
+        let (id, tenant, root) = (session.id, session.tenant.clone(), point.root);
+        let build = move || {
+            let parent = places.sessions();
+            std::fs::create_dir_all(&parent).map_err(SnapshotError::from)?;
+            let name = beside(id);
+            remove_all(&parent, &name)?;
+            let donor_root = donor.map(|donor| places.session(donor));
+            let donor = donor.zip(donor_root.as_deref());
+            let donor = donor.map(|(session, root)| Donor { session, root });
+            let cancel = AtomicBool::new(false);
+            let restoring = Restoring {
+                session: id,
+                parent: &parent,
+                name: &name,
+                owner,
+                donor,
+                cancel: &cancel,
+            };
+            snapshots.vault(&tenant)?.restore(root, &restoring)
+        };
+        let built = spawn_blocking(build).await.unwrap_or(Err(SnapshotError::Cancelled));
+        built.map(drop).map_err(|error| unkept(session.id, error))
+    }
+
+    /// Puts what was built in the place of what is there.
+    pub(super) async fn put_in_place(&self, id: SessionId) -> Result<(), Refusal> {
+        let places = self.places.clone();
+        let swap = move || -> std::io::Result<()> {
+            let (parent, place) = (places.sessions(), places.session(id));
+            let old = format!("{id}.old");
+            remove_all(&parent, &old).map_err(std::io::Error::other)?;
+            if place.exists() {
+                std::fs::rename(&place, parent.join(&old))?;
+            }
+            std::fs::rename(parent.join(beside(id)), &place)?;
+            std::fs::File::open(&parent)?.sync_all()?;
+            remove_all(&parent, &old).map_err(std::io::Error::other)
+        };
+        let swapped = spawn_blocking(swap).await.map_err(std::io::Error::other).flatten();
+        swapped.map_err(|error| {
+            tracing::error!(ash_session = %id, %error, "a session's files could not be put in place");
+            internal("the session's files could not be put in place")
+        })
+    }
+
+    /// Removes what was built and is not wanted.
+    pub(super) async fn discard(&self, id: SessionId) {
+        let parent: PathBuf = self.places.sessions();
+        let removed = spawn_blocking(move || remove_all(&parent, &beside(id))).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(ash_session = %id, %error, "what was built could not be removed");
+        }
+    }
+}
+
+/// A point of a session, of what was cut of it just now.
+pub(super) fn point_of(cut: &Cut, session: &Session, name: Option<PointName>) -> Point {
+    Point {
+        id: PointId::random(),
+        session: session.id,
+        name,
+        seq: session.last_seq,
+        turn: session.turn,
+        cli_session: session.cli_session.clone(),
+        root: cut.root,
+        files: cut.files,
+        bytes: cut.bytes,
+        written: cut.written,
+        left_out: cut.left_out.count,
+        created_at: Timestamp::now(),
+    }
+}
+
+/// Where a session's files are built.
+fn beside(id: SessionId) -> String {
+    format!("{id}.new")
+}
+
+/// Tells whoever waits for the moment, once, and gives it time to look around.
+fn tell(captured: oneshot::Sender<Captured>) -> impl Fn() + Sync {
+    let captured = Mutex::new(Some(captured));
+    move || {
+        let (held, let_go) = sync_channel(0);
+        let waiting = captured.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waiting) = waiting
+            && waiting.send(Captured { _held: held }).is_ok()
+        {
+            // Ends with an error in any case: nothing is ever sent.
+            let _ = let_go.recv_timeout(RECORDING);
+        }
+    }
+}
+
+/// What a failure of the snapshot store is to the caller of a verb.
+pub(super) fn unkept(session: SessionId, error: SnapshotError) -> Refusal {
+    match error {
+        SnapshotError::Full => Refusal::Store(crate::store::StoreError::Full),
+        SnapshotError::Damaged { .. } => {
+            tracing::error!(ash_session = %session, %error, "a point is damaged");
+            Refusal::Damaged(error.to_string())
+        }
+        SnapshotError::Cancelled => Refusal::ShuttingDown,
+        error => {
+            tracing::error!(ash_session = %session, %error, "the snapshot store failed");
+            internal("the session's files could not be saved or brought back")
+        }
+    }
+}
+
+fn internal(what: &str) -> Refusal {
+    Refusal::Internal(what.to_owned())
+}

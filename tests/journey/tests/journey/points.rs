@@ -1,0 +1,259 @@
+//! A session is a conversation and a workspace at one moment: saved, brought back, made into two.
+
+use anyhow::{Context as _, Result, ensure};
+use ash_journey::{Client, Options};
+use serde_json::{Value, json};
+
+use crate::support::{Talk, both_engines};
+
+/// A session beside the one that a talk is about.
+impl Talk {
+    fn post(&self, what: &str, body: Value, status: u16) -> Result<Value> {
+        let path = format!("/api/sessions/{}/{what}", self.session);
+        self.api.call("POST", &path, Some(&body))?.expect(status).context(path)
+    }
+
+    fn fork(&self, body: Value) -> Result<String> {
+        let made = self.post("fork", body, 201)?;
+        let shown = &made["session"];
+        ensure!(shown["status"] == "paused", "{shown}");
+        ensure!(shown["parentSessionId"].as_str() == Some(&self.session), "{shown}");
+        Ok(shown["id"].as_str().context("the fork has no id")?.to_owned())
+    }
+
+    fn checkpoint(&self, name: &str) -> Result<Value> {
+        Ok(self.post("checkpoints", json!({ "name": name }), 201)?["checkpoint"].take())
+    }
+
+    fn checkpoints(&self) -> Result<Vec<Value>> {
+        let path = format!("/api/sessions/{}/checkpoints", self.session);
+        let listed = self.api.call("GET", &path, None)?.expect(200)?;
+        Ok(listed["checkpoints"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// What a command says that runs in the session's workspace.
+    fn shell(&self, command: &str) -> Result<String> {
+        Ok(self.api.exec(&self.session, command)?.stdout.trim().to_owned())
+    }
+
+    fn prompts(&self) -> Result<Vec<String>> {
+        let messages = self.api.messages(&self.session)?.into_iter();
+        let prompts = messages.filter(|(role, _)| role == "user");
+        Ok(prompts
+            .map(|(_, body)| body["content"].as_str().unwrap_or_default().to_owned())
+            .collect())
+    }
+}
+
+fn resume(talk: &Talk) -> Result<()> {
+    ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
+    Ok(())
+}
+
+both_engines!(a_fork_goes_its_own_way);
+
+fn a_fork_goes_its_own_way(options: Options) -> Result<()> {
+    let mut talk = Talk::begin(options)?;
+    talk.ask(&talk.bash("echo one > shared; mkfifo pipe; ln -s shared link; chmod 640 shared"))?;
+    talk.ask("[[say remember the owl]]")?;
+    let parent = talk.session.clone();
+    let child = talk.fork(json!({}))?;
+
+    talk.session.clone_from(&child);
+    ensure!(talk.prompts()?.len() == 2, "its history is its parent's");
+    resume(&talk)?;
+    let told = talk.ask("[[history]]")?;
+    ensure!(told.contains("remember the owl"), "{told}");
+    ensure!(talk.shell("cat link; stat -c %a shared; stat -c %F pipe")? == "one\n640\nfifo");
+    talk.ask(&talk.bash("echo two > shared"))?;
+    ensure!(talk.ask("[[history]]")?.contains("remember the owl"), "also with its own transcript");
+
+    talk.session.clone_from(&parent);
+    ensure!(talk.shell("cat shared")? == "one");
+    let told = talk.ask("[[history]]")?;
+    ensure!(told.contains("remember the owl") && !told.contains("echo two"), "{told}");
+    let ids: Vec<_> = [&parent, &child]
+        .iter()
+        .map(|session| talk.api.session(session).map(|shown| shown["sandboxId"].clone()))
+        .collect::<Result<_>>()?;
+    ensure!(ids[0] != ids[1]);
+    // The parent goes; the child does not notice.
+    talk.api.purge(&parent)?;
+    talk.session = child;
+    ensure!(talk.shell("cat shared")? == "two");
+    talk.ash.finish()
+}
+
+both_engines!(a_fork_in_mid_turn_says_so_and_the_parent_goes_on);
+
+fn a_fork_in_mid_turn_says_so_and_the_parent_goes_on(options: Options) -> Result<()> {
+    let mut talk = Talk::begin(options)?;
+    talk.ask("[[say before]]")?;
+    let mut turn = talk.send("[[count 300 5ms]]")?;
+    turn.deltas(10)?;
+    let child = talk.fork(json!({}))?;
+    let turn = turn.to_end()?;
+    ensure!(turn.errors().is_empty(), "the parent's turn is not disturbed: {:?}", turn.errors());
+
+    talk.session = child;
+    let events = talk.api.events(&talk.session)?;
+    let interrupted = events.iter().filter(|event| event["type"] == "error").count();
+    ensure!(interrupted == 1, "{events:#?}");
+    resume(&talk)?;
+    ensure!(talk.ask("[[say after]]")? == "after");
+    ensure!(talk.ask("[[history]]")?.contains("before"));
+    talk.ash.finish()
+}
+
+both_engines!(a_checkpoint_brings_both_back);
+
+fn a_checkpoint_brings_both_back(options: Options) -> Result<()> {
+    let talk = Talk::begin(options)?;
+    talk.ask(&talk.bash("mkdir -p a/b; echo one > a/b/file; echo gone > later; touch a/empty"))?;
+    let made = talk.checkpoint("before it went wrong")?;
+    ensure!(made["running"] == false && made["files"].as_u64() > Some(4), "{made}");
+    talk.ask(&talk.bash("rm -r a later; echo new > other"))?;
+    talk.ask("[[say a bad idea]]")?;
+    let newest = talk.api.events(&talk.session)?.pop().context("no events")?;
+
+    let path = "checkpoints/before%20it%20went%20wrong/restore";
+    let shown = talk.post(path, json!({}), 200)?;
+    ensure!(shown["session"]["status"] == "active", "{shown}");
+    ensure!(
+        talk.shell("cat a/b/file later; ls; ls a")? == "one\ngone\nCLAUDE.md\na\nlater\nb\nempty"
+    );
+    let told = talk.ask("[[history]]")?;
+    ensure!(told.contains("mkdir -p") && !told.contains("a bad idea"), "{told}");
+    ensure!(talk.prompts()?.len() == 2, "what is undone is not shown: {:?}", talk.prompts()?);
+    // Numbers go on.
+    let restored = talk.api.events(&talk.session)?;
+    let body = |event: &Value| event["data"].as_str().unwrap_or_default().contains("restored");
+    let restored = restored.iter().find(|event| body(event)).context("nothing tells of it")?;
+    ensure!(restored["sequence"].as_u64() > newest["sequence"].as_u64(), "{restored} {newest}");
+
+    // What was undone was saved, and can be brought back as well.
+    let undone = talk.checkpoints()?;
+    let bad = undone
+        .iter()
+        .filter(|point| point["sequence"].as_u64() >= newest["sequence"].as_u64())
+        .next_back()
+        .context("what was undone was not saved")?;
+    let id = bad["id"].as_str().unwrap_or_default();
+    talk.post(&format!("checkpoints/{id}/restore"), json!({}), 200)?;
+    ensure!(talk.shell("ls; cat other")? == "CLAUDE.md\nother\nnew");
+    ensure!(talk.ask("[[history]]")?.contains("a bad idea"));
+    talk.ash.finish()
+}
+
+both_engines!(a_session_is_wound_back_to_before_a_message);
+
+fn a_session_is_wound_back_to_before_a_message(options: Options) -> Result<()> {
+    let talk = Talk::begin(options)?;
+    for n in 1..=3 {
+        talk.ask(&talk.bash(&format!("echo {n} >> log")))?;
+        // The moment of a point is before the next message; this waits for it.
+        talk.checkpoint(&format!("after {n}"))?;
+    }
+    let path = format!("/api/sessions/{}/messages?limit=100", talk.session);
+    let listed = talk.api.call("GET", &path, None)?.expect(200)?;
+    let users: Vec<_> = listed["messages"]
+        .as_array()
+        .context("no messages")?
+        .iter()
+        .filter(|message| message["role"] == "user")
+        .collect();
+    talk.post("rewind", json!({ "before": users[2]["id"] }), 200)?;
+    ensure!(talk.shell("cat log")? == "1\n2");
+    ensure!(talk.prompts()?.len() == 2);
+    talk.post("rewind", json!({ "before": users[1]["sequence"] }), 200)?;
+    ensure!(talk.shell("cat log")? == "1");
+    let refused = talk.post("rewind", json!({ "before": users[2]["sequence"] }), 400)?;
+    ensure!(refused["error"] == "before: there is no message with this number", "{refused}");
+    talk.ash.finish()
+}
+
+both_engines!(files_that_are_lost_come_back_from_the_store);
+
+fn files_that_are_lost_come_back_from_the_store(options: Options) -> Result<()> {
+    let mut talk = Talk::begin(options)?;
+    talk.ask(
+        &talk.bash("echo kept > file; head -c 3000000 /dev/urandom > noise; sha256sum noise > sum"),
+    )?;
+    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    // What is saved in the background is saved before the daemon goes.
+    talk.ash.terminate()?;
+    std::fs::remove_dir_all(talk.ash.data_dir().join("sessions").join(&talk.session))?;
+    talk.boot()?;
+    resume(&talk)?;
+    let found = talk.shell("cat file; sha256sum -c sum")?;
+    ensure!(found == "kept\nnoise: OK", "{found}");
+    ensure!(talk.ask("[[history]]")?.contains("kept"));
+    let events = talk.api.events(&talk.session)?;
+    let resumed = events.iter().filter_map(|event| event["data"].as_str());
+    let resumed = resumed.filter(|data| data.contains(r#""from":"store""#)).count();
+    ensure!(resumed == 1, "{events:#?}");
+    talk.ash.finish()
+}
+
+#[test]
+fn an_ended_session_can_be_forked_and_purged() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("echo left > file"))?;
+    ensure!(talk.api.turn_to(&talk.session, "end")? == "ended");
+    let ended = talk.session.clone();
+    ensure!(!talk.ash.data_dir().join("sessions").join(&ended).exists());
+    let left = talk.checkpoints()?;
+    let id = left[0]["id"].as_str().context("nothing is left")?;
+    let path = format!("/api/sessions/{ended}/checkpoints/{id}");
+    let refused = talk.api.call("DELETE", &path, None)?.expect(409)?;
+    ensure!(refused["error"].as_str().is_some_and(|text| text.contains("all that is left")));
+    talk.post("checkpoints/x/restore", json!({}), 410)?;
+    let child = talk.fork(json!({}))?;
+    talk.api.purge(&ended)?;
+    talk.session = child;
+    resume(&talk)?;
+    ensure!(talk.shell("cat file")? == "left");
+    talk.ash.finish()
+}
+
+#[test]
+fn wrong_wishes_are_refused() -> Result<()> {
+    let talk = Talk::begin(Options::stub())?;
+    talk.checkpoint("one")?;
+    for (what, body, status, text) in [
+        ("checkpoints", json!({ "name": "one" }), 409, "name: another checkpoint"),
+        ("checkpoints", json!({ "name": "" }), 400, "name: must be 1 to 100"),
+        ("fork", json!({ "checkpoint": "two" }), 404, "Checkpoint not found"),
+        ("checkpoints/two/restore", json!({}), 404, "Checkpoint not found"),
+        ("rewind", json!({ "before": 99 }), 400, "before: there is no message"),
+        ("rewind", json!({}), 400, "before: is required"),
+    ] {
+        let refused = talk.post(what, body, status)?;
+        let said = refused["error"].as_str().unwrap_or_default();
+        ensure!(said.starts_with(text), "{what}: {said}");
+    }
+    let mut turn = talk.send("[[count 100000 5ms]]")?;
+    turn.deltas(3)?;
+    let refused = talk.post("checkpoints/one/restore", json!({}), 409)?;
+    ensure!(refused["error"] == "Session is busy with another message", "{refused}");
+    talk.api.interrupt(&talk.session)?;
+    turn.to_end()?;
+    let path = format!("/api/sessions/{}/checkpoints/one", talk.session);
+    talk.api.call("DELETE", &path, None)?.expect(200)?;
+    talk.api.call("DELETE", &path, None)?.expect(404)?;
+    talk.ash.finish()
+}
+
+/// A daemon that is killed while a fork is made, or anything else, leaves nothing half-made.
+#[test]
+fn points_outlive_the_daemon() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("echo one > file"))?;
+    talk.checkpoint("one")?;
+    talk.ask(&talk.bash("echo two > file"))?;
+    talk.crash()?;
+    ensure!(talk.checkpoints()?.iter().any(|point| point["name"] == "one"));
+    talk.post("checkpoints/one/restore", json!({}), 200)?;
+    ensure!(talk.shell("cat file")? == "one");
+    talk.ash.finish()
+}
