@@ -220,6 +220,31 @@ pub(crate) enum Session {
         #[arg(long, default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=300_000))]
         timeout: u64,
     },
+    /// Make a session of its own out of one, as it is now or was at a checkpoint, and print its id
+    Fork {
+        #[command(flatten)]
+        id: Id,
+        /// Id or name of the checkpoint
+        #[arg(long, value_name = "CHECKPOINT")]
+        from: Option<String>,
+    },
+    /// Save conversation and workspace, list and remove what was saved
+    #[command(subcommand)]
+    Checkpoint(Checkpoint),
+    /// Bring conversation and workspace back to a checkpoint
+    Restore {
+        #[command(flatten)]
+        id: Id,
+        /// Id or name of the checkpoint
+        checkpoint: String,
+    },
+    /// Bring conversation and workspace back to how they were before a message
+    Rewind {
+        #[command(flatten)]
+        id: Id,
+        /// Number of the message, as `messages` shows it
+        message: u64,
+    },
     /// Print the log of the sandbox
     Logs {
         #[command(flatten)]
@@ -238,6 +263,26 @@ pub(crate) enum Session {
         /// At most this many
         #[arg(long)]
         limit: Option<usize>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Checkpoint {
+    /// Save a session as it is, also in mid-turn
+    Create {
+        #[command(flatten)]
+        id: Id,
+        /// What to call it
+        name: Option<String>,
+    },
+    /// List what was saved of a session, newest first
+    List(Id),
+    /// Remove a checkpoint
+    Delete {
+        #[command(flatten)]
+        id: Id,
+        /// Id or name of the checkpoint
+        checkpoint: String,
     },
 }
 

@@ -2,6 +2,7 @@
 
 mod agent;
 mod chat;
+mod checkpoint;
 mod config_file;
 mod deploy;
 mod exec;

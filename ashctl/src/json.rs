@@ -1,6 +1,8 @@
 //! What `--json` prints.
 
-use ash_dbus::value::{AgentInfo, Health, KeyInfo, LoadInfo, LogLine, Message, SessionInfo, Usage};
+use ash_dbus::value::{
+    AgentInfo, CheckpointInfo, Health, KeyInfo, LoadInfo, LogLine, Message, SessionInfo, Usage,
+};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -53,6 +55,20 @@ pub(crate) fn session(session: &SessionInfo) -> Value {
         "lastSeq": session.last_seq,
         "createdAt": session.created_at,
         "lastActiveAt": session.last_active_at,
+    })
+}
+
+pub(crate) fn checkpoint(point: &CheckpointInfo) -> Value {
+    json!({
+        "id": point.id,
+        "name": (!point.name.is_empty()).then_some(&point.name),
+        "sequence": point.sequence,
+        "running": point.running,
+        "files": point.files,
+        "bytes": point.bytes,
+        "written": point.written,
+        "leftOut": point.left_out,
+        "createdAt": point.created_at,
     })
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::turn::Talk;
-use super::{Context, exec, row};
+use super::{Context, checkpoint, exec, row};
 use crate::cli::{Create, List, Send, Session, WhenBusy};
 use crate::failure::Failure;
 use crate::json;
@@ -49,6 +49,16 @@ pub(super) async fn run(mut context: Context, command: Session) -> Result<u8, Fa
         Session::Exec { id, command, timeout } => {
             let (session, _) = context.bus.session(&id.id).await?;
             return exec::run(context, &session, &command, timeout).await;
+        }
+        Session::Fork { id, from } => fork(&mut context, &id.id, from).await?,
+        Session::Checkpoint(command) => checkpoint::run(&mut context, command).await?,
+        Session::Restore { id, checkpoint } => {
+            let (session, _) = context.bus.session(&id.id).await?;
+            told(&mut context, session.restore(&checkpoint).await)?;
+        }
+        Session::Rewind { id, message } => {
+            let (session, _) = context.bus.session(&id.id).await?;
+            told(&mut context, session.rewind(message).await)?;
         }
         Session::Logs { id, follow } => logs(&mut context, &id.id, follow).await?,
         Session::Messages { id, after, limit } => {
@@ -168,6 +178,17 @@ where
         return Ok(());
     }
     context.out.line(&format!("Session {} is {}", info.id, info.status))
+}
+
+async fn fork(context: &mut Context, id: &str, from: Option<String>) -> Result<(), Failure> {
+    let (session, _) = context.bus.session(id).await?;
+    let (_, id) = session.fork(&from.unwrap_or_default()).await?;
+    if context.as_json {
+        let (_, info) = context.bus.session(&id).await?;
+        context.document(&json::session(&info))?;
+        return Ok(());
+    }
+    context.out.line(&id)
 }
 
 async fn interrupt(context: &mut Context, id: &str) -> Result<(), Failure> {

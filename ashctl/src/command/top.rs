@@ -112,7 +112,7 @@ fn time(micros: u64) -> String {
     format!("{}:{:02}.{}", tenths / 600, tenths / 10 % 60, tenths % 10)
 }
 
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     scaled(count, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])
 }
 
