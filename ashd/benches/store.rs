@@ -117,6 +117,7 @@ fn session() -> Session {
         cli_version: None,
         parent: None,
         restore: None,
+        cold: false,
         last_error: None,
         turn: None,
         slot: None,

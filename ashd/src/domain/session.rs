@@ -34,6 +34,8 @@ pub struct Session {
     pub turn: Option<RunningTurn>,
     /// The point that workspace and home have to be brought back to before they are used again.
     pub restore: Option<PointId>,
+    /// Whether its sandbox was ended on purpose, and nothing was lost with it.
+    pub cold: bool,
     /// Its place in the range of leased uids, while it has one.
     pub slot: Option<u32>,
     /// The newest event's number; 0 before the first.
@@ -131,6 +133,8 @@ pub struct SessionChange {
     pub turn: Option<Option<RunningTurn>>,
     /// `Some(None)`: workspace and home are what they have to be.
     pub restore: Option<Option<PointId>>,
+    /// Whether its sandbox was ended on purpose.
+    pub cold: Option<bool>,
     /// `Some(None)`: the uids are given back.
     pub slot: Option<Option<u32>>,
     /// New settings.
@@ -167,6 +171,7 @@ impl SessionChange {
         }
         set(&mut session.turn, &self.turn);
         set(&mut session.restore, &self.restore);
+        set(&mut session.cold, &self.cold);
         set(&mut session.slot, &self.slot);
         set(&mut session.settings, &self.settings);
         set(&mut session.last_active_at, &self.last_active_at);

@@ -317,6 +317,7 @@ mod tests {
             cli_version: None,
             parent: None,
             restore: None,
+            cold: false,
             last_error: None,
             turn: None,
             slot: None,

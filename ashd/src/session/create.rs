@@ -136,6 +136,7 @@ fn draft(agent: &Agent, settings: Settings, slot: u32) -> Session {
         cli_version: None,
         parent: None,
         restore: None,
+        cold: false,
         last_error: None,
         turn: None,
         slot: Some(slot),

@@ -11,6 +11,7 @@ use crate::domain::{
     EventKind, NewEvent, Point, PointId, SandboxId, Session, SessionChange, SessionId, Status,
     Timestamp, Which,
 };
+use crate::fault;
 use crate::store::{Commit, Copying};
 use crate::telemetry::message;
 
@@ -67,6 +68,7 @@ impl Service {
     async fn make_fork(&self, child: &Session, point: &Point) -> Result<Arc<SessionView>> {
         let store = &self.shared.store;
         store.create_session(child.clone(), vec![]).await?;
+        fault::point("fork.begun");
         let built = self.shared.build(child, point, Some(point.session));
         let copied = async {
             let copying = Copying { point: point.id, to: child.id, limit: COPIED };
@@ -82,11 +84,14 @@ impl Service {
         };
         let (built, copied) = tokio::join!(built, copied);
         built.and(copied)?;
+        fault::point("fork.built");
         self.shared.put_in_place(child.id).await?;
+        fault::point("fork.placed");
         let events = beginning(child, point);
         let last_seq = point.seq + events.len() as u64;
         let change = SessionChange::status(Status::Paused);
         store.commit(Commit::of(child.id, change, events)).await?;
+        fault::point("fork.recorded");
         let own = Point {
             id: PointId::random(),
             session: child.id,
@@ -135,6 +140,7 @@ fn draft(parent: &Session, point: &Point, slot: u32) -> Session {
         cli_session: point.cli_session.clone(),
         turn: None,
         restore: None,
+        cold: false,
         slot: Some(slot),
         last_seq: 0,
         created_at: now,

@@ -16,6 +16,7 @@ use tokio::task::spawn_blocking;
 use super::api::Refusal;
 use super::shared::Shared;
 use crate::domain::{Point, PointId, PointName, Session, SessionId, Timestamp, Which};
+use crate::fault;
 use crate::snapshot::{Cut, Cutting, Donor, Restoring, SnapshotError};
 use crate::tree::remove_all;
 
@@ -130,9 +131,11 @@ impl Shared {
             remove_all(&parent, &old).map_err(std::io::Error::other)?;
             if place.exists() {
                 std::fs::rename(&place, parent.join(&old))?;
+                fault::fail("place.emptied")?;
             }
             std::fs::rename(parent.join(beside(id)), &place)?;
             std::fs::File::open(&parent)?.sync_all()?;
+            fault::fail("place.filled")?;
             remove_all(&parent, &old).map_err(std::io::Error::other)
         };
         let swapped = spawn_blocking(swap).await.map_err(std::io::Error::other).flatten();

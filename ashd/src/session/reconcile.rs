@@ -181,7 +181,7 @@ async fn set_aside(shared: &Shared, session: &Session) -> Result<(), Refusal> {
         change.turn = Some(None);
         change.last_error = Some(Some(text.to_owned()));
     }
-    if matches!(session.status, Status::Active | Status::Starting) {
+    if matches!(session.status, Status::Active | Status::Starting) && !session.cold {
         push(EventKind::Lifecycle, None, r#"{"action":"paused"}"#.into());
         change.status = Some(Status::Paused);
     }

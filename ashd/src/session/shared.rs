@@ -13,7 +13,6 @@ use super::machine::Sandbox;
 use super::places::Places;
 use super::registry::Registry;
 use crate::domain::{Event, SandboxId, Session, SessionId, Status, Timestamp};
-use crate::fault;
 use crate::sandbox::admission::{self, NoRoom, Room};
 use crate::sandbox::lease::Slots;
 use crate::sandbox::limits::Limits;

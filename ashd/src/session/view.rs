@@ -110,6 +110,7 @@ mod tests {
             cli_version: Some("2.1.197".into()),
             parent: None,
             restore: None,
+            cold: false,
             last_error: None,
             turn: None,
             slot: Some(7),

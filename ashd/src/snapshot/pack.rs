@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::SnapshotError;
 use super::chunk::{ChunkId, LARGEST, Packed};
+use crate::fault;
 
 const BEGIN: &[u8; 8] = b"ashpack1";
 const END: &[u8; 8] = b"ashpend1";
@@ -94,8 +95,10 @@ impl Writing {
         let file = self.file.get_ref();
         file.sync_data()?;
         let bytes = file.metadata()?.len();
+        fault::fail("pack.publish.before")?;
         std::fs::rename(&self.path, path(packs, self.name))?;
         File::open(packs)?.sync_all()?;
+        fault::fail("pack.publish.after")?;
         Ok(Written { name: self.name, bytes, rows: std::mem::take(&mut self.rows) })
     }
 }

@@ -20,6 +20,7 @@ use super::scan::{self, Known, Mark, Scan};
 use super::vault::{Leaf, Vault};
 use super::{SnapshotError, deeply};
 use crate::domain::{Root, SessionId};
+use crate::fault;
 use crate::tree::dir::{self, Dir, Kind};
 use crate::tree::{Tree, remove_all};
 
@@ -107,8 +108,10 @@ impl Vault {
         build.path.clear();
         build.finish(&top)?;
         tree.sync()?;
+        fault::fail("restore.publish.before")?;
         std::fs::rename(&path, restoring.parent.join(restoring.name))?;
         File::open(restoring.parent)?.sync_all()?;
+        fault::fail("restore.publish.after")?;
         scan::rewrite(&self.scan(restoring.session), Some(root), &build.known)?;
         Ok(build.restored)
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Driver, refusal};
 use crate::domain::{Event as Durable, EventKind, Point, PointId, SessionChange, Timestamp, Which};
+use crate::fault;
 use crate::session::api::Refusal;
 use crate::session::frames;
 use crate::session::machine::Event;
@@ -20,17 +21,23 @@ impl Driver {
         let point = self.shared.store.point(self.session.id, to).await?;
         let point = point.ok_or(Refusal::NoCheckpoint)?;
         let effects = self.state.step(Event::Cool).map_err(|denied| refusal(denied, "restore"))?;
+        // What is lost from here on is not missed.
+        let cold = SessionChange { cold: Some(true), ..SessionChange::none() };
+        self.commit(cold, vec![]).await?;
         self.perform(effects).await?;
         self.save_now().await?;
         if let Err(refusal) = self.shared.build(&self.session, &point, None).await {
             self.shared.discard(self.session.id).await;
             return Err(refusal);
         }
+        fault::point("back.built");
         if let Err(error) = self.record_return(&point).await {
             self.shared.discard(self.session.id).await;
             return Err(error);
         }
+        fault::point("back.recorded");
         self.shared.put_in_place(self.session.id).await?;
+        fault::point("back.placed");
         let change = SessionChange { restore: Some(None), ..SessionChange::none() };
         self.commit(change, vec![]).await?;
         Ok(self.view())

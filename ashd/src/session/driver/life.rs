@@ -61,6 +61,13 @@ impl Driver {
         }
         self.attach(running);
         self.replay = replay;
+        if self.session.cold {
+            // It was to be ended, and was not: from now on it can be lost.
+            let change = SessionChange { cold: Some(false), ..SessionChange::none() };
+            if let Err(error) = self.commit(change, vec![]).await {
+                tracing::warn!(ash_session = %self.session.id, %error, "it counts as cold");
+            }
+        }
         let Some(turn) = self.session.turn else { return };
         if let Some(user) = self.shared.event(self.session.id, turn.user_seq).await {
             self.show_beginning(&user, |_| {});
@@ -104,7 +111,9 @@ impl Driver {
         self.launch_error = None;
         let Launched { running, found } = launched;
         let restore = self.session.restore.map(|_| None);
-        let change = SessionChange { sandbox: Some(running.id), restore, ..SessionChange::none() };
+        let cold = self.session.cold.then_some(false);
+        let sandbox = Some(running.id);
+        let change = SessionChange { sandbox, restore, cold, ..SessionChange::none() };
         self.link = Some(running);
         self.cli = None;
         self.own_turn = false;

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::{Driver, Reply};
 use crate::domain::{Point, PointName, Session, Which};
+use crate::fault;
 use crate::session::api::Refusal;
 use crate::session::keeping::{Captured, point_of, unkept};
 use crate::session::machine::Turn;
@@ -220,6 +221,7 @@ impl Driver {
         }
         let point = point_of(cut, moment, name);
         self.shared.store.add_point(point.clone()).await?;
+        fault::point("point.recorded");
         tracing::debug!(
             ash_session = %self.session.id, seq = point.seq, files = cut.files, written = cut.written,
             held = cut.held, "point saved"

@@ -36,3 +36,6 @@ ALTER TABLE sessions ADD COLUMN parent BLOB;
 
 -- The point that workspace and home have to be brought back to before they are used again.
 ALTER TABLE sessions ADD COLUMN restore BLOB;
+
+-- The sandbox was ended on purpose and the status kept: the next message makes another one.
+ALTER TABLE sessions ADD COLUMN cold INTEGER NOT NULL DEFAULT 0;

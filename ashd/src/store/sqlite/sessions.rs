@@ -13,7 +13,7 @@ const WHAT: &str = "the session";
 
 const SELECT: &str = "SELECT id, tenant, agent, agent_version, status, sandbox, settings,
          cli_session, cli_version, turn, turn_user_seq, slot, last_seq, created_at, last_active_at,
-         last_error, parent, restore
+         last_error, parent, restore, cold
      FROM sessions JOIN session_settings ON session = key";
 
 /// What a commit needs to know of a session.
@@ -37,8 +37,8 @@ pub(super) fn create(conn: &Connection, session: &Session, events: &[NewEvent]) 
 fn insert(conn: &Connection, session: &Session) -> Result<()> {
     let sql = "INSERT INTO sessions (id, tenant, agent, agent_version, status, sandbox,
              cli_session, cli_version, turn, turn_user_seq, last_seq, created_at, last_active_at,
-             last_error, parent, restore)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?)";
+             last_error, parent, restore, cold)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?)";
     let row = params![
         session.id,
         session.tenant,
@@ -55,6 +55,7 @@ fn insert(conn: &Connection, session: &Session) -> Result<()> {
         session.last_error,
         session.parent,
         session.restore,
+        session.cold,
     ];
     conn.prepare_cached(sql)?.execute(row).map_err(exists(WHAT))?;
     Ok(())
@@ -119,7 +120,8 @@ fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> 
              slot = iif(?9, ?10, slot),
              last_active_at = coalesce(?11, last_active_at),
              last_error = iif(?12, ?13, last_error),
-             restore = iif(?14, ?15, restore)
+             restore = iif(?14, ?15, restore),
+             cold = coalesce(?16, cold)
          WHERE key = ?1";
     let turn = change.turn.flatten();
     let row = params![
@@ -138,6 +140,7 @@ fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> 
         change.last_error.as_ref().and_then(Option::as_ref),
         change.restore.is_some(),
         change.restore.flatten(),
+        change.cold,
     ];
     conn.prepare_cached(sql)?.execute(row).map_err(exists("a session with these uids"))?;
     let Some(settings) = &change.settings else { return Ok(()) };
@@ -229,5 +232,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Session> {
         last_error: row.get(15)?,
         parent: row.get(16)?,
         restore: row.get(17)?,
+        cold: row.get(18)?,
     })
 }

@@ -135,8 +135,7 @@ fn a_checkpoint_brings_both_back(options: Options) -> Result<()> {
     let undone = talk.checkpoints()?;
     let bad = undone
         .iter()
-        .filter(|point| point["sequence"].as_u64() >= newest["sequence"].as_u64())
-        .next_back()
+        .rfind(|point| point["sequence"].as_u64() >= newest["sequence"].as_u64())
         .context("what was undone was not saved")?;
     let id = bad["id"].as_str().unwrap_or_default();
     talk.post(&format!("checkpoints/{id}/restore"), json!({}), 200)?;

@@ -41,6 +41,7 @@ fn session(n: u8) -> Session {
         cli_version: None,
         parent: None,
         restore: None,
+        cold: false,
         last_error: None,
         turn: None,
         slot: None,

@@ -124,6 +124,7 @@ fn change() -> impl Strategy<Value = SessionChange> {
             cli_session,
             cli_version,
             turn,
+            cold: slot.map(|slot| slot.is_none()),
             restore: slot.map(|slot| slot.map(|n| PointId(uuid(n as u8)))),
             slot,
             settings,

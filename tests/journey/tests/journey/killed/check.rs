@@ -1,7 +1,6 @@
 //! Whether a daemon that came back keeps what its predecessor has promised; looked at from outside.
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use ash_journey::leftovers::Snapshot;
@@ -29,16 +28,42 @@ pub(super) fn check(ash: &Ash, known: &Known, lossy: bool) -> Result<()> {
     check_sandboxes(ash, &api)?;
     for facts in &known.sessions {
         let Some(id) = &facts.session else { continue };
-        check_session(ash, &api, id, facts, lossy).with_context(|| format!("session {id}"))?;
+        check_session(&api, id, facts, lossy).with_context(|| format!("session {id}"))?;
     }
     let ours: Vec<&String> = known.sessions.iter().filter_map(|f| f.session.as_ref()).collect();
     for session in sessions(&api)? {
         let id = session["id"].as_str().context("a session has no id")?.to_owned();
-        if !ours.contains(&&id) {
+        if let Some(parent) = session["parentSessionId"].as_str() {
+            let mut all = known.sessions.iter();
+            let parent = all.find(|facts| facts.session.as_deref() == Some(parent));
+            let parent = parent.context("a fork of nobody")?;
+            check_fork(&api, (&id, &session), parent, lossy)
+                .with_context(|| format!("fork {id}"))?;
+        } else if !ours.contains(&&id) {
             check_stranger(&api, &id, &session, lossy).with_context(|| format!("session {id}"))?;
         }
     }
+    for fork in known.sessions.iter().filter_map(|facts| facts.fork.as_ref()) {
+        api.session(fork).with_context(|| format!("fork {fork}"))?;
+    }
     check_agent(&api, &known.deployed)
+}
+
+/// A fork has a beginning of its parent's conversation, and what the agent did in it.
+fn check_fork(api: &Api, (id, shown): (&str, &Value), parent: &Facts, lossy: bool) -> Result<()> {
+    ensure!(shown["status"] == "paused", "it is {}", shown["status"]);
+    let turns = turns(api, id)?;
+    for ((prompt, ended), said) in turns.iter().zip(&parent.said) {
+        ensure!(*prompt == said.prompt, "{prompt} in the place of {}", said.prompt);
+        let well = *ended == Ended::Result(counted(COUNTED));
+        ensure!(well || lossy && *ended == Ended::Error, "{prompt} ended with {ended:?}");
+    }
+    ensure!(turns.len() == 1, "{} messages were there when it was made", turns.len());
+    ensure!(api.turn_to(id, "resume")? == "active");
+    let asked = api.exec(id, "cat asked file-0; ls spoilt")?.stdout;
+    let expected = format!("{}\n{}", parent.said[0].mark, parent.files["file-0"]);
+    ensure!(asked == expected, "{asked} in the place of {expected}");
+    Ok(())
 }
 
 pub(super) fn sessions(api: &Api) -> Result<Vec<Value>> {
@@ -58,17 +83,17 @@ fn check_stranger(api: &Api, id: &str, session: &Value, lossy: bool) -> Result<(
     Ok(())
 }
 
-/// There are sandboxes for sessions that may have one, and no others: bridge and spawner each.
+/// There are sandboxes for sessions that may have one, and no others: bridge and spawner each. One
+/// that has gone back to a checkpoint makes its own with the next message.
 fn check_sandboxes(ash: &Ash, api: &Api) -> Result<()> {
     let all = sessions(api)?;
     let count = |status: &str| all.iter().filter(|session| session["status"] == status).count();
-    let (least, most) = (count("active"), count("active") + count("paused"));
-    let fits = || (2 * least..=2 * most).contains(&ash.inside("bridge").len());
-    until("sandboxes for the sessions that have one", fits)
-        .with_context(|| format!("{} of {least} to {most}", ash.inside("bridge").len()))
+    let most = count("active") + count("paused");
+    until("no sandboxes of no session", || ash.inside("bridge").len() <= 2 * most)
+        .with_context(|| format!("{} of at most {most}", ash.inside("bridge").len()))
 }
 
-fn check_session(ash: &Ash, api: &Api, id: &str, facts: &Facts, lossy: bool) -> Result<()> {
+fn check_session(api: &Api, id: &str, facts: &Facts, lossy: bool) -> Result<()> {
     let shown = api.call("GET", &format!("/api/sessions/{id}"), None)?;
     let mut may_be = vec![Some(facts.status), facts.asked];
     // A sandbox is ended before it is recorded why, and a purge ends first.
@@ -93,7 +118,7 @@ fn check_session(ash: &Ash, api: &Api, id: &str, facts: &Facts, lossy: bool) -> 
     match facts.asked {
         // A purge removes files first.
         Some("gone") if status == "ended" => Ok(()),
-        _ => check_files(ash, api, (id, status), facts, &turns),
+        _ => check_files(api, (id, status), facts, &turns),
     }
 }
 
@@ -170,25 +195,37 @@ fn check_stream(api: &Api, id: &str, said: &Said, lossy: bool) -> Result<()> {
 
 /// The workspace has what was written, and every message has reached the agent once: never when it
 /// is not in the history, at most once when it failed.
-fn check_files(
-    ash: &Ash,
-    api: &Api,
-    (id, status): (&str, &str),
-    facts: &Facts,
-    turns: &Turns,
-) -> Result<()> {
-    let snapshot = ash.data_dir().join("snapshots").join(id).join("workspace");
-    if ["stopped", "paused"].contains(&status) {
-        ensure!(api.turn_to(id, "resume")? == "active");
-    }
-    let read = |file: &str| match status {
-        "ended" => fs::read_to_string(snapshot.join(file)).with_context(|| file.to_owned()),
-        _ => {
-            let shown = api.exec(id, &format!("cat {file}"))?;
-            ensure!(shown.code == 0, "{}", shown.stderr);
-            Ok(shown.stdout)
+fn check_files(api: &Api, (id, status): (&str, &str), facts: &Facts, turns: &Turns) -> Result<()> {
+    // What is left of a session that has ended is seen in a fork of it.
+    let fork = match status {
+        "ended" => {
+            let made = api.call("POST", &format!("/api/sessions/{id}/fork"), None)?.expect(201)?;
+            Some(made["session"]["id"].as_str().context("the fork has no id")?.to_owned())
         }
+        _ => None,
     };
+    let seen = fork.as_deref().unwrap_or(id);
+    if fork.is_some() || ["stopped", "paused"].contains(&status) {
+        ensure!(api.turn_to(seen, "resume")? == "active");
+    }
+    let found = look(api, seen, facts, turns);
+    if let Some(fork) = &fork {
+        api.purge(fork)?;
+    }
+    found
+}
+
+fn look(api: &Api, id: &str, facts: &Facts, turns: &Turns) -> Result<()> {
+    let read = |file: &str| {
+        let shown = api.exec(id, &format!("cat {file}"))?;
+        ensure!(shown.code == 0, "{}", shown.stderr);
+        Ok(shown.stdout)
+    };
+    if !facts.returned && api.exec(id, "ls spoilt")?.code == 0 {
+        // It was to go back, and has not.
+        return Ok(());
+    }
+    ensure!(api.exec(id, "ls spoilt")?.code != 0, "it has not gone back");
     for (file, text) in &facts.files {
         ensure!(read(file)? == *text, "{file} has other content than was written");
     }

@@ -46,6 +46,10 @@ pub(super) struct Facts {
     pub(super) status: &'static str,
     /// What was asked for and not answered.
     pub(super) asked: Option<&'static str>,
+    /// Whether it is known that what was spoilt is as it was before. Else it may be either.
+    pub(super) returned: bool,
+    /// Its fork.
+    pub(super) fork: Option<String>,
 }
 
 /// What the client that deploys knows of its agent: versions, 0 for none.
@@ -165,6 +169,8 @@ impl Talker {
         self.facts.status = "active";
         self.say(&session)?;
         self.write(&session)?;
+        self.come_back(&session)?;
+        self.fork(&session)?;
         self.say(&session)?;
         for (verb, status) in [("pause", "paused"), ("resume", "active"), ("stop", "stopped")] {
             self.turn_to(&session, verb, status)?;
@@ -203,6 +209,25 @@ impl Talker {
         said.seen = std::mem::take(&mut turn.seen);
         outcome?;
         ensure!(said.is_done(), "the stream of {} was cut", said.mark);
+        Ok(())
+    }
+
+    /// Saves, spoils the workspace, and goes back.
+    fn come_back(&mut self, session: &str) -> Result<()> {
+        let path = format!("/api/sessions/{session}/checkpoints");
+        let name = json!({ "name": "kept" });
+        self.api.call("POST", &path, Some(&name))?.expect(201)?;
+        let spoilt = self.api.exec(session, "rm -f file-* asked; echo spoilt > spoilt")?;
+        ensure!(spoilt.code == 0, "{}", spoilt.stderr);
+        self.api.call("POST", &format!("{path}/kept/restore"), None)?.expect(200)?;
+        self.facts.returned = true;
+        Ok(())
+    }
+
+    fn fork(&mut self, session: &str) -> Result<()> {
+        let path = format!("/api/sessions/{session}/fork");
+        let made = self.api.call("POST", &path, None)?.expect(201)?;
+        self.facts.fork = made["session"]["id"].as_str().map(str::to_owned);
         Ok(())
     }
 

@@ -22,7 +22,7 @@ use self::load::{Known, Load};
 use crate::support::is_long;
 
 /// So few users that a lease that is lost is missed.
-const SLOTS: usize = 7;
+const SLOTS: usize = 15;
 
 /// At which later passages, when there is time.
 const LATER: [usize; 5] = [2, 3, 5, 9, 17];
@@ -70,8 +70,8 @@ impl Killing {
     /// Kills a busy daemon, and starts one that dies at a point before it is ready.
     fn die_starting(&mut self, point: &str, fault: &str) -> Result<Known> {
         let known = match point {
-            "reconcile.put_away" => {
-                let (died, known) = self.die_busy("end.put_away")?;
+            "reconcile.kept" => {
+                let (died, known) = self.die_busy("end.saved")?;
                 ensure!(died, "no session was ended");
                 known
             }
