@@ -66,8 +66,14 @@ impl Deployments {
             staged.keep(&target)
         };
         let taken = tokio::task::spawn_blocking(take).await;
-        taken.map_err(|error| Refusal::Internal(error.to_string()))??;
-        let agent = shared.store.deploy(agent).await?;
+        let taken = taken.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())));
+        let agent = match taken {
+            Ok(()) => record(shared, agent).await?,
+            Err(refusal) => {
+                forget(shared, &agent).await;
+                return Err(refusal);
+            }
+        };
         tracing::info!(
             message_id = message::AGENT_DEPLOYED, ash_agent = %agent.name,
             version = agent.version, "agent deployed"
@@ -97,6 +103,36 @@ impl Deployments {
         tracing::info!(ash_agent = %name, "agent changed");
         shared.tell(Happened::AgentChanged(agent.tenant.clone(), agent.name.clone()));
         Ok(agent)
+    }
+}
+
+/// Records a version whose folder is in its place; when that cannot be done the folder goes.
+async fn record(shared: &Arc<Shared>, agent: Agent) -> Result<Agent, Refusal> {
+    match shared.store.deploy(agent.clone()).await {
+        Ok(agent) => Ok(agent),
+        Err(error) => {
+            forget(shared, &agent).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Removes the folder of a version that is not recorded, if it is there. What cannot be removed now
+/// is found at the next start.
+async fn forget(shared: &Arc<Shared>, agent: &Agent) {
+    let folder = shared.places.agent(&agent.tenant, &agent.name);
+    let version = agent.version.to_string();
+    let remove = move || {
+        if !folder.exists() {
+            return Ok(());
+        }
+        remove_all(&folder, &version)?;
+        // That of an agent with other versions is not empty and stays.
+        let _ = std::fs::remove_dir(&folder);
+        Ok::<(), TreeError>(())
+    };
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(remove).await {
+        tracing::warn!(%error, "the folder of a version that is not recorded was not removed");
     }
 }
 
