@@ -27,6 +27,26 @@ const SLOTS: usize = 15;
 /// At which later passages, when there is time.
 const LATER: [usize; 5] = [2, 3, 5, 9, 17];
 
+/// Points that can fail while a daemon is at work, and at which passages they do.
+const FAILING: &[(&str, &[usize])] = &[
+    ("store.commit.before", &[7, 2, 12, 19, 26]),
+    ("deploy.publish.before", &[1, 2]),
+    ("deploy.publish.after", &[1, 2]),
+    ("socket.publish", &[1]),
+    ("broker.grant.before", &[1, 4]),
+    ("spawn.cgroup", &[1, 4]),
+    ("spawn.listening", &[1, 4]),
+    ("spawn.launch.before", &[1, 4]),
+    ("spawn.launch.after", &[1, 4]),
+    ("spawn.greeted", &[1, 4]),
+    ("pack.publish.before", &[1, 3]),
+    ("pack.publish.after", &[1, 3]),
+    ("restore.publish.before", &[1, 2]),
+    ("restore.publish.after", &[1, 2]),
+    ("place.emptied", &[1]),
+    ("place.filled", &[1]),
+];
+
 struct Killing {
     ash: Ash,
     before: Snapshot,
@@ -203,6 +223,26 @@ fn passes_once(point: &str) -> bool {
     let starts =
         ["reconcile.", "key.", "launcher.", "broker.spawned", "store.migrate.", "create.undo"];
     starts.iter().any(|start| point.starts_with(start))
+}
+
+/// A step that fails is told to whoever asked for it, and has left nothing; the daemon goes on.
+#[test]
+fn a_step_that_fails() -> Result<()> {
+    let mut killing = Killing::begin()?;
+    let most = if is_long() { usize::MAX } else { 1 };
+    let all = FAILING.iter();
+    let all = all.flat_map(|(point, at)| at.iter().take(most).map(move |at| (point, at)));
+    for (point, passage) in all {
+        killing.ash.kill9()?;
+        let fault = format!("{point}:{passage}:error");
+        ensure!(killing.ash.boot_to_die(&fault, &[])?, "{fault} has kept the daemon from starting");
+        let known = killing.load()?.end()?;
+        ensure!(!killing.ash.is_dead()?, "ashd has died of {fault}");
+        let told = || format!("{fault}; the clients say {:?}", known.trouble);
+        check(&killing.ash, &known, false).with_context(told)?;
+        clean(&killing.ash, &killing.before).with_context(told)?;
+    }
+    killing.finish()
 }
 
 /// On a clock of its own, spread over the time that the clients need when nobody is killed.
