@@ -65,6 +65,7 @@ pub(super) fn sessions(config: &Config) -> Options {
         max_sandboxes: u64::from(config.sandbox.max),
         disk_reserve: config.state.reserve_disk.0,
         memory_reserve: config.state.reserve_memory.0,
+        collect_every: config.snapshots.collect_every,
         live: live(config),
     }
 }
@@ -74,6 +75,7 @@ pub(super) fn live(config: &Config) -> Live {
     let sandbox = &config.sandbox;
     Live {
         agent_roots: config.state.agent_roots.clone(),
+        keep_points: config.snapshots.keep,
         limits: Limits {
             memory: sandbox.memory.0,
             pids: u64::from(sandbox.pids),

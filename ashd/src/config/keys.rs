@@ -144,6 +144,15 @@ sections! {
         /// `acceptEdits`, `plan`, `dontAsk` or `bypassPermissions`. The sandbox holds in any case.
         permission_mode: PermissionMode = "bypassPermissions" { env: &["ASH_PERMISSION_MODE"], }
     }
+    /// Checkpoints: conversations and their files as they were at a moment.
+    snapshots: Snapshots {
+        /// How many of those that were made by themselves are kept of a session; older ones go.
+        /// What was given a name is kept until somebody removes it.
+        keep: u32 = "100" { live: true, }
+        /// How often what no checkpoint needs is removed from the disk. What belongs to a session that
+        /// is purged goes at once.
+        collect_every: Duration = "1h" {}
+    }
     /// What is written to the journal.
     log: Log {
         /// `error`, `warn`, `info`, `debug` or `trace`; also for single parts: `info,ashd=debug`.

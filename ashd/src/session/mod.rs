@@ -20,6 +20,7 @@ mod create;
 mod driver;
 mod fork;
 mod frames;
+mod garbage;
 mod journal;
 mod keeping;
 mod logs;

@@ -13,6 +13,7 @@ use super::api::{
 };
 use super::driver::{Begin, Command, Driver, Handle};
 use super::exec::ExecStream;
+use super::garbage::{self, Garbage};
 use super::reconcile;
 use super::registry::{Registry, SessionView};
 use super::shared::{Live, Options, Shared};
@@ -76,8 +77,10 @@ impl Service {
             shutting_down: false.into(),
             warm_resumes: 0.into(),
             cold_resumes: 0.into(),
+            garbage: Garbage::default(),
         });
         reconcile::run(&shared, sessions).await?;
+        tokio::spawn(garbage::collect_for_ever(shared.clone()));
         tokio::spawn(account(shared.clone(), usage));
         Ok(Service { shared, deployments: Arc::default(), started: Instant::now() })
     }
@@ -309,6 +312,7 @@ impl Service {
         if purge {
             fault::point("purge.put_away");
             self.shared.store.purge_session(id).await?;
+            self.shared.garbage.left_by(&caller.tenant);
             fault::point("purge.recorded");
             self.shared.tell(Happened::SessionPurged(caller.tenant.clone(), id));
         }

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use super::api::{Happened, Refusal};
 use super::cli::{self, Conversation, Defaults};
+use super::garbage::Garbage;
 use super::machine::Sandbox;
 use super::places::Places;
 use super::registry::Registry;
@@ -43,6 +45,8 @@ pub struct Options {
     pub disk_reserve: u64,
     /// Bytes of memory that must stay available.
     pub memory_reserve: u64,
+    /// How often what no point needs is removed.
+    pub collect_every: Duration,
     /// What can change while the daemon runs, as it is at its start.
     pub live: Live,
 }
@@ -52,6 +56,8 @@ pub struct Options {
 pub struct Live {
     /// Directories beneath which agents may be deployed by path.
     pub agent_roots: Vec<PathBuf>,
+    /// Points that were made by themselves and are kept of a session; the newest is in any case.
+    pub keep_points: u32,
     /// Bounds of sandboxes that are made from now on.
     pub limits: Limits,
 }
@@ -71,6 +77,7 @@ pub(super) struct Shared {
     pub(super) shutting_down: AtomicBool,
     pub(super) warm_resumes: AtomicU64,
     pub(super) cold_resumes: AtomicU64,
+    pub(super) garbage: Garbage,
 }
 
 impl Shared {

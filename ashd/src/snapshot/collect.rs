@@ -94,6 +94,7 @@ impl Vault {
         let all: u64 = weighed.iter().map(|pack| pack.bytes).sum();
         collected.bytes = all.saturating_sub(moved);
         if !how.preview {
+            self.index().flush()?;
             self.repack(&weighed)?;
             for pack in &weighed {
                 self.drop_pack(pack.name)?;

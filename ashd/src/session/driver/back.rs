@@ -83,7 +83,7 @@ impl Driver {
             created_at: Timestamp::now(),
             ..point.clone()
         };
-        Ok(self.shared.store.add_point(here).await?)
+        Ok(self.shared.store.add_point(here, self.shared.live().keep_points).await?)
     }
 
     fn show(&mut self, events: &[Durable]) {

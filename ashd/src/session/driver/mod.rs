@@ -17,6 +17,7 @@ mod back;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -135,6 +136,8 @@ pub(super) struct Driver {
     fresh_sandbox: Option<Found>,
     execs: Execs,
     saving: Option<Saving>,
+    /// When files were last captured.
+    captured_at: Option<Instant>,
     /// Who asked for a point that the cut under way is too late for.
     wishes: Vec<Wish>,
     over: bool,
@@ -203,6 +206,7 @@ impl Driver {
             fresh_sandbox: None,
             execs: Execs::default(),
             saving: None,
+            captured_at: None,
             wishes: vec![],
             over: false,
         };

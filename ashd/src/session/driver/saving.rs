@@ -2,13 +2,13 @@
 //!
 //! At every boundary (the end of a turn, a pause, the end of a sandbox) workspace and home are
 //! saved in the background. The barrier is the moment at which they were seen whole: a turn that
-//! is about to begin waits for it, but not long, and what is not saved at this boundary is saved
-//! at the next. A point that somebody asked for is made at once, also in mid-turn: then the agent
+//! is about to begin waits for it, but not long, and not at all when there was one lately; what is
+//! not saved at this boundary is saved at the next. A point that somebody asked for is made at once, also in mid-turn: then the agent
 //! stands still for the moment itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -22,8 +22,11 @@ use crate::session::machine::Turn;
 use crate::snapshot::{Cut, SnapshotError};
 use crate::store::StoreError;
 
-/// How long a turn waits for the moment of a cut under way.
+/// How long a turn waits for the moment of a cut under way, when there has been none lately.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// What is lately: messages that follow at once on each other's answers wait for nothing.
+const LATELY: Duration = Duration::from_secs(10);
 
 /// A cut under way.
 pub(super) struct Saving {
@@ -112,6 +115,7 @@ impl Driver {
     fn captured(&mut self, captured: Captured) {
         if let Some(saving) = &mut self.saving {
             saving.moment = Some(self.session.clone());
+            self.captured_at = Some(Instant::now());
         }
         drop(captured);
     }
@@ -137,7 +141,9 @@ impl Driver {
         let awaited =
             |saving: &&mut Saving| saving.moment.is_none() && !saving.captured.is_terminated();
         let Some(saving) = self.saving.as_mut().filter(awaited) else { return };
-        match tokio::time::timeout(PATIENCE, &mut saving.captured).await {
+        let lately = self.captured_at.is_some_and(|at| at.elapsed() < LATELY);
+        let patience = if lately { Duration::ZERO } else { PATIENCE };
+        match tokio::time::timeout(patience, &mut saving.captured).await {
             Ok(Ok(captured)) => self.captured(captured),
             // It has failed, and will say so.
             Ok(Err(_)) => {}
@@ -220,7 +226,7 @@ impl Driver {
             return Ok(newest);
         }
         let point = point_of(cut, moment, name);
-        self.shared.store.add_point(point.clone()).await?;
+        self.shared.store.add_point(point.clone(), self.shared.live().keep_points).await?;
         fault::point("point.recorded");
         tracing::debug!(
             ash_session = %self.session.id, seq = point.seq, files = cut.files, written = cut.written,

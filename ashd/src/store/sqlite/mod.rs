@@ -160,8 +160,8 @@ impl Store for Sqlite {
         self.writer.write(move |conn| sessions::copy_events(conn, &copying)).await
     }
 
-    async fn add_point(&self, point: Point) -> Result<()> {
-        self.writer.write(move |conn| points::add(conn, &point)).await
+    async fn add_point(&self, point: Point, keep: u32) -> Result<()> {
+        self.writer.write(move |conn| points::add(conn, &point, keep)).await
     }
 
     async fn points(&self, id: SessionId) -> Result<Vec<Point>> {

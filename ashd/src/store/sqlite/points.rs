@@ -29,7 +29,18 @@ pub(super) struct History {
     pub(super) undone: Vec<(u64, u64)>,
 }
 
-pub(super) fn add(conn: &Connection, point: &Point) -> Result<()> {
+pub(super) fn add(conn: &Connection, point: &Point, keep: u32) -> Result<()> {
+    insert(conn, point)?;
+    // Newest first. The one that a session is to be brought back to is needed until it is.
+    let sql = "DELETE FROM points WHERE key IN (
+             SELECT points.key FROM points JOIN sessions ON session = sessions.key
+             WHERE sessions.id = ?1 AND name IS NULL AND points.id IS NOT restore
+             ORDER BY seq DESC, points.key DESC LIMIT -1 OFFSET ?2)";
+    conn.prepare_cached(sql)?.execute(params![point.session, keep.max(1)])?;
+    Ok(())
+}
+
+fn insert(conn: &Connection, point: &Point) -> Result<()> {
     let sql = "INSERT INTO points (session, id, name, seq, turn, turn_user_seq, cli_session, root,
              files, bytes, written, left_out, created_at, undone)
          SELECT key, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,

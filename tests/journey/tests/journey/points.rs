@@ -1,7 +1,7 @@
 //! A session is a conversation and a workspace at one moment: saved, brought back, made into two.
 
 use anyhow::{Context as _, Result, ensure};
-use ash_journey::{Client, Options};
+use ash_journey::{Client, Options, process};
 use serde_json::{Value, json};
 
 use crate::support::{Talk, both_engines};
@@ -212,6 +212,46 @@ fn an_ended_session_can_be_forked_and_purged() -> Result<()> {
     talk.session = child;
     resume(&talk)?;
     ensure!(talk.shell("cat file")? == "left");
+    talk.ash.finish()
+}
+
+/// Bytes of everything that is kept of sessions.
+fn kept(talk: &Talk) -> u64 {
+    let packs = talk.ash.data_dir().join("snapshots/store/default/packs");
+    let packs = std::fs::read_dir(packs).into_iter().flatten().flatten();
+    packs.filter_map(|pack| pack.metadata().ok()).map(|pack| pack.len()).sum()
+}
+
+#[test]
+fn what_is_purged_leaves_the_disk() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    let first = talk.session.clone();
+    talk.ask(&talk.bash("head -c 4000000 /dev/urandom > noise"))?;
+    talk.checkpoint("noise")?;
+    ensure!(kept(&talk) > 4_000_000, "{}", kept(&talk));
+    talk.session = talk.api.create("hello", json!({}))?;
+    talk.ask(&talk.bash("echo other > file"))?;
+    talk.checkpoint("other")?;
+    talk.api.purge(&first)?;
+    process::until("the disk to have its room again", || kept(&talk) < 1_000_000)?;
+    // What others have kept is there.
+    talk.ask(&talk.bash("rm file"))?;
+    talk.post("checkpoints/other/restore", json!({}), 200)?;
+    ensure!(talk.shell("cat file")? == "other");
+    talk.ash.finish()
+}
+
+#[test]
+fn only_so_many_points_are_kept() -> Result<()> {
+    let talk = Talk::begin(Options::stub().config("[snapshots]\nkeep = 3\n"))?;
+    for n in 0..6 {
+        talk.ask(&talk.bash(&format!("echo {n} > file")))?;
+        talk.post("checkpoints", json!({}), 201)?;
+    }
+    talk.checkpoint("named")?;
+    let points = talk.checkpoints()?;
+    let named = points.iter().filter(|point| !point["name"].is_null()).count();
+    ensure!((points.len(), named) == (4, 1), "{points:#?}");
     talk.ash.finish()
 }
 

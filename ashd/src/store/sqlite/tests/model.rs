@@ -15,6 +15,9 @@ use crate::domain::{AgentConfig, AgentId, PermissionMode, Scope, SessionChange};
 use crate::domain::{Point, PointId, Root, Which};
 use crate::store::{Copying, StoreError};
 
+/// Points without a name that are kept of a session.
+const KEPT: u32 = 2;
+
 #[derive(Clone, Debug)]
 enum Verb {
     AddKey(u8, u8),
@@ -336,6 +339,12 @@ impl Model {
         }
         let undone = whole.4.clone();
         whole.3.push((point, undone));
+        let mut unnamed: Vec<_> = whole.3.iter().map(|(point, _)| point).cloned().collect();
+        unnamed.retain(|point| point.name.is_none() && whole.0.restore != Some(point.id));
+        unnamed.reverse();
+        unnamed.sort_by_key(|point| std::cmp::Reverse(point.seq));
+        let old: Vec<_> = unnamed.iter().skip(KEPT as usize).map(|point| point.id).collect();
+        whole.3.retain(|(point, _)| !old.contains(&point.id));
         Ok(())
     }
 
@@ -429,7 +438,7 @@ async fn act_on_points(store: &Sqlite, model: &mut Model, verb: Verb) -> Result<
         Verb::AddPoint(id, point) => {
             let seq = model.find(id).map_or(0, |whole| whole.0.last_seq);
             let point = Point { session: id, seq, ..point };
-            same(store.add_point(point.clone()).await, model.add_point(point))
+            same(store.add_point(point.clone(), KEPT).await, model.add_point(point))
         }
         Verb::RemovePoint(id, n) => {
             let point = PointId(uuid(n));
