@@ -172,6 +172,10 @@ class Machine:
             said = self.run(condition, limit=30)
             raise AssertionError(f"not within {limit} s: {what}\n{condition}\n{said}")
 
+    def properties(self, unit, *names):
+        """What systemd knows of a unit, in this order."""
+        return [self.do(f"systemctl show -P {name} {unit}").strip() for name in names]
+
     def write(self, path, text, mode="0644"):
         """Puts a file there."""
         self.do(f"install -D -m {mode} /dev/stdin {path}", input=text)
