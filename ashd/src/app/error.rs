@@ -78,7 +78,7 @@ fn is_lasting(error: &StartError) -> bool {
         error,
         StartError::BelowFloor(_)
             | StartError::LongRunDir(_)
-            | StartError::Cgroup(CgroupError::NotMounted | CgroupError::Missing(_))
+            | StartError::Cgroup(CgroupError::NotMounted | CgroupError::Missing { .. })
             | StartError::Launcher(LauncherError::Differs { .. } | LauncherError::Version(_))
     )
 }

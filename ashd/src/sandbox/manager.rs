@@ -248,6 +248,8 @@ async fn hold(
         let cgroups = prepare(root)?;
         return Ok((Launcher::start(launcher_setup(setup, runtime), children).await?, cgroups));
     }
+    // Without control groups there is no launcher either, which would be told instead.
+    cgroup::mount_point()?;
     let launcher = Launcher::start(launcher_setup(setup, runtime), children).await?;
     let group = launcher.group().map(cgroup::directory).transpose()?;
     let cgroups = prepare(root.or(group.as_deref()))?;

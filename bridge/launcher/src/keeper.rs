@@ -29,6 +29,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Why the service cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
+    /// There are no control groups that could hold sandboxes.
+    #[error(
+        "{} names no control group of version 2; boot with systemd.unified_cgroup_hierarchy=1, and \
+         start this as a systemd service", .0.display()
+    )]
+    NoGroups(PathBuf),
     /// Its control group is of no use.
     #[error(
         "{}: {error}; --service needs control groups version 2 and a systemd service with \
@@ -106,7 +112,7 @@ fn settle() -> Result<String, KeeperError> {
 fn found<T>(path: &str, look: impl FnOnce(&str) -> Option<T>) -> Result<T, KeeperError> {
     let path = Path::new(path);
     let text = fs::read_to_string(path).map_err(failed(path))?;
-    look(&text).ok_or_else(|| failed(path)(io::Error::other("no control groups version 2 in it")))
+    look(&text).ok_or_else(|| KeeperError::NoGroups(path.to_owned()))
 }
 
 fn failed(path: &Path) -> impl FnOnce(io::Error) -> KeeperError {

@@ -61,7 +61,8 @@ pub fn run(args: impl Iterator<Item = String>) -> Result<(), LauncherError> {
 }
 
 /// What `main` makes of it: the sentence goes to standard error. 64 is for arguments that will be as
-/// wrong the next time (EX_USAGE of sysexits(3)), 1 for the rest.
+/// wrong the next time (EX_USAGE of sysexits(3)), 78 for a machine that will be (EX_CONFIG), 1 for
+/// the rest.
 pub fn exit_code(outcome: &Result<(), LauncherError>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -69,6 +70,7 @@ pub fn exit_code(outcome: &Result<(), LauncherError>) -> ExitCode {
             complain(&error.to_string());
             match error {
                 LauncherError::Options(_) => ExitCode::from(64),
+                LauncherError::Keeper(KeeperError::NoGroups(_)) => ExitCode::from(78),
                 _ => ExitCode::FAILURE,
             }
         }

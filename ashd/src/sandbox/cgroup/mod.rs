@@ -33,7 +33,10 @@ const COUNTER: &str = "io";
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// No cgroup2 mount.
-    #[error("control groups version 2 are not mounted; mount cgroup2 at /sys/fs/cgroup")]
+    #[error(
+        "control groups version 2 are not mounted; boot with \
+         systemd.unified_cgroup_hierarchy=1, or mount cgroup2 at /sys/fs/cgroup"
+    )]
     NotMounted,
     /// The configured root is not below the mount.
     #[error("{} is not a control group below {}", root.display(), mount.display())]
@@ -44,11 +47,13 @@ pub enum CgroupError {
         mount: PathBuf,
     },
     /// Limits cannot be enforced.
-    #[error(
-        "sandboxes would have no limits: {}; start ashd under systemd with Delegate=yes, or allow \
-         missing layers for development", .0.join("; ")
-    )]
-    Missing(Vec<String>),
+    #[error("sandboxes would have no limits: {}; {mend}", missing.join("; "))]
+    Missing {
+        /// A sentence for each.
+        missing: Vec<String>,
+        /// What to do.
+        mend: &'static str,
+    },
     /// A limit could not be set.
     #[error("the limit on {what} could not be set: {error}")]
     Limit {
@@ -110,7 +115,8 @@ impl Cgroups {
         if missing.is_empty() || allow_missing {
             return Ok(Cgroups { root, made: configured.is_none(), enabled, missing });
         }
-        Err(CgroupError::Missing(missing))
+        let mend = mend(&mount, &controllers_of(&mount));
+        Err(CgroupError::Missing { missing, mend })
     }
 
     /// A sentence for each limit that cannot be enforced.
@@ -191,7 +197,10 @@ fn beneath(mount: &Path, group: &str) -> PathBuf {
 }
 
 /// Where version 2 is mounted: by itself, or beside version 1.
-fn mount_point() -> Result<PathBuf, CgroupError> {
+///
+/// # Errors
+/// When it is not mounted.
+pub fn mount_point() -> Result<PathBuf, CgroupError> {
     let path = Path::new("/proc/self/mountinfo");
     let mounts = fs::read_to_string(path).map_err(CgroupError::io(path))?;
     ash_sys::cgroup::mount_in(&mounts).ok_or(CgroupError::NotMounted)
@@ -204,6 +213,25 @@ fn own(mount: &Path) -> Result<PathBuf, CgroupError> {
     let groups = fs::read_to_string(path).map_err(CgroupError::io(path))?;
     let ours = beneath(mount, ash_sys::cgroup::own_in(&groups).unwrap_or_default());
     Ok(if ours.ends_with(OURS) { ours.parent().unwrap_or(mount).to_owned() } else { ours })
+}
+
+/// What there is to hand down from the hierarchy's root.
+fn controllers_of(mount: &Path) -> String {
+    fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default()
+}
+
+/// How to come by the controllers that are missing, where version 2 is mounted at `mount` and has
+/// these.
+fn mend(mount: &Path, controllers: &str) -> &'static str {
+    let has = |name: &str| controllers.split_ascii_whitespace().any(|there| there == name);
+    if CONTROLLERS.iter().all(|(name, _)| has(name)) {
+        return "start ashd under systemd with Delegate=yes, or allow missing layers for development";
+    }
+    // Beside version 1 it is elsewhere.
+    match mount == Path::new("/sys/fs/cgroup") {
+        true => "remove cgroup_disable= from the kernel's command line and reboot",
+        false => "version 1 has them: boot with systemd.unified_cgroup_hierarchy=1",
+    }
 }
 
 /// The group that our own processes move into.

@@ -118,8 +118,10 @@ fn a_root_elsewhere_is_refused() {
 fn limits_hold_or_their_absence_is_told() {
     let place = Place::new();
     if !place.0.missing().is_empty() {
+        let mount = mount_point().unwrap();
         let error = Cgroups::prepare(Some(&place.0.root), "unused", false).unwrap_err();
-        assert!(error.to_string().contains("Delegate=yes"), "{error}");
+        let mend = mend(&mount, &controllers_of(&mount));
+        assert!(error.to_string().ends_with(&format!("; {mend}")), "{error}");
         println!("SKIP: {}", place.0.missing().join("; "));
         return;
     }
@@ -172,4 +174,13 @@ fn limits_and_statistics_have_the_kernels_form() {
     let (memory, memory_peak, cpu_us) = (4096, 8192, 77);
     let expected = Stats { memory, memory_peak, pids: 5, cpu_us, read: 111, written: 7 };
     assert_eq!((group.stats(), group.oom_kills()), (expected, 3));
+}
+
+#[test]
+fn the_mend_depends_on_who_has_the_controllers() {
+    let unified = Path::new("/sys/fs/cgroup");
+    assert!(mend(unified, "cpuset cpu io memory pids").contains("Delegate=yes"));
+    assert!(mend(unified, "cpu io pids").contains("cgroup_disable="));
+    let beside = Path::new("/sys/fs/cgroup/unified");
+    assert!(mend(beside, "").contains("systemd.unified_cgroup_hierarchy=1"));
 }
