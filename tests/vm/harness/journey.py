@@ -28,15 +28,17 @@ class Journey:
     fresh: bool
     spoils: bool
     suite: str
+    boot: str
 
 
-def journey(core=False, fresh=False, spoils=False, suite=SUITE):
+def journey(core=False, fresh=False, spoils=False, suite=SUITE, boot=""):
     """Makes a function a journey. One of the core set is part of `make test`; a fresh one gets a
     machine of its own, on which nothing is installed, as a `Machine`; the others share one with ash
-    running on it, as an `Ash`, until one fails or spoils it."""
+    running on it, as an `Ash`, until one fails or spoils it. `boot` goes onto the kernel's command
+    line of a fresh one."""
 
     def register(go):
-        JOURNEYS[go.__name__] = Journey(go.__name__, go, core, fresh, spoils, suite)
+        JOURNEYS[go.__name__] = Journey(go.__name__, go, core, fresh, spoils, suite, boot)
         return go
 
     return register
@@ -100,7 +102,7 @@ class Run:
 
     def fresh(self, journey):
         self.drop_shared()
-        machine = Machine(journey.suite, self.payload)
+        machine = Machine(journey.suite, self.payload, journey.boot)
         try:
             journey.go(machine)
         finally:

@@ -46,8 +46,8 @@ class Done:
 class Machine:
     """A Debian that was started for these journeys, and is gone when it is closed."""
 
-    def __init__(self, suite, payload):
-        """Boots; skips when this host has no qemu."""
+    def __init__(self, suite, payload, boot=""):
+        """Boots, with `boot` for the kernel; skips when this host has no qemu."""
         if not shutil.which(QEMU):
             raise Skip(f"{QEMU} is not installed")
         self.suite = suite
@@ -57,7 +57,7 @@ class Machine:
         self.boots = []
         self.changed = threading.Condition()
         self.console = self.scratch / "console"
-        self.qemu = self.start(image(suite), payload)
+        self.qemu = self.start(image(suite), payload, boot)
         try:
             self.port = self.connect()
             threading.Thread(target=self.listen, daemon=True).start()
@@ -66,7 +66,7 @@ class Machine:
             self.close()
             raise
 
-    def start(self, image, payload):
+    def start(self, image, payload, boot):
         port = self.scratch / "port"
         disk = "if=virtio,format=raw,cache=unsafe"
         command = [
@@ -74,7 +74,7 @@ class Machine:
             *("setpriv", "--pdeathsig", "KILL"),
             *(QEMU, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", MEMORY),
             *("-kernel", image / "vmlinuz", "-initrd", image / "initrd"),
-            *("-append", "root=/dev/vda rw panic=-1 psi=1 quiet console=ttyS0"),
+            *("-append", f"root=/dev/vda rw panic=-1 psi=1 quiet console=ttyS0 {boot}".rstrip()),
             # What is written goes into an unnamed file, and is gone with the process.
             *("-drive", f"file={image}/disk.img,snapshot=on,{disk}"),
             *("-drive", f"file={payload},readonly=on,{disk}"),
