@@ -22,8 +22,7 @@ impl Vault {
     /// [`SnapshotError::Damaged`] for the first that is not.
     pub fn check(&self, root: Root, deep: bool) -> Result<Checked, SnapshotError> {
         let _pin = self.gate.enter();
-        let mut seen = HashSet::new();
-        self.reach(&[root], &mut seen)?;
+        let seen = self.reach(&[root])?;
         for id in &seen {
             match deep {
                 true => drop(self.chunk(*id)?),
@@ -37,16 +36,15 @@ impl Vault {
         Ok(Checked { chunks: seen.len() as u64 })
     }
 
-    /// Adds every chunk of points to a set. What is in it already is not followed again. Nodes and
-    /// lists are read, files are not.
-    pub(super) fn reach(
-        &self,
-        roots: &[Root],
-        seen: &mut HashSet<ChunkId>,
-    ) -> Result<(), SnapshotError> {
+    /// Every chunk of points. Nodes and lists are read, files are not.
+    ///
+    /// One chunk can be several things: nothing keeps an agent from writing a file that has the
+    /// bytes of a directory. So what was followed, and as what, is kept apart from what was met.
+    pub(super) fn reach(&self, roots: &[Root]) -> Result<HashSet<ChunkId>, SnapshotError> {
+        let (mut nodes, mut lists, mut met) = (HashSet::new(), HashSet::new(), HashSet::new());
         let mut todo: Vec<ChunkId> = roots.iter().map(|root| Vault::top(*root)).collect();
         while let Some(id) = todo.pop() {
-            if !seen.insert(id) {
+            if !nodes.insert(id) {
                 continue;
             }
             match self.node(id)? {
@@ -56,9 +54,9 @@ impl Vault {
                         match entry.what {
                             What::Dir(node) => todo.push(node),
                             What::File(content) => {
-                                let data = content.extents.iter().map(|extent| &extent.data);
-                                data.into_iter()
-                                    .try_for_each(|data| self.reach_data(data, seen))?;
+                                for extent in &content.extents {
+                                    self.reach_data(&extent.data, &mut lists, &mut met)?;
+                                }
                             }
                             What::Link(_) | What::Fifo => {}
                         }
@@ -66,17 +64,25 @@ impl Vault {
                 }
             }
         }
-        Ok(())
+        met.extend(nodes);
+        met.extend(lists);
+        Ok(met)
     }
 
-    fn reach_data(&self, data: &Data, seen: &mut HashSet<ChunkId>) -> Result<(), SnapshotError> {
-        if let Data::Listed(lists) = data {
-            let new: Vec<_> = lists.iter().filter(|list| seen.insert(list.id)).copied().collect();
-            let new = self.chunks(&Data::Listed(new))?;
-            seen.extend(new.iter().map(|chunk| chunk.id));
-            return Ok(());
-        }
-        seen.extend(self.chunks(data)?.iter().map(|chunk| chunk.id));
+    fn reach_data(
+        &self,
+        data: &Data,
+        lists: &mut HashSet<ChunkId>,
+        met: &mut HashSet<ChunkId>,
+    ) -> Result<(), SnapshotError> {
+        let chunks = match data {
+            Data::Inline(chunks) => chunks.clone(),
+            Data::Listed(all) => {
+                let new = all.iter().filter(|list| lists.insert(list.id)).copied().collect();
+                self.chunks(&Data::Listed(new))?
+            }
+        };
+        met.extend(chunks.iter().map(|chunk| chunk.id));
         Ok(())
     }
 }

@@ -73,8 +73,7 @@ impl Vault {
     }
 
     fn sweep(&self, points: &[Root], how: &Collecting) -> Result<Collected, SnapshotError> {
-        let mut needed = HashSet::new();
-        self.reach(points, &mut needed)?;
+        let needed = self.reach(points)?;
         let mut collected = Collected { needed: needed.len() as u64, ..Collected::default() };
         if !how.preview {
             self.forget_scans(points)?;

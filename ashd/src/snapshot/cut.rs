@@ -18,7 +18,7 @@ use std::{fmt, io};
 use super::error::shown;
 use super::gate::Pin;
 use super::look::Look;
-use super::scan::Scan;
+use super::scan::{Known, Scan};
 use super::vault::{Stash, Vault};
 use super::{SnapshotError, deeply};
 use crate::domain::{Root, SessionId};
@@ -114,14 +114,21 @@ impl Vault {
         let mut look = Look::new(cutting, &stash, std::mem::take(&mut scan.files));
         let done = look.twice(hold, captured);
         // What was read is kept in any case, but belongs to no root when it was not all.
-        let published = stash.lock().unwrap_or_else(PoisonError::into_inner).publish()?;
-        let Look { mut current, before, new, unsure, files, bytes, left_out, held, .. } = look;
+        let published = stash.lock().unwrap_or_else(PoisonError::into_inner).publish();
+        let published = match published {
+            Ok(bytes) => bytes,
+            Err(error) => return Err(done.err().unwrap_or(error)),
+        };
+        let Look { mut current, before, mut new, unsure, files, bytes, left_out, held, .. } = look;
         // Whether these are what was read then cannot be told later.
         current.retain(|path, _| !unsure.contains(path));
         let root = done.as_ref().ok().copied();
-        if root.is_none() {
-            for (path, known) in before {
+        for (path, known) in before {
+            if root.is_none() {
                 current.entry(path).or_insert(known);
+            } else if !current.contains_key(&path) {
+                // The root does not need it, so it can be collected: it must not be relied on.
+                new.push((path, Known::gone()));
             }
         }
         let logged = match new.is_empty() && root == scan.root {

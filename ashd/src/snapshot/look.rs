@@ -47,7 +47,9 @@ pub(super) struct Look<'a, 'v> {
     is_unsure: bool,
     /// When the first look began, and a little before.
     since: FileTime,
+    /// The groups of files that have several names, and the other way round.
     groups: HashMap<(u64, u64), [u8; 8]>,
+    grouped: HashMap<[u8; 8], (u64, u64)>,
     path: Vec<u8>,
     depth: usize,
     pub(super) files: u64,
@@ -95,6 +97,7 @@ impl<'a, 'v> Look<'a, 'v> {
             is_unsure: false,
             since: (0, 0),
             groups: HashMap::new(),
+            grouped: HashMap::new(),
             path: vec![],
             depth: 0,
             files: 0,
@@ -218,38 +221,60 @@ impl<'a, 'v> Look<'a, 'v> {
             Kind::File => {}
             _ => return Ok(None),
         }
-        match self.before.get(&self.path) {
-            Some(known) if known.mark == Mark::of(&stat) => {
-                if let Some((path, known)) = self.before.remove_entry(&self.path) {
-                    self.note_group(&stat, &known);
-                    self.current.insert(path, known);
-                }
-            }
-            _ => {
-                let job = self.job(dir.file(name)?)?;
-                // Readers that have failed say so themselves.
-                let _ = jobs.send(job);
-            }
+        let mark = Mark::of(&stat);
+        if self.before.get(&self.path).is_some_and(|known| known.mark == mark)
+            && let Some((path, known)) = self.before.remove_entry(&self.path)
+            && self.keeps_group(&stat, &known)
+        {
+            self.current.insert(path, known);
+            return Ok(None);
         }
+        let job = self.job(dir.file(name)?)?;
+        // Readers that have failed say so themselves.
+        let _ = jobs.send(job);
         Ok(None)
     }
 
     fn job(&mut self, file: File) -> io::Result<Job> {
         let stat = stat_of(&file)?;
-        let first = || name_group(&self.path);
-        let group = (stat.names > 1).then(|| *self.groups.entry(stat.inode).or_insert_with(first));
+        let group = (stat.names > 1).then(|| self.group(stat.inode));
         Ok(Job { file, path: self.path.clone(), stat, group })
     }
 
-    /// A file that has several names and was known under one keeps its group under the others.
-    fn note_group(&mut self, stat: &Stat, known: &Known) {
-        if stat.names > 1
-            && let Ok(Entry { what: What::File(content), .. }) =
-                Entry::decode(&mut &known.entry[..])
-            && let Some(group) = content.group
-        {
-            self.groups.entry(stat.inode).or_insert(group);
+    /// The group of a file that has several names.
+    fn group(&mut self, inode: (u64, u64)) -> [u8; 8] {
+        if let Some(group) = self.groups.get(&inode) {
+            return *group;
         }
+        let mut group = name_group(&self.path);
+        // Directories that moved can have taken a name along for which another file's is called.
+        while self.grouped.contains_key(&group) {
+            group = name_group(&group);
+        }
+        self.groups.insert(inode, group);
+        self.grouped.insert(group, inode);
+        group
+    }
+
+    /// A file that has several names and was known under one keeps its group under the others.
+    /// False when the group is another file's by now, or the file has another.
+    fn keeps_group(&mut self, stat: &Stat, known: &Known) -> bool {
+        if stat.names < 2 {
+            return true;
+        }
+        let Ok(Entry { what: What::File(content), .. }) = Entry::decode(&mut &known.entry[..])
+        else {
+            return false;
+        };
+        let Some(group) = content.group else { return false };
+        let own = *self.groups.get(&stat.inode).unwrap_or(&group);
+        let theirs = *self.grouped.get(&group).unwrap_or(&stat.inode);
+        if own != group || theirs != stat.inode {
+            return false;
+        }
+        self.groups.insert(stat.inode, group);
+        self.grouped.insert(group, stat.inode);
+        true
     }
 
     /// Looks again and puts the nodes together.

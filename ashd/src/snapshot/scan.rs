@@ -27,7 +27,7 @@ const LARGEST: usize = 1 << 30;
 const STALE: usize = 4096;
 
 /// What says that an entry has not changed: everything that a change of it changes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Mark {
     mode: u16,
     size: u64,
@@ -55,6 +55,13 @@ pub(super) struct Known {
     pub(super) mark: Mark,
     /// The entry, encoded.
     pub(super) entry: Vec<u8>,
+}
+
+impl Known {
+    /// Nothing is known any more.
+    pub(super) fn gone() -> Known {
+        Known { mark: Mark::default(), entry: vec![] }
+    }
 }
 
 /// Everything known of a session's files, by path.
@@ -100,7 +107,10 @@ impl Scan {
             let path = node::bytes(&mut block)?.to_vec();
             let mark = Mark::decode(&mut block)?;
             let entry = node::bytes(&mut block)?.to_vec();
-            self.files.insert(path, Known { mark, entry });
+            match entry.is_empty() {
+                true => drop(self.files.remove(&path)),
+                false => drop(self.files.insert(path, Known { mark, entry })),
+            }
             self.logged += 1;
         }
         Ok(())

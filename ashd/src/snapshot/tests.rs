@@ -478,6 +478,97 @@ fn small_packs_are_merged_and_scans_of_no_point_forgotten() {
     assert_same(&place.live(), &place.restore(again.root, "back"));
 }
 
+/// The node of a directory of a point.
+fn node_of(vault: &Vault, root: Root, path: &[&str]) -> chunk::ChunkId {
+    path.iter().fold(Vault::top(root), |node, part| {
+        let mut entries = vault.leaves(node).unwrap().into_iter().flatten();
+        match entries.find(|(name, _)| name == part.as_bytes()).unwrap().1.what {
+            node::What::Dir(child) => child,
+            other => panic!("{other:?}"),
+        }
+    })
+}
+
+#[test]
+fn a_file_that_reads_like_a_directory_hides_nothing() {
+    let place = Place::new();
+    fs::create_dir(place.workspace().join("dir")).unwrap();
+    fs::write(place.workspace().join("dir/large"), noise(1, 3_000_000)).unwrap();
+    let first = place.cut().root;
+    let dir = node_of(&place.vault, first, &["workspace", "dir"]);
+    let (_, entry) = place.vault.leaves(dir).unwrap().remove(0).remove(0);
+    let node::What::File(content) = entry.what else { panic!("{entry:?}") };
+    let node::Data::Listed(lists) = &content.extents[0].data else { panic!("{content:?}") };
+    // They come before the directory, and are the same chunks as it and its file's list.
+    fs::write(place.workspace().join("a"), place.vault.chunk(dir).unwrap()).unwrap();
+    fs::write(place.workspace().join("b"), place.vault.chunk(lists[0].id).unwrap()).unwrap();
+    let second = place.cut().root;
+    let how = Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
+    place.vault.collect(&how, || Ok::<_, SnapshotError>(vec![second])).unwrap().unwrap();
+    assert_same(&place.live(), &place.restore(second, "back"));
+}
+
+#[test]
+fn names_of_different_files_are_told_apart_when_directories_move() {
+    let place = Place::new();
+    let at = |path: &str| place.workspace().join(path);
+    for dir in ["d", "e"] {
+        fs::create_dir(at(dir)).unwrap();
+    }
+    fs::write(at("d/a"), "one").unwrap();
+    fs::hard_link(at("d/a"), at("e/b")).unwrap();
+    // Until times tell that nothing has changed since.
+    while place.cut().held {}
+    // The file keeps its second name, and its times; its first name is another file's now.
+    fs::rename(at("d"), at("f")).unwrap();
+    fs::create_dir(at("d")).unwrap();
+    fs::write(at("d/a"), "two").unwrap();
+    fs::hard_link(at("d/a"), at("d/c")).unwrap();
+    let cut = place.cut();
+    let back = place.restore(cut.root, "back");
+    assert_same(&place.live(), &back);
+    let inode = |path: &str| fs::metadata(back.join("workspace").join(path)).unwrap().ino();
+    assert_eq!(inode("e/b"), inode("f/a"));
+    assert_eq!(inode("d/a"), inode("d/c"));
+    assert_ne!(inode("d/a"), inode("e/b"));
+}
+
+#[test]
+fn what_could_not_be_published_is_not_forgotten() {
+    let place = Place::new();
+    let packs = place.dir.path().join("store/default/packs");
+    let away = packs.with_extension("away");
+    let stash = Mutex::new(vault::Stash::new(&place.vault));
+    vault::put(&stash, noise(1, 10_000)).unwrap();
+    fs::rename(&packs, &away).unwrap();
+    assert!(stash.lock().unwrap().publish().is_err());
+    fs::rename(&away, &packs).unwrap();
+    // Else files would be noted as stored whose chunks are nowhere.
+    assert!(stash.lock().unwrap().publish().is_err());
+}
+
+#[test]
+fn what_comes_back_after_it_was_collected_is_stored_again() {
+    let place = Place::new();
+    let dir = place.workspace().join("dir");
+    let make = || {
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("file"), "the same").unwrap();
+        let times = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
+        File::open(dir.join("file")).unwrap().set_times(times).unwrap();
+    };
+    make();
+    drop(place.cut());
+    fs::remove_dir_all(&dir).unwrap();
+    let second = place.cut().root;
+    let how = Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
+    place.vault.collect(&how, || Ok::<_, SnapshotError>(vec![second])).unwrap().unwrap();
+    make();
+    let third = place.cut();
+    place.vault.check(third.root, true).unwrap();
+    assert_same(&place.live(), &place.restore(third.root, "back"));
+}
+
 #[test]
 fn a_damaged_point_keeps_everything_from_being_collected() {
     let place = Place::new();

@@ -184,11 +184,13 @@ pub(super) struct Stash<'a> {
     writing: Option<Writing>,
     own: HashSet<ChunkId>,
     bytes: u64,
+    /// Whether something that was added could not be written.
+    lost: bool,
 }
 
 impl<'a> Stash<'a> {
     pub(super) fn new(vault: &'a Vault) -> Stash<'a> {
-        Stash { vault, writing: None, own: HashSet::new(), bytes: 0 }
+        Stash { vault, writing: None, own: HashSet::new(), bytes: 0, lost: false }
     }
 
     /// Whether the vault has a chunk already, or is about to.
@@ -197,6 +199,17 @@ impl<'a> Stash<'a> {
     }
 
     fn add(
+        &mut self,
+        id: ChunkId,
+        packed: &chunk::Packed,
+        length: u32,
+    ) -> Result<(), SnapshotError> {
+        let added = self.write(id, packed, length);
+        self.lost |= added.is_err();
+        added
+    }
+
+    fn write(
         &mut self,
         id: ChunkId,
         packed: &chunk::Packed,
@@ -217,7 +230,19 @@ impl<'a> Stash<'a> {
     }
 
     /// Brings what was added to the disk, and into the vault. Returns the bytes of all packs.
+    ///
+    /// Fails for ever once something could not be written: whoever asks goes on to note what was
+    /// added as stored.
     pub(super) fn publish(&mut self) -> Result<u64, SnapshotError> {
+        if self.lost {
+            return Err(SnapshotError::Store("some of it could not be written".to_owned()));
+        }
+        let published = self.write_out();
+        self.lost = published.is_err();
+        published
+    }
+
+    fn write_out(&mut self) -> Result<u64, SnapshotError> {
         if let Some(writing) = self.writing.take() {
             let written = writing.finish(&self.vault.packs())?;
             self.vault.index().add((written.name, written.bytes), &written.rows)?;
