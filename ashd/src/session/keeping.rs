@@ -5,31 +5,33 @@
 
 use std::any::Any;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
 use super::shared::Shared;
 use crate::domain::{Point, PointId, PointName, Session, SessionId, Timestamp, Which};
 use crate::fault;
-use crate::snapshot::{Cut, Cutting, Donor, Restoring, SnapshotError};
+use crate::snapshot::{Cut, Cutting, Donor, Restoring, SnapshotError, Stage};
 use crate::tree::remove_all;
 
 /// The directories of a session that a point holds.
 const ROOTS: [&str; 2] = ["workspace", "home"];
 
-/// How long an agent that stands still is kept so for the sake of whoever records the moment.
-const RECORDING: Duration = Duration::from_millis(100);
+/// How long a cut waits until its moment is noted. An agent may stand still for it.
+const NOTING: Duration = Duration::from_millis(100);
 
-/// Said at the moment that a cut is of. When the agent stands still for it, it does so until this
-/// is dropped.
-pub(super) struct Captured {
-    _held: SyncSender<()>,
+/// What a cut says of its moment.
+pub(super) enum Told {
+    /// This is the moment. It is noted when this is dropped.
+    Moment(SyncSender<()>),
+    /// The moment was the right one.
+    Passed,
 }
 
 /// Where a session's files were found.
@@ -42,13 +44,13 @@ pub(super) enum Found {
 }
 
 impl Shared {
-    /// Saves workspace and home, which lie in `root`, as they are at one moment, which `captured`
-    /// is told. What the agent does meanwhile is waited for, or stopped for a moment.
+    /// Saves workspace and home, which lie in `root`, as they are at one moment, of which `told`
+    /// hears. What the agent does meanwhile is waited for, or stopped for a moment.
     pub(super) async fn cut(
         &self,
         session: &Session,
         root: PathBuf,
-        (cancel, captured): (Arc<AtomicBool>, oneshot::Sender<Captured>),
+        (cancel, told): (Arc<AtomicBool>, mpsc::UnboundedSender<Told>),
     ) -> Result<Cut, SnapshotError> {
         let (snapshots, sandboxes) = (self.snapshots.clone(), self.sandboxes.clone());
         let (id, tenant, sandbox) = (session.id, session.tenant.clone(), session.sandbox);
@@ -57,7 +59,7 @@ impl Shared {
             let there = paths.iter().filter(|(_, path)| path.is_dir());
             let roots: Vec<_> = there.map(|(name, path)| (*name, path.as_path())).collect();
             let cutting = Cutting { session: id, roots: &roots, cancel: &cancel };
-            let tell = tell(captured);
+            let tell = tell(told);
             let hold = || -> std::io::Result<Box<dyn Any>> {
                 let frozen = sandboxes.freeze(sandbox).map_err(std::io::Error::other)?;
                 Ok(Box::new(frozen))
@@ -178,17 +180,15 @@ fn beside(id: SessionId) -> String {
     format!("{id}.new")
 }
 
-/// Tells whoever waits for the moment, once, and gives it time to look around.
-fn tell(captured: oneshot::Sender<Captured>) -> impl Fn() + Sync {
-    let captured = Mutex::new(Some(captured));
-    move || {
-        let (held, let_go) = sync_channel(0);
-        let waiting = captured.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(waiting) = waiting
-            && waiting.send(Captured { _held: held }).is_ok()
-        {
-            // Ends with an error in any case: nothing is ever sent.
-            let _ = let_go.recv_timeout(RECORDING);
+/// Tells whoever listens of the moment, and waits until it is noted.
+fn tell(told: mpsc::UnboundedSender<Told>) -> impl Fn(Stage) -> bool + Sync {
+    move |stage| match stage {
+        Stage::Passed => told.send(Told::Passed).is_ok(),
+        Stage::Moment => {
+            let (noting, noted) = sync_channel(0);
+            let heard = told.send(Told::Moment(noting)).is_ok();
+            // Nothing is sent: it is dropped.
+            heard && noted.recv_timeout(NOTING) == Err(RecvTimeoutError::Disconnected)
         }
     }
 }

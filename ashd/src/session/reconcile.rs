@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
 use super::agents;
 use super::api::Refusal;
@@ -94,8 +94,11 @@ async fn keep_last(shared: &Shared, session: &Session, root: PathBuf) -> Result<
     if !root.join("workspace").is_dir() {
         return Ok(());
     }
-    let (tell, _) = oneshot::channel();
-    let cut = shared.cut(session, root, (Arc::default(), tell)).await;
+    // Nobody changes anything; the moment is any.
+    let (told, mut moments) = mpsc::unbounded_channel();
+    let noting = tokio::spawn(async move { while moments.recv().await.is_some() {} });
+    let cut = shared.cut(session, root, (Arc::default(), told)).await;
+    noting.abort();
     let cut = cut.map_err(|error| unkept(session.id, error))?;
     let point = point_of(&cut, session, None);
     Ok(shared.store.add_point(point, shared.live().keep_points).await?)

@@ -39,6 +39,19 @@ pub struct Cutting<'a> {
 /// Stops whoever changes the files, until what is returned is dropped.
 pub type Hold<'a> = dyn Fn() -> io::Result<Box<dyn Any>> + Sync + 'a;
 
+/// What a cut says of its moment.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// The point is of this moment, unless this is said once more: whoever is told notes what else
+    /// belongs to it. What happens to the files behind it is not in the point.
+    Moment,
+    /// The moment was the right one, and the files may change.
+    Passed,
+}
+
+/// Whom a cut tells. False: nobody has noted the moment, and the cut is given up.
+pub type Tell<'a> = dyn Fn(Stage) -> bool + Sync + 'a;
+
 /// What was cut.
 pub struct Cut {
     /// The content of the point.
@@ -86,8 +99,8 @@ impl fmt::Display for LeftOut {
 }
 
 impl Vault {
-    /// Cuts a point. `captured` is called at the moment that it is of; if the agent was stopped
-    /// for it, it still is then.
+    /// Cuts a point, and tells of its moment. If the agent is stopped for it, it stands still from
+    /// before the moment until it has passed.
     ///
     /// # Errors
     /// [`SnapshotError::Cancelled`], [`SnapshotError::Full`], and when files cannot be read or the
@@ -96,23 +109,23 @@ impl Vault {
         &self,
         cutting: &Cutting<'_>,
         hold: &Hold<'_>,
-        captured: &(dyn Fn() + Sync),
+        tell: &Tell<'_>,
     ) -> Result<Cut, SnapshotError> {
-        deeply(|| self.cut_deeply(cutting, hold, captured))
+        deeply(|| self.cut_deeply(cutting, hold, tell))
     }
 
     fn cut_deeply(
         &self,
         cutting: &Cutting<'_>,
         hold: &Hold<'_>,
-        captured: &(dyn Fn() + Sync),
+        tell: &Tell<'_>,
     ) -> Result<Cut, SnapshotError> {
         let pin = self.gate.enter();
         let path = self.scan(cutting.session);
         let mut scan = Scan::load(&path);
         let stash = Mutex::new(Stash::new(self));
         let mut look = Look::new(cutting, &stash, std::mem::take(&mut scan.files));
-        let done = look.twice(hold, captured);
+        let done = look.twice(hold, tell);
         // What was read is kept in any case, but belongs to no root when it was not all.
         let published = stash.lock().unwrap_or_else(PoisonError::into_inner).publish();
         let published = match published {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{io, thread};
 
 use super::chunk::ChunkId;
-use super::cut::{Cutting, Hold, LeftOut};
+use super::cut::{Cutting, Hold, LeftOut, Stage, Tell};
 use super::node::{self, Entry, Leaves, What};
 use super::read::Source;
 use super::scan::{Known, Mark};
@@ -110,13 +110,14 @@ impl<'a, 'v> Look<'a, 'v> {
     pub(super) fn twice(
         &mut self,
         hold: &Hold<'_>,
-        captured: &(dyn Fn() + Sync),
+        tell: &Tell<'_>,
     ) -> Result<Root, SnapshotError> {
         self.first()?;
         if !self.is_unsure {
+            note(tell)?;
             match self.second() {
                 Ok(root) => {
-                    captured();
+                    tell(Stage::Passed);
                     return Ok(root);
                 }
                 Err(Halt::Failed(error)) => return Err(error),
@@ -125,13 +126,12 @@ impl<'a, 'v> Look<'a, 'v> {
         }
         let held = hold().map_err(|error| SnapshotError::at(b"", error))?;
         self.held = true;
+        note(tell)?;
         let root = self.second().map_err(|halt| match halt {
             Halt::Failed(error) => error,
             Halt::Moved => SnapshotError::Restless,
         });
-        if root.is_ok() {
-            captured();
-        }
+        tell(Stage::Passed);
         drop(held);
         root
     }
@@ -409,6 +409,14 @@ impl<'a, 'v> Look<'a, 'v> {
 
     fn check_cancelled(&self) -> Result<(), SnapshotError> {
         check_cancelled(self.cutting.cancel)
+    }
+}
+
+/// Tells that this is the moment.
+fn note(tell: &Tell<'_>) -> Result<(), SnapshotError> {
+    match tell(Stage::Moment) {
+        true => Ok(()),
+        false => Err(SnapshotError::Cancelled),
     }
 }
 

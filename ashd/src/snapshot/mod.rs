@@ -36,7 +36,7 @@ mod collect;
 pub use browse::{Browser, Listed};
 pub use check::Checked;
 pub use collect::{Collected, Collecting};
-pub use cut::{Cut, Cutting, Hold, LeftOut};
+pub use cut::{Cut, Cutting, Hold, LeftOut, Stage, Tell};
 pub use error::SnapshotError;
 pub use gate::Pin;
 pub use restore::{Donor, Restored, Restoring};

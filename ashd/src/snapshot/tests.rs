@@ -52,7 +52,7 @@ impl Place {
         let paths = [self.live().join("workspace"), self.live().join("home")];
         let roots = [("workspace", paths[0].as_path()), ("home", paths[1].as_path())];
         let cutting = Cutting { session: self.session, roots: &roots, cancel: &NEVER };
-        self.vault.cut(&cutting, hold, &|| {})
+        self.vault.cut(&cutting, hold, &|_| true)
     }
 
     fn cut(&self) -> Cut {
@@ -355,7 +355,7 @@ fn one_that_is_given_up_is_gone_on_with() {
         cancel.store(true, Ordering::SeqCst);
         nobody()
     };
-    assert!(matches!(place.vault.cut(&cutting, &hold, &|| {}), Err(SnapshotError::Cancelled)));
+    assert!(matches!(place.vault.cut(&cutting, &hold, &|_| true), Err(SnapshotError::Cancelled)));
     let cut = place.cut();
     assert!(cut.written < 200_000, "{}", cut.written);
     assert_same(&place.live(), &place.restore(cut.root, "back"));

@@ -17,10 +17,29 @@ def a_member_of_the_group_chats(ash):
     ash.machine.do(f"ashctl session send {id} '[[say first]]'", user="alice")
     told = ash.machine.do(f"ashctl session send {id} '[[history]]'", user="alice")
     assert "[[say first]]" in told, told
+    saves_and_forks(ash, id)
     ash.machine.do("mkdir -p ~/mine; echo Answer. >~/mine/CLAUDE.md", user="alice")
     denied = ash.machine.run("ashctl deploy ~/mine </dev/null", user="alice")
     assert denied.code == DENIED and "org.ashd.Ash1.manage" in denied.err, denied
     ash.machine.do(f"ashctl session end {id}", user="alice")
+
+
+def saves_and_forks(ash, id):
+    """What the daemon's unit forbids must not be what bringing files back needs."""
+
+    def alice(command):
+        return ash.machine.do(f"ashctl session {command}", user="alice")
+
+    alice(f"exec {id} 'mkdir kept; mkfifo kept/pipe; touch kept/tool; chmod 2750 kept; chmod 4755 kept/tool'")
+    alice(f"checkpoint create {id} 'so far'")
+    alice(f"exec {id} 'rm -r kept; echo spoilt >spoilt'")
+    alice(f"restore {id} 'so far'")
+    found = alice(f"exec {id} 'stat -c %a kept kept/tool; test -p kept/pipe; ls'").split()
+    assert found[:2] == ["2750", "4755"] and "spoilt" not in found, found
+    fork = alice(f"fork {id}").strip()
+    alice(f"resume {fork}")
+    told = alice(f"send {fork} '[[history]]'")
+    assert "[[say first]]" in told, told
 
 
 @journey(core=True)

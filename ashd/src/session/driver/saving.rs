@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{Driver, Reply};
 use crate::domain::{Point, PointName, Session, Which};
 use crate::fault;
 use crate::session::api::Refusal;
-use crate::session::keeping::{Captured, point_of, unkept};
+use crate::session::keeping::{Told, point_of, unkept};
 use crate::session::machine::Turn;
 use crate::snapshot::{Cut, SnapshotError};
 use crate::store::StoreError;
@@ -31,10 +31,12 @@ const LATELY: Duration = Duration::from_secs(10);
 /// A cut under way.
 pub(super) struct Saving {
     task: JoinHandle<Result<Cut, SnapshotError>>,
-    captured: oneshot::Receiver<Captured>,
+    told: mpsc::UnboundedReceiver<Told>,
     cancel: Arc<AtomicBool>,
-    /// What the session was at the moment that the cut is of, once that is past.
+    /// What the session was at the moment that the cut is of, once that has come.
     moment: Option<Session>,
+    /// Whether the files may change again.
+    passed: bool,
     /// Who waits for it.
     wishes: Vec<Wish>,
     /// Something changed since that asks for another one.
@@ -49,8 +51,8 @@ pub(super) struct Wish {
 
 /// What a cut says.
 pub(super) enum Saved {
-    /// This is the moment.
-    Captured(Captured),
+    /// Of its moment.
+    Told(Told),
     /// It is done.
     Done(Box<Result<Cut, SnapshotError>>),
 }
@@ -58,14 +60,9 @@ pub(super) enum Saved {
 impl Saving {
     /// Waits for what the cut says next. Nothing is lost when this is not waited for to its end.
     pub(super) async fn next(&mut self) -> Saved {
-        if self.moment.is_none() {
-            tokio::select! {
-                biased;
-                Ok(captured) = &mut self.captured, if !self.captured.is_terminated() => {
-                    return Saved::Captured(captured);
-                }
-                done = &mut self.task => return Saved::Done(Box::new(finished(done))),
-            }
+        // In the order in which they were said; `None` comes when the cut is done.
+        if let Some(told) = self.told.recv().await {
+            return Saved::Told(told);
         }
         Saved::Done(Box::new(finished((&mut self.task).await)))
     }
@@ -93,6 +90,7 @@ impl Driver {
     /// Makes a point for somebody: of the cut under way, if its moment is still to come.
     pub(super) fn wish(&mut self, wish: Wish) {
         match &mut self.saving {
+            // Its moment is noted by us: it is still to come.
             Some(saving) if saving.moment.is_none() && !saving.is_cancelled() => {
                 saving.wishes.push(wish);
             }
@@ -102,27 +100,34 @@ impl Driver {
     }
 
     fn begin_cut(&mut self, wishes: Vec<Wish>) {
-        let (tell, captured) = oneshot::channel();
+        let (tell, told) = mpsc::unbounded_channel();
         let cancel = Arc::new(AtomicBool::new(false));
         let (shared, session) = (self.shared.clone(), self.session.clone());
         let flag = cancel.clone();
         let root = shared.places.session(session.id);
         let task = tokio::spawn(async move { shared.cut(&session, root, (flag, tell)).await });
-        self.saving = Some(Saving { task, captured, cancel, moment: None, wishes, again: false });
+        let (moment, passed, again) = (None, false, false);
+        self.saving = Some(Saving { task, told, cancel, moment, passed, wishes, again });
     }
 
     /// Notes what the session is at the moment of a cut.
-    fn captured(&mut self, captured: Captured) {
-        if let Some(saving) = &mut self.saving {
-            saving.moment = Some(self.session.clone());
-            self.captured_at = Some(Instant::now());
+    fn told(&mut self, told: Told) {
+        let Some(saving) = &mut self.saving else { return };
+        match told {
+            Told::Moment(noted) => {
+                saving.moment = Some(self.session.clone());
+                drop(noted);
+            }
+            Told::Passed => {
+                saving.passed = true;
+                self.captured_at = Some(Instant::now());
+            }
         }
-        drop(captured);
     }
 
     pub(super) async fn saved(&mut self, said: Saved) {
         match said {
-            Saved::Captured(captured) => self.captured(captured),
+            Saved::Told(told) => self.told(told),
             Saved::Done(result) => {
                 let Some(saving) = self.saving.take() else { return };
                 let again = saving.again;
@@ -138,17 +143,20 @@ impl Driver {
     /// Before something begins that changes the files: waits for the moment of a cut under way,
     /// and gives the cut up when that takes too long and nobody asked for it.
     pub(super) async fn let_capture(&mut self) {
-        let awaited =
-            |saving: &&mut Saving| saving.moment.is_none() && !saving.captured.is_terminated();
-        let Some(saving) = self.saving.as_mut().filter(awaited) else { return };
         let lately = self.captured_at.is_some_and(|at| at.elapsed() < LATELY);
-        let patience = if lately { Duration::ZERO } else { PATIENCE };
-        match tokio::time::timeout(patience, &mut saving.captured).await {
-            Ok(Ok(captured)) => self.captured(captured),
-            // It has failed, and will say so.
-            Ok(Err(_)) => {}
-            Err(_) if saving.wishes.is_empty() => saving.cancel.store(true, Ordering::Relaxed),
-            Err(_) => {}
+        let end = tokio::time::Instant::now() + if lately { Duration::ZERO } else { PATIENCE };
+        while let Some(saving) = self.saving.as_mut().filter(|saving| !saving.passed) {
+            match tokio::time::timeout_at(end, saving.told.recv()).await {
+                Ok(Some(told)) => self.told(told),
+                // It has failed, and will say so.
+                Ok(None) => return,
+                Err(_) => {
+                    if saving.wishes.is_empty() {
+                        saving.cancel.store(true, Ordering::Relaxed);
+                    }
+                    return;
+                }
+            }
         }
     }
 
