@@ -21,12 +21,15 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         | Refusal::NoAgentNamed(_)
         | Refusal::NoSession
         | Refusal::NoCheckpoint
+        | Refusal::NoWorkspace
+        | Refusal::NoFile
         | Refusal::NoKey => Error::NotFound(text),
         Refusal::NotActive(_)
         | Refusal::WrongStatus { .. }
         | Refusal::NotAtCheckpoint { .. }
         | Refusal::NameTaken
         | Refusal::LastCheckpoint
+        | Refusal::FilesNotReady
         | Refusal::Ended => Error::WrongState(text),
         Refusal::Invalid(_) => Error::Invalid(text),
         Refusal::Forbidden(_) => Error::Forbidden(text),

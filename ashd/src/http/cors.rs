@@ -11,7 +11,7 @@ use http::{Method, StatusCode};
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, PUT, PATCH, POST, DELETE");
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "X-Ash-Source, Content-Disposition, Retry-After, \
+    "X-Ash-Source, Content-Disposition, Content-Range, Accept-Ranges, ETag, Retry-After, \
      x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset",
 );
 const TRUE: HeaderValue = HeaderValue::from_static("true");

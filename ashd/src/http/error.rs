@@ -104,6 +104,8 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         | Refusal::NoAgentNamed(_)
         | Refusal::NoSession
         | Refusal::NoCheckpoint
+        | Refusal::NoWorkspace
+        | Refusal::NoFile
         | Refusal::NoKey => StatusCode::NOT_FOUND,
         Refusal::NotActive(_) | Refusal::WrongStatus { .. } | Refusal::Invalid(_) => {
             StatusCode::BAD_REQUEST
@@ -111,6 +113,7 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         Refusal::Ended => StatusCode::GONE,
         Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
         Refusal::Busy
+        | Refusal::FilesNotReady
         | Refusal::NameTaken
         | Refusal::LastCheckpoint
         | Refusal::NotAtCheckpoint { .. } => StatusCode::CONFLICT,
@@ -200,6 +203,13 @@ mod tests {
                 Refusal::WrongStatus { verb: "pause", status: Status::Ended },
                 400,
                 "Cannot pause session with status \"ended\"",
+            ),
+            (Refusal::NoWorkspace, 404, "No workspace available for this session"),
+            (Refusal::NoFile, 404, "File not found"),
+            (
+                Refusal::FilesNotReady,
+                409,
+                "The session's files are being put in place; try again when it has started",
             ),
             (Refusal::Ended, 410, "Session has ended — create a new session"),
             (Refusal::Invalid("name: no".into()), 400, "name: no"),

@@ -19,12 +19,14 @@ mod cors;
 mod create;
 mod deploy;
 mod error;
+mod files;
 mod front;
 mod guard;
 mod health;
 mod history;
 mod listen;
 mod query;
+mod range;
 mod rate;
 mod sessions;
 mod sse;
@@ -162,6 +164,8 @@ fn routes(context: Context) -> Router {
         )
         .route("/api/sessions/{id}/checkpoints/{checkpoint}/restore", post(checkpoints::restore))
         .route("/api/sessions/{id}/exec", post(sessions::exec))
+        .route("/api/sessions/{id}/files", get(files::list))
+        .route("/api/sessions/{id}/files/{*path}", get(files::read))
         .route("/api/sessions/{id}/messages", get(history::messages).post(streams::send))
         .route("/api/sessions/{id}/events", get(history::events))
         .route("/api/sessions/{id}/logs", get(history::logs))

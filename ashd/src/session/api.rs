@@ -240,6 +240,15 @@ pub enum Refusal {
     /// A point cannot be brought back.
     #[error("The checkpoint cannot be brought back: {0}; try an older one")]
     Damaged(String),
+    /// Nothing is kept of the session's files.
+    #[error("No workspace available for this session")]
+    NoWorkspace,
+    /// The session's files are being put in place.
+    #[error("The session's files are being put in place; try again when it has started")]
+    FilesNotReady,
+    /// No such file in the session's workspace.
+    #[error("File not found")]
+    NoFile,
     /// No such API key.
     #[error("Key not found")]
     NoKey,

@@ -4,6 +4,7 @@ pub mod api;
 pub mod service;
 
 pub mod exec;
+pub mod files;
 pub mod stream;
 
 pub mod project;

@@ -33,7 +33,7 @@ mod browse;
 mod check;
 mod collect;
 
-pub use browse::{Browser, Listed};
+pub use browse::{Browser, Listed, Reading};
 pub use check::Checked;
 pub use collect::{Collected, Collecting};
 pub use cut::{Cut, Cutting, Hold, LeftOut, Stage, Tell};

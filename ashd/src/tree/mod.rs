@@ -15,6 +15,7 @@ mod write;
 
 mod check;
 mod copy;
+mod list;
 mod remove;
 mod walk;
 
@@ -24,6 +25,7 @@ mod archive;
 
 pub use check::Summary;
 pub use copy::Links;
+pub use list::{Found, Listing};
 pub use remove::remove_all;
 
 use std::fs::File;

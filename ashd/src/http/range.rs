@@ -1,0 +1,114 @@
+//! Which part of a file a request wants.
+
+use http::HeaderMap;
+use http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
+
+/// What to answer with.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Part {
+    /// All of it.
+    Whole,
+    /// The bytes from the first number to before the second.
+    Bytes(u64, u64),
+    /// Nothing of it: no byte that is wanted is there.
+    Outside,
+    /// Nothing of it: the client has it.
+    Unchanged,
+}
+
+/// Reads what the headers want of a file with this size and this strong ETag. Several ranges, and
+/// what is no range of bytes, are the whole file, as RFC 9110 allows.
+pub(super) fn wanted(headers: &HeaderMap, size: u64, etag: &str) -> Part {
+    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let same = |tag: &str| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag;
+    if known.flat_map(|list| list.split(',')).any(|tag| same(tag.trim())) {
+        return Part::Unchanged;
+    }
+    if headers.get(IF_RANGE).is_some_and(|value| value.as_bytes() != etag.as_bytes()) {
+        return Part::Whole;
+    }
+    let mut ranges = headers.get_all(RANGE).iter();
+    match (ranges.next().and_then(|range| range.to_str().ok()), ranges.next()) {
+        (Some(range), None) => one(range, size).unwrap_or(Part::Whole),
+        _ => Part::Whole,
+    }
+}
+
+fn one(range: &str, size: u64) -> Option<Part> {
+    let (unit, range) = range.split_once('=')?;
+    let (first, last) = range.trim().split_once('-')?;
+    if !unit.trim().eq_ignore_ascii_case("bytes") {
+        return None;
+    }
+    let (start, end) = match (number(first), number(last)) {
+        (Some(first), Some(last)) if first <= last => (first, last.saturating_add(1).min(size)),
+        (Some(first), None) if last.is_empty() => (first, size),
+        (None, Some(count)) if first.is_empty() => (size.saturating_sub(count), size),
+        _ => return None,
+    };
+    Some(if start < end { Part::Bytes(start, end) } else { Part::Outside })
+}
+
+/// A number of digits only; one that is too large is as good as the largest.
+fn number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn part(pairs: &[(http::HeaderName, &str)], size: u64) -> Part {
+        let pairs = pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap()));
+        wanted(&pairs.collect(), size, "\"t\"")
+    }
+
+    #[test]
+    fn one_range_is_taken() {
+        for (range, size, expected) in [
+            ("bytes=0-0", 10, Part::Bytes(0, 1)),
+            ("bytes=2-", 10, Part::Bytes(2, 10)),
+            ("bytes=-3", 10, Part::Bytes(7, 10)),
+            ("bytes=-30", 10, Part::Bytes(0, 10)),
+            ("bytes=5-99999999999999999999999", 10, Part::Bytes(5, 10)),
+            ("bytes=10-", 10, Part::Outside),
+            ("bytes=-0", 10, Part::Outside),
+            ("bytes=0-", 0, Part::Outside),
+            ("bytes=0-1,3-4", 10, Part::Whole),
+            ("bytes=4-3", 10, Part::Whole),
+            ("bytes=+1-3", 10, Part::Whole),
+            ("bytes=-", 10, Part::Whole),
+            ("lines=1-2", 10, Part::Whole),
+            ("x", 10, Part::Whole),
+        ] {
+            assert_eq!(part(&[(RANGE, range)], size), expected, "{range}");
+        }
+    }
+
+    #[test]
+    fn conditions_come_first() {
+        let range = (RANGE, "bytes=1-2");
+        for (condition, expected) in [
+            ((IF_NONE_MATCH, "\"a\", W/\"t\""), Part::Unchanged),
+            ((IF_NONE_MATCH, "*"), Part::Unchanged),
+            ((IF_NONE_MATCH, "\"a\""), Part::Bytes(1, 3)),
+            ((IF_RANGE, "\"t\""), Part::Bytes(1, 3)),
+            ((IF_RANGE, "W/\"t\""), Part::Whole),
+            ((IF_RANGE, "\"old\""), Part::Whole),
+        ] {
+            assert_eq!(part(&[condition.clone(), range.clone()], 10), expected, "{condition:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_range_lies_in_the_file(range in "bytes=[-0-9, ]{0,24}", size: u64) {
+            if let Part::Bytes(start, end) = part(&[(RANGE, &range)], size) {
+                prop_assert!(start < end && end <= size);
+            }
+        }
+    }
+}

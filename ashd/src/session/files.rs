@@ -1,0 +1,325 @@
+//! Files of a session's workspace, looked at from outside.
+//!
+//! They are where the agent works, or, of a session that has ended or waits to be brought back, in
+//! its newest point. Nothing here follows a link.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream, StreamExt};
+use tokio::task::spawn_blocking;
+
+use super::api::{Caller, Refusal};
+use super::keeping::unkept;
+use super::service::{Result, Service};
+use crate::domain::{Session, SessionId, Status, Which};
+use crate::snapshot::{Browser, Reading, SnapshotError};
+use crate::tree::dir::Kind;
+use crate::tree::{Found, Listing, RelPath, Tree, TreeError};
+
+/// The most entries of a workspace that a list looks at.
+const MOST: u64 = 100_000;
+
+/// Bytes that are read at once, and how many such reads are under way for one reader.
+const PIECE: u64 = 256 * 1024;
+const AHEAD: usize = 3;
+
+/// Names that are never listed.
+const NEVER: [&str; 4] = ["node_modules", ".git", "__pycache__", ".DS_Store"];
+
+/// Names of caches, which are listed only for those who want them.
+const CACHES: [&str; 8] =
+    [".cache", ".npm", ".pnpm-store", ".yarn", ".venv", "venv", ".tmp", "tmp"];
+
+/// Where files come from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// Where the agent works.
+    Sandbox,
+    /// What is kept.
+    Snapshot,
+}
+
+impl Origin {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Origin::Sandbox => "sandbox",
+            Origin::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// A file that is open. Bytes are those of the file that was opened, whatever its name means by now.
+pub struct Opened {
+    /// Where it is.
+    pub origin: Origin,
+    /// Bytes.
+    pub size: u64,
+    /// Tells this content of this file from every other: 32 hexadecimal digits.
+    pub tag: String,
+    content: Arc<Content>,
+}
+
+enum Content {
+    Disk(File),
+    Kept(Reading),
+}
+
+enum Place {
+    Disk(Tree),
+    Kept(Browser, String),
+}
+
+impl Service {
+    /// Lists the files of a session's workspace, caches only when wanted.
+    pub async fn files(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        caches: bool,
+    ) -> Result<(Listing, Origin)> {
+        let place = self.place(caller, id).await?;
+        let list = move || {
+            let wanted = |name: &str| is_listed(name, caches);
+            match place {
+                Place::Disk(tree) => {
+                    let listing = tree.list(MOST, &wanted).map_err(refused)?;
+                    Ok((listing, Origin::Sandbox))
+                }
+                Place::Kept(browser, _) => {
+                    let mut kept =
+                        Kept { browser, wanted: &wanted, left: MOST, listing: Listing::default() };
+                    kept.list("").map_err(|error| unkept(id, error))?;
+                    Ok((kept.listing, Origin::Snapshot))
+                }
+            }
+        };
+        blocking(list).await
+    }
+
+    /// Opens a file of a session's workspace.
+    pub async fn open_file(&self, caller: &Caller, id: SessionId, path: RelPath) -> Result<Opened> {
+        let place = self.place(caller, id).await?;
+        blocking(move || match place {
+            Place::Disk(tree) => Opened::on_disk(&tree, &path).map_err(refused),
+            Place::Kept(browser, root) => kept(&browser, &root, &path, id),
+        })
+        .await
+    }
+
+    /// Where the files of a session are now.
+    async fn place(&self, caller: &Caller, id: SessionId) -> Result<Place> {
+        let session = self.stored(caller, id).await?;
+        if session.status == Status::Starting {
+            return Err(Refusal::FilesNotReady);
+        }
+        if session.status != Status::Ended && session.restore.is_none() {
+            let path = self.shared.places.session(id).join("workspace");
+            match blocking(move || Ok(Tree::open(&path))).await? {
+                Ok(tree) => return Ok(Place::Disk(tree)),
+                Err(TreeError::Missing(_)) => {}
+                Err(error) => return Err(refused(error)),
+            }
+        }
+        self.kept(session).await
+    }
+
+    async fn kept(&self, session: Session) -> Result<Place> {
+        let which = session.restore.map_or(Which::Newest, Which::Id);
+        let point = self.shared.store.point(session.id, which).await?;
+        let point = point.ok_or(Refusal::NoWorkspace)?;
+        let snapshots = self.shared.snapshots.clone();
+        blocking(move || {
+            let vault = snapshots.vault(&session.tenant);
+            let vault = vault.map_err(|error| unkept(session.id, error))?;
+            Ok(Place::Kept(vault.browse(point.root), point.root.to_string()))
+        })
+        .await
+    }
+}
+
+impl Opened {
+    fn on_disk(tree: &Tree, path: &RelPath) -> std::result::Result<Opened, TreeError> {
+        let (file, stat) = tree.open_file(path)?;
+        let tag = tag(&format!("{:?}", (stat.inode, stat.size, stat.modified, stat.changed)));
+        let content = Arc::new(Content::Disk(file));
+        Ok(Opened { origin: Origin::Sandbox, size: stat.size, tag, content })
+    }
+
+    /// The bytes from `start` to before `end`. A file that gets shorter meanwhile ends with an error.
+    /// Holds a few pieces in memory and, while nobody reads, no thread.
+    pub fn bytes(self, start: u64, end: u64) -> impl Stream<Item = io::Result<Bytes>> + Send {
+        let content = self.content;
+        let places = (start..end).step_by(PIECE as usize);
+        let reads = places.map(move |at| {
+            let content = content.clone();
+            let length = PIECE.min(end - at) as usize;
+            async move {
+                let read = spawn_blocking(move || content.piece(at, length)).await;
+                read.map_err(io::Error::other).flatten()
+            }
+        });
+        stream::iter(reads).buffered(AHEAD)
+    }
+}
+
+impl Content {
+    fn piece(&self, at: u64, length: usize) -> io::Result<Bytes> {
+        let mut bytes = vec![0; length];
+        match self {
+            Content::Disk(file) => file.read_exact_at(&mut bytes, at)?,
+            Content::Kept(reading) => {
+                let read = reading.read_at(&mut bytes, at).map_err(io::Error::other)?;
+                if read < length {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+        }
+        Ok(bytes.into())
+    }
+}
+
+struct Kept<'a> {
+    browser: Browser,
+    wanted: &'a dyn Fn(&str) -> bool,
+    left: u64,
+    listing: Listing,
+}
+
+impl Kept<'_> {
+    fn list(&mut self, dir: &str) -> std::result::Result<(), SnapshotError> {
+        let entries = self.browser.list(in_point(dir).as_bytes())?.unwrap_or_default();
+        for entry in entries {
+            if self.left == 0 {
+                self.listing.cut = true;
+                return Ok(());
+            }
+            self.left -= 1;
+            let Ok(name) = String::from_utf8(entry.name) else { continue };
+            let path = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
+            if !(self.wanted)(&name) || RelPath::parse(&path).is_err() {
+                continue;
+            }
+            match entry.kind {
+                Kind::Dir => self.list(&path)?,
+                Kind::File => {
+                    let (size, modified) = (entry.size, entry.modified);
+                    self.listing.files.push(Found { path, size, modified });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn kept(browser: &Browser, root: &str, path: &RelPath, id: SessionId) -> Result<Opened> {
+    let failed = |error| unkept(id, error);
+    let place = in_point(path.as_str());
+    let found = browser.find(place.as_bytes()).map_err(failed)?;
+    match found.map(|found| found.kind) {
+        None | Some(Kind::Link) => return Err(Refusal::NoFile),
+        Some(Kind::File) => {}
+        Some(_) => return Err(no_file()),
+    }
+    let reading = browser.open(place.as_bytes()).map_err(failed)?.ok_or(Refusal::NoFile)?;
+    let tag = tag(&format!("{root}/{}", path.as_str()));
+    let (size, content) = (reading.size, Arc::new(Content::Kept(reading)));
+    Ok(Opened { origin: Origin::Snapshot, size, tag, content })
+}
+
+/// What a path in the workspace is called in a point.
+fn in_point(path: &str) -> String {
+    format!("workspace/{path}")
+}
+
+fn is_listed(name: &str, caches: bool) -> bool {
+    let socket = name.ends_with(".sock") || name.ends_with(".pid");
+    !socket && !NEVER.contains(&name) && (caches || !CACHES.contains(&name))
+}
+
+fn tag(of: &str) -> String {
+    blake3::hash(of.as_bytes()).to_hex()[..32].to_owned()
+}
+
+fn no_file() -> Refusal {
+    Refusal::Invalid("Path is not a file".to_owned())
+}
+
+/// What a failure in the workspace is to the caller.
+fn refused(error: TreeError) -> Refusal {
+    match error {
+        TreeError::Missing(_) | TreeError::NotDirectory(_) | TreeError::ThroughLink(_) => {
+            Refusal::NoFile
+        }
+        TreeError::NotFile(_) | TreeError::OtherFileSystem(_) => no_file(),
+        TreeError::Name { reason, .. } => Refusal::Invalid(format!("Invalid file path: {reason}")),
+        error => Refusal::Internal(error.to_string()),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    what: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = spawn_blocking(what).await;
+    done.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
+}
+
+/// Reads a path in a workspace.
+///
+/// # Errors
+/// [`Refusal::Invalid`] with a sentence about what is wrong.
+pub fn path(text: &str) -> Result<RelPath> {
+    RelPath::parse(text).map_err(refused)
+}
+
+/// An open file with this content.
+#[cfg(test)]
+pub(crate) fn opened(content: &[u8]) -> Opened {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("f"), content).unwrap();
+    let tree = Tree::open(dir.path()).unwrap();
+    Opened::on_disk(&tree, &path("f").unwrap()).unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lock_files_are_listed_and_sockets_are_not() {
+        for (name, always, with_caches) in [
+            ("Cargo.lock", true, true),
+            (".env", true, true),
+            ("venv", false, true),
+            (".git", false, false),
+            ("x.sock", false, false),
+        ] {
+            assert_eq!((is_listed(name, false), is_listed(name, true)), (always, with_caches));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_file_is_read_in_pieces() {
+        let content: Vec<u8> = (0..PIECE * 3 + 7).map(|at| (at % 251) as u8).collect();
+        let end = content.len() as u64 - 1;
+        let pieces: Vec<_> = opened(&content).bytes(5, end).collect().await;
+        let read: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.unwrap()).collect();
+        assert_eq!(read, content[5..content.len() - 1]);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_got_shorter_ends_with_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), "12345").unwrap();
+        let tree = Tree::open(dir.path()).unwrap();
+        let opened = Opened::on_disk(&tree, &path("f").unwrap()).unwrap();
+        std::fs::write(dir.path().join("f"), "1").unwrap();
+        let pieces: Vec<_> = opened.bytes(0, 5).collect().await;
+        assert!(pieces[0].is_err());
+    }
+}
