@@ -11,6 +11,7 @@ mod confined;
 mod crashes;
 mod dbus;
 mod disk;
+mod files;
 mod journey;
 mod killed;
 mod leftovers;
