@@ -62,6 +62,10 @@ uuid_id! {
     PointId
 }
 uuid_id! {
+    /// Identifies an attachment.
+    AttachmentId
+}
+uuid_id! {
     /// Identifies one sandbox; a session outlives its sandboxes.
     SandboxId
 }

@@ -2,6 +2,7 @@
 //! and what clients may give. No I/O.
 
 pub mod agent;
+pub mod attachment;
 pub mod event;
 pub mod id;
 pub mod point;
@@ -19,11 +20,12 @@ pub mod json;
 pub mod message;
 
 pub use agent::Agent;
+pub use attachment::{Attachment, FileName, MediaType};
 pub use check::Unfit;
 pub use config::{AgentConfig, ConfigChange};
 pub use event::{Event, EventId, EventKind, NewEvent};
 pub use exec::ExecRequest;
-pub use id::{AgentId, AgentName, PointId, SandboxId, SessionId, Tenant, TurnId};
+pub use id::{AgentId, AgentName, AttachmentId, PointId, SandboxId, SessionId, Tenant, TurnId};
 pub use message::Message;
 pub use point::{Point, PointName, Root, Which};
 pub use scope::Scope;

@@ -1,4 +1,4 @@
-//! The facts that survive: keys, agents, sessions, events, usage.
+//! The facts that survive: keys, agents, sessions, events, points, attachments, usage.
 //!
 //! [`Store`] is written in verbs of the domain, so that another database can stand behind it.
 //! Every verb that changes something returns after the change is on disk.
@@ -9,8 +9,8 @@ pub mod sqlite;
 use async_trait::async_trait;
 
 use crate::domain::{
-    Agent, AgentName, Event, EventKind, NewEvent, Point, PointId, Root, Scope, Session,
-    SessionChange, SessionId, Status, Tenant, Timestamp, Which,
+    Agent, AgentName, Attachment, AttachmentId, Event, EventKind, NewEvent, Point, PointId, Root,
+    Scope, Session, SessionChange, SessionId, Status, Tenant, Timestamp, Which,
 };
 
 /// An API key, as stored: never the key itself.
@@ -211,6 +211,15 @@ pub trait Store: Send + Sync {
     async fn remove_point(&self, id: SessionId, point: PointId) -> Result<bool>;
     /// The content of every point of a tenant, each once.
     async fn roots(&self, tenant: &Tenant) -> Result<Vec<Root>>;
+
+    /// Records an attachment; false, and nothing is recorded, when the session has `most` already.
+    async fn add_attachment(&self, attachment: Attachment, most: u32) -> Result<bool>;
+    /// Every attachment of a session, oldest first.
+    async fn attachments(&self, id: SessionId) -> Result<Vec<Attachment>>;
+    /// One attachment, whoever owns it.
+    async fn attachment(&self, id: AttachmentId) -> Result<Option<Attachment>>;
+    /// Removes an attachment; false if there was none.
+    async fn remove_attachment(&self, id: AttachmentId) -> Result<bool>;
 
     /// Events of a session in order.
     async fn events(&self, id: SessionId, range: EventRange) -> Result<Vec<Event>>;

@@ -12,6 +12,7 @@ mod readers;
 mod writer;
 
 mod agents;
+mod attachments;
 mod events;
 mod keys;
 mod points;
@@ -33,8 +34,8 @@ use self::readers::Readers;
 use self::writer::Writer;
 use super::{Commit, Copying, EventRange, Key, Result, SessionFilter, Store, Usage};
 use crate::domain::{
-    Agent, AgentName, Event, EventKind, NewEvent, Point, PointId, Root, Session, SessionId, Status,
-    Tenant, Timestamp, Which,
+    Agent, AgentName, Attachment, AttachmentId, Event, EventKind, NewEvent, Point, PointId, Root,
+    Session, SessionId, Status, Tenant, Timestamp, Which,
 };
 
 /// How to work with the database.
@@ -179,6 +180,22 @@ impl Store for Sqlite {
     async fn roots(&self, tenant: &Tenant) -> Result<Vec<Root>> {
         let tenant = tenant.clone();
         self.readers.read(move |conn| points::roots(conn, &tenant)).await
+    }
+
+    async fn add_attachment(&self, attachment: Attachment, most: u32) -> Result<bool> {
+        self.writer.write(move |conn| attachments::add(conn, &attachment, most)).await
+    }
+
+    async fn attachments(&self, id: SessionId) -> Result<Vec<Attachment>> {
+        self.readers.read(move |conn| attachments::of_session(conn, id)).await
+    }
+
+    async fn attachment(&self, id: AttachmentId) -> Result<Option<Attachment>> {
+        self.readers.read(move |conn| attachments::find(conn, id)).await
+    }
+
+    async fn remove_attachment(&self, id: AttachmentId) -> Result<bool> {
+        self.writer.write(move |conn| attachments::remove(conn, id)).await
     }
 
     async fn events(&self, id: SessionId, range: EventRange) -> Result<Vec<Event>> {

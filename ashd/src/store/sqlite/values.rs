@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::domain::{
-    AgentId, AgentName, EventKind, PointId, PointName, Root, SandboxId, Scope, SessionId, Status,
-    Tenant, Timestamp, TurnId,
+    AgentId, AgentName, AttachmentId, EventKind, FileName, MediaType, PointId, PointName, Root,
+    SandboxId, Scope, SessionId, Status, Tenant, Timestamp, TurnId,
 };
 use crate::store::StoreError;
 
@@ -31,7 +31,7 @@ macro_rules! uuid_column {
         }
     )*};
 }
-uuid_column!(SessionId, AgentId, TurnId, SandboxId, PointId);
+uuid_column!(SessionId, AgentId, TurnId, SandboxId, PointId, AttachmentId);
 
 /// Words are text.
 macro_rules! word_column {
@@ -49,7 +49,7 @@ macro_rules! word_column {
         }
     )*};
 }
-word_column!(AgentName, Tenant, Status, Scope, PointName);
+word_column!(AgentName, Tenant, Status, Scope, PointName, FileName, MediaType);
 
 impl ToSql for Root {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {

@@ -12,11 +12,15 @@ use super::*;
 use crate::domain::TurnId;
 use crate::domain::session::RunningTurn;
 use crate::domain::{AgentConfig, AgentId, PermissionMode, Scope, SessionChange};
+use crate::domain::{Attachment, AttachmentId};
 use crate::domain::{Point, PointId, Root, Which};
 use crate::store::{Copying, StoreError};
 
 /// Points without a name that are kept of a session.
 const KEPT: u32 = 2;
+
+/// Attachments that a session may have.
+const ATTACHED: u32 = 2;
 
 #[derive(Clone, Debug)]
 enum Verb {
@@ -32,6 +36,8 @@ enum Verb {
     RemovePoint(SessionId, u8),
     GoBack(SessionId, u8, Vec<NewEvent>),
     Copy(SessionId, u8, u32),
+    Attach(Attachment),
+    Detach(u8),
     AddUsage(SessionId, Timestamp, Usage),
     Reopen,
 }
@@ -176,6 +182,21 @@ fn point() -> impl Strategy<Value = Point> {
     )
 }
 
+fn attachment() -> impl Strategy<Value = Attachment> {
+    (session_id(), 0..4u8, proptest::option::of(0..9u8)).prop_map(|(session, id, message)| {
+        Attachment {
+            id: AttachmentId(uuid(id)),
+            session,
+            tenant: Tenant::default(),
+            message: message.map(uuid),
+            name: format!("{id}.txt").parse().unwrap(),
+            media: "text/plain".parse().unwrap(),
+            size: id.into(),
+            created_at: Timestamp(id.into()),
+        }
+    })
+}
+
 fn usage() -> impl Strategy<Value = Usage> {
     ("[a-c]", 0..100u32, 0..8u32).prop_map(|(model, tokens, eighths)| Usage {
         model,
@@ -207,6 +228,8 @@ fn verb() -> impl Strategy<Value = Verb> {
             .prop_map(|(id, point, events)| Verb::GoBack(id, point, events)),
         3 => (session_id(), 0..4u8, 0..9u32)
             .prop_map(|(id, point, limit)| Verb::Copy(id, point, limit)),
+        4 => attachment().prop_map(Verb::Attach),
+        1 => (0..4u8).prop_map(Verb::Detach),
         3 => (session_id(), (0..9i64).prop_map(Timestamp), usage())
             .prop_map(|(id, at, usage)| Verb::AddUsage(id, at, usage)),
         1 => Just(Verb::Reopen),
@@ -230,6 +253,8 @@ struct Model {
     agents: BTreeMap<(Tenant, AgentName), Agent>,
     /// In order of creation.
     sessions: Vec<Whole>,
+    /// In order of creation.
+    attachments: Vec<Attachment>,
 }
 
 type Outcome<T> = Result<T, StoreError>;
@@ -355,6 +380,25 @@ impl Model {
         whole.3.len() < before
     }
 
+    fn attach(&mut self, new: Attachment) -> Outcome<bool> {
+        let tenant = self.find(new.session)?.0.tenant.clone();
+        let there = self.attachments.iter().filter(|known| known.session == new.session).count();
+        if there >= ATTACHED as usize {
+            return Ok(false);
+        }
+        if self.attachments.iter().any(|known| known.id == new.id) {
+            return exists("an attachment with this id");
+        }
+        self.attachments.push(Attachment { tenant, ..new });
+        Ok(true)
+    }
+
+    fn detach(&mut self, id: AttachmentId) -> bool {
+        let before = self.attachments.len();
+        self.attachments.retain(|known| known.id != id);
+        self.attachments.len() < before
+    }
+
     /// Every point, also of other sessions than the one that gets the copies.
     fn copy(&mut self, copying: &Copying) -> Outcome<u64> {
         let has = |whole: &&Whole| whole.3.iter().any(|(point, _)| point.id == copying.point);
@@ -420,10 +464,19 @@ async fn act(store: &Sqlite, model: &mut Model, verb: Verb) -> Result<(), TestCa
         Verb::Purge(id) => {
             let before = model.sessions.len();
             model.sessions.retain(|whole| whole.0.id != id);
+            model.attachments.retain(|known| known.session != id);
             same(store.purge_session(id).await, Ok(model.sessions.len() < before))
         }
         Verb::AddPoint(..) | Verb::RemovePoint(..) | Verb::GoBack(..) | Verb::Copy(..) => {
             act_on_points(store, model, verb).await
+        }
+        Verb::Attach(new) => {
+            let added = store.add_attachment(new.clone(), ATTACHED).await;
+            same(added, model.attach(new))
+        }
+        Verb::Detach(n) => {
+            let id = AttachmentId(uuid(n));
+            same(store.remove_attachment(id).await, Ok(model.detach(id)))
         }
         Verb::AddUsage(id, at, usage) => {
             let added = store.add_usage(id, at, usage.clone()).await;
@@ -490,6 +543,12 @@ async fn compare(store: &Sqlite, model: &Model) -> Result<(), TestCaseError> {
     compare_lists(store, all).await?;
     for whole in &model.sessions {
         compare_whole(store, whole).await?;
+        let mine = model.attachments.iter().filter(|known| known.session == whole.0.id);
+        let mine: Vec<_> = mine.cloned().collect();
+        prop_assert_eq!(&store.attachments(whole.0.id).await.unwrap(), &mine);
+        for known in mine {
+            prop_assert_eq!(store.attachment(known.id).await.unwrap(), Some(known));
+        }
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::super::events::DONE;
 use super::super::schema::KNOWN;
 use super::*;
-use crate::domain::{AgentConfig, AgentId, Scope};
+use crate::domain::{AgentConfig, AgentId, MediaType, Scope};
 use crate::store::StoreError;
 
 fn refusal(path: &Path) -> StoreError {
@@ -104,6 +104,51 @@ fn keys_from_before_scopes_may_what_they_could() {
     }
 }
 
+/// Sessions from before attachments have none, and can have some.
+#[test]
+fn sessions_from_before_attachments_take_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ash.db");
+    let old = Connection::open(&path).unwrap();
+    for step in [
+        include_str!("../1.sql"),
+        include_str!("../2.sql"),
+        include_str!("../3.sql"),
+        include_str!("../4.sql"),
+    ] {
+        old.execute_batch(step).unwrap();
+    }
+    old.pragma_update(None, "application_id", 0x6173_6831).unwrap();
+    old.pragma_update(None, "user_version", 4).unwrap();
+    old.execute_batch(
+        r#"INSERT INTO sessions (id, tenant, agent, agent_version, status, sandbox, cli_session,
+               last_seq, created_at, last_active_at)
+               VALUES (x'03030303030303030303030303030303', 'acme', 'a', 1, 'ended',
+               x'04040404040404040404040404040404', 'cli', 0, 40, 50);
+           INSERT INTO session_settings VALUES (1, '{}');"#,
+    )
+    .unwrap();
+    drop(old);
+    let new = Attachment {
+        id: AttachmentId(uuid(9)),
+        session: SessionId(uuid(3)),
+        tenant: "acme".parse().unwrap(),
+        message: Some(uuid(7)),
+        name: "a.txt".parse().unwrap(),
+        media: MediaType::default(),
+        size: 12,
+        created_at: Timestamp(60),
+    };
+    let store = open(dir.path());
+    assert_eq!(block_on(store.attachments(new.session)).unwrap(), []);
+    assert!(block_on(store.add_attachment(new.clone(), 1)).unwrap());
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(block_on(store.attachment(new.id)).unwrap(), Some(new.clone()));
+    assert!(block_on(store.purge_session(new.session)).unwrap());
+    assert_eq!(block_on(store.attachment(new.id)).unwrap(), None);
+}
+
 #[test]
 fn a_file_that_is_no_database_of_ours_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -163,6 +208,8 @@ fn nothing_scans_a_whole_table() {
         &format!("SELECT * {event} AND seq > ? AND kind IN ('user') ORDER BY seq LIMIT 1"),
         &format!("SELECT * {event} AND seq > ? {DONE} ORDER BY seq LIMIT 1"),
         "SELECT * FROM points WHERE session = ? AND seq <= ? ORDER BY seq DESC, key DESC LIMIT 1",
+        "SELECT * FROM attachments WHERE session = ? ORDER BY key",
+        "SELECT * FROM attachments WHERE id = ?",
         "SELECT * FROM usage WHERE session = ? ORDER BY at DESC, key DESC LIMIT 1",
         "DELETE FROM sessions WHERE id = ?",
     ] {
