@@ -22,6 +22,7 @@ package_of() {
         *:rpm) echo rpm ;;
         *:strip) echo binutils ;;
         *:mke2fs) echo e2fsprogs ;;
+        *:mkfs.xfs) echo xfsprogs ;;
         *:mmdebstrap) echo mmdebstrap ;;
         *:qemu-system-x86_64) echo qemu-system-x86 ;;
         apt:cc) echo build-essential ;;
@@ -121,7 +122,7 @@ case ${1:-} in
         install_linters
         fetch_nginx
         ;;
-    bench) install_missing wrk ;;
+    bench) install_missing wrk mkfs.xfs ;;
     vm) install_missing qemu-system-x86_64 mmdebstrap mke2fs ;;
 esac
 install_cli

@@ -10,6 +10,8 @@ pub mod report;
 
 pub mod alone;
 
+pub mod files;
+
 pub mod stage;
 
 pub mod figure;

@@ -25,15 +25,36 @@ impl Memory {
         Ok(Memory::parse(&fs::read_to_string(&path).context(path)?))
     }
 
+    /// The most that a process has had in memory since [`forget_peak`].
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn peak_of(pid: u32) -> Result<f64> {
+        let path = format!("/proc/{pid}/status");
+        Ok(field(&fs::read_to_string(&path).context(path)?, "VmHWM:"))
+    }
+
     fn parse(text: &str) -> Memory {
-        let of = |key: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(key));
-            let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-            kib.unwrap_or_default() * 1024.0 / 1e6
-        };
+        let of = |key: &str| field(text, key);
         let private = of("Private_Clean:") + of("Private_Dirty:");
         Memory { resident: of("Rss:"), proportional: of("Pss:"), private }
     }
+}
+
+/// Lets the peak of a process begin anew, at what it has now.
+///
+/// # Errors
+/// When it is gone.
+pub fn forget_peak(pid: u32) -> Result<()> {
+    let path = format!("/proc/{pid}/clear_refs");
+    fs::write(&path, "5").context(path)
+}
+
+/// The number of KiB in the line that begins with this, in millions of bytes.
+fn field(text: &str, key: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+    kib.unwrap_or_default() * 1024.0 / 1e6
 }
 
 #[cfg(test)]

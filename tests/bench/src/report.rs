@@ -76,6 +76,10 @@ pub enum Unit {
     PerSecond,
     /// Millions of bytes; less is better.
     Mb,
+    /// Thousands of bytes; less is better.
+    Kb,
+    /// Percent of something that cannot be beaten; more is better.
+    Percent,
 }
 
 impl Row {
@@ -104,8 +108,8 @@ impl Row {
     /// Whether it is as it should be; nothing when nothing is asked of it.
     pub fn is_ok(&self) -> Option<bool> {
         let holds = |value: f64, floor: f64| match self.unit {
-            Unit::PerSecond => value >= floor,
-            Unit::Ms | Unit::Mb => value <= floor,
+            Unit::PerSecond | Unit::Percent => value >= floor,
+            Unit::Ms | Unit::Mb | Unit::Kb => value <= floor,
         };
         let median = self.floor.map(|floor| holds(self.median, floor));
         let p99 = self.floor_p99.zip(self.p99).map(|(floor, value)| holds(value, floor));

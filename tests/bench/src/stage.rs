@@ -1,20 +1,31 @@
 //! An `ashd` to measure, and the requests that all figures make.
 
 use std::io::{BufRead as _, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use ash_journey::http::Connection;
-use ash_journey::{Api, Ash, Client as _, Options, programs};
+use ash_journey::{Api, Ash, Client as _, Options, PATIENCE, programs};
 use ash_modelapi::monotonic_ns;
 use serde_json::{Value, json};
+
+use crate::files::Fill;
 
 /// The agent that all sessions are of.
 pub const AGENT: &str = "bench";
 
+/// How often a checkpoint is looked for.
+const LOOK: Duration = Duration::from_micros(500);
+
 /// An `ashd` whose sessions are answered by the stand-in for the CLI.
 pub fn stub() -> Result<Ash> {
-    with_agent(Options::stub(), |_| Ok(()))
+    stub_with(Options::stub())
+}
+
+/// The same, set up like this.
+pub fn stub_with(options: Options) -> Result<Ash> {
+    with_agent(options, |_| Ok(()))
 }
 
 /// An `ashd` with the real CLI, whose sessions find this program in their workspace, as
@@ -41,6 +52,76 @@ fn with_agent(options: Options, fill: impl FnOnce(&Path) -> Result<()>) -> Resul
 /// A new session.
 pub fn session(api: &Api) -> Result<String> {
     api.create(AGENT, json!({}))
+}
+
+/// A new session that has had a turn and is saved.
+pub fn used_session(ash: &Ash) -> Result<String> {
+    let session = session(&ash.api())?;
+    turn(&ash.api(), &session)?;
+    Ok(session)
+}
+
+/// One that has had its turn with this in its workspace.
+pub fn filled_session(ash: &Ash, fill: Fill) -> Result<String> {
+    let session = session(&ash.api())?;
+    fill.put(&workspace(ash, &session)?)?;
+    turn(&ash.api(), &session)?;
+    Ok(session)
+}
+
+/// A turn, and the checkpoint behind it.
+fn turn(api: &Api, session: &str) -> Result<()> {
+    let done = send(api, session, "a turn", false)?.done()?;
+    saved(api, session, done.sequence).map(drop)
+}
+
+/// The workspace of a session, also where `ashd` has a disk of its own.
+pub fn workspace(ash: &Ash, session: &str) -> Result<PathBuf> {
+    Ok(state(ash)?.join("sessions").join(session).join("workspace"))
+}
+
+/// The state directory, as `ashd` sees it.
+pub fn state(ash: &Ash) -> Result<PathBuf> {
+    let root = PathBuf::from(format!("/proc/{}/root", ash.pid()?));
+    Ok(root.join(ash.data_dir().strip_prefix("/")?))
+}
+
+/// Waits until a session has a checkpoint at or behind an event.
+pub fn saved(api: &Api, session: &str, sequence: u64) -> Result<Value> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let path = format!("/api/sessions/{session}/checkpoints");
+        let mut listed = api.call("GET", &path, None)?.expect(200)?;
+        let newest = listed["checkpoints"].get_mut(0).map(Value::take).unwrap_or_default();
+        if newest["sequence"].as_u64() >= Some(sequence) {
+            return Ok(newest);
+        }
+        ensure!(Instant::now() < deadline, "no checkpoint behind event {sequence}: {newest}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Calls a verb of a session, with an empty body.
+pub fn verb(api: &Api, session: &str, verb: &str) -> Result<Value> {
+    let path = format!("/api/sessions/{session}/{verb}");
+    let answer = api.call("POST", &path, Some(&json!({})))?;
+    ensure!((200..300).contains(&answer.status), "{path}: {} {}", answer.status, answer.text());
+    Ok(answer.json())
+}
+
+/// Stops a session that is saved, and waits until it is saved as it is then.
+pub fn stop(api: &Api, session: &str) -> Result<()> {
+    let before = saved(api, session, 0)?["sequence"].as_u64().unwrap_or_default();
+    verb(api, session, "stop")?;
+    saved(api, session, before + 1).map(drop)
+}
+
+/// The end of an answer.
+pub struct Done {
+    /// When it was there, in ns of CLOCK_MONOTONIC.
+    pub at: u64,
+    /// The number of the last event before.
+    pub sequence: u64,
 }
 
 /// A message on its way.
@@ -79,6 +160,20 @@ impl Sent {
     /// Reads the answer to its end.
     pub fn finish(self) -> Result<()> {
         self.each_line(|_, _| Ok(()))
+    }
+
+    /// Reads the answer to its end, and says when that was.
+    pub fn done(self) -> Result<Done> {
+        let mut done = Done { at: 0, sequence: 0 };
+        self.each_line(|now, line| {
+            done.at = now;
+            if let Some((sequence, _)) = line.strip_prefix("id: ").and_then(|id| id.split_once('.'))
+            {
+                done.sequence = sequence.parse()?;
+            }
+            Ok(())
+        })?;
+        Ok(done)
     }
 }
 

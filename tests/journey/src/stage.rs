@@ -37,6 +37,8 @@ pub struct Options {
     pub config: String,
     /// MiB of a disk of its own for the state; none: the state is on the machine's.
     pub disk: Option<u32>,
+    /// The file system of that disk; there is a program `mkfs.` with this word behind.
+    pub file_system: &'static str,
     /// Whether `ashd` takes itself for the main process of a unit, of a systemd on our bus.
     pub service: bool,
 }
@@ -45,7 +47,8 @@ impl Options {
     /// With the stand-in for the CLI.
     pub fn stub() -> Options {
         let (env, config) = (vec![], String::new());
-        Options { engine: Engine::Stub, env, config, disk: None, service: false }
+        let (disk, file_system) = (None, "ext4");
+        Options { engine: Engine::Stub, env, config, disk, file_system, service: false }
     }
 
     /// With the real CLI; says aloud that `test` is skipped when there is none.
@@ -152,8 +155,9 @@ impl Stage {
         let image = self.disk.path().join("image");
         if !image.exists() {
             fs::File::create(&image)?.set_len(u64::from(mib) << 20)?;
-            let made = Command::new("/usr/sbin/mkfs.ext4").arg("-q").arg(&image).status()?;
-            ensure!(made.success(), "mkfs.ext4 has failed");
+            let mkfs = format!("/usr/sbin/mkfs.{}", self.options.file_system);
+            let made = Command::new(&mkfs).arg("-q").arg(&image).status();
+            ensure!(made.with_context(|| mkfs.clone())?.success(), "{mkfs} has failed");
         }
         fs::create_dir_all(self.data_dir())?;
         let mut command = Command::new("/usr/bin/unshare");

@@ -55,8 +55,10 @@ struct Running {
 
 impl Running {
     fn start(cli: &Cli, prompt: Option<&str>) -> Result<(Running, u64)> {
-        fs::create_dir(&cli.home).with_context(|| cli.home.display().to_string())?;
-        fs::write(cli.home.join(HOME_CONFIG.0), HOME_CONFIG.1)?;
+        if !cli.home.exists() {
+            fs::create_dir(&cli.home).with_context(|| cli.home.display().to_string())?;
+            fs::write(cli.home.join(HOME_CONFIG.0), HOME_CONFIG.1)?;
+        }
         let (stdin, its_stdin) = UnixStream::pair()?;
         let (stdout, its_stdout) = UnixStream::pair()?;
         let mut command = Command::new(&cli.program);

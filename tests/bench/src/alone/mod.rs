@@ -38,7 +38,7 @@ struct Cli {
     program: String,
     args: Vec<String>,
     env: Vec<(String, String)>,
-    /// A home to be made, like that of a new session.
+    /// Its home, made like that of a new session when it is not there.
     home: PathBuf,
 }
 

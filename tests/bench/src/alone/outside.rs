@@ -20,6 +20,8 @@ pub struct Alone {
     /// The command that it is to `ashd`.
     exec: JoinHandle<Result<Exec>>,
     homes: u32,
+    /// The newest CLI's conversation.
+    conversation: Uuid,
 }
 
 impl Alone {
@@ -41,7 +43,7 @@ impl Alone {
         })?;
         let Some(orders) = orders else { bail!("it ended: {:?}", ended(exec)?) };
         let answers = BufReader::new(orders.try_clone()?);
-        Ok(Alone { cli, orders, answers, exec, homes: 0 })
+        Ok(Alone { cli, orders, answers, exec, homes: 0, conversation: Uuid::nil() })
     }
 
     /// Starts a CLI with a home like that of a new session, and initialises it. With a prompt,
@@ -52,9 +54,24 @@ impl Alone {
     /// When it does not work inside.
     pub fn start(&mut self, prompt: Option<&str>) -> Result<u64> {
         self.homes += 1;
+        self.conversation = Uuid::new_v4();
+        let argument = format!("--session-id={}", self.conversation);
+        self.start_with(argument, prompt)
+    }
+
+    /// Ends the CLI, starts one that goes on with its conversation, and says a prompt at once.
+    /// Returns when it was started, after the answer's end.
+    ///
+    /// # Errors
+    /// When it does not work inside.
+    pub fn resume(&mut self, prompt: &str) -> Result<u64> {
+        self.start_with(format!("--resume={}", self.conversation), Some(prompt))
+    }
+
+    fn start_with(&mut self, argument: String, prompt: Option<&str>) -> Result<u64> {
         let mut cli = self.cli.clone();
         cli.home = PathBuf::from(format!("/home/agent/alone-{}", self.homes));
-        cli.args.push(format!("--session-id={}", Uuid::new_v4()));
+        cli.args.push(argument);
         self.ask(&Order::Start { cli, prompt: prompt.map(str::to_owned) })
     }
 

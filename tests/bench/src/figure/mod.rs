@@ -16,12 +16,27 @@ mod memory;
 
 mod bridge;
 
+mod resume;
+
+mod again;
+
+mod save;
+
+mod restore;
+
+mod fork;
+
+mod restart;
+
+mod read;
+
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::ValueEnum;
 use jiff::{Timestamp, Unit};
 
+use crate::files::Fill;
 use crate::machine;
 use crate::report::{Figure, Row, Taken};
 
@@ -44,6 +59,20 @@ pub enum Name {
     Memory,
     /// Size of the bridge, memory of a sandbox
     Bridge,
+    /// POST resume of a session whose sandbox lives, and of one without
+    Resume,
+    /// Prompt to model API after a cold resume, beyond the CLI alone
+    Again,
+    /// A checkpoint behind a turn
+    Save,
+    /// POST resume of a session whose files are only in the store
+    Restore,
+    /// POST fork of a large session
+    Fork,
+    /// ashd until it has all sandboxes again
+    Restart,
+    /// A large file over HTTP
+    Read,
 }
 
 /// How much to measure.
@@ -63,6 +92,11 @@ impl Scale {
             Scale::Quick => full.div_ceil(10),
         }
     }
+
+    /// So much in a workspace, or a tenth of it.
+    fn fill(self, full: Fill) -> Fill {
+        Fill { files: self.of(full.files), bytes: self.of(full.bytes) }
+    }
 }
 
 /// What a figure's module says about it.
@@ -81,7 +115,7 @@ struct Outcome {
 
 impl Name {
     /// All, in the order of the report.
-    pub const ALL: [Name; 8] = [
+    pub const ALL: [Name; 15] = [
         Name::Turn,
         Name::First,
         Name::Create,
@@ -90,6 +124,13 @@ impl Name {
         Name::Get,
         Name::Memory,
         Name::Bridge,
+        Name::Resume,
+        Name::Again,
+        Name::Save,
+        Name::Restore,
+        Name::Fork,
+        Name::Restart,
+        Name::Read,
     ];
 
     /// The word for it.
@@ -103,6 +144,13 @@ impl Name {
             Name::Get => "get",
             Name::Memory => "memory",
             Name::Bridge => "bridge",
+            Name::Resume => "resume",
+            Name::Again => "again",
+            Name::Save => "save",
+            Name::Restore => "restore",
+            Name::Fork => "fork",
+            Name::Restart => "restart",
+            Name::Read => "read",
         }
     }
 
@@ -116,6 +164,13 @@ impl Name {
             Name::Get => get::ABOUT,
             Name::Memory => memory::ABOUT,
             Name::Bridge => bridge::ABOUT,
+            Name::Resume => resume::ABOUT,
+            Name::Again => again::ABOUT,
+            Name::Save => save::ABOUT,
+            Name::Restore => restore::ABOUT,
+            Name::Fork => fork::ABOUT,
+            Name::Restart => restart::ABOUT,
+            Name::Read => read::ABOUT,
         }
     }
 

@@ -11,7 +11,7 @@ impl Report {
             "# Benchmarks\n\n\
              Written by `make bench`; `make bench` with a figure's word measures only that one\n\
              again (`scripts/bench.sh turn`). Floors are what a release must hold. Times are\n\
-             medians and 99th percentiles by nearest rank; MB are millions of bytes.\n\n",
+             medians and 99th percentiles by nearest rank; kB and MB are thousands and millions of bytes.\n\n",
         );
         out += &self.summary();
         for figure in &self.figures {
@@ -91,6 +91,8 @@ impl Unit {
             Unit::Ms => format!("{value:.1} ms"),
             Unit::PerSecond => format!("{}/s", thousands(value)),
             Unit::Mb => format!("{value:.2} MB"),
+            Unit::Kb => format!("{value:.1} kB"),
+            Unit::Percent => format!("{value:.0} %"),
         }
     }
 }

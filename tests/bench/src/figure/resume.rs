@@ -1,0 +1,77 @@
+//! How long a session takes to be active again.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use ash_journey::{Api, Ash};
+use ash_modelapi::monotonic_ns;
+
+use super::{About, Outcome, Scale};
+use crate::files::USUAL;
+use crate::report::Row;
+use crate::stage;
+use crate::stats::Times;
+
+pub(super) const ABOUT: About = About {
+    title: "POST resume until it is answered, stand-in for the CLI",
+    how: "Warm: a session is paused, so that its sandbox lives, and resumed 10 ms later. Cold: it is \
+          stopped, so that it has none, and resumed when it has been saved; POST resume answers when \
+          the bridge of the new sandbox has. The files are where they were: next to none, or 200 MB \
+          in 2,000 files; these take turns. Connections included. Then the same with half a second \
+          of quiet before each, as for `create`.",
+    measure,
+};
+
+/// Between pause and resume, so that the checkpoint that a pause makes is there.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What comes before a resume that nobody expected.
+const QUIET: Duration = Duration::from_millis(500);
+
+fn measure(scale: Scale) -> Result<Outcome> {
+    let ash = stage::stub()?;
+    let small = stage::used_session(&ash)?;
+    let filled = stage::filled_session(&ash, scale.fill(USUAL))?;
+    let warm = warm(&ash, &small, scale.of(500))?;
+    let (mut cold, mut cold_filled, mut alone) =
+        (Times::default(), Times::default(), Times::default());
+    let api = ash.api();
+    for _ in 0..scale.of(200) {
+        one(&api, &small, Duration::ZERO, &mut cold)?;
+        one(&api, &filled, Duration::ZERO, &mut cold_filled)?;
+    }
+    for _ in 0..scale.of(50) {
+        one(&api, &filled, QUIET, &mut alone)?;
+    }
+    ash.finish()?;
+    let rows = vec![
+        Row::times("warm", &warm).floor(0.5),
+        Row::times("cold, small workspace", &cold).floor(12.0),
+        Row::times("cold, 200 MB", &cold_filled).floor(15.0),
+        Row::times("cold, 200 MB, after half a second of quiet", &alone),
+    ];
+    Ok(Outcome { rows, notes: vec![] })
+}
+
+fn warm(ash: &Ash, session: &str, rounds: usize) -> Result<Times> {
+    let (api, mut times) = (ash.api(), Times::default());
+    for _ in 0..rounds {
+        stage::verb(&api, session, "pause")?;
+        std::thread::sleep(PAUSE);
+        resume(&api, session, &mut times)?;
+    }
+    Ok(times)
+}
+
+fn one(api: &Api, session: &str, quiet: Duration, times: &mut Times) -> Result<()> {
+    stage::stop(api, session)?;
+    std::thread::sleep(quiet);
+    resume(api, session, times)
+}
+
+fn resume(api: &Api, session: &str, times: &mut Times) -> Result<()> {
+    let begin = monotonic_ns();
+    stage::verb(api, session, "resume")?;
+    times.add(begin, monotonic_ns());
+    Ok(())
+}
