@@ -83,8 +83,8 @@ all_rust_tests() {
 
 # Every target in turn: a minute together, ten when there is time.
 fuzz() {
-    local seconds=9
-    [ "${ASH_TEST_LONG:-}" != 1 ] || seconds=90
+    local seconds=6
+    [ "${ASH_TEST_LONG:-}" != 1 ] || seconds=60
     env FUZZ_SECONDS=$seconds cargo test --quiet --locked -p ash-fuzz -- --test-threads 1
 }
 

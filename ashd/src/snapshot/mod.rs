@@ -33,6 +33,8 @@ mod browse;
 mod check;
 mod collect;
 
+pub mod parsers;
+
 pub use browse::{Browser, Listed, Reading};
 pub use check::Checked;
 pub use collect::{Collected, Collecting};

@@ -62,6 +62,12 @@ impl Known {
     pub(super) fn gone() -> Known {
         Known { mark: Mark::default(), entry: vec![] }
     }
+
+    /// Writes it as it stands behind its path.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        self.mark.encode(out);
+        node::put_bytes(out, &self.entry);
+    }
 }
 
 /// Everything known of a session's files, by path.
@@ -73,7 +79,7 @@ pub(super) struct Scan {
     /// Entries in the log, also those that are out of date.
     logged: usize,
     /// Bytes of the log that are sound; 0 when there is none.
-    sound: u64,
+    pub(super) sound: u64,
 }
 
 impl Scan {
@@ -150,12 +156,18 @@ pub(super) fn rewrite(
     root: Option<Root>,
     all: &HashMap<Vec<u8>, Known>,
 ) -> Result<u64, SnapshotError> {
-    let mut bytes = BEGIN.to_vec();
-    bytes.extend(encode(root, all.iter()));
+    let bytes = whole(root, all);
     let beside: PathBuf = path.with_extension("new");
     std::fs::write(&beside, &bytes)?;
     std::fs::rename(&beside, path)?;
     Ok(bytes.len() as u64)
+}
+
+/// A scan that says all this and nothing else.
+pub(super) fn whole(root: Option<Root>, all: &HashMap<Vec<u8>, Known>) -> Vec<u8> {
+    let mut bytes = BEGIN.to_vec();
+    bytes.extend(encode(root, all.iter()));
+    bytes
 }
 
 fn encode<'a>(
@@ -166,8 +178,7 @@ fn encode<'a>(
     block.extend(root.map_or([0; 32], |root| root.0));
     for (path, known) in files {
         node::put_bytes(&mut block, path);
-        known.mark.encode(&mut block);
-        node::put_bytes(&mut block, &known.entry);
+        known.encode(&mut block);
     }
     let length = ((block.len() - HEAD) as u32).to_le_bytes();
     let hash = blake3::hash(&block[HEAD..]);

@@ -13,6 +13,9 @@ pub use client::{sse, text};
 mod archive;
 pub use archive::tar;
 
+mod kept;
+pub use kept::{chunk, node, pack, scan};
+
 // The sources that it includes bring their unit tests, which run where they are at home.
 #[cfg(not(test))]
 mod broker;

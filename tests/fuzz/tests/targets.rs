@@ -49,6 +49,26 @@ fn tar() {
 }
 
 #[test]
+fn node() {
+    drive("ashd/fuzz", "node", ash_fuzz::node);
+}
+
+#[test]
+fn chunk() {
+    drive("ashd/fuzz", "chunk", ash_fuzz::chunk);
+}
+
+#[test]
+fn pack() {
+    drive("ashd/fuzz", "pack", ash_fuzz::pack);
+}
+
+#[test]
+fn scan() {
+    drive("ashd/fuzz", "scan", ash_fuzz::scan);
+}
+
+#[test]
 fn http() {
     drive("ashd/broker/fuzz", "http", ash_fuzz::http);
 }
