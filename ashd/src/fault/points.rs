@@ -6,6 +6,7 @@ pub const POINTS: &[(&str, &str)] = &[
     ("store.commit.after", "a transaction is on disk; nobody has been told"),
     ("key.publish", "the file with the operator's key is written and not in its place"),
     ("tree.publish", "a file of a session is written and not in its place"),
+    ("tree.removing", "a file of a tree is removed; others of it are there"),
     ("launcher.spawned", "the launcher has been started and does not listen yet"),
     ("broker.spawned", "the broker has been started; nobody has spoken to it"),
     ("deploy.publish.before", "a folder is staged and on disk"),

@@ -1,6 +1,6 @@
 //! What every session's driver uses.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -223,11 +223,14 @@ impl Shared {
     }
 
     /// Removes the files of a session. What is kept of them is in its points.
+    ///
+    /// They leave their place first, as one: what is found there is whole, also by a daemon that
+    /// comes after one that died in here, and makes a last point of it.
     pub(super) async fn remove_files(&self, session: &Session) -> Result<(), Refusal> {
         let (id, places) = (session.id, self.places.clone());
         let (snapshots, tenant) = (self.snapshots.clone(), session.tenant.clone());
         let remove = move || -> Result<(), String> {
-            remove_all(&places.sessions(), &id.to_string()).map_err(|error| error.to_string())?;
+            remove_at_once(&places.sessions(), &id.to_string())?;
             let forgotten = snapshots.vault(&tenant).and_then(|vault| vault.forget(id));
             forgotten.map_err(|error| error.to_string())
         };
@@ -244,6 +247,21 @@ impl Shared {
         let taken = self.slots.take();
         taken.map_err(|error| Refusal::Capacity { reason: error.to_string(), retry_after_s: 30 })
     }
+}
+
+/// Removes a directory so that at any moment all of it is in its place, or nothing.
+fn remove_at_once(parent: &Path, name: &str) -> Result<(), String> {
+    let aside = format!("{name}.gone");
+    let remove = || remove_all(parent, &aside).map_err(|error| error.to_string());
+    // What a daemon has left that died behind the move.
+    remove()?;
+    match std::fs::rename(parent.join(name), parent.join(&aside)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        moved => moved.map_err(|error| error.to_string())?,
+    }
+    let synced = std::fs::File::open(parent).and_then(|parent| parent.sync_all());
+    synced.map_err(|error| error.to_string())?;
+    remove()
 }
 
 /// Counts one more while it lives, also when the future that holds it is dropped.

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::walk::{names, stat};
 use super::{Tree, TreeError, open};
+use crate::fault;
 
 /// Directories held open at a time; deeper ones are moved up first.
 const DEEP: usize = 64;
@@ -78,7 +79,9 @@ fn empty(dir: BorrowedFd<'_>, depth: usize, moved: &mut Moved<'_>) -> Result<(),
 
 fn one(dir: BorrowedFd<'_>, name: &CStr, depth: usize, moved: &mut Moved<'_>) -> Result<(), Errno> {
     if !is_dir(dir, name)? {
-        return gone(rustix::fs::unlinkat(dir, name, AtFlags::empty()));
+        gone(rustix::fs::unlinkat(dir, name, AtFlags::empty()))?;
+        fault::point("tree.removing");
+        return Ok(());
     }
     if depth >= DEEP {
         return moved.up(dir, name);

@@ -215,6 +215,39 @@ fn an_ended_session_can_be_forked_and_purged() -> Result<()> {
     talk.ash.finish()
 }
 
+/// Whichever of its files are gone when the daemon dies: what is kept is all of them.
+#[test]
+fn what_is_left_of_an_ended_session_is_whole() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    let mut ended = 0;
+    for passage in 1.. {
+        talk.session = talk.api.create("hello", json!({}))?;
+        talk.ask(&talk.bash("for n in 1 2 3; do echo $n > file-$n; done"))?;
+        talk.ash.kill9()?;
+        let fault = format!("tree.removing:{passage}");
+        ensure!(talk.ash.boot_to_die(&fault, &[])?, "nothing is removed by a daemon that starts");
+        talk.api = talk.ash.api();
+        let path = format!("/api/sessions/{}", talk.session);
+        if talk.api.call("DELETE", &path, None).is_ok() {
+            break;
+        }
+        talk.ash.wait_killed()?;
+        talk.boot()?;
+        // Before its own files, what its sandbox was made of goes.
+        if talk.api.status(&talk.session)? != "ended" {
+            talk.api.purge(&talk.session)?;
+            continue;
+        }
+        ended += 1;
+        talk.session = talk.fork(json!({}))?;
+        resume(&talk)?;
+        ensure!(talk.shell("cat file-*")? == "1\n2\n3", "passage {passage}");
+        ensure!(talk.ask("[[history]]")?.contains("file-$n"), "passage {passage}");
+    }
+    ensure!(ended >= 3, "only {ended} times it was its files that were removed");
+    talk.ash.finish()
+}
+
 /// Bytes of everything that is kept of sessions.
 fn kept(talk: &Talk) -> u64 {
     let packs = talk.ash.data_dir().join("snapshots/store/default/packs");
