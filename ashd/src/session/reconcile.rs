@@ -77,6 +77,10 @@ async fn put_away(shared: &Shared, session: &Session) -> Result<(), Refusal> {
         tracing::error!(ash_session = %session.id, error = error.in_full(), "a sandbox is left");
         return Ok(());
     }
+    if session.restore.is_some() {
+        // It had gone back, and its files had not.
+        shared.bring_back(session).await?;
+    }
     keep_last(shared, session, shared.places.session(session.id)).await?;
     fault::point("reconcile.kept");
     shared.remove_files(session).await?;

@@ -25,6 +25,7 @@ impl Driver {
         let cold = SessionChange { cold: Some(true), ..SessionChange::none() };
         self.commit(cold, vec![]).await?;
         self.perform(effects).await?;
+        self.settle_files().await?;
         self.save_now().await?;
         if let Err(refusal) = self.shared.build(&self.session, &point, None).await {
             self.shared.discard(self.session.id).await;

@@ -105,6 +105,7 @@ impl Driver {
             };
             let _ = reply.send(answer);
         }
+        self.grant_wishes().await;
     }
 
     async fn launch_succeeded(&mut self, launched: Launched) -> Result<(), Refusal> {
@@ -210,6 +211,7 @@ impl Driver {
     /// last point.
     async fn leave(&mut self, purge: bool) -> Result<(), Refusal> {
         if !purge && self.session.slot.is_some() {
+            self.settle_files().await?;
             self.save_now().await?;
             fault::point("end.saved");
         }

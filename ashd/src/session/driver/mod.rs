@@ -283,7 +283,7 @@ impl Driver {
                 self.end(purge, reply).await;
                 self.leaving.store(false, Ordering::Relaxed);
             }
-            Command::Save { name, reply } => self.wish(Wish { name, reply }),
+            Command::Save { name, reply } => self.wish(Wish { name, reply }).await,
             Command::GoBack { to, reply } => {
                 let _ = reply.send(self.go_back(to).await);
             }
@@ -346,6 +346,7 @@ impl Driver {
                 Effect::EndSandbox => {
                     self.end_sandbox().await;
                     self.save();
+                    self.grant_wishes().await;
                     Ok(())
                 }
             };

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{Driver, Reply};
-use crate::domain::{Point, PointName, Session, Which};
+use crate::domain::{Point, PointName, Session, SessionChange, Which};
 use crate::fault;
 use crate::session::api::Refusal;
 use crate::session::keeping::{Told, point_of, unkept};
@@ -81,14 +81,25 @@ fn finished(
 impl Driver {
     /// Saves the session's files in the background, if nothing does so already.
     pub(super) fn save(&mut self) {
+        if self.session.restore.is_some() {
+            // What is in their place is not what the session has; that is in a point already.
+            return;
+        }
         match &mut self.saving {
             Some(saving) => saving.again = true,
             None => self.begin_cut(vec![]),
         }
     }
 
-    /// Makes a point for somebody: of the cut under way, if its moment is still to come.
-    pub(super) fn wish(&mut self, wish: Wish) {
+    /// Makes a point for somebody: of the cut under way, if its moment is still to come. While a
+    /// sandbox is made files may be on their way back: then it is made behind that.
+    pub(super) async fn wish(&mut self, wish: Wish) {
+        if self.launching.is_some() {
+            return self.wishes.push(wish);
+        }
+        if let Err(refusal) = self.settle_files().await {
+            return drop(wish.reply.send(Err(refusal)));
+        }
         match &mut self.saving {
             // Its moment is noted by us: it is still to come.
             Some(saving) if saving.moment.is_none() && !saving.is_cancelled() => {
@@ -97,6 +108,25 @@ impl Driver {
             Some(_) => self.wishes.push(wish),
             None => self.begin_cut(vec![wish]),
         }
+    }
+
+    /// Makes the points that could not be made while a sandbox was made.
+    pub(super) async fn grant_wishes(&mut self) {
+        for wish in std::mem::take(&mut self.wishes) {
+            self.wish(wish).await;
+        }
+    }
+
+    /// Before files are saved that no sandbox uses: sees to it that they are the session's. A
+    /// daemon that died on the way back to a point has left those of before in their place, or none.
+    pub(super) async fn settle_files(&mut self) -> Result<(), Refusal> {
+        let there = self.session.restore.is_none() && self.shared.has_files(self.session.id);
+        if self.link.is_some() || there {
+            return Ok(());
+        }
+        self.shared.bring_back(&self.session).await?;
+        let change = SessionChange { restore: Some(None), ..SessionChange::none() };
+        Ok(self.commit(change, vec![]).await?)
     }
 
     fn begin_cut(&mut self, wishes: Vec<Wish>) {
@@ -132,6 +162,9 @@ impl Driver {
                 let Some(saving) = self.saving.take() else { return };
                 let again = saving.again;
                 self.record_cut(*result, saving).await;
+                if self.launching.is_some() {
+                    return;
+                }
                 let wishes = std::mem::take(&mut self.wishes);
                 if !wishes.is_empty() || (again && self.state.turn == Turn::None) {
                     self.begin_cut(wishes);

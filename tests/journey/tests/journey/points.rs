@@ -215,6 +215,40 @@ fn an_ended_session_can_be_forked_and_purged() -> Result<()> {
     talk.ash.finish()
 }
 
+/// A daemon dies when a session has gone back and its files have not. Whoever comes first brings them
+/// back, also when that is not the session itself.
+#[test]
+fn files_that_are_still_to_come_back_are_not_saved_as_they_were() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    for way in ["fork", "end", "back"] {
+        talk.session = talk.api.create("hello", json!({}))?;
+        talk.ask(&talk.bash("echo one > file"))?;
+        talk.checkpoint("one")?;
+        talk.ask(&talk.bash("echo two > file"))?;
+        talk.ash.kill9()?;
+        ensure!(talk.ash.boot_to_die("back.recorded", &[])?);
+        talk.api = talk.ash.api();
+        let path = format!("/api/sessions/{}/checkpoints/one/restore", talk.session);
+        ensure!(talk.api.call("POST", &path, None).is_err(), "it was not on its way back");
+        talk.ash.wait_killed()?;
+        talk.boot()?;
+        match way {
+            "end" => ensure!(talk.api.turn_to(&talk.session, "end")? == "ended"),
+            "back" => {
+                talk.post("checkpoints/one/restore", json!({}), 200)?;
+                // What was there is the newest that was saved before.
+                let id = talk.checkpoints()?[1]["id"].as_str().unwrap_or_default().to_owned();
+                talk.post(&format!("checkpoints/{id}/restore"), json!({}), 200)?;
+            }
+            _ => {}
+        }
+        talk.session = talk.fork(json!({}))?;
+        resume(&talk)?;
+        ensure!(talk.shell("cat file")? == "one", "{way}: {}", talk.shell("cat file")?);
+    }
+    talk.ash.finish()
+}
+
 /// Whichever of its files are gone when the daemon dies: what is kept is all of them.
 #[test]
 fn what_is_left_of_an_ended_session_is_whole() -> Result<()> {
@@ -245,6 +279,8 @@ fn what_is_left_of_an_ended_session_is_whole() -> Result<()> {
         ensure!(talk.ask("[[history]]")?.contains("file-$n"), "passage {passage}");
     }
     ensure!(ended >= 3, "only {ended} times it was its files that were removed");
+    // It is still waiting for a passage to die at.
+    talk.crash()?;
     talk.ash.finish()
 }
 
