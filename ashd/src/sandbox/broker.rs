@@ -3,7 +3,9 @@
 //! The broker outlives an `ashd` that is killed, and `ashd` outlives a broker: whoever is left
 //! finds or starts the other, and every sandbox has its way out again, at the same place. A broker
 //! that is told to end says so: fresh sockets then take the old ones' places at once, and whoever
-//! knocks waits for the next broker instead of being turned away.
+//! knocks waits for the next broker instead of being turned away. When none comes, it is told.
+
+mod setup;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,15 +21,18 @@ use ash_broker::control::{self, Control, Event, Events, Launch};
 use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tracing::level_filters::LevelFilter;
 
 use super::children::Children;
 use super::socket;
+use super::stand_in::StandIn;
 use crate::domain::SandboxId;
 use crate::fault;
 use crate::telemetry::message;
 use crate::tree;
 
+pub use self::setup::{BrokerError, BrokerSetup, ModelKey};
 pub use ash_broker::control::{Limits, Settings, Usage};
 
 /// How long a grant waits for a broker that is being started anew.
@@ -39,60 +44,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Usage reports that wait for whoever reads them.
 const REPORTS: usize = 4096;
-
-/// Why the broker is of no use.
-#[derive(Debug, thiserror::Error)]
-pub enum BrokerError {
-    /// It does not run and could not be started.
-    #[error("the model broker cannot be started: {0}")]
-    Start(io::Error),
-    /// It is not there.
-    #[error("the model broker does not run; it is being started anew")]
-    Absent,
-    /// A grant's socket could not be made.
-    #[error("the sandbox's way to the model broker cannot be made: {0}")]
-    Socket(io::Error),
-    /// The file of extra certificates.
-    #[error("the extra certificates cannot be read: {0}")]
-    Certificates(io::Error),
-    /// It said no, or nothing.
-    #[error(transparent)]
-    Control(#[from] control::Error),
-}
-
-/// The model API key. Shows itself to nobody.
-#[derive(Clone)]
-pub struct ModelKey(pub Vec<u8>);
-
-impl fmt::Debug for ModelKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ModelKey(…)")
-    }
-}
-
-/// How to reach and to start the broker.
-#[derive(Clone, Debug)]
-pub struct BrokerSetup {
-    /// Its control socket.
-    pub socket: PathBuf,
-    /// The directory that holds a directory for each sandbox.
-    pub model_dir: PathBuf,
-    /// Its program; absent when a service manager runs it.
-    pub program: Option<PathBuf>,
-    /// The user that it runs as when we start it.
-    pub uid: u32,
-    /// When we start it, it ends itself when it has had neither an `ashd` nor a sandbox connected
-    /// for this long.
-    pub exit_when_unused: Duration,
-    /// Where the model API is.
-    pub settings: Settings,
-    /// PEM certificates to trust besides the system's.
-    pub ca: Option<PathBuf>,
-    /// The model API key.
-    pub key: Option<ModelKey>,
-    /// How long the start of the daemon waits for a broker that a service manager runs.
-    pub patience: Duration,
-}
 
 /// The broker.
 #[derive(Debug)]
@@ -113,6 +64,14 @@ struct Grant {
     uid: u32,
     /// A socket that no broker has yet.
     waiting: Option<OwnedFd>,
+    /// Who answers there when no broker is to be expected.
+    stand_in: Option<StandIn>,
+}
+
+impl Grant {
+    fn new(uid: u32) -> Grant {
+        Grant { uid, waiting: None, stand_in: None }
+    }
 }
 
 /// What the supervisor and the verbs share.
@@ -125,6 +84,8 @@ struct Shared {
     grants: Mutex<BTreeMap<SandboxId, Grant>>,
     /// Whether the broker has said that it ends; the next one comes.
     leaving: AtomicBool,
+    /// Whether no broker is to be expected.
+    is_hopeless: AtomicBool,
     control: watch::Sender<Option<Arc<Control>>>,
     /// Whether the broker that is there has a key, as far as it has said.
     has_key: Mutex<Option<bool>>,
@@ -152,8 +113,10 @@ impl Broker {
         socket::directory(&setup.model_dir, 0o700).map_err(BrokerError::Socket)?;
         let (grants, control) = (Mutex::default(), watch::Sender::new(None));
         let (key, leaving) = (Mutex::new(setup.key.clone()), AtomicBool::new(false));
-        let has_key = Mutex::default();
-        let shared = Arc::new(Shared { setup, key, children, grants, leaving, control, has_key });
+        let (has_key, is_hopeless) = (Mutex::default(), AtomicBool::new(false));
+        let shared =
+            Shared { setup, key, children, grants, leaving, is_hopeless, control, has_key };
+        let shared = Arc::new(shared);
         let events = match &shared.setup.program {
             Some(_) => Some(shared.begin().await?),
             None => shared.begin_soon().await,
@@ -186,9 +149,9 @@ impl Broker {
     /// # Errors
     /// When the socket cannot be made, or the broker does not take it.
     pub async fn grant(&self, sandbox: SandboxId, agent_uid: u32) -> Result<(), BrokerError> {
-        self.shared.grants().insert(sandbox, Grant { uid: agent_uid, waiting: None });
+        self.shared.grants().insert(sandbox, Grant::new(agent_uid));
         self.shared.prepare(sandbox)?;
-        if self.shared.leaving.load(Ordering::SeqCst) {
+        if self.shared.is_late() {
             return Ok(());
         }
         match self.hand_over(sandbox).await {
@@ -211,9 +174,9 @@ impl Broker {
     /// # Errors
     /// When the broker is not there just now, or the socket cannot be made.
     pub async fn adopt(&self, sandbox: SandboxId, agent_uid: u32) -> Result<(), BrokerError> {
-        self.shared.grants().insert(sandbox, Grant { uid: agent_uid, waiting: None });
-        if self.shared.leaving.load(Ordering::SeqCst) {
-            return Ok(());
+        self.shared.grants().insert(sandbox, Grant::new(agent_uid));
+        if self.shared.is_late() {
+            return self.shared.prepare(sandbox);
         }
         let control = self.shared.reach().await?;
         if control.granted().await?.contains(&sandbox.0) {
@@ -258,6 +221,11 @@ impl Shared {
         self.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether it is known that a broker comes later, or none: sandboxes do not wait for it.
+    fn is_late(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst) || self.is_hopeless.load(Ordering::SeqCst)
+    }
+
     fn has_key(&self) -> MutexGuard<'_, Option<bool>> {
         self.has_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -287,8 +255,11 @@ impl Shared {
         let listener = socket::directory(&directory, 0o755)
             .and_then(|()| socket::listen_instead(&directory.join("api.sock"), uid))
             .map_err(BrokerError::Socket)?;
+        let hopeless = self.is_hopeless.load(Ordering::SeqCst);
+        let stand_in = hopeless.then(|| StandIn::begin(&listener)).transpose();
         if let Some(grant) = self.grants().get_mut(&sandbox) {
             grant.waiting = Some(listener);
+            grant.stand_in = stand_in.map_err(BrokerError::Socket)?;
         }
         Ok(())
     }
@@ -296,8 +267,10 @@ impl Shared {
     /// Gives the broker a listener that waits for it. It stays waiting when the broker goes away.
     async fn hand_over(&self, control: &Control, sandbox: SandboxId) -> Result<(), BrokerError> {
         fault::fail("broker.grant.before").map_err(BrokerError::Socket)?;
-        let waiting =
-            self.grants().get_mut(&sandbox).map(|grant| (grant.uid, grant.waiting.take()));
+        let waiting = self.grants().get_mut(&sandbox).map(|grant| {
+            grant.stand_in = None;
+            (grant.uid, grant.waiting.take())
+        });
         let Some((uid, Some(listener))) = waiting else { return Ok(()) };
         let handed = control.grant(sandbox.0, uid, listener.as_fd()).await;
         fault::point("broker.grant.after");
@@ -317,9 +290,32 @@ impl Shared {
     fn wait_for_next(&self) {
         self.leaving.store(true, Ordering::SeqCst);
         self.lose();
+        self.for_each(|sandbox| self.prepare(sandbox));
+    }
+
+    /// No broker is to be expected: whoever knocks is told so until there is one.
+    fn despair(&self) {
+        if !self.is_hopeless.swap(true, Ordering::SeqCst) {
+            tracing::error!("there is still no broker; turns fail until ash-broker.service runs");
+            self.for_each(|sandbox| self.stand_in(sandbox));
+        }
+    }
+
+    /// Has those answered who knock, and those who wait already.
+    fn stand_in(&self, sandbox: SandboxId) -> Result<(), BrokerError> {
+        let mut grants = self.grants();
+        let Some(Grant { waiting: Some(listener), stand_in, .. }) = grants.get_mut(&sandbox) else {
+            drop(grants);
+            return self.prepare(sandbox);
+        };
+        *stand_in = Some(StandIn::begin(listener).map_err(BrokerError::Socket)?);
+        Ok(())
+    }
+
+    fn for_each(&self, act: impl Fn(SandboxId) -> Result<(), BrokerError>) {
         let sandboxes: Vec<SandboxId> = self.grants().keys().copied().collect();
         for sandbox in sandboxes {
-            if let Err(error) = self.prepare(sandbox) {
+            if let Err(error) = act(sandbox) {
                 tracing::warn!(ash_sandbox = %sandbox, %error, "a sandbox has no way to the model for now");
             }
         }
@@ -347,6 +343,7 @@ impl Shared {
         let known = control.granted().await?;
         // Before it is seen who is there: who comes later waits for this broker.
         self.leaving.store(false, Ordering::SeqCst);
+        self.is_hopeless.store(false, Ordering::SeqCst);
         let wanted: Vec<(SandboxId, bool)> =
             self.grants().iter().map(|(id, grant)| (*id, grant.waiting.is_some())).collect();
         for (sandbox, waiting) in wanted {
@@ -432,11 +429,19 @@ async fn supervise(shared: Arc<Shared>, mut first: Option<Events>, reports: mpsc
 }
 
 async fn begin_again(shared: &Shared) -> Events {
-    let mut pause = PAUSE;
+    let (mut pause, lost, mut told) = (PAUSE, Instant::now(), String::new());
     loop {
         match shared.begin().await {
             Ok(events) => return events,
-            Err(error) => tracing::error!(%error, "there is no broker"),
+            // Once, however long it lasts.
+            Err(error) if error.to_string() == told => {}
+            Err(error) => {
+                tracing::error!(%error, "there is no broker");
+                told = error.to_string();
+            }
+        }
+        if lost.elapsed() > shared.setup.hope {
+            shared.despair();
         }
         tokio::time::sleep(pause).await;
         pause = LONGEST_PAUSE.min(pause * 2);

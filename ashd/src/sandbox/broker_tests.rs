@@ -21,6 +21,7 @@ fn setup(dir: &tempfile::TempDir) -> BrokerSetup {
         ca: None,
         key: None,
         patience: Duration::from_millis(50),
+        hope: Duration::from_secs(60),
     }
 }
 
@@ -44,5 +45,43 @@ async fn a_broker_that_comes_late_holds_nobody_up() {
     let read = move || client.read_exact(&mut answer).map(|()| answer);
     let answer = tokio::task::spawn_blocking(read).await.unwrap().unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+    serving.abort();
+}
+
+/// What somebody in the sandbox is answered.
+async fn told(broker: &Broker, sandbox: SandboxId) -> String {
+    let path = broker.directory(sandbox).join("api.sock");
+    let ask = move || {
+        let mut client = UnixStream::connect(path)?;
+        client.write_all(b"GET /v1/files HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).map(|_| answer)
+    };
+    tokio::task::spawn_blocking(ask).await.unwrap().unwrap_or_default()
+}
+
+/// Neither a unit nor a program: every sandbox is told, those from before and new ones, until there
+/// is a broker after all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_does_not_come_is_not_waited_for_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = BrokerSetup { hope: Duration::ZERO, ..setup(&dir) };
+    let socket = setup.socket.clone();
+    let (broker, _usage) = Broker::start(setup, Children::default()).await.unwrap();
+    let (new, old) = (SandboxId::random(), SandboxId::random());
+    broker.grant(new, 0).await.unwrap();
+    broker.adopt(old, 0).await.unwrap();
+    for sandbox in [new, old] {
+        let answer = told(&broker, sandbox).await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("does not run"), "{answer}");
+    }
+    let begin = Begin { roots: rustls::RootCertStore::empty(), key: None, exit_when_unused: None };
+    let listener = server::adopt(control::listen(&socket).unwrap()).unwrap();
+    let serving = tokio::spawn(server::run(listener, begin, std::future::pending()));
+    broker.shared.reach().await.unwrap();
+    for sandbox in [new, old] {
+        let answer = told(&broker, sandbox).await;
+        assert!(answer.starts_with("HTTP/1.1 40"), "{answer}");
+    }
     serving.abort();
 }

@@ -25,6 +25,10 @@ const MAX_RUN_DIR: usize = 48;
 /// How long the start waits for a broker that a service manager runs.
 const BROKER_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long sandboxes wait for the next broker. Longer than the one before may take for the answers
+/// that are under way: TimeoutStopSec= of its unit.
+const BROKER_HOPE: Duration = Duration::from_secs(80);
+
 /// How long an agent may take to stand still. A process that waits for a disk cannot before.
 const STANDSTILL: Duration = Duration::from_secs(1);
 
@@ -90,13 +94,24 @@ pub enum StartError {
     )]
     LongRunDir(PathBuf),
     /// A directory cannot be used.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), fault_of_unit(error))]
     Io {
         /// Which.
         path: PathBuf,
         /// Why.
         error: io::Error,
     },
+}
+
+/// What to mend when the system is closed to us: as installed, the units leave these places open.
+fn fault_of_unit(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; a drop-in of ashd.service closes it, see `systemctl cat ashd`: ReadWritePaths= or \
+             RuntimeDirectory= has to name it"
+        }
+        _ => "",
+    }
 }
 
 /// All sandboxes of this daemon.
@@ -298,6 +313,7 @@ fn broker_setup(setup: &Setup) -> BrokerSetup {
         ca: setup.model_ca.clone(),
         key: setup.model_key.clone(),
         patience: BROKER_PATIENCE,
+        hope: BROKER_HOPE,
     }
 }
 

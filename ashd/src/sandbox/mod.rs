@@ -17,6 +17,7 @@ pub mod limits;
 
 mod children;
 mod socket;
+mod stand_in;
 
 pub mod cgroup;
 pub mod floor;
