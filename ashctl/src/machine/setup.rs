@@ -49,7 +49,9 @@ async fn key(page: &mut Page, options: &Setup) -> Result<(), Failure> {
         return page.say(&format!("Key: {} is there already", path.display()), &document);
     };
     let path = credentials.store(&key).await?;
-    if systemctl::is_active(systemctl::BROKER).await {
+    // One that failed for want of a key it could read is not tried again by itself.
+    let state = systemctl::state(systemctl::BROKER).await;
+    if matches!(state.as_deref(), Some("active" | "failed")) {
         systemctl::tell(&["restart"], systemctl::BROKER).await?;
     }
     let document = json!({"step": "key", "path": path, "changed": true});

@@ -49,6 +49,17 @@ pub fn from_service_manager() -> Result<Option<HeaderValue>, Error> {
     Ok(None)
 }
 
+/// Why the service manager did not even execute the broker, when it is for the key: `status` is how it
+/// says that the service ended (EXIT_STATUS of systemd.exec(5)).
+pub fn why_absent(status: Option<&str>) -> Option<&'static str> {
+    // EXIT_CREDENTIALS.
+    (status == Some("243")).then_some(
+        "the model API key cannot be decrypted here: it was sealed on another machine, or for \
+         another name; `ashctl setup --key-file FILE` stores it anew, and `systemctl restart \
+         ash-broker` takes it over",
+    )
+}
+
 /// Reads the key from its file, without the line end that editors leave. The value's own memory is
 /// overwritten when the last request that uses it is done; what connections have buffered to send is
 /// not. `Debug` never shows it.
@@ -89,6 +100,14 @@ mod tests {
         let key = parse(b"sk-ant-1\r\n").unwrap();
         assert_eq!(key.as_bytes(), b"sk-ant-1");
         assert_eq!(format!("{key:?}"), "Sensitive");
+    }
+
+    #[test]
+    fn only_a_key_that_cannot_be_decrypted_is_explained() {
+        assert!(why_absent(Some("243")).unwrap().contains("ashctl setup --key-file"));
+        for other in [None, Some("0"), Some("1"), Some("KILL")] {
+            assert_eq!(why_absent(other), None);
+        }
     }
 
     #[test]

@@ -29,6 +29,10 @@ struct Arguments {
     /// What to log at most: off, error, warn or info
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: LevelFilter,
+
+    /// Say why the service ended, if it could not itself, and exit: for ExecStopPost=
+    #[arg(long)]
+    explain_end: bool,
 }
 
 /// Why the broker did not run.
@@ -55,6 +59,12 @@ fn main() -> ExitCode {
         // What is finer is not ours, and may quote what passes.
         .with_max_level(arguments.log.min(LevelFilter::INFO))
         .init();
+    if arguments.explain_end {
+        if let Some(sentence) = key::why_absent(std::env::var("EXIT_STATUS").ok().as_deref()) {
+            error!("{sentence}");
+        }
+        return ExitCode::SUCCESS;
+    }
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -41,7 +41,11 @@ pub(super) async fn all(places: &Places, bus: Option<&str>) -> Readings {
         disk: disk::disk(&config),
         swap: disk::swap(),
         runtime: runtime(libexec, service::value(&config, "sandbox.claude")),
-        key: Key { is_at_broker, ..service::key(&places.etc_dir) },
+        key: Key {
+            is_at_broker,
+            is_undecryptable: service::is_undecryptable().await,
+            ..service::key(&places.etc_dir)
+        },
         is_clock_synchronised: service::clock().await,
         vulnerabilities: kernel::vulnerabilities(),
         is_smt_on: line("/sys/devices/system/cpu/smt/active").as_deref() == Some("1"),

@@ -151,6 +151,8 @@ pub(super) struct Key {
     pub(super) is_hidden: bool,
     /// Whether the broker that runs has one; absent when nobody can tell.
     pub(super) is_at_broker: Option<bool>,
+    /// Whether the service manager could not decrypt it when it last started the broker.
+    pub(super) is_undecryptable: bool,
     /// Whether `ANTHROPIC_API_KEY` is set here.
     pub(super) is_in_environment: bool,
 }

@@ -16,6 +16,7 @@ use super::{PATIENCE, first_line};
 use crate::bus::Bus;
 use crate::failure::Failure;
 use crate::machine::program;
+use crate::systemctl::BROKER;
 
 /// Asks `ashd` what it would run with.
 pub(super) async fn config() -> Config {
@@ -80,8 +81,16 @@ pub(super) fn key(etc: &Path) -> Key {
         is_hidden: plain.is_err() || encrypted.is_err(),
         plain: plain.ok().flatten(),
         encrypted: encrypted.ok().flatten(),
+        is_undecryptable: false,
         is_in_environment: std::env::var_os("ANTHROPIC_API_KEY").is_some_and(|key| !key.is_empty()),
     }
+}
+
+/// Whether the broker did not start because its key cannot be decrypted (EXIT_CREDENTIALS of
+/// systemd.exec(5)).
+pub(super) async fn is_undecryptable() -> bool {
+    let show = ["show", "--property=ExecMainStatus", "--value", BROKER];
+    first_line("systemctl", &show).await.as_deref() == Some("243")
 }
 
 /// Whether the clock is synchronised, as timedated or timesyncd says.

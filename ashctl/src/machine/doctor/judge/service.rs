@@ -6,11 +6,22 @@ use super::super::readings::{Config, Daemon, KeyFile, Readings};
 /// Keys of the configuration that hold or name the model API key.
 const KEYS: [&str; 2] = ["model.key", "model.key_file"];
 
+/// The key as a credential that is encrypted.
+const SEALED: &str = "/etc/credstore.encrypted/ash-model-key.sealed";
+
 /// What the broker says goes before what lies about, but a key that others can read is told first.
 pub(super) fn key(readings: &Readings) -> Finding {
     let found = stored_key(readings);
     let key = &readings.key;
     let is_open = key.encrypted.or(key.plain).is_some() && found.grade != Grade::Ok;
+    if key.is_undecryptable && !is_open {
+        return Finding::missing(
+            found.name,
+            format!("systemd cannot decrypt it on this machine: {SEALED}"),
+            "run `ashctl setup --key-file FILE`, which stores it anew, and `systemctl restart \
+             ash-broker`",
+        );
+    }
     match (key.is_at_broker, found.grade) {
         (Some(true), Grade::Warn | Grade::Missing) if !is_open => {
             Finding::ok(found.name, "the broker has one")
@@ -39,10 +50,7 @@ fn no_key(name: &'static str) -> Finding {
 fn stored_key(readings: &Readings) -> Finding {
     let name = "Model key";
     let key = &readings.key;
-    let files = [
-        ("/etc/credstore.encrypted/ash-model-key.sealed", key.encrypted),
-        ("/etc/credstore/ash-model-key", key.plain),
-    ];
+    let files = [(SEALED, key.encrypted), ("/etc/credstore/ash-model-key", key.plain)];
     if let Some((path, file)) = files.iter().find_map(|(path, file)| Some((path, (*file)?))) {
         return credential(name, path, file);
     }

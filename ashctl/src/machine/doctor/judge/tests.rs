@@ -180,6 +180,14 @@ fn the_broker_knows_best_whether_it_has_a_key() {
 }
 
 #[test]
+fn a_key_that_cannot_be_decrypted_is_told() {
+    let found = without(|it| it.key.is_undecryptable = true);
+    let [(name, grade, detail)] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((*name, *grade), ("Model key", Grade::Missing));
+    assert!(detail.contains("cannot decrypt") && detail.contains(".sealed"), "{detail}");
+}
+
+#[test]
 fn what_could_not_be_tried_is_told_by_its_kind() {
     let shares = |can_reflink, kind: &str| {
         let mut readings = fit();
