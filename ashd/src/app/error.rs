@@ -74,11 +74,13 @@ impl AppError {
 
 /// Whether another start would find the same.
 fn is_lasting(error: &StartError) -> bool {
-    matches!(
-        error,
-        StartError::BelowFloor(_)
-            | StartError::LongRunDir(_)
-            | StartError::Cgroup(CgroupError::NotMounted | CgroupError::Missing { .. })
-            | StartError::Launcher(LauncherError::Differs { .. } | LauncherError::Version(_))
-    )
+    let is_closed = |error: &io::Error| error.kind() == io::ErrorKind::ReadOnlyFilesystem;
+    matches!(error, StartError::Io { error, .. } if is_closed(error))
+        || matches!(
+            error,
+            StartError::BelowFloor(_)
+                | StartError::LongRunDir(_)
+                | StartError::Cgroup(CgroupError::NotMounted | CgroupError::Missing { .. })
+                | StartError::Launcher(LauncherError::Differs { .. } | LauncherError::Version(_))
+        )
 }

@@ -47,13 +47,23 @@ pub enum LockError {
         own: u32,
     },
     /// It cannot be made or used.
-    #[error("cannot use the state directory {}: {source}", dir.display())]
+    #[error("cannot use the state directory {}: {source}{}", dir.display(), fault_of_unit(source))]
     Unusable {
         /// The directory.
         dir: PathBuf,
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// What to mend when the file system is closed to us alone: as installed, the unit leaves it open.
+fn fault_of_unit(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; if the disk is writable, a drop-in of ashd.service closes it: see `systemctl cat ashd`"
+        }
+        _ => "",
+    }
 }
 
 /// A state directory that is ours until this is dropped, or the process ends, however it ends.
