@@ -1,4 +1,4 @@
-.PHONY: run test test-long vm bench deb rpm install uninstall clean fmt lint
+.PHONY: run test test-long vm bench deb rpm payload install uninstall clean fmt lint
 
 run:
 	@scripts/run.sh
@@ -18,8 +18,8 @@ bench:
 deb rpm:
 	@scripts/package.sh $@
 
-install uninstall:
-	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" scripts/install.sh $@
+payload install uninstall:
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" PAYLOAD="$(PAYLOAD)" scripts/install.sh $@
 
 clean:
 	@scripts/clean.sh

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Installs what packages hold, or removes it again: `install.sh install`, `install.sh uninstall`.
-# Without DESTDIR also does on this system what the packages' scripts do.
+# Without DESTDIR also does on this system what the packages' scripts do. `install.sh payload` makes
+# what is installed, for a machine that has no cargo.
 #
 #   DESTDIR  directory that stands for /
 #   PREFIX   beneath which things are (/usr/local); what D-Bus and polkit read stays beneath /usr, where they look for it
 #   BUILT    directory of programs that are built already; without it they are built for release
+#   PAYLOAD  directory of what `install.sh payload` made, on whatever machine: nothing is built then
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -12,6 +14,19 @@ set -euo pipefail
 . "$ROOT/scripts/payload.sh"
 # shellcheck source=packaging/common.sh
 . "$ROOT/packaging/common.sh"
+
+# Into target/payload, which goes with this checkout to the other machine.
+keep_payload() {
+    local out=$ROOT/target/payload program
+    rm -rf "$out"
+    mkdir -p "$out/bin"
+    payload "$work"
+    cp -r "$made" "$out/made"
+    while read -r program; do
+        strip -o "$out/bin/$program" "$bin/$program"
+    done < <(sed -n 's/^bin:\([^ ]*\) .*/\1/p' packaging/files)
+    say "made target/payload; with this checkout, PAYLOAD=target/payload make install needs no cargo"
+}
 
 install_all() {
     local next=restart_running
@@ -32,12 +47,14 @@ uninstall_all() {
 DESTDIR=${DESTDIR:-} PREFIX=${PREFIX:-/usr/local}
 lib=$PREFIX/lib/ash
 cd "$ROOT"
-[ -n "$DESTDIR" ] || need_root
+[ -n "$DESTDIR" ] || [ "${1:-}" = payload ] || need_root
+bin='' made=''
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-payload "$work"
 case ${1:-} in
-    install) install_all ;;
-    uninstall) uninstall_all ;;
-    *) die "install or uninstall" ;;
+    payload) PAYLOAD='' keep_payload ;;
+    install) payload "$work" && install_all ;;
+    # Of what was made only the configuration file matters: whether it was changed.
+    uninstall) pages "$work" && uninstall_all ;;
+    *) die "install, uninstall or payload" ;;
 esac

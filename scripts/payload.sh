@@ -2,20 +2,34 @@
 # What is packaged and installed: the programs, and what is made from their definitions. Sourced,
 # after lib.sh, never run.
 
-# Builds it, unless BUILT says where the programs are, and makes pages in a directory beneath $1.
+# Takes it from where PAYLOAD says, or makes it beneath $1: programs, unless BUILT says where they
+# are, and pages.
 payload() {
-    local profile=()
-    made=$1/made
+    if [ -n "${PAYLOAD:-}" ]; then
+        bin=$PAYLOAD/bin made=$PAYLOAD/made
+        [ -x "$bin/ashd" ] || die "there is no bin/ashd in PAYLOAD=$PAYLOAD; \`make payload\` makes it"
+        return 0
+    fi
     bin=${BUILT:-}
     if [ -z "$bin" ]; then
-        bin=$1/bin profile=(--release)
+        bin=$1/bin
         ASH_LIBEXEC_DIR=$bin "$ROOT/scripts/build.sh" release
     fi
+    pages "$1"
+}
+
+# Makes only the pages, or takes them from where PAYLOAD says. Built as the programs are, so that
+# most of it is there.
+pages() {
+    local profile=(--release)
+    made=${PAYLOAD:-$1}/made
+    [ -z "${PAYLOAD:-}" ] || return 0
+    [ -z "${BUILT:-}" ] || profile=()
     say "making manual pages and completions"
     cargo run --quiet --locked "${profile[@]}" -p ash-pages -- "$made"
 }
 
 # Runs scripts/stage.py with the payload.
 stage() {
-    python3 "$ROOT/scripts/stage.py" "$@" --bin "$bin" --made "$made"
+    python3 -B "$ROOT/scripts/stage.py" "$@" ${bin:+--bin "$bin"} --made "$made"
 }

@@ -14,6 +14,7 @@ import email.utils
 import gzip
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -109,7 +110,7 @@ class Stage:
             make_directories(target.parent)
             fresh = target.with_name(target.name + ".new")
             if entry.source.startswith("bin:"):
-                subprocess.run(["strip", "-o", fresh, self.source(entry)], check=True)
+                put_program(self.source(entry), fresh)
             else:
                 fresh.write_bytes(self.content(entry))
             fresh.chmod(entry.mode)
@@ -147,6 +148,14 @@ class Stage:
             text += "doc = true\n" if "doc" in entry.flags else ""
             text += "config = 'noreplace'\n" if "config" in entry.flags else ""
         return text
+
+
+def put_program(source: Path, target: Path) -> None:
+    """Without what only debuggers read, where binutils is there to take it off."""
+    if shutil.which("strip"):
+        subprocess.run(["strip", "-o", target, source], check=True)
+    else:
+        shutil.copyfile(source, target)
 
 
 def make_directories(directory: Path) -> None:
