@@ -31,6 +31,9 @@ PACKAGES = [
     "kmod",
     "libpam-systemd",
     "linux-image-cloud-amd64",
+    "make",
+    "needrestart",
+    "openssh-server",
     "perl-base",
     "polkitd",
     "procps",
@@ -71,6 +74,10 @@ mkdir -p payload var/log/journal "$wants"
 ln -s ../ash-vm-agent.service "$wants/ash-vm-agent.service"
 # The console is a file for the kernel's last words; a getty would hang it up.
 ln -s /dev/null etc/systemd/system/serial-getty@ttyS0.service
+# These run when a journey says so: a server is something else that listens, and needrestart, which
+# apt would call, may restart what drives this machine.
+rm -f etc/systemd/system/multi-user.target.wants/ssh.service etc/systemd/system/sshd.service
+rm -f etc/systemd/system/sockets.target.wants/ssh.socket etc/apt/apt.conf.d/99needrestart
 for timer in apt-daily apt-daily-upgrade dpkg-db-backup e2scrub_all fstrim man-db; do
     ln -sf /dev/null "etc/systemd/system/$timer.timer"
 done
