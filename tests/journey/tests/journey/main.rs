@@ -3,6 +3,7 @@
 
 mod support;
 
+mod anything;
 mod busy;
 mod calls;
 mod commands;
@@ -14,6 +15,7 @@ mod disk;
 mod files;
 mod journey;
 mod killed;
+mod lasting;
 mod leftovers;
 mod limits;
 mod model;

@@ -66,7 +66,7 @@ fn check_fork(api: &Api, (id, shown): (&str, &Value), parent: &Facts, lossy: boo
     Ok(())
 }
 
-pub(super) fn sessions(api: &Api) -> Result<Vec<Value>> {
+pub(crate) fn sessions(api: &Api) -> Result<Vec<Value>> {
     let listed = api.call("GET", "/api/sessions?limit=1000", None)?.expect(200)?;
     Ok(listed["sessions"].as_array().context("no sessions")?.clone())
 }
@@ -263,7 +263,7 @@ fn check_agent(api: &Api, deployed: &Deployed) -> Result<()> {
 }
 
 /// Removes all sessions and the agent `extra`, and checks that nothing else is there than before.
-pub(super) fn clean(ash: &Ash, before: &Snapshot) -> Result<()> {
+pub(crate) fn clean(ash: &Ash, before: &Snapshot) -> Result<()> {
     let api = ash.api();
     for session in sessions(&api)? {
         api.purge(session["id"].as_str().context("a session has no id")?)?;

@@ -6,7 +6,7 @@ mod load;
 
 #[expect(unreachable_pub, reason = "the table is the daemon's own")]
 #[path = "../../../../../ashd/src/fault/points.rs"]
-mod points;
+pub(crate) mod points;
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -17,7 +17,8 @@ use ash_journey::{Ash, Client, Options, process};
 use rustix::process::Signal;
 use serde_json::json;
 
-use self::check::{check, clean};
+use self::check::check;
+pub(crate) use self::check::{clean, sessions};
 use self::load::{Known, Load};
 use crate::support::is_long;
 

@@ -1,0 +1,234 @@
+//! What an agent has written lasts: whatever it is, however often its session is set aside and goes
+//! on, and also when it is saved in the middle of being written.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use ash_journey::process::until;
+use ash_journey::{Client, Options};
+use serde_json::{Value, json};
+
+use crate::support::{Talk, both_engines, is_long};
+
+const SCRIPT: &str = include_str!("inside/lasting.py");
+
+/// A session of an agent that has the script, whose files may be of any size.
+fn begin(options: Options) -> Result<Talk> {
+    let mut talk = Talk::begin(options.config("[sandbox]\nfile_size = \"8GiB\"\n"))?;
+    let folder = talk.ash.folder("lasting", "Answer briefly.")?;
+    std::fs::write(folder.join("lasting.py"), SCRIPT)?;
+    talk.meet("lasting")?;
+    Ok(talk)
+}
+
+impl Talk {
+    fn workspace(&self) -> PathBuf {
+        self.ash.data_dir().join("sessions").join(&self.session).join("workspace")
+    }
+
+    /// A line for everything that is there, but for what the script itself has come with.
+    fn look(&self, dir: &str) -> Result<BTreeSet<String>> {
+        let script = self.ash.agents_dir().join("lasting/lasting.py");
+        let mut python = Command::new("python3");
+        let looked =
+            python.arg("-B").arg(script).arg("look").arg(self.workspace().join(dir)).output()?;
+        ensure!(looked.status.success(), "{}", String::from_utf8_lossy(&looked.stderr));
+        Ok(String::from_utf8(looked.stdout)?.lines().map(str::to_owned).collect())
+    }
+
+    /// The agent runs the script to its end.
+    fn script(&self, what: &str) -> Result<()> {
+        let said =
+            self.ask(&self.bash(&format!("python3 -B lasting.py {what} && echo written")))?;
+        ensure!(said.contains("written"), "{said}");
+        Ok(())
+    }
+
+    /// The agent leaves the script running.
+    fn leave_running(&self, what: &str) -> Result<()> {
+        let run = format!("setsid python3 -B lasting.py {what} > /dev/null 2>&1 & echo");
+        ensure!(self.api.exec(&self.session, &run)?.code == 0);
+        Ok(())
+    }
+
+    fn turn(&self, verb: &str, status: &str) -> Result<()> {
+        let shown = self.api.turn_to(&self.session, verb)?;
+        ensure!(shown == status, "{verb} led to {shown}");
+        Ok(())
+    }
+
+    /// Sets the session aside, and takes its files away: they are to come from the store.
+    fn lose_files(&mut self) -> Result<()> {
+        self.turn("stop", "stopped")?;
+        // What is saved in the background is saved before the daemon goes.
+        self.ash.terminate()?;
+        let place = self.workspace();
+        std::fs::remove_dir_all(place.parent().context("a workspace lies in a directory")?)?;
+        self.boot()
+    }
+}
+
+fn same(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Result<()> {
+    let some = |lines: Vec<&String>| lines.into_iter().take(5).cloned().collect::<Vec<_>>();
+    let (gone, come) =
+        (some(before.difference(after).collect()), some(after.difference(before).collect()));
+    ensure!(gone.is_empty() && come.is_empty(), "gone: {gone:#?}\ncome: {come:#?}");
+    Ok(())
+}
+
+/// How a session is set aside and goes on, in turn.
+const WAYS: [&str; 6] = ["pause", "stop", "crash", "pause", "restart", "lose"];
+
+both_engines!(a_hundred_times_set_aside);
+
+/// By hand, by the end of the daemon and of its files; beside it the agent writes all the time. What
+/// is there when nobody writes any more is there when the session goes on, and nothing of it is torn.
+fn a_hundred_times_set_aside(options: Options) -> Result<()> {
+    let mut talk = begin(options)?;
+    for round in 0..if is_long() { 100 } else { 6 } {
+        let way = WAYS[round % WAYS.len()];
+        talk.ask(&talk.bash(&format!("echo {round} >> rounds")))?;
+        talk.leave_running("noise noise")?;
+        until("files to be written", || {
+            std::fs::read_dir(talk.workspace().join("noise")).is_ok_and(|all| all.count() > 10)
+        })?;
+        set_aside(&mut talk, way).with_context(|| format!("round {round}: {way}"))?;
+    }
+    let told = talk.ask("[[history]]")?;
+    ensure!(told.contains("echo 0 >> rounds"), "{told}");
+    let rounds = talk.api.exec(&talk.session, "wc -l < rounds")?.stdout;
+    ensure!(rounds.trim() == if is_long() { "100" } else { "6" }, "{rounds}");
+    talk.ash.finish()
+}
+
+fn set_aside(talk: &mut Talk, way: &str) -> Result<()> {
+    match way {
+        "pause" => {
+            talk.turn("pause", "paused")?;
+            talk.turn("resume", "active")?;
+        }
+        "crash" => talk.crash()?,
+        "restart" => {
+            talk.ash.terminate()?;
+            let before = talk.look(".")?;
+            talk.boot()?;
+            talk.turn("resume", "active")?;
+            same(&before, &talk.look(".")?)?;
+        }
+        "lose" => {
+            talk.turn("stop", "stopped")?;
+            let before = talk.look(".")?;
+            talk.turn("resume", "active")?;
+            talk.lose_files()?;
+            talk.turn("resume", "active")?;
+            same(&before, &talk.look(".")?)?;
+        }
+        _ => {
+            talk.turn("stop", "stopped")?;
+            let before = talk.look(".")?;
+            talk.turn("resume", "active")?;
+            same(&before, &talk.look(".")?)?;
+        }
+    }
+    // Whoever still writes does not need to; whole files have their hashes as names.
+    let check =
+        "pkill -f 'lasting.py nois[e]'; cd noise && sha256sum -- [0-9a-f]* | awk '$1 != $2' | head";
+    let torn = talk.api.exec(&talk.session, check)?;
+    ensure!(torn.stdout.is_empty() && torn.code == 0, "torn: {}{}", torn.stdout, torn.stderr);
+    Ok(())
+}
+
+#[test]
+fn whatever_a_tree_holds_comes_back() -> Result<()> {
+    let mut talk = begin(Options::stub())?;
+    talk.script("tree tree")?;
+    comes_back(&mut talk, "tree", "one of everything, and 5 GiB of holes")?;
+    talk.ash.finish()
+}
+
+#[test]
+fn many_files_come_back() -> Result<()> {
+    let count = if is_long() { 100_000 } else { 1_000 };
+    let mut talk = begin(Options::stub())?;
+    talk.script(&format!("many many {count}"))?;
+    comes_back(&mut talk, "many", &format!("{count} files"))?;
+    talk.ash.finish()
+}
+
+#[test]
+fn a_large_file_comes_back() -> Result<()> {
+    let (mib, hole) = if is_long() { (5 * 1024, 512) } else { (40, 5 * 1024) };
+    let mut talk = begin(Options::stub())?;
+    talk.script(&format!("large large {mib} {hole}"))?;
+    comes_back(&mut talk, "large", &format!("{mib} MiB of noise behind {hole} MiB of hole"))?;
+    talk.ash.finish()
+}
+
+/// Saves, loses the files, and has them back; says how long that took.
+fn comes_back(talk: &mut Talk, dir: &str, what: &str) -> Result<()> {
+    let began = Instant::now();
+    let path = format!("/api/sessions/{}/checkpoints", talk.session);
+    let made = talk.api.call("POST", &path, Some(&json!({ "name": "whole" })))?.expect(201)?;
+    let saved = began.elapsed();
+    ensure!(made["checkpoint"]["leftOut"] == 0, "{made}");
+    let before = talk.look(dir)?;
+    talk.lose_files()?;
+    let began = Instant::now();
+    talk.turn("resume", "active")?;
+    let back = began.elapsed();
+    same(&before, &talk.look(dir)?)?;
+    tell(what, saved, back, &made["checkpoint"]);
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "figures are for those who run the test")]
+fn tell(what: &str, saved: Duration, back: Duration, point: &Value) {
+    println!(
+        "{what}: saved in {saved:.1?}, back in {back:.1?}, {} bytes written",
+        point["written"]
+    );
+}
+
+/// Every checkpoint is of one moment, whatever is written meanwhile.
+#[test]
+fn a_tree_that_changes_is_saved_as_it_was_at_one_moment() -> Result<()> {
+    let talk = begin(Options::stub())?;
+    // What takes long to look at, so that a cut is not of one moment by chance.
+    talk.script("many many 300")?;
+    talk.leave_running("pairs pairs 50")?;
+    let last = talk.workspace().join("pairs/b/49");
+    let moved = || std::fs::read_to_string(&last).is_ok_and(|text| text.trim() != "0");
+    until("the pairs to move", moved)?;
+    let mut steps = BTreeSet::new();
+    for round in 0..if is_long() { 100 } else { 6 } {
+        let path = format!("/api/sessions/{}/fork", talk.session);
+        let made = talk.api.call("POST", &path, None)?.expect(201)?;
+        let child = made["session"]["id"].as_str().context("the fork has no id")?;
+        steps.insert(check_pairs(&talk, child).with_context(|| format!("round {round}"))?);
+        talk.api.purge(child)?;
+    }
+    ensure!(steps.len() > 3, "nothing moved meanwhile: {steps:?}");
+    talk.ash.finish()
+}
+
+/// All pairs of a fork are of one step, or of two that follow on each other; returns the first's.
+fn check_pairs(talk: &Talk, child: &str) -> Result<u64> {
+    let place = talk.ash.data_dir().join("sessions").join(child).join("workspace/pairs");
+    let read = |file: String| -> Result<u64> {
+        let text = std::fs::read_to_string(place.join(&file)).context(file.clone())?;
+        text.trim().parse().with_context(|| format!("{file}: {text:?}"))
+    };
+    // In the order in which they are written: what comes first is never behind.
+    let mut all = vec![];
+    for n in 0..50 {
+        all.extend([read(format!("a/{n}"))?, read(format!("b/{n}"))?]);
+    }
+    let first = all[0];
+    let falls = all.windows(2).filter(|two| two[0] != two[1]).count();
+    let fits = falls <= 1 && all.iter().all(|step| *step == first || *step + 1 == first);
+    ensure!(fits, "not of one moment: {all:?}");
+    Ok(first)
+}
