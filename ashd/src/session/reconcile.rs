@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
@@ -19,31 +20,21 @@ use super::frames;
 use super::keeping::{point_of, unkept};
 use super::shared::Shared;
 use crate::domain::{
-    Event, EventKind, NewEvent, Session, SessionChange, SessionId, Status, Timestamp,
+    Event, EventKind, NewEvent, SandboxId, Session, SessionChange, SessionId, Status, Timestamp,
 };
 use crate::fault;
 use crate::sandbox::Running;
 use crate::store::Commit;
 use crate::tree::remove_all;
 
+/// Sessions that are seen to at a time. Each waits for its bridge, for the broker and for the disk.
+const AT_ONCE: usize = 16;
+
 /// Brings everything into agreement.
 pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<(), Refusal> {
-    let mut alive = BTreeSet::new();
-    for session in &sessions {
-        if session.status == Status::Starting && session.parent.is_some() {
-            abandon(shared, session).await?;
-        } else if session.status == Status::Ended {
-            if let Err(error) = put_away(shared, session).await {
-                tracing::error!(ash_session = %session.id, %error, "its end was not finished");
-            }
-        } else if adopt(shared, session).await? {
-            fault::point("reconcile.adopted");
-            alive.insert(session.sandbox);
-        } else {
-            set_aside(shared, session).await?;
-            fault::point("reconcile.set_aside");
-        }
-    }
+    let seen_to = stream::iter(&sessions).map(|session| see_to(shared, session));
+    let found: Vec<_> = seen_to.buffer_unordered(AT_ONCE).try_collect().await?;
+    let alive: BTreeSet<SandboxId> = found.into_iter().flatten().collect();
     for sandbox in shared.sandboxes.reap(&alive).await {
         tracing::warn!(ash_sandbox = %sandbox, "removed what was left: a sandbox of no session");
     }
@@ -52,6 +43,24 @@ pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<
     remove_unrecorded(shared).await?;
     fault::point("reconcile.removed");
     take_over_old(shared).await
+}
+
+/// Brings a session into agreement. Its sandbox, if it is gone on with.
+async fn see_to(shared: &Arc<Shared>, session: &Session) -> Result<Option<SandboxId>, Refusal> {
+    if session.status == Status::Starting && session.parent.is_some() {
+        abandon(shared, session).await?;
+    } else if session.status == Status::Ended {
+        if let Err(error) = put_away(shared, session).await {
+            tracing::error!(ash_session = %session.id, %error, "its end was not finished");
+        }
+    } else if adopt(shared, session).await? {
+        fault::point("reconcile.adopted");
+        return Ok(Some(session.sandbox));
+    } else {
+        set_aside(shared, session).await?;
+        fault::point("reconcile.set_aside");
+    }
+    Ok(None)
 }
 
 /// Makes points of what was kept of ended sessions before there were points.
