@@ -5,11 +5,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 
 use super::api::{Caller, Refusal};
@@ -169,18 +170,34 @@ impl Opened {
 
 impl Content {
     fn piece(&self, at: u64, length: usize) -> io::Result<Bytes> {
-        let mut bytes = vec![0; length];
-        match self {
-            Content::Disk(file) => file.read_exact_at(&mut bytes, at)?,
+        let bytes = match self {
+            Content::Disk(file) => read_exact(file, at, length)?,
             Content::Kept(reading) => {
+                let mut bytes = vec![0; length];
                 let read = reading.read_at(&mut bytes, at).map_err(io::Error::other)?;
                 if read < length {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
+                bytes
             }
-        }
+        };
         Ok(bytes.into())
     }
+}
+
+/// Reads so many bytes into memory that is not filled with zeros first.
+fn read_exact(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        let at = at + bytes.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
 }
 
 struct Kept<'a> {
