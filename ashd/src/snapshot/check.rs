@@ -1,88 +1,173 @@
-//! Whether everything of a point is there.
+//! Whether everything of points is there, and what becomes of them when it is not.
+//!
+//! What is damaged does not only concern the points that there are: a chunk that counts as stored
+//! is not stored again, so points to come would be damaged as well. [`Vault::set_right`] forgets such
+//! chunks, and what is known of sessions' files. The next cut then reads everything and stores again
+//! what is still there, which mends the older points that have it in common.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
+use std::fs::File;
 
-use super::SnapshotError;
+use uuid::Uuid;
+
 use super::chunk::ChunkId;
-use super::node::{Data, Node, What};
+use super::pack;
 use super::vault::Vault;
+use super::walk::{Depth, Walk};
+use super::{Damage, SnapshotError, deeply};
 use crate::domain::Root;
 
-/// What was found of a point.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Checked {
-    /// Chunks, each counted once.
+/// A pack that is of no use.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BadPack {
+    /// Which.
+    pub pack: Uuid,
+    /// What is wrong with it, a sentence.
+    pub how: String,
+}
+
+/// What was found of a tenant's points.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Chunks of all points, each counted once.
     pub chunks: u64,
+    /// Points that are not whole.
+    pub damaged: Vec<Damage>,
+    /// Packs that are not there or cannot be read at all.
+    pub packs: Vec<BadPack>,
+    rotten: Vec<ChunkId>,
 }
 
 impl Vault {
+    /// Looks at points: whether every chunk is there and, with `deep`, what was saved. What is damaged
+    /// is noted, so that whoever lists points is told. They are asked for when nothing can be collected
+    /// any more, until this is done.
+    ///
+    /// # Errors
+    /// What `points` says, and when the store cannot be read.
+    pub fn survey<E: From<SnapshotError>>(
+        &self,
+        deep: bool,
+        points: impl FnOnce() -> Result<Vec<Root>, E>,
+    ) -> Result<Survey, E> {
+        let _pin = self.gate.enter();
+        let points = points()?;
+        Ok(deeply(|| self.look_at(&points, deep))?)
+    }
+
+    fn look_at(&self, points: &[Root], deep: bool) -> Result<Survey, SnapshotError> {
+        let depth = if deep { Depth::Content } else { Depth::Present };
+        let mut walk = Walk::new(self, depth);
+        let mut damaged = vec![];
+        for root in points {
+            if let Some(wrong) = walk.follow(*root)? {
+                damaged.push(wrong.of(*root));
+            }
+        }
+        self.note(points, &damaged, deep)?;
+        let rotten = walk.rotten.iter().copied().collect();
+        let chunks = walk.into_met().len() as u64;
+        Ok(Survey { chunks, damaged, packs: self.bad_packs()?, rotten })
+    }
+
+    /// Sees to it that what was found damaged is stored again where sessions still have it.
+    /// Returns whether there was anything to do.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn set_right(&self, survey: &Survey) -> Result<bool, SnapshotError> {
+        let mut lost = false;
+        for pack in &survey.packs {
+            lost |= self.index().forget(pack.pack)?;
+            self.close(pack.pack);
+        }
+        if lost || !survey.damaged.is_empty() {
+            self.store_again(&survey.rotten)?;
+        }
+        Ok(lost || !survey.rotten.is_empty())
+    }
+
+    /// Forgets that these chunks are stored, and what is known of sessions' files.
+    pub(super) fn store_again(&self, rotten: &[ChunkId]) -> Result<(), SnapshotError> {
+        rotten.iter().try_for_each(|chunk| self.index().disown(*chunk))?;
+        self.forget_all()
+    }
+
     /// Checks that every chunk of a point is there; with `deep`, that each is what was saved.
     ///
     /// # Errors
-    /// [`SnapshotError::Damaged`] for the first that is not.
-    pub fn check(&self, root: Root, deep: bool) -> Result<Checked, SnapshotError> {
-        let _pin = self.gate.enter();
-        let seen = self.reach(&[root])?;
-        for id in &seen {
-            match deep {
-                true => drop(self.chunk(*id)?),
-                false if self.index().find(*id)?.is_none() => {
-                    let what = format!("chunk {id:?}");
-                    return Err(SnapshotError::Damaged { what, how: "it is missing" });
-                }
-                false => {}
+    /// [`SnapshotError::Damaged`] when one is not.
+    #[cfg(test)]
+    pub(super) fn check(&self, root: Root, deep: bool) -> Result<u64, SnapshotError> {
+        let survey = self.survey(deep, || Ok::<_, SnapshotError>(vec![root]))?;
+        match survey.damaged.first() {
+            Some(damage) => {
+                Err(SnapshotError::Damaged { what: damage.to_string(), how: "so is the point" })
             }
+            None => Ok(survey.chunks),
         }
-        Ok(Checked { chunks: seen.len() as u64 })
     }
 
-    /// Every chunk of points. Nodes and lists are read, files are not.
+    /// The first of some points that is whole, every chunk of it.
     ///
-    /// One chunk can be several things: nothing keeps an agent from writing a file that has the
-    /// bytes of a directory. So what was followed, and as what, is kept apart from what was met.
-    pub(super) fn reach(&self, roots: &[Root]) -> Result<HashSet<ChunkId>, SnapshotError> {
-        let (mut nodes, mut lists, mut met) = (HashSet::new(), HashSet::new(), HashSet::new());
-        let mut todo: Vec<ChunkId> = roots.iter().map(|root| Vault::top(*root)).collect();
-        while let Some(id) = todo.pop() {
-            if !nodes.insert(id) {
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn first_whole(&self, points: &[Root]) -> Result<Option<Root>, SnapshotError> {
+        let _pin = self.gate.enter();
+        deeply(|| {
+            let mut walk = Walk::new(self, Depth::Content);
+            for root in points {
+                let wrong = walk.follow(*root)?;
+                let damaged: Vec<Damage> = wrong.iter().map(|it| it.of(*root)).collect();
+                self.note(&[*root], &damaged, true)?;
+                if damaged.is_empty() {
+                    return Ok(Some(*root));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// Packs that the index or the directory has, and that are of no use.
+    fn bad_packs(&self) -> Result<Vec<BadPack>, SnapshotError> {
+        // In this order: nothing goes meanwhile, but packs may come.
+        let known = self.index().known()?;
+        let there = super::index::on_disk(&self.packs())?;
+        let names: BTreeSet<Uuid> = there.iter().map(|(name, _)| *name).collect();
+        let gone = known.iter().filter(|(name, _)| !names.contains(name));
+        let mut bad: Vec<BadPack> =
+            gone.map(|(pack, _)| BadPack { pack: *pack, how: "it is not there".into() }).collect();
+        for (pack, bytes) in there {
+            // One of the right size was written whole; what is in it is looked at by its chunks.
+            if known.contains(&(pack, bytes)) {
                 continue;
             }
-            match self.node(id)? {
-                Node::Leaves(leaves) => todo.extend(leaves),
-                Node::Leaf(entries) => {
-                    for (_, entry) in entries {
-                        match entry.what {
-                            What::Dir(node) => todo.push(node),
-                            What::File(content) => {
-                                for extent in &content.extents {
-                                    self.reach_data(&extent.data, &mut lists, &mut met)?;
-                                }
-                            }
-                            What::Link(_) | What::Fifo => {}
-                        }
-                    }
-                }
+            let table = File::open(pack::path(&self.packs(), pack)).map_err(SnapshotError::from);
+            if let Err(error) = table.and_then(|file| pack::read_table(&file, pack)) {
+                bad.push(BadPack { pack, how: error.to_string() });
             }
         }
-        met.extend(nodes);
-        met.extend(lists);
-        Ok(met)
+        Ok(bad)
     }
 
-    fn reach_data(
-        &self,
-        data: &Data,
-        lists: &mut HashSet<ChunkId>,
-        met: &mut HashSet<ChunkId>,
-    ) -> Result<(), SnapshotError> {
-        let chunks = match data {
-            Data::Inline(chunks) => chunks.clone(),
-            Data::Listed(all) => {
-                let new = all.iter().filter(|list| lists.insert(list.id)).copied().collect();
-                self.chunks(&Data::Listed(new))?
+    /// Whether the index knows a chunk, as far as that can be told without reading it.
+    pub(super) fn has(&self, id: ChunkId) -> Result<(), SnapshotError> {
+        match self.index().find(id)? {
+            Some(_) => Ok(()),
+            None => {
+                let what = format!("chunk {id:?}");
+                Err(SnapshotError::Damaged { what, how: "it is missing" })
             }
-        };
-        met.extend(chunks.iter().map(|chunk| chunk.id));
-        Ok(())
+        }
+    }
+
+    /// Whether a chunk that could not be used can be read, and is not what was saved. One that
+    /// cannot be read now may be sound.
+    pub(super) fn is_rotten(&self, id: ChunkId) -> Result<bool, SnapshotError> {
+        let Some(place) = self.index().find(id)? else { return Ok(false) };
+        let Ok(file) = File::open(pack::path(&self.packs(), place.pack)) else { return Ok(false) };
+        let cut_off = file.metadata()?.len() < place.row.offset + u64::from(place.row.stored);
+        let Ok(packed) = pack::read(&file, &place.row) else { return Ok(cut_off) };
+        Ok(super::chunk::unpack(id, packed, place.row.length as usize).is_err())
     }
 }

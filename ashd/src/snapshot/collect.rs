@@ -7,11 +7,12 @@ use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
-use super::SnapshotError;
 use super::chunk::{self, ChunkId};
 use super::pack::{self, Row, Writing};
 use super::scan::Scan;
 use super::vault::{PACK, Vault};
+use super::walk::{Depth, Walk};
+use super::{Damage, SnapshotError, deeply};
 use crate::domain::Root;
 
 /// A pack smaller than this is merged with others, in bytes.
@@ -40,6 +41,10 @@ pub struct Collected {
     pub packs: u64,
     /// Bytes that this gave back.
     pub bytes: u64,
+    /// Points that cannot be followed. What they may need stays.
+    pub damaged: u64,
+    /// Packs that stay because of them, or because something in them is damaged.
+    pub held: u64,
 }
 
 /// A pack, and what of it is needed.
@@ -47,6 +52,13 @@ struct Weighed {
     name: Uuid,
     bytes: u64,
     needed: Vec<Row>,
+}
+
+/// What points need, as far as they can be followed.
+struct Reached {
+    needed: HashSet<ChunkId>,
+    lost: Vec<Damage>,
+    rotten: Vec<ChunkId>,
 }
 
 impl Weighed {
@@ -60,8 +72,8 @@ impl Vault {
     /// any more, and until this is done nobody does; `None` when it did not come to that in time.
     ///
     /// # Errors
-    /// What `points` says. [`SnapshotError::Damaged`] when a point cannot be followed: then it is
-    /// not known what is needed, and nothing is removed. When the disk fails.
+    /// What `points` says, and when the disk fails. A point that cannot be followed is no error: what
+    /// it may need is held.
     pub fn collect<E: From<SnapshotError>>(
         &self,
         how: &Collecting,
@@ -73,33 +85,79 @@ impl Vault {
     }
 
     fn sweep(&self, points: &[Root], how: &Collecting) -> Result<Collected, SnapshotError> {
-        let needed = self.reach(points)?;
-        let mut collected = Collected { needed: needed.len() as u64, ..Collected::default() };
+        let Reached { needed, lost, rotten } = deeply(|| self.reach(points))?;
+        let mut collected = Collected {
+            needed: needed.len() as u64,
+            damaged: lost.len() as u64,
+            ..Collected::default()
+        };
         if !how.preview {
+            self.keep_notes_of(points)?;
             self.forget_scans(points)?;
+            if self.note(&[], &lost, false)? {
+                self.store_again(&rotten)?;
+            }
         }
+        let lost: Vec<Root> = lost.iter().map(|damage| damage.root).collect();
+        let held = self.hold(&lost, how.preview)?;
         let old = |name: Uuid| is_older(&pack::path(&self.packs(), name), how.grace);
         let known = self.index().known()?;
         let mut weighed = vec![];
         for (name, bytes) in known.into_iter().filter(|(name, _)| old(*name)) {
-            weighed.push(Weighed { name, bytes, needed: self.needed_of(name, &needed)? });
+            match self.needed_of(name, &needed) {
+                Ok(needed) if !held.contains(&name) => {
+                    weighed.push(Weighed { name, bytes, needed });
+                }
+                Ok(_) | Err(SnapshotError::Damaged { .. }) => collected.held += 1,
+                Err(error) => return Err(error),
+            }
         }
         let small = weighed.iter().filter(|pack| pack.bytes < SMALL).count();
         weighed.retain(|pack| {
             pack.needed_bytes() * 2 < pack.bytes || (small > MANY && pack.bytes < SMALL)
         });
-        let moved: u64 = weighed.iter().map(Weighed::needed_bytes).sum();
-        collected.packs = weighed.len() as u64;
-        let all: u64 = weighed.iter().map(|pack| pack.bytes).sum();
+        let sound = self.sound(weighed, &mut collected)?;
+        let moved: u64 = sound.iter().map(Weighed::needed_bytes).sum();
+        collected.packs = sound.len() as u64;
+        let all: u64 = sound.iter().map(|pack| pack.bytes).sum();
         collected.bytes = all.saturating_sub(moved);
         if !how.preview {
             self.index().flush()?;
-            self.repack(&weighed)?;
-            for pack in &weighed {
+            self.repack(&sound)?;
+            for pack in &sound {
                 self.drop_pack(pack.name)?;
             }
         }
         Ok(collected)
+    }
+
+    /// Every chunk that points need, as far as they can be followed, and the points that cannot.
+    fn reach(&self, points: &[Root]) -> Result<Reached, SnapshotError> {
+        let mut walk = Walk::new(self, Depth::Names);
+        let mut lost = vec![];
+        for root in points {
+            lost.extend(walk.follow(*root)?.map(|wrong| wrong.of(*root)));
+        }
+        let rotten = std::mem::take(&mut walk.rotten).into_iter().collect();
+        Ok(Reached { needed: walk.into_met(), lost, rotten })
+    }
+
+    /// The packs of which everything that is needed can be moved. Damage is not moved, and what is
+    /// damaged is not removed.
+    fn sound(
+        &self,
+        weighed: Vec<Weighed>,
+        collected: &mut Collected,
+    ) -> Result<Vec<Weighed>, SnapshotError> {
+        let mut sound = vec![];
+        for pack in weighed {
+            match pack.needed.iter().try_for_each(|row| self.chunk(row.id).map(drop)) {
+                Ok(()) => sound.push(pack),
+                Err(SnapshotError::Damaged { .. }) => collected.held += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sound)
     }
 
     /// What is known of sessions' files must not name what is about to go.
@@ -116,7 +174,9 @@ impl Vault {
 
     /// The chunks of a pack that are needed, and that are found nowhere else.
     fn needed_of(&self, name: Uuid, needed: &HashSet<ChunkId>) -> Result<Vec<Row>, SnapshotError> {
-        let file = File::open(pack::path(&self.packs(), name))?;
+        let gone =
+            |_| SnapshotError::Damaged { what: format!("pack {name}"), how: "it cannot be opened" };
+        let file = File::open(pack::path(&self.packs(), name)).map_err(gone)?;
         let mut rows = pack::read_table(&file, name)?;
         let index = self.index();
         rows.retain(|row| {
@@ -134,7 +194,7 @@ impl Vault {
             for row in &pack.needed {
                 let packed = pack::read(&file, row)?;
                 let again = pack::read(&file, row)?;
-                // Damage is not moved, and what is damaged is not removed.
+                // It has been looked at, a while ago.
                 chunk::unpack(row.id, again, row.length as usize)?;
                 let open = match &mut writing {
                     Some(open) => open,

@@ -123,6 +123,10 @@ impl Vault {
         let pin = self.gate.enter();
         let path = self.scan(cutting.session);
         let mut scan = Scan::load(&path);
+        if scan.root.is_some_and(|root| self.has(Vault::top(root)).is_err()) {
+            // Its newest pack is gone, and with it what counts as stored.
+            scan = Scan::default();
+        }
         let stash = Mutex::new(Stash::new(self));
         let mut look = Look::new(cutting, &stash, std::mem::take(&mut scan.files));
         let done = look.twice(hold, tell);

@@ -39,8 +39,9 @@ pub(super) struct Index {
 
 impl Index {
     /// Opens the index at `path`, made anew when it is damaged, and brings it into agreement with
-    /// the packs. Packs that cannot be read are said in the log and left alone.
-    pub(super) fn open(path: &Path, packs: &Path) -> Result<Index, SnapshotError> {
+    /// the packs. Packs that cannot be read are said in the log and left alone. Also returns whether
+    /// something that it knew is lost.
+    pub(super) fn open(path: &Path, packs: &Path) -> Result<(Index, bool), SnapshotError> {
         let conn = match connect(path) {
             Ok(conn) => conn,
             Err(error) => {
@@ -51,27 +52,30 @@ impl Index {
         };
         let (fresh, fresh_packs) = (HashMap::new(), vec![]);
         let mut index = Index { conn, packs: packs.to_owned(), fresh, fresh_packs };
-        index.agree()?;
-        Ok(index)
+        let lost = index.agree()?;
+        Ok((index, lost))
     }
 
-    fn agree(&mut self) -> Result<(), SnapshotError> {
-        let there = on_disk(&self.packs)?;
-        let known: HashSet<Uuid> = self.known()?.into_iter().map(|(name, _)| name).collect();
-        let names: HashSet<Uuid> = there.iter().map(|(name, _)| *name).collect();
-        for gone in known.difference(&names) {
-            self.forget(*gone)?;
+    /// Packs never change: one of another size is not what it was.
+    fn agree(&mut self) -> Result<bool, SnapshotError> {
+        let there: HashSet<Known> = on_disk(&self.packs)?.into_iter().collect();
+        let known: HashSet<Known> = self.known()?.into_iter().collect();
+        let mut lost = false;
+        for (gone, _) in known.difference(&there) {
+            tracing::error!(pack = %gone, "a pack of the snapshot store is gone or cut off");
+            lost |= self.forget(*gone)?;
         }
-        for (name, bytes) in there.into_iter().filter(|(name, _)| !known.contains(name)) {
+        for (name, bytes) in there.difference(&known).copied() {
             let table = File::open(pack::path(&self.packs, name)).map_err(SnapshotError::from);
             match table.and_then(|file| pack::read_table(&file, name)) {
                 Ok(rows) => self.add((name, bytes), &rows)?,
                 Err(error) => {
-                    tracing::error!(%error, "a pack of the snapshot store cannot be used")
+                    tracing::error!(%error, "a pack of the snapshot store cannot be used");
+                    lost = true;
                 }
             }
         }
-        Ok(())
+        Ok(lost)
     }
 
     /// Every pack.
@@ -130,12 +134,18 @@ impl Index {
         Ok(())
     }
 
-    /// Forgets a pack and what is in it.
-    pub(super) fn forget(&mut self, name: Uuid) -> Result<(), SnapshotError> {
+    /// Forgets a pack and what is in it; false if it is not known.
+    pub(super) fn forget(&mut self, name: Uuid) -> Result<bool, SnapshotError> {
         self.flush()?;
         let sql = "DELETE FROM chunks WHERE pack = (SELECT key FROM packs WHERE name = ?)";
         self.conn.execute(sql, [name.as_bytes()])?;
-        self.conn.execute("DELETE FROM packs WHERE name = ?", [name.as_bytes()])?;
+        Ok(self.conn.execute("DELETE FROM packs WHERE name = ?", [name.as_bytes()])? > 0)
+    }
+
+    /// Forgets one chunk, so that it is stored again when it is there again.
+    pub(super) fn disown(&mut self, id: ChunkId) -> Result<(), SnapshotError> {
+        self.flush()?;
+        self.conn.execute("DELETE FROM chunks WHERE id = ?", [id.0])?;
         Ok(())
     }
 }

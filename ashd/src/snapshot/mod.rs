@@ -30,15 +30,19 @@ mod read;
 mod restore;
 
 mod browse;
+mod walk;
+
 mod check;
 mod collect;
+mod damage;
 
 pub mod parsers;
 
 pub use browse::{Browser, Listed, Reading};
-pub use check::Checked;
+pub use check::{BadPack, Survey};
 pub use collect::{Collected, Collecting};
 pub use cut::{Cut, Cutting, Hold, LeftOut, Stage, Tell};
+pub use damage::Damage;
 pub use error::SnapshotError;
 pub use gate::Pin;
 pub use restore::{Donor, Restored, Restoring};
@@ -83,6 +87,12 @@ impl Snapshots {
         let vault = Arc::new(Vault::open(&self.0.dir.join(tenant.as_str()))?);
         vaults.insert(tenant.clone(), vault.clone());
         Ok(vault)
+    }
+
+    /// How many points of vaults that are open are known to be damaged.
+    pub fn damaged(&self) -> u64 {
+        let vaults = self.0.vaults.lock().unwrap_or_else(PoisonError::into_inner);
+        vaults.values().map(|vault| vault.damaged()).sum()
     }
 
     /// Every tenant that has a vault.

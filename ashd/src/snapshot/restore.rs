@@ -18,7 +18,7 @@ use super::chunk::ChunkId;
 use super::node::{Content, Entry, What};
 use super::scan::{self, Known, Mark, Scan};
 use super::vault::{Leaf, Vault};
-use super::{SnapshotError, deeply};
+use super::{Damage, SnapshotError, deeply};
 use crate::domain::{Root, SessionId};
 use crate::fault;
 use crate::tree::dir::{self, Dir, Kind};
@@ -90,7 +90,26 @@ impl Vault {
         if built.is_err() {
             remove_all(restoring.parent, &part)?;
         }
+        self.note_of(root, &built, restoring.donor.is_none())?;
         built
+    }
+
+    /// What was found out about a point on the way; it was read `whole` if nothing came from elsewhere.
+    fn note_of(
+        &self,
+        root: Root,
+        built: &Result<Restored, SnapshotError>,
+        whole: bool,
+    ) -> Result<(), SnapshotError> {
+        match built {
+            Err(SnapshotError::Damaged { what, how }) => {
+                let (path, how) = (what.clone(), (*how).to_owned());
+                self.note(&[], &[Damage { root, path, how }], true)?;
+            }
+            Ok(_) if whole => drop(self.note(&[root], &[], true)?),
+            _ => {}
+        }
+        Ok(())
     }
 
     fn build(

@@ -17,6 +17,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::{Root, SessionId};
 
+mod damaged;
+
 /// A store, and a session's directories.
 struct Place {
     dir: tempfile::TempDir,
@@ -567,17 +569,6 @@ fn what_comes_back_after_it_was_collected_is_stored_again() {
     let third = place.cut();
     place.vault.check(third.root, true).unwrap();
     assert_same(&place.live(), &place.restore(third.root, "back"));
-}
-
-#[test]
-fn a_damaged_point_keeps_everything_from_being_collected() {
-    let place = Place::new();
-    fs::write(place.workspace().join("file"), noise(1, 10_000)).unwrap();
-    let root = place.cut().root;
-    let how = Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
-    let points = || Ok::<_, SnapshotError>(vec![Root([7; 32])]);
-    assert!(matches!(place.vault.collect(&how, points), Err(SnapshotError::Damaged { .. })));
-    place.vault.check(root, true).unwrap();
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 use super::chunk::{self, ChunkId, ChunkRef, LARGEST};
+use super::damage::{self, Notes};
 use super::gate::Gate;
 use super::index::Index;
 use super::node::{Content, Data, Node};
@@ -27,6 +28,7 @@ pub struct Vault {
     pub(super) gate: Gate,
     index: Mutex<Index>,
     open: Mutex<HashMap<Uuid, Arc<File>>>,
+    notes: Mutex<Notes>,
 }
 
 impl Vault {
@@ -40,9 +42,37 @@ impl Vault {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => private(&tmp)?,
         }
-        let index = Index::open(&dir.join("index.db"), &dir.join("packs"))?;
-        let (gate, open) = (Gate::default(), Mutex::default());
-        Ok(Vault { dir: dir.to_owned(), gate, index: Mutex::new(index), open })
+        let (index, lost) = Index::open(&dir.join("index.db"), &dir.join("packs"))?;
+        let (gate, open, notes) = (Gate::default(), Mutex::default(), damage::load(dir));
+        let (dir, index, notes) = (dir.to_owned(), Mutex::new(index), Mutex::new(notes));
+        let vault = Vault { dir, gate, index, open, notes };
+        if lost {
+            // What was in there counts as stored no more.
+            vault.forget_all()?;
+        }
+        Ok(vault)
+    }
+
+    /// Forgets what is known of all sessions' files.
+    pub(super) fn forget_all(&self) -> Result<(), SnapshotError> {
+        for entry in std::fs::read_dir(self.scans())? {
+            match std::fs::remove_file(entry?.path()) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error.into());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A file of the vault's own.
+    pub(super) fn beside(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 
     /// Forgets what is known of a session's files, so that everything is read at the next cut.

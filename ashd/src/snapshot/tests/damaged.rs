@@ -1,0 +1,157 @@
+//! Damage: it is told, costs nothing but what it is, and heals where it can.
+
+use super::*;
+
+const HOW: Collecting =
+    Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
+
+impl Place {
+    fn packs(&self) -> Vec<PathBuf> {
+        let packs = self.dir.path().join("store/default/packs");
+        fs::read_dir(packs).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// The pack that came since.
+    fn new_pack(&self, before: &[PathBuf]) -> PathBuf {
+        self.packs().into_iter().find(|pack| !before.contains(pack)).unwrap()
+    }
+
+    fn collect(&self, points: &[Root]) -> Collected {
+        let points = || Ok::<_, SnapshotError>(points.to_vec());
+        self.vault.collect(&HOW, points).unwrap().unwrap()
+    }
+
+    fn survey(&self, points: &[Root], deep: bool) -> Survey {
+        self.vault.survey(deep, || Ok::<_, SnapshotError>(points.to_vec())).unwrap()
+    }
+
+    /// As after a restart.
+    fn again(self) -> Place {
+        let Place { dir, vault, session } = self;
+        drop(vault);
+        Place { vault: open(dir.path()), dir, session }
+    }
+
+    /// A cut of a file of its own, and its pack.
+    fn cut_with(&self, name: &str, seed: u64) -> (Root, PathBuf) {
+        let before = self.packs();
+        fs::write(self.workspace().join(name), noise(seed, 200_000)).unwrap();
+        let root = self.cut().root;
+        (root, self.new_pack(&before))
+    }
+}
+
+/// Flips a byte of the first chunk.
+fn flip(pack: &Path) {
+    let file = File::options().read(true).write(true).open(pack).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 100).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], 100).unwrap();
+}
+
+#[test]
+fn what_a_lost_point_may_need_stays_and_the_rest_is_collected() {
+    let place = Place::new();
+    let (_, old) = place.cut_with("file", 1);
+    fs::remove_file(place.workspace().join("file")).unwrap();
+    let kept = place.cut().root;
+    // Nobody knows what this one needed: perhaps the first pack.
+    let lost = Root([7; 32]);
+    let collected = place.collect(&[lost, kept]);
+    assert_eq!((collected.packs, collected.damaged), (0, 1), "{collected:?}");
+    assert!(collected.held > 0 && old.exists());
+    // What is written later it cannot need.
+    let (_, young) = place.cut_with("other", 2);
+    fs::remove_file(place.workspace().join("other")).unwrap();
+    let newest = place.cut().root;
+    let place = place.again();
+    let collected = place.collect(&[lost, newest]);
+    assert!(collected.packs > 0 && old.exists() && !young.exists(), "{collected:?}");
+    place.vault.check(newest, true).unwrap();
+    // Another one that is lost may need what there is by now.
+    let (_, third) = place.cut_with("third", 3);
+    place.collect(&[lost, Root([8; 32]), newest]);
+    assert!(third.exists());
+    // Forgotten, they keep nothing.
+    place.collect(&[newest]);
+    assert!(!old.exists() && !third.exists());
+    assert_eq!(place.vault.damaged(), 0);
+    place.vault.check(newest, true).unwrap();
+}
+
+#[test]
+fn a_flipped_byte_is_told_and_stored_again() {
+    let place = Place::new();
+    let (root, pack) = place.cut_with("file", 1);
+    flip(&pack);
+    assert!(place.survey(&[root], false).damaged.is_empty(), "nothing is read");
+    let survey = place.survey(&[root], true);
+    assert_eq!(survey.damaged.len(), 1);
+    assert_eq!(survey.damaged[0].path, "workspace/file");
+    let place = place.again();
+    let known = place.vault.damage(root).unwrap().to_string();
+    assert!(known.starts_with("workspace/file: chunk ") && known.contains("damaged"), "{known}");
+    // A look that reads nothing takes nothing back.
+    place.survey(&[root], false);
+    assert_eq!(place.vault.damaged(), 1);
+    // Looking changes nothing; setting right does, and the next cut heals the point.
+    assert_eq!(place.cut().root, root);
+    assert_eq!(place.survey(&[root], true).damaged.len(), 1);
+    assert!(place.vault.set_right(&survey).unwrap());
+    assert_eq!(place.cut().root, root);
+    assert!(place.survey(&[root], true).damaged.is_empty());
+    assert_eq!(place.vault.damaged(), 0);
+    assert_same(&place.live(), &place.restore(root, "back"));
+}
+
+#[test]
+fn a_pack_that_is_gone_or_cut_off_is_stored_again() {
+    for cut_off in [false, true] {
+        let place = Place::new();
+        let (root, pack) = place.cut_with("file", 1);
+        match cut_off {
+            true => File::options().write(true).open(&pack).unwrap().set_len(1000).unwrap(),
+            false => fs::remove_file(&pack).unwrap(),
+        }
+        let told = place.survey(&[root], true);
+        assert_eq!((told.damaged.len(), told.packs.len()), (1, 1), "{told:?}");
+        // What was known of the files must not make the next point as damaged as this one.
+        let place = place.again();
+        let next = place.cut().root;
+        assert!(place.survey(&[root, next], true).damaged.is_empty());
+        assert_same(&place.live(), &place.restore(root, "back"));
+    }
+}
+
+#[test]
+fn one_damaged_pack_does_not_keep_others() {
+    let place = Place::new();
+    let (_, gone) = place.cut_with("gone", 1);
+    fs::remove_file(place.workspace().join("gone")).unwrap();
+    let (_, bad) = place.cut_with("kept", 2);
+    // Most of the damaged pack is not needed, so that it would be moved.
+    let (_, both) = place.cut_with("more", 3);
+    fs::remove_file(place.workspace().join("more")).unwrap();
+    let root = place.cut().root;
+    flip(&bad);
+    let place = place.again();
+    let collected = place.collect(&[root]);
+    assert!(!gone.exists() && !both.exists() && bad.exists(), "{collected:?}");
+    assert_eq!(place.survey(&[root], true).damaged.len(), 1);
+}
+
+#[test]
+fn the_newest_whole_point_is_found() {
+    let place = Place::new();
+    let (first, _) = place.cut_with("first", 1);
+    let (second, pack) = place.cut_with("second", 2);
+    fs::write(place.workspace().join("third"), "third").unwrap();
+    let third = place.cut().root;
+    flip(&pack);
+    let found = place.vault.first_whole(&[third, second, first]).unwrap();
+    assert_eq!(found, Some(first));
+    assert_eq!(place.vault.damaged(), 2);
+    assert_eq!(place.vault.first_whole(&[third]).unwrap(), None);
+    // Whoever needs it finds out as well.
+    assert!(matches!(place.try_restore(third, "back", false), Err(SnapshotError::Damaged { .. })));
+}
