@@ -76,6 +76,7 @@ impl Sandboxes {
     pub async fn launch(self: &Arc<Self>, new: NewSandbox) -> Result<Running, SandboxError> {
         let (all, id) = (self.clone(), new.id);
         let (tell, told) = oneshot::channel();
+        all.making().insert(id);
         tokio::spawn(async move {
             let made = all.make(new).await;
             if made.is_err() {
@@ -85,6 +86,7 @@ impl Sandboxes {
                 // Nobody waits any more.
                 all.end_and_log(id).await;
             }
+            all.making().remove(&id);
         });
         told.await.unwrap_or(Err(SandboxError::ShuttingDown))
     }

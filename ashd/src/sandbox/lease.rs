@@ -76,6 +76,11 @@ impl Slots {
         self.lock().remove(&slot);
     }
 
+    /// The slots that are taken.
+    pub fn used(&self) -> BTreeSet<u32> {
+        self.lock().clone()
+    }
+
     /// The users of a slot.
     pub fn uids(&self, slot: u32) -> Uids {
         let bridge = self.base + RESERVED + 2 * slot;

@@ -1,6 +1,6 @@
 //! All sandboxes of this daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -125,6 +125,7 @@ pub struct Sandboxes {
     pub(super) broker: Broker,
     children: Children,
     live: Mutex<BTreeMap<SandboxId, LinkSender>>,
+    making: Mutex<BTreeSet<SandboxId>>,
     missing: Vec<String>,
 }
 
@@ -152,9 +153,19 @@ impl Sandboxes {
         let (host, cgroups) = (Arc::new(host), Arc::new(cgroups));
         let (broker, usage) = Broker::start(broker_setup(&setup), children.clone()).await?;
         let missing = [floor::missing(), cgroups.missing().to_vec()].concat();
-        let (live, runtime) = (Mutex::default(), RwLock::new(runtime));
-        let all =
-            Sandboxes { setup, runtime, host, cgroups, launcher, broker, children, live, missing };
+        let (live, making, runtime) = (Mutex::default(), Mutex::default(), RwLock::new(runtime));
+        let all = Sandboxes {
+            setup,
+            runtime,
+            host,
+            cgroups,
+            launcher,
+            broker,
+            children,
+            live,
+            making,
+            missing,
+        };
         Ok((Arc::new(all), usage))
     }
 
@@ -231,6 +242,11 @@ impl Sandboxes {
 
     pub(super) fn live_ones(&self) -> MutexGuard<'_, BTreeMap<SandboxId, LinkSender>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those of which something is there, and that nobody has yet.
+    pub(super) fn making(&self) -> MutexGuard<'_, BTreeSet<SandboxId>> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The socket of a sandbox's bridge.

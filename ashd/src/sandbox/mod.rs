@@ -33,8 +33,11 @@ mod launch;
 mod said;
 
 mod end;
+mod strays;
+
 mod error;
 
 pub use error::SandboxError;
 pub use launch::{NewSandbox, Running};
 pub use manager::{Sandboxes, Setup, StartError};
+pub use strays::Stray;

@@ -170,6 +170,12 @@ impl Cgroups {
         Group::at(self.root.join(sandbox.to_string()))
     }
 
+    /// Whether a group is that of a sandbox, or beneath it.
+    pub fn holds(&self, group: &Path) -> bool {
+        let below = group.strip_prefix(&self.root).ok().and_then(|path| path.iter().next());
+        below.and_then(|name| name.to_str()).is_some_and(|name| name.parse::<SandboxId>().is_ok())
+    }
+
     /// The sandboxes that have a group.
     ///
     /// # Errors
@@ -189,10 +195,11 @@ impl Cgroups {
 /// # Errors
 /// When there are no control groups.
 pub fn directory(group: &str) -> Result<PathBuf, CgroupError> {
-    Ok(beneath(&mount_point()?, group))
+    Ok(directory_beneath(&mount_point()?, group))
 }
 
-fn beneath(mount: &Path, group: &str) -> PathBuf {
+/// The same, where the hierarchy is mounted here.
+pub fn directory_beneath(mount: &Path, group: &str) -> PathBuf {
     mount.join(group.trim_start_matches('/'))
 }
 
@@ -211,7 +218,7 @@ pub fn mount_point() -> Result<PathBuf, CgroupError> {
 fn own(mount: &Path) -> Result<PathBuf, CgroupError> {
     let path = Path::new("/proc/self/cgroup");
     let groups = fs::read_to_string(path).map_err(CgroupError::io(path))?;
-    let ours = beneath(mount, ash_sys::cgroup::own_in(&groups).unwrap_or_default());
+    let ours = directory_beneath(mount, ash_sys::cgroup::own_in(&groups).unwrap_or_default());
     Ok(if ours.ends_with(OURS) { ours.parent().unwrap_or(mount).to_owned() } else { ours })
 }
 
