@@ -23,6 +23,7 @@ Exit codes:
   5  refused: wrong state, bad input, busy, no room
   6  permission denied
   130  interrupted
+`fsck` and `snapshot check` exit with 10, 11 or 12 when they find something: see there;
 `session exec` exits with the code of the command; `doctor` with 1 when something is missing;
 `config`, `logs`, `start`, `stop` and `restart` with that of ashd, journalctl and systemctl; any
 command with -H with its own over there, or 255 when ssh cannot get there.";
@@ -89,6 +90,37 @@ pub(crate) enum Command {
     /// Make API keys, list and revoke them
     #[command(subcommand)]
     Key(Key),
+    /// Look whether everything agrees that has to, and change nothing
+    ///
+    /// Database, disk, control groups, processes, mounts, sockets, user ids and checkpoints are looked
+    /// at while ashd runs; what is under way is no difference. Exits with 10 when ashd mends at its
+    /// next start all that was found, with 11 when somebody has to, and with 12 when something that
+    /// was kept is damaged or lost. A damaged database can only be mended without ashd.
+    Fsck {
+        /// Read every chunk of every checkpoint, and all of the database
+        #[arg(long)]
+        deep: bool,
+    },
+    /// Look after what is kept of sessions' files
+    #[command(subcommand)]
+    Snapshot(Snapshot),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Snapshot {
+    /// Remove what no checkpoint needs, now instead of at the next time
+    ///
+    /// What was written less than ten minutes ago stays. So does what a damaged checkpoint may need.
+    Collect {
+        /// Only say what would be removed
+        #[arg(long)]
+        preview: bool,
+    },
+    /// Read every chunk of every checkpoint, and say which are damaged
+    ///
+    /// What is damaged is stored again with the next checkpoint of a session that still has it; older
+    /// checkpoints that have it in common are whole again then. Exits as `fsck` does.
+    Check,
 }
 
 /// Deploy a folder with a CLAUDE.md as the next version of an agent

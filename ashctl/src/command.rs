@@ -7,6 +7,7 @@ mod config_file;
 mod deploy;
 mod exec;
 mod first;
+mod fsck;
 mod key;
 mod session;
 mod top;
@@ -76,6 +77,8 @@ pub(crate) async fn run(command: Command, common: &Common) -> Result<u8, Failure
             top::run(connect().await?, Duration::from_secs(interval)).await?;
         }
         Command::Key(command) => key::run(&mut connect().await?, command).await?,
+        Command::Fsck { deep } => return fsck::run(&mut connect().await?, deep).await,
+        Command::Snapshot(command) => return fsck::snapshot(&mut connect().await?, command).await,
     }
     Ok(0)
 }
@@ -109,6 +112,10 @@ async fn status(context: &mut Context) -> Result<(), Failure> {
     ])?;
     if health.model_key == Some(false) {
         context.out.line("missing: a model API key; `ashctl setup` stores one")?;
+    }
+    if health.damaged_checkpoints > 0 {
+        let count = health.damaged_checkpoints;
+        context.out.line(&format!("damaged: {count} checkpoints; `ashctl fsck` says which"))?;
     }
     for layer in &health.missing {
         context.out.line(&format!("missing: {layer}"))?;

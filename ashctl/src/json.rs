@@ -1,7 +1,8 @@
 //! What `--json` prints.
 
 use ash_dbus::value::{
-    AgentInfo, CheckpointInfo, Health, KeyInfo, LoadInfo, LogLine, Message, SessionInfo, Usage,
+    AgentInfo, CheckpointInfo, CollectionInfo, DifferenceInfo, Health, KeyInfo, LoadInfo, LogLine,
+    Message, SessionInfo, Usage,
 };
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -25,6 +26,7 @@ pub(crate) fn health(version: &str, health: &Health) -> Value {
         "resumeColdHits": health.resume_cold_hits,
         "uptime": health.uptime,
         "missing": health.missing,
+        "damagedCheckpoints": health.damaged_checkpoints,
         "modelKey": health.model_key,
     })
 }
@@ -68,7 +70,34 @@ pub(crate) fn checkpoint(point: &CheckpointInfo) -> Value {
         "bytes": point.bytes,
         "written": point.written,
         "leftOut": point.left_out,
+        "damage": (!point.damage.is_empty()).then_some(&point.damage),
         "createdAt": point.created_at,
+    })
+}
+
+pub(crate) fn differences(differences: &[DifferenceInfo], chunks: u64) -> Value {
+    let difference = |one: &DifferenceInfo| {
+        json!({
+            "kind": one.kind,
+            "mending": one.mending,
+            "sessionId": (!one.session.is_empty()).then_some(&one.session),
+            "text": one.text,
+            "advice": one.advice,
+        })
+    };
+    let differences: Value = differences.iter().map(difference).collect();
+    json!({"differences": differences, "chunks": chunks})
+}
+
+pub(crate) fn collection(one: &CollectionInfo) -> Value {
+    json!({
+        "tenant": one.tenant,
+        "busy": one.busy,
+        "packs": one.packs,
+        "bytes": one.bytes,
+        "needed": one.needed,
+        "damaged": one.damaged,
+        "held": one.held,
     })
 }
 

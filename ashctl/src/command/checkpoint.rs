@@ -36,7 +36,7 @@ async fn list(context: &mut Context, id: &str) -> Result<(), Failure> {
     if context.document(&points.iter().map(json::checkpoint).collect::<Value>())? {
         return Ok(());
     }
-    let head = ["ID", "NAME", "AT EVENT", "FILES", "SIZE", "WRITTEN", "MADE"];
+    let head = ["ID", "NAME", "AT EVENT", "FILES", "SIZE", "WRITTEN", "MADE", ""];
     let mut rows = vec![head.map(String::from).to_vec()];
     rows.extend(points.into_iter().map(|point| {
         let at = match point.running {
@@ -44,7 +44,12 @@ async fn list(context: &mut Context, id: &str) -> Result<(), Failure> {
             false => point.sequence.to_string(),
         };
         let (size, written) = (bytes(point.bytes), bytes(point.written));
-        vec![point.id, point.name, at, point.files.to_string(), size, written, point.created_at]
+        let damage = match point.damage.as_str() {
+            "" => String::new(),
+            damage => format!("damaged: {damage}"),
+        };
+        let files = point.files.to_string();
+        vec![point.id, point.name, at, files, size, written, point.created_at, damage]
     }));
     context.out.table(&rows)
 }

@@ -146,6 +146,9 @@ async fn info(context: &mut Context, id: &str) -> Result<(), Failure> {
     let usage = session.usage().await?;
     let mut document = json::session(&info);
     document["usage"] = json::usage(&usage);
+    let points = session.checkpoints().await?;
+    let damaged = points.iter().filter(|point| !point.damage.is_empty()).count();
+    document["damagedCheckpoints"] = damaged.into();
     if context.document(&document)? {
         return Ok(());
     }
@@ -165,6 +168,9 @@ async fn info(context: &mut Context, id: &str) -> Result<(), Failure> {
     }
     if !info.last_error.is_empty() {
         rows.push(row("last error", &info.last_error));
+    }
+    if damaged > 0 {
+        rows.push(row("damaged", format!("{damaged} checkpoints; `checkpoint list` says which")));
     }
     context.out.table(&rows)
 }

@@ -29,6 +29,7 @@ async fn people_read_tables() {
         &["session", "info", ID],
         &["session", "messages", ID],
         &["session", "logs", ID],
+        &["session", "checkpoint", "list", ID],
         &["session", "pause", ID],
         &["session", "interrupt", ID],
         &["session", "end", ID],
@@ -37,6 +38,9 @@ async fn people_read_tables() {
         &["key", "create", "ci"],
         &["key", "list"],
         &["key", "revoke", ID],
+        &["snapshot", "check"],
+        &["snapshot", "collect"],
+        &["snapshot", "collect", "--preview"],
     ] {
         let text = printed(&bus, arguments).await;
         all += &format!("$ ashctl {}\n{text}\n", arguments.join(" "));
@@ -64,6 +68,9 @@ async fn programs_read_json() {
         &["key", "create", "ci", "--scope", "manage", "--json"],
         &["key", "list", "--json"],
         &["key", "revoke", ID, "--json"],
+        &["session", "checkpoint", "list", ID, "--json"],
+        &["snapshot", "check", "--json"],
+        &["snapshot", "collect", "--json"],
     ] {
         for line in printed(&bus, arguments).await.lines() {
             let document: Value = serde_json::from_str(line).unwrap();
@@ -71,6 +78,24 @@ async fn programs_read_json() {
         }
     }
     insta::assert_snapshot!(all);
+}
+
+#[tokio::test]
+async fn the_exit_code_says_how_bad_it_is() {
+    let bus = Bus::start();
+    let _daemon = serve(&bus).await;
+    let ran = bus.run(&["fsck"]).await;
+    assert_eq!((ran.code, ran.err.as_str()), (10, ""));
+    assert_eq!(
+        ran.out,
+        "a session has ended and was not put away; mend it\n\
+         1 difference; 12 chunks of checkpoints looked at\n"
+    );
+    let ran = bus.run(&["fsck", "--deep", "--json"]).await;
+    assert_eq!(ran.code, 11);
+    let document: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(document["differences"][0]["mending"], "by-hand");
+    assert_eq!(document["differences"][1]["sessionId"], ID);
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use ash_dbus::value::{
-    AgentInfo, DeployOptions, FollowOptions, Health, KeyInfo, LoadInfo, LogLine, Message,
-    SessionFilter, SessionInfo, Usage,
+    AgentInfo, CheckpointInfo, CollectionInfo, DeployOptions, DifferenceInfo, FollowOptions,
+    Health, KeyInfo, LoadInfo, LogLine, Message, SessionFilter, SessionInfo, Usage,
 };
 use ash_dbus::{BUS_NAME, Error, ROOT, path};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -187,6 +187,40 @@ impl Manager {
         }
     }
 
+    async fn fsck(&self, deep: bool) -> (Vec<DifferenceInfo>, u64) {
+        let one = |kind: &str, mending: &str, text: &str| DifferenceInfo {
+            kind: kind.into(),
+            mending: mending.into(),
+            session: ID.into(),
+            text: text.into(),
+            advice: "mend it".into(),
+        };
+        let left = one("half-ended", "itself", "a session has ended and was not put away");
+        let owner = one("owner", "by-hand", "the files belong to uid 7, not to 8");
+        (if deep { vec![owner, left] } else { vec![left] }, 12)
+    }
+
+    async fn check_snapshots(&self) -> (Vec<DifferenceInfo>, u64) {
+        (vec![], 34)
+    }
+
+    async fn collect_snapshots(&self, preview: bool) -> Vec<CollectionInfo> {
+        let bytes = if preview { 3 << 20 } else { 0 };
+        let tenant = "default".to_owned();
+        vec![
+            CollectionInfo {
+                tenant,
+                packs: 2,
+                bytes,
+                needed: 99,
+                damaged: 1,
+                held: 4,
+                busy: false,
+            },
+            CollectionInfo { tenant: "other".into(), busy: true, ..CollectionInfo::default() },
+        ]
+    }
+
     #[zbus(property)]
     async fn version(&self) -> &str {
         "9.8.7"
@@ -200,6 +234,7 @@ impl Manager {
             max_sandboxes: 8,
             uptime: 90_061,
             missing: vec!["no limits".into()],
+            damaged_checkpoints: 1,
             model_key: Some(false),
             ..Health::default()
         }
@@ -356,6 +391,18 @@ impl Session {
     async fn logs(&self, after: i64) -> Vec<LogLine> {
         let line = (0, "stderr".to_owned(), "a\tline".to_owned(), "then".to_owned());
         if after < 0 { vec![line] } else { vec![] }
+    }
+
+    async fn checkpoints(&self) -> Vec<CheckpointInfo> {
+        let point = |id: &str, damage: &str| CheckpointInfo {
+            id: id.into(),
+            sequence: 7,
+            files: 3,
+            damage: damage.into(),
+            created_at: "then".into(),
+            ..CheckpointInfo::default()
+        };
+        vec![point("newer", "workspace/a: it is missing"), point("older", "")]
     }
 
     async fn usage(&self) -> Usage {

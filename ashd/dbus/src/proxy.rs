@@ -9,8 +9,8 @@ use zbus::zvariant::{Fd, OwnedFd, OwnedObjectPath};
 
 use crate::error::Result;
 use crate::value::{
-    AgentInfo, CheckpointInfo, DeployOptions, Event, FollowOptions, Health, KeyInfo, LoadInfo,
-    LogLine, Message, SessionFilter, SessionInfo, Usage,
+    AgentInfo, CheckpointInfo, CollectionInfo, DeployOptions, DifferenceInfo, Event, FollowOptions,
+    Health, KeyInfo, LoadInfo, LogLine, Message, SessionFilter, SessionInfo, Usage,
 };
 
 /// The daemon.
@@ -63,6 +63,19 @@ pub trait Manager {
 
     /// Takes an API key away, at once.
     fn revoke_key(&self, id: &str) -> Result<()>;
+
+    /// Looks at store, disk, control groups, processes, mounts, sockets, leases and checkpoints of all
+    /// tenants, and changes nothing; the worst comes first, at most 10,000. With `deep` every chunk of
+    /// every checkpoint is read. Also returns how many chunks were looked at.
+    fn fsck(&self, deep: bool) -> Result<(Vec<DifferenceInfo>, u64)>;
+
+    /// Reads every chunk of every checkpoint. What is damaged is stored again with the next checkpoint
+    /// of a session that still has it.
+    fn check_snapshots(&self) -> Result<(Vec<DifferenceInfo>, u64)>;
+
+    /// Removes what no checkpoint needs, of all tenants; with `preview` only says what would be
+    /// removed.
+    fn collect_snapshots(&self, preview: bool) -> Result<Vec<CollectionInfo>>;
 
     /// Version of the daemon.
     #[zbus(property(emits_changed_signal = "const"))]

@@ -31,6 +31,8 @@ pub struct Health {
     pub uptime: u64,
     /// Layers of protection or limits that are missing, a sentence each.
     pub missing: Vec<String>,
+    /// Checkpoints that are known to be damaged.
+    pub damaged_checkpoints: u64,
     /// Whether there is a model API key; absent when the broker cannot be asked.
     pub model_key: Option<bool>,
 }
@@ -212,6 +214,44 @@ pub struct CheckpointInfo {
     pub left_out: u64,
     /// When it was made.
     pub created_at: String,
+    /// What is known to be damaged of it; empty: nothing.
+    pub damage: String,
+}
+
+/// Something that is not as another part of the system says it is.
+#[derive(Clone, Debug, Default, DeserializeDict, PartialEq, SerializeDict, Type)]
+#[zvariant(signature = "dict", rename_all = "camelCase")]
+pub struct DifferenceInfo {
+    /// A word for what it is.
+    pub kind: String,
+    /// Who mends it: `itself`, `by-hand`; or `damage`: something that was kept is lost.
+    pub mending: String,
+    /// The session that it is about; empty: none.
+    pub session: String,
+    /// One sentence.
+    pub text: String,
+    /// How it is mended.
+    pub advice: String,
+}
+
+/// What was removed from a tenant's snapshots, or would be.
+#[derive(Clone, Debug, Default, DeserializeDict, PartialEq, SerializeDict, Type)]
+#[zvariant(signature = "dict", rename_all = "camelCase")]
+pub struct CollectionInfo {
+    /// Whose.
+    pub tenant: String,
+    /// Nothing was removed: somebody saved or brought back all the time.
+    pub busy: bool,
+    /// Packs; what checkpoints need of them was moved.
+    pub packs: u64,
+    /// Bytes that this gives back.
+    pub bytes: u64,
+    /// Chunks that checkpoints need.
+    pub needed: u64,
+    /// Checkpoints that cannot be followed; what they may need stays.
+    pub damaged: u64,
+    /// Packs that stay because of damage.
+    pub held: u64,
 }
 
 /// A message: event number, `user` or `assistant`, JSON, time.

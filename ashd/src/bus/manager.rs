@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use ash_dbus::Error;
 use ash_dbus::value::{
-    AgentInfo, DeployOptions, Health, KeyInfo, LoadInfo, SessionFilter, SessionInfo,
+    AgentInfo, CollectionInfo, DeployOptions, DifferenceInfo, Health, KeyInfo, LoadInfo,
+    SessionFilter, SessionInfo,
 };
 use zbus::Connection;
 use zbus::object_server::SignalEmitter;
@@ -13,7 +14,17 @@ use zbus::zvariant::{OwnedFd, OwnedObjectPath};
 use super::objects::{Desk, agent_path, session_path};
 use super::{parse, top, upload, words};
 use crate::domain::{AgentName, SessionId, Status};
-use crate::session::api::{Deployment, NewSession, Source};
+use crate::session::Found;
+use crate::session::api::{Deployment, NewSession, Refusal, Source};
+
+/// As many differences as one reply carries.
+const MOST_DIFFERENCES: usize = 10_000;
+
+fn told(found: Result<Found, Refusal>) -> Result<(Vec<DifferenceInfo>, u64), Error> {
+    let found = found.map_err(words::refused)?;
+    let shown = found.differences.iter().rev().take(MOST_DIFFERENCES);
+    Ok((shown.map(words::difference).collect(), found.chunks))
+}
 
 /// `org.ashd.Ash1.Manager`.
 pub(super) struct Manager {
@@ -121,6 +132,22 @@ impl Manager {
     async fn revoke_key(&self, id: &str) -> Result<(), Error> {
         let id = parse::key_id(id)?;
         self.desk.keys.revoke(&self.desk.caller, id).await.map_err(words::refused)
+    }
+
+    #[zbus(out_args("differences", "chunks"))]
+    async fn fsck(&self, deep: bool) -> Result<(Vec<DifferenceInfo>, u64), Error> {
+        told(self.desk.service.fsck(deep).await)
+    }
+
+    #[zbus(out_args("differences", "chunks"))]
+    async fn check_snapshots(&self) -> Result<(Vec<DifferenceInfo>, u64), Error> {
+        told(self.desk.service.check_snapshots().await)
+    }
+
+    #[zbus(out_args("collected"))]
+    async fn collect_snapshots(&self, preview: bool) -> Result<Vec<CollectionInfo>, Error> {
+        let collected = self.desk.service.collect(preview).await.map_err(words::refused)?;
+        Ok(collected.iter().map(words::collection).collect())
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

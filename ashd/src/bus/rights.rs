@@ -10,7 +10,7 @@ pub(super) enum Right {
     View,
     /// Make sessions, talk to them, run commands in them, pause and end them.
     Run,
-    /// Deploy, configure and delete agents; keys; remove histories.
+    /// Deploy, configure and delete agents; keys; remove histories; what is kept of all tenants.
     Manage,
 }
 
@@ -47,6 +47,9 @@ pub(super) const TABLE: &[(&str, &str, Right)] = &[
     ("org.ashd.Ash1.Manager", "CreateKey", Manage),
     ("org.ashd.Ash1.Manager", "ListKeys", Manage),
     ("org.ashd.Ash1.Manager", "RevokeKey", Manage),
+    ("org.ashd.Ash1.Manager", "Fsck", Manage),
+    ("org.ashd.Ash1.Manager", "CheckSnapshots", Manage),
+    ("org.ashd.Ash1.Manager", "CollectSnapshots", Manage),
     ("org.ashd.Ash1.Manager", "Status", View),
     ("org.ashd.Ash1.Manager", "Version", View),
     ("org.ashd.Ash1.Agent", "Configure", Manage),

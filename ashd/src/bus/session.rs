@@ -150,7 +150,7 @@ impl Session {
     async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>> {
         let points = self.desk.service.points(&self.desk.caller, self.id).await;
         let points = points.map_err(words::refused)?;
-        Ok(points.iter().map(words::checkpoint).collect())
+        Ok(points.iter().map(words::kept).collect())
     }
 
     async fn remove_checkpoint(&self, checkpoint: &str) -> Result<()> {

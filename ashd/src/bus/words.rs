@@ -2,13 +2,14 @@
 
 use ash_dbus::Error;
 use ash_dbus::value::{
-    AgentInfo, CheckpointInfo, Event, Health, KeyInfo, LogLine, Message, SessionInfo, Usage,
+    AgentInfo, CheckpointInfo, CollectionInfo, DifferenceInfo, Event, Health, KeyInfo, LogLine,
+    Message, SessionInfo, Usage,
 };
 
 use crate::domain::{Agent, NewEvent, Point, Session, Unfit};
 use crate::session::api::{self, Refusal};
 use crate::session::keys::Key;
-use crate::session::{self, Service};
+use crate::session::{self, Collection, Difference, Kept, Service};
 
 /// Bytes of text in one reply: far below the 32 MiB at which a system bus cuts us off.
 const PAGE: usize = 4 << 20;
@@ -41,7 +42,7 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         Refusal::Sandbox(_)
         | Refusal::Store(_)
         | Refusal::NothingKept
-        | Refusal::Damaged(_)
+        | Refusal::Damaged { .. }
         | Refusal::Internal(_) => Error::Failed(text),
     }
 }
@@ -68,6 +69,7 @@ pub(super) fn health(health: api::Health) -> Health {
         resume_cold_hits: health.resume_cold_hits,
         uptime: health.uptime_s,
         missing: health.missing,
+        damaged_checkpoints: health.damaged_checkpoints,
         model_key: health.model_key,
     }
 }
@@ -115,6 +117,34 @@ pub(super) fn session(session: &Session) -> SessionInfo {
     }
 }
 
+pub(super) fn kept(kept: &Kept) -> CheckpointInfo {
+    let damage = carried(kept.damage.as_deref().unwrap_or_default());
+    CheckpointInfo { damage, ..checkpoint(&kept.point) }
+}
+
+pub(super) fn difference(found: &Difference) -> DifferenceInfo {
+    DifferenceInfo {
+        kind: found.kind().to_owned(),
+        mending: found.mending().as_str().to_owned(),
+        session: found.session().map(|id| id.to_string()).unwrap_or_default(),
+        text: carried(&found.to_string()),
+        advice: carried(&found.advice()),
+    }
+}
+
+pub(super) fn collection(one: &Collection) -> CollectionInfo {
+    let collected = one.collected.unwrap_or_default();
+    CollectionInfo {
+        tenant: one.tenant.to_string(),
+        busy: one.collected.is_none(),
+        packs: collected.packs,
+        bytes: collected.bytes,
+        needed: collected.needed,
+        damaged: collected.damaged,
+        held: collected.held,
+    }
+}
+
 pub(super) fn checkpoint(point: &Point) -> CheckpointInfo {
     CheckpointInfo {
         id: point.id.to_string(),
@@ -126,6 +156,7 @@ pub(super) fn checkpoint(point: &Point) -> CheckpointInfo {
         written: point.written,
         left_out: point.left_out,
         created_at: point.created_at.to_string(),
+        damage: String::new(),
     }
 }
 

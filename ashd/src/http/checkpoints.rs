@@ -11,6 +11,7 @@ use super::context::{At, Context, Nothing, Who};
 use super::error::{ApiError, json, json_bytes};
 use crate::domain::event::event_of;
 use crate::domain::{self, Point, PointName, SessionId, Timestamp, Which};
+use crate::session::Kept;
 
 type Answer = Result<Response, ApiError>;
 
@@ -48,6 +49,9 @@ struct Shown<'a> {
     bytes: u64,
     written: u64,
     left_out: u64,
+    /// What is known to be damaged of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damage: Option<&'a str>,
     created_at: Timestamp,
 }
 
@@ -63,8 +67,13 @@ impl<'a> Shown<'a> {
             bytes: point.bytes,
             written: point.written,
             left_out: point.left_out,
+            damage: None,
             created_at: point.created_at,
         }
+    }
+
+    fn kept(kept: &'a Kept) -> Shown<'a> {
+        Shown { damage: kept.damage.as_deref(), ..Shown::of(&kept.point) }
     }
 }
 
@@ -124,7 +133,7 @@ pub(super) fn parse_name(body: &[u8]) -> Result<Option<PointName>, ApiError> {
 /// Lists checkpoints, newest first.
 pub(super) async fn list(State(context): State<Context>, Who(caller): Who, At(id): At) -> Answer {
     let points = context.service.points(&caller, id).await?;
-    let shown: Vec<_> = points.iter().map(Shown::of).collect();
+    let shown: Vec<_> = points.iter().map(Shown::kept).collect();
     Ok(json(StatusCode::OK, &json!({ "checkpoints": shown })))
 }
 
@@ -134,8 +143,8 @@ pub(super) async fn show(
     Who(caller): Who,
     AtCheckpoint(id, which): AtCheckpoint,
 ) -> Answer {
-    let point = context.service.point(&caller, id, which).await?;
-    Ok(json(StatusCode::OK, &json!({ "checkpoint": Shown::of(&point) })))
+    let kept = context.service.judged_point(&caller, id, which).await?;
+    Ok(json(StatusCode::OK, &json!({ "checkpoint": Shown::kept(&kept) })))
 }
 
 /// Removes a checkpoint.

@@ -122,9 +122,10 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         Refusal::Capacity { .. } | Refusal::ShuttingDown | Refusal::Store(_) => {
             StatusCode::SERVICE_UNAVAILABLE
         }
-        Refusal::Sandbox(_) | Refusal::NothingKept | Refusal::Damaged(_) | Refusal::Internal(_) => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
+        Refusal::Sandbox(_)
+        | Refusal::NothingKept
+        | Refusal::Damaged { .. }
+        | Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

@@ -96,6 +96,7 @@ mod tests {
             resume_warm_hits: 7,
             resume_cold_hits: 3,
             uptime_s: 60,
+            damaged_checkpoints: 0,
             missing: vec!["no landlock".into()],
             model_key: Some(true),
         };

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::api::{AgentChange, Caller, Deployment, Happened, Refusal, Source};
 use super::cli;
+use super::difference::Difference;
 use super::places::Places;
 use super::shared::{Options, Shared};
 use crate::domain::{Agent, AgentId, AgentName, Scope, Timestamp};
@@ -256,42 +257,34 @@ pub(super) fn remove(places: &Places, agent: &Agent) -> Result<(), TreeError> {
     remove_all(&parent, agent.name.as_str())
 }
 
-/// Removes what the store does not know: agents that are deleted, versions that were put in their
-/// place and not recorded. Returns what each was.
-///
-/// # Errors
-/// The first directory that could not be read or removed.
-pub(super) fn remove_unrecorded(
-    places: &Places,
-    agents: &[Agent],
-) -> Result<Vec<String>, TreeError> {
+/// Folders that the store does not know: of agents that are deleted, of versions that were put in
+/// their place and not recorded.
+pub(super) fn unrecorded(places: &Places, agents: &[Agent]) -> Vec<Difference> {
     let root = places.agents();
     let version_of = |tenant: &str, name: &str| {
         let mut all = agents.iter();
         all.find(|agent| agent.tenant.as_str() == tenant && agent.name.as_str() == name)
             .map(|agent| agent.version)
     };
-    let mut removed = vec![];
+    let mut found = vec![];
     for tenant in names(&root).into_iter().filter(|name| root.join(name) != places.staging()) {
         for name in names(&root.join(&tenant)) {
             let Some(newest) = version_of(&tenant, &name) else {
-                remove_all(&root.join(&tenant), &name)?;
-                removed.push(format!("agent {name} of {tenant}"));
+                found.push(Difference::AgentDir(tenant.clone(), name));
                 continue;
             };
-            let folder = root.join(&tenant).join(&name);
             let is_newer = |version: &String| version.parse::<u32>().is_ok_and(|it| it > newest);
-            for version in names(&folder).into_iter().filter(is_newer) {
-                remove_all(&folder, &version)?;
-                removed.push(format!("version {version} of agent {name} of {tenant}"));
-            }
+            let versions = names(&root.join(&tenant).join(&name)).into_iter().filter(is_newer);
+            found.extend(
+                versions.map(|it| Difference::VersionDir(tenant.clone(), name.clone(), it)),
+            );
         }
     }
-    Ok(removed)
+    found
 }
 
 /// What lies in a directory; nothing when there is none.
-fn names(dir: &Path) -> Vec<String> {
+pub(super) fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }

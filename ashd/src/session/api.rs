@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::domain::{
-    Agent, AgentConfig, AgentName, ConfigChange, EventId, Scope, SessionId, Settings, Status,
-    Tenant, Unfit, check, environment,
+    Agent, AgentConfig, AgentName, ConfigChange, EventId, PointId, Scope, SessionId, Settings,
+    Status, Tenant, Unfit, check, environment,
 };
 use crate::store::StoreError;
 
@@ -182,6 +182,8 @@ pub struct Health {
     pub uptime_s: u64,
     /// Layers of protection or limits that are missing, a sentence each.
     pub missing: Vec<String>,
+    /// Checkpoints of all tenants that are known to be damaged; equal ones count once.
+    pub damaged_checkpoints: u64,
     /// Whether there is a model API key; absent when the broker is not there, or does not say.
     pub model_key: Option<bool>,
 }
@@ -238,8 +240,13 @@ pub enum Refusal {
     #[error("The session's files are lost: there is neither a workspace nor a checkpoint")]
     NothingKept,
     /// A point cannot be brought back.
-    #[error("The checkpoint cannot be brought back: {0}; try an older one")]
-    Damaged(String),
+    #[error("The checkpoint cannot be brought back: {how}; {}", older(.whole.as_ref()))]
+    Damaged {
+        /// What is wrong with it.
+        how: String,
+        /// The newest one before it that is whole.
+        whole: Option<PointId>,
+    },
     /// Nothing is kept of the session's files.
     #[error("No workspace available for this session")]
     NoWorkspace,
@@ -298,6 +305,14 @@ pub enum Refusal {
     /// Something that should not happen; details are in the log.
     #[error("Internal error: {0}")]
     Internal(String),
+}
+
+/// What to do instead.
+fn older(whole: Option<&PointId>) -> String {
+    match whole {
+        Some(point) => format!("the newest older one that is whole is {point}: restore that"),
+        None => "no older one is whole".to_owned(),
+    }
 }
 
 impl From<Unfit> for Refusal {

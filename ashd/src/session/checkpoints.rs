@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use tokio::task::spawn_blocking;
+
 use super::api::{Caller, Refusal};
 use super::driver::Command;
+use super::keeping::unkept;
 use super::registry::SessionView;
 use super::service::{Result, Service, detached};
 use crate::domain::{Event, EventKind, Point, PointName, SessionId, Status, Which};
+use crate::snapshot::SnapshotError;
 use crate::store::EventRange;
 
 /// What a conversation is made of.
@@ -17,6 +21,15 @@ const SPOKEN: [EventKind; 5] = [
     EventKind::Result,
     EventKind::Error,
 ];
+
+/// A point, and what is known to be damaged of it.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The point.
+    pub point: Point,
+    /// What is damaged, a sentence; found by whoever needed it or looked for it.
+    pub damage: Option<String>,
+}
 
 impl Service {
     /// Makes a point of a session as it is, also in mid-turn.
@@ -42,26 +55,51 @@ impl Service {
     }
 
     /// Every point of a session, newest first.
-    pub async fn points(&self, caller: &Caller, id: SessionId) -> Result<Vec<Point>> {
+    pub async fn points(&self, caller: &Caller, id: SessionId) -> Result<Vec<Kept>> {
         self.session(caller, id).await?;
-        Ok(self.shared.store.points(id).await?)
+        let points = self.shared.store.points(id).await?;
+        let (snapshots, tenant) = (self.shared.snapshots.clone(), caller.tenant.clone());
+        let judge = move || {
+            let vault = snapshots.vault(&tenant)?;
+            let kept = |point: Point| {
+                let damage = vault.damage(point.root).map(|damage| damage.to_string());
+                Kept { point, damage }
+            };
+            Ok(points.into_iter().map(kept).collect())
+        };
+        let kept = spawn_blocking(judge).await.unwrap_or(Err(SnapshotError::Cancelled));
+        kept.map_err(|error| unkept(id, error))
+    }
+
+    /// One point of a session, and what is known of it.
+    pub async fn judged_point(&self, caller: &Caller, id: SessionId, which: Which) -> Result<Kept> {
+        let wanted = self.point(caller, id, which).await?.id;
+        let mut all = self.points(caller, id).await?.into_iter();
+        all.find(|kept| kept.point.id == wanted).ok_or(Refusal::NoCheckpoint)
     }
 
     /// One point of a session.
-    pub async fn point(&self, caller: &Caller, id: SessionId, which: Which) -> Result<Point> {
+    pub(super) async fn point(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        which: Which,
+    ) -> Result<Point> {
         self.session(caller, id).await?;
         self.shared.store.point(id, which).await?.ok_or(Refusal::NoCheckpoint)
     }
 
-    /// Removes a point. The newest one of an ended session stays: it is all that is left.
+    /// Removes a point. The newest one of an ended session stays, unless it is damaged: it is all that
+    /// is left.
     pub async fn remove_point(&self, caller: &Caller, id: SessionId, which: Which) -> Result<()> {
         let session = self.stored(caller, id).await?;
-        let point = self.point(caller, id, which).await?;
-        if session.status == Status::Ended || session.restore == Some(point.id) {
-            let newest = self.shared.store.point(id, Which::Newest).await?;
-            if newest.is_some_and(|newest| newest.id == point.id) {
-                return Err(Refusal::LastCheckpoint);
-            }
+        let Kept { point, damage } = self.judged_point(caller, id, which).await?;
+        let newest = self.shared.store.point(id, Which::Newest).await?;
+        let is_last = newest.is_some_and(|newest| newest.id == point.id)
+            && session.status == Status::Ended
+            && damage.is_none();
+        if is_last || session.restore == Some(point.id) {
+            return Err(Refusal::LastCheckpoint);
         }
         self.shared.store.remove_point(id, point.id).await?;
         Ok(())

@@ -56,6 +56,7 @@ impl Service {
         };
         let slot = self.shared.take_slot()?;
         let child = draft(&parent, &point, slot);
+        let _making = self.shared.making.begin(child.id, slot);
         let made = self.make_fork(&child, &point).await;
         if made.is_err() {
             self.undo_fork(&child).await;

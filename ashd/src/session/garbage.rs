@@ -10,9 +10,11 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
+use super::fsck::{Failed, Found, content, tenants};
+use super::service::{Service, detached};
 use super::shared::Shared;
 use crate::domain::Tenant;
-use crate::snapshot::{Collected, Collecting, SnapshotError};
+use crate::snapshot::{Collected, Collecting, Survey};
 
 /// Packs younger than this stay, unless something was purged.
 const GRACE: Duration = Duration::from_secs(600);
@@ -39,6 +41,63 @@ impl Garbage {
     }
 }
 
+/// What was collected of a tenant, or would be.
+#[derive(Clone, Debug)]
+pub struct Collection {
+    /// Whose.
+    pub tenant: Tenant,
+    /// What; absent when somebody saved or brought back all the time.
+    pub collected: Option<Collected>,
+}
+
+impl Service {
+    /// Removes what no point needs, of all tenants, or only says what would be removed.
+    ///
+    /// # Errors
+    /// When a store cannot be read; what was collected before stays so.
+    pub async fn collect(&self, preview: bool) -> Result<Vec<Collection>, Refusal> {
+        let shared = self.shared.clone();
+        detached(async move {
+            let mut all = vec![];
+            for tenant in tenants(&shared).await {
+                let collected = collect(&shared, &tenant, (GRACE, preview)).await?;
+                all.push(Collection { tenant, collected });
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    /// Reads every chunk of every point of all tenants. What is damaged is noted, and stored again
+    /// with the next point of a session that still has it.
+    ///
+    /// # Errors
+    /// When a store cannot be read.
+    pub async fn check_snapshots(&self) -> Result<Found, Refusal> {
+        let shared = self.shared.clone();
+        detached(async move {
+            let mut found = Found::default();
+            for tenant in tenants(&shared).await {
+                let survey = Arc::new(content(&shared, &tenant, true).await?);
+                found.add(&shared, &tenant, &survey).await?;
+                set_right(&shared, &tenant, survey).await?;
+            }
+            Ok(found)
+        })
+        .await
+    }
+}
+
+async fn set_right(shared: &Shared, tenant: &Tenant, survey: Arc<Survey>) -> Result<(), Refusal> {
+    let (snapshots, whose) = (shared.snapshots.clone(), tenant.clone());
+    let set = move || snapshots.vault(&whose)?.set_right(&survey);
+    let set = spawn_blocking(set).await.map_err(|error| Refusal::Internal(error.to_string()))?;
+    if set.map_err(Failed::from)? {
+        tracing::warn!(ash_tenant = %tenant, "what is damaged is stored again when it is there");
+    }
+    Ok(())
+}
+
 /// Collects as long as the daemon lives.
 pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
     loop {
@@ -50,11 +109,8 @@ pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
             false => (tenants(&shared).await, GRACE),
         };
         for tenant in tenants {
-            match collect(&shared, &tenant, grace).await {
-                Ok(Some(Collected { packs: 0, .. })) => {}
-                Ok(Some(Collected { bytes, packs, .. })) => {
-                    tracing::info!(ash_tenant = %tenant, bytes, packs, "snapshots collected");
-                }
+            match collect(&shared, &tenant, (grace, false)).await {
+                Ok(Some(collected)) => say(&tenant, collected),
                 // Somebody saves all the time: later.
                 Ok(None) if purged => shared.garbage.left_by(&tenant),
                 Ok(None) => {}
@@ -66,43 +122,33 @@ pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
     }
 }
 
-async fn tenants(shared: &Shared) -> BTreeSet<Tenant> {
-    let snapshots = shared.snapshots.clone();
-    let tenants = spawn_blocking(move || snapshots.tenants()).await;
-    tenants.ok().and_then(Result::ok).unwrap_or_default().into_iter().collect()
+fn say(tenant: &Tenant, collected: Collected) {
+    let Collected { bytes, packs, damaged, held, .. } = collected;
+    if damaged > 0 {
+        tracing::error!(
+            ash_tenant = %tenant, damaged, held,
+            "checkpoints are damaged, and what they may need is not collected; \
+             `ashctl snapshot check` says which"
+        );
+    }
+    if packs > 0 {
+        tracing::info!(ash_tenant = %tenant, bytes, packs, "snapshots collected");
+    }
 }
 
 /// Collects what a tenant's points do not need; `None` when somebody was in the way.
 async fn collect(
     shared: &Arc<Shared>,
     tenant: &Tenant,
-    grace: Duration,
+    (grace, preview): (Duration, bool),
 ) -> Result<Option<Collected>, Refusal> {
     let (shared, tenant) = (shared.clone(), tenant.clone());
     let collect = move || -> Result<Option<Collected>, Refusal> {
-        let vault = shared.snapshots.vault(&tenant).map_err(failed)?;
-        let how = Collecting { grace, preview: false, patience: PATIENCE };
+        let vault = shared.snapshots.vault(&tenant).map_err(Failed::from)?;
+        let how = Collecting { grace, preview, patience: PATIENCE };
         let points =
             || Handle::current().block_on(shared.store.roots(&tenant)).map_err(Failed::Store);
-        vault.collect(&how, points).map_err(|error| match error {
-            Failed::Store(error) => error.into(),
-            Failed::Snapshots(error) => failed(error),
-        })
+        Ok(vault.collect(&how, points)?)
     };
     spawn_blocking(collect).await.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
-}
-
-enum Failed {
-    Store(crate::store::StoreError),
-    Snapshots(SnapshotError),
-}
-
-impl From<SnapshotError> for Failed {
-    fn from(error: SnapshotError) -> Failed {
-        Failed::Snapshots(error)
-    }
-}
-
-fn failed(error: SnapshotError) -> Refusal {
-    Refusal::Internal(error.to_string())
 }

@@ -15,7 +15,9 @@ use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
 use super::shared::Shared;
-use crate::domain::{Point, PointId, PointName, Session, SessionId, Timestamp, Which};
+use crate::domain::{
+    Point, PointId, PointName, Root, Session, SessionId, Tenant, Timestamp, Which,
+};
 use crate::fault;
 use crate::snapshot::{Cut, Cutting, Donor, Restoring, SnapshotError, Stage};
 use crate::tree::remove_all;
@@ -121,7 +123,35 @@ impl Shared {
             snapshots.vault(&tenant)?.restore(root, &restoring)
         };
         let built = spawn_blocking(build).await.unwrap_or(Err(SnapshotError::Cancelled));
-        built.map(drop).map_err(|error| unkept(session.id, error))
+        match built.map_err(|error| unkept(session.id, error)) {
+            Ok(_) => Ok(()),
+            Err(Refusal::Damaged { how, .. }) => {
+                let whole = self.older_whole(point, &session.tenant).await?;
+                Err(Refusal::Damaged { how, whole })
+            }
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// The newest point before this one of which every chunk is there.
+    async fn older_whole(
+        &self,
+        point: &Point,
+        tenant: &Tenant,
+    ) -> Result<Option<PointId>, Refusal> {
+        let points = self.store.points(point.session).await?;
+        let older = points.into_iter().skip_while(|other| other.id != point.id).skip(1);
+        // Going back to the same files leads nowhere.
+        let older: Vec<Point> = older.filter(|other| other.root != point.root).collect();
+        let (snapshots, tenant) = (self.snapshots.clone(), tenant.clone());
+        let look = move || {
+            let roots: Vec<Root> = older.iter().map(|point| point.root).collect();
+            let whole = snapshots.vault(&tenant)?.first_whole(&roots)?;
+            let at = whole.and_then(|whole| roots.iter().position(|root| *root == whole));
+            Ok::<_, SnapshotError>(at.map(|at| older[at].id))
+        };
+        let found = spawn_blocking(look).await.unwrap_or(Err(SnapshotError::Cancelled));
+        found.map_err(|error| unkept(point.session, error))
     }
 
     /// Puts what was built in the place of what is there.
@@ -199,7 +229,7 @@ pub(super) fn unkept(session: SessionId, error: SnapshotError) -> Refusal {
         SnapshotError::Full => Refusal::Store(crate::store::StoreError::Full),
         SnapshotError::Damaged { .. } => {
             tracing::error!(ash_session = %session, %error, "a point is damaged");
-            Refusal::Damaged(error.to_string())
+            Refusal::Damaged { how: error.to_string(), whole: None }
         }
         SnapshotError::Cancelled => Refusal::ShuttingDown,
         error => {

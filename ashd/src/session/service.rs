@@ -18,6 +18,7 @@ use super::reconcile;
 use super::registry::{Registry, SessionView};
 use super::shared::{Live, Options, Shared};
 use super::stream::Subscription;
+use super::survey::Making;
 use crate::domain::{
     Agent, AgentName, Event, ExecRequest, SandboxId, Session, SessionId, Status, Timestamp,
     TurnRequest,
@@ -40,7 +41,7 @@ const WATCHED: usize = 1024;
 #[derive(Clone)]
 pub struct Service {
     pub(super) shared: Arc<Shared>,
-    deployments: Arc<Deployments>,
+    pub(super) deployments: Arc<Deployments>,
     started: Instant,
 }
 
@@ -78,6 +79,7 @@ impl Service {
             warm_resumes: 0.into(),
             cold_resumes: 0.into(),
             garbage: Garbage::default(),
+            making: Making::default(),
         });
         reconcile::run(&shared, sessions).await?;
         tokio::spawn(garbage::collect_for_ever(shared.clone()));
@@ -120,6 +122,7 @@ impl Service {
             resume_cold_hits: shared.cold_resumes.load(Ordering::Relaxed),
             uptime_s: self.started.elapsed().as_secs(),
             missing: shared.sandboxes.missing().to_vec(),
+            damaged_checkpoints: shared.snapshots.damaged(),
             model_key: shared.sandboxes.has_model_key(),
         }
     }

@@ -14,6 +14,7 @@ use super::garbage::Garbage;
 use super::machine::Sandbox;
 use super::places::Places;
 use super::registry::Registry;
+use super::survey::Making;
 use crate::domain::{Event, SandboxId, Session, SessionId, Status, Timestamp};
 use crate::sandbox::admission::{self, NoRoom, Room};
 use crate::sandbox::lease::Slots;
@@ -78,6 +79,8 @@ pub(super) struct Shared {
     pub(super) warm_resumes: AtomicU64,
     pub(super) cold_resumes: AtomicU64,
     pub(super) garbage: Garbage,
+    /// Sessions that are being made.
+    pub(super) making: Making,
 }
 
 impl Shared {

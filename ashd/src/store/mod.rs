@@ -209,6 +209,8 @@ pub trait Store: Send + Sync {
     async fn point(&self, id: SessionId, which: Which) -> Result<Option<Point>>;
     /// Removes a point of a session; false if there was none.
     async fn remove_point(&self, id: SessionId, point: PointId) -> Result<bool>;
+    /// The points of a tenant with this content.
+    async fn points_with(&self, tenant: &Tenant, root: Root) -> Result<Vec<Point>>;
     /// The content of every point of a tenant, each once.
     async fn roots(&self, tenant: &Tenant) -> Result<Vec<Root>>;
 
@@ -238,6 +240,9 @@ pub trait Store: Send + Sync {
     async fn add_usage(&self, id: SessionId, at: Timestamp, usage: Usage) -> Result<()>;
     /// The sum of a session's usage; `model` is that of the newest row.
     async fn usage(&self, id: SessionId) -> Result<Usage>;
+
+    /// Reads all of the database; what is wrong with it, if anything is.
+    async fn check(&self) -> Result<Option<String>>;
 
     /// Waits until everything accepted is on disk, and closes.
     async fn close(&self);

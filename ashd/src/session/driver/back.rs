@@ -25,8 +25,10 @@ impl Driver {
         let cold = SessionChange { cold: Some(true), ..SessionChange::none() };
         self.commit(cold, vec![]).await?;
         self.perform(effects).await?;
-        self.settle_files().await?;
-        self.save_now().await?;
+        // What is lost cannot be saved, and is why one goes back.
+        if self.has_own_files().await? {
+            self.save_now().await?;
+        }
         if let Err(refusal) = self.shared.build(&self.session, &point, None).await {
             self.shared.discard(self.session.id).await;
             return Err(refusal);

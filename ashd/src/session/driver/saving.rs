@@ -129,6 +129,16 @@ impl Driver {
         Ok(self.commit(change, vec![]).await?)
     }
 
+    /// Like [`settle_files`](Self::settle_files); false when what should be there is lost, which leaves
+    /// nothing to save.
+    pub(super) async fn has_own_files(&mut self) -> Result<bool, Refusal> {
+        match self.settle_files().await {
+            Ok(()) => Ok(true),
+            Err(Refusal::Damaged { .. } | Refusal::NothingKept) => Ok(false),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
     fn begin_cut(&mut self, wishes: Vec<Wish>) {
         let (tell, told) = mpsc::unbounded_channel();
         let cancel = Arc::new(AtomicBool::new(false));

@@ -177,6 +177,11 @@ impl Store for Sqlite {
         self.writer.write(move |conn| points::remove(conn, id, point)).await
     }
 
+    async fn points_with(&self, tenant: &Tenant, root: Root) -> Result<Vec<Point>> {
+        let tenant = tenant.clone();
+        self.readers.read(move |conn| points::with(conn, &tenant, root)).await
+    }
+
     async fn roots(&self, tenant: &Tenant) -> Result<Vec<Root>> {
         let tenant = tenant.clone();
         self.readers.read(move |conn| points::roots(conn, &tenant)).await
@@ -221,6 +226,10 @@ impl Store for Sqlite {
 
     async fn usage(&self, id: SessionId) -> Result<Usage> {
         self.readers.read(move |conn| usage::sum(conn, id)).await
+    }
+
+    async fn check(&self) -> Result<Option<String>> {
+        self.readers.read(open::check).await
     }
 
     async fn close(&self) {

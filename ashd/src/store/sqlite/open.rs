@@ -62,6 +62,17 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Reads all of the database; what is wrong with it, if anything is.
+pub(super) fn check(conn: &Connection) -> Result<Option<String>> {
+    let found: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    if found != "ok" {
+        return Ok(Some(found));
+    }
+    let mut broken = conn.prepare("PRAGMA foreign_key_check")?;
+    let table = broken.query_map([], |row| row.get::<_, String>(0))?.next().transpose()?;
+    Ok(table.map(|table| format!("a row of {table} belongs to nothing")))
+}
+
 /// A connection to the file.
 pub(super) fn connect(path: &Path, role: Role) -> Result<Connection> {
     // Each connection is used by one thread at a time.

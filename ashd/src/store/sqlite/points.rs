@@ -7,10 +7,12 @@ use crate::domain::session::RunningTurn;
 use crate::domain::{Point, PointId, Root, SessionId, Tenant, Which};
 use crate::store::{Result, StoreError};
 
-const SELECT: &str = "SELECT points.id, sessions.id, name, seq, points.turn, points.turn_user_seq,
-         points.cli_session, root, files, bytes, written, left_out, points.created_at
-     FROM points JOIN sessions ON session = sessions.key
-     WHERE sessions.id = ?1";
+const SELECT_ALL: &str = "SELECT points.id, sessions.id, name, seq, points.turn,
+         points.turn_user_seq, points.cli_session, root, files, bytes, written, left_out,
+         points.created_at
+     FROM points JOIN sessions ON session = sessions.key";
+
+const OF_SESSION: &str = "WHERE sessions.id = ?1";
 
 /// Newest first: of two with the same events, the one that was saved later.
 const ORDER: &str = "ORDER BY seq DESC, points.key DESC";
@@ -68,13 +70,13 @@ fn insert(conn: &Connection, point: &Point) -> Result<()> {
 }
 
 pub(super) fn of_session(conn: &Connection, id: SessionId) -> Result<Vec<Point>> {
-    let sql = format!("{SELECT} {ORDER}");
+    let sql = format!("{SELECT_ALL} {OF_SESSION} {ORDER}");
     Ok(conn.prepare_cached(&sql)?.query_map([id], read)?.collect::<rusqlite::Result<_>>()?)
 }
 
 pub(super) fn find(conn: &Connection, id: SessionId, which: &Which) -> Result<Option<Point>> {
     let one = |condition: &str, value: &dyn rusqlite::ToSql| {
-        let sql = format!("{SELECT} AND {condition} {ORDER} LIMIT 1");
+        let sql = format!("{SELECT_ALL} {OF_SESSION} AND {condition} {ORDER} LIMIT 1");
         conn.prepare_cached(&sql)?.query_row(params![id, value], read).optional()
     };
     Ok(match which {
@@ -102,6 +104,12 @@ pub(super) fn remove(conn: &Connection, id: SessionId, point: PointId) -> Result
     let sql = "DELETE FROM points
          WHERE id = ?2 AND session = (SELECT key FROM sessions WHERE id = ?1)";
     Ok(conn.prepare_cached(sql)?.execute(params![id, point])? > 0)
+}
+
+pub(super) fn with(conn: &Connection, tenant: &Tenant, root: Root) -> Result<Vec<Point>> {
+    let sql = format!("{SELECT_ALL} WHERE tenant = ?1 AND root = ?2 {ORDER}");
+    let mut query = conn.prepare(&sql)?;
+    Ok(query.query_map(params![tenant, root], read)?.collect::<rusqlite::Result<_>>()?)
 }
 
 pub(super) fn roots(conn: &Connection, tenant: &Tenant) -> Result<Vec<Root>> {

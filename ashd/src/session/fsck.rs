@@ -1,0 +1,156 @@
+//! Looking whether everything agrees, while the daemon runs, and changing nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
+
+use super::api::Refusal;
+use super::difference::Difference;
+use super::service::{Result, Service, detached};
+use super::shared::Shared;
+use super::survey;
+use crate::domain::Tenant;
+use crate::snapshot::{SnapshotError, Survey};
+use crate::store::StoreError;
+
+/// What a look found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Every difference.
+    pub differences: BTreeSet<Difference>,
+    /// Chunks of checkpoints that were looked at.
+    pub chunks: u64,
+}
+
+impl Found {
+    /// What was found of a tenant's snapshots.
+    pub(super) async fn add(
+        &mut self,
+        shared: &Shared,
+        tenant: &Tenant,
+        survey: &Survey,
+    ) -> Result<()> {
+        self.chunks += survey.chunks;
+        self.differences.extend(unusable(tenant, survey));
+        self.differences.extend(damaged(shared, tenant, survey).await?);
+        Ok(())
+    }
+}
+
+impl Service {
+    /// Looks at store, disk, control groups, processes, mounts, sockets, leases and snapshots; with
+    /// `deep`, reads every chunk of every checkpoint and all of the database. Of all tenants. What is
+    /// under way is no difference: only what two looks have in common is.
+    ///
+    /// # Errors
+    /// When the store cannot be read at all.
+    pub async fn fsck(&self, deep: bool) -> Result<Found> {
+        let service = self.clone();
+        detached(async move { service.fsck_now(deep).await }).await
+    }
+
+    async fn fsck_now(&self, deep: bool) -> Result<Found> {
+        let shared = &self.shared;
+        let differences = {
+            let _no_deployment = self.deployments.pause().await;
+            let first = survey::look(shared).await?;
+            match first.is_empty() {
+                true => first,
+                false => &first & &survey::look(shared).await?,
+            }
+        };
+        let mut found = Found { differences, chunks: 0 };
+        for tenant in tenants(shared).await {
+            let survey = content(shared, &tenant, deep).await?;
+            found.add(shared, &tenant, &survey).await?;
+        }
+        if deep {
+            found.differences.extend(shared.store.check().await?.map(Difference::Database));
+        }
+        Ok(found)
+    }
+}
+
+/// Every tenant that has snapshots.
+pub(super) async fn tenants(shared: &Shared) -> BTreeSet<Tenant> {
+    let snapshots = shared.snapshots.clone();
+    let tenants = spawn_blocking(move || snapshots.tenants()).await;
+    tenants.ok().and_then(std::result::Result::ok).unwrap_or_default().into_iter().collect()
+}
+
+/// Packs that cannot be used, of all tenants: what can be told without following a point.
+pub(super) async fn packs(shared: &Arc<Shared>) -> Vec<Difference> {
+    let mut found = vec![];
+    for tenant in tenants(shared).await {
+        let (snapshots, whose) = (shared.snapshots.clone(), tenant.clone());
+        let look =
+            move || snapshots.vault(&whose)?.survey(false, || Ok::<_, SnapshotError>(vec![]));
+        match spawn_blocking(look).await {
+            Ok(Ok(survey)) => found.extend(unusable(&tenant, &survey)),
+            Ok(Err(error)) => tracing::error!(ash_tenant = %tenant, %error, "no snapshots"),
+            Err(error) => tracing::error!(ash_tenant = %tenant, %error, "no snapshots"),
+        }
+    }
+    found
+}
+
+/// Looks at all points of a tenant.
+pub(super) async fn content(shared: &Arc<Shared>, tenant: &Tenant, deep: bool) -> Result<Survey> {
+    let (shared, tenant) = (shared.clone(), tenant.clone());
+    let look = move || -> Result<Survey> {
+        let vault = shared.snapshots.vault(&tenant).map_err(Failed::from)?;
+        let points =
+            || Handle::current().block_on(shared.store.roots(&tenant)).map_err(Failed::Store);
+        Ok(vault.survey(deep, points)?)
+    };
+    spawn_blocking(look).await.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
+}
+
+fn unusable(tenant: &Tenant, survey: &Survey) -> Vec<Difference> {
+    let pack = |bad: &crate::snapshot::BadPack| {
+        Difference::Pack(tenant.clone(), bad.pack, bad.how.clone())
+    };
+    survey.packs.iter().map(pack).collect()
+}
+
+/// The points that have what is damaged.
+async fn damaged(shared: &Shared, tenant: &Tenant, survey: &Survey) -> Result<Vec<Difference>> {
+    let mut found = vec![];
+    for damage in &survey.damaged {
+        for point in shared.store.points_with(tenant, damage.root).await? {
+            found.push(Difference::Point {
+                session: point.session,
+                point: point.id,
+                name: Difference::name_of(point.name.as_ref()),
+                how: damage.to_string(),
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Why a vault and its points cannot be looked at.
+pub(super) enum Failed {
+    /// The store's fault.
+    Store(StoreError),
+    /// The vault's.
+    Snapshots(SnapshotError),
+}
+
+impl From<SnapshotError> for Failed {
+    fn from(error: SnapshotError) -> Failed {
+        Failed::Snapshots(error)
+    }
+}
+
+impl From<Failed> for Refusal {
+    fn from(failed: Failed) -> Refusal {
+        match failed {
+            Failed::Store(error) => error.into(),
+            Failed::Snapshots(SnapshotError::Full) => StoreError::Full.into(),
+            Failed::Snapshots(error) => Refusal::Internal(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! One pass over everything that has to agree. It shows differences and mends none: at the start
+//! `mend` does, while the daemon runs nobody.
+//!
+//! The order of reading is what makes it work beside sessions that come and go: what is under way is
+//! asked first, then the store, then the machine. What was under way is no difference; what began
+//! later may look like one, and is in the store or under way by the time of a second pass.
+
+use std::collections::{BTreeSet, HashSet};
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::task::spawn_blocking;
+
+use super::agents;
+use super::api::Refusal;
+use super::difference::Difference;
+use super::shared::Shared;
+use crate::domain::{Agent, SandboxId, Session, SessionId, Status, Which};
+
+/// Sessions that are being made: what there is of them is not recorded yet.
+#[derive(Default)]
+pub(super) struct Making(Mutex<BTreeSet<(SessionId, u32)>>);
+
+/// Counts a session as being made while it lives.
+pub(super) struct Made<'a>(&'a Making, (SessionId, u32));
+
+impl Making {
+    /// A session with this place in the range of uids is being made.
+    pub(super) fn begin(&self, id: SessionId, slot: u32) -> Made<'_> {
+        self.lock().insert((id, slot));
+        Made(self, (id, slot))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<(SessionId, u32)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
+}
+
+/// What is known of sessions at one moment.
+struct Facts {
+    making: BTreeSet<(SessionId, u32)>,
+    /// Sessions with drivers, which know better than anybody.
+    driven: HashSet<SessionId>,
+    sandboxes: BTreeSet<SandboxId>,
+    /// Every session that is not ended or still has uids.
+    sessions: Vec<Session>,
+    agents: Vec<Agent>,
+}
+
+/// Looks at everything but the content of snapshots.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(super) async fn look(shared: &Arc<Shared>) -> Result<BTreeSet<Difference>, Refusal> {
+    let facts = Facts::gather(shared).await?;
+    let mut found = BTreeSet::new();
+    facts.sessions(shared, &mut found).await?;
+    let looking = shared.clone();
+    let looked = spawn_blocking(move || {
+        facts.machine(&looking, &mut found);
+        facts.disk(&looking, &mut found);
+        found
+    });
+    looked.await.map_err(|error| Refusal::Internal(error.to_string()))
+}
+
+impl Facts {
+    async fn gather(shared: &Shared) -> Result<Facts, Refusal> {
+        let making = shared.making.lock().clone();
+        let driven = shared.registry.views().iter().map(|view| view.session.id).collect();
+        let mut sandboxes = shared.sandboxes.known();
+        sandboxes.extend(shared.registry.views().iter().map(|view| view.session.sandbox));
+        let sessions = shared.store.unended_sessions().await?;
+        let agents = shared.store.all_agents().await?;
+        Ok(Facts { making, driven, sandboxes, sessions, agents })
+    }
+
+    fn is_under_way(&self, id: SessionId) -> bool {
+        self.driven.contains(&id) || self.making.iter().any(|(made, _)| *made == id)
+    }
+
+    /// What the rows of sessions say, and what is there of it.
+    async fn sessions(
+        &self,
+        shared: &Shared,
+        found: &mut BTreeSet<Difference>,
+    ) -> Result<(), Refusal> {
+        for session in self.sessions.iter().filter(|session| !self.is_under_way(session.id)) {
+            let id = session.id;
+            match session.status {
+                Status::Starting if session.parent.is_some() => {
+                    found.insert(Difference::HalfFork(id));
+                    continue;
+                }
+                Status::Ended => {
+                    found.insert(Difference::HalfEnded(id));
+                    continue;
+                }
+                Status::Active | Status::Starting if !session.cold => {
+                    found.insert(Difference::SandboxGone(id));
+                }
+                _ if session.turn.is_some() => {
+                    found.insert(Difference::SandboxGone(id));
+                }
+                _ => {}
+            }
+            if session.restore.is_none() && !shared.has_files(id) {
+                let point = shared.store.point(id, Which::Newest).await?;
+                found.insert(match point {
+                    Some(_) => Difference::FilesAway(id),
+                    None => Difference::FilesLost(id),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Sandboxes, processes, mounts, leases. Blocks.
+    fn machine(&self, shared: &Shared, found: &mut BTreeSet<Difference>) {
+        let left = &shared.sandboxes.leftovers() - &self.sandboxes;
+        found.extend(left.into_iter().map(Difference::SandboxLeft));
+        found.extend(shared.sandboxes.strays().into_iter().map(Difference::Stray));
+        found.extend(shared.sandboxes.mounts().into_iter().map(Difference::Mount));
+        let rows = self.sessions.iter().filter_map(|session| session.slot);
+        let rows: BTreeSet<u32> = rows.chain(self.making.iter().map(|(_, slot)| *slot)).collect();
+        // The drivers' sessions may have given theirs back since.
+        found.extend((&shared.slots.used() - &rows).into_iter().map(Difference::Lease));
+    }
+
+    /// What lies in the state directory. Blocks.
+    fn disk(&self, shared: &Shared, found: &mut BTreeSet<Difference>) {
+        let (places, recorded) = (&shared.places, &self.sessions);
+        let known: HashSet<SessionId> = recorded.iter().map(|session| session.id).collect();
+        let own = |name: &str| name.parse().is_ok_and(|id: SessionId| known.contains(&id));
+        let busy = |name: &str| {
+            let id = name.split('.').next().and_then(|id| id.parse().ok());
+            id.is_some_and(|id| self.is_under_way(id))
+        };
+        let dirs = agents::names(&places.sessions()).into_iter();
+        found.extend(dirs.filter(|name| !own(name) && !busy(name)).map(Difference::SessionDir));
+        found.extend(agents::names(&places.staging()).into_iter().map(Difference::Staged));
+        found.extend(agents::unrecorded(places, &self.agents));
+        let needed = self.agents.iter().map(|it| (&it.tenant, &it.name, it.version));
+        let in_use = recorded.iter().map(|it| (&it.tenant, &it.agent, it.agent_version));
+        for (tenant, agent, version) in needed.chain(in_use).collect::<BTreeSet<_>>() {
+            if !places.version(tenant, agent, version).is_dir() {
+                found.insert(Difference::VersionGone(tenant.clone(), agent.clone(), version));
+            }
+        }
+        for session in recorded.iter().filter(|session| !self.is_under_way(session.id)) {
+            found.extend(foreign(shared, session));
+        }
+        let kept = agents::names(&places.old_snapshots()).into_iter();
+        found.extend(kept.filter_map(|name| name.parse().ok()).map(Difference::OldKept));
+    }
+}
+
+/// Whether a session's workspace belongs to somebody else than its agent.
+fn foreign(shared: &Shared, session: &Session) -> Option<Difference> {
+    let should = shared.slots.uids(session.slot?).agent;
+    let workspace = shared.places.session(session.id).join("workspace");
+    let owner = std::fs::symlink_metadata(workspace).ok()?.uid();
+    (owner != should).then_some(Difference::Owner { session: session.id, owner, should })
+}
