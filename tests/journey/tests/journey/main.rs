@@ -13,6 +13,7 @@ mod crashes;
 mod dbus;
 mod disk;
 mod files;
+mod fsck;
 mod journey;
 mod killed;
 mod lasting;

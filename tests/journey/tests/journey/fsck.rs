@@ -1,0 +1,190 @@
+//! What does not agree is shown, mended at the start, and damage has a way out.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, ensure};
+use ash_journey::{Client, Options, process};
+use serde_json::{Value, json};
+
+use crate::support::Talk;
+
+/// The exit code of `ashctl` and the document that it prints.
+fn told(talk: &Talk, arguments: &[&str]) -> Result<(i32, Value)> {
+    let output = talk.ash.ctl().command()?.arg("--json").args(arguments).output()?;
+    let code = output.status.code().context("ashctl was killed")?;
+    let document = serde_json::from_slice(&output.stdout);
+    let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+    Ok((code, document.with_context(said)?))
+}
+
+/// The kinds of the differences that a look finds, and its exit code.
+fn fsck(talk: &Talk, arguments: &[&str]) -> Result<(i32, Vec<String>)> {
+    let (code, found) = told(talk, arguments)?;
+    let differences = found["differences"].as_array().context("no differences")?;
+    let kind = |one: &Value| one["kind"].as_str().unwrap_or_default().to_owned();
+    Ok((code, differences.iter().map(kind).collect()))
+}
+
+fn packs(talk: &Talk) -> Result<Vec<PathBuf>> {
+    let dir = talk.ash.data_dir().join("snapshots/store/default/packs");
+    Ok(fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<Result<_, std::io::Error>>()?)
+}
+
+/// Flips a byte in the middle of a pack's content.
+fn flip(pack: &PathBuf) -> Result<()> {
+    let file = fs::File::options().read(true).write(true).open(pack)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 1000)?;
+    Ok(file.write_all_at(&[byte[0] ^ 1], 1000)?)
+}
+
+#[test]
+fn what_is_left_is_shown_and_mended_at_the_start() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask("[[say hello]]")?;
+    ensure!(fsck(&talk, &["fsck", "--deep"])? == (0, vec![]));
+    let data = talk.ash.data_dir();
+    let strange = data.join("sessions/11111111-2222-4333-8444-555555555555");
+    fs::create_dir_all(strange.join("workspace"))?;
+    fs::create_dir_all(data.join("agents/.staging/half"))?;
+    fs::create_dir_all(data.join("agents/default/hello/2"))?;
+    fs::create_dir_all(data.join("agents/default/gone/1"))?;
+    let expected = ["agent-directory", "half-deployment", "session-directory", "version-directory"];
+    let (code, mut kinds) = fsck(&talk, &["fsck"])?;
+    kinds.sort();
+    ensure!((code, &kinds[..]) == (10, &expected.map(String::from)), "{code} {kinds:?}");
+    ensure!(strange.exists(), "nothing is mended by looking");
+    ensure!(fsck(&talk, &["fsck"])?.1.len() == 4);
+
+    talk.crash()?;
+    ensure!(fsck(&talk, &["fsck"])? == (0, vec![]));
+    ensure!(!strange.exists());
+    let log = talk.ash.log();
+    let mended = log.lines().filter(|line| line.contains("mended: ")).count();
+    ensure!(mended == 4, "a line for each:\n{log}");
+    talk.ash.finish()
+}
+
+#[test]
+fn what_is_under_way_is_no_difference() -> Result<()> {
+    let talk = Talk::begin(Options::stub())?;
+    std::thread::scope(|scope| {
+        let busy: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| -> Result<()> {
+                    for _ in 0..4 {
+                        let session = talk.api.create("hello", json!({}))?;
+                        talk.api.send(&session, json!({ "content": "[[say x]]" }))?.to_end()?;
+                        talk.api.turn_to(&session, "pause")?;
+                        talk.api.turn_to(&session, "resume")?;
+                        talk.api.purge(&session)?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        while busy.iter().any(|busy| !busy.is_finished()) {
+            let found = told(&talk, &["fsck"])?;
+            ensure!(found.0 == 0, "{found:?}");
+        }
+        busy.into_iter().try_for_each(|busy| busy.join().expect("a session failed"))
+    })?;
+    talk.ash.finish()
+}
+
+/// A process under a user that is leased to sandboxes, in none of them.
+#[test]
+fn a_process_in_no_sandbox_is_shown_and_ended_at_the_start() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    let uid = talk.ash.places().uids.end - 1;
+    let mut command = std::process::Command::new("setpriv");
+    command.args([&format!("--reuid={uid}"), "--clear-groups", "sleep", "600"]);
+    let mut stray = command.stdin(Stdio::null()).spawn()?;
+    process::until("the process to have its user", || process::uid(stray.id()) == Some(uid))?;
+    let found = fsck(&talk, &["fsck"])?;
+    ensure!(found == (10, vec!["process".to_owned()]), "{found:?}");
+    talk.crash()?;
+    ensure!(!stray.wait()?.success());
+    ensure!(fsck(&talk, &["fsck"])? == (0, vec![]));
+    talk.ash.finish()
+}
+
+#[test]
+fn a_session_whose_newest_point_is_damaged_goes_back_to_a_whole_one() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("echo kept > file"))?;
+    let ctl = talk.ash.ctl();
+    let whole = ctl.json(&["session", "checkpoint", "create", &talk.session, "whole"])?;
+    let before = packs(&talk)?;
+    talk.ask(&talk.bash("head -c 300000 /dev/urandom > noise"))?;
+    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    talk.ash.terminate()?;
+    // The files are lost, and of what was saved last a byte is not what it was.
+    fs::remove_dir_all(talk.ash.data_dir().join("sessions").join(&talk.session))?;
+    let new = packs(&talk)?.into_iter().filter(|pack| !before.contains(pack));
+    let noise = new.max_by_key(|pack| fs::metadata(pack).map_or(0, |stat| stat.len()));
+    flip(&noise.context("nothing was saved")?)?;
+    talk.boot()?;
+
+    let path = format!("/api/sessions/{}/resume", talk.session);
+    let refused = talk.api.call("POST", &path, None)?.expect(500)?;
+    let said = refused["error"].as_str().unwrap_or_default();
+    let id = whole["id"].as_str().context("the checkpoint has no id")?;
+    ensure!(said.contains("workspace/noise") && said.contains("the newest older one"), "{said}");
+    ensure!(said.contains(id), "{said} names {id}");
+    let listed = told(&talk, &["session", "checkpoint", "list", &talk.session])?.1;
+    let damaged: Vec<_> =
+        listed.as_array().into_iter().flatten().filter(|one| !one["damage"].is_null()).collect();
+    ensure!(!damaged.is_empty(), "{listed}");
+    ensure!(ctl.json(&["status"])?["damagedCheckpoints"].as_u64() > Some(0));
+    let (code, kinds) = fsck(&talk, &["fsck", "--deep"])?;
+    ensure!(code == 12 && kinds.contains(&"checkpoint".to_owned()), "{kinds:?}");
+
+    // Nothing began anew on the quiet, and the verb takes it.
+    ctl.json(&["session", "restore", &talk.session, id])?;
+    ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
+    let found = talk.api.exec(&talk.session, "ls; cat file")?.stdout;
+    ensure!(found.trim() == "CLAUDE.md\nfile\nkept", "{found}");
+    // Forgotten, there is no damage.
+    for point in damaged {
+        let id = point["id"].as_str().unwrap_or_default();
+        ctl.json(&["session", "checkpoint", "delete", &talk.session, id])?;
+    }
+    ctl.json(&["snapshot", "collect"])?;
+    ensure!(fsck(&talk, &["fsck", "--deep"])? == (0, vec![]));
+    talk.ash.finish()
+}
+
+#[test]
+fn damage_of_files_that_are_still_there_heals() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("head -c 300000 /dev/urandom > noise"))?;
+    talk.ash.ctl().json(&["session", "checkpoint", "create", &talk.session, "one"])?;
+    talk.ash.terminate()?;
+    let largest =
+        packs(&talk)?.into_iter().max_by_key(|pack| fs::metadata(pack).map_or(0, |it| it.len()));
+    flip(&largest.context("nothing was saved")?)?;
+    talk.boot()?;
+    let (code, kinds) = fsck(&talk, &["snapshot", "check"])?;
+    ensure!(code == 12 && !kinds.is_empty(), "{code} {kinds:?}");
+    ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
+    talk.ask("[[say anything]]")?;
+    talk.ash.ctl().json(&["session", "checkpoint", "create", &talk.session, "two"])?;
+    let found = told(&talk, &["snapshot", "check"])?;
+    ensure!(found.0 == 0, "the older one has the file in common: {found:?}");
+    talk.ash.finish()
+}
+
+#[test]
+fn collecting_can_be_looked_at_before() -> Result<()> {
+    let talk = Talk::begin(Options::stub())?;
+    talk.ask("[[say hello]]")?;
+    for arguments in [&["snapshot", "collect", "--preview"][..], &["snapshot", "collect"]] {
+        let all = talk.ash.ctl().json(arguments)?;
+        ensure!(all[0]["tenant"] == "default" && all[0]["damaged"] == 0, "{all}");
+    }
+    talk.ash.finish()
+}
