@@ -19,6 +19,11 @@ use crate::snapshot::{Collected, Collecting, Survey};
 /// Packs younger than this stay, unless something was purged.
 const GRACE: Duration = Duration::from_secs(600);
 
+/// How often the database's log is tried to be emptied, and the time in between: readers may be in
+/// the way.
+const SCRUBS: u32 = 20;
+const SCRUB_PAUSE: Duration = Duration::from_millis(500);
+
 /// How long to wait until nobody saves or brings back.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -60,7 +65,7 @@ impl Service {
         detached(async move {
             let mut all = vec![];
             for tenant in tenants(&shared).await {
-                let collected = collect(&shared, &tenant, (GRACE, preview)).await?;
+                let collected = collect(&shared, &tenant, preview).await?;
                 all.push(Collection { tenant, collected });
             }
             Ok(all)
@@ -100,16 +105,23 @@ async fn set_right(shared: &Shared, tenant: &Tenant, survey: Arc<Survey>) -> Res
 
 /// Collects as long as the daemon lives.
 pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
+    // What was purged when the daemon before this one ended.
+    tenants(&shared).await.iter().for_each(|tenant| shared.garbage.left_by(tenant));
     loop {
         let purged =
             tokio::time::timeout(shared.options.collect_every, shared.garbage.there.notified());
         let purged = purged.await.is_ok();
-        let (tenants, grace) = match purged {
-            true => (shared.garbage.take(), Duration::ZERO),
-            false => (tenants(&shared).await, GRACE),
+        let tenants = match purged {
+            true => {
+                shared.garbage.take().into_iter().filter(|it| was_purged(&shared, it)).collect()
+            }
+            false => tenants(&shared).await,
         };
+        if tenants.iter().any(|tenant| was_purged(&shared, tenant)) {
+            scrub(&shared).await;
+        }
         for tenant in tenants {
-            match collect(&shared, &tenant, (grace, false)).await {
+            match collect(&shared, &tenant, false).await {
                 Ok(Some(collected)) => say(&tenant, collected),
                 // Somebody saves all the time: later.
                 Ok(None) if purged => shared.garbage.left_by(&tenant),
@@ -119,6 +131,36 @@ pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
                 }
             }
         }
+    }
+}
+
+/// Whether something of a tenant was purged and may be left. A file is looked for; no more.
+fn was_purged(shared: &Shared, tenant: &Tenant) -> bool {
+    shared.snapshots.vault(tenant).is_ok_and(|vault| vault.was_purged())
+}
+
+/// Sees to it that rows that were removed are not in the database's log any more.
+async fn scrub(shared: &Shared) {
+    for _ in 0..SCRUBS {
+        match shared.store.scrub().await {
+            Ok(true) => return,
+            Ok(false) => tokio::time::sleep(SCRUB_PAUSE).await,
+            Err(error) => {
+                tracing::error!(%error, "what was purged may be in the database's log");
+                return;
+            }
+        }
+    }
+    tracing::warn!("what was purged may be in the database's log until that is written anew");
+}
+
+impl Shared {
+    /// Notes that something of a tenant is about to be purged.
+    pub(super) async fn note_purge(&self, tenant: &Tenant) -> Result<(), Refusal> {
+        let (snapshots, tenant) = (self.snapshots.clone(), tenant.clone());
+        let noted = spawn_blocking(move || snapshots.vault(&tenant)?.note_purge()).await;
+        let noted = noted.map_err(|error| Refusal::Internal(error.to_string()))?;
+        Ok(noted.map_err(Failed::from)?)
     }
 }
 
@@ -140,12 +182,12 @@ fn say(tenant: &Tenant, collected: Collected) {
 async fn collect(
     shared: &Arc<Shared>,
     tenant: &Tenant,
-    (grace, preview): (Duration, bool),
+    preview: bool,
 ) -> Result<Option<Collected>, Refusal> {
     let (shared, tenant) = (shared.clone(), tenant.clone());
     let collect = move || -> Result<Option<Collected>, Refusal> {
         let vault = shared.snapshots.vault(&tenant).map_err(Failed::from)?;
-        let how = Collecting { grace, preview, patience: PATIENCE };
+        let how = Collecting { grace: GRACE, preview, patience: PATIENCE };
         let points =
             || Handle::current().block_on(shared.store.roots(&tenant)).map_err(Failed::Store);
         Ok(vault.collect(&how, points)?)

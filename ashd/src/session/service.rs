@@ -314,7 +314,10 @@ impl Service {
         self.shared.registry.remove(id);
         if purge {
             fault::point("purge.put_away");
+            self.shared.note_purge(&caller.tenant).await?;
             self.shared.store.purge_session(id).await?;
+            // A collecting that was under way may have taken the first one for its own.
+            self.shared.note_purge(&caller.tenant).await?;
             self.shared.garbage.left_by(&caller.tenant);
             fault::point("purge.recorded");
             self.shared.tell(Happened::SessionPurged(caller.tenant.clone(), id));

@@ -24,13 +24,16 @@ const MANY: usize = 16;
 /// How to collect.
 #[derive(Clone, Copy, Debug)]
 pub struct Collecting {
-    /// Packs younger than this stay as they are.
+    /// Packs younger than this stay as they are, unless something was purged.
     pub grace: Duration,
     /// Only say what would be done.
     pub preview: bool,
     /// How long to wait until nobody saves or brings back.
     pub patience: Duration,
 }
+
+/// The file that says that something was purged.
+const PURGED: &str = "purged";
 
 /// What was collected.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -52,6 +55,8 @@ struct Weighed {
     name: Uuid,
     bytes: u64,
     needed: Vec<Row>,
+    /// All that are in it.
+    chunks: usize,
 }
 
 /// What points need, as far as they can be followed.
@@ -80,11 +85,18 @@ impl Vault {
         points: impl FnOnce() -> Result<Vec<Root>, E>,
     ) -> Result<Option<Collected>, E> {
         let Some(_alone) = self.gate.alone(how.patience) else { return Ok(None) };
+        // Before points are asked for: what is purged later is of another mark.
+        let mark = self.purge_mark();
         let points = points()?;
-        Ok(Some(self.sweep(&points, how)?))
+        Ok(Some(self.sweep(&points, how, mark)?))
     }
 
-    fn sweep(&self, points: &[Root], how: &Collecting) -> Result<Collected, SnapshotError> {
+    fn sweep(
+        &self,
+        points: &[Root],
+        how: &Collecting,
+        mark: Option<Vec<u8>>,
+    ) -> Result<Collected, SnapshotError> {
         let Reached { needed, lost, rotten } = deeply(|| self.reach(points))?;
         let mut collected = Collected {
             needed: needed.len() as u64,
@@ -100,13 +112,15 @@ impl Vault {
         }
         let lost: Vec<Root> = lost.iter().map(|damage| damage.root).collect();
         let held = self.hold(&lost, how.preview)?;
-        let old = |name: Uuid| is_older(&pack::path(&self.packs(), name), how.grace);
+        // What was purged goes, however little of its packs it is.
+        let purged = mark.is_some();
+        let old = |name: Uuid| purged || is_older(&pack::path(&self.packs(), name), how.grace);
         let known = self.index().known()?;
         let mut weighed = vec![];
         for (name, bytes) in known.into_iter().filter(|(name, _)| old(*name)) {
             match self.needed_of(name, &needed) {
-                Ok(needed) if !held.contains(&name) => {
-                    weighed.push(Weighed { name, bytes, needed });
+                Ok((needed, chunks)) if !held.contains(&name) => {
+                    weighed.push(Weighed { name, bytes, needed, chunks });
                 }
                 Ok(_) | Err(SnapshotError::Damaged { .. }) => collected.held += 1,
                 Err(error) => return Err(error),
@@ -114,7 +128,10 @@ impl Vault {
         }
         let small = weighed.iter().filter(|pack| pack.bytes < SMALL).count();
         weighed.retain(|pack| {
-            pack.needed_bytes() * 2 < pack.bytes || (small > MANY && pack.bytes < SMALL)
+            let all = pack.needed.len() == pack.chunks;
+            pack.needed_bytes() * 2 < pack.bytes
+                || (small > MANY && pack.bytes < SMALL)
+                || (purged && !all)
         });
         let sound = self.sound(weighed, &mut collected)?;
         let moved: u64 = sound.iter().map(Weighed::needed_bytes).sum();
@@ -127,8 +144,41 @@ impl Vault {
             for pack in &sound {
                 self.drop_pack(pack.name)?;
             }
+            if let Some(mark) = mark.filter(|_| collected.held == 0) {
+                self.forget_purge(&mark)?;
+            }
         }
         Ok(collected)
+    }
+
+    /// Notes that something is about to be purged: the next collecting leaves nothing of what no point
+    /// needs, also when this is another daemon's.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn note_purge(&self) -> Result<(), SnapshotError> {
+        let _alone = self.notes();
+        // Another each time: a collecting under way has not heard of this one.
+        std::fs::write(self.beside(PURGED), Uuid::new_v4().as_bytes())?;
+        File::open(self.beside(PURGED))?.sync_all()?;
+        Ok(File::open(self.beside(""))?.sync_all()?)
+    }
+
+    /// Whether something was purged of which something may be left.
+    pub fn was_purged(&self) -> bool {
+        self.beside(PURGED).exists()
+    }
+
+    fn purge_mark(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.beside(PURGED)).ok()
+    }
+
+    fn forget_purge(&self, mark: &[u8]) -> Result<(), SnapshotError> {
+        let _alone = self.notes();
+        if self.purge_mark().is_some_and(|now| now == mark) {
+            std::fs::remove_file(self.beside(PURGED))?;
+        }
+        Ok(())
     }
 
     /// Every chunk that points need, as far as they can be followed, and the points that cannot.
@@ -172,18 +222,22 @@ impl Vault {
         Ok(())
     }
 
-    /// The chunks of a pack that are needed, and that are found nowhere else.
-    fn needed_of(&self, name: Uuid, needed: &HashSet<ChunkId>) -> Result<Vec<Row>, SnapshotError> {
+    /// The chunks of a pack that are needed, and that are found nowhere else; and how many it has.
+    fn needed_of(
+        &self,
+        name: Uuid,
+        needed: &HashSet<ChunkId>,
+    ) -> Result<(Vec<Row>, usize), SnapshotError> {
         let gone =
             |_| SnapshotError::Damaged { what: format!("pack {name}"), how: "it cannot be opened" };
         let file = File::open(pack::path(&self.packs(), name)).map_err(gone)?;
         let mut rows = pack::read_table(&file, name)?;
-        let index = self.index();
+        let (index, all) = (self.index(), rows.len());
         rows.retain(|row| {
             let here = || index.find(row.id).is_ok_and(|at| at.is_none_or(|at| at.pack == name));
             needed.contains(&row.id) && here()
         });
-        Ok(rows)
+        Ok((rows, all))
     }
 
     /// Moves what is needed into packs of its own.

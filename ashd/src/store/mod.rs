@@ -241,6 +241,9 @@ pub trait Store: Send + Sync {
     /// The sum of a session's usage; `model` is that of the newest row.
     async fn usage(&self, id: SessionId) -> Result<Usage>;
 
+    /// Empties the write-ahead log, in which rows that were removed are still to be read; false when
+    /// somebody who reads is in the way. Nobody who writes waits for long.
+    async fn scrub(&self) -> Result<bool>;
     /// Reads all of the database; what is wrong with it, if anything is.
     async fn check(&self) -> Result<Option<String>>;
 

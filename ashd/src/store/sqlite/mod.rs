@@ -22,7 +22,7 @@ mod usage;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -32,7 +32,7 @@ use self::checkpoint::Checkpointer;
 use self::open::{Role, connect};
 use self::readers::Readers;
 use self::writer::Writer;
-use super::{Commit, Copying, EventRange, Key, Result, SessionFilter, Store, Usage};
+use super::{Commit, Copying, EventRange, Key, Result, SessionFilter, Store, StoreError, Usage};
 use crate::domain::{
     Agent, AgentName, Attachment, AttachmentId, Event, EventKind, NewEvent, Point, PointId, Root,
     Session, SessionId, Status, Tenant, Timestamp, Which,
@@ -55,6 +55,7 @@ impl Default for Options {
 
 /// A database file, open. Dropping it waits until what was accepted is on disk.
 pub struct Sqlite {
+    path: PathBuf,
     readers: Readers,
     writer: Arc<Writer>,
 }
@@ -73,7 +74,7 @@ impl Sqlite {
         let readers = Readers::new(readers.collect::<Result<_>>()?);
         let checkpointer = Checkpointer::start(connect(path, Role::Write)?)?;
         let writer = Arc::new(Writer::start(conn, checkpointer, options.group)?);
-        Ok(Sqlite { readers, writer })
+        Ok(Sqlite { path: path.to_owned(), readers, writer })
     }
 
     /// Transactions since the database was opened; operations share them.
@@ -226,6 +227,12 @@ impl Store for Sqlite {
 
     async fn usage(&self, id: SessionId) -> Result<Usage> {
         self.readers.read(move |conn| usage::sum(conn, id)).await
+    }
+
+    async fn scrub(&self) -> Result<bool> {
+        let path = self.path.clone();
+        let scrubbed = tokio::task::spawn_blocking(move || open::scrub(&path)).await;
+        scrubbed.unwrap_or_else(|error| Err(StoreError::Database(error.to_string())))
     }
 
     async fn check(&self) -> Result<Option<String>> {

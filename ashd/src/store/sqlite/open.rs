@@ -62,6 +62,18 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// How long a scrub may keep writers waiting for readers.
+const SCRUB: Duration = Duration::from_millis(200);
+
+/// Copies what is in the write-ahead log into the database and empties it; false when a reader was
+/// in the way.
+pub(super) fn scrub(path: &Path) -> Result<bool> {
+    let conn = connect(path, Role::Write)?;
+    conn.busy_timeout(SCRUB)?;
+    let busy = |row: &rusqlite::Row<'_>| row.get::<_, bool>(0);
+    Ok(!conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], busy)?)
+}
+
 /// Reads all of the database; what is wrong with it, if anything is.
 pub(super) fn check(conn: &Connection) -> Result<Option<String>> {
     let found: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;

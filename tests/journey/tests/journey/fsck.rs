@@ -188,3 +188,62 @@ fn collecting_can_be_looked_at_before() -> Result<()> {
     }
     talk.ash.finish()
 }
+
+/// Every file of the data directory that has these bytes.
+fn holders(dir: &std::path::Path, needle: &[u8], found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let stat = fs::symlink_metadata(&path)?;
+        if stat.is_dir() {
+            holders(&path, needle, found)?;
+        } else if stat.is_file() {
+            let bytes = fs::read(&path)?;
+            if bytes.windows(needle.len()).any(|window| window == needle) {
+                found.push(path);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What holds a needle now; a file that goes meanwhile is looked at again.
+fn held(talk: &Talk, needle: &str) -> Vec<PathBuf> {
+    loop {
+        let mut found = vec![];
+        if holders(&talk.ash.data_dir(), needle.as_bytes(), &mut found).is_ok() {
+            return found;
+        }
+    }
+}
+
+#[test]
+fn what_is_purged_is_nowhere() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    let needle = format!("needle-{}", talk.session.replace('-', ""));
+    // A session that stays; its pack is the larger part of what both write.
+    talk.ask(&talk.bash("head -c 500000 /dev/urandom > noise"))?;
+    talk.ask(&format!("[[say {needle}]]"))?;
+    // What is not compressed can be found by its bytes.
+    let write = format!("head -c 3000 /dev/urandom > secret; echo {needle} >> secret");
+    talk.ask(&talk.bash(&write))?;
+    talk.ash.ctl().json(&["session", "checkpoint", "create", &talk.session, "kept"])?;
+    let child = talk.ash.ctl().json(&["session", "fork", &talk.session])?;
+    let child = child["id"].as_str().context("the fork has no id")?.to_owned();
+    let before = held(&talk, &needle);
+    let is = |part: &str| before.iter().any(|path| path.to_string_lossy().contains(part));
+    ensure!(is("ash.db") && is(".pack") && is("sessions/"), "it is looked for: {before:?}");
+    talk.api.purge(&talk.session)?;
+    ensure!(!held(&talk, &needle).is_empty(), "the fork has it");
+    talk.api.purge(&child)?;
+    process::until("all of it to be gone", || held(&talk, &needle).is_empty())?;
+    // A daemon that dies before it has collected leaves that to the next.
+    talk.session = talk.api.create("hello", json!({}))?;
+    talk.ask(&talk.bash(&write))?;
+    talk.ash.ctl().json(&["session", "checkpoint", "create", &talk.session, "kept"])?;
+    ensure!(!held(&talk, &needle).is_empty());
+    talk.api.purge(&talk.session)?;
+    talk.crash()?;
+    process::until("all of it to be gone", || held(&talk, &needle).is_empty())?;
+    ensure!(fsck(&talk, &["fsck", "--deep"])? == (0, vec![]));
+    talk.ash.finish()
+}
