@@ -192,7 +192,9 @@ impl Staged {
                 from.copy_into(&self.tree, 0, limits, Links::Inside).map(drop)
             }
             Taken::Files(files) => self.tree.write_files(&files, 0, limits),
-            Taken::Tar(archive) => self.tree.unpack_tar(archive, 0, limits).map(drop),
+            Taken::Tar(archive) => {
+                self.tree.unpack_tar(archive, (0, Links::Inside), limits).map(drop)
+            }
         }
         .map_err(refused)?;
         if let Some(prompt) = prompt

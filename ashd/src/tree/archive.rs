@@ -12,7 +12,7 @@ use tar::{EntryType, Header, PaxExtensions};
 
 use super::check::follow_link;
 use super::path::stays_inside;
-use super::{RelPath, Summary, Tree, TreeError, TreeLimits, open, shown, write};
+use super::{Links, RelPath, Summary, Tree, TreeError, TreeLimits, open, shown, write};
 
 const BLOCK: usize = 512;
 
@@ -26,9 +26,9 @@ const MAX_EXTENSIONS: u32 = 4;
 const SPARSE: &[u8] = b"GNU.sparse.";
 
 impl Tree {
-    /// Unpacks a tar archive (ustar, GNU or pax) of files, directories and links that stay
-    /// inside; everything gets `owner` as uid and gid. Set-id bits, owners and extended
-    /// attributes in the archive are ignored.
+    /// Unpacks a tar archive (ustar, GNU or pax) of files, directories and links; everything gets
+    /// `owner` as uid and gid. Set-id bits, owners and extended attributes in the archive are
+    /// ignored.
     ///
     /// # Errors
     /// Names with `..`, absolute names, a name twice, a way through a link, hard links, device
@@ -37,12 +37,13 @@ impl Tree {
     pub fn unpack_tar(
         &self,
         archive: impl Read,
-        owner: u32,
+        (owner, links): (u32, Links),
         limits: TreeLimits,
     ) -> Result<Summary, TreeError> {
         let summary = Summary::default();
         let archive = BufReader::with_capacity(64 * 1024, archive);
-        let mut unpack = Unpack { tree: self, archive, owner, limits, summary, links: Vec::new() };
+        let mut unpack =
+            Unpack { tree: self, archive, owner, limits, summary, taken: links, links: Vec::new() };
         while unpack.entry()? {}
         // Only now is everything there that a link may lead through.
         unpack
@@ -59,6 +60,9 @@ struct Unpack<'a, R> {
     owner: u32,
     limits: TreeLimits,
     summary: Summary,
+    /// Which links are taken.
+    taken: Links,
+    /// Those that have to lead to somewhere inside.
     links: Vec<RelPath>,
 }
 
@@ -171,7 +175,8 @@ impl<R: Read> Unpack<'_, R> {
         if size != 0 {
             return Err(TreeError::Archive("a link has contents"));
         }
-        if target.contains(&0) || !stays_inside(path.names().count() - 1, target) {
+        let inside = self.taken == Links::Inside;
+        if target.contains(&0) || (inside && !stays_inside(path.names().count() - 1, target)) {
             return Err(TreeError::Escapes(path.as_str().to_owned()));
         }
         let (parent, name) = self.tree.parent(&path, self.owner)?;
@@ -179,7 +184,9 @@ impl<R: Read> Unpack<'_, R> {
         let (uid, gid) = (Uid::from_raw(self.owner), Gid::from_raw(self.owner));
         rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(at)?;
-        self.links.push(path);
+        if inside {
+            self.links.push(path);
+        }
         Ok(())
     }
 

@@ -74,7 +74,7 @@ impl Place {
 
     fn unpack(&self, archive: impl Read) -> Result<Summary, TreeError> {
         let limits = TreeLimits { files: 50, bytes: 10_000 };
-        self.tree().unpack_tar(archive, 1234, limits)
+        self.tree().unpack_tar(archive, (1234, Links::Inside), limits)
     }
 
     fn tree(&self) -> Tree {

@@ -227,6 +227,19 @@ pub fn stat_of(fd: impl AsFd) -> io::Result<Stat> {
     Ok(Stat::of(&rustix::fs::fstat(fd)?))
 }
 
+/// What an entry of a directory is, itself and not what it leads to.
+pub(super) fn stat_in(dir: impl AsFd, name: &str) -> Result<Stat, Errno> {
+    Ok(Stat::of(&rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?))
+}
+
+/// Gives what is open its owner and its permission bits.
+///
+/// # Errors
+/// When the system fails.
+pub fn give(fd: impl AsFd, owner: u32, mode: u32) -> io::Result<()> {
+    Ok(open::give(fd, owner, mode)?)
+}
+
 /// Copies the content of a file into an empty one, by sharing blocks where the file system can, and
 /// leaves holes as they are. `shares` remembers whether it can.
 ///

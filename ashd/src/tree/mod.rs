@@ -13,6 +13,8 @@ pub use path::RelPath;
 mod open;
 mod write;
 
+mod place;
+
 mod check;
 mod copy;
 mod list;
@@ -20,12 +22,14 @@ mod remove;
 mod walk;
 
 pub mod dir;
+pub mod pack;
 
 mod archive;
 
 pub use check::Summary;
 pub use copy::Links;
 pub use list::{Found, Listing};
+pub use place::Over;
 pub use remove::remove_all;
 
 use std::fs::File;

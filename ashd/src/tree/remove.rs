@@ -35,7 +35,8 @@ pub fn remove_all(parent: &Path, name: &str) -> Result<(), TreeError> {
     entry(parent.fd(), &name).map_err(at)
 }
 
-fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+/// Removes a file or a tree of a directory that is open.
+pub(super) fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     if !is_dir(parent, name)? {
         return gone(rustix::fs::unlinkat(parent, name, AtFlags::empty()));
     }

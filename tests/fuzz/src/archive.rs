@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::{fs, io};
 
-use ashd::tree::{Tree, TreeLimits};
+use ashd::tree::{Links, Tree, TreeLimits};
 use tempfile::TempDir;
 
 /// The size of a header, and what everything in an archive is padded to.
@@ -13,12 +13,18 @@ const BLOCK: usize = 512;
 const CHECKSUM: std::ops::Range<usize> = 148..156;
 
 /// Any bytes as an archive, and again with checksums that are right: nothing but the tree is
-/// touched, and what is taken is a good tree.
+/// touched, and what is taken as an agent's folder is a good tree.
 pub fn tar(archive: &[u8]) {
     let dir = place().expect("a temporary directory");
-    unpack(archive, &dir.path().join("tree"));
-    unpack(&mended(archive), &dir.path().join("mended"));
-    assert_eq!(fs::read_dir(dir.path()).expect("the directory").count(), 2, "something got out");
+    let mended = mended(archive);
+    for (name, archive, links) in [
+        ("tree", archive, Links::Inside),
+        ("mended", &mended, Links::Inside),
+        ("workspace", &mended, Links::All),
+    ] {
+        unpack(archive, &dir.path().join(name), links);
+    }
+    assert_eq!(fs::read_dir(dir.path()).expect("the directory").count(), 3, "something got out");
 }
 
 /// In memory where that can be: what a disk takes for this is better spent on more archives.
@@ -26,11 +32,12 @@ fn place() -> io::Result<TempDir> {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
 }
 
-fn unpack(archive: &[u8], path: &Path) {
+fn unpack(archive: &[u8], path: &Path, links: Links) {
     fs::create_dir(path).expect("a directory");
     let tree = Tree::open(path).expect("a tree");
     let limits = TreeLimits { files: 100, bytes: 1024 * 1024 };
-    if tree.unpack_tar(archive, 1234, limits).is_ok() {
+    let unpacked = tree.unpack_tar(archive, (1234, links), limits);
+    if unpacked.is_ok() && links == Links::Inside {
         tree.check(TreeLimits::default()).expect("what was taken is a good tree");
     }
 }
