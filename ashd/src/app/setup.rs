@@ -65,6 +65,7 @@ pub(super) fn sessions(config: &Config) -> Options {
         max_sandboxes: u64::from(config.sandbox.max),
         disk_reserve: config.state.reserve_disk.0,
         memory_reserve: config.state.reserve_memory.0,
+        max_attachment: config.session.max_attachment.0,
         collect_every: config.snapshots.collect_every,
         live: live(config),
     }
@@ -96,6 +97,7 @@ pub(super) fn http(config: &Config) -> http::Options {
         bodies: http::BodyLimits {
             deployment: bytes(config.http.max_deployment),
             message: bytes(config.http.max_message),
+            upload: config.http.max_upload.0,
             other: bytes(config.http.max_body),
             ..defaults.bodies
         },

@@ -24,6 +24,8 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         | Refusal::NoCheckpoint
         | Refusal::NoWorkspace
         | Refusal::NoFile
+        | Refusal::NoAttachment
+        | Refusal::AttachmentLost
         | Refusal::NoKey => Error::NotFound(text),
         Refusal::NotActive(_)
         | Refusal::WrongStatus { .. }
@@ -31,8 +33,15 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         | Refusal::NameTaken
         | Refusal::LastCheckpoint
         | Refusal::FilesNotReady
+        | Refusal::ReadOnly
+        | Refusal::InTheWay(_)
+        | Refusal::Precondition(_)
+        | Refusal::TooManyAttachments(_)
         | Refusal::Ended => Error::WrongState(text),
-        Refusal::Invalid(_) => Error::Invalid(text),
+        Refusal::Invalid(_)
+        | Refusal::TooLarge(_)
+        | Refusal::AttachmentTooLarge(_)
+        | Refusal::Stalled => Error::Invalid(text),
         Refusal::Forbidden(_) => Error::Forbidden(text),
         Refusal::Busy | Refusal::QueueFull(_) => Error::Busy(text),
         Refusal::Capacity { retry_after_s, .. } => {

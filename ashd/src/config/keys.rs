@@ -28,6 +28,8 @@ sections! {
         max_deployment: Size = "64MiB" {}
         /// Largest message to a session.
         max_message: Size = "50MiB" {}
+        /// Largest file or archive that is put into a workspace.
+        max_upload: Size = "1GiB" {}
         /// Largest body of any other request.
         max_body: Size = "1MiB" {}
         /// The time for which the three limits below hold. It begins with a client's first request.
@@ -140,6 +142,8 @@ sections! {
     session: Session {
         /// Messages that may wait while a turn is running.
         queue: u32 = "16" {}
+        /// Largest attachment of a session. The variable counts in bytes.
+        max_attachment: Size = "10MiB" { env: &["ASH_MAX_ATTACHMENT_SIZE"], }
         /// What the agent may do without asking, unless the session says otherwise: `default`,
         /// `acceptEdits`, `plan`, `dontAsk` or `bypassPermissions`. The sandbox holds in any case.
         permission_mode: PermissionMode = "bypassPermissions" { env: &["ASH_PERMISSION_MODE"], }

@@ -50,6 +50,11 @@ fn place(path: &str) -> &str {
     if path.is_empty() { "body" } else { path }
 }
 
+/// Explains why a body that was read piece by piece is none; `path` is where that was found out.
+pub fn explained(path: &str, error: &serde_json::Error) -> Unfit {
+    explain("", if path == "." { "" } else { path }, error)
+}
+
 fn explain(root: &str, path: &str, error: &serde_json::Error) -> Unfit {
     let text = error.to_string();
     if error.classify() != Category::Data {

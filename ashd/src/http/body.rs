@@ -5,11 +5,14 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::{self, Stream};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
+use http_body::Frame;
 use http_body_util::BodyExt;
 
 use super::error::ApiError;
+use crate::session::api::Refusal;
 
 /// Memory set aside before the first byte of a body has come.
 const LARGEST_RESERVE: usize = 1024 * 1024;
@@ -31,10 +34,36 @@ pub(super) async fn read(
     let reserve = announced.map_or(0, |length| (length as usize).min(LARGEST_RESERVE));
     let body = collect(request.into_body(), limit, reserve, patience).await?;
     if !is_json && !body.is_empty() {
-        let text = "the body must be JSON, with Content-Type: application/json";
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
+        return Err(not_json());
     }
     Ok(body)
+}
+
+/// The body of a request as it comes, for those who do not hold all of it.
+pub(super) fn stream(
+    body: Body,
+    patience: Duration,
+) -> impl Stream<Item = Result<Bytes, Refusal>> + Send + Unpin {
+    let pieces = stream::unfold(Some(body), move |body| async move {
+        let mut body = body?;
+        loop {
+            let frame = match tokio::time::timeout(patience, body.frame()).await {
+                Err(_) => return Some((Err(Refusal::Stalled), None)),
+                Ok(None) => return None,
+                Ok(Some(frame)) => frame,
+            };
+            match frame.map(Frame::into_data) {
+                Ok(Ok(data)) => return Some((Ok(data), Some(body))),
+                // Trailers say nothing to us.
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    let broken = Refusal::Invalid("the body broke off".to_owned());
+                    return Some((Err(broken), None));
+                }
+            }
+        }
+    });
+    Box::pin(pieces)
 }
 
 async fn collect(
@@ -63,15 +92,23 @@ fn too_large(limit: usize) -> ApiError {
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 
+/// 415: JSON is needed.
+pub(super) fn not_json() -> ApiError {
+    let text = "the body must be JSON, with Content-Type: application/json";
+    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
+}
+
 fn too_slow() -> ApiError {
     ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")
 }
 
-fn announced_length(headers: &HeaderMap) -> Option<u64> {
+/// How many bytes a body will have, when that is said.
+pub(super) fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+/// Whether a body is JSON, as it says.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let media = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = media.split(';').next().unwrap_or("").trim();
     essence.eq_ignore_ascii_case("application/json")
@@ -80,6 +117,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use axum::response::IntoResponse;
+    use futures_util::StreamExt;
 
     use super::*;
 
@@ -106,9 +144,19 @@ mod tests {
         assert_eq!(status(request(None, "")).await, Ok(Bytes::new()));
     }
 
+    #[tokio::test]
+    async fn a_body_is_read_as_it_comes() {
+        let pieces = [Ok("1"), Ok("2"), Err("broken")];
+        let body = Body::from_stream(stream::iter(pieces));
+        let pieces: Vec<_> = stream(body, Duration::from_secs(1)).collect().await;
+        let pieces = pieces.into_iter().map(|piece| piece.map_err(|error| error.to_string()));
+        let expected = [Ok("1".into()), Ok("2".into()), Err("the body broke off".to_owned())];
+        assert_eq!(pieces.collect::<Vec<_>>(), expected);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_body_that_stalls_is_given_up() {
-        let stalled = Body::from_stream(futures_util::stream::pending::<Result<Bytes, String>>());
+        let stalled = Body::from_stream(stream::pending::<Result<Bytes, String>>());
         assert_eq!(status(request(Some("application/json"), stalled)).await, Err(408));
     }
 }

@@ -43,6 +43,20 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Reads a request's body of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`body::read`].
+    pub(super) async fn read_up_to(
+        &self,
+        request: Request,
+        limit: usize,
+    ) -> Result<Bytes, ApiError> {
+        body::read(request, limit, self.options.bodies.patience).await
+    }
+}
+
 /// Who calls, as the front found out.
 pub(super) struct Who(pub(super) Caller);
 

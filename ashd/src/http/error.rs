@@ -106,6 +106,8 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         | Refusal::NoCheckpoint
         | Refusal::NoWorkspace
         | Refusal::NoFile
+        | Refusal::NoAttachment
+        | Refusal::AttachmentLost
         | Refusal::NoKey => StatusCode::NOT_FOUND,
         Refusal::NotActive(_) | Refusal::WrongStatus { .. } | Refusal::Invalid(_) => {
             StatusCode::BAD_REQUEST
@@ -114,9 +116,15 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
         Refusal::Busy
         | Refusal::FilesNotReady
+        | Refusal::ReadOnly
+        | Refusal::InTheWay(_)
+        | Refusal::TooManyAttachments(_)
         | Refusal::NameTaken
         | Refusal::LastCheckpoint
         | Refusal::NotAtCheckpoint { .. } => StatusCode::CONFLICT,
+        Refusal::Precondition(_) => StatusCode::PRECONDITION_FAILED,
+        Refusal::TooLarge(_) | Refusal::AttachmentTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        Refusal::Stalled => StatusCode::REQUEST_TIMEOUT,
         Refusal::QueueFull(_) => StatusCode::TOO_MANY_REQUESTS,
         Refusal::Store(StoreError::Full) => StatusCode::INSUFFICIENT_STORAGE,
         Refusal::Capacity { .. } | Refusal::ShuttingDown | Refusal::Store(_) => {
@@ -212,6 +220,20 @@ mod tests {
                 409,
                 "The session's files are being put in place; try again when it has started",
             ),
+            (
+                Refusal::ReadOnly,
+                409,
+                "Session has ended: its files can be read, and not changed; fork it to go on with them",
+            ),
+            (
+                Refusal::Precondition("it is there already"),
+                412,
+                "The file is not as the request says: it is there already",
+            ),
+            (Refusal::TooLarge(9), 413, "Request body is too large (at most 9 bytes)"),
+            (Refusal::AttachmentTooLarge(9), 413, "Attachment too large (max 9 bytes)"),
+            (Refusal::NoAttachment, 404, "Attachment not found"),
+            (Refusal::Stalled, 408, "the body did not arrive in time"),
             (Refusal::Ended, 410, "Session has ended — create a new session"),
             (Refusal::Invalid("name: no".into()), 400, "name: no"),
             (Refusal::Forbidden("no".into()), 403, "no"),

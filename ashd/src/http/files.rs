@@ -25,7 +25,7 @@ type Answer = Result<Response, ApiError>;
 /// The largest file that is shown in JSON, in bytes.
 const SHOWN: u64 = 1024 * 1024;
 
-const SOURCE: HeaderName = HeaderName::from_static("x-ash-source");
+pub(super) const SOURCE: HeaderName = HeaderName::from_static("x-ash-source");
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -36,7 +36,7 @@ struct Entry {
 }
 
 /// A session, and a path in its workspace.
-pub(super) struct AtFile(SessionId, String);
+pub(super) struct AtFile(pub(super) SessionId, pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for AtFile {
     type Rejection = ApiError;
@@ -47,6 +47,11 @@ impl<S: Send + Sync> FromRequestParts<S> for AtFile {
         let id = id.parse().map_err(|error| ApiError::invalid(format!("id: {error}")))?;
         Ok(AtFile(id, path))
     }
+}
+
+/// Answers where a file's path is missing.
+pub(super) async fn no_path() -> ApiError {
+    ApiError::invalid("File path required")
 }
 
 /// Lists the files; `?includeHidden=false` leaves caches out.
@@ -102,7 +107,7 @@ async fn shown(path: &str, opened: Opened) -> Answer {
     Ok(json(StatusCode::OK, &body))
 }
 
-fn raw(path: &str, opened: Opened, headers: &HeaderMap) -> Response {
+pub(super) fn raw(path: &str, opened: Opened, headers: &HeaderMap) -> Response {
     let (size, source) = (opened.size, opened.origin.as_str());
     let etag = format!("\"{}\"", opened.tag);
     let (status, start, end) = match range::wanted(headers, size, &etag) {

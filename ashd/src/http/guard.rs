@@ -196,8 +196,11 @@ pub(super) fn admit_scope(caller: &Caller, needed: Scope) -> Result<(), ApiError
 
 /// The scope that a request needs as far as method and path tell; a handler may need more.
 pub(super) fn needed(method: &Method, path: &str) -> Scope {
-    let sessions = path.strip_prefix("/api/sessions");
-    let of_sessions = sessions.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let beneath = |root| {
+        let rest = path.strip_prefix(root);
+        rest.is_some_and(|rest: &str| rest.is_empty() || rest.starts_with('/'))
+    };
+    let of_sessions = beneath("/api/sessions") || beneath("/api/attachments");
     match *method {
         Method::GET | Method::HEAD | Method::OPTIONS => Scope::Read,
         _ if of_sessions => Scope::Run,
@@ -379,6 +382,10 @@ mod tests {
             ("POST", "/api/sessions", Scope::Run),
             ("DELETE", "/api/sessions/x", Scope::Run),
             ("POST", "/api/sessions/x/exec", Scope::Run),
+            ("PUT", "/api/sessions/x/files/a", Scope::Run),
+            ("DELETE", "/api/attachments/x", Scope::Run),
+            ("GET", "/api/attachments/x", Scope::Read),
+            ("DELETE", "/api/attachmentsx", Scope::Manage),
             ("POST", "/api/sessionsx", Scope::Manage),
             ("POST", "//api/sessions", Scope::Manage),
             ("POST", "/api/agents", Scope::Manage),

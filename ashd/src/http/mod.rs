@@ -12,6 +12,8 @@
 //! `x-ratelimit-*` headers what is left. No header is believed about where a request came from.
 
 mod agents;
+mod attachments;
+mod batch;
 mod body;
 mod checkpoints;
 mod context;
@@ -32,13 +34,15 @@ mod sessions;
 mod sse;
 mod streams;
 mod unread;
+mod workspace;
+mod writing;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -100,6 +104,8 @@ pub struct BodyLimits {
     pub deployment: usize,
     /// Of messages.
     pub message: usize,
+    /// Of files and archives that are uploaded as they are.
+    pub upload: u64,
     /// Of everything else.
     pub other: usize,
     /// How long a body may stand still while it is read.
@@ -112,6 +118,7 @@ impl Default for BodyLimits {
         BodyLimits {
             deployment: 64 * MIB,
             message: 50 * MIB,
+            upload: 1024 * MIB as u64,
             other: MIB,
             patience: Duration::from_secs(30),
         }
@@ -164,8 +171,15 @@ fn routes(context: Context) -> Router {
         )
         .route("/api/sessions/{id}/checkpoints/{checkpoint}/restore", post(checkpoints::restore))
         .route("/api/sessions/{id}/exec", post(sessions::exec))
-        .route("/api/sessions/{id}/files", get(files::list))
-        .route("/api/sessions/{id}/files/{*path}", get(files::read))
+        .route("/api/sessions/{id}/files", get(files::list).post(writing::batch))
+        .route("/api/sessions/{id}/files/", any(files::no_path))
+        .route(
+            "/api/sessions/{id}/files/{*path}",
+            get(files::read).put(writing::put).delete(writing::remove),
+        )
+        .route("/api/sessions/{id}/workspace", get(workspace::read).post(workspace::write))
+        .route("/api/sessions/{id}/attachments", get(attachments::list).post(attachments::create))
+        .route("/api/attachments/{id}", get(attachments::read).delete(attachments::remove))
         .route("/api/sessions/{id}/messages", get(history::messages).post(streams::send))
         .route("/api/sessions/{id}/events", get(history::events))
         .route("/api/sessions/{id}/logs", get(history::logs))
@@ -189,7 +203,7 @@ mod tests {
     use serde_json::{Map, Value};
 
     use super::error::ApiError;
-    use super::{checkpoints, create, deploy};
+    use super::{attachments, checkpoints, create, deploy};
     use crate::domain::Message;
 
     /// The text of an error, as a client reads it.
@@ -280,6 +294,7 @@ mod tests {
             prop_assert!(is_explained(create::parse(&body)));
             prop_assert!(is_explained(create::parse_exec(&body).map_err(ApiError::from)));
             prop_assert!(is_explained(Message::read(&body).map_err(ApiError::from)));
+            prop_assert!(is_explained(attachments::parse(&body)));
         }
     }
 }

@@ -253,6 +253,35 @@ pub enum Refusal {
     /// The session's files are being put in place.
     #[error("The session's files are being put in place; try again when it has started")]
     FilesNotReady,
+    /// The session has ended, and its files with it.
+    #[error(
+        "Session has ended: its files can be read, and not changed; fork it to go on with them"
+    )]
+    ReadOnly,
+    /// Something of another kind is in the way.
+    #[error("{0}")]
+    InTheWay(String),
+    /// What a client takes for granted of a file is not so.
+    #[error("The file is not as the request says: {0}")]
+    Precondition(&'static str),
+    /// More than is taken; the most bytes.
+    #[error("Request body is too large (at most {0} bytes)")]
+    TooLarge(u64),
+    /// A body stopped coming.
+    #[error("the body did not arrive in time")]
+    Stalled,
+    /// No such attachment.
+    #[error("Attachment not found")]
+    NoAttachment,
+    /// An attachment that is recorded is not there.
+    #[error("Attachment file not found on disk")]
+    AttachmentLost,
+    /// An attachment is larger than it may be; the most bytes.
+    #[error("Attachment too large (max {0} bytes)")]
+    AttachmentTooLarge(u64),
+    /// The session has as many attachments as it may have; how many that is.
+    #[error("The session has {0} attachments, and may have no more; delete some")]
+    TooManyAttachments(u32),
     /// No such file in the session's workspace.
     #[error("File not found")]
     NoFile,

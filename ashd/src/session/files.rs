@@ -15,10 +15,10 @@ use tokio::task::spawn_blocking;
 
 use super::api::{Caller, Refusal};
 use super::keeping::unkept;
-use super::service::{Result, Service};
-use crate::domain::{Session, SessionId, Status, Which};
+use super::service::{Result, Service, blocking};
+use crate::domain::{Point, Session, SessionId, Status, Which};
 use crate::snapshot::{Browser, Reading, SnapshotError};
-use crate::tree::dir::Kind;
+use crate::tree::dir::{Kind, Stat};
 use crate::tree::{Found, Listing, RelPath, Tree, TreeError};
 
 /// The most entries of a workspace that a list looks at.
@@ -29,7 +29,7 @@ const PIECE: u64 = 256 * 1024;
 const AHEAD: usize = 3;
 
 /// Names that are never listed.
-const NEVER: [&str; 4] = ["node_modules", ".git", "__pycache__", ".DS_Store"];
+pub(super) const NEVER: [&str; 4] = ["node_modules", ".git", "__pycache__", ".DS_Store"];
 
 /// Names of caches, which are listed only for those who want them.
 const CACHES: [&str; 8] =
@@ -65,12 +65,12 @@ pub struct Opened {
     content: Arc<Content>,
 }
 
-enum Content {
+pub(super) enum Content {
     Disk(File),
     Kept(Reading),
 }
 
-enum Place {
+pub(super) enum Place {
     Disk(Tree),
     Kept(Browser, String),
 }
@@ -113,7 +113,7 @@ impl Service {
     }
 
     /// Where the files of a session are now.
-    async fn place(&self, caller: &Caller, id: SessionId) -> Result<Place> {
+    pub(super) async fn place(&self, caller: &Caller, id: SessionId) -> Result<Place> {
         let session = self.stored(caller, id).await?;
         if session.status == Status::Starting {
             return Err(Refusal::FilesNotReady);
@@ -132,7 +132,22 @@ impl Service {
     async fn kept(&self, session: Session) -> Result<Place> {
         let which = session.restore.map_or(Which::Newest, Which::Id);
         let point = self.shared.store.point(session.id, which).await?;
-        let point = point.ok_or(Refusal::NoWorkspace)?;
+        self.browse(session, point.ok_or(Refusal::NoWorkspace)?).await
+    }
+
+    /// The files of a session as they were at a point.
+    pub(super) async fn place_at(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        which: Which,
+    ) -> Result<Place> {
+        let session = self.stored(caller, id).await?;
+        let point = self.point(caller, id, which).await?;
+        self.browse(session, point).await
+    }
+
+    async fn browse(&self, session: Session, point: Point) -> Result<Place> {
         let snapshots = self.shared.snapshots.clone();
         blocking(move || {
             let vault = snapshots.vault(&session.tenant);
@@ -144,9 +159,9 @@ impl Service {
 }
 
 impl Opened {
-    fn on_disk(tree: &Tree, path: &RelPath) -> std::result::Result<Opened, TreeError> {
+    pub(super) fn on_disk(tree: &Tree, path: &RelPath) -> std::result::Result<Opened, TreeError> {
         let (file, stat) = tree.open_file(path)?;
-        let tag = tag(&format!("{:?}", (stat.inode, stat.size, stat.modified, stat.changed)));
+        let tag = tag_of(&stat);
         let content = Arc::new(Content::Disk(file));
         Ok(Opened { origin: Origin::Sandbox, size: stat.size, tag, content })
     }
@@ -169,7 +184,8 @@ impl Opened {
 }
 
 impl Content {
-    fn piece(&self, at: u64, length: usize) -> io::Result<Bytes> {
+    /// So many bytes from a place on.
+    pub(super) fn piece(&self, at: u64, length: usize) -> io::Result<Bytes> {
         let bytes = match self {
             Content::Disk(file) => read_exact(file, at, length)?,
             Content::Kept(reading) => {
@@ -263,12 +279,17 @@ fn tag(of: &str) -> String {
     blake3::hash(of.as_bytes()).to_hex()[..32].to_owned()
 }
 
-fn no_file() -> Refusal {
+/// Tells this content of a file on the disk from every other.
+pub(super) fn tag_of(stat: &Stat) -> String {
+    tag(&format!("{:?}", (stat.inode, stat.size, stat.modified, stat.changed)))
+}
+
+pub(super) fn no_file() -> Refusal {
     Refusal::Invalid("Path is not a file".to_owned())
 }
 
 /// What a failure in the workspace is to the caller.
-fn refused(error: TreeError) -> Refusal {
+pub(super) fn refused(error: TreeError) -> Refusal {
     match error {
         TreeError::Missing(_) | TreeError::NotDirectory(_) | TreeError::ThroughLink(_) => {
             Refusal::NoFile
@@ -277,13 +298,6 @@ fn refused(error: TreeError) -> Refusal {
         TreeError::Name { reason, .. } => Refusal::Invalid(format!("Invalid file path: {reason}")),
         error => Refusal::Internal(error.to_string()),
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    what: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = spawn_blocking(what).await;
-    done.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
 }
 
 /// Reads a path in a workspace.

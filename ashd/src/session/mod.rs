@@ -3,9 +3,13 @@
 pub mod api;
 pub mod service;
 
+pub mod attachments;
+pub mod bundle;
 pub mod exec;
 pub mod files;
+pub mod incoming;
 pub mod stream;
+pub mod writing;
 
 pub mod project;
 pub mod view;

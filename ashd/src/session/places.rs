@@ -42,6 +42,16 @@ impl Places {
         self.sessions().join(id.to_string())
     }
 
+    /// Attachments of every session.
+    pub fn attachments(&self) -> PathBuf {
+        self.data_dir.join("attachments")
+    }
+
+    /// Attachments of one session, by their ids.
+    pub fn attachments_of(&self, id: SessionId) -> PathBuf {
+        self.attachments().join(id.to_string())
+    }
+
     /// What is kept of sessions: a vault for each tenant.
     pub fn vaults(&self) -> PathBuf {
         self.data_dir.join("snapshots/store")

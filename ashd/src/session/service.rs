@@ -318,6 +318,7 @@ impl Service {
             self.shared.store.purge_session(id).await?;
             // A collecting that was under way may have taken the first one for its own.
             self.shared.note_purge(&caller.tenant).await?;
+            self.shared.forget_attachments(id).await;
             self.shared.garbage.left_by(&caller.tenant);
             fault::point("purge.recorded");
             self.shared.tell(Happened::SessionPurged(caller.tenant.clone(), id));
@@ -427,6 +428,14 @@ pub(super) async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
     let done = tokio::spawn(work).await;
+    done.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
+}
+
+/// Carries out what may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    what: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(what).await;
     done.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
 }
 

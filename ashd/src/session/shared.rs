@@ -46,6 +46,8 @@ pub struct Options {
     pub disk_reserve: u64,
     /// Bytes of memory that must stay available.
     pub memory_reserve: u64,
+    /// Bytes of the largest attachment.
+    pub max_attachment: u64,
     /// How often what no point needs is removed.
     pub collect_every: Duration,
     /// What can change while the daemon runs, as it is at its start.
@@ -117,7 +119,13 @@ impl Shared {
 
     /// Whether something new may be written.
     pub(super) fn disk_has_room(&self) -> Result<(), Refusal> {
-        has_room(&Room { max: 1, ..self.disk() })
+        self.disk_takes(0)
+    }
+
+    /// Whether so many bytes may be written.
+    pub(super) fn disk_takes(&self, bytes: u64) -> Result<(), Refusal> {
+        let room = self.disk();
+        has_room(&Room { max: 1, disk_free: room.disk_free.saturating_sub(bytes), ..room })
     }
 
     /// What cannot be read does not stand in the way.

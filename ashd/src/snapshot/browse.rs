@@ -32,6 +32,21 @@ pub struct Listed {
     pub modified: FileTime,
     /// What a symbolic link says.
     pub target: Vec<u8>,
+    what: What,
+}
+
+/// A point that is looked into now and then, over a time that others decide: in between, it is
+/// collected when nothing else keeps it.
+pub struct Unpinned {
+    vault: Arc<Vault>,
+    root: Root,
+}
+
+impl Unpinned {
+    /// Looks into the point again.
+    pub fn browse(&self) -> Browser {
+        self.vault.browse(self.root)
+    }
 }
 
 /// A file of a point, to be read in any order.
@@ -58,6 +73,31 @@ impl Browser {
         let Some(node) = self.dir(path)? else { return Ok(None) };
         let entries = self.vault.leaves(node)?.into_iter().flatten();
         Ok(Some(entries.map(|(name, entry)| listed(name, &entry)).collect()))
+    }
+
+    /// Lets the point go for the time being.
+    pub fn unpinned(self) -> Unpinned {
+        Unpinned { vault: self.vault, root: self.root }
+    }
+
+    /// What a directory holds that was listed, sorted by name; nothing when it is none.
+    ///
+    /// # Errors
+    /// As for [`list`](Self::list).
+    pub fn children(&self, dir: &Listed) -> Result<Vec<Listed>, SnapshotError> {
+        let What::Dir(node) = &dir.what else { return Ok(vec![]) };
+        let entries = self.vault.leaves(*node)?.into_iter().flatten();
+        Ok(entries.map(|(name, entry)| listed(name, &entry)).collect())
+    }
+
+    /// Opens a regular file that was listed; `None` when it is none.
+    ///
+    /// # Errors
+    /// As for [`list`](Self::list).
+    pub fn reading(&self, file: &Listed) -> Result<Option<Reading>, SnapshotError> {
+        let What::File(content) = &file.what else { return Ok(None) };
+        let pieces = self.vault.pieces(content)?;
+        Ok(Some(Reading { vault: self.vault.clone(), size: content.size, pieces }))
     }
 
     /// What there is at a path; nothing is said of the topmost directory.
@@ -136,5 +176,6 @@ fn listed(name: Vec<u8>, entry: &Entry) -> Listed {
         What::Link(target) => (Kind::Link, 0, target.clone()),
         What::Fifo => (Kind::Fifo, 0, vec![]),
     };
-    Listed { name, kind, mode: entry.mode, size, modified: entry.modified, target }
+    let what = entry.what.clone();
+    Listed { name, kind, mode: entry.mode, size, modified: entry.modified, target, what }
 }

@@ -38,7 +38,7 @@ mod damage;
 
 pub mod parsers;
 
-pub use browse::{Browser, Listed, Reading};
+pub use browse::{Browser, Listed, Reading, Unpinned};
 pub use check::{BadPack, Survey};
 pub use collect::{Collected, Collecting};
 pub use cut::{Cut, Cutting, Hold, LeftOut, Stage, Tell};

@@ -229,6 +229,9 @@ impl Driver {
     pub(super) async fn shutdown(&mut self, end: bool) {
         if end {
             let _ = self.step(Event::Shutdown).await;
+            if self.settles_at.take().is_some() {
+                self.save();
+            }
             self.finish_saving().await;
         }
         self.execs.lost(&Refusal::ShuttingDown);

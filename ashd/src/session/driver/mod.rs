@@ -11,6 +11,7 @@ mod lines;
 mod replay;
 mod saving;
 mod turns;
+mod writes;
 
 mod back;
 
@@ -27,6 +28,7 @@ use self::exec::Execs;
 pub(super) use self::replay::Replay;
 use self::saving::{Saved, Saving, Wish};
 use self::turns::Waiting;
+pub(super) use self::writes::{Workspace, Write};
 use super::api::{Happened, Reading, Refusal};
 use super::cli::{Controls, StartKey};
 use super::exec::ExecStream;
@@ -39,8 +41,8 @@ use super::registry::SessionView;
 use super::shared::Shared;
 use super::stream::Subscription;
 use crate::domain::{
-    EventKind, ExecRequest, NewEvent, Point, PointName, Session, SessionChange, Status, Timestamp,
-    TurnId, TurnRequest, Which,
+    EventKind, ExecRequest, NewEvent, Point, PointId, PointName, Session, SessionChange, Status,
+    Timestamp, TurnId, TurnRequest, Which,
 };
 use crate::sandbox::Running;
 use crate::sandbox::link::{Incoming, LinkError};
@@ -72,6 +74,8 @@ pub(super) enum Command {
     GoBack { to: Which, reply: Reply<Arc<SessionView>> },
     /// Run a command beside the turn.
     Exec { request: ExecRequest, reply: Reply<ExecStream> },
+    /// Change files.
+    Write(Write),
     /// The daemon goes away. With `end`, the sandbox goes along; else it waits for the next one.
     Shutdown { end: bool, reply: oneshot::Sender<()> },
 }
@@ -140,6 +144,12 @@ pub(super) struct Driver {
     captured_at: Option<Instant>,
     /// Who asked for a point that the cut under way is too late for.
     wishes: Vec<Wish>,
+    /// Changes of files that wait.
+    writes: Vec<Write>,
+    /// When what was changed is saved.
+    settles_at: Option<tokio::time::Instant>,
+    /// The newest point, when it was made for nothing but changes of files.
+    changes_point: Option<PointId>,
     over: bool,
 }
 
@@ -149,6 +159,7 @@ enum Input {
     Launched(Result<Launched, Refusal>),
     Said(Result<Option<usize>, LinkError>),
     Saved(Saved),
+    Settled,
 }
 
 /// A sandbox that was made, and where the files for it were found.
@@ -208,6 +219,9 @@ impl Driver {
             saving: None,
             captured_at: None,
             wishes: vec![],
+            writes: vec![],
+            settles_at: None,
+            changes_point: None,
             over: false,
         };
         tokio::spawn(driver.run(begin));
@@ -226,7 +240,9 @@ impl Driver {
                 Input::Said(Ok(None)) => self.lost("the bridge hung up").await,
                 Input::Said(Err(error)) => self.lost(&error.to_string()).await,
                 Input::Saved(saved) => self.saved(saved).await,
+                Input::Settled => self.settled(),
             }
+            self.write_waiting().await;
         }
         self.abandon_saving().await;
         self.journal.close();
@@ -257,11 +273,18 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        let settled = async {
+            match self.settles_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             command = self.commands.recv() => Input::Command(command),
             result = launching => Input::Launched(result),
             said = said => Input::Said(said),
             saved = saved => Input::Saved(saved),
+            () = settled => Input::Settled,
         }
     }
 
@@ -287,6 +310,7 @@ impl Driver {
             Command::GoBack { to, reply } => {
                 let _ = reply.send(self.go_back(to).await);
             }
+            Command::Write(write) => self.writes.push(write),
             Command::Exec { request, reply } => self.exec(request, reply).await,
             Command::Shutdown { end, reply } => {
                 self.shutdown(end).await;

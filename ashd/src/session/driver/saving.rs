@@ -41,6 +41,8 @@ pub(super) struct Saving {
     wishes: Vec<Wish>,
     /// Something changed since that asks for another one.
     again: bool,
+    /// It is made for nothing but changes of files from outside.
+    of_changes: bool,
 }
 
 /// Somebody who asked for a point.
@@ -89,6 +91,21 @@ impl Driver {
             Some(saving) => saving.again = true,
             None => self.begin_cut(vec![]),
         }
+    }
+
+    /// Saves what was changed from outside. The point takes the place of one that was made for the
+    /// same reason right before: many changes do not push out the points of turns.
+    pub(super) fn save_changes(&mut self) {
+        let is_free = self.saving.is_none();
+        self.save();
+        if let Some(saving) = self.saving.as_mut().filter(|_| is_free) {
+            saving.of_changes = true;
+        }
+    }
+
+    /// Whether a cut looks at the files.
+    pub(super) fn is_looking(&self) -> bool {
+        self.saving.as_ref().is_some_and(|saving| !saving.passed)
     }
 
     /// Makes a point for somebody: of the cut under way, if its moment is still to come. While a
@@ -146,8 +163,9 @@ impl Driver {
         let flag = cancel.clone();
         let root = shared.places.session(session.id);
         let task = tokio::spawn(async move { shared.cut(&session, root, (flag, tell)).await });
-        let (moment, passed, again) = (None, false, false);
-        self.saving = Some(Saving { task, told, cancel, moment, passed, wishes, again });
+        let (moment, passed, again, of_changes) = (None, false, false, false);
+        self.saving =
+            Some(Saving { task, told, cancel, moment, passed, wishes, again, of_changes });
     }
 
     /// Notes what the session is at the moment of a cut.
@@ -232,7 +250,7 @@ impl Driver {
     /// Makes points of what was cut, and tells those who wait.
     async fn record_cut(&mut self, result: Result<Cut, SnapshotError>, saving: Saving) {
         let cancelled = saving.is_cancelled();
-        let Saving { moment, mut wishes, .. } = saving;
+        let Saving { moment, mut wishes, of_changes, .. } = saving;
         let cut = match (result, moment) {
             (Ok(cut), Some(moment)) if !cancelled => Ok((cut, moment)),
             (Ok(_), _) => Err(SnapshotError::Cancelled),
@@ -251,10 +269,13 @@ impl Driver {
                 return;
             }
         };
-        if wishes.is_empty()
-            && let Err(error) = self.record_point(&cut, &moment, None).await
-        {
-            tracing::warn!(ash_session = %self.session.id, %error, "a point was not recorded");
+        if wishes.is_empty() {
+            let recorded = self.record_by_itself(&cut, &moment, of_changes).await;
+            if let Err(error) = recorded {
+                tracing::warn!(ash_session = %self.session.id, %error, "a point was not recorded");
+            }
+        } else {
+            self.changes_point = None;
         }
         for wish in wishes.drain(..) {
             let point = self.record_point(&cut, &moment, wish.name).await;
@@ -262,6 +283,25 @@ impl Driver {
         }
         // From here on the points keep what was cut from being collected.
         drop(cut);
+    }
+
+    /// Makes a point that nobody asked for. Of those that were made for changes from outside alone,
+    /// at the same place in history, only the newest is kept.
+    async fn record_by_itself(
+        &mut self,
+        cut: &Cut,
+        moment: &Session,
+        of_changes: bool,
+    ) -> Result<(), StoreError> {
+        let (store, id) = (self.shared.store.clone(), self.session.id);
+        let newest = store.point(id, Which::Newest).await?;
+        let point = self.record_point(cut, moment, None).await?;
+        let Some(newest) = newest.filter(|newest| newest.id != point.id) else { return Ok(()) };
+        let before = std::mem::replace(&mut self.changes_point, of_changes.then_some(point.id));
+        if of_changes && before == Some(newest.id) && newest.seq == point.seq {
+            store.remove_point(id, newest.id).await?;
+        }
+        Ok(())
     }
 
     async fn record_point(

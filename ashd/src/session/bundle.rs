@@ -1,0 +1,472 @@
+//! The files of a session as one archive, going out and coming in.
+//!
+//! What goes out is made piece by piece while it is read: nothing is held but the names of the
+//! directories that are under way, and no thread while nobody reads. What comes in is unpacked
+//! beside the workspace, where it is refused as a whole, and only then moved in.
+
+use std::ffi::CString;
+use std::io::{self, Read, Write as _};
+use std::sync::Arc;
+use std::vec;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::bufread::MultiGzDecoder;
+use flate2::write::GzEncoder;
+use futures_util::stream::{self, Stream};
+use tokio::task::spawn_blocking;
+
+use super::api::{Caller, Refusal};
+use super::files::{Content, NEVER, Origin, Place, refused};
+use super::incoming::{Incoming, unwritable};
+use super::keeping::unkept;
+use super::service::{Result, Service, blocking};
+use super::shared::Shared;
+use super::writing::unchanged;
+use crate::domain::{SessionId, Which};
+use crate::snapshot::{Listed, Unpinned};
+use crate::tree::dir::{Dir, Kind};
+use crate::tree::pack::{self, Entry};
+use crate::tree::{Links, Summary, Tree, TreeError, TreeLimits};
+
+/// Bytes that go out at once, at least, and bytes that are read for that, at most.
+const PIECE: usize = 256 * 1024;
+const READ: usize = 4 * 1024 * 1024;
+
+/// The most names of directories under way.
+const NAMES: usize = 500_000;
+
+/// The most that an archive may hold.
+const LIMITS: TreeLimits = TreeLimits { files: 100_000, bytes: 4 * 1024 * 1024 * 1024 };
+
+/// Bytes that may follow the end of a tar archive: what tar fills its last record with.
+const BEHIND: u64 = 1024 * 1024;
+
+/// Names that are left out unless everything is wanted: what can be made again, and secrets.
+const LEFT_OUT: [&str; 12] = [
+    ".cache",
+    ".npm",
+    ".pnpm-store",
+    ".yarn",
+    ".venv",
+    "venv",
+    ".tmp",
+    "tmp",
+    ".env",
+    ".env.local",
+    ".env.production",
+    ".env.development",
+];
+
+/// An archive that goes out: tar, in gzip.
+pub struct Bundle {
+    /// Where the files are.
+    pub origin: Origin,
+    packing: Packing,
+}
+
+struct Packing {
+    gzip: GzEncoder<Vec<u8>>,
+    kept: Option<Unpinned>,
+    all: bool,
+    levels: Vec<Level>,
+    path: Vec<u8>,
+    names: usize,
+    file: Option<Open>,
+}
+
+/// A directory under way, and how long its path is.
+struct Level {
+    entries: Entries,
+    path: usize,
+}
+
+enum Entries {
+    Disk(Dir, vec::IntoIter<CString>),
+    Kept(vec::IntoIter<Listed>),
+}
+
+/// A file under way.
+struct Open {
+    content: Content,
+    size: u64,
+    at: u64,
+}
+
+/// An entry, looked at.
+enum Found {
+    File(Content, u64, u32, i64),
+    Dir(Entries, u32, i64),
+    Link(Vec<u8>, i64),
+    /// Nothing that an archive has.
+    Other,
+}
+
+impl Service {
+    /// The workspace of a session as an archive: as it is, or as it was at a point. Caches,
+    /// repositories and secrets are left out unless `all` is wanted; links are links.
+    pub async fn bundle(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        (which, all): (Option<Which>, bool),
+    ) -> Result<Bundle> {
+        let place = match which {
+            Some(which) => self.place_at(caller, id, which).await?,
+            None => self.place(caller, id).await?,
+        };
+        blocking(move || match place {
+            Place::Disk(tree) => {
+                let top = tree.top().map_err(|error| Refusal::Internal(error.to_string()))?;
+                let names = top.names().map_err(|error| Refusal::Internal(error.to_string()))?;
+                let entries = Entries::Disk(top, names.into_iter());
+                Ok(Bundle::new(Origin::Sandbox, entries, (None, all)))
+            }
+            Place::Kept(browser, _) => {
+                let listed = browser.list(b"workspace").map_err(|error| unkept(id, error))?;
+                let entries = Entries::Kept(listed.ok_or(Refusal::NoWorkspace)?.into_iter());
+                let kept = Some(browser.unpinned());
+                Ok(Bundle::new(Origin::Snapshot, entries, (kept, all)))
+            }
+        })
+        .await
+    }
+
+    /// Unpacks an archive that came in over the files of a session: as it came, or out of one of
+    /// its parts. Says what it held, and whether a sandbox works with the files.
+    pub async fn unpack(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        (incoming, part): (Incoming, Option<String>),
+    ) -> Result<(Summary, bool)> {
+        let slot = self.stored(caller, id).await?.slot.ok_or(Refusal::ReadOnly)?;
+        let owner = self.shared.slots.uids(slot).agent;
+        let shared = self.shared.clone();
+        let unpacked = blocking(move || {
+            let tree = incoming.make_dir("tree")?;
+            let summary = unpack(&incoming, part.as_deref(), (&tree, owner, &shared))?;
+            Ok((incoming, tree, summary))
+        });
+        let (incoming, tree, summary) = unpacked.await?;
+        self.change(caller, id, move |workspace| {
+            let merged = workspace.tree.merge(&tree, LIMITS).map_err(in_the_way);
+            drop(incoming);
+            merged.map(|()| (summary, workspace.live))
+        })
+        .await
+    }
+}
+
+impl Bundle {
+    fn new(origin: Origin, entries: Entries, (kept, all): (Option<Unpinned>, bool)) -> Bundle {
+        let gzip = GzEncoder::new(Vec::with_capacity(PIECE), Compression::fast());
+        let levels = vec![Level { entries, path: 0 }];
+        let packing = Packing { gzip, kept, all, levels, path: vec![], names: 0, file: None };
+        Bundle { origin, packing }
+    }
+
+    /// Its bytes. A file that gets shorter while it is read ends it with an error.
+    pub fn bytes(self) -> impl Stream<Item = io::Result<Bytes>> + Send {
+        stream::unfold(Some(Box::new(self.packing)), async |packing| {
+            let mut packing = packing?;
+            loop {
+                let made = spawn_blocking(move || {
+                    let piece = packing.piece();
+                    (packing, piece)
+                });
+                let piece = match made.await {
+                    Ok((back, Ok(piece))) => {
+                        packing = back;
+                        piece
+                    }
+                    Ok((_, Err(error))) => return Some((Err(error), None)),
+                    Err(error) => return Some((Err(io::Error::other(error)), None)),
+                };
+                match (piece.is_empty(), packing.is_over()) {
+                    (true, false) => {}
+                    (_, true) => return Some((Ok(piece), None)),
+                    (false, false) => return Some((Ok(piece), Some(packing))),
+                }
+            }
+        })
+    }
+}
+
+impl Packing {
+    fn is_over(&self) -> bool {
+        self.levels.is_empty()
+    }
+
+    /// The next bytes; may be none before it is over.
+    fn piece(&mut self) -> io::Result<Bytes> {
+        let mut read = 0;
+        while !self.is_over() && read < READ && self.gzip.get_ref().len() < PIECE {
+            read += match self.file.take() {
+                Some(file) => self.content(file)?,
+                None => self.next()?,
+            };
+        }
+        if self.is_over() {
+            self.gzip.write_all(&pack::END)?;
+            self.gzip.try_finish()?;
+        }
+        Ok(std::mem::take(self.gzip.get_mut()).into())
+    }
+
+    /// Packs a piece of a file; returns its bytes.
+    fn content(&mut self, mut file: Open) -> io::Result<usize> {
+        let length = usize::try_from(file.size - file.at).unwrap_or(PIECE).min(PIECE);
+        self.gzip.write_all(&file.content.piece(file.at, length)?)?;
+        file.at += length as u64;
+        if file.at < file.size {
+            self.file = Some(file);
+        } else {
+            self.gzip.write_all(&[0; 512][..pack::padding(file.size)])?;
+        }
+        Ok(length)
+    }
+
+    /// Packs what stands in front of the next entry; returns its bytes.
+    fn next(&mut self) -> io::Result<usize> {
+        let Some(level) = self.levels.last_mut() else { return Ok(0) };
+        self.path.truncate(level.path);
+        let (name, found) = match &mut level.entries {
+            Entries::Disk(dir, names) => match names.next() {
+                Some(name) if is_packed(name.to_bytes(), self.all) => {
+                    let found = on_disk(dir, &name)?;
+                    (Some(name.into_bytes()), found)
+                }
+                name => (name.map(CString::into_bytes), Found::Other),
+            },
+            Entries::Kept(entries) => match entries.next() {
+                Some(entry) if is_packed(&entry.name, self.all) => {
+                    let found = in_point(self.kept.as_ref(), &entry)?;
+                    (Some(entry.name), found)
+                }
+                entry => (entry.map(|entry| entry.name), Found::Other),
+            },
+        };
+        let Some(name) = name else {
+            self.levels.pop();
+            return Ok(0);
+        };
+        if !self.path.is_empty() {
+            self.path.push(b'/');
+        }
+        self.path.extend(name);
+        self.entry(found)
+    }
+
+    fn entry(&mut self, found: Found) -> io::Result<usize> {
+        let (entry, mode, modified) = match &found {
+            Found::File(_, size, mode, modified) => (Entry::File(*size), *mode, *modified),
+            Found::Dir(_, mode, modified) => (Entry::Dir, *mode, *modified),
+            Found::Link(target, modified) => (Entry::Link(target), 0o777, *modified),
+            Found::Other => return Ok(64),
+        };
+        let header = pack::header(&self.path, entry, mode, modified);
+        self.gzip.write_all(&header)?;
+        match found {
+            Found::File(content, size, ..) if size > 0 => {
+                self.file = Some(Open { content, size, at: 0 });
+            }
+            Found::Dir(entries, ..) => {
+                self.levels.push(Level { entries, path: self.path.len() });
+                self.names = self.levels.iter().map(Level::left).sum();
+                if self.names > NAMES {
+                    return Err(io::Error::other("directories have too many entries"));
+                }
+            }
+            _ => {}
+        }
+        Ok(header.len())
+    }
+}
+
+impl Level {
+    fn left(&self) -> usize {
+        match &self.entries {
+            Entries::Disk(_, names) => names.len(),
+            Entries::Kept(entries) => entries.len(),
+        }
+    }
+}
+
+/// Looks at an entry on the disk. What is gone, or something else by now, is left out.
+fn on_disk(dir: &Dir, name: &CString) -> io::Result<Found> {
+    let look = || -> io::Result<Found> {
+        let stat = dir.stat(name)?;
+        let (mode, modified) = (u32::from(stat.mode), stat.modified.0);
+        Ok(match stat.kind {
+            Kind::File => {
+                let file = dir.file(name)?;
+                let stat = crate::tree::dir::stat_of(&file)?;
+                Found::File(Content::Disk(file), stat.size, mode, modified)
+            }
+            Kind::Dir => {
+                let child = dir.dir(name)?;
+                let names = child.names()?.into_iter();
+                Found::Dir(Entries::Disk(child, names), mode, modified)
+            }
+            Kind::Link => Found::Link(dir.link(name)?, modified),
+            _ => Found::Other,
+        })
+    };
+    // Whoever runs out of descriptors has not packed everything.
+    look().or_else(|error| match rustix::io::Errno::from_io_error(&error) {
+        Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => Err(error),
+        _ => Ok(Found::Other),
+    })
+}
+
+/// Looks at an entry of a point.
+fn in_point(kept: Option<&Unpinned>, entry: &Listed) -> io::Result<Found> {
+    let Some(kept) = kept else { return Ok(Found::Other) };
+    let (mode, modified) = (entry.mode.into(), entry.modified.0);
+    let browser = kept.browse();
+    Ok(match entry.kind {
+        Kind::File => match browser.reading(entry).map_err(io::Error::other)? {
+            Some(reading) => {
+                let size = reading.size;
+                Found::File(Content::Kept(reading), size, mode, modified)
+            }
+            None => Found::Other,
+        },
+        Kind::Dir => {
+            let children = browser.children(entry).map_err(io::Error::other)?;
+            Found::Dir(Entries::Kept(children.into_iter()), mode, modified)
+        }
+        Kind::Link => Found::Link(entry.target.clone(), modified),
+        _ => Found::Other,
+    })
+}
+
+fn is_packed(name: &[u8], all: bool) -> bool {
+    let is_one = |known: &&str| known.as_bytes() == name;
+    all || !NEVER.iter().chain(&LEFT_OUT).any(|known| is_one(&known))
+}
+
+/// Unpacks what came in into a tree of its own.
+fn unpack(
+    incoming: &Incoming,
+    part: Option<&str>,
+    (tree, owner, shared): (&Tree, u32, &Arc<Shared>),
+) -> Result<Summary> {
+    let archive = incoming.part(part)?;
+    let mut archive = Bounded { inner: MultiGzDecoder::new(archive), shared, read: 0, look_at: 0 };
+    let summary = tree.unpack_tar(&mut archive, (owner, Links::All), LIMITS).map_err(damaged)?;
+    // The checksum is at the very end.
+    let behind = io::copy(&mut archive.by_ref().take(BEHIND), &mut io::sink());
+    let behind = behind.map_err(|error| damaged(TreeError::Io { path: String::new(), error }))?;
+    if behind == BEHIND {
+        return Err(damaged(TreeError::Archive("something follows its end")));
+    }
+    tree.sync().map_err(damaged)?;
+    Ok(summary)
+}
+
+/// Why an archive was not moved in.
+fn in_the_way(error: TreeError) -> Refusal {
+    match error {
+        TreeError::NotFile(path) => {
+            Refusal::InTheWay(format!("{path}: a directory is where the archive has a file"))
+        }
+        error => unchanged(error),
+    }
+}
+
+/// What is wrong with an archive, to the caller.
+fn damaged(error: TreeError) -> Refusal {
+    match error {
+        TreeError::Io { error, .. } => match error.kind() {
+            io::ErrorKind::InvalidData
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::UnexpectedEof => {
+                Refusal::Invalid("the archive is damaged, or no gzip".to_owned())
+            }
+            _ => unwritable(&error),
+        },
+        error @ TreeError::Name { .. } => refused(error),
+        error => Refusal::Invalid(error.to_string()),
+    }
+}
+
+/// Looks now and then whether the disk has room for more.
+struct Bounded<'a, R> {
+    inner: R,
+    shared: &'a Shared,
+    read: u64,
+    look_at: u64,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.read += read as u64;
+        if self.read > self.look_at {
+            self.look_at = self.read + READ as u64;
+            let room = self.shared.disk_has_room();
+            room.map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
+        }
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+
+    use super::*;
+
+    fn bundle(root: &std::path::Path, all: bool) -> Bundle {
+        let top = Tree::open(root).unwrap().top().unwrap();
+        let names = top.names().unwrap().into_iter();
+        Bundle::new(Origin::Sandbox, Entries::Disk(top, names), (None, all))
+    }
+
+    async fn bytes(bundle: Bundle) -> Vec<u8> {
+        let pieces: Vec<_> = bundle.bytes().collect().await;
+        pieces.into_iter().flat_map(|piece| piece.unwrap()).collect()
+    }
+
+    fn unpacked(archive: &[u8]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let owner = rustix::process::geteuid().as_raw();
+        let tree = Tree::open(dir.path()).unwrap();
+        tree.unpack_tar(MultiGzDecoder::new(archive), (owner, Links::All), LIMITS).unwrap();
+        dir
+    }
+
+    #[tokio::test]
+    async fn what_is_packed_can_be_unpacked() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        let large: Vec<u8> = (0..PIECE * 5 + 3).map(|at| (at * at % 251) as u8).collect();
+        std::fs::write(root.join("a/b/large"), &large).unwrap();
+        std::fs::write(root.join("a/empty"), "").unwrap();
+        std::fs::write(root.join(".env"), "SECRET=1").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", root.join("a/link")).unwrap();
+        let read = |from: &tempfile::TempDir, path: &str| std::fs::read(from.path().join(path));
+        for all in [false, true] {
+            let copy = unpacked(&bytes(bundle(root, all)).await);
+            assert!(read(&copy, "a/b/large").unwrap() == large);
+            assert_eq!(read(&copy, "a/empty").unwrap(), b"");
+            assert_eq!(read(&copy, ".env").is_ok(), all);
+            let link = std::fs::read_link(copy.path().join("a/link")).unwrap();
+            assert_eq!(link.to_str(), Some("/etc/passwd"));
+        }
+    }
+
+    #[tokio::test]
+    async fn zeros_that_go_out_as_nothing_end_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(dir.path().join("zeros")).unwrap();
+        file.set_len(9 << 20).unwrap();
+        let packed = bytes(bundle(dir.path(), false)).await;
+        assert!(packed.len() < 1 << 20, "{}", packed.len());
+        let copy = unpacked(&packed);
+        assert_eq!(std::fs::metadata(copy.path().join("zeros")).unwrap().len(), 9 << 20);
+    }
+}

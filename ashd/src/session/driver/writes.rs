@@ -1,0 +1,73 @@
+//! Changes of a session's files from outside its sandbox.
+//!
+//! They go through the driver, so that each is before or behind whatever else happens to the files:
+//! not in the middle of a cut, of going back to a point, or of building the files for a sandbox. A
+//! turn that runs does not stand in the way: the agent sees a new file at once.
+
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+use super::Driver;
+use crate::session::api::Refusal;
+use crate::session::machine::Turn;
+use crate::tree::Tree;
+
+/// How long after a change the files are saved, when no turn does so at its end. Those who change
+/// many files make one point.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// Where an agent works, for those who change something there.
+pub(in crate::session) struct Workspace {
+    /// Its files.
+    pub(in crate::session) tree: Tree,
+    /// Whose they are.
+    pub(in crate::session) owner: u32,
+    /// Whether a sandbox works with them.
+    pub(in crate::session) live: bool,
+}
+
+/// A change of files, done on a thread that may block; tells whoever asked for it by itself.
+pub(in crate::session) type Write = Box<dyn FnOnce(Result<&Workspace, Refusal>) + Send>;
+
+impl Driver {
+    /// Carries out the changes that wait, unless something is under way that they would disturb.
+    pub(super) async fn write_waiting(&mut self) {
+        if self.writes.is_empty() || self.over || self.launching.is_some() || self.is_looking() {
+            return;
+        }
+        let writes = std::mem::take(&mut self.writes);
+        let workspace = self.workspace().await;
+        let carry_out = move || {
+            for write in writes {
+                write(workspace.as_ref().map_err(Clone::clone));
+            }
+        };
+        if let Err(error) = spawn_blocking(carry_out).await {
+            tracing::error!(ash_session = %self.session.id, %error, "a change of files broke off");
+        }
+        self.settles_at = Some(Instant::now() + SETTLED);
+    }
+
+    /// Where the agent works: brought back first, if it waits to be.
+    async fn workspace(&mut self) -> Result<Workspace, Refusal> {
+        self.settle_files().await?;
+        let slot = self.session.slot.ok_or(Refusal::ReadOnly)?;
+        let owner = self.shared.slots.uids(slot).agent;
+        let path = self.shared.places.session(self.session.id).join("workspace");
+        let opened = spawn_blocking(move || Tree::open(&path)).await;
+        let lost = |error: String| Refusal::Internal(error);
+        let tree = opened.map_err(|error| lost(error.to_string()))?;
+        let tree = tree.map_err(|error| lost(error.to_string()))?;
+        Ok(Workspace { tree, owner, live: self.link.is_some() })
+    }
+
+    /// What was changed has settled: it is saved, unless a turn runs, which saves at its end.
+    pub(super) fn settled(&mut self) {
+        self.settles_at = None;
+        if self.state.turn == Turn::None {
+            self.save_changes();
+        }
+    }
+}
