@@ -116,6 +116,11 @@ impl Entry {
 trait Members {
     /// Takes the value of a member.
     fn member<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error>;
+
+    /// Which member is needed and has not come.
+    fn missing(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 struct Object<'a, M>(&'a mut M);
@@ -139,7 +144,10 @@ impl<'de, M: Members> Visitor<'de> for Object<'_, M> {
         while let Some(name) = map.next_key::<String>()? {
             self.0.member(&name, &mut map)?;
         }
-        Ok(())
+        match self.0.missing() {
+            Some(member) => Err(serde::de::Error::missing_field(member)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -194,10 +202,7 @@ impl<'de> Visitor<'de> for Files<'_, '_> {
                 return Ok(files);
             }
             let OneFile { path, content, .. } = one;
-            let missing = serde::de::Error::missing_field;
-            let path = path.ok_or_else(|| missing("path"))?;
-            let content = content.ok_or_else(|| missing("content"))?;
-            files.push(Entry { path, content });
+            files.extend(path.zip(content).map(|(path, content)| Entry { path, content }));
             if files.len() > MOST {
                 return Err(serde::de::Error::custom("expected 1 to 500 files"));
             }
@@ -227,6 +232,14 @@ impl Members for OneFile<'_, '_> {
             _ => drop(map.next_value::<IgnoredAny>()?),
         }
         Ok(())
+    }
+
+    fn missing(&self) -> Option<&'static str> {
+        match (&self.path, &self.content) {
+            (None, _) => Some("path"),
+            (_, None) => Some("content"),
+            _ => None,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 mod support;
 
 mod anything;
+mod attachments;
 mod busy;
 mod calls;
 mod commands;
@@ -30,3 +31,4 @@ mod secrets;
 mod start;
 mod systemd;
 mod turns;
+mod writing;

@@ -115,11 +115,25 @@ fn check_session(api: &Api, id: &str, facts: &Facts, lossy: bool) -> Result<()> 
     for said in facts.said.iter().filter(|said| said.is_accepted()) {
         check_stream(api, id, said, lossy).with_context(|| format!("message {}", said.mark))?;
     }
+    check_attachments(api, id)?;
     match facts.asked {
         // A purge removes files first.
         Some("gone") if status == "ended" => Ok(()),
         _ => check_files(api, (id, status), facts, &turns),
     }
+}
+
+/// What is attached can be read.
+fn check_attachments(api: &Api, id: &str) -> Result<()> {
+    let listed = api.call("GET", &format!("/api/sessions/{id}/attachments"), None)?.expect(200)?;
+    let attachments = listed["attachments"].as_array().context("no attachments")?;
+    ensure!(attachments.len() <= 2, "{listed}");
+    for attachment in attachments {
+        let id = attachment["id"].as_str().context("an attachment has no id")?;
+        let read = api.call("GET", &format!("/api/attachments/{id}"), None)?;
+        ensure!((read.status, read.text().as_str()) == (200, "hello"), "{}", read.text());
+    }
+    Ok(())
 }
 
 /// Every message and how it ended, after checking that numbers have no gaps and turns no overlap.

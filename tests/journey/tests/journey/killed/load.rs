@@ -178,6 +178,7 @@ impl Talker {
         self.turn_to(&session, "resume", "active")?;
         self.say(&session)?;
         self.write(&session)?;
+        self.attach(&session)?;
         match end {
             "end" => self.turn_to(&session, "end", "ended"),
             "purge" => {
@@ -234,9 +235,26 @@ impl Talker {
     fn write(&mut self, session: &str) -> Result<()> {
         let file = format!("file-{}", self.facts.files.len());
         let text = format!("{} {file}\n", self.name);
-        let written = self.api.exec(session, &format!("echo {} > {file}", text.trim()))?;
-        ensure!(written.code == 0, "{}", written.stderr);
+        if self.facts.files.len() % 2 == 0 {
+            let written = self.api.exec(session, &format!("echo {} > {file}", text.trim()))?;
+            ensure!(written.code == 0, "{}", written.stderr);
+        } else {
+            // From outside.
+            let path = format!("/api/sessions/{session}/files/{file}");
+            self.api.open("PUT", &path, Some(text.as_bytes()))?.answer()?.expect(201)?;
+        }
         self.facts.files.insert(file, text);
+        Ok(())
+    }
+
+    /// Attaches two files, and removes one of them.
+    fn attach(&mut self, session: &str) -> Result<()> {
+        let path = format!("/api/sessions/{session}/attachments");
+        let file = json!({ "filename": "note.txt", "content": "aGVsbG8=" });
+        self.api.call("POST", &path, Some(&file))?.expect(201)?;
+        let made = self.api.call("POST", &path, Some(&file))?.expect(201)?;
+        let id = made["attachment"]["id"].as_str().context("the attachment has no id")?.to_owned();
+        self.api.call("DELETE", &format!("/api/attachments/{id}"), None)?.expect(204)?;
         Ok(())
     }
 
