@@ -14,11 +14,11 @@ pub struct Layer {
 pub const LAYERS: &[Layer] = &[
     Layer {
         module: "app",
-        sees: &["http", "bus", "session", "sandbox", "snapshot", "store", "tree"],
+        sees: &["http", "bus", "session", "sandbox", "snapshot", "objects", "store", "tree"],
     },
     Layer { module: "http", sees: &["session"] },
     Layer { module: "bus", sees: &["session"] },
-    Layer { module: "session", sees: &["sandbox", "snapshot", "store", "tree"] },
+    Layer { module: "session", sees: &["sandbox", "snapshot", "objects", "store", "tree"] },
     Layer { module: "sandbox", sees: &["tree"] },
     Layer { module: "sandbox::launcher", sees: &["sandbox::children"] },
     Layer {
@@ -34,6 +34,7 @@ pub const LAYERS: &[Layer] = &[
     Layer { module: "sandbox::limits", sees: &[] },
     Layer { module: "sandbox::lease", sees: &[] },
     Layer { module: "snapshot", sees: &["tree"] },
+    Layer { module: "objects", sees: &[] },
     Layer { module: "store", sees: &[] },
     Layer { module: "tree", sees: &[] },
     Layer { module: "auth", sees: &[] },

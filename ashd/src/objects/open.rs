@@ -1,0 +1,86 @@
+//! Which store, and how to reach it.
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{Error, ObjectStore, ObjectStoreScheme, RetryConfig};
+use uuid::Uuid;
+
+use super::{Objects, ObjectsError, SealKey};
+
+/// What the configuration says of the object store.
+#[derive(Clone)]
+pub struct Settings {
+    /// `s3://bucket/prefix`, `gs://…`, `az://…`, or `file:///directory`. Whatever else is needed to
+    /// reach it is in the variables that its own tools read (`AWS_…`, `GOOGLE_…`, `AZURE_…`).
+    pub url: String,
+    /// The region of an S3 bucket, unless the environment names one.
+    pub region: String,
+    /// What everything is sealed with.
+    pub key: SealKey,
+}
+
+/// Whoever uses the store tries again by itself, later: it knows better what is still needed.
+fn retries() -> RetryConfig {
+    let retry_timeout = Duration::from_secs(60);
+    RetryConfig { max_retries: 3, retry_timeout, ..RetryConfig::default() }
+}
+
+impl Objects {
+    /// Gets ready to use a store. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// [`ObjectsError::Unusable`] when the URL means nothing, or something is missing that is needed
+    /// to reach it.
+    pub fn open(settings: &Settings, node: Uuid) -> Result<Objects, ObjectsError> {
+        let unusable = |error: String| ObjectsError::Unusable(error);
+        let url = url::Url::parse(&settings.url).map_err(|error| unusable(error.to_string()))?;
+        let other = "the URL must begin with s3://, gs://, az:// or file://";
+        let scheme = ObjectStoreScheme::parse(&url);
+        let (scheme, prefix) = scheme.map_err(|_| unusable(other.to_owned()))?;
+        let (store, prefix): (Arc<dyn ObjectStore>, Path) = match scheme {
+            ObjectStoreScheme::AmazonS3 => (Arc::new(s3(settings)?), prefix),
+            ObjectStoreScheme::GoogleCloudStorage => {
+                let builder = GoogleCloudStorageBuilder::from_env().with_url(&settings.url);
+                (Arc::new(built(builder.with_retry(retries()).build())?), prefix)
+            }
+            ObjectStoreScheme::MicrosoftAzure => {
+                let builder = MicrosoftAzureBuilder::from_env().with_url(&settings.url);
+                (Arc::new(built(builder.with_retry(retries()).build())?), prefix)
+            }
+            ObjectStoreScheme::Local => {
+                let dir = url.to_file_path().map_err(|()| unusable("no such path".to_owned()))?;
+                (Arc::new(directory(&dir)?), Path::default())
+            }
+            _ => return Err(unusable(other.to_owned())),
+        };
+        Ok(Objects { store, prefix, key: settings.key.clone(), node })
+    }
+}
+
+fn s3(settings: &Settings) -> Result<impl ObjectStore + use<>, ObjectsError> {
+    let mut builder = AmazonS3Builder::from_env();
+    if builder.get_config_value(&AmazonS3ConfigKey::Region).is_none() {
+        builder = builder.with_region(&settings.region);
+    }
+    built(builder.with_url(&settings.url).with_retry(retries()).build())
+}
+
+/// A directory that is not there is more likely not mounted than meant to be made.
+fn directory(dir: &FilePath) -> Result<LocalFileSystem, ObjectsError> {
+    if !dir.is_dir() {
+        let text = format!("{} is no directory; make it, or mount it", dir.display());
+        return Err(ObjectsError::Unusable(text));
+    }
+    built(LocalFileSystem::new_with_prefix(dir)).map(|store| store.with_automatic_cleanup(true))
+}
+
+fn built<T>(result: Result<T, Error>) -> Result<T, ObjectsError> {
+    result.map_err(|error| ObjectsError::Unusable(error.to_string()))
+}

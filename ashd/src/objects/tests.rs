@@ -1,0 +1,104 @@
+//! An object store in a directory. Others are in the journeys.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::path::Path;
+
+use super::*;
+use crate::domain::{SessionId, Tenant};
+
+fn open(dir: &Path, digit: &str) -> Objects {
+    let key = SealKey::from_hex(&digit.repeat(64)).unwrap();
+    let url = format!("file://{}", dir.display());
+    Objects::open(&Settings { url, region: String::new(), key }, Uuid::new_v4()).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_put_is_got_and_sealed_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (objects, tenant) = (open(dir.path(), "a"), Tenant::default());
+    let place = Place::Pack(&tenant, Uuid::nil());
+    let missing = objects.get(&tenant, &place, Limit(10)).await;
+    assert!(matches!(missing, Err(ObjectsError::Missing(_))), "{missing:?}");
+    objects.put(&tenant, &place, b"a secret").await.unwrap();
+    assert_eq!(objects.get(&tenant, &place, Limit(10)).await.unwrap(), b"a secret");
+    let there = std::fs::read(dir.path().join(place.to_string())).unwrap();
+    assert!(!there.windows(6).any(|part| part == b"secret"));
+    let larger = objects.get(&tenant, &place, Limit(3)).await;
+    assert!(matches!(larger, Err(ObjectsError::TooLarge(_))), "{larger:?}");
+    let other = open(dir.path(), "b").get(&tenant, &place, Limit(10)).await;
+    assert_eq!(
+        other.unwrap_err().to_string(),
+        format!(
+            "{place} in the object store is damaged, or was sealed with another key; look at \
+             snapshots.key"
+        )
+    );
+    objects.remove(&place).await.unwrap();
+    objects.remove(&place).await.unwrap();
+    assert!(objects.list(&Place::Packs(&tenant)).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn files_travel_in_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (objects, tenant) = (open(dir.path(), "a"), Tenant::default());
+    for length in [0, 1000, (7 << 20) + 5] {
+        let pack = Uuid::new_v4();
+        let place = Place::Pack(&tenant, pack);
+        let plain: Vec<u8> = (0..length).map(|at: u32| (at >> 7) as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&plain).unwrap();
+        file.rewind().unwrap();
+        objects.send(&tenant, &place, file).await.unwrap();
+        let listed = objects.list(&Place::Packs(&tenant)).await.unwrap();
+        assert!(listed.iter().any(|object| object.name == pack.to_string()));
+        let back = dir.path().join("back");
+        let into = File::create(&back).unwrap();
+        objects.fetch(&tenant, &place, Limit(16 << 20), into).await.unwrap();
+        assert!(std::fs::read(&back).unwrap() == plain, "{length} bytes");
+        let sealed = dir.path().join(place.to_string());
+        let mut bytes = std::fs::read(&sealed).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&sealed, bytes).unwrap();
+        let into = File::create(&back).unwrap();
+        let fetched = objects.fetch(&tenant, &place, Limit(16 << 20), into).await;
+        assert!(matches!(fetched, Err(ObjectsError::Sealed(_))), "{fetched:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_many_who_want_a_session_one_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tenant, session) = (Tenant::default(), SessionId::random());
+    let all: Vec<Objects> = (0..8).map(|_| open(dir.path(), "a")).collect();
+    assert_eq!(all[0].generation(&tenant, session).await.unwrap(), None);
+    for generation in [1, 2, 300] {
+        let claims = all.iter().map(|one| one.claim(&tenant, session, generation));
+        let claims = futures_util::future::try_join_all(claims).await.unwrap();
+        let winners = claims.iter().filter(|claim| **claim == Claimed::Ours).count();
+        assert_eq!(winners, 1, "{claims:?}");
+        let winner = claims.iter().position(|claim| *claim == Claimed::Ours).unwrap();
+        let again = all[winner].claim(&tenant, session, generation).await.unwrap();
+        assert_eq!(again, Claimed::Ours, "who asks again has it still");
+        assert_eq!(all[0].generation(&tenant, session).await.unwrap(), Some(generation));
+    }
+    all[0].remove_all(&Place::Session(&tenant, session)).await.unwrap();
+    assert_eq!(all[0].generation(&tenant, session).await.unwrap(), None);
+    assert!(all[0].groups(&Place::Sessions(&tenant)).await.unwrap().is_empty());
+}
+
+#[test]
+fn what_cannot_be_a_store_is_told() {
+    let key = SealKey::from_hex(&"a".repeat(64)).unwrap();
+    for (url, text) in [
+        ("bucket", "relative URL without a base"),
+        ("ftp://host/x", "the URL must begin with s3://, gs://, az:// or file://"),
+        ("file:///nowhere/at/all", "/nowhere/at/all is no directory; make it, or mount it"),
+    ] {
+        let settings = Settings { url: url.to_owned(), region: String::new(), key: key.clone() };
+        let error = Objects::open(&settings, Uuid::nil()).err().unwrap().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+}
