@@ -344,7 +344,7 @@ fn in_point(kept: Option<&Unpinned>, entry: &Listed) -> io::Result<Found> {
 
 fn is_packed(name: &[u8], all: bool) -> bool {
     let is_one = |known: &&str| known.as_bytes() == name;
-    all || !NEVER.iter().chain(&LEFT_OUT).any(|known| is_one(&known))
+    all || !NEVER.iter().chain(&LEFT_OUT).any(is_one)
 }
 
 /// Unpacks what came in into a tree of its own.

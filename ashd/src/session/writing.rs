@@ -169,7 +169,7 @@ fn put(
     (incoming, name): (&Incoming, &str),
     condition: &Condition,
 ) -> Result<Written> {
-    let there = workspace.tree.look(path).map_err(refused)?;
+    let there = workspace.tree.look(path).map_err(unchanged)?;
     if there.is_some_and(|there| there.kind == Kind::Dir) {
         return Err(no_file());
     }

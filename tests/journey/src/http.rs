@@ -153,7 +153,7 @@ impl Connection {
         let mut reader = BufReader::new(self.stream);
         let status_line = line(&mut reader)?;
         let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.with_context(|| format!("not a status line: {status_line:?}"))?;
+        let status: u16 = status.with_context(|| format!("not a status line: {status_line:?}"))?;
         let mut headers = Vec::new();
         loop {
             let header = line(&mut reader)?;
@@ -161,6 +161,8 @@ impl Connection {
             headers.push((name.to_lowercase(), value.trim().to_owned()));
         }
         let left = match find(&headers, "content-length") {
+            // These never have a body (RFC 9110, section 6.4.1).
+            _ if matches!(status, 204 | 304) => Left::Bytes(0),
             Some(length) => Left::Bytes(length.parse()?),
             None if find(&headers, "transfer-encoding").is_some() => Left::Chunks(0),
             None => Left::UntilClosed,

@@ -235,7 +235,7 @@ impl Talker {
     fn write(&mut self, session: &str) -> Result<()> {
         let file = format!("file-{}", self.facts.files.len());
         let text = format!("{} {file}\n", self.name);
-        if self.facts.files.len() % 2 == 0 {
+        if self.facts.files.len().is_multiple_of(2) {
             let written = self.api.exec(session, &format!("echo {} > {file}", text.trim()))?;
             ensure!(written.code == 0, "{}", written.stderr);
         } else {
