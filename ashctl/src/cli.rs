@@ -260,6 +260,14 @@ pub(crate) enum Session {
         #[arg(long, value_name = "CHECKPOINT")]
         from: Option<String>,
     },
+    /// Take a session over from another machine, through the object store, and print its id
+    Import {
+        /// Its id
+        id: String,
+        /// Id of the checkpoint to go on from, instead of the newest
+        #[arg(long, value_name = "CHECKPOINT")]
+        from: Option<String>,
+    },
     /// Save conversation and workspace, list and remove what was saved
     #[command(subcommand)]
     Checkpoint(Checkpoint),

@@ -117,6 +117,13 @@ async fn status(context: &mut Context) -> Result<(), Failure> {
         let count = health.damaged_checkpoints;
         context.out.line(&format!("damaged: {count} checkpoints; `ashctl fsck` says which"))?;
     }
+    if health.copies_failing == Some(true) {
+        let waiting = health.copies_waiting.unwrap_or(0);
+        context.out.line(&format!(
+            "failing: the object store does not take what is saved; {waiting} sessions wait; \
+             `journalctl -u ashd` says why"
+        ))?;
+    }
     for layer in &health.missing {
         context.out.line(&format!("missing: {layer}"))?;
     }

@@ -28,6 +28,8 @@ pub(crate) fn health(version: &str, health: &Health) -> Value {
         "missing": health.missing,
         "damagedCheckpoints": health.damaged_checkpoints,
         "modelKey": health.model_key,
+        "copiesWaiting": health.copies_waiting,
+        "copiesFailing": health.copies_failing,
     })
 }
 

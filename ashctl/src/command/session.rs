@@ -51,6 +51,7 @@ pub(super) async fn run(mut context: Context, command: Session) -> Result<u8, Fa
             return exec::run(context, &session, &command, timeout).await;
         }
         Session::Fork { id, from } => fork(&mut context, &id.id, from).await?,
+        Session::Import { id, from } => import(&mut context, &id, from).await?,
         Session::Checkpoint(command) => checkpoint::run(&mut context, command).await?,
         Session::Restore { id, checkpoint } => {
             let (session, _) = context.bus.session(&id.id).await?;
@@ -189,6 +190,16 @@ where
 async fn fork(context: &mut Context, id: &str, from: Option<String>) -> Result<(), Failure> {
     let (session, _) = context.bus.session(id).await?;
     let (_, id) = session.fork(&from.unwrap_or_default()).await?;
+    if context.as_json {
+        let (_, info) = context.bus.session(&id).await?;
+        context.document(&json::session(&info))?;
+        return Ok(());
+    }
+    context.out.line(&id)
+}
+
+async fn import(context: &mut Context, id: &str, from: Option<String>) -> Result<(), Failure> {
+    let (_, id) = context.bus.manager.import_session(id, &from.unwrap_or_default()).await?;
     if context.as_json {
         let (_, info) = context.bus.session(&id).await?;
         context.document(&json::session(&info))?;

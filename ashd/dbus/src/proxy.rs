@@ -50,6 +50,10 @@ pub trait Manager {
     /// means none.
     fn create_session(&self, agent: &str, settings: &str) -> Result<(OwnedObjectPath, String)>;
 
+    /// Takes a session over from another machine, through the object store, and returns its object
+    /// and id. `checkpoint` is the id of one; empty text means the newest.
+    fn import_session(&self, id: &str, checkpoint: &str) -> Result<(OwnedObjectPath, String)>;
+
     /// What the sessions cost that the daemon has in memory, newest first. Those that nobody has
     /// used since it started are not among them.
     fn top(&self) -> Result<Vec<LoadInfo>>;

@@ -35,6 +35,10 @@ pub struct Health {
     pub damaged_checkpoints: u64,
     /// Whether there is a model API key; absent when the broker cannot be asked.
     pub model_key: Option<bool>,
+    /// Sessions whose newest checkpoints the object store does not have yet; absent without one.
+    pub copies_waiting: Option<u64>,
+    /// Whether the object store refuses to take them.
+    pub copies_failing: Option<bool>,
 }
 
 /// What `Manager.Deploy` may be told beside the folder.

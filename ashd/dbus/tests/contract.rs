@@ -106,7 +106,7 @@ async fn proxies_and_interfaces_agree() {
     call!(manager:
         deploy("", Fd::from(&file), DeployOptions::default())
         list_agents() get_agent("") list_sessions(SessionFilter::default()) get_session("")
-        create_session("", "") top() create_key("", "") list_keys() revoke_key("")
+        create_session("", "") import_session("", "") top() create_key("", "") list_keys() revoke_key("")
         fsck(true) check_snapshots() collect_snapshots(true) version() status()
     );
     call!(agent:

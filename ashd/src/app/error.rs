@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use crate::config::ConfigError;
+use crate::objects::ObjectsError;
 use crate::sandbox::StartError;
 use crate::sandbox::cgroup::CgroupError;
 use crate::sandbox::launcher::LauncherError;
@@ -54,6 +55,12 @@ pub enum AppError {
     /// The machine, the launcher or the broker.
     #[error(transparent)]
     Sandboxes(#[from] StartError),
+    /// The object store.
+    #[error("{0}; see snapshots.url")]
+    Objects(#[from] ObjectsError),
+    /// The file that says which daemon this is.
+    #[error("the file `node` in the data directory cannot be used: {0}")]
+    Node(io::Error),
     /// What was found of earlier sessions.
     #[error("the sessions of before cannot be gone on with: {0}")]
     Sessions(#[from] Refusal),
@@ -64,7 +71,7 @@ impl AppError {
     /// service manager does not try again; 1 otherwise.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            AppError::Config(_) | AppError::State(_) => ExitCode::from(78),
+            AppError::Config(_) | AppError::State(_) | AppError::Objects(_) => ExitCode::from(78),
             AppError::Store(StoreError::Newer { .. }) => ExitCode::from(78),
             AppError::Sandboxes(error) if is_lasting(error) => ExitCode::from(78),
             _ => ExitCode::FAILURE,

@@ -92,8 +92,9 @@ impl Daemon {
         }
         let places = Places { data_dir: state.path().to_owned() };
         let options = setup::sessions(&config);
-        let service =
-            Service::start(store.clone(), (sandboxes.clone(), usage), places, options).await?;
+        let objects = setup::objects(&config, state.path())?;
+        let running = (sandboxes.clone(), usage);
+        let service = Service::start(store.clone(), running, objects, places, options).await?;
         let (shutdown, edges, pulse) = (CancellationToken::new(), JoinSet::new(), JoinSet::new());
         let mut daemon = Daemon {
             config,

@@ -1,9 +1,15 @@
 //! From the configuration to what each layer takes.
 
+use std::fs::File;
+use std::io;
 use std::path::Path;
 
+use uuid::Uuid;
+
+use super::AppError;
 use crate::config::Config;
 use crate::http;
+use crate::objects::{self, Objects, SealKey};
 use crate::sandbox::Setup;
 use crate::sandbox::broker::{ModelKey, Settings};
 use crate::sandbox::lease::slots_in;
@@ -68,6 +74,34 @@ pub(super) fn sessions(config: &Config) -> Options {
         max_attachment: config.session.max_attachment.0,
         collect_every: config.snapshots.collect_every,
         live: live(config),
+    }
+}
+
+/// The object store, if there is one.
+pub(super) fn objects(config: &Config, data_dir: &Path) -> Result<Option<Objects>, AppError> {
+    let snapshots = &config.snapshots;
+    let key = snapshots.key.as_ref().and_then(|key| SealKey::from_hex(key.expose()));
+    let Some(key) = key.filter(|_| !snapshots.url.is_empty()) else { return Ok(None) };
+    let node = node(&data_dir.join("node")).map_err(AppError::Node)?;
+    let (url, region) = (snapshots.url.clone(), snapshots.region.clone());
+    let settings = objects::Settings { url, region, key };
+    Objects::open(&settings, node).map(Some).map_err(AppError::Objects)
+}
+
+/// Which daemon this is, among all that share an object store: made up once, and kept in a file.
+fn node(path: &Path) -> io::Result<Uuid> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Uuid::try_parse(text.trim()).map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let node = Uuid::new_v4();
+            let new = path.with_extension("new");
+            std::fs::write(&new, format!("{node}\n"))?;
+            File::open(&new)?.sync_all()?;
+            std::fs::rename(&new, path)?;
+            path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())?;
+            Ok(node)
+        }
+        Err(error) => Err(error),
     }
 }
 

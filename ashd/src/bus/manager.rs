@@ -110,6 +110,24 @@ impl Manager {
         Ok((session_path(id)?, id.to_string()))
     }
 
+    #[zbus(out_args("session", "id"))]
+    async fn import_session(
+        &self,
+        id: &str,
+        checkpoint: &str,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<(OwnedObjectPath, String), Error> {
+        let id: SessionId = parse::word("id", id)?;
+        let point = match checkpoint {
+            "" => None,
+            point => Some(parse::word("checkpoint", point)?),
+        };
+        let imported = self.desk.service.import(&self.desk.caller, id, point).await;
+        imported.map_err(words::refused)?;
+        self.desk.sync_session(bus, id).await?;
+        Ok((session_path(id)?, id.to_string()))
+    }
+
     #[zbus(out_args("sessions"))]
     async fn top(&self) -> Result<Vec<LoadInfo>, Error> {
         top::rows(&self.desk).await

@@ -43,6 +43,7 @@ pub(super) const TABLE: &[(&str, &str, Right)] = &[
     ("org.ashd.Ash1.Manager", "ListSessions", View),
     ("org.ashd.Ash1.Manager", "GetSession", View),
     ("org.ashd.Ash1.Manager", "CreateSession", Run),
+    ("org.ashd.Ash1.Manager", "ImportSession", Run),
     ("org.ashd.Ash1.Manager", "Top", View),
     ("org.ashd.Ash1.Manager", "CreateKey", Manage),
     ("org.ashd.Ash1.Manager", "ListKeys", Manage),

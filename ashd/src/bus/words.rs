@@ -26,12 +26,17 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         | Refusal::NoFile
         | Refusal::NoAttachment
         | Refusal::AttachmentLost
+        | Refusal::NotStored
         | Refusal::NoKey => Error::NotFound(text),
         Refusal::NotActive(_)
         | Refusal::WrongStatus { .. }
         | Refusal::NotAtCheckpoint { .. }
         | Refusal::NameTaken
         | Refusal::LastCheckpoint
+        | Refusal::NoObjectStore
+        | Refusal::HereAlready
+        | Refusal::TakenElsewhere
+        | Refusal::OtherAgent { .. }
         | Refusal::FilesNotReady
         | Refusal::ReadOnly
         | Refusal::InTheWay(_)
@@ -50,6 +55,7 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         Refusal::ShuttingDown => Error::ShuttingDown(text),
         Refusal::Sandbox(_)
         | Refusal::Store(_)
+        | Refusal::ObjectStore
         | Refusal::NothingKept
         | Refusal::Damaged { .. }
         | Refusal::Internal(_) => Error::Failed(text),
@@ -80,6 +86,8 @@ pub(super) fn health(health: api::Health) -> Health {
         missing: health.missing,
         damaged_checkpoints: health.damaged_checkpoints,
         model_key: health.model_key,
+        copies_waiting: health.copying.map(|copying| copying.waiting),
+        copies_failing: health.copying.map(|copying| copying.failing),
     }
 }
 

@@ -55,6 +55,7 @@ impl<'a> Check<'a> {
         self.uids(config);
         self.model(config);
         self.model_key(config);
+        self.snapshots(config);
         if config.sandbox.services {
             self.credential(Path::new(CREDENTIAL));
         }
@@ -136,6 +137,37 @@ impl<'a> Check<'a> {
             Ok(key) if config.model.key.is_none() => config.model.key = Some(key),
             Ok(_) => {}
             Err(reason) => self.refuse("model.key_file", reason),
+        }
+    }
+
+    /// Reads the key of the copies, and sees to it that there is one: copies that anybody can read
+    /// are not made.
+    fn snapshots(&mut self, config: &mut Config) {
+        let snapshots = &mut config.snapshots;
+        if let Some(path) = &snapshots.key_file {
+            match read_key(path) {
+                Ok(key) if snapshots.key.is_none() => snapshots.key = Some(key),
+                Ok(_) => {}
+                Err(reason) => return self.refuse("snapshots.key_file", reason),
+            }
+        }
+        let digits = |key: &Secret| {
+            let text = key.expose();
+            text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+        };
+        let make = "`openssl rand -hex 32` makes one";
+        match &snapshots.key {
+            Some(key) if !digits(key) => {
+                self.refuse("snapshots.key", format!("must be 64 hexadecimal digits; {make}"));
+            }
+            None if !snapshots.url.is_empty() => {
+                let reason = format!(
+                    "what goes to an object store is sealed, and there is no key; set \
+                     ASH_SNAPSHOT_KEY or snapshots.key_file; {make}"
+                );
+                self.refuse("snapshots.url", reason);
+            }
+            _ => {}
         }
     }
 

@@ -156,6 +156,20 @@ sections! {
         /// How often what no checkpoint needs is removed from the disk. What belongs to a session that
         /// is purged goes at once.
         collect_every: Duration = "1h" {}
+        /// An object store that gets a copy of each newest checkpoint, so that a session outlives this
+        /// machine: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, or
+        /// `file:///directory`. None by default. What else is needed to reach it is in the variables
+        /// that its own tools read: `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`,
+        /// `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_NAME` and their like.
+        url: String = "" { env: &["ASH_SNAPSHOT_URL"], }
+        /// Region of an S3 bucket, unless `AWS_REGION` names one.
+        region: String = "us-east-1" { env: &["ASH_S3_REGION"], }
+        /// What the copies are sealed with, 64 hexadecimal digits: `openssl rand -hex 32` makes
+        /// some. Machines that share an object store share the key; without it nothing there can be
+        /// read.
+        key: Option<Secret> = "" { env: &["ASH_SNAPSHOT_KEY"], env_only: true, }
+        /// File with the key, readable by its owner only. `ASH_SNAPSHOT_KEY` wins.
+        key_file: Option<PathBuf> = "" {}
     }
     /// What is written to the journal.
     log: Log {

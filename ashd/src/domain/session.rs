@@ -48,6 +48,13 @@ pub struct Session {
     pub last_error: Option<String>,
 }
 
+impl Session {
+    /// Whether it is being made out of something that is there: of another session, or of a copy.
+    pub fn is_arriving(&self) -> bool {
+        self.status == Status::Starting && (self.parent.is_some() || self.restore.is_some())
+    }
+}
+
 /// A turn that was begun and has no recorded end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RunningTurn {

@@ -103,6 +103,37 @@ pub(super) fn parse_fork(body: &[u8]) -> Result<Option<Which>, ApiError> {
     shape.checkpoint.map(|text| which("checkpoint", &text)).transpose()
 }
 
+/// Takes a session over from another machine.
+pub(super) async fn import(
+    State(context): State<Context>,
+    Who(caller): Who,
+    request: Request,
+) -> Answer {
+    let body = context.read(request, |limits| limits.other).await?;
+    let (id, point) = parse_import(&body)?;
+    let view = context.service.import(&caller, id, point).await?;
+    Ok(json_bytes(StatusCode::CREATED, view.json.clone()))
+}
+
+/// Reads which session to take over, and as it was at which checkpoint: at the newest, when nothing
+/// is said.
+///
+/// # Errors
+/// 400 that names the place and what was expected there.
+pub(super) fn parse_import(body: &[u8]) -> Result<(SessionId, Option<domain::PointId>), ApiError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shape {
+        session_id: String,
+        checkpoint: Option<String>,
+    }
+    let shape: Shape = domain::json::object("", body)?;
+    let wrong = |place: &str, error| ApiError::invalid(format!("{place}: {error}"));
+    let id = shape.session_id.parse().map_err(|error| wrong("sessionId", error))?;
+    let point = shape.checkpoint.as_deref().map(str::parse).transpose();
+    Ok((id, point.map_err(|error| wrong("checkpoint", error))?))
+}
+
 /// Makes a checkpoint.
 pub(super) async fn create(
     State(context): State<Context>,

@@ -108,6 +108,7 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         | Refusal::NoFile
         | Refusal::NoAttachment
         | Refusal::AttachmentLost
+        | Refusal::NotStored
         | Refusal::NoKey => StatusCode::NOT_FOUND,
         Refusal::NotActive(_) | Refusal::WrongStatus { .. } | Refusal::Invalid(_) => {
             StatusCode::BAD_REQUEST
@@ -121,15 +122,20 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         | Refusal::TooManyAttachments(_)
         | Refusal::NameTaken
         | Refusal::LastCheckpoint
+        | Refusal::NoObjectStore
+        | Refusal::HereAlready
+        | Refusal::TakenElsewhere
+        | Refusal::OtherAgent { .. }
         | Refusal::NotAtCheckpoint { .. } => StatusCode::CONFLICT,
         Refusal::Precondition(_) => StatusCode::PRECONDITION_FAILED,
         Refusal::TooLarge(_) | Refusal::AttachmentTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         Refusal::Stalled => StatusCode::REQUEST_TIMEOUT,
         Refusal::QueueFull(_) => StatusCode::TOO_MANY_REQUESTS,
         Refusal::Store(StoreError::Full) => StatusCode::INSUFFICIENT_STORAGE,
-        Refusal::Capacity { .. } | Refusal::ShuttingDown | Refusal::Store(_) => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Refusal::Capacity { .. }
+        | Refusal::ShuttingDown
+        | Refusal::ObjectStore
+        | Refusal::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::Sandbox(_)
         | Refusal::NothingKept
         | Refusal::Damaged { .. }

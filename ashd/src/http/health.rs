@@ -26,6 +26,19 @@ struct Shape<'a> {
     /// Whether there is a model API key; absent when the broker cannot be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     model_key: Option<bool>,
+    /// How the object store is doing; absent when there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object_store: Option<ObjectStore>,
+}
+
+/// Copies of checkpoints.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ObjectStore {
+    /// Sessions whose newest ones are not there yet.
+    waiting: u64,
+    /// Whether the newest attempt failed.
+    failing: bool,
 }
 
 /// Every count that clients require; those of things that we do not have are 0.
@@ -76,6 +89,9 @@ fn shape<'a>(health: &'a Health, node: &'a str) -> Shape<'a> {
         remote_runners: 0,
         missing: &health.missing,
         model_key: health.model_key,
+        object_store: health
+            .copying
+            .map(|copying| ObjectStore { waiting: copying.waiting, failing: copying.failing }),
     }
 }
 
@@ -99,6 +115,7 @@ mod tests {
             damaged_checkpoints: 0,
             missing: vec!["no landlock".into()],
             model_key: Some(true),
+            copying: None,
         };
         assert_eq!(
             serde_json::to_value(shape(&health, "host-1")).unwrap(),

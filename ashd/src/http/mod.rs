@@ -157,6 +157,7 @@ fn routes(context: Context) -> Router {
         .route("/api/agents/{name}", get(agents::show).patch(agents::change).delete(agents::delete))
         .route("/api/agents/{name}/config", get(agents::config).patch(agents::change_config))
         .route("/api/sessions", get(sessions::list).post(sessions::create))
+        .route("/api/sessions/import", post(checkpoints::import))
         .route("/api/sessions/{id}", get(sessions::show).delete(sessions::end))
         .route("/api/sessions/{id}/pause", post(sessions::pause))
         .route("/api/sessions/{id}/stop", post(sessions::stop))
@@ -291,6 +292,7 @@ mod tests {
             prop_assert!(is_explained(deploy::parse(&body)));
             prop_assert!(is_explained(checkpoints::parse_fork(&body)));
             prop_assert!(is_explained(checkpoints::parse_name(&body)));
+            prop_assert!(is_explained(checkpoints::parse_import(&body)));
             prop_assert!(is_explained(create::parse(&body)));
             prop_assert!(is_explained(create::parse_exec(&body).map_err(ApiError::from)));
             prop_assert!(is_explained(Message::read(&body).map_err(ApiError::from)));

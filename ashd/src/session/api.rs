@@ -12,6 +12,8 @@ use crate::domain::{
 };
 use crate::store::StoreError;
 
+pub use super::copies::Copying;
+
 /// On whose behalf a verb is called.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Caller {
@@ -186,6 +188,8 @@ pub struct Health {
     pub damaged_checkpoints: u64,
     /// Whether there is a model API key; absent when the broker is not there, or does not say.
     pub model_key: Option<bool>,
+    /// How the object store is doing; absent when there is none.
+    pub copying: Option<Copying>,
 }
 
 /// What happened to agents and sessions, for those who watch.
@@ -247,6 +251,32 @@ pub enum Refusal {
         /// The newest one before it that is whole.
         whole: Option<PointId>,
     },
+    /// There is no object store.
+    #[error("This server has no object store; set snapshots.url")]
+    NoObjectStore,
+    /// The object store does not know the session.
+    #[error("Session not found in the object store")]
+    NotStored,
+    /// The session is here already.
+    #[error("The session is on this server already")]
+    HereAlready,
+    /// Another machine was quicker.
+    #[error("Another server has just taken this session")]
+    TakenElsewhere,
+    /// An agent of this name is here, with other files.
+    #[error(
+        "Agent \"{name}\" has other files here in version {version} than where the session comes from; \
+         deploy the same folder, or delete the agent, and import again"
+    )]
+    OtherAgent {
+        /// The agent.
+        name: AgentName,
+        /// The version that the session was made with.
+        version: u32,
+    },
+    /// The object store cannot be used now.
+    #[error("The object store cannot be used right now; try again later")]
+    ObjectStore,
     /// Nothing is kept of the session's files.
     #[error("No workspace available for this session")]
     NoWorkspace,

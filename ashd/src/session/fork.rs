@@ -103,7 +103,7 @@ impl Service {
             created_at: Timestamp::now(),
             ..point.clone()
         };
-        store.add_point(own, self.shared.live().keep_points).await?;
+        self.shared.add_point(own).await?;
         let made = Session { status: Status::Paused, last_seq, ..child.clone() };
         tracing::info!(
             message_id = message::SESSION_CREATED, ash_session = %made.id, ash_agent = %made.agent,

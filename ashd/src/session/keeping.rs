@@ -20,6 +20,7 @@ use crate::domain::{
 };
 use crate::fault;
 use crate::snapshot::{Cut, Cutting, Donor, Restoring, SnapshotError, Stage};
+use crate::store::StoreError;
 use crate::tree::remove_all;
 
 /// The directories of a session that a point holds.
@@ -92,7 +93,8 @@ impl Shared {
     }
 
     /// Builds workspace and home of a session as they were at a point, beside their place. With a
-    /// donor, what has not changed there since is copied from there.
+    /// donor, what has not changed there since is copied from there. What is damaged here is brought
+    /// from the object store, if it is there.
     pub(super) async fn build(
         &self,
         session: &Session,
@@ -101,6 +103,36 @@ impl Shared {
     ) -> Result<(), Refusal> {
         let slot = session.slot.ok_or_else(|| internal("the session has no uids"))?;
         let owner = self.slots.uids(slot).agent;
+        let built = self.build_once(session, (point, owner), donor).await;
+        let built = match built {
+            Err(damaged @ SnapshotError::Damaged { .. }) => {
+                match self.fetch_point(&session.tenant, point.session, point.id).await {
+                    Ok(true) => self.build_once(session, (point, owner), donor).await,
+                    Ok(false) => Err(damaged),
+                    Err(error) => {
+                        tracing::warn!(ash_session = %session.id, %error, "not in the object store");
+                        Err(damaged)
+                    }
+                }
+            }
+            built => built,
+        };
+        match built.map_err(|error| unkept(session.id, error)) {
+            Ok(()) => Ok(()),
+            Err(Refusal::Damaged { how, .. }) => {
+                let whole = self.older_whole(point, &session.tenant).await?;
+                Err(Refusal::Damaged { how, whole })
+            }
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    async fn build_once(
+        &self,
+        session: &Session,
+        (point, owner): (&Point, u32),
+        donor: Option<SessionId>,
+    ) -> Result<(), SnapshotError> {
         let (snapshots, places) = (self.snapshots.clone(), self.places.clone());
         let (id, tenant, root) = (session.id, session.tenant.clone(), point.root);
         let build = move || {
@@ -123,14 +155,7 @@ impl Shared {
             snapshots.vault(&tenant)?.restore(root, &restoring)
         };
         let built = spawn_blocking(build).await.unwrap_or(Err(SnapshotError::Cancelled));
-        match built.map_err(|error| unkept(session.id, error)) {
-            Ok(_) => Ok(()),
-            Err(Refusal::Damaged { how, .. }) => {
-                let whole = self.older_whole(point, &session.tenant).await?;
-                Err(Refusal::Damaged { how, whole })
-            }
-            Err(refusal) => Err(refusal),
-        }
+        built.map(drop)
     }
 
     /// The newest point before this one of which every chunk is there.
@@ -152,6 +177,14 @@ impl Shared {
         };
         let found = spawn_blocking(look).await.unwrap_or(Err(SnapshotError::Cancelled));
         found.map_err(|error| unkept(point.session, error))
+    }
+
+    /// Records a point, and has it copied.
+    pub(super) async fn add_point(&self, point: Point) -> Result<(), StoreError> {
+        let session = point.session;
+        self.store.add_point(point, self.live().keep_points).await?;
+        self.copies.wake(session);
+        Ok(())
     }
 
     /// Puts what was built in the place of what is there.
@@ -226,7 +259,7 @@ fn tell(told: mpsc::UnboundedSender<Told>) -> impl Fn(Stage) -> bool + Sync {
 /// What a failure of the snapshot store is to the caller of a verb.
 pub(super) fn unkept(session: SessionId, error: SnapshotError) -> Refusal {
     match error {
-        SnapshotError::Full => Refusal::Store(crate::store::StoreError::Full),
+        SnapshotError::Full => Refusal::Store(StoreError::Full),
         SnapshotError::Damaged { .. } => {
             tracing::error!(ash_session = %session, %error, "a point is damaged");
             Refusal::Damaged { how: error.to_string(), whole: None }

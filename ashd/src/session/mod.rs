@@ -21,6 +21,7 @@ pub mod shared;
 
 mod agents;
 mod checkpoints;
+mod copies;
 mod create;
 mod difference;
 mod driver;
@@ -33,6 +34,7 @@ mod keeping;
 mod logs;
 mod machine;
 mod mend;
+mod moved;
 mod places;
 mod reconcile;
 mod registry;

@@ -23,10 +23,7 @@ const AT_ONCE: usize = 16;
 
 /// Brings everything into agreement.
 pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<(), Refusal> {
-    let ours = |session: &&Session| {
-        let is_half_fork = session.status == Status::Starting && session.parent.is_some();
-        session.status != Status::Ended && !is_half_fork
-    };
+    let ours = |session: &&Session| session.status != Status::Ended && !session.is_arriving();
     let adopted = stream::iter(sessions.iter().filter(ours)).map(|session| async move {
         if adopt(shared, session).await? {
             fault::point("reconcile.adopted");

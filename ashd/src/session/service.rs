@@ -11,6 +11,7 @@ use super::agents::{self, Deployments};
 use super::api::{
     AgentChange, Caller, Deployment, ExecOutput, Happened, Health, LogLine, Reading, Refusal,
 };
+use super::copies::{self, Copies};
 use super::driver::{Begin, Command, Driver, Handle};
 use super::exec::ExecStream;
 use super::garbage::{self, Garbage};
@@ -24,6 +25,7 @@ use crate::domain::{
     TurnRequest,
 };
 use crate::fault;
+use crate::objects::Objects;
 use crate::sandbox::Sandboxes;
 use crate::sandbox::broker::Usage as SeenUsage;
 use crate::sandbox::lease::Slots;
@@ -54,6 +56,7 @@ impl Service {
     pub async fn start(
         store: Arc<dyn Store>,
         (sandboxes, usage): (Arc<Sandboxes>, mpsc::Receiver<SeenUsage>),
+        objects: Option<Objects>,
         places: Places,
         options: Options,
     ) -> Result<Service> {
@@ -80,9 +83,11 @@ impl Service {
             cold_resumes: 0.into(),
             garbage: Garbage::default(),
             making: Making::default(),
+            copies: Copies::new(objects),
         });
         reconcile::run(&shared, sessions).await?;
         tokio::spawn(garbage::collect_for_ever(shared.clone()));
+        tokio::spawn(copies::copy_for_ever(shared.clone()));
         tokio::spawn(account(shared.clone(), usage));
         Ok(Service { shared, deployments: Arc::default(), started: Instant::now() })
     }
@@ -124,6 +129,7 @@ impl Service {
             missing: shared.sandboxes.missing().to_vec(),
             damaged_checkpoints: shared.snapshots.damaged(),
             model_key: shared.sandboxes.has_model_key(),
+            copying: shared.copies.state(),
         }
     }
 
@@ -320,6 +326,7 @@ impl Service {
             self.shared.note_purge(&caller.tenant).await?;
             self.shared.forget_attachments(id).await;
             self.shared.garbage.left_by(&caller.tenant);
+            self.shared.copies.purged();
             fault::point("purge.recorded");
             self.shared.tell(Happened::SessionPurged(caller.tenant.clone(), id));
         }

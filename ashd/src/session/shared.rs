@@ -10,6 +10,7 @@ use tokio::sync::broadcast;
 
 use super::api::{Happened, Refusal};
 use super::cli::{self, Conversation, Defaults};
+use super::copies::Copies;
 use super::garbage::Garbage;
 use super::machine::Sandbox;
 use super::places::Places;
@@ -83,6 +84,7 @@ pub(super) struct Shared {
     pub(super) garbage: Garbage,
     /// Sessions that are being made.
     pub(super) making: Making,
+    pub(super) copies: Copies,
 }
 
 impl Shared {

@@ -94,7 +94,7 @@ impl Facts {
         for session in self.sessions.iter().filter(|session| !self.is_under_way(session.id)) {
             let id = session.id;
             match session.status {
-                Status::Starting if session.parent.is_some() => {
+                Status::Starting if session.is_arriving() => {
                     found.insert(Difference::HalfFork(id));
                     continue;
                 }

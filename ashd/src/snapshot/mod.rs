@@ -35,6 +35,7 @@ mod walk;
 mod check;
 mod collect;
 mod damage;
+mod travel;
 
 pub mod parsers;
 
@@ -46,6 +47,7 @@ pub use damage::Damage;
 pub use error::SnapshotError;
 pub use gate::Pin;
 pub use restore::{Donor, Restored, Restoring};
+pub use travel::{Arriving, LARGEST_PACK};
 pub use vault::Vault;
 
 use std::collections::HashMap;

@@ -62,6 +62,17 @@ pub struct Copying {
     pub limit: u32,
 }
 
+/// A session that was purged, and that the object store may still have.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PurgedCopy {
+    /// Whose it was.
+    pub tenant: Tenant,
+    /// Which one.
+    pub session: SessionId,
+    /// In which generation this machine had it.
+    pub generation: u32,
+}
+
 /// Which sessions to list.
 #[derive(Clone, Debug, Default)]
 pub struct SessionFilter {
@@ -222,6 +233,29 @@ pub trait Store: Send + Sync {
     async fn attachment(&self, id: AttachmentId) -> Result<Option<Attachment>>;
     /// Removes an attachment; false if there was none.
     async fn remove_attachment(&self, id: AttachmentId) -> Result<bool>;
+    /// Sessions with points that the object store does not have.
+    async fn sessions_to_copy(&self) -> Result<Vec<SessionId>>;
+    /// The points of a session that the object store is to have and has not, the newest last: those
+    /// with a name, and the newest one.
+    async fn points_to_copy(&self, id: SessionId) -> Result<Vec<Point>>;
+    /// Records that the object store has a point: older ones without a name it need not have.
+    async fn copied(&self, id: SessionId, point: PointId) -> Result<()>;
+    /// What was undone in a point's history.
+    async fn undone_at(&self, point: PointId) -> Result<Vec<(u64, u64)>>;
+    /// The generation in which this machine has a session in the object store.
+    async fn generation(&self, id: SessionId) -> Result<Option<u32>>;
+    /// Records the generation in which this machine has a session in the object store.
+    async fn set_generation(&self, id: SessionId, generation: u32) -> Result<()>;
+    /// Sessions that were purged, and that the object store may still have.
+    async fn purged_copies(&self) -> Result<Vec<PurgedCopy>>;
+    /// Records that the object store has nothing of a purged session any more.
+    async fn forget_purged(&self, id: SessionId) -> Result<()>;
+    /// Records points that came from the object store, each with what was undone in its history.
+    /// What is undone in the session's is that of the last.
+    async fn adopt_points(&self, points: Vec<(Point, Vec<(u64, u64)>)>) -> Result<()>;
+    /// Records an agent that came from the object store, at any version. One that has its name is
+    /// [`StoreError::Exists`].
+    async fn adopt_agent(&self, agent: Agent) -> Result<()>;
 
     /// Events of a session in order.
     async fn events(&self, id: SessionId, range: EventRange) -> Result<Vec<Event>>;

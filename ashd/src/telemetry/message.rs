@@ -37,6 +37,12 @@ pub const RELOADED: &str = "65861bfa2dbe4a018ef09cecf7a5dead";
 /// The configuration was not read again.
 pub const NOT_RELOADED: &str = "5e92729c48434e1da9dcfa1547ff2159";
 
+/// The object store does not take what is saved.
+pub const NOT_COPIED: &str = "b7c1d7b7c5a14f3c9f0c6a1f6a0d2e51";
+
+/// Another machine goes on with a session.
+pub const SESSION_LOST: &str = "3d9a1c58f0e24b6f8f3b1e9c4a7d6b02";
+
 /// The daemon ends.
 pub const ENDING: &str = "8ac31241d9b64b69932f086fd36e3149";
 

@@ -86,7 +86,7 @@ impl Driver {
             created_at: Timestamp::now(),
             ..point.clone()
         };
-        Ok(self.shared.store.add_point(here, self.shared.live().keep_points).await?)
+        Ok(self.shared.add_point(here).await?)
     }
 
     fn show(&mut self, events: &[Durable]) {

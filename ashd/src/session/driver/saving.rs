@@ -317,7 +317,7 @@ impl Driver {
             return Ok(newest);
         }
         let point = point_of(cut, moment, name);
-        self.shared.store.add_point(point.clone(), self.shared.live().keep_points).await?;
+        self.shared.add_point(point.clone()).await?;
         fault::point("point.recorded");
         tracing::debug!(
             ash_session = %self.session.id, seq = point.seq, files = cut.files, written = cut.written,

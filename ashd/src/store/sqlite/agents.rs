@@ -29,6 +29,12 @@ pub(super) fn deploy(conn: &Connection, mut agent: Agent) -> Result<Agent> {
     Ok(agent)
 }
 
+/// Records an agent at whatever version it has.
+pub(super) fn adopt(conn: &Connection, agent: &Agent) -> Result<()> {
+    insert(conn, agent)?;
+    keep_version(conn, agent)
+}
+
 fn insert(conn: &Connection, agent: &Agent) -> Result<()> {
     let sql = "INSERT INTO agents (id, tenant, name, version, created_at, env, config, updated_at)
                VALUES (?, ?, ?, ?, ?, ?, ?, ?)";

@@ -13,6 +13,7 @@ mod writer;
 
 mod agents;
 mod attachments;
+mod copies;
 mod events;
 mod keys;
 mod points;
@@ -32,7 +33,9 @@ use self::checkpoint::Checkpointer;
 use self::open::{Role, connect};
 use self::readers::Readers;
 use self::writer::Writer;
-use super::{Commit, Copying, EventRange, Key, Result, SessionFilter, Store, StoreError, Usage};
+use super::{
+    Commit, Copying, EventRange, Key, PurgedCopy, Result, SessionFilter, Store, StoreError, Usage,
+};
 use crate::domain::{
     Agent, AgentName, Attachment, AttachmentId, Event, EventKind, NewEvent, Point, PointId, Root,
     Session, SessionId, Status, Tenant, Timestamp, Which,
@@ -202,6 +205,46 @@ impl Store for Sqlite {
 
     async fn remove_attachment(&self, id: AttachmentId) -> Result<bool> {
         self.writer.write(move |conn| attachments::remove(conn, id)).await
+    }
+
+    async fn sessions_to_copy(&self) -> Result<Vec<SessionId>> {
+        self.readers.read(copies::sessions).await
+    }
+
+    async fn points_to_copy(&self, id: SessionId) -> Result<Vec<Point>> {
+        self.readers.read(move |conn| copies::points(conn, id)).await
+    }
+
+    async fn copied(&self, id: SessionId, point: PointId) -> Result<()> {
+        self.writer.write(move |conn| copies::copied(conn, id, point)).await
+    }
+
+    async fn undone_at(&self, point: PointId) -> Result<Vec<(u64, u64)>> {
+        self.readers.read(move |conn| Ok(points::ended(conn, point, None)?.undone)).await
+    }
+
+    async fn generation(&self, id: SessionId) -> Result<Option<u32>> {
+        self.readers.read(move |conn| copies::generation(conn, id)).await
+    }
+
+    async fn set_generation(&self, id: SessionId, generation: u32) -> Result<()> {
+        self.writer.write(move |conn| copies::set_generation(conn, id, generation)).await
+    }
+
+    async fn purged_copies(&self) -> Result<Vec<PurgedCopy>> {
+        self.readers.read(copies::purged).await
+    }
+
+    async fn forget_purged(&self, id: SessionId) -> Result<()> {
+        self.writer.write(move |conn| copies::forget_purged(conn, id)).await
+    }
+
+    async fn adopt_points(&self, points: Vec<(Point, Vec<(u64, u64)>)>) -> Result<()> {
+        self.writer.write(move |conn| copies::adopt(conn, &points)).await
+    }
+
+    async fn adopt_agent(&self, agent: Agent) -> Result<()> {
+        self.writer.write(move |conn| agents::adopt(conn, &agent)).await
     }
 
     async fn events(&self, id: SessionId, range: EventRange) -> Result<Vec<Event>> {

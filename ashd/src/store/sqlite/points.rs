@@ -7,12 +7,12 @@ use crate::domain::session::RunningTurn;
 use crate::domain::{Point, PointId, Root, SessionId, Tenant, Which};
 use crate::store::{Result, StoreError};
 
-const SELECT_ALL: &str = "SELECT points.id, sessions.id, name, seq, points.turn,
+pub(super) const SELECT_ALL: &str = "SELECT points.id, sessions.id, name, seq, points.turn,
          points.turn_user_seq, points.cli_session, root, files, bytes, written, left_out,
          points.created_at
      FROM points JOIN sessions ON session = sessions.key";
 
-const OF_SESSION: &str = "WHERE sessions.id = ?1";
+pub(super) const OF_SESSION: &str = "WHERE sessions.id = ?1";
 
 /// Newest first: of two with the same events, the one that was saved later.
 const ORDER: &str = "ORDER BY seq DESC, points.key DESC";
@@ -42,7 +42,7 @@ pub(super) fn add(conn: &Connection, point: &Point, keep: u32) -> Result<()> {
     Ok(())
 }
 
-fn insert(conn: &Connection, point: &Point) -> Result<()> {
+pub(super) fn insert(conn: &Connection, point: &Point) -> Result<()> {
     let sql = "INSERT INTO points (session, id, name, seq, turn, turn_user_seq, cli_session, root,
              files, bytes, written, left_out, created_at, undone)
          SELECT key, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
@@ -120,7 +120,7 @@ pub(super) fn roots(conn: &Connection, tenant: &Tenant) -> Result<Vec<Root>> {
     Ok(roots.collect::<rusqlite::Result<_>>()?)
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Point> {
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Point> {
     let turn = Option::zip(row.get(4)?, row.get(5)?);
     Ok(Point {
         id: row.get(0)?,

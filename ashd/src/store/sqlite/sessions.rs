@@ -61,7 +61,7 @@ fn insert(conn: &Connection, session: &Session) -> Result<()> {
     Ok(())
 }
 
-fn head(conn: &Connection, id: SessionId) -> Result<Head> {
+pub(super) fn head(conn: &Connection, id: SessionId) -> Result<Head> {
     let sql = "SELECT key, last_seq FROM sessions WHERE id = ?";
     let head = |row: &Row<'_>| Ok(Head { key: row.get(0)?, last_seq: row.get(1)? });
     let head = conn.prepare_cached(sql)?.query_row([id], head).optional()?;
@@ -92,7 +92,7 @@ fn go_back(conn: &Connection, head: &Head, point: History) -> Result<()> {
     undo(conn, head.key, &undone)
 }
 
-fn undo(conn: &Connection, session: i64, ranges: &[(u64, u64)]) -> Result<()> {
+pub(super) fn undo(conn: &Connection, session: i64, ranges: &[(u64, u64)]) -> Result<()> {
     let sql = "INSERT OR IGNORE INTO undone (session, first, last) VALUES (?, ?, ?)";
     let mut insert = conn.prepare_cached(sql)?;
     for (first, last) in ranges {
@@ -208,6 +208,11 @@ pub(super) fn copy_events(conn: &Connection, copying: &Copying) -> Result<u64> {
 
 /// Removes a session; settings, events and usage go with it.
 pub(super) fn purge(conn: &Connection, id: SessionId) -> Result<bool> {
+    // One that is still being made is not given up by whoever has it.
+    let sql = "INSERT OR REPLACE INTO purged_copies (id, tenant, generation)
+         SELECT id, tenant, generation FROM sessions JOIN copies ON session = key
+         WHERE id = ? AND status <> 'starting'";
+    conn.prepare_cached(sql)?.execute([id])?;
     Ok(conn.prepare_cached("DELETE FROM sessions WHERE id = ?")?.execute([id])? > 0)
 }
 

@@ -21,6 +21,7 @@ mod lasting;
 mod leftovers;
 mod limits;
 mod model;
+mod moved;
 mod options;
 mod points;
 mod proxy;

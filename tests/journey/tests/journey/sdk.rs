@@ -14,7 +14,7 @@ const SCRIPT: &str = include_str!("outside/sdk.py");
 both_engines!(the_python_client_works);
 
 fn the_python_client_works(options: Options) -> Result<()> {
-    let python = match python() {
+    let python = match python_with(PACKAGE) {
         Ok(python) => python,
         Err(reason) => {
             skip("sdk::the_python_client_works", &format!("{reason:#}"));
@@ -31,14 +31,15 @@ fn the_python_client_works(options: Options) -> Result<()> {
     ash.finish()
 }
 
-/// An interpreter that has the client; it is installed once per target directory.
-fn python() -> Result<PathBuf> {
-    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(PACKAGE);
+/// An interpreter that has a package, which is installed once per target directory.
+pub(crate) fn python_with(package: &str) -> Result<PathBuf> {
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(package);
     let python = home.join("bin/python");
     if !python.exists() {
         let fresh = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+        let run = |command: &mut Command| run(package, command);
         run(Command::new("python3").args(["-m", "venv"]).arg(fresh.path()))?;
-        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", PACKAGE];
+        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", package];
         run(Command::new(fresh.path().join("bin/python")).args(install))?;
         // Whoever comes second finds it there, and the attempt goes.
         if std::fs::rename(fresh.path(), &home).is_ok() {
@@ -48,9 +49,9 @@ fn python() -> Result<PathBuf> {
     Ok(python)
 }
 
-fn run(command: &mut Command) -> Result<()> {
+fn run(package: &str, command: &mut Command) -> Result<()> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{PACKAGE} cannot be installed: {}", said.trim());
+    ensure!(output.status.success(), "{package} cannot be installed: {}", said.trim());
     Ok(())
 }

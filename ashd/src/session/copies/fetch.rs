@@ -1,0 +1,90 @@
+//! How what is in the object store comes back.
+
+use std::collections::BTreeSet;
+
+use tokio::task::spawn_blocking;
+use uuid::Uuid;
+
+use super::NotCopied;
+use super::send::{manifests, read};
+use crate::domain::{Event, PointId, SessionId, Tenant};
+use crate::objects::{HistoryName, Limit, Manifest, Objects, ObjectsError, Place, history};
+use crate::session::shared::Shared;
+use crate::snapshot::{LARGEST_PACK, SnapshotError};
+
+/// The largest stretch of history: a page of events, and one more, however long its line.
+const STRETCH: Limit = Limit(64 << 20);
+
+impl Shared {
+    /// Brings packs that are not here, or not whole, into the vault.
+    pub(in crate::session) async fn fetch_packs(
+        &self,
+        objects: &Objects,
+        tenant: &Tenant,
+        packs: BTreeSet<Uuid>,
+    ) -> Result<(), NotCopied> {
+        for pack in packs {
+            let (snapshots, owned) = (self.snapshots.clone(), tenant.clone());
+            let begin = move || -> Result<_, SnapshotError> {
+                let vault = snapshots.vault(&owned)?;
+                let arriving = match vault.has_whole(pack) {
+                    true => None,
+                    false => Some(vault.arriving(pack)?),
+                };
+                Ok((vault, arriving))
+            };
+            let (vault, arriving) = joined(spawn_blocking(begin).await)??;
+            let Some(arriving) = arriving else { continue };
+            let place = Place::Pack(tenant, pack);
+            objects.fetch(tenant, &place, Limit(LARGEST_PACK), arriving.writer()?).await?;
+            joined(spawn_blocking(move || vault.take_in_pack(&arriving)).await)??;
+        }
+        Ok(())
+    }
+
+    /// Brings what a point of a session is made of into the vault; false when the object store does
+    /// not have it.
+    pub(in crate::session) async fn fetch_point(
+        &self,
+        tenant: &Tenant,
+        id: SessionId,
+        point: PointId,
+    ) -> Result<bool, NotCopied> {
+        let Some(objects) = self.copies.objects() else { return Ok(false) };
+        let names = manifests(objects, tenant, id).await?;
+        let Some(name) = names.into_iter().find(|name| name.point == point) else {
+            return Ok(false);
+        };
+        let manifest = read(objects, tenant, id, name).await?;
+        self.fetch_packs(objects, tenant, manifest.packs.into_iter().collect()).await?;
+        tracing::info!(ash_session = %id, %point, "a point came back from the object store");
+        Ok(true)
+    }
+}
+
+/// The history that a manifest names, a stretch at a time.
+pub(in crate::session) async fn stretch(
+    objects: &Objects,
+    (tenant, id): (&Tenant, SessionId),
+    (generation, first, last): (u32, u64, u64),
+) -> Result<Vec<Event>, NotCopied> {
+    let name = HistoryName { generation, first, last };
+    let place = Place::History(tenant, id, name);
+    let bytes = objects.get(tenant, &place, STRETCH).await?;
+    let decode = move || history::decode(&bytes, (first, last), STRETCH.0 as usize);
+    joined(spawn_blocking(decode).await)?.map_err(|error| {
+        let what = place.to_string();
+        NotCopied::Objects(ObjectsError::Damaged { what, how: error.to_string() })
+    })
+}
+
+/// Every pack that a manifest names.
+pub(in crate::session) fn packs_of(manifest: &Manifest) -> BTreeSet<Uuid> {
+    manifest.packs.iter().chain(&manifest.agent.packs).copied().collect()
+}
+
+pub(in crate::session) fn joined<T>(
+    done: Result<T, tokio::task::JoinError>,
+) -> Result<T, NotCopied> {
+    Ok(done.map_err(std::io::Error::other)?)
+}

@@ -1,0 +1,309 @@
+//! How a session gets into the object store.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::task::spawn_blocking;
+use uuid::Uuid;
+
+use super::NotCopied;
+use crate::domain::{Agent, Point, Root, Session, SessionId, Tenant};
+use crate::fault;
+use crate::objects::{
+    AgentCopy, Claimed, FORMAT, FolderCopy, HistoryName, Limit, Manifest, ManifestName, Objects,
+    Place, PointCopy, SessionCopy, history,
+};
+use crate::session::shared::Shared;
+use crate::snapshot::{Cutting, SnapshotError};
+use crate::store::EventRange;
+use crate::tree::Tree;
+
+type Done<T> = Result<T, NotCopied>;
+
+/// The largest manifest, in bytes.
+pub(super) const MANIFEST: Limit = Limit(64 << 20);
+
+/// Points without a name that are kept of a session.
+const KEPT: usize = 3;
+
+/// Events of one stretch of history.
+const STRETCH: u32 = 500;
+
+/// What was put there longer ago than this, and is named by no manifest that is known, may be about
+/// to be removed. Half of what [`sweep`](super::sweep) waits.
+const FRESH: Duration = Duration::from_secs(3 * 24 * 3600);
+
+/// Brings what is new of a session into the object store.
+pub(super) async fn session(shared: &Arc<Shared>, objects: &Objects, id: SessionId) -> Done<()> {
+    let Some(session) = shared.store.session(id).await? else { return Ok(()) };
+    let points = shared.store.points_to_copy(id).await?;
+    if points.is_empty() {
+        return Ok(());
+    }
+    let generation = own(shared, objects, &session).await?;
+    let Some(agent) = agent(shared, objects, &session).await? else {
+        tracing::debug!(ash_session = %id, "not copied: its agent is deleted");
+        return Ok(());
+    };
+    let names = manifests(objects, &session.tenant, id).await?;
+    let newest = names.iter().max();
+    let mut before = match newest {
+        Some(name) => read(objects, &session.tenant, id, *name).await.ok(),
+        None => None,
+    };
+    for point in points {
+        let manifest = one(shared, objects, (&session, &point, generation), &agent, before).await?;
+        shared.store.copied(id, point.id).await?;
+        fault::point("copy.recorded");
+        tracing::debug!(ash_session = %id, seq = point.seq, "point copied to the object store");
+        before = Some(manifest);
+    }
+    prune(shared, objects, &session).await
+}
+
+/// Sees to it that the session is this machine's, and says in which generation.
+async fn own(shared: &Arc<Shared>, objects: &Objects, session: &Session) -> Done<u32> {
+    let (tenant, id) = (&session.tenant, session.id);
+    let ours = shared.store.generation(id).await?;
+    let there = objects.generation(tenant, id).await?;
+    let generation = match (ours, there) {
+        (Some(ours), Some(there)) if ours == there => return Ok(ours),
+        // Also one that this machine took, of which it was not recorded any more.
+        (_, Some(there)) if ours.is_none_or(|ours| ours < there) => there,
+        (ours, _) => ours.unwrap_or(1),
+    };
+    match objects.claim(tenant, id, generation).await? {
+        Claimed::Taken => Err(NotCopied::Lost),
+        Claimed::Ours => {
+            fault::point("copy.claimed");
+            shared.store.set_generation(id, generation).await?;
+            Ok(generation)
+        }
+    }
+}
+
+/// Brings one point there: what it is made of first, then what says that it is there.
+async fn one(
+    shared: &Arc<Shared>,
+    objects: &Objects,
+    (session, point, generation): (&Session, &Point, u32),
+    agent: &AgentCopy,
+    before: Option<Manifest>,
+) -> Done<Manifest> {
+    let known: BTreeSet<Uuid> =
+        before.iter().flat_map(|manifest| manifest.packs.iter().copied()).collect();
+    let packs = packs(shared, objects, (&session.tenant, point.root), &known).await?;
+    fault::point("copy.packs");
+    let before = before.map(|manifest| manifest.history).unwrap_or_default();
+    let history = stretches(shared, objects, (session, point, generation), before).await?;
+    fault::point("copy.history");
+    let manifest = Manifest {
+        format: FORMAT,
+        session: SessionCopy::from(session),
+        point: PointCopy::from(point),
+        undone: shared.store.undone_at(point.id).await?,
+        history,
+        packs,
+        agent: agent.clone(),
+    };
+    let at = u64::try_from(point.created_at.0).unwrap_or(0);
+    let name = ManifestName { generation, seq: point.seq, at, point: point.id };
+    let place = Place::Point(&session.tenant, session.id, name);
+    objects.put(&session.tenant, &place, &manifest.encode()).await?;
+    fault::point("copy.published");
+    Ok(manifest)
+}
+
+/// Brings the packs of a root there, and says which they are.
+async fn packs(
+    shared: &Arc<Shared>,
+    objects: &Objects,
+    (tenant, root): (&Tenant, Root),
+    known: &BTreeSet<Uuid>,
+) -> Done<Vec<Uuid>> {
+    let (snapshots, owned) = (shared.snapshots.clone(), tenant.clone());
+    let find = move || {
+        let vault = snapshots.vault(&owned)?;
+        let _pin = vault.pin();
+        Ok::<_, SnapshotError>((vault.packs_of(root)?, vault.clone()))
+    };
+    let (packs, vault) = blocking(find).await??;
+    let there = there(shared, objects, tenant).await?;
+    let is_there = |pack: &Uuid| {
+        let fresh = |at: &SystemTime| at.elapsed().is_ok_and(|age| age < FRESH);
+        there.get(pack).is_some_and(|at| known.contains(pack) || fresh(at))
+    };
+    for pack in packs.iter().filter(|pack| !is_there(pack)) {
+        let (vault, name) = (vault.clone(), *pack);
+        // One that was merged with others meanwhile is found under another name the next time.
+        let file = blocking(move || vault.open_pack(name)).await?;
+        let file = file.map_err(|error| std::io::Error::other(error.to_string()))?;
+        objects.send(tenant, &Place::Pack(tenant, name), file).await?;
+        fault::point("copy.pack");
+        let mut all = shared.copies.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(tenant.clone()).or_default().insert(name, SystemTime::now());
+    }
+    Ok(packs.into_iter().collect())
+}
+
+/// The packs that are there. They are listed once, and noted from then on.
+async fn there(
+    shared: &Arc<Shared>,
+    objects: &Objects,
+    tenant: &Tenant,
+) -> Done<std::collections::HashMap<Uuid, SystemTime>> {
+    let known = || {
+        let all = shared.copies.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(tenant).cloned()
+    };
+    if let Some(known) = known() {
+        return Ok(known);
+    }
+    let listed = objects.list(&Place::Packs(tenant)).await?;
+    let packs = listed.iter().filter_map(|pack| Some((Uuid::try_parse(&pack.name).ok()?, pack.at)));
+    let packs: std::collections::HashMap<_, _> = packs.collect();
+    let mut all = shared.copies.packs.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(all.entry(tenant.clone()).or_insert(packs).clone())
+}
+
+/// Brings the history up to a point there. A short last stretch is written anew with what follows.
+async fn stretches(
+    shared: &Arc<Shared>,
+    objects: &Objects,
+    (session, point, generation): (&Session, &Point, u32),
+    mut known: Vec<(u32, u64, u64)>,
+) -> Done<Vec<(u32, u64, u64)>> {
+    let covered = known.last().map_or(0, |(_, _, last)| *last);
+    if covered >= point.seq {
+        return Ok(known);
+    }
+    let mut after = covered;
+    if let Some((_, first, last)) = known.last().copied()
+        && last - first + 1 < u64::from(STRETCH) / 2
+    {
+        known.pop();
+        after = first - 1;
+    }
+    while after < point.seq {
+        let range = EventRange { after, limit: STRETCH, kinds: vec![], undone: true };
+        let mut events = shared.store.events(session.id, range).await?;
+        events.retain(|event| event.seq <= point.seq);
+        let (Some(first), Some(last)) = (events.first(), events.last()) else { break };
+        let name = HistoryName { generation, first: first.seq, last: last.seq };
+        let bytes = blocking(move || history::encode(&events)).await??;
+        let place = Place::History(&session.tenant, session.id, name);
+        objects.put(&session.tenant, &place, &bytes).await?;
+        known.push((generation, name.first, name.last));
+        after = name.last;
+    }
+    Ok(known)
+}
+
+/// The session's agent and what is in its folder, brought there; `None` when it is deleted.
+async fn agent(
+    shared: &Arc<Shared>,
+    objects: &Objects,
+    session: &Session,
+) -> Done<Option<AgentCopy>> {
+    let tenant = &session.tenant;
+    let Some(agent) = shared.store.agent(tenant, &session.agent).await? else { return Ok(None) };
+    let folder = shared.places.version(tenant, &session.agent, session.agent_version);
+    if !folder.is_dir() {
+        return Ok(None);
+    }
+    let key = (tenant.clone(), session.agent.clone(), session.agent_version);
+    let known = {
+        let folders = shared.copies.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        folders.get(&key).filter(|(at, _)| at.elapsed() < FRESH / 3).cloned()
+    };
+    if let Some((_, folder)) = known {
+        return Ok(Some(AgentCopy::of(&agent, &folder)));
+    }
+    let (snapshots, owned, path) = (shared.snapshots.clone(), tenant.clone(), folder.clone());
+    let cut = move || -> Done<_> {
+        let vault = snapshots.vault(&owned)?;
+        let session = SessionId::random();
+        let roots = [("agent", path.as_path())];
+        let cutting = Cutting { session, roots: &roots, cancel: &AtomicBool::new(false) };
+        let nobody = || -> std::io::Result<Box<dyn std::any::Any>> { Ok(Box::new(())) };
+        let cut = vault.cut(&cutting, &nobody, &|_| true)?;
+        vault.forget(session)?;
+        Ok((digest(&path)?, cut))
+    };
+    let (digest, cut) = blocking(cut).await??;
+    let packs = packs(shared, objects, (tenant, cut.root), &BTreeSet::new()).await?;
+    let folder = FolderCopy { digest, root: cut.root, packs };
+    drop(cut);
+    let copy = AgentCopy::of(&of_version(agent, session), &folder);
+    let mut folders = shared.copies.folders.lock().unwrap_or_else(PoisonError::into_inner);
+    folders.insert(key, (Instant::now(), folder));
+    Ok(Some(copy))
+}
+
+fn of_version(agent: Agent, session: &Session) -> Agent {
+    Agent { version: session.agent_version, ..agent }
+}
+
+/// Tells folders with other files apart, whatever their times.
+pub(in crate::session) fn digest(
+    folder: &std::path::Path,
+) -> Result<[u8; 32], crate::tree::TreeError> {
+    let tree = Tree::open(folder)?;
+    let mut hash = blake3::Hasher::new();
+    for file in tree.list(u64::MAX, &|_| true)?.files {
+        let content = tree.read(&file.path, u64::MAX)?;
+        hash.update(&(file.path.len() as u64).to_le_bytes()).update(file.path.as_bytes());
+        hash.update(&(content.len() as u64).to_le_bytes()).update(&content);
+    }
+    Ok(*hash.finalize().as_bytes())
+}
+
+/// The names of a session's manifests that make sense.
+pub(in crate::session) async fn manifests(
+    objects: &Objects,
+    tenant: &Tenant,
+    id: SessionId,
+) -> Done<Vec<ManifestName>> {
+    let listed = objects.list(&Place::Points(tenant, id)).await?;
+    Ok(listed.iter().filter_map(|object| object.name.parse().ok()).collect())
+}
+
+/// Reads a manifest.
+pub(in crate::session) async fn read(
+    objects: &Objects,
+    tenant: &Tenant,
+    id: SessionId,
+    name: ManifestName,
+) -> Done<Manifest> {
+    let place = Place::Point(tenant, id, name);
+    let bytes = objects.get(tenant, &place, MANIFEST).await?;
+    let wrong = |how: String| {
+        NotCopied::Objects(crate::objects::ObjectsError::Damaged { what: place.to_string(), how })
+    };
+    let manifest = Manifest::decode(&bytes).map_err(|error| wrong(error.to_string()))?;
+    let point = manifest.point().map_err(|error| wrong(error.to_string()))?;
+    match point.id == name.point && point.session == id {
+        true => Ok(manifest),
+        false => Err(wrong("it is another one's".to_owned())),
+    }
+}
+
+/// Removes points that nobody would look for any more: what has no name, but for the newest.
+async fn prune(shared: &Arc<Shared>, objects: &Objects, session: &Session) -> Done<()> {
+    let mut names = manifests(objects, &session.tenant, session.id).await?;
+    names.sort_unstable_by(|one, other| other.cmp(one));
+    let points = shared.store.points(session.id).await?;
+    let named: BTreeSet<_> =
+        points.iter().filter(|point| point.name.is_some()).map(|point| point.id).collect();
+    let unnamed = names.into_iter().filter(|name| !named.contains(&name.point));
+    for name in unnamed.skip(KEPT) {
+        objects.remove(&Place::Point(&session.tenant, session.id, name)).await?;
+    }
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Done<T> {
+    Ok(spawn_blocking(work).await.map_err(std::io::Error::other)?)
+}

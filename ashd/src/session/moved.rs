@@ -1,0 +1,373 @@
+//! Sessions that move from one machine to another, through the object store.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+
+use super::api::{Caller, Happened, Refusal};
+use super::copies::NotCopied;
+use super::copies::fetch::{packs_of, stretch};
+use super::copies::send::{digest, manifests, read};
+use super::driver::{Begin, Command, Driver};
+use super::frames;
+use super::registry::SessionView;
+use super::service::{Result, Service, detached};
+use super::shared::Shared;
+use crate::domain::{
+    EventKind, NewEvent, PointId, Root, Session, SessionChange, SessionId, Status, Tenant,
+    Timestamp,
+};
+use crate::fault;
+use crate::objects::{Claimed, Manifest, ManifestName, Objects, ObjectsError};
+use crate::snapshot::{Restoring, SnapshotError};
+use crate::store::Commit;
+use crate::telemetry::message;
+use crate::tree::remove_all;
+
+/// What is said where a session was.
+const GONE_ON: &str = "The session was imported by another server, and goes on there";
+
+/// A session in the object store, looked through.
+struct Found {
+    name: ManifestName,
+    manifest: Manifest,
+}
+
+impl Service {
+    /// Takes a session over from the machine that has it, through the object store: as it was at its
+    /// newest point there, or at another one. Goes on when the caller is gone.
+    pub async fn import(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        point: Option<PointId>,
+    ) -> Result<Arc<SessionView>> {
+        let (service, caller) = (self.clone(), caller.clone());
+        detached(async move { service.import_now(&caller, id, point).await }).await
+    }
+
+    async fn import_now(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        point: Option<PointId>,
+    ) -> Result<Arc<SessionView>> {
+        let shared = &self.shared;
+        if shared.is_shutting_down() {
+            return Err(Refusal::ShuttingDown);
+        }
+        let objects = shared.copies.objects().ok_or(Refusal::NoObjectStore)?.clone();
+        shared.disk_has_room()?;
+        let _one_at_a_time = shared.copies.importing.lock().await;
+        let (objects, tenant) = (&objects, &caller.tenant);
+        let generation = objects.generation(tenant, id).await.map_err(|error| failed(id, error))?;
+        self.make_way(caller, id, generation).await?;
+        let generation = generation.ok_or(Refusal::NotStored)?;
+        // Everything that is large comes before it is taken: what cannot be brought here stays where
+        // it is, and the other machine goes on for as long as it takes.
+        let found = look(objects, tenant, id, point).await?;
+        self.bring(objects, tenant, &found).await?;
+        let claimed = objects.claim(tenant, id, generation + 1).await;
+        if claimed.map_err(|error| failed(id, error))? == Claimed::Taken {
+            return Err(Refusal::TakenElsewhere);
+        }
+        fault::point("import.claimed");
+        // What was put there up to now counts; what is put there from now on does not.
+        let last = look(objects, tenant, id, point).await?;
+        let found = if last.name == found.name { found } else { last };
+        self.bring(objects, tenant, &found).await?;
+        let slot = shared.take_slot()?;
+        let _making = shared.making.begin(id, slot);
+        let made = self.make_import(objects, (tenant, &found), slot, generation + 1).await;
+        if made.is_err() {
+            self.unmake(id, slot).await;
+        }
+        made
+    }
+
+    /// A session that is here can be taken over only when it has ended because another machine did.
+    async fn make_way(&self, caller: &Caller, id: SessionId, there: Option<u32>) -> Result<()> {
+        let shared = &self.shared;
+        let Some(session) = shared.store.session(id).await? else { return Ok(()) };
+        if session.tenant != caller.tenant {
+            return Err(Refusal::NotStored);
+        }
+        let ours = shared.store.generation(id).await?;
+        if session.status != Status::Ended || there <= ours {
+            return Err(Refusal::HereAlready);
+        }
+        self.end(caller, id, true).await.map(drop)
+    }
+
+    /// Brings the content of a point, and the agent, here.
+    async fn bring(&self, objects: &Objects, tenant: &Tenant, found: &Found) -> Result<()> {
+        let id = SessionId(found.manifest.session_id());
+        let manifest = &found.manifest;
+        let fetched = self.shared.fetch_packs(objects, tenant, packs_of(manifest)).await;
+        if let Err(error) = fetched {
+            return Err(damaged(objects, tenant, id, found.name, error).await);
+        }
+        self.bring_agent(tenant, manifest).await
+    }
+
+    /// Puts the version of the agent in its place, when there is none; one that is there must be the
+    /// same.
+    async fn bring_agent(&self, tenant: &Tenant, manifest: &Manifest) -> Result<()> {
+        let shared = &self.shared;
+        let _no_deployment = self.deployments.pause().await;
+        let agent = manifest.agent(tenant).map_err(|error| damage(error.to_string()))?;
+        let known = shared.store.agent(tenant, &agent.name).await?;
+        let other = Refusal::OtherAgent { name: agent.name.clone(), version: agent.version };
+        let place = shared.places.version(tenant, &agent.name, agent.version);
+        if known.as_ref().is_some_and(|known| known.version >= agent.version) {
+            let there = spawn_blocking(move || digest(&place)).await;
+            let same = there.ok().and_then(std::result::Result::ok) == Some(manifest.agent.digest);
+            return if same { Ok(()) } else { Err(other) };
+        }
+        if known.is_some() {
+            return Err(other);
+        }
+        let (places, snapshots, owned) =
+            (shared.places.clone(), shared.snapshots.clone(), tenant.clone());
+        let root = Root(manifest.agent.root);
+        let build = move || -> std::result::Result<(), SnapshotError> {
+            build_folder(&places.staging(), &place, |parent, name| {
+                let cancel = AtomicBool::new(false);
+                let session = SessionId::random();
+                let restoring =
+                    Restoring { session, parent, name, owner: 0, donor: None, cancel: &cancel };
+                let vault = snapshots.vault(&owned)?;
+                vault.restore(root, &restoring)?;
+                vault.forget(session)
+            })
+        };
+        let built = spawn_blocking(build).await.unwrap_or(Err(SnapshotError::Cancelled));
+        built.map_err(|error| super::keeping::unkept(SessionId(manifest.session_id()), error))?;
+        fault::point("import.agent");
+        shared.store.adopt_agent(agent.clone()).await?;
+        shared.tell(Happened::AgentDeployed(tenant.clone(), agent.name, agent.version));
+        Ok(())
+    }
+
+    /// The row first, as one that is being made: what a daemon leaves that is killed from here on is
+    /// found by it.
+    async fn make_import(
+        &self,
+        objects: &Objects,
+        (tenant, found): (&Tenant, &Found),
+        slot: u32,
+        generation: u32,
+    ) -> Result<Arc<SessionView>> {
+        let store = &self.shared.store;
+        let wrong = |error: crate::objects::NotRecord| damage(error.to_string());
+        let point = found.manifest.point().map_err(wrong)?;
+        let session = found.manifest.session(tenant).map_err(wrong)?;
+        let session = Session { slot: Some(slot), ..session };
+        let id = session.id;
+        store.create_session(session.clone(), vec![]).await?;
+        store.set_generation(id, generation).await?;
+        fault::point("import.begun");
+        let mut last = 0;
+        for part in &found.manifest.history {
+            let events = stretch(objects, (tenant, id), *part).await;
+            let mut events = events.map_err(|error| Refusal::from(Trouble(id, error)))?;
+            events.retain(|event| event.seq > last && event.seq <= point.seq);
+            last = events.last().map_or(last, |event| event.seq);
+            store.commit(Commit::of(id, SessionChange::none(), events)).await?;
+        }
+        if last != point.seq {
+            return Err(damage("its history is not whole".to_owned()));
+        }
+        fault::point("import.history");
+        store.adopt_points(vec![(point.clone(), found.manifest.undone.clone())]).await?;
+        let events = beginning(&session, &point);
+        let last_seq = point.seq + events.len() as u64;
+        let change = SessionChange::status(Status::Paused);
+        store.commit(Commit::of(id, change, events)).await?;
+        fault::point("import.recorded");
+        let made = Session { status: Status::Paused, last_seq, ..session };
+        tracing::info!(
+            message_id = message::SESSION_CREATED, ash_session = %id, ash_agent = %made.agent,
+            ash_tenant = %tenant, point = %point.id, "session imported from the object store"
+        );
+        self.shared.tell(Happened::SessionCreated(tenant.clone(), id));
+        Ok(SessionView::of(&made))
+    }
+
+    /// Leaves nothing of an import that did not come about.
+    async fn unmake(&self, id: SessionId, slot: u32) {
+        match self.shared.store.purge_session(id).await {
+            Ok(_) => self.shared.slots.give_back(slot),
+            Err(error) => {
+                tracing::error!(ash_session = %id, %error, "an import was not undone");
+            }
+        }
+    }
+}
+
+/// Ends a session that goes on elsewhere, and says so.
+pub(super) async fn end_here(shared: &Arc<Shared>, id: SessionId) -> Result<()> {
+    let Some(session) = shared.store.session(id).await? else { return Ok(()) };
+    if session.status != Status::Ended {
+        let (driver_shared, started) = (shared.clone(), session.clone());
+        let spawn = || Driver::spawn(driver_shared, started, Begin::Cold);
+        let handle = shared.registry.handle_or(&session, spawn);
+        handle.leaving.store(true, Ordering::Relaxed);
+        let (reply, ended) = oneshot::channel();
+        // A driver that takes nothing any more has ended with its session, or with the daemon.
+        if handle.commands.send(Command::End { purge: false, reply }).await.is_ok() {
+            let _ = ended.await;
+        }
+        shared.registry.remove(id);
+        let Some(session) = shared.store.session(id).await? else { return Ok(()) };
+        let change =
+            SessionChange { last_error: Some(Some(GONE_ON.to_owned())), ..SessionChange::none() };
+        let said = NewEvent {
+            seq: session.last_seq + 1,
+            kind: EventKind::Error,
+            turn: None,
+            origin: None,
+            replaces: false,
+            body: frames::error_body(GONE_ON),
+            at: Timestamp::now(),
+        };
+        shared.store.commit(Commit::of(id, change, vec![said])).await?;
+    }
+    // What is here is no part of what is there any more.
+    if let Some(newest) = shared.store.points_to_copy(id).await?.last() {
+        shared.store.copied(id, newest.id).await?;
+    }
+    Ok(())
+}
+
+/// Looks for a point of a session: the newest, or one that is named.
+async fn look(
+    objects: &Objects,
+    tenant: &Tenant,
+    id: SessionId,
+    point: Option<PointId>,
+) -> Result<Found> {
+    let trouble = |error| Refusal::from(Trouble(id, error));
+    let names = manifests(objects, tenant, id).await.map_err(trouble)?;
+    let name = match point {
+        Some(point) => names.into_iter().find(|name| name.point == point),
+        None => names.into_iter().max(),
+    };
+    let name = name.ok_or(match point {
+        Some(_) => Refusal::NoCheckpoint,
+        None => Refusal::NotStored,
+    })?;
+    match read(objects, tenant, id, name).await {
+        Ok(manifest) => Ok(Found { name, manifest }),
+        Err(error) => Err(damaged(objects, tenant, id, name, error).await),
+    }
+}
+
+/// What is said of a point that is not whole there: which older one is.
+async fn damaged(
+    objects: &Objects,
+    tenant: &Tenant,
+    id: SessionId,
+    name: ManifestName,
+    error: NotCopied,
+) -> Refusal {
+    let is_damage = matches!(
+        &error,
+        NotCopied::Snapshots(SnapshotError::Damaged { .. })
+            | NotCopied::Objects(
+                ObjectsError::Sealed(_) | ObjectsError::Damaged { .. } | ObjectsError::Missing(_)
+            )
+    );
+    if !is_damage {
+        return Trouble(id, error).into();
+    }
+    tracing::error!(ash_session = %id, %error, "a point in the object store is damaged");
+    let mut older = manifests(objects, tenant, id).await.unwrap_or_default();
+    older.retain(|other| *other < name);
+    older.sort_unstable();
+    let there = packs_there(objects, tenant).await;
+    while let Some(other) = older.pop() {
+        let whole = read(objects, tenant, id, other).await;
+        if whole.is_ok_and(|manifest| packs_of(&manifest).is_subset(&there)) {
+            let how = "it is damaged in the object store".to_owned();
+            return Refusal::Damaged { how, whole: Some(other.point) };
+        }
+    }
+    damage("it is damaged in the object store".to_owned())
+}
+
+fn damage(how: String) -> Refusal {
+    Refusal::Damaged { how, whole: None }
+}
+
+async fn packs_there(objects: &Objects, tenant: &Tenant) -> BTreeSet<uuid::Uuid> {
+    let listed = objects.list(&crate::objects::Place::Packs(tenant)).await.unwrap_or_default();
+    listed.iter().filter_map(|pack| uuid::Uuid::try_parse(&pack.name).ok()).collect()
+}
+
+/// Builds a version's folder and moves it to its place.
+fn build_folder(
+    staging: &std::path::Path,
+    place: &std::path::Path,
+    build: impl FnOnce(&std::path::Path, &str) -> std::result::Result<(), SnapshotError>,
+) -> std::result::Result<(), SnapshotError> {
+    let name = uuid::Uuid::new_v4().to_string();
+    let parent: PathBuf = place.parent().unwrap_or(place).to_owned();
+    let version = place.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let tree = |error: crate::tree::TreeError| SnapshotError::Store(error.to_string());
+    std::fs::create_dir_all(staging)?;
+    let built = build(staging, &name).and_then(|()| {
+        std::fs::create_dir_all(&parent)?;
+        // One that is there was left by an import that was never recorded.
+        remove_all(&parent, version).map_err(tree)?;
+        std::fs::rename(staging.join(&name).join("agent"), place)?;
+        Ok(std::fs::File::open(&parent)?.sync_all()?)
+    });
+    remove_all(staging, &name).map_err(tree)?;
+    built
+}
+
+/// What the session's history has behind that of before.
+fn beginning(session: &Session, point: &crate::domain::Point) -> Vec<NewEvent> {
+    let mut events = vec![];
+    let mut push = |kind, turn, body| {
+        let seq = point.seq + events.len() as u64 + 1;
+        let at = session.last_active_at;
+        events.push(NewEvent { seq, kind, turn, origin: None, replaces: false, body, at });
+    };
+    if let Some(turn) = point.turn {
+        let text = "Interrupted: the session was taken over by another server while it answered";
+        push(EventKind::Error, Some(turn.id), frames::error_body(text));
+    }
+    let body = serde_json::json!({
+        "action": "imported",
+        "checkpoint": point.id,
+        "sequence": point.seq,
+        "at": Timestamp::now(),
+    });
+    push(EventKind::Lifecycle, None, body.to_string().into());
+    events
+}
+
+/// A failure on the way from the object store, of a session.
+struct Trouble(SessionId, NotCopied);
+
+impl From<Trouble> for Refusal {
+    fn from(Trouble(id, error): Trouble) -> Refusal {
+        match error {
+            NotCopied::Store(error) => error.into(),
+            NotCopied::Snapshots(error) => super::keeping::unkept(id, error),
+            error => failed(id, error),
+        }
+    }
+}
+
+/// What an API user reads of an object store that fails: the rest is for the log.
+fn failed(id: SessionId, error: impl std::fmt::Display) -> Refusal {
+    tracing::error!(ash_session = %id, %error, "the object store failed");
+    Refusal::ObjectStore
+}

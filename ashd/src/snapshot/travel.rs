@@ -1,0 +1,119 @@
+//! Packs that leave this machine, and those that come to it.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use super::chunk::ChunkId;
+use super::gate::Pin;
+use super::pack;
+use super::vault::Vault;
+use super::walk::{Depth, Walk};
+use super::{SnapshotError, chunk, deeply};
+use crate::domain::Root;
+
+/// The most bytes that a pack has: as many as one is filled with, a last chunk, and its table.
+pub const LARGEST_PACK: u64 = 128 * 1024 * 1024;
+
+/// A pack on its way in. One that is dropped leaves nothing.
+pub struct Arriving {
+    name: Uuid,
+    path: PathBuf,
+    file: File,
+}
+
+impl Vault {
+    /// Keeps everything from being collected while it lives.
+    pub fn pin(&self) -> Pin {
+        self.gate.enter()
+    }
+
+    /// The packs with the content of a point. They stay what they are while the vault is pinned.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`] when something is missing.
+    pub fn packs_of(&self, root: Root) -> Result<BTreeSet<Uuid>, SnapshotError> {
+        deeply(|| {
+            let mut walk = Walk::new(self, Depth::Names);
+            let missing = |what| SnapshotError::Damaged { what, how: "it is missing" };
+            if let Some(wrong) = walk.follow(root)? {
+                return Err(missing(format!("{} ({})", wrong.path, wrong.how)));
+            }
+            let index = self.index();
+            let pack = |id: ChunkId| {
+                let place = index.find(id)?;
+                place.map(|at| at.pack).ok_or_else(|| missing(format!("chunk {id:?}")))
+            };
+            walk.into_met().into_iter().map(pack).collect()
+        })
+    }
+
+    /// A pack, to be read.
+    ///
+    /// # Errors
+    /// When it is not there any more.
+    pub fn open_pack(&self, name: Uuid) -> Result<File, SnapshotError> {
+        Ok(File::open(pack::path(&self.packs(), name))?)
+    }
+
+    /// Whether a pack is there, and what it has to be: its table and each of its chunks.
+    pub fn has_whole(&self, name: Uuid) -> bool {
+        self.open_pack(name).and_then(|file| whole(&file, name)).is_ok()
+    }
+
+    /// Begins to take in a pack.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn arriving(&self, name: Uuid) -> Result<Arriving, SnapshotError> {
+        let path = self.tmp().join(format!("{name}-{}", Uuid::new_v4()));
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        Ok(Arriving { name, path, file })
+    }
+
+    /// Takes a pack in, when it is what it has to be. One of this name that is there goes.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`]; when the disk fails.
+    pub fn take_in_pack(&self, arriving: &Arriving) -> Result<(), SnapshotError> {
+        let Arriving { name, path, file } = arriving;
+        let rows = whole(file, *name)?;
+        let bytes = file.metadata()?.len();
+        file.sync_data()?;
+        std::fs::rename(path, pack::path(&self.packs(), *name))?;
+        File::open(self.packs())?.sync_all()?;
+        self.close(*name);
+        let mut index = self.index();
+        index.forget(*name)?;
+        index.add((*name, bytes), &rows)
+    }
+}
+
+/// Reads all of a pack and checks it.
+fn whole(file: &File, name: Uuid) -> Result<Vec<pack::Row>, SnapshotError> {
+    let rows = pack::read_table(file, name)?;
+    for row in &rows {
+        chunk::unpack(row.id, pack::read(file, row)?, row.length as usize)?;
+    }
+    Ok(rows)
+}
+
+impl Arriving {
+    /// The file, for somebody else to write.
+    ///
+    /// # Errors
+    /// When there are too many files open.
+    pub fn writer(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        // Behind `take_in_pack` there is nothing of this name.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
