@@ -18,6 +18,9 @@ use crate::telemetry::message;
 /// Events that are copied at a time: others' commits wait no longer than for these.
 const COPIED: u32 = 500;
 
+/// What becomes of a turn that was running at the point.
+const INTERRUPTED: &str = "Interrupted: the session was forked while it answered";
+
 impl Service {
     /// Makes a session of its own out of another one as it was at a point, or as it is now, also
     /// in mid-turn. Goes on when the caller is gone.
@@ -88,7 +91,7 @@ impl Service {
         fault::point("fork.built");
         self.shared.put_in_place(child.id).await?;
         fault::point("fork.placed");
-        let events = beginning(child, point);
+        let events = beginning(point, child.created_at, INTERRUPTED, &forked(point));
         let last_seq = point.seq + events.len() as u64;
         let change = SessionChange::status(Status::Paused);
         store.commit(Commit::of(child.id, change, events)).await?;
@@ -151,24 +154,32 @@ fn draft(parent: &Session, point: &Point, slot: u32) -> Session {
     }
 }
 
-/// What the new session's history has behind its parent's.
-fn beginning(child: &Session, point: &Point) -> Vec<NewEvent> {
-    let mut events = vec![];
-    let mut push = |kind, turn, body| {
-        let seq = point.seq + events.len() as u64 + 1;
-        let at = child.created_at;
-        events.push(NewEvent { seq, kind, turn, origin: None, replaces: false, body, at });
-    };
-    if let Some(turn) = point.turn {
-        let text = "Interrupted: the session was forked while it answered";
-        push(EventKind::Error, Some(turn.id), frames::error_body(text));
-    }
-    let body = serde_json::json!({
+/// What the new session's history says of how it was made.
+fn forked(point: &Point) -> serde_json::Value {
+    serde_json::json!({
         "action": "forked",
         "parentSessionId": point.session,
         "checkpoint": point.id,
         "sequence": point.seq,
-    });
-    push(EventKind::Lifecycle, None, body.to_string().into());
+    })
+}
+
+/// What the history of a session that goes on from a point has behind it: the end of the turn that
+/// was running there, and where it comes from.
+pub(super) fn beginning(
+    point: &Point,
+    at: Timestamp,
+    interrupted: &str,
+    from: &serde_json::Value,
+) -> Vec<NewEvent> {
+    let mut events = vec![];
+    let mut push = |kind, turn, body| {
+        let seq = point.seq + events.len() as u64 + 1;
+        events.push(NewEvent { seq, kind, turn, origin: None, replaces: false, body, at });
+    };
+    if let Some(turn) = point.turn {
+        push(EventKind::Error, Some(turn.id), frames::error_body(interrupted));
+    }
+    push(EventKind::Lifecycle, None, from.to_string().into());
     events
 }

@@ -1,6 +1,5 @@
 //! Sessions that move from one machine to another, through the object store.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,25 +10,30 @@ use tokio::task::spawn_blocking;
 use super::api::{Caller, Happened, Refusal};
 use super::copies::NotCopied;
 use super::copies::fetch::{packs_of, stretch};
-use super::copies::send::{digest, manifests, read};
+use super::copies::send::{digest, manifests, packs_there, read};
 use super::driver::{Begin, Command, Driver};
+use super::fork::beginning;
 use super::frames;
 use super::registry::SessionView;
 use super::service::{Result, Service, detached};
 use super::shared::Shared;
 use crate::domain::{
-    EventKind, NewEvent, PointId, Root, Session, SessionChange, SessionId, Status, Tenant,
+    EventKind, NewEvent, Point, PointId, Root, Session, SessionChange, SessionId, Status, Tenant,
     Timestamp,
 };
 use crate::fault;
 use crate::objects::{Claimed, Manifest, ManifestName, Objects, ObjectsError};
-use crate::snapshot::{Restoring, SnapshotError};
+use crate::snapshot::{Pin, Restoring, SnapshotError};
 use crate::store::Commit;
 use crate::telemetry::message;
 use crate::tree::remove_all;
 
 /// What is said where a session was.
 const GONE_ON: &str = "The session was imported by another server, and goes on there";
+
+/// What becomes of a turn that was running at the point.
+const TAKEN_OVER: &str =
+    "Interrupted: the session was taken over by another server while it answered";
 
 /// A session in the object store, looked through.
 struct Found {
@@ -70,6 +74,7 @@ impl Service {
         // Everything that is large comes before it is taken: what cannot be brought here stays where
         // it is, and the other machine goes on for as long as it takes.
         let found = look(objects, tenant, id, point).await?;
+        let _pin = self.pinned(tenant, id).await?;
         self.bring(objects, tenant, &found).await?;
         let claimed = objects.claim(tenant, id, generation + 1).await;
         if claimed.map_err(|error| failed(id, error))? == Claimed::Taken {
@@ -78,8 +83,12 @@ impl Service {
         fault::point("import.claimed");
         // What was put there up to now counts; what is put there from now on does not.
         let last = look(objects, tenant, id, point).await?;
-        let found = if last.name == found.name { found } else { last };
-        self.bring(objects, tenant, &found).await?;
+        let found = if last.name == found.name {
+            found
+        } else {
+            self.bring(objects, tenant, &last).await?;
+            last
+        };
         let slot = shared.take_slot()?;
         let _making = shared.making.begin(id, slot);
         let made = self.make_import(objects, (tenant, &found), slot, generation + 1).await;
@@ -101,6 +110,14 @@ impl Service {
             return Err(Refusal::HereAlready);
         }
         self.end(caller, id, true).await.map(drop)
+    }
+
+    /// Keeps what is brought here from being collected before a point needs it.
+    async fn pinned(&self, tenant: &Tenant, id: SessionId) -> Result<Pin> {
+        let (snapshots, owned) = (self.shared.snapshots.clone(), tenant.clone());
+        let pin = move || Ok(snapshots.vault(&owned)?.pin());
+        let pin = spawn_blocking(pin).await.unwrap_or(Err(SnapshotError::Cancelled));
+        pin.map_err(|error| super::keeping::unkept(id, error))
     }
 
     /// Brings the content of a point, and the agent, here.
@@ -184,7 +201,7 @@ impl Service {
         }
         fault::point("import.history");
         store.adopt_points(vec![(point.clone(), found.manifest.undone.clone())]).await?;
-        let events = beginning(&session, &point);
+        let events = beginning(&point, session.last_active_at, TAKEN_OVER, &imported(&point));
         let last_seq = point.seq + events.len() as u64;
         let change = SessionChange::status(Status::Paused);
         store.commit(Commit::of(id, change, events)).await?;
@@ -289,10 +306,12 @@ async fn damaged(
     let mut older = manifests(objects, tenant, id).await.unwrap_or_default();
     older.retain(|other| *other < name);
     older.sort_unstable();
-    let there = packs_there(objects, tenant).await;
+    let there = packs_there(objects, tenant).await.unwrap_or_default();
     while let Some(other) = older.pop() {
         let whole = read(objects, tenant, id, other).await;
-        if whole.is_ok_and(|manifest| packs_of(&manifest).is_subset(&there)) {
+        if whole
+            .is_ok_and(|manifest| packs_of(&manifest).iter().all(|pack| there.contains_key(pack)))
+        {
             let how = "it is damaged in the object store".to_owned();
             return Refusal::Damaged { how, whole: Some(other.point) };
         }
@@ -302,11 +321,6 @@ async fn damaged(
 
 fn damage(how: String) -> Refusal {
     Refusal::Damaged { how, whole: None }
-}
-
-async fn packs_there(objects: &Objects, tenant: &Tenant) -> BTreeSet<uuid::Uuid> {
-    let listed = objects.list(&crate::objects::Place::Packs(tenant)).await.unwrap_or_default();
-    listed.iter().filter_map(|pack| uuid::Uuid::try_parse(&pack.name).ok()).collect()
 }
 
 /// Builds a version's folder and moves it to its place.
@@ -331,26 +345,14 @@ fn build_folder(
     built
 }
 
-/// What the session's history has behind that of before.
-fn beginning(session: &Session, point: &crate::domain::Point) -> Vec<NewEvent> {
-    let mut events = vec![];
-    let mut push = |kind, turn, body| {
-        let seq = point.seq + events.len() as u64 + 1;
-        let at = session.last_active_at;
-        events.push(NewEvent { seq, kind, turn, origin: None, replaces: false, body, at });
-    };
-    if let Some(turn) = point.turn {
-        let text = "Interrupted: the session was taken over by another server while it answered";
-        push(EventKind::Error, Some(turn.id), frames::error_body(text));
-    }
-    let body = serde_json::json!({
+/// What the session's history says of how it came here.
+fn imported(point: &Point) -> serde_json::Value {
+    serde_json::json!({
         "action": "imported",
         "checkpoint": point.id,
         "sequence": point.seq,
         "at": Timestamp::now(),
-    });
-    push(EventKind::Lifecycle, None, body.to_string().into());
-    events
+    })
 }
 
 /// A failure on the way from the object store, of a session.

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::NotCopied;
-use super::send::{manifests, read};
+use super::send::{blocking, manifests, read};
 use crate::domain::{Event, PointId, SessionId, Tenant};
 use crate::objects::{HistoryName, Limit, Manifest, Objects, ObjectsError, Place, history};
 use crate::session::shared::Shared;
@@ -33,11 +32,11 @@ impl Shared {
                 };
                 Ok((vault, arriving))
             };
-            let (vault, arriving) = joined(spawn_blocking(begin).await)??;
+            let (vault, arriving) = blocking(begin).await??;
             let Some(arriving) = arriving else { continue };
             let place = Place::Pack(tenant, pack);
             objects.fetch(tenant, &place, Limit(LARGEST_PACK), arriving.writer()?).await?;
-            joined(spawn_blocking(move || vault.take_in_pack(&arriving)).await)??;
+            blocking(move || vault.take_in_pack(&arriving)).await??;
         }
         Ok(())
     }
@@ -72,7 +71,7 @@ pub(in crate::session) async fn stretch(
     let place = Place::History(tenant, id, name);
     let bytes = objects.get(tenant, &place, STRETCH).await?;
     let decode = move || history::decode(&bytes, (first, last), STRETCH.0 as usize);
-    joined(spawn_blocking(decode).await)?.map_err(|error| {
+    blocking(decode).await?.map_err(|error| {
         let what = place.to_string();
         NotCopied::Objects(ObjectsError::Damaged { what, how: error.to_string() })
     })
@@ -81,10 +80,4 @@ pub(in crate::session) async fn stretch(
 /// Every pack that a manifest names.
 pub(in crate::session) fn packs_of(manifest: &Manifest) -> BTreeSet<Uuid> {
     manifest.packs.iter().chain(&manifest.agent.packs).copied().collect()
-}
-
-pub(in crate::session) fn joined<T>(
-    done: Result<T, tokio::task::JoinError>,
-) -> Result<T, NotCopied> {
-    Ok(done.map_err(std::io::Error::other)?)
 }

@@ -1,6 +1,6 @@
 //! How a session gets into the object store.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::NotCopied;
-use crate::domain::{Agent, Point, Root, Session, SessionId, Tenant};
+use crate::domain::{Point, Root, Session, SessionId, Tenant};
 use crate::fault;
 use crate::objects::{
     AgentCopy, Claimed, FORMAT, FolderCopy, HistoryName, Limit, Manifest, ManifestName, Objects,
@@ -130,12 +130,7 @@ async fn packs(
         Ok::<_, SnapshotError>((vault.packs_of(root)?, vault.clone()))
     };
     let (packs, vault) = blocking(find).await??;
-    let there = there(shared, objects, tenant).await?;
-    let is_there = |pack: &Uuid| {
-        let fresh = |at: &SystemTime| at.elapsed().is_ok_and(|age| age < FRESH);
-        there.get(pack).is_some_and(|at| known.contains(pack) || fresh(at))
-    };
-    for pack in packs.iter().filter(|pack| !is_there(pack)) {
+    for pack in &missing(shared, objects, tenant, (&packs, known)).await? {
         let (vault, name) = (vault.clone(), *pack);
         // One that was merged with others meanwhile is found under another name the next time.
         let file = blocking(move || vault.open_pack(name)).await?;
@@ -148,24 +143,37 @@ async fn packs(
     Ok(packs.into_iter().collect())
 }
 
-/// The packs that are there. They are listed once, and noted from then on.
-async fn there(
+/// Which packs are not there, or not for long any more unless a manifest that is `known` names them.
+/// Those that are there are listed once, and noted from then on.
+async fn missing(
     shared: &Arc<Shared>,
     objects: &Objects,
     tenant: &Tenant,
-) -> Done<std::collections::HashMap<Uuid, SystemTime>> {
-    let known = || {
-        let all = shared.copies.packs.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(tenant).cloned()
-    };
-    if let Some(known) = known() {
-        return Ok(known);
+    (packs, known): (&BTreeSet<Uuid>, &BTreeSet<Uuid>),
+) -> Done<Vec<Uuid>> {
+    let all = || shared.copies.packs.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_listed = all().contains_key(tenant);
+    if !is_listed {
+        let listed = packs_there(objects, tenant).await?;
+        all().entry(tenant.clone()).or_insert(listed);
     }
+    let all = all();
+    let is_there = |pack: &Uuid| {
+        let fresh = |at: &SystemTime| at.elapsed().is_ok_and(|age| age < FRESH);
+        let at = all.get(tenant).and_then(|there| there.get(pack));
+        at.is_some_and(|at| known.contains(pack) || fresh(at))
+    };
+    Ok(packs.iter().filter(|pack| !is_there(pack)).copied().collect())
+}
+
+/// The packs that are there, and since when.
+pub(in crate::session) async fn packs_there(
+    objects: &Objects,
+    tenant: &Tenant,
+) -> Done<HashMap<Uuid, SystemTime>> {
     let listed = objects.list(&Place::Packs(tenant)).await?;
     let packs = listed.iter().filter_map(|pack| Some((Uuid::try_parse(&pack.name).ok()?, pack.at)));
-    let packs: std::collections::HashMap<_, _> = packs.collect();
-    let mut all = shared.copies.packs.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(all.entry(tenant.clone()).or_insert(packs).clone())
+    Ok(packs.collect())
 }
 
 /// Brings the history up to a point there. A short last stretch is written anew with what follows.
@@ -236,14 +244,10 @@ async fn agent(
     let packs = packs(shared, objects, (tenant, cut.root), &BTreeSet::new()).await?;
     let folder = FolderCopy { digest, root: cut.root, packs };
     drop(cut);
-    let copy = AgentCopy::of(&of_version(agent, session), &folder);
+    let copy = AgentCopy::of(&agent, &folder);
     let mut folders = shared.copies.folders.lock().unwrap_or_else(PoisonError::into_inner);
     folders.insert(key, (Instant::now(), folder));
     Ok(Some(copy))
-}
-
-fn of_version(agent: Agent, session: &Session) -> Agent {
-    Agent { version: session.agent_version, ..agent }
 }
 
 /// Tells folders with other files apart, whatever their times.
@@ -304,6 +308,9 @@ async fn prune(shared: &Arc<Shared>, objects: &Objects, session: &Session) -> Do
     Ok(())
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Done<T> {
+/// Does something on a thread for what blocks.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Done<T> {
     Ok(spawn_blocking(work).await.map_err(std::io::Error::other)?)
 }
