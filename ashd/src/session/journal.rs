@@ -49,8 +49,10 @@ pub(super) enum Ahead {
     Frames(Vec<Frame>, Place),
     /// Frames behind this place are no longer kept.
     Behind,
-    /// Nothing yet.
+    /// Nothing yet: a turn runs.
     Nothing,
+    /// Nothing, and no turn runs. Seen at one moment, or the end of a turn could fall in between.
+    Idle,
     /// Nothing, for ever.
     Closed,
 }
@@ -148,7 +150,8 @@ impl Journal {
             inner.frames.iter().skip(skip as usize).take(BATCH).cloned().collect();
         match frames.len() as u64 {
             0 if inner.closed => Ahead::Closed,
-            0 => Ahead::Nothing,
+            0 if inner.in_turn => Ahead::Nothing,
+            0 => Ahead::Idle,
             taken => Ahead::Frames(frames, Place(place.0 + taken)),
         }
     }
@@ -197,6 +200,12 @@ mod tests {
         let Ahead::Frames(frames, place) = journal.read(start) else { panic!("no frames") };
         assert_eq!(frames, [frame(1, 0), frame(1, 1)]);
         assert_eq!(journal.read(place), Ahead::Nothing);
+        journal.join();
+        journal.append(vec![frame(1, 2)]);
+        journal.end_turn();
+        let Ahead::Frames(frames, place) = journal.read(place) else { panic!("idle too early") };
+        assert_eq!(frames, [frame(1, 2)]);
+        assert_eq!(journal.read(place), Ahead::Idle);
         journal.close();
         assert_eq!(journal.read(place), Ahead::Closed);
     }

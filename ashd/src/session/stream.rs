@@ -164,10 +164,8 @@ impl Subscription {
                 (frames, Source::Live { place, seen })
             }
             Ahead::Behind => (vec![], Source::Stored { after: seen.seq.saturating_sub(1), seen }),
-            Ahead::Nothing if self.reading.until_done && self.reader.journal.is_idle() => {
-                (vec![], Source::Over)
-            }
-            Ahead::Nothing => {
+            Ahead::Idle if self.reading.until_done => (vec![], Source::Over),
+            Ahead::Nothing | Ahead::Idle => {
                 grown.await;
                 (vec![], Source::Live { place, seen })
             }
