@@ -4,21 +4,22 @@
 //! on threads for that.
 
 use std::any::Any;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
 use super::shared::Shared;
 use crate::domain::{
-    Point, PointId, PointName, Root, Session, SessionId, Tenant, Timestamp, Which,
+    Point, PointId, PointName, Root, SandboxId, Session, SessionId, Tenant, Timestamp, Which,
 };
 use crate::fault;
+use crate::sandbox::Running;
 use crate::snapshot::{Cut, Cutting, Donor, Restoring, SnapshotError, Stage};
 use crate::store::StoreError;
 use crate::tree::remove_all;
@@ -78,18 +79,69 @@ impl Shared {
         ROOTS.iter().all(|name| root.join(name).is_dir())
     }
 
-    /// Sees to it that workspace and home are there and what they have to be.
-    pub(super) async fn bring_back(&self, session: &Session) -> Result<Found, Refusal> {
+    /// The point that workspace and home have to be brought back from; `None` when they are there
+    /// and what they have to be.
+    async fn wanted(&self, session: &Session) -> Result<Option<Point>, Refusal> {
         let which = match session.restore {
-            None if self.has_files(session.id) => return Ok(Found::InPlace),
+            None if self.has_files(session.id) => return Ok(None),
             None => Which::Newest,
             Some(point) => Which::Id(point),
         };
-        let point = self.store.point(session.id, which).await?.ok_or(Refusal::NothingKept)?;
+        let point = self.store.point(session.id, which).await?;
+        point.map(Some).ok_or(Refusal::NothingKept)
+    }
+
+    /// Sees to it that workspace and home are there and what they have to be.
+    pub(super) async fn bring_back(&self, session: &Session) -> Result<(), Refusal> {
+        let Some(point) = self.wanted(session).await? else { return Ok(()) };
         self.build(session, &point, None).await?;
+        self.placed(session, &point).await
+    }
+
+    /// Like [`bring_back`](Self::bring_back), and makes a sandbox for them. It starts while they are
+    /// brought back: it has them by their directories, which get their name when they are whole, and
+    /// until then nothing but the bridge runs in it.
+    pub(super) async fn bring_to_life(
+        &self,
+        session: &Session,
+        sandbox: SandboxId,
+    ) -> Result<(Running, Found), Refusal> {
+        let Some(point) = self.wanted(session).await? else {
+            return Ok((self.launch(session, sandbox).await?, Found::InPlace));
+        };
+        self.admit()?;
+        let (begun, mut begins) = watch::channel(None::<PathBuf>);
+        let launching = async {
+            // It may fail before it begins.
+            let root = begins.wait_for(Option::is_some).await.ok()?.clone()?;
+            Some(self.launch_in(&root, session, sandbox).await)
+        };
+        let to = (&point, self.owner(session)?);
+        let building = self.build_once(session, to, None, begun);
+        let (built, launched) = tokio::join!(building, launching);
+        let placed = match built {
+            Ok(()) => Some(self.placed(session, &point).await),
+            Err(_) => None,
+        };
+        match (placed, launched) {
+            (Some(Ok(())), Some(launched)) => return Ok((launched?, Found::InStore)),
+            (placed, launched) => {
+                // What it was made for is gone.
+                if let Some(Ok(running)) = launched {
+                    self.end_sandbox(running).await;
+                }
+                placed.transpose()?;
+            }
+        }
+        self.build(session, &point, None).await?;
+        self.placed(session, &point).await?;
+        Ok((self.launch(session, sandbox).await?, Found::InStore))
+    }
+
+    async fn placed(&self, session: &Session, point: &Point) -> Result<(), Refusal> {
         self.put_in_place(session.id).await?;
         tracing::info!(ash_session = %session.id, point = %point.id, "brought back from a point");
-        Ok(Found::InStore)
+        Ok(())
     }
 
     /// Builds workspace and home of a session as they were at a point, beside their place. With a
@@ -101,13 +153,12 @@ impl Shared {
         point: &Point,
         donor: Option<SessionId>,
     ) -> Result<(), Refusal> {
-        let slot = session.slot.ok_or_else(|| internal("the session has no uids"))?;
-        let owner = self.slots.uids(slot).agent;
-        let built = self.build_once(session, (point, owner), donor).await;
+        let to = (point, self.owner(session)?);
+        let built = self.build_once(session, to, donor, watch::Sender::new(None)).await;
         let built = match built {
             Err(damaged @ SnapshotError::Damaged { .. }) => {
                 match self.fetch_point(&session.tenant, point.session, point.id).await {
-                    Ok(true) => self.build_once(session, (point, owner), donor).await,
+                    Ok(true) => self.build_once(session, to, donor, watch::Sender::new(None)).await,
                     Ok(false) => Err(damaged),
                     Err(error) => {
                         tracing::warn!(ash_session = %session.id, %error, "not in the object store");
@@ -127,11 +178,17 @@ impl Shared {
         }
     }
 
+    fn owner(&self, session: &Session) -> Result<u32, Refusal> {
+        let slot = session.slot.ok_or_else(|| internal("the session has no uids"))?;
+        Ok(self.slots.uids(slot).agent)
+    }
+
     async fn build_once(
         &self,
         session: &Session,
         (point, owner): (&Point, u32),
         donor: Option<SessionId>,
+        begun: watch::Sender<Option<PathBuf>>,
     ) -> Result<(), SnapshotError> {
         let (snapshots, places) = (self.snapshots.clone(), self.places.clone());
         let (id, tenant, root) = (session.id, session.tenant.clone(), point.root);
@@ -144,12 +201,14 @@ impl Shared {
             let donor = donor.zip(donor_root.as_deref());
             let donor = donor.map(|(session, root)| Donor { session, root });
             let cancel = AtomicBool::new(false);
+            let tell = |root: &Path| drop(begun.send_replace(Some(root.to_owned())));
             let restoring = Restoring {
                 session: id,
                 parent: &parent,
                 name: &name,
                 owner,
                 donor,
+                begun: Some(&tell),
                 cancel: &cancel,
             };
             snapshots.vault(&tenant)?.restore(root, &restoring)

@@ -142,11 +142,20 @@ impl Shared {
         session: &Session,
         sandbox: SandboxId,
     ) -> Result<Running, Refusal> {
+        self.launch_in(&self.places.session(session.id), session, sandbox).await
+    }
+
+    /// Makes a sandbox for a session whose workspace and home lie in `root`.
+    pub(super) async fn launch_in(
+        &self,
+        root: &Path,
+        session: &Session,
+        sandbox: SandboxId,
+    ) -> Result<Running, Refusal> {
         self.admit()?;
         let slot = session.slot.ok_or_else(|| internal("the session has no uids"))?;
         let prompt = self.prompt(session).await?;
         let files = cli::files(session, &prompt).into_iter();
-        let root = self.places.session(session.id);
         let new = NewSandbox {
             id: sandbox,
             uids: self.slots.uids(slot),

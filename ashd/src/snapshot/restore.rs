@@ -1,7 +1,7 @@
 //! Bringing a point back: the same directories, under another owner if need be.
 //!
-//! Everything is built beneath a name that nobody looks for, flushed, and then given its name. Every
-//! chunk is checked before it is written. What a live tree has unchanged can be taken from there
+//! Everything is built beneath a name that nobody looks for and flushed; to give it its own is the
+//! caller's. Every chunk is checked before it is written. What a live tree has unchanged can be taken from there
 //! instead, which costs nothing where the file system shares blocks.
 
 use std::collections::HashMap;
@@ -36,12 +36,15 @@ pub struct Restoring<'a> {
     pub session: SessionId,
     /// The directory to build in; only root reaches it.
     pub parent: &'a Path,
-    /// The name of what is built. There must be nothing of this name.
+    /// The name to build beneath. There must be nothing of this name.
     pub name: &'a str,
     /// Who owns everything.
     pub owner: u32,
     /// Where what has not changed can be taken from.
     pub donor: Option<Donor<'a>>,
+    /// Told where the roots are, once they are there and have their owner: a sandbox can be made
+    /// for them while they are filled.
+    pub begun: Option<&'a (dyn Fn(&Path) + Sync)>,
     /// Set when it is to be given up.
     pub cancel: &'a AtomicBool,
 }
@@ -84,11 +87,9 @@ impl Vault {
         restoring: &Restoring<'_>,
     ) -> Result<Restored, SnapshotError> {
         let _pin = self.gate.enter();
-        let part = format!("{}.part", restoring.name);
-        remove_all(restoring.parent, &part)?;
-        let built = self.build(root, restoring, &part);
+        let built = self.build(root, restoring);
         if built.is_err() {
-            remove_all(restoring.parent, &part)?;
+            remove_all(restoring.parent, restoring.name)?;
         }
         self.note_of(root, &built, restoring.donor.is_none())?;
         built
@@ -112,25 +113,21 @@ impl Vault {
         Ok(())
     }
 
-    fn build(
-        &self,
-        root: Root,
-        restoring: &Restoring<'_>,
-        part: &str,
-    ) -> Result<Restored, SnapshotError> {
-        let path = restoring.parent.join(part);
+    fn build(&self, root: Root, restoring: &Restoring<'_>) -> Result<Restored, SnapshotError> {
+        let path = restoring.parent.join(restoring.name);
         let tree = Tree::create_root(&path, 0, 0o700)?;
         let top = tree.top()?;
         let mut build = Build::new(self, restoring)?;
+        build.roots(&top, Vault::top(root))?;
+        if let Some(begun) = restoring.begun {
+            begun(&path);
+        }
         build.files(&top, Vault::top(root))?;
         build.links(&top)?;
         build.path.clear();
         build.finish(&top)?;
         tree.sync()?;
-        fault::fail("restore.publish.before")?;
-        std::fs::rename(&path, restoring.parent.join(restoring.name))?;
-        File::open(restoring.parent)?.sync_all()?;
-        fault::fail("restore.publish.after")?;
+        fault::fail("restore.built")?;
         scan::rewrite(&self.scan(restoring.session), Some(root), &build.known)?;
         Ok(build.restored)
     }
@@ -216,7 +213,18 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// Makes every directory, and everything in them but further names of files.
+    /// Makes the directories at the top, for their owner alone.
+    fn roots(&self, top: &Dir, node: ChunkId) -> Result<(), SnapshotError> {
+        for (name, entry) in self.vault.leaves(node)?.into_iter().flat_map(Leaf::into_iter) {
+            if matches!(entry.what, What::Dir(_)) {
+                let make = || dir::own(&top.make_dir(&self::name(&name)?)?, self.restoring.owner);
+                make().map_err(|error| SnapshotError::at(&name, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the roots: makes every directory, and everything in them but further names of files.
     fn files(&mut self, top: &Dir, node: ChunkId) -> Result<(), SnapshotError> {
         let (jobs, waiting) = mpsc::sync_channel::<Job>(WAITING);
         let waiting = Mutex::new(waiting);
@@ -282,6 +290,7 @@ impl<'a> Build<'a> {
     ) -> io::Result<Option<Dir>> {
         let (name, owner) = (name(bytes)?, self.restoring.owner);
         match &entry.what {
+            What::Dir(_) if self.path == bytes => return dir.dir(&name).map(Some),
             What::Dir(_) => return dir.make_dir(&name).map(Some),
             What::Link(target) => {
                 dir.make_link(&name, &self::name(target)?, owner, entry.modified)?

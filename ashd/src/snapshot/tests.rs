@@ -66,7 +66,8 @@ impl Place {
         let donor = donor.then(|| Donor { session: self.session, root: &live });
         let parent = self.dir.path();
         let session = SessionId::random();
-        let restoring = Restoring { session, parent, name, owner: 0, donor, cancel: &NEVER };
+        let restoring =
+            Restoring { session, parent, name, owner: 0, donor, begun: None, cancel: &NEVER };
         self.vault.restore(root, &restoring)?;
         Ok(parent.join(name))
     }
@@ -381,7 +382,8 @@ fn damage_is_told_and_leaves_nothing() {
         let name = format!("back-{at}");
         let (session, parent) = (SessionId::random(), place.dir.path());
         let (name, donor) = (name.as_str(), None);
-        let restoring = Restoring { session, parent, name, owner: 0, donor, cancel: &NEVER };
+        let restoring =
+            Restoring { session, parent, name, owner: 0, donor, begun: None, cancel: &NEVER };
         match vault.restore(cut.root, &restoring) {
             Ok(_) => assert_eq!(seen(&parent.join(name)), before),
             Err(SnapshotError::Damaged { .. }) => {

@@ -249,13 +249,21 @@ pub fn copy(from: &File, to: &File, stat: &Stat, shares: &mut bool) -> io::Resul
     Ok(super::copy::contents(from, to, (stat.size, stat.sparse), shares)?)
 }
 
+/// Gives what is open to a user and the group of the same number.
+///
+/// # Errors
+/// When the system fails.
+pub fn own(fd: impl AsFd, owner: u32) -> io::Result<()> {
+    Ok(rustix::fs::fchown(&fd, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?)
+}
+
 /// Gives what is open its owner, its permission bits and its time, in the order in which they
 /// last: a change of the owner takes set-id bits away.
 ///
 /// # Errors
 /// When the system fails.
 pub fn finish(fd: impl AsFd, owner: u32, mode: u16, at: FileTime) -> io::Result<()> {
-    rustix::fs::fchown(&fd, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
+    own(&fd, owner)?;
     rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode.into()))?;
     Ok(rustix::fs::futimens(&fd, &times(at))?)
 }

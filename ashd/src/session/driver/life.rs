@@ -81,8 +81,8 @@ impl Driver {
         let session = self.session.clone();
         let sandbox = SandboxId::random();
         self.launching = Some(tokio::spawn(async move {
-            let found = shared.bring_back(&session).await?;
-            Ok(Launched { running: shared.launch(&session, sandbox).await?, found })
+            let (running, found) = shared.bring_to_life(&session, sandbox).await?;
+            Ok(Launched { running, found })
         }));
     }
 

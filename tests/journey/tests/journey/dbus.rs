@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ash_journey::{Api, Ash, Options, programs, skip};
+use ash_journey::{Api, Ash, Client as _, Options, programs, skip};
 use serde_json::{Value, json};
 
 use crate::support::Talk;
@@ -159,9 +159,13 @@ fn what_changes_is_announced_once() -> Result<()> {
     }
     let talk = Talk::begin(Options::stub())?;
     let monitor = Monitor::start(&talk.ash)?;
-    talk.ask("[[count 50]]")?;
+    // Held, or its beginning and its end may be announced as one.
+    let turn =
+        talk.send(&format!("{}[[count 50]]", talk.bash("until [ -e go ]; do sleep 0.01; done")))?;
     let begun = monitor.until("PropertiesChanged")?;
     ensure!(begun.iter().all(|line| !line.contains("'Turn': <''>")), "{begun:?}");
+    talk.api.exec(&talk.session, "touch go")?;
+    turn.to_end()?;
     let ended = monitor.until("'Turn': <''>")?;
     ensure!(ended.len() == 1, "something was announced within the turn: {ended:?}");
 

@@ -194,6 +194,41 @@ fn files_that_are_lost_come_back_from_the_store(options: Options) -> Result<()> 
     talk.ash.finish()
 }
 
+/// Its sandbox starts while the files come back: whatever fails of the two, and wherever the daemon
+/// dies, nothing of either is left, and the next attempt has all of it.
+#[test]
+fn files_come_back_while_the_sandbox_starts() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("echo kept > file"))?;
+    let dies = ["restore.built", "place.filled", "resume.launched"];
+    let dies = dies.map(|point| (point.to_owned(), true));
+    let fails = ["restore.built", "spawn.launch.before", "spawn.greeted", "place.filled"];
+    let fails = fails.map(|point| (format!("{point}:error"), false));
+    for (fault, dies) in dies.into_iter().chain(fails) {
+        talk.api.turn_to(&talk.session, "stop")?;
+        talk.ash.terminate()?;
+        std::fs::remove_dir_all(talk.ash.data_dir().join("sessions").join(&talk.session))?;
+        ensure!(talk.ash.boot_to_die(&fault, &[])?, "{fault} came before the daemon was ready");
+        talk.api = talk.ash.api();
+        let path = format!("/api/sessions/{}/resume", talk.session);
+        let asked = talk.api.call("POST", &path, None);
+        if dies {
+            ensure!(asked.is_err(), "{fault} was not passed");
+            talk.ash.wait_killed()?;
+            talk.boot()?;
+        } else {
+            let status = asked?.status;
+            // What fails while nothing is made yet is simply done again.
+            ensure!(status >= 500 || fault.starts_with("restore"), "{fault}: {status}");
+        }
+        talk.api.turn_to(&talk.session, "resume")?;
+        ensure!(talk.shell("cat file")? == "kept", "behind {fault}");
+        let sandboxes = talk.api.call("GET", "/health", None)?.expect(200)?;
+        ensure!(sandboxes["activeSandboxes"] == 1, "behind {fault}: {sandboxes}");
+    }
+    talk.ash.finish()
+}
+
 #[test]
 fn an_ended_session_can_be_forked_and_purged() -> Result<()> {
     let mut talk = Talk::begin(Options::stub())?;

@@ -44,8 +44,7 @@ const FAILING: &[(&str, &[usize])] = &[
     ("spawn.greeted", &[1, 4]),
     ("pack.publish.before", &[1, 3]),
     ("pack.publish.after", &[1, 3]),
-    ("restore.publish.before", &[1, 2]),
-    ("restore.publish.after", &[1, 2]),
+    ("restore.built", &[1, 2]),
     ("place.emptied", &[1]),
     ("place.filled", &[1]),
 ];
