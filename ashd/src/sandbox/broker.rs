@@ -175,15 +175,18 @@ impl Broker {
     /// When the broker is not there just now, or the socket cannot be made.
     pub async fn adopt(&self, sandbox: SandboxId, agent_uid: u32) -> Result<(), BrokerError> {
         self.shared.grants().insert(sandbox, Grant::new(agent_uid));
-        if self.shared.is_late() {
-            return self.shared.prepare(sandbox);
-        }
-        let control = self.shared.reach().await?;
-        if control.granted().await?.contains(&sandbox.0) {
-            return Ok(());
+        if !self.shared.is_late() {
+            let control = self.shared.reach().await?;
+            if control.granted().await?.contains(&sandbox.0) {
+                return Ok(());
+            }
         }
         self.shared.prepare(sandbox)?;
-        self.shared.hand_over(&control, sandbox).await
+        // Only now: a broker that has come meanwhile may not know of this socket.
+        if self.shared.is_late() {
+            return Ok(());
+        }
+        self.hand_over(sandbox).await
     }
 
     /// Keeps it no more, and ends it if it is ours and not a service manager's.
@@ -250,17 +253,17 @@ impl Shared {
 
     /// Makes a listener at the sandbox's place, for the broker to have.
     fn prepare(&self, sandbox: SandboxId) -> Result<(), BrokerError> {
-        let Some(uid) = self.grants().get(&sandbox).map(|grant| grant.uid) else { return Ok(()) };
+        // One at a time: that which is handed over must be that which is in the place.
+        let mut grants = self.grants();
+        let Some(grant) = grants.get_mut(&sandbox) else { return Ok(()) };
         let directory = self.directory(sandbox);
         let listener = socket::directory(&directory, 0o755)
-            .and_then(|()| socket::listen_instead(&directory.join("api.sock"), uid))
+            .and_then(|()| socket::listen_instead(&directory.join("api.sock"), grant.uid))
             .map_err(BrokerError::Socket)?;
         let hopeless = self.is_hopeless.load(Ordering::SeqCst);
         let stand_in = hopeless.then(|| StandIn::begin(&listener)).transpose();
-        if let Some(grant) = self.grants().get_mut(&sandbox) {
-            grant.waiting = Some(listener);
-            grant.stand_in = stand_in.map_err(BrokerError::Socket)?;
-        }
+        grant.waiting = Some(listener);
+        grant.stand_in = stand_in.map_err(BrokerError::Socket)?;
         Ok(())
     }
 

@@ -53,11 +53,36 @@ async fn told(broker: &Broker, sandbox: SandboxId) -> String {
     let path = broker.directory(sandbox).join("api.sock");
     let ask = move || {
         let mut client = UnixStream::connect(path)?;
+        client.set_read_timeout(Some(Duration::from_secs(20)))?;
         client.write_all(b"GET /v1/files HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
         let mut answer = String::new();
         client.read_to_string(&mut answer).map(|_| answer)
     };
     tokio::task::spawn_blocking(ask).await.unwrap().unwrap_or_default()
+}
+
+/// As when `ashd` is restarted while a broker leaves: the next one comes while sandboxes are taken
+/// over. Whichever of the two sees to a sandbox, its socket is one that the broker has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_comes_meanwhile_has_every_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = setup(&dir);
+    let listener = control::listen(&setup.socket).unwrap();
+    let (broker, _usage) = Broker::start(setup, Children::default()).await.unwrap();
+    let begin = Begin { roots: rustls::RootCertStore::empty(), key: None, exit_when_unused: None };
+    let listener = server::adopt(listener).unwrap();
+    let serving = tokio::spawn(server::run(listener, begin, std::future::pending()));
+    let mut taken_over = Vec::new();
+    while broker.shared.control.borrow().is_none() {
+        let sandbox = SandboxId::random();
+        broker.adopt(sandbox, 0).await.unwrap();
+        taken_over.push(sandbox);
+    }
+    for sandbox in taken_over {
+        let answer = told(&broker, sandbox).await;
+        assert!(answer.starts_with("HTTP/1.1 40"), "{answer:?}");
+    }
+    serving.abort();
 }
 
 /// Neither a unit nor a program: every sandbox is told, those from before and new ones, until there
