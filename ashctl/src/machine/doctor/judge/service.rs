@@ -9,7 +9,11 @@ const KEYS: [&str; 2] = ["model.key", "model.key_file"];
 /// The key as a credential that is encrypted.
 const SEALED: &str = "/etc/credstore.encrypted/ash-model-key.sealed";
 
-/// What the broker says goes before what lies about, but a key that others can read is told first.
+/// The key as a credential that is not.
+const PLAIN: &str = "/etc/credstore/ash-model-key";
+
+/// What the broker says goes before what lies about, but a key that others have their hands on is told
+/// first.
 pub(super) fn key(readings: &Readings) -> Finding {
     let found = stored_key(readings);
     let key = &readings.key;
@@ -50,9 +54,11 @@ fn no_key(name: &'static str) -> Finding {
 fn stored_key(readings: &Readings) -> Finding {
     let name = "Model key";
     let key = &readings.key;
-    let files = [(SEALED, key.encrypted), ("/etc/credstore/ash-model-key", key.plain)];
-    if let Some((path, file)) = files.iter().find_map(|(path, file)| Some((path, (*file)?))) {
-        return credential(name, path, file);
+    if let Some(file) = key.encrypted {
+        return credential(name, SEALED, file);
+    }
+    if let Some(file) = key.plain {
+        return credential(name, PLAIN, file);
     }
     let given = match &readings.config {
         Config::Good(values) => KEYS.into_iter().find(|key| values.contains_key(*key)),
@@ -74,13 +80,18 @@ fn stored_key(readings: &Readings) -> Finding {
     }
 }
 
-/// A key that others can read is not used: it may be known already.
+/// A key that others can read may be known already. One that is encrypted says nothing to whoever
+/// reads it, and systemd-creds leaves it open to them; but nobody else may put another in its place.
 fn credential(name: &'static str, path: &str, file: KeyFile) -> Finding {
-    match file.uid == 0 && file.mode & 0o077 == 0 {
+    let (closed, what) = match path {
+        SEALED => (0o022, "can be changed by others"),
+        _ => (0o077, "is open to others"),
+    };
+    match file.uid == 0 && file.mode & closed == 0 {
         true => Finding::ok(name, path),
         false => Finding::missing(
             name,
-            format!("{path} is open to others (owner {}, mode {:04o})", file.uid, file.mode),
+            format!("{path} {what} (owner {}, mode {:04o})", file.uid, file.mode),
             format!("run `chown root:root {path} && chmod 600 {path}`; think of a new key"),
         ),
     }

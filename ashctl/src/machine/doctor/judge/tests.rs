@@ -88,7 +88,7 @@ fn what_is_needed_and_not_there_is_missing() {
         ("CLI runtime", |it| it.runtime.is_executable = None),
         ("CLI runtime", |it| it.runtime.is_executable = Some(false)),
         ("Model key", |it| it.key.encrypted = None),
-        ("Model key", |it| it.key.encrypted = Some(KeyFile { mode: 0o640, uid: 0 })),
+        ("Model key", |it| it.key.encrypted = Some(KeyFile { mode: 0o620, uid: 0 })),
         ("Model key", |it| it.key.encrypted = Some(KeyFile { mode: 0o600, uid: 7 })),
         ("Configuration", |it| it.config = Config::Bad("ashd.toml:3: is not TOML".into())),
     ];
@@ -164,7 +164,9 @@ fn the_broker_knows_best_whether_it_has_a_key() {
     };
     let absent: Spoil = |it| it.key.encrypted = None;
     let hidden: Spoil = |it| (it.key.encrypted, it.key.is_hidden) = (None, true);
-    let open: Spoil = |it| it.key.encrypted = Some(KeyFile { mode: 0o644, uid: 0 });
+    let open: Spoil = |it| {
+        (it.key.encrypted, it.key.plain) = (None, Some(KeyFile { mode: 0o644, uid: 0 }));
+    };
     assert_eq!([absent, hidden, |_| {}].map(|change| graded(true, change)), [None, None, None]);
     for (is_at_broker, change, word) in [
         (true, open, "open to others"),
@@ -176,6 +178,20 @@ fn the_broker_knows_best_whether_it_has_a_key() {
         let (name, grade, detail) = graded(is_at_broker, change).unwrap();
         assert_eq!((name, grade), ("Model key", Grade::Missing));
         assert!(detail.contains(word), "{detail}");
+    }
+}
+
+#[test]
+fn an_encrypted_key_may_be_read_by_others_and_not_changed() {
+    let found = |mode, uid| {
+        let found = without(|it| it.key.encrypted = Some(KeyFile { mode, uid }));
+        found.into_iter().next().map(|(_, grade, detail)| (grade, detail))
+    };
+    assert_eq!([found(0o600, 0), found(0o644, 0)], [None, None]);
+    for (mode, uid) in [(0o664, 0), (0o646, 0), (0o600, 1000)] {
+        let (grade, detail) = found(mode, uid).unwrap();
+        assert_eq!(grade, Grade::Missing);
+        assert!(detail.contains(".sealed can be changed by others"), "{detail}");
     }
 }
 
