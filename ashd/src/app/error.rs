@@ -55,6 +55,12 @@ pub enum AppError {
     /// The machine, the launcher or the broker.
     #[error(transparent)]
     Sandboxes(#[from] StartError),
+    /// The service that makes the sandboxes has ended, and is not started again.
+    #[error(
+        "ash-sandboxes.service has failed: `systemctl status ash-sandboxes` says why; mend that, and \
+         `systemctl start ashd` starts both"
+    )]
+    Holder,
     /// The object store.
     #[error("{0}; see snapshots.url")]
     Objects(#[from] ObjectsError),
@@ -71,7 +77,9 @@ impl AppError {
     /// service manager does not try again; 1 otherwise.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            AppError::Config(_) | AppError::State(_) | AppError::Objects(_) => ExitCode::from(78),
+            AppError::Config(_) | AppError::State(_) | AppError::Objects(_) | AppError::Holder => {
+                ExitCode::from(78)
+            }
             AppError::Store(StoreError::Newer { .. }) => ExitCode::from(78),
             AppError::Sandboxes(error) if is_lasting(error) => ExitCode::from(78),
             _ => ExitCode::FAILURE,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +30,9 @@ use crate::auth;
 use crate::bus;
 use crate::config::Config;
 use crate::http;
-use crate::sandbox::Sandboxes;
+use crate::sandbox::broker::Usage;
+use crate::sandbox::launcher::LauncherError;
+use crate::sandbox::{Sandboxes, Setup, StartError};
 use crate::session::Service;
 use crate::session::keys;
 use crate::session::service::Places;
@@ -41,6 +43,9 @@ use crate::telemetry::{self, Level, message};
 
 /// How long the edges may take to finish what they write when the daemon goes away.
 const DRAIN: Duration = Duration::from_secs(1);
+
+/// The service whose launcher makes the sandboxes.
+const HOLDER: &str = "ash-sandboxes.service";
 
 /// How long readiness waits for a bus that does not answer.
 const BUS_PATIENCE: Duration = Duration::from_secs(5);
@@ -86,7 +91,7 @@ impl Daemon {
         let operator = config.http.api_key.as_ref().map(|key| key.expose().to_owned());
         let keys = keys::bootstrap(store.as_ref(), operator.as_deref(), state.path()).await?;
         config.check_exposure(address.ip(), !store.keys().await?.is_empty())?;
-        let (sandboxes, usage) = Sandboxes::start(setup::sandboxes(&config, state.path())).await?;
+        let (sandboxes, usage) = sandboxes(setup::sandboxes(&config, state.path())).await?;
         for missing in sandboxes.missing() {
             tracing::warn!(message_id = message::LAYER_MISSING, "{missing}");
         }
@@ -218,6 +223,18 @@ fn farewell(fate: Fate) -> &'static str {
     match fate {
         Fate::End => "ending, with the sandboxes",
         Fate::Keep => "ending; the sandboxes go on and wait for the next ashd",
+    }
+}
+
+/// Finds what makes sandboxes. A service of ours that systemd does not start again is not waited for.
+async fn sandboxes(setup: Setup) -> Result<(Arc<Sandboxes>, mpsc::Receiver<Usage>), AppError> {
+    match Sandboxes::start(setup).await {
+        Err(StartError::Launcher(LauncherError::NoService(_)))
+            if systemd::has_given_up(HOLDER).await =>
+        {
+            Err(AppError::Holder)
+        }
+        started => Ok(started?),
     }
 }
 

@@ -1,7 +1,8 @@
-//! What systemd is about to do with this daemon.
+//! What systemd is about to do with this daemon, and with what it depends on.
 //!
 //! `systemctl stop` and `systemctl restart` send the same signal. Which of them it was says the job
-//! of our unit, and on that hangs what becomes of the sandboxes.
+//! of our unit, and on that hangs what becomes of the sandboxes. A service that is not there may come
+//! back or not, and on that hangs whether it is worth trying again.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -39,7 +40,7 @@ enum Answer {
 #[derive(Debug, thiserror::Error)]
 enum SystemdError {
     /// It cannot be asked.
-    #[error("systemd cannot be asked for the job of this service: {0}")]
+    #[error("systemd cannot be asked for what becomes of a service: {0}")]
     Bus(#[from] zbus::Error),
     /// It says nothing.
     #[error("systemd did not answer within {} s", PATIENCE.as_secs())]
@@ -97,6 +98,27 @@ async fn answer(address: Option<&str>, pid: u32) -> zbus::Result<Answer> {
     }
 }
 
+/// Whether systemd has given a service up: it has failed, and is not started again by itself. Without
+/// an answer it has not.
+pub(super) async fn has_given_up(service: &str) -> bool {
+    is_failed(None, service).await.unwrap_or_else(|error| {
+        tracing::debug!(%error, "it is not known what becomes of {service}");
+        false
+    })
+}
+
+async fn is_failed(address: Option<&str>, service: &str) -> Result<bool, SystemdError> {
+    let state = timeout(PATIENCE, active_state(address, service)).await;
+    Ok(state.map_err(|_| SystemdError::Silent)?? == "failed")
+}
+
+async fn active_state(address: Option<&str>, service: &str) -> zbus::Result<String> {
+    let bus = address.map_or_else(Builder::system, Builder::address)?.build().await?;
+    let unit = ManagerProxy::new(&bus).await?.get_unit(service).await?;
+    let unit = UnitProxy::builder(&bus).path(&unit)?;
+    unit.cache_properties(CacheProperties::No).build().await?.active_state().await
+}
+
 async fn job_type(bus: &Connection, job: &OwnedObjectPath) -> zbus::Result<String> {
     let job = JobProxy::builder(bus).path(job)?;
     job.cache_properties(CacheProperties::No).build().await?.job_type().await
@@ -111,6 +133,8 @@ async fn job_type(bus: &Connection, job: &OwnedObjectPath) -> zbus::Result<Strin
 trait Manager {
     #[zbus(name = "GetUnitByPID")]
     fn get_unit_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
+
+    fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
 }
 
 #[zbus::proxy(
@@ -121,6 +145,10 @@ trait Unit {
     /// Number and object of the job; 0 when there is none.
     #[zbus(property)]
     fn job(&self) -> zbus::Result<(u32, OwnedObjectPath)>;
+
+    /// `active`, `activating` (also between two starts), `failed` and so on.
+    #[zbus(property)]
+    fn active_state(&self) -> zbus::Result<String>;
 }
 
 #[zbus::proxy(

@@ -18,9 +18,16 @@ impl FakeManager {
             _ => Err(zbus::fdo::Error::Failed(format!("no unit has process {pid}"))),
         }
     }
+
+    async fn get_unit(&self, name: &str) -> zbus::fdo::Result<ObjectPath<'static>> {
+        match name {
+            "ash-sandboxes.service" => Ok(ObjectPath::from_static_str_unchecked(UNIT)),
+            _ => Err(zbus::fdo::Error::Failed(format!("{name} is not loaded"))),
+        }
+    }
 }
 
-struct FakeUnit(u32);
+struct FakeUnit(u32, &'static str);
 
 #[zbus::interface(name = "org.freedesktop.systemd1.Unit")]
 impl FakeUnit {
@@ -28,6 +35,11 @@ impl FakeUnit {
     async fn job(&self) -> (u32, OwnedObjectPath) {
         let path = if self.0 == 0 { "/" } else { JOB };
         (self.0, ObjectPath::from_static_str_unchecked(path).into())
+    }
+
+    #[zbus(property)]
+    async fn active_state(&self) -> String {
+        self.1.to_owned()
     }
 }
 
@@ -56,7 +68,7 @@ async fn systemd(bus: &TestBus, main: u32, job: Option<&'static str>) -> Connect
     let systemd = bus.connect().await;
     let objects = systemd.object_server();
     objects.at("/org/freedesktop/systemd1", FakeManager).await.unwrap();
-    objects.at(UNIT, FakeUnit(job.map_or(0, |_| 7))).await.unwrap();
+    objects.at(UNIT, FakeUnit(job.map_or(0, |_| 7), "active")).await.unwrap();
     objects.at(UNIT, FakeService(main)).await.unwrap();
     if let Some(job) = job {
         objects.at(JOB, FakeJob(job)).await.unwrap();
@@ -81,6 +93,21 @@ async fn only_a_stop_ends_the_sandboxes_of_a_service() {
         assert_eq!(answer, job.map_or(Answer::NoJob, |job| Answer::Job(job.to_owned())));
         assert_eq!(decide(Some(&answer)), fate, "{job:?}");
     }
+}
+
+#[tokio::test]
+async fn only_a_service_that_has_failed_is_given_up() {
+    let bus = TestBus::start();
+    let systemd = systemd(&bus, US, None).await;
+    let objects = systemd.object_server();
+    for state in ["active", "activating", "inactive", "failed"] {
+        objects.remove::<FakeUnit, _>(UNIT).await.unwrap();
+        objects.at(UNIT, FakeUnit(0, state)).await.unwrap();
+        let failed = is_failed(Some(&bus.address()), "ash-sandboxes.service").await.unwrap();
+        assert_eq!(failed, state == "failed", "{state}");
+    }
+    let unknown = is_failed(Some(&bus.address()), "other.service").await.unwrap_err();
+    assert!(unknown.to_string().starts_with("systemd cannot be asked"), "{unknown}");
 }
 
 #[tokio::test]

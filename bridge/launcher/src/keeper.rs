@@ -17,6 +17,7 @@ use rustix::process::{WaitOptions, waitpid};
 use sd_notify::NotifyState;
 
 use crate::options::Options;
+use crate::rights;
 use crate::server::{Server, ServerError, listen_at};
 
 /// The group of our own processes, beneath the service's: groups that hand out controllers hold
@@ -35,6 +36,16 @@ pub enum KeeperError {
          start this as a systemd service", .0.display()
     )]
     NoGroups(PathBuf),
+    /// Its unit keeps something back.
+    #[error(
+        "the launcher lacks {}, which it needs for sandboxes; a drop-in of ash-sandboxes.service takes \
+         it away, see `systemctl cat ash-sandboxes`: CapabilityBoundingSet= has to name it",
+        .0.join(", ")
+    )]
+    Rights(Vec<String>),
+    /// The kernel does not say what it allows.
+    #[error("the capabilities of this process cannot be read: {0}")]
+    Unknown(io::Error),
     /// Its control group is of no use.
     #[error(
         "{}: {error}; --service needs control groups version 2 and a systemd service with \
@@ -54,8 +65,12 @@ pub enum KeeperError {
 /// Keeps a server there for ever.
 ///
 /// # Errors
-/// When the control group or the socket cannot be used.
+/// When capabilities are missing, or the control group or the socket cannot be used.
 pub fn keep(options: &Options) -> Result<(), KeeperError> {
+    let missing = rights::missing().map_err(KeeperError::Unknown)?;
+    if !missing.is_empty() {
+        return Err(KeeperError::Rights(missing));
+    }
     let group = settle()?;
     let listener = listen_at(&options.socket)?;
     // Not being told costs systemd its patience, not the sandboxes.

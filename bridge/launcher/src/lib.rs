@@ -5,8 +5,8 @@
 //! an agent wrote.
 //!
 //! In reading order: [`options`]; [`validate`], what may be asked for; [`argv`], how bubblewrap is
-//! told; [`launch`], the steps of one launch; [`server`], the loop around it; [`keeper`], what keeps
-//! that one there when it is a service of its own.
+//! told; [`launch`], the steps of one launch; [`server`], the loop around it; [`rights`], what all that
+//! takes; [`keeper`], what keeps the loop there when it is a service of its own.
 
 use std::process::ExitCode;
 
@@ -21,6 +21,8 @@ pub mod argv;
 pub mod launch;
 
 pub mod server;
+
+pub mod rights;
 
 pub mod keeper;
 
@@ -61,8 +63,8 @@ pub fn run(args: impl Iterator<Item = String>) -> Result<(), LauncherError> {
 }
 
 /// What `main` makes of it: the sentence goes to standard error. 64 is for arguments that will be as
-/// wrong the next time (EX_USAGE of sysexits(3)), 78 for a machine that will be (EX_CONFIG), 1 for
-/// the rest.
+/// wrong the next time (EX_USAGE of sysexits(3)), 78 for a machine or a unit that will be (EX_CONFIG), 1
+/// for the rest.
 pub fn exit_code(outcome: &Result<(), LauncherError>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,7 +72,9 @@ pub fn exit_code(outcome: &Result<(), LauncherError>) -> ExitCode {
             complain(&error.to_string());
             match error {
                 LauncherError::Options(_) => ExitCode::from(64),
-                LauncherError::Keeper(KeeperError::NoGroups(_)) => ExitCode::from(78),
+                LauncherError::Keeper(KeeperError::NoGroups(_) | KeeperError::Rights(_)) => {
+                    ExitCode::from(78)
+                }
                 _ => ExitCode::FAILURE,
             }
         }
