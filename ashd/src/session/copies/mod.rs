@@ -128,6 +128,12 @@ impl Copies {
         self.packs.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
     }
 
+    /// Nothing is certain to be there any more: one that was away may come back without what it had.
+    fn forget_all(&self) {
+        self.packs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// A session was purged, as the store says.
     pub(super) fn purged(&self) {
         self.there.notify_one();
@@ -173,6 +179,7 @@ pub(super) async fn copy_for_ever(shared: Arc<Shared>) {
                         "the object store does not get what is saved; trying again until it does"
                     );
                 }
+                copies.forget_all();
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE.1);
             }
