@@ -41,6 +41,16 @@ struct Found {
     manifest: Manifest,
 }
 
+impl Found {
+    /// Session and point, as they become here.
+    fn rows(&self, tenant: &Tenant, slot: u32) -> Result<(Session, Point)> {
+        let wrong = |error: crate::objects::NotRecord| damage(error.to_string());
+        let session = self.manifest.session(tenant).map_err(wrong)?;
+        let point = self.manifest.point().map_err(wrong)?;
+        Ok((Session { slot: Some(slot), ..session }, point))
+    }
+}
+
 impl Service {
     /// Takes a session over from the machine that has it, through the object store: as it was at its
     /// newest point there, or at another one. Goes on when the caller is gone.
@@ -76,26 +86,40 @@ impl Service {
         let found = look(objects, tenant, id, point).await?;
         let _pin = self.pinned(tenant, id).await?;
         self.bring(objects, tenant, &found).await?;
-        let claimed = objects.claim(tenant, id, generation + 1).await;
+        let slot = shared.take_slot()?;
+        let _making = shared.making.begin(id, slot);
+        let made = self.take(objects, (tenant, found), (point, slot), generation + 1).await;
+        if made.is_err() {
+            self.unmake(id, slot).await;
+        }
+        made
+    }
+
+    /// Takes a session whose files are here. Its history comes first as well, into a row of one that
+    /// is being made: what a daemon leaves that is killed from here on is found by it.
+    async fn take(
+        &self,
+        objects: &Objects,
+        (tenant, found): (&Tenant, Found),
+        (point, slot): (Option<PointId>, u32),
+        generation: u32,
+    ) -> Result<Arc<SessionView>> {
+        let (store, id) = (&self.shared.store, SessionId(found.manifest.session_id()));
+        self.begin_import(objects, (tenant, &found), slot).await?;
+        let claimed = objects.claim(tenant, id, generation).await;
         if claimed.map_err(|error| failed(id, error))? == Claimed::Taken {
             return Err(Refusal::TakenElsewhere);
         }
         fault::point("import.claimed");
         // What was put there up to now counts; what is put there from now on does not.
         let last = look(objects, tenant, id, point).await?;
-        let found = if last.name == found.name {
-            found
-        } else {
+        if last.name != found.name {
             self.bring(objects, tenant, &last).await?;
-            last
-        };
-        let slot = shared.take_slot()?;
-        let _making = shared.making.begin(id, slot);
-        let made = self.make_import(objects, (tenant, &found), slot, generation + 1).await;
-        if made.is_err() {
-            self.unmake(id, slot).await;
+            store.purge_session(id).await?;
+            self.begin_import(objects, (tenant, &last), slot).await?;
         }
-        made
+        store.set_generation(id, generation).await?;
+        self.finish_import(tenant, &last, slot).await
     }
 
     /// A session that is here can be taken over only when it has ended because another machine did.
@@ -171,28 +195,24 @@ impl Service {
         Ok(())
     }
 
-    /// The row first, as one that is being made: what a daemon leaves that is killed from here on is
-    /// found by it.
-    async fn make_import(
+    /// Makes the row of a session that comes here, and writes its history down.
+    async fn begin_import(
         &self,
         objects: &Objects,
         (tenant, found): (&Tenant, &Found),
         slot: u32,
-        generation: u32,
-    ) -> Result<Arc<SessionView>> {
+    ) -> Result<()> {
         let store = &self.shared.store;
-        let wrong = |error: crate::objects::NotRecord| damage(error.to_string());
-        let point = found.manifest.point().map_err(wrong)?;
-        let session = found.manifest.session(tenant).map_err(wrong)?;
-        let session = Session { slot: Some(slot), ..session };
+        let (session, point) = found.rows(tenant, slot)?;
         let id = session.id;
-        store.create_session(session.clone(), vec![]).await?;
-        store.set_generation(id, generation).await?;
+        store.create_session(session, vec![]).await?;
         fault::point("import.begun");
         let mut last = 0;
         for part in &found.manifest.history {
-            let events = stretch(objects, (tenant, id), *part).await;
-            let mut events = events.map_err(|error| Refusal::from(Trouble(id, error)))?;
+            let mut events = match stretch(objects, (tenant, id), *part).await {
+                Ok(events) => events,
+                Err(error) => return Err(damaged(objects, tenant, id, found.name, error).await),
+            };
             events.retain(|event| event.seq > last && event.seq <= point.seq);
             last = events.last().map_or(last, |event| event.seq);
             store.commit(Commit::of(id, SessionChange::none(), events)).await?;
@@ -201,6 +221,19 @@ impl Service {
             return Err(damage("its history is not whole".to_owned()));
         }
         fault::point("import.history");
+        Ok(())
+    }
+
+    /// Makes a session of what was brought here.
+    async fn finish_import(
+        &self,
+        tenant: &Tenant,
+        found: &Found,
+        slot: u32,
+    ) -> Result<Arc<SessionView>> {
+        let store = &self.shared.store;
+        let (session, point) = found.rows(tenant, slot)?;
+        let id = session.id;
         store.adopt_points(vec![(point.clone(), found.manifest.undone.clone())]).await?;
         let events = beginning(&point, session.last_active_at, TAKEN_OVER, &imported(&point));
         let last_seq = point.seq + events.len() as u64;
@@ -213,6 +246,7 @@ impl Service {
             ash_tenant = %tenant, point = %point.id, "session imported from the object store"
         );
         self.shared.tell(Happened::SessionCreated(tenant.clone(), id));
+        self.shared.copies.wake(id);
         Ok(SessionView::of(&made))
     }
 

@@ -10,7 +10,7 @@ from typing import Callable
 
 from .ash import Ash
 from .image import cache
-from .machine import Broken, Machine
+from .machine import Broken, Machine, Panicked
 from .payload import payload
 from .skip import Skip
 
@@ -82,7 +82,7 @@ class Run:
         for each in journeys:
             begun = time.monotonic()
             try:
-                self.fresh(each) if each.fresh else self.together(each)
+                self.one(each)
                 told = f"PASS {each.name}"
             except Skip as skip:
                 told = f"SKIP {each.name}: {skip}"
@@ -92,6 +92,15 @@ class Run:
                 told = f"FAIL {each.name}"
             print(f"{told} ({time.monotonic() - begun:.0f} s)", flush=True)
         return good
+
+    def one(self, journey):
+        """A machine whose kernel gave up says nothing of ash: then it is another one's turn, once."""
+        run = self.fresh if journey.fresh else self.together
+        try:
+            run(journey)
+        except Panicked as panic:
+            print(f"AGAIN {journey.name}: {panic}", flush=True)
+            run(journey)
 
     def shell(self, talk):
         """A machine with ash on it, for somebody who wants to look."""
@@ -128,8 +137,8 @@ class Run:
         machine = Machine(SUITE, self.payload)
         try:
             return installed(machine)
-        except BaseException:
-            self.hopeless = True
+        except BaseException as error:
+            self.hopeless = not isinstance(error, Panicked)
             self.close(machine, "install")
             raise
 

@@ -27,6 +27,11 @@ class Broken(Exception):
     """The machine does not do what it was told."""
 
 
+class Panicked(Broken):
+    """The machine's kernel gave up. Where processors are emulated it does so now and then when it
+    changes its own code: one of them still runs what was there before."""
+
+
 @dataclass(frozen=True)
 class Done:
     """What came of a script."""
@@ -111,21 +116,26 @@ class Machine:
             for line in lines:
                 self.hear(json.loads(line))
         with self.changed:
-            self.lose("the machine is gone")
+            self.lose(Broken("the machine is gone"))
 
     def hear(self, words):
         with self.changed:
             if "boot" in words:
                 self.boots.append(words["boot"])
-                self.lose("the machine was started anew")
+                self.lose(self.why_anew())
             elif job := self.waiting.pop(words["id"], None):
                 job.set_result(Done(words["code"], words["out"], words["err"]))
             self.changed.notify_all()
 
+    def why_anew(self):
+        console = self.console.read_text(errors="replace") if self.console.exists() else ""
+        panics = [line for line in console.splitlines() if "Kernel panic" in line]
+        return Panicked(panics[-1]) if panics else Broken("the machine was started anew")
+
     def lose(self, why):
         """Nobody will answer what was asked before."""
         for job in self.waiting.values():
-            job.set_exception(Broken(why))
+            job.set_exception(why)
         self.waiting.clear()
 
     def await_boot(self, before):

@@ -107,7 +107,7 @@ impl Copies {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A session has a new point.
+    /// A session has a new point, or it is to be seen whether another machine has taken it.
     pub(super) fn wake(&self, session: SessionId) {
         if self.objects.is_some() {
             self.waiting().insert(session);

@@ -35,14 +35,17 @@ const STRETCH: u32 = 500;
 /// to be removed. Half of what [`sweep`](super::sweep) waits.
 const FRESH: Duration = Duration::from_secs(3 * 24 * 3600);
 
-/// Brings what is new of a session into the object store.
+/// Brings what is new of a session into the object store, if it is still this machine's.
 pub(super) async fn session(shared: &Arc<Shared>, objects: &Objects, id: SessionId) -> Done<()> {
     let Some(session) = shared.store.session(id).await? else { return Ok(()) };
     let points = shared.store.points_to_copy(id).await?;
-    if points.is_empty() {
+    if points.is_empty() && shared.store.generation(id).await?.is_none() {
         return Ok(());
     }
     let generation = own(shared, objects, &session).await?;
+    if points.is_empty() {
+        return Ok(());
+    }
     let Some(agent) = agent(shared, objects, &session).await? else {
         tracing::debug!(ash_session = %id, "not copied: its agent is deleted");
         return Ok(());

@@ -399,6 +399,9 @@ impl Driver {
                 ash_tenant = %tenant, %status, "session changed"
             );
             self.shared.tell(Happened::SessionChanged(self.session.tenant.clone(), id, status));
+            if status == Status::Active {
+                self.shared.copies.wake(id);
+            }
         }
         Ok(result?)
     }

@@ -1,0 +1,140 @@
+//! Copies in an S3 server: that goes away, fails, lies, and is full.
+
+mod server;
+mod troubled;
+
+use std::fs;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Result, ensure};
+use ash_journey::{Ash, Client as _, process};
+use serde_json::json;
+
+use self::server::{S3, options};
+use self::troubled::Troubled;
+use crate::moved::{checkpoint, copying, files, import};
+use crate::support::Talk;
+
+#[test]
+fn what_is_lost_here_comes_back_from_an_s3_server_that_was_away() -> Result<()> {
+    let name = "s3::what_is_lost_here_comes_back_from_an_s3_server_that_was_away";
+    let Some(mut server) = S3::start(name)? else { return Ok(()) };
+    let mut here = Talk::begin(options(server.port))?;
+    let make = "echo kept > kept; head -c 9000000 /dev/urandom > large; sha256sum large > sum";
+    here.ask(&here.bash(make))?;
+    checkpoint(&here.api, &here.session, "whole")?;
+
+    server.stop()?;
+    let path = format!("/api/sessions/{}/checkpoints", here.session);
+    here.api.exec(&here.session, "echo more > more")?;
+    here.api.call("POST", &path, Some(&json!({ "name": "while it is away" })))?.expect(201)?;
+    process::until("it is told that the store fails", || {
+        copying(&here.api).is_ok_and(|state| state["failing"] == true && state["waiting"] == 1)
+    })?;
+    ensure!(here.ask("[[say still here]]")? == "still here", "nothing waits for the store");
+    // It comes back without anything that it had, and gets everything again.
+    server.again()?;
+    process::until("the store has it", || {
+        copying(&here.api).is_ok_and(|state| state["failing"] == false && state["waiting"] == 0)
+    })?;
+    ensure!(here.api.turn_to(&here.session, "stop")? == "stopped");
+    checkpoint_is_copied(&here)?;
+
+    here.ash.kill9()?;
+    let data = here.ash.data_dir();
+    fs::remove_dir_all(data.join("sessions").join(&here.session))?;
+    for pack in files(&data.join("snapshots/store/default/packs"))? {
+        fs::remove_file(pack)?;
+    }
+    here.boot()?;
+    ensure!(here.api.turn_to(&here.session, "resume")? == "active");
+    let shown = here.api.exec(&here.session, "cat kept more; sha256sum -c sum")?;
+    ensure!(shown.stdout == "kept\nmore\nlarge: OK\n", "{}", shown.stdout);
+    here.ash.finish()
+}
+
+/// Whatever goes wrong with single requests, also behind what they do, the session gets there and
+/// comes from there whole.
+#[test]
+fn a_session_moves_through_a_server_that_fails() -> Result<()> {
+    let Some(server) = S3::start("s3::a_session_moves_through_a_server_that_fails")? else {
+        return Ok(());
+    };
+    let troubled = Troubled::start(server.port)?;
+    let here = Talk::begin(options(troubled.port))?;
+    let make = "echo kept > kept; head -c 9000000 /dev/urandom > large; sha256sum large > sum";
+    here.ask(&here.bash(make))?;
+    troubled.troubles.fails.store(true, Ordering::Relaxed);
+    checkpoint(&here.api, &here.session, "whole")?;
+    here.ask(&here.bash("echo more > more"))?;
+    checkpoint(&here.api, &here.session, "more")?;
+    let there = Ash::start(options(troubled.port))?;
+    let api = there.api();
+    let body = json!({ "sessionId": here.session });
+    process::until("it is imported", || {
+        let answer = api.call("POST", "/api/sessions/import", Some(&body));
+        // Whoever is told to try again does.
+        answer.is_ok_and(|answer| answer.status == 201 || answer.expect(503).is_err())
+    })?;
+    ensure!(api.turn_to(&here.session, "resume")? == "active");
+    let shown = api.exec(&here.session, "cat kept more; sha256sum -c sum")?;
+    ensure!(shown.stdout == "kept\nmore\nlarge: OK\n", "{}", shown.stdout);
+    ensure!(troubled.troubles.failed.load(Ordering::Relaxed) >= 4, "hardly anything went wrong");
+    there.finish()?;
+    here.ash.finish()
+}
+
+/// What comes with a flipped bit is not taken, and costs nothing but the attempt.
+#[test]
+fn a_server_that_lies_is_not_believed() -> Result<()> {
+    let Some(server) = S3::start("s3::a_server_that_lies_is_not_believed")? else {
+        return Ok(());
+    };
+    let troubled = Troubled::start(server.port)?;
+    let here = Talk::begin(options(server.port))?;
+    here.ask(&here.bash("echo kept > kept"))?;
+    checkpoint(&here.api, &here.session, "it")?;
+    let there = Ash::start(options(troubled.port))?;
+    for what in ["points", "packs", "events"] {
+        troubled.troubles.lie_about(what);
+        let refused = import(&there.api(), &here.session, 500)?;
+        let text = refused["error"].as_str().unwrap_or_default();
+        ensure!(text.contains("damaged"), "{what}: {text}");
+    }
+    ensure!(here.api.session(&here.session)?["status"] == "active", "nothing was taken");
+    troubled.troubles.lie_about("");
+    import(&there.api(), &here.session, 201)?;
+    ensure!(there.api().turn_to(&here.session, "resume")? == "active");
+    ensure!(there.api().exec(&here.session, "cat kept")?.stdout == "kept\n");
+    there.finish()?;
+    here.ash.finish()
+}
+
+/// Turns go on while the store takes nothing any more; it is told, and heals by itself.
+#[test]
+fn a_server_that_is_full_holds_up_nobody() -> Result<()> {
+    let Some(server) = S3::start("s3::a_server_that_is_full_holds_up_nobody")? else {
+        return Ok(());
+    };
+    let troubled = Troubled::start(server.port)?;
+    let here = Talk::begin(options(troubled.port))?;
+    troubled.troubles.full.store(true, Ordering::Relaxed);
+    here.ask(&here.bash("echo kept > kept"))?;
+    process::until("it is told that the store fails", || {
+        copying(&here.api).is_ok_and(|state| state["failing"] == true && state["waiting"] == 1)
+    })?;
+    ensure!(here.ask("[[say still here]]")? == "still here", "nothing waits for the store");
+    let status = here.ash.ctl().json(&["status"])?;
+    ensure!(status["copiesFailing"] == true, "{status}");
+    troubled.troubles.full.store(false, Ordering::Relaxed);
+    process::until("the store has it", || {
+        copying(&here.api).is_ok_and(|state| state["failing"] == false && state["waiting"] == 0)
+    })?;
+    here.ash.finish()
+}
+
+fn checkpoint_is_copied(here: &Talk) -> Result<()> {
+    process::until("what was saved last is copied", || {
+        copying(&here.api).is_ok_and(|state| state["waiting"] == 0 && state["failing"] == false)
+    })
+}
