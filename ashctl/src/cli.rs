@@ -104,6 +104,16 @@ pub(crate) enum Command {
     /// Look after what is kept of sessions' files
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Save everything into a directory, while ashd runs
+    ///
+    /// Conversations, workspaces, agents, attachments and API keys of all tenants, each session as it
+    /// is at one moment. What an earlier backup has brought into the directory is not written again,
+    /// and stays until this one is whole. The directory is made if there is none; it belongs to root
+    /// and is closed to others. The configuration and the key of the model API are not in it.
+    Backup {
+        /// The directory
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

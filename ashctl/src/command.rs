@@ -1,6 +1,7 @@
 //! The commands.
 
 mod agent;
+mod backup;
 mod chat;
 mod checkpoint;
 mod config_file;
@@ -78,6 +79,7 @@ pub(crate) async fn run(command: Command, common: &Common) -> Result<u8, Failure
         }
         Command::Key(command) => key::run(&mut connect().await?, command).await?,
         Command::Fsck { deep } => return fsck::run(&mut connect().await?, deep).await,
+        Command::Backup { directory } => backup::run(&mut connect().await?, &directory).await?,
         Command::Snapshot(command) => return fsck::snapshot(&mut connect().await?, command).await,
     }
     Ok(0)

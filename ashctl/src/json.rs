@@ -1,8 +1,8 @@
 //! What `--json` prints.
 
 use ash_dbus::value::{
-    AgentInfo, CheckpointInfo, CollectionInfo, DifferenceInfo, Health, KeyInfo, LoadInfo, LogLine,
-    Message, SessionInfo, Usage,
+    AgentInfo, BackupInfo, CheckpointInfo, CollectionInfo, DifferenceInfo, Health, KeyInfo,
+    LoadInfo, LogLine, Message, SessionInfo, Usage,
 };
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -100,6 +100,18 @@ pub(crate) fn collection(one: &CollectionInfo) -> Value {
         "needed": one.needed,
         "damaged": one.damaged,
         "held": one.held,
+    })
+}
+
+pub(crate) fn backup(made: &BackupInfo) -> Value {
+    json!({
+        "id": made.id,
+        "createdAt": made.created_at,
+        "sessions": made.sessions,
+        "files": made.files,
+        "bytes": made.bytes,
+        "written": made.written,
+        "leftOut": made.left_out,
     })
 }
 

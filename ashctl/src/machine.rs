@@ -46,6 +46,9 @@ pub(crate) async fn run(command: Machine, common: &Common) -> Result<u8, Failure
         Machine::Stop => return Err(become_systemctl("stop").await),
         Machine::Restart => return Err(become_systemctl("restart").await),
         Machine::Config(look) => return Err(program::become_ashd(&look, as_json).await),
+        Machine::Restore { directory, check } => {
+            return Err(program::become_restore(&directory, check, as_json).await);
+        }
         Machine::Logs(options) => return Err(journal::become_it(&options, as_json)),
         Machine::Setup(options) => setup::run(&mut page, &options, bus).await?,
         Machine::Runtime(command) => installed::run(&mut page, command).await?,

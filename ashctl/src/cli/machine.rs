@@ -29,6 +29,17 @@ pub(crate) enum Machine {
     Stop,
     /// Restart ashd, through systemctl: sandboxes and running turns go on
     Restart,
+    /// Put a backup into the data directory, which must be empty, while ashd is stopped
+    ///
+    /// All of the backup is read and checked before anything is written; a restore that fails leaves
+    /// the data directory empty. A backup of an older ash is brought up to date when ashd starts.
+    Restore {
+        /// The directory that `backup` was given
+        directory: PathBuf,
+        /// Only read the backup and say whether it is whole
+        #[arg(long)]
+        check: bool,
+    },
     /// Print the journal of ash's services, or what it has of one session
     ///
     /// For members of group `systemd-journal` and root. `session logs` prints what a sandbox

@@ -1,7 +1,7 @@
 //! The other programs: where they are, and `ashd`, which knows its configuration, as we do not.
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cli::Config;
@@ -40,6 +40,27 @@ pub(super) async fn unit_environment() -> Result<Vec<(String, String)>, Failure>
 
 /// Becomes `ashd config`. Returns only when that fails.
 pub(super) async fn become_ashd(look: &Config, as_json: bool) -> Failure {
+    become_one(|command| {
+        command.arg("config");
+        match look {
+            Config::Show => command.arg("show").args(as_json.then_some("--json")),
+            Config::Check { file } => command.arg("check").args(file),
+        };
+    })
+    .await
+}
+
+/// Becomes `ashd restore`. Returns only when that fails.
+pub(super) async fn become_restore(directory: &Path, check: bool, as_json: bool) -> Failure {
+    become_one(|command| {
+        command.arg("restore").args(check.then_some("--check")).args(as_json.then_some("--json"));
+        command.arg("--").arg(directory);
+    })
+    .await
+}
+
+/// Becomes the daemon's program, with the variables of its unit. Returns only when that fails.
+async fn become_one(told: impl FnOnce(&mut Command)) -> Failure {
     let Some(ashd) = ashd() else {
         return Failure::Failed(
             "there is no ashd on this machine, which alone knows its configuration; install the \
@@ -52,11 +73,7 @@ pub(super) async fn become_ashd(look: &Config, as_json: bool) -> Failure {
         Err(failure) => return failure,
     };
     let mut command = Command::new(&ashd);
-    command.arg("config").envs(variables);
-    match look {
-        Config::Show => command.arg("show").args(as_json.then_some("--json")),
-        Config::Check { file } => command.arg("check").args(file),
-    };
+    told(command.envs(variables));
     let error = command.exec();
     Failure::Failed(format!("{} cannot be run: {error}", ashd.display()))
 }

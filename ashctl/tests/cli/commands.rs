@@ -144,6 +144,27 @@ async fn a_folder_is_deployed_with_its_config() {
 }
 
 #[tokio::test]
+async fn a_directory_is_handed_over_for_a_backup() {
+    let bus = Bus::start();
+    let _daemon = serve(&bus).await;
+    let dir = bus.dir.path().join("backup");
+    let path = dir.to_str().unwrap();
+    let said = printed(&bus, &["backup", path]).await;
+    let wanted = "Saved 4 sessions as of then: 12 files with 3.00 MiB, of which 1.00 MiB are new\n\
+                  1 sessions that were being made are not in it\n";
+    assert_eq!(said, wanted);
+    let made = printed(&bus, &["backup", path, "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&made).unwrap()["leftOut"], 1);
+    std::os::unix::fs::symlink("/", bus.dir.path().join("open")).unwrap();
+    let refused = bus.run(&["backup", bus.dir.path().join("open").to_str().unwrap()]).await;
+    assert_eq!((refused.code, &*refused.err), (5, "ashctl: open to others\n"));
+    let refused = bus.run(&["backup", "/dev/null"]).await;
+    assert_eq!((refused.code, refused.err.contains("/dev/null cannot be used")), (2, true));
+    let refused = bus.run(&["backup", bus.dir.path().join("not/there").to_str().unwrap()]).await;
+    assert_eq!(refused.code, 2, "{}", refused.err);
+}
+
+#[tokio::test]
 async fn settings_travel_as_json() {
     let bus = Bus::start();
     let (daemon, _connection) = serve(&bus).await;

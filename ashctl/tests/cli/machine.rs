@@ -228,6 +228,11 @@ async fn the_configuration_is_looked_at_with_the_environment_of_the_unit() {
     assert!(missing.err.contains("gone.env is missing"), "{}", missing.err);
     let unseen = look(busctl(&json!([[prefix.join("*.env"), false], [prefix, false]]))).await;
     assert_eq!((unseen.out, unseen.err.lines().count()), (with.out, 2), "{}", unseen.err);
+    let mut restore = Command::new(&ashctl);
+    restore.env_clear().env("PATH", busctl(&json!([]))).env("ASH_A", "ours");
+    restore.args(["restore", "--check", "--json", "/srv/backup"]);
+    let wanted = "restore --check --json -- /srv/backup <true> <ours> <a \"b\" =c> <>\n";
+    assert_eq!(ended(restore).await.out, wanted);
     let without = look("/nonexistent".into()).await;
     assert_eq!(without.out, "config check <> <ours> <> <>\n", "{}", without.err);
 }

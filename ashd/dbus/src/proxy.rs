@@ -9,8 +9,8 @@ use zbus::zvariant::{Fd, OwnedFd, OwnedObjectPath};
 
 use crate::error::Result;
 use crate::value::{
-    AgentInfo, CheckpointInfo, CollectionInfo, DeployOptions, DifferenceInfo, Event, FollowOptions,
-    Health, KeyInfo, LoadInfo, LogLine, Message, SessionFilter, SessionInfo, Usage,
+    AgentInfo, BackupInfo, CheckpointInfo, CollectionInfo, DeployOptions, DifferenceInfo, Event,
+    FollowOptions, Health, KeyInfo, LoadInfo, LogLine, Message, SessionFilter, SessionInfo, Usage,
 };
 
 /// The daemon.
@@ -80,6 +80,10 @@ pub trait Manager {
     /// Removes what no checkpoint needs, of all tenants; with `preview` only says what would be
     /// removed.
     fn collect_snapshots(&self, preview: bool) -> Result<Vec<CollectionInfo>>;
+
+    /// Brings everything into a directory that belongs to root and is closed to others. What an
+    /// earlier backup has brought there is not written again; it stays until this one is whole.
+    fn backup(&self, directory: Fd<'_>) -> Result<BackupInfo>;
 
     /// Version of the daemon.
     #[zbus(property(emits_changed_signal = "const"))]

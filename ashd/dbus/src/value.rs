@@ -258,6 +258,26 @@ pub struct CollectionInfo {
     pub held: u64,
 }
 
+/// A backup that was made.
+#[derive(Clone, Debug, Default, DeserializeDict, PartialEq, SerializeDict, Type)]
+#[zvariant(signature = "dict", rename_all = "camelCase")]
+pub struct BackupInfo {
+    /// A UUID.
+    pub id: String,
+    /// The moment that it is of.
+    pub created_at: String,
+    /// Sessions in it, ended ones among them.
+    pub sessions: u64,
+    /// Files in it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that were not there from an earlier backup.
+    pub written: u64,
+    /// Sessions that are not in it, because they were being made.
+    pub left_out: u64,
+}
+
 /// A message: event number, `user` or `assistant`, JSON, time.
 pub type Message = (u64, String, String, String);
 

@@ -107,7 +107,8 @@ async fn proxies_and_interfaces_agree() {
         deploy("", Fd::from(&file), DeployOptions::default())
         list_agents() get_agent("") list_sessions(SessionFilter::default()) get_session("")
         create_session("", "") import_session("", "") top() create_key("", "") list_keys() revoke_key("")
-        fsck(true) check_snapshots() collect_snapshots(true) version() status()
+        fsck(true) check_snapshots() collect_snapshots(true)
+        backup(Fd::from(&file)) version() status()
     );
     call!(agent:
         delete() configure("") get_config() set_env(&HashMap::new())

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 /// Deploys AI agents as production APIs; every session runs in a sandbox of its own.
 ///
@@ -24,6 +24,24 @@ pub enum Task {
     /// Look at the configuration, without running
     #[command(subcommand)]
     Config(Look),
+    /// Put a backup into the data directory, which must be empty; no daemon may run on it
+    ///
+    /// All of the backup is read and checked before anything is written. One that was made by an
+    /// older ashd is brought up to date at the next start.
+    Restore(Restore),
+}
+
+/// What to restore.
+#[derive(Args)]
+pub struct Restore {
+    /// Directory of the backup, as `ashctl backup` was given it
+    pub directory: PathBuf,
+    /// Only read the backup and say whether it is whole
+    #[arg(long)]
+    pub check: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How to look at the configuration.

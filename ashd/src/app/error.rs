@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use crate::backup::BackupError;
 use crate::config::ConfigError;
 use crate::objects::ObjectsError;
 use crate::sandbox::StartError;
@@ -61,6 +62,15 @@ pub enum AppError {
          `systemctl start ashd` starts both"
     )]
     Holder,
+    /// A backup.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// A restore was interrupted.
+    #[error(
+        "restoring a backup into the data directory was interrupted; run `ashctl restore DIRECTORY` \
+         again"
+    )]
+    Restoring,
     /// The object store.
     #[error("{0}; see snapshots.url")]
     Objects(#[from] ObjectsError),
@@ -77,9 +87,11 @@ impl AppError {
     /// service manager does not try again; 1 otherwise.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            AppError::Config(_) | AppError::State(_) | AppError::Objects(_) | AppError::Holder => {
-                ExitCode::from(78)
-            }
+            AppError::Config(_)
+            | AppError::State(_)
+            | AppError::Restoring
+            | AppError::Objects(_)
+            | AppError::Holder => ExitCode::from(78),
             AppError::Store(StoreError::Newer { .. }) => ExitCode::from(78),
             AppError::Sandboxes(error) if is_lasting(error) => ExitCode::from(78),
             _ => ExitCode::FAILURE,

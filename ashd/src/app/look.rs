@@ -1,17 +1,23 @@
-//! `ashd config`: the configuration, without running.
+//! What is done instead of running: looking at the configuration, and restoring a backup.
 
 use std::path::Path;
 
 use super::AppError;
-use super::arguments::{Look, Task};
+use super::arguments::{Look, Restore, Task};
+use crate::backup;
 use crate::config::{Config, Explained, Origin};
+use crate::store::lock::StateDir;
+use crate::store::sqlite::Sqlite;
 
 /// Does a task that is not to run; returns what to print. `file` is what the command line names.
 ///
 /// # Errors
-/// Everything that is wrong with the configuration.
+/// Everything that is wrong with the configuration, or what keeps a backup from being restored.
 pub fn look(task: &Task, file: Option<&Path>) -> Result<String, AppError> {
-    let Task::Config(look) = task;
+    let look = match task {
+        Task::Config(look) => look,
+        Task::Restore(restore) => return restored(restore, file),
+    };
     match look {
         Look::Show { json } => {
             let explained = Config::explain(file, std::env::vars_os())?;
@@ -22,6 +28,31 @@ pub fn look(task: &Task, file: Option<&Path>) -> Result<String, AppError> {
             Ok("the configuration can be used\n".into())
         }
     }
+}
+
+/// Restores a backup, or only looks at it.
+fn restored(task: &Restore, file: Option<&Path>) -> Result<String, AppError> {
+    let (dir, schema) = (&task.directory, Sqlite::SCHEMA);
+    let (done, found) = match task.check {
+        true => ("is whole", backup::check(dir, schema)?),
+        false => {
+            let config = Config::load(file, std::env::vars_os())?;
+            let state = StateDir::acquire(&config.state.data_dir)?;
+            ("is restored", backup::restore(dir, state.path(), schema)?)
+        }
+    };
+    let backup::Restored { at, version, sessions, files, bytes } = found;
+    if task.json {
+        let document = serde_json::json!({
+            "createdAt": at, "version": version, "sessions": sessions, "files": files,
+            "bytes": bytes, "restored": !task.check,
+        });
+        return Ok(format!("{document}\n"));
+    }
+    Ok(format!(
+        "the backup of {at} by ashd {version} {done}: {sessions} sessions, {files} files, {bytes} \
+         bytes\n"
+    ))
 }
 
 fn document(explained: &[Explained]) -> String {

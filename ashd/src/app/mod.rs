@@ -27,6 +27,7 @@ pub use self::manager::report;
 use self::signals::{Signal, Signals};
 use self::systemd::Fate;
 use crate::auth;
+use crate::backup::RESTORING;
 use crate::bus;
 use crate::config::Config;
 use crate::http;
@@ -86,6 +87,9 @@ impl Daemon {
     async fn start(config: Config, level: Level) -> Result<Daemon, AppError> {
         let (listener, address) = bind(&config).await?;
         let state = StateDir::acquire(&config.state.data_dir)?;
+        if state.path().join(RESTORING).exists() {
+            return Err(AppError::Restoring);
+        }
         let store: Arc<dyn Store> =
             Arc::new(Sqlite::open(&state.path().join("ash.db"), sqlite::Options::default())?);
         let operator = config.http.api_key.as_ref().map(|key| key.expose().to_owned());

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use ash_dbus::Error;
 use ash_dbus::value::{
-    AgentInfo, CollectionInfo, DeployOptions, DifferenceInfo, Health, KeyInfo, LoadInfo,
-    SessionFilter, SessionInfo,
+    AgentInfo, BackupInfo, CollectionInfo, DeployOptions, DifferenceInfo, Health, KeyInfo,
+    LoadInfo, SessionFilter, SessionInfo,
 };
 use zbus::Connection;
 use zbus::object_server::SignalEmitter;
@@ -166,6 +166,12 @@ impl Manager {
     async fn collect_snapshots(&self, preview: bool) -> Result<Vec<CollectionInfo>, Error> {
         let collected = self.desk.service.collect(preview).await.map_err(words::refused)?;
         Ok(collected.iter().map(words::collection).collect())
+    }
+
+    #[zbus(out_args("backup"))]
+    async fn backup(&self, directory: OwnedFd) -> Result<BackupInfo, Error> {
+        let made = self.desk.service.back_up(directory.into()).await.map_err(words::refused)?;
+        Ok(words::backup(&made))
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

@@ -2,12 +2,13 @@
 
 use ash_dbus::Error;
 use ash_dbus::value::{
-    AgentInfo, CheckpointInfo, CollectionInfo, DifferenceInfo, Event, Health, KeyInfo, LogLine,
-    Message, SessionInfo, Usage,
+    AgentInfo, BackupInfo, CheckpointInfo, CollectionInfo, DifferenceInfo, Event, Health, KeyInfo,
+    LogLine, Message, SessionInfo, Usage,
 };
 
 use crate::domain::{Agent, NewEvent, Point, Session, Unfit};
 use crate::session::api::{self, Refusal};
+use crate::session::backup::BackedUp;
 use crate::session::keys::Key;
 use crate::session::{self, Collection, Difference, Kept, Service};
 
@@ -58,6 +59,7 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         | Refusal::ObjectStore
         | Refusal::NothingKept
         | Refusal::Damaged { .. }
+        | Refusal::Backup(_)
         | Refusal::Internal(_) => Error::Failed(text),
     }
 }
@@ -131,6 +133,18 @@ pub(super) fn session(session: &Session) -> SessionInfo {
         last_seq: session.last_seq,
         created_at: session.created_at.to_string(),
         last_active_at: session.last_active_at.to_string(),
+    }
+}
+
+pub(super) fn backup(made: &BackedUp) -> BackupInfo {
+    BackupInfo {
+        id: made.id.to_string(),
+        created_at: made.at.to_string(),
+        sessions: made.sessions,
+        files: made.files,
+        bytes: made.bytes,
+        written: made.written,
+        left_out: made.left_out,
     }
 }
 

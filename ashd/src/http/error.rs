@@ -139,6 +139,7 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         Refusal::Sandbox(_)
         | Refusal::NothingKept
         | Refusal::Damaged { .. }
+        | Refusal::Backup(_)
         | Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -352,6 +352,9 @@ pub enum Refusal {
         /// Seconds after which to try again.
         retry_after_s: u32,
     },
+    /// A backup was not made.
+    #[error("{0}")]
+    Backup(String),
     /// The daemon is going away.
     #[error("The server is shutting down")]
     ShuttingDown,

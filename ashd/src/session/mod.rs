@@ -4,6 +4,7 @@ pub mod api;
 pub mod service;
 
 pub mod attachments;
+pub mod backup;
 pub mod bundle;
 pub mod exec;
 pub mod files;

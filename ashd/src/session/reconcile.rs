@@ -44,6 +44,7 @@ pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<
         tracing::error!("{difference}; {}", difference.advice());
     }
     shared.mend_attachments().await?;
+    shared.mend_backups().await?;
     fault::point("reconcile.removed");
     Ok(())
 }

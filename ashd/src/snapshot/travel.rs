@@ -51,6 +51,14 @@ impl Vault {
         })
     }
 
+    /// Every pack that has its name, and its size. They stay while the vault is pinned.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn all_packs(&self) -> Result<Vec<(Uuid, u64)>, SnapshotError> {
+        super::index::on_disk(&self.packs())
+    }
+
     /// A pack, to be read.
     ///
     /// # Errors

@@ -6,6 +6,8 @@
 pub mod lock;
 pub mod sqlite;
 
+use std::path::Path;
+
 use async_trait::async_trait;
 
 use crate::domain::{
@@ -229,6 +231,8 @@ pub trait Store: Send + Sync {
     async fn add_attachment(&self, attachment: Attachment, most: u32) -> Result<bool>;
     /// Every attachment of a session, oldest first.
     async fn attachments(&self, id: SessionId) -> Result<Vec<Attachment>>;
+    /// Every attachment of every session.
+    async fn all_attachments(&self) -> Result<Vec<Attachment>>;
     /// One attachment, whoever owns it.
     async fn attachment(&self, id: AttachmentId) -> Result<Option<Attachment>>;
     /// Removes an attachment; false if there was none.
@@ -278,6 +282,8 @@ pub trait Store: Send + Sync {
     /// Empties the write-ahead log, in which rows that were removed are still to be read; false when
     /// somebody who reads is in the way. Nobody who writes waits for long.
     async fn scrub(&self) -> Result<bool>;
+    /// Copies the database, as it is at one moment, into a file that must not be there yet.
+    async fn copy_to(&self, file: &Path) -> Result<()>;
     /// Reads all of the database; what is wrong with it, if anything is.
     async fn check(&self) -> Result<Option<String>>;
 

@@ -14,11 +14,16 @@ pub struct Layer {
 pub const LAYERS: &[Layer] = &[
     Layer {
         module: "app",
-        sees: &["http", "bus", "session", "sandbox", "snapshot", "objects", "store", "tree"],
+        sees: &[
+            "http", "bus", "session", "sandbox", "snapshot", "objects", "backup", "store", "tree",
+        ],
     },
     Layer { module: "http", sees: &["session"] },
     Layer { module: "bus", sees: &["session"] },
-    Layer { module: "session", sees: &["sandbox", "snapshot", "objects", "store", "tree"] },
+    Layer {
+        module: "session",
+        sees: &["sandbox", "snapshot", "objects", "backup", "store", "tree"],
+    },
     Layer { module: "sandbox", sees: &["tree"] },
     Layer { module: "sandbox::launcher", sees: &["sandbox::children"] },
     Layer {
@@ -35,6 +40,7 @@ pub const LAYERS: &[Layer] = &[
     Layer { module: "sandbox::lease", sees: &[] },
     Layer { module: "snapshot", sees: &["tree"] },
     Layer { module: "objects", sees: &[] },
+    Layer { module: "backup", sees: &["tree"] },
     Layer { module: "store", sees: &[] },
     Layer { module: "tree", sees: &[] },
     Layer { module: "auth", sees: &[] },

@@ -12,8 +12,9 @@ DOCUMENT = Path(__file__).resolve().parents[3] / "docs/operating.md"
 EXAMPLES = [
     "apt install ./ashd_*.deb",
     "install -d -m 0700 /etc/credstore.encrypted",
+    "ashctl backup /var/backups/ash",
+    "ashctl restore --check /var/backups/ash",
     "systemctl stop ashd",
-    "sqlite3 /var/lib/ash/ash.db",
     "rm -rf --one-file-system /var/lib/ash",
 ]
 
@@ -35,7 +36,7 @@ def examples():
 @journey(fresh=True)
 def the_operating_manual_is_followed(machine):
     """From the package to its removal, with a backup of each kind that is restored."""
-    install, key, offline, online, remove = examples().values()
+    install, key, backup, restoring, offline, remove = examples().values()
     ash = Ash(machine)
     machine.do("mkdir /root/here; cp /payload/packages/ashd.deb /root/here/ashd_1_amd64.deb")
     follow_install(ash, install)
@@ -44,11 +45,15 @@ def the_operating_manual_is_followed(machine):
     id = ash.create()
     assert ash.ask(id, "[[say before]]") == "before"
     ash.exec(id, "echo kept > file")
-    for backup, apart in [(offline, False), (online, True)]:
-        machine.do(f"cd /root/here; set -e\n{backup}", limit=600)
-        ash.await_up()
-        restore(ash, apart)
-        check_restored(ash, id)
+    machine.do(f"mkdir -p /var/backups; set -e\n{backup}", limit=600)
+    ash.exec(id, "echo later > file")
+    machine.do(f"set -e\n{restoring}", limit=600)
+    ash.await_up()
+    check_restored(ash, id)
+    machine.do(f"cd /root/here; set -e\n{offline}", limit=600)
+    ash.await_up()
+    restore(ash)
+    check_restored(ash, id)
     machine.do(ash.apt("remove ashd"), limit=600)
     machine.do(f"set -e\n{remove}", limit=300)
     left = machine.do("ls -d /var/lib/ash /etc/ash /usr/lib/ash /etc/credstore*/ash* || :")
@@ -71,14 +76,12 @@ def follow_install(ash, block):
     ash.key = machine.do("cat /var/lib/ash/initial-api-key").strip()
 
 
-def restore(ash, apart):
-    """As the document says in words."""
+def restore(ash):
+    """What tar has packed, as the document says in words."""
     machine = ash.machine
     machine.do("systemctl stop ashd", limit=300)
     machine.do("rm -rf --one-file-system /var/lib/ash /etc/ash")
     machine.do("tar --numeric-owner --acls --xattrs -xpf /root/here/ash.tar -C /", limit=300)
-    if apart:
-        machine.do("cp /var/backups/ash.db /var/lib/ash/ash.db")
     machine.do("systemctl start ashd", limit=300)
     ash.await_up()
 

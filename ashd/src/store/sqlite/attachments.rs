@@ -39,6 +39,10 @@ pub(super) fn of_session(conn: &Connection, id: SessionId) -> Result<Vec<Attachm
     Ok(conn.prepare_cached(&sql)?.query_map([id], read)?.collect::<rusqlite::Result<_>>()?)
 }
 
+pub(super) fn all(conn: &Connection) -> Result<Vec<Attachment>> {
+    Ok(conn.prepare_cached(SELECT)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
+}
+
 pub(super) fn find(conn: &Connection, id: AttachmentId) -> Result<Option<Attachment>> {
     let sql = format!("{SELECT} WHERE attachments.id = ?");
     Ok(conn.prepare_cached(&sql)?.query_row([id], read).optional()?)

@@ -64,6 +64,9 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
+    /// The newest schema that this program knows.
+    pub const SCHEMA: u32 = schema::KNOWN;
+
     /// Opens the database, makes it if there is none (mode 0600), and brings its schema up to date.
     ///
     /// # Errors
@@ -199,6 +202,10 @@ impl Store for Sqlite {
         self.readers.read(move |conn| attachments::of_session(conn, id)).await
     }
 
+    async fn all_attachments(&self) -> Result<Vec<Attachment>> {
+        self.readers.read(attachments::all).await
+    }
+
     async fn attachment(&self, id: AttachmentId) -> Result<Option<Attachment>> {
         self.readers.read(move |conn| attachments::find(conn, id)).await
     }
@@ -276,6 +283,11 @@ impl Store for Sqlite {
         let path = self.path.clone();
         let scrubbed = tokio::task::spawn_blocking(move || open::scrub(&path)).await;
         scrubbed.unwrap_or_else(|error| Err(StoreError::Database(error.to_string())))
+    }
+
+    async fn copy_to(&self, file: &Path) -> Result<()> {
+        let file = file.to_owned();
+        self.readers.read(move |conn| open::copy(conn, &file)).await
     }
 
     async fn check(&self) -> Result<Option<String>> {

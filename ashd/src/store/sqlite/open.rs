@@ -7,6 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::backup::Backup;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::store::{Result, StoreError};
@@ -72,6 +73,23 @@ pub(super) fn scrub(path: &Path) -> Result<bool> {
     conn.busy_timeout(SCRUB)?;
     let busy = |row: &rusqlite::Row<'_>| row.get::<_, bool>(0);
     Ok(!conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], busy)?)
+}
+
+/// Copies the database into a file that must not be there yet. All of it is of one moment: that at
+/// which the copying begins, whatever is written meanwhile.
+pub(super) fn copy(conn: &Connection, file: &Path) -> Result<()> {
+    let failed = |e: io::Error| match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
+        _ => StoreError::Database(e.to_string()),
+    };
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
+    let made = made.map_err(failed)?;
+    let mut copy = Connection::open(file)?;
+    // Flushed once, at the end.
+    copy.pragma_update(None, "synchronous", "OFF")?;
+    Backup::new(conn, &mut copy)?.step(-1)?;
+    copy.close().map_err(|(_, error)| error)?;
+    made.sync_all().map_err(failed)
 }
 
 /// Reads all of the database; what is wrong with it, if anything is.

@@ -1,0 +1,587 @@
+//! Backups of everything, while the daemon runs.
+//!
+//! First every session that may be ahead of its newest point gets another one. Then the snapshots of
+//! all tenants are pinned, so that whatever a point needs stays, and the database is copied at one
+//! moment. In the copy each session goes back to its newest point: conversation and files in a backup
+//! are of the same moment, also those of a turn that was running. At last come the files that rows of
+//! the copy name. Deployments wait until those of agents are written.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt as _};
+use uuid::Uuid;
+
+use super::api::{Caller, Refusal};
+use super::frames;
+use super::keys::KEY_FILE;
+use super::service::{Result, Service, blocking, detached};
+use super::shared::Shared;
+use crate::backup::{BackupError, Entry, Manifest, Name, Target};
+use crate::domain::{
+    Agent, Attachment, EventKind, NewEvent, Point, PointId, SandboxId, Scope, Session,
+    SessionChange, Status, Tenant, Timestamp, Which,
+};
+use crate::fault;
+use crate::snapshot::{Pin, SnapshotError, Vault};
+use crate::store::sqlite::{Options, Sqlite};
+use crate::store::{Commit, Store};
+use crate::tree::remove_all;
+
+/// Sessions that are saved at a time.
+const AT_ONCE: usize = 2;
+
+/// What directories begin with in which a copy of the database is made ready.
+const ASIDE: &str = "backup-";
+
+/// The file in such a directory.
+const COPY: &str = "ash.db";
+
+/// A backup that was made.
+#[derive(Clone, Copy, Debug)]
+pub struct BackedUp {
+    /// Which.
+    pub id: Uuid,
+    /// When the database was copied.
+    pub at: Timestamp,
+    /// Sessions in it, ended ones among them.
+    pub sessions: u64,
+    /// Files in it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that were not there already.
+    pub written: u64,
+    /// Sessions that are not in it, because they were being made.
+    pub left_out: u64,
+}
+
+/// The vaults of some tenants, pinned.
+struct Pinned(Vec<(Tenant, Arc<Vault>, Pin)>);
+
+/// A copy of the database, in a directory that goes when this is dropped.
+struct Copied {
+    parent: PathBuf,
+    name: String,
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        if let Err(error) = remove_all(&self.parent, &self.name) {
+            tracing::warn!(%error, "a copy of the database could not be removed");
+        }
+    }
+}
+
+impl Copied {
+    fn begin(data: &Path, id: Uuid) -> io::Result<Copied> {
+        let copied = Copied { parent: data.to_owned(), name: format!("{ASIDE}{id}") };
+        let mut private = std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
+        private.create(copied.parent.join(&copied.name))?;
+        Ok(copied)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.parent.join(&self.name).join(COPY)
+    }
+}
+
+impl Service {
+    /// Brings everything that is needed to go on elsewhere into a directory: what an earlier backup
+    /// has brought there already is not written again. Goes on when the caller is gone.
+    ///
+    /// # Errors
+    /// When the directory is not for backups, or the disk or a store fails; then the backup before is
+    /// as it was.
+    pub async fn back_up(&self, dir: OwnedFd) -> Result<BackedUp> {
+        let service = self.clone();
+        detached(async move { service.back_up_now(dir).await }).await
+    }
+
+    async fn back_up_now(&self, dir: OwnedFd) -> Result<BackedUp> {
+        let shared = self.shared.clone();
+        let target = blocking(move || Ok(Target::open(dir)?)).await?;
+        self.save_all().await;
+        let no_deployment = self.deployments.pause().await;
+        let id = Uuid::new_v4();
+        let (pinned, copied, at) = shared.copy_database(id).await?;
+        fault::point("backup.database");
+        let path = copied.file();
+        let opened = blocking(move || Ok(Sqlite::open(&path, Options { readers: 1, group: 256 })?));
+        let copy = opened.await?;
+        let left_out = settle(&copy).await?;
+        let (sessions, agents) = (count(&copy).await?, copy.all_agents().await?);
+        let (target, mut entries) = shared.write_agents(target, agents).await?;
+        drop(no_deployment);
+        let (target, attachments, lost) =
+            shared.write_attachments(target, copy.all_attachments().await?).await?;
+        entries.extend(attachments);
+        for attachment in lost {
+            copy.remove_attachment(attachment.id).await?;
+        }
+        copy.close().await;
+        drop(copy);
+        let made = shared.finish((target, entries), (pinned, copied), (id, at, sessions)).await?;
+        tracing::info!(
+            files = made.files,
+            bytes = made.bytes,
+            written = made.written,
+            sessions,
+            left_out,
+            "backed up"
+        );
+        Ok(BackedUp { left_out, ..made })
+    }
+
+    /// Makes a point of every session whose files may have changed since its newest one. One that
+    /// cannot be saved is in the backup as it was saved last.
+    async fn save_all(&self) {
+        let views = self.shared.registry.views().into_iter();
+        let live = views.filter(|view| {
+            let session = &view.session;
+            let may_change = matches!(session.status, Status::Active | Status::Paused);
+            may_change && !session.cold && session.restore.is_none()
+        });
+        let saved = stream::iter(live).map(|view| async move {
+            let session = &view.session;
+            let caller = Caller { tenant: session.tenant.clone(), scope: Scope::Manage };
+            if let Err(error) = self.save(&caller, session.id, None).await {
+                tracing::warn!(ash_session = %session.id, %error, "not saved for a backup");
+            }
+        });
+        saved.buffer_unordered(AT_ONCE).collect::<()>().await;
+    }
+}
+
+impl Shared {
+    /// Copies the database beside itself, with everything pinned that its points need.
+    async fn copy_database(&self, id: Uuid) -> Result<(Pinned, Copied, Timestamp)> {
+        let data = self.places.data_dir.clone();
+        let size = std::fs::metadata(data.join("ash.db")).map_or(0, |found| found.len());
+        self.disk_takes(size)?;
+        let mut pinned = Pinned(vec![]);
+        loop {
+            // A point's packs are there before its row: what is pinned before stays whole.
+            pinned = self.pin_more(pinned).await?;
+            let (before, parent) = (pinned.0.len(), data.clone());
+            let copied = blocking(move || Ok(Copied::begin(&parent, id).map_err(broken)?)).await?;
+            let at = Timestamp::now();
+            self.store.copy_to(&copied.file()).await?;
+            // A tenant whose first session was saved meanwhile is in the copy as well.
+            pinned = self.pin_more(pinned).await?;
+            if pinned.0.len() == before {
+                return Ok((pinned, copied, at));
+            }
+        }
+    }
+
+    /// Pins the vaults that are not pinned yet.
+    async fn pin_more(&self, mut pinned: Pinned) -> Result<Pinned> {
+        let snapshots = self.snapshots.clone();
+        blocking(move || {
+            let pin = || -> std::result::Result<Pinned, SnapshotError> {
+                for tenant in snapshots.tenants()? {
+                    if pinned.0.iter().all(|(known, ..)| *known != tenant) {
+                        let vault = snapshots.vault(&tenant)?;
+                        let pin = vault.pin();
+                        pinned.0.push((tenant, vault, pin));
+                    }
+                }
+                Ok(pinned)
+            };
+            pin().map_err(|error| Refusal::Internal(error.to_string()))
+        })
+        .await
+    }
+
+    /// Writes the folders of every version that there is of agents.
+    async fn write_agents(
+        self: &Arc<Self>,
+        mut target: Target,
+        agents: Vec<Agent>,
+    ) -> Result<(Target, Vec<Entry>)> {
+        let shared = self.clone();
+        blocking(move || {
+            let mut entries = vec![];
+            for agent in agents {
+                let Agent { tenant, name, id, .. } = &agent;
+                for version in 1..=agent.version {
+                    let folder = shared.places.version(tenant, name, version);
+                    // One that came from elsewhere has no older ones.
+                    if !folder.is_dir() {
+                        continue;
+                    }
+                    shared.go_on()?;
+                    let part = Name::Agent(tenant.clone(), name.clone(), *id, version);
+                    entries.push(match target.has(&part) {
+                        Some(entry) => entry,
+                        None => target.add(part, |out| pack(&folder, out))?,
+                    });
+                }
+            }
+            Ok((target, entries))
+        })
+        .await
+    }
+
+    /// Writes the contents of attachments. Those that were removed meanwhile are returned.
+    async fn write_attachments(
+        self: &Arc<Self>,
+        mut target: Target,
+        attachments: Vec<Attachment>,
+    ) -> Result<(Target, Vec<Entry>, Vec<Attachment>)> {
+        let shared = self.clone();
+        blocking(move || {
+            let (mut entries, mut lost) = (vec![], vec![]);
+            for attachment in attachments {
+                shared.go_on()?;
+                let part = Name::Attachment(attachment.session, attachment.id);
+                if let Some(entry) = target.has(&part) {
+                    entries.push(entry);
+                    continue;
+                }
+                let folder = shared.places.attachments_of(attachment.session);
+                match File::open(folder.join(attachment.id.to_string())) {
+                    Ok(mut file) => entries.push(target.copy(part, &mut file)?),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => lost.push(attachment),
+                    Err(error) => return Err(broken(error).into()),
+                }
+            }
+            Ok((target, entries, lost))
+        })
+        .await
+    }
+
+    /// Writes packs, small files and the database, and makes a backup of it all.
+    async fn finish(
+        self: &Arc<Self>,
+        (mut target, mut entries): (Target, Vec<Entry>),
+        (pinned, copied): (Pinned, Copied),
+        (id, at, sessions): (Uuid, Timestamp, u64),
+    ) -> Result<BackedUp> {
+        let shared = self.clone();
+        blocking(move || {
+            shared.write_packs(&mut target, &pinned, &mut entries)?;
+            let data = &shared.places.data_dir;
+            let small = [(Name::Node(id), "node"), (Name::ApiKey(id), KEY_FILE)];
+            for (part, file) in small {
+                match File::open(data.join(file)) {
+                    Ok(mut file) => entries.push(target.copy(part, &mut file)?),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(broken(error).into()),
+                }
+            }
+            let mut database = File::open(copied.file()).map_err(broken)?;
+            entries.push(target.copy(Name::Database(id), &mut database)?);
+            let purged = pinned.0.iter().filter(|(_, vault, _)| vault.was_purged());
+            let manifest = Manifest {
+                id,
+                at,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                schema: Sqlite::SCHEMA,
+                sessions,
+                purged: purged.map(|(tenant, ..)| tenant.clone()).collect(),
+                entries,
+            };
+            let (files, bytes) = (manifest.entries.len() as u64, manifest.bytes());
+            let written = target.written();
+            target.publish(&manifest)?;
+            Ok(BackedUp { id, at, sessions, files, bytes, written, left_out: 0 })
+        })
+        .await
+    }
+
+    fn write_packs(
+        &self,
+        target: &mut Target,
+        pinned: &Pinned,
+        entries: &mut Vec<Entry>,
+    ) -> Result<()> {
+        let failed = |error: SnapshotError| Refusal::Internal(error.to_string());
+        for (tenant, vault, _) in &pinned.0 {
+            for (pack, bytes) in vault.all_packs().map_err(failed)? {
+                self.go_on()?;
+                let part = Name::Pack(tenant.clone(), pack);
+                let there = target.has(&part).filter(|entry| entry.bytes == bytes);
+                entries.push(match there {
+                    Some(entry) => entry,
+                    None => target.copy(part, &mut vault.open_pack(pack).map_err(failed)?)?,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A daemon that ends does not wait for a backup.
+    fn go_on(&self) -> Result<()> {
+        match self.is_shutting_down() {
+            true => Err(BackupError::Stopped.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Removes copies of the database that a daemon has left which died in a backup.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub(super) async fn mend_backups(&self) -> Result<()> {
+        let data = self.places.data_dir.clone();
+        blocking(move || {
+            let left = super::agents::names(&data).into_iter();
+            for name in left.filter(|name| name.starts_with(ASIDE)) {
+                let removed = remove_all(&data, &name);
+                removed.map_err(|error| Refusal::Internal(error.to_string()))?;
+                tracing::warn!("removed what was left of a backup: {name}");
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn broken(error: io::Error) -> BackupError {
+    error.into()
+}
+
+/// Packs an agent's folder, which is the daemon's own: links stay links.
+fn pack(folder: &Path, out: &mut dyn io::Write) -> io::Result<()> {
+    let mut archive = tar::Builder::new(out);
+    archive.follow_symlinks(false);
+    archive.append_dir_all("", folder)?;
+    archive.finish()
+}
+
+/// How many sessions a copy of the database has.
+async fn count(copy: &Sqlite) -> Result<u64> {
+    let mut all = 0;
+    for status in Status::ALL {
+        all += copy.count_sessions(status).await?;
+    }
+    Ok(all)
+}
+
+/// Brings every session in a copy of the database to its newest point. Those that were being made
+/// are not in it; how many, is returned.
+async fn settle(copy: &Sqlite) -> Result<u64> {
+    let mut left_out = 0;
+    for session in copy.unended_sessions().await? {
+        if session.status == Status::Ended {
+            continue;
+        }
+        let point = state_of(copy, &session).await?;
+        match point.filter(|_| !session.is_arriving()) {
+            Some(point) => go_back(copy, &session, &point).await?,
+            None => {
+                copy.purge_session(session.id).await?;
+                left_out += 1;
+            }
+        }
+    }
+    Ok(left_out)
+}
+
+/// The point that a session is to be brought to: its newest, or the one that it was going back to.
+async fn state_of(copy: &Sqlite, session: &Session) -> Result<Option<Point>> {
+    let newest = copy.point(session.id, Which::Newest).await?;
+    let Some(id) = session.restore else { return Ok(newest) };
+    let wanted = copy.point(session.id, Which::Id(id)).await?;
+    // The newest is of the same content once it is on record that the session has gone back.
+    let root = wanted.as_ref().map(|wanted| wanted.root);
+    let same = newest.filter(|newest| Some(newest.root) == root);
+    Ok(same.or(wanted))
+}
+
+/// Brings a session to a point of it, as restoring in place does: what happened since is undone. Its
+/// files are built when they are needed.
+async fn go_back(copy: &Sqlite, session: &Session, point: &Point) -> Result<()> {
+    let is_there = point.seq == session.last_seq && point.turn.is_none();
+    let events = if is_there { vec![] } else { returned(session, point) };
+    let seq = session.last_seq + events.len() as u64;
+    let runs = matches!(session.status, Status::Active | Status::Starting);
+    let change = SessionChange {
+        status: runs.then_some(Status::Paused),
+        // Whatever of a sandbox is still there is none of this session's.
+        sandbox: Some(SandboxId::random()),
+        cli_session: Some(point.cli_session.clone()),
+        turn: Some(None),
+        restore: Some(Some(point.id)),
+        cold: Some(false),
+        ..SessionChange::none()
+    };
+    let back_to = (!is_there).then_some(point.id);
+    copy.commit(Commit { back_to, ..Commit::of(session.id, change, events) }).await?;
+    if !is_there {
+        // The same content under the number that history has now.
+        let (id, created_at) = (PointId::random(), Timestamp::now());
+        let here =
+            Point { id, name: None, seq, turn: None, written: 0, created_at, ..point.clone() };
+        copy.add_point(here, u32::MAX).await?;
+    }
+    Ok(())
+}
+
+/// What the history of a session says of its way back.
+fn returned(session: &Session, point: &Point) -> Vec<NewEvent> {
+    let mut events: Vec<NewEvent> = vec![];
+    let mut push = |kind, turn, body| {
+        let (seq, at) = (session.last_seq + events.len() as u64 + 1, Timestamp::now());
+        events.push(NewEvent { seq, kind, turn, origin: None, replaces: false, body, at });
+    };
+    if let Some(turn) = point.turn {
+        let text = "Interrupted: the session was brought back from a backup, in mid-turn";
+        push(EventKind::Error, Some(turn.id), frames::error_body(text));
+    }
+    let body = serde_json::json!({
+        "action": "restored",
+        "checkpoint": point.id,
+        "name": point.name.as_ref().map(|name| name.as_str()),
+        "sequence": point.seq,
+    });
+    push(EventKind::Lifecycle, None, body.to_string().into());
+    events
+}
+
+impl From<BackupError> for Refusal {
+    fn from(error: BackupError) -> Refusal {
+        match error {
+            BackupError::NoDirectory | BackupError::Open | BackupError::Foreign(_) => {
+                Refusal::Invalid(error.to_string())
+            }
+            BackupError::InUse => Refusal::InTheWay(error.to_string()),
+            BackupError::Stopped => Refusal::ShuttingDown,
+            error => Refusal::Backup(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::session::RunningTurn;
+    use crate::domain::{Root, SessionId, Settings, TurnId};
+    use crate::store::EventRange;
+
+    fn session(n: u128) -> Session {
+        Session {
+            id: SessionId(Uuid::from_u128(n)),
+            tenant: Tenant::default(),
+            agent: "agent".parse().unwrap(),
+            agent_version: 1,
+            status: Status::Active,
+            sandbox: SandboxId(Uuid::from_u128(n)),
+            settings: Settings::default(),
+            cli_session: "now".into(),
+            cli_version: None,
+            parent: None,
+            restore: None,
+            cold: false,
+            last_error: None,
+            turn: None,
+            slot: None,
+            last_seq: 0,
+            created_at: Timestamp(0),
+            last_active_at: Timestamp(0),
+        }
+    }
+
+    fn event(seq: u64) -> NewEvent {
+        NewEvent {
+            seq,
+            kind: EventKind::User,
+            turn: None,
+            origin: None,
+            replaces: false,
+            body: format!("{{\"n\":{seq}}}").into(),
+            at: Timestamp(0),
+        }
+    }
+
+    fn point(n: u128, of: &Session, seq: u64) -> Point {
+        Point {
+            id: PointId(Uuid::from_u128(n)),
+            session: of.id,
+            name: None,
+            seq,
+            turn: None,
+            cli_session: format!("cli-{n}"),
+            root: Root([u8::try_from(n).unwrap(); 32]),
+            files: 1,
+            bytes: 1,
+            written: 1,
+            left_out: 0,
+            created_at: Timestamp(0),
+        }
+    }
+
+    async fn store(dir: &Path) -> Sqlite {
+        Sqlite::open(&dir.join("ash.db"), Options::default()).unwrap()
+    }
+
+    /// Numbers of events that are not undone.
+    async fn told(store: &Sqlite, id: SessionId) -> Vec<(u64, EventKind)> {
+        let range = EventRange { after: 0, limit: 99, kinds: vec![], undone: false };
+        let events = store.events(id, range).await.unwrap();
+        events.iter().map(|event| (event.seq, event.kind)).collect()
+    }
+
+    #[tokio::test]
+    async fn what_happened_behind_the_newest_point_is_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path()).await;
+        let turn = RunningTurn { id: TurnId(Uuid::from_u128(7)), user_seq: 3 };
+        let (busy, idle, new) = (session(1), session(2), session(3));
+        store.create_session(busy.clone(), (1..=5).map(event).collect()).await.unwrap();
+        let runs = SessionChange { turn: Some(Some(turn)), ..SessionChange::none() };
+        store.commit(Commit::of(busy.id, runs, vec![])).await.unwrap();
+        store.add_point(Point { turn: Some(turn), ..point(1, &busy, 4) }, 9).await.unwrap();
+        let stopped = Session { status: Status::Stopped, ..idle.clone() };
+        store.create_session(stopped, vec![event(1)]).await.unwrap();
+        store.add_point(point(2, &idle, 1), 9).await.unwrap();
+        store.create_session(new.clone(), vec![event(1)]).await.unwrap();
+        assert_eq!(settle(&store).await.unwrap(), 1, "one was being made");
+        assert!(store.session(new.id).await.unwrap().is_none());
+
+        let now = store.session(busy.id).await.unwrap().unwrap();
+        assert_eq!((now.status, now.turn, &*now.cli_session), (Status::Paused, None, "cli-1"));
+        assert_eq!(now.restore, Some(PointId(Uuid::from_u128(1))));
+        assert_ne!(now.sandbox, busy.sandbox, "what is left of it is nobody's");
+        let all = told(&store, busy.id).await;
+        assert_eq!(
+            all[3..],
+            [(4, EventKind::User), (6, EventKind::Error), (7, EventKind::Lifecycle)]
+        );
+        let newest = store.point(busy.id, Which::Newest).await.unwrap().unwrap();
+        assert_eq!((newest.seq, newest.turn, newest.root), (7, None, Root([1; 32])));
+
+        let now = store.session(idle.id).await.unwrap().unwrap();
+        assert_eq!((now.status, now.last_seq), (Status::Stopped, 1));
+        assert_eq!(now.restore, Some(PointId(Uuid::from_u128(2))));
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn one_that_was_going_back_goes_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path()).await;
+        let back = session(1);
+        store.create_session(back.clone(), (1..=4).map(event).collect()).await.unwrap();
+        // The older one is wanted; what was there before is saved, and newer.
+        store.add_point(point(1, &back, 2), 9).await.unwrap();
+        store.add_point(point(2, &back, 4), 9).await.unwrap();
+        let wanted = PointId(Uuid::from_u128(1));
+        let change = SessionChange { restore: Some(Some(wanted)), ..SessionChange::none() };
+        let commit = Commit::of(back.id, change, vec![event(5)]);
+        store.commit(Commit { back_to: Some(wanted), ..commit }).await.unwrap();
+        assert_eq!(settle(&store).await.unwrap(), 0);
+        let now = store.session(back.id).await.unwrap().unwrap();
+        assert_eq!((now.restore, &*now.cli_session), (Some(wanted), "cli-1"));
+        let all = told(&store, back.id).await;
+        let kept = [(1, EventKind::User), (2, EventKind::User), (6, EventKind::Lifecycle)];
+        assert_eq!(all, kept);
+        store.close().await;
+    }
+}

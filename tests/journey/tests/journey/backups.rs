@@ -1,0 +1,177 @@
+//! Everything is saved while it is used, and comes back on another machine as it was at one moment.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use anyhow::{Context as _, Result, ensure};
+use ash_journey::{Client, Options, process};
+use serde_json::{Value, json};
+
+use crate::killed::points::POINTS;
+use crate::support::Talk;
+
+/// Says what a workspace holds, in one word.
+const SUM: &str =
+    "find . -type f ! -path ./asked | sort | xargs sha256sum | sha256sum | cut -c 1-64";
+
+/// Saves everything, and says what was saved.
+fn back_up(talk: &Talk, dir: &Path) -> Result<Value> {
+    talk.ash.ctl().json(&["backup", dir.to_str().context("a path that is no text")?])
+}
+
+/// `ashctl restore`, for the stage's data directory.
+fn restore(talk: &Talk, dir: &Path, arguments: &[&str]) -> Result<Output> {
+    let mut command = talk.ash.ctl().command()?;
+    command.env("ASH_DATA_DIR", talk.ash.data_dir());
+    command.env("ASH_CONFIG", talk.ash.scratch().join("ashd.toml"));
+    Ok(command.arg("restore").args(arguments).arg(dir).output()?)
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Gives the stage an empty data directory, and returns where the one of before is.
+fn start_over(talk: &Talk, number: u32) -> Result<PathBuf> {
+    let (data, old) = (talk.ash.data_dir(), talk.ash.scratch().join(format!("old-{number}")));
+    fs::rename(&data, &old)?;
+    fs::create_dir(&data)?;
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o700))?;
+    Ok(old)
+}
+
+fn sum(talk: &Talk, session: &str) -> Result<String> {
+    let summed = talk.api.exec(session, SUM)?;
+    ensure!(summed.code == 0, "{}", summed.stderr);
+    Ok(summed.stdout.trim().to_owned())
+}
+
+#[test]
+fn what_was_saved_in_mid_turn_goes_on_elsewhere() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    let dir = talk.ash.scratch().join("backup");
+    talk.ask(&talk.bash("mkdir d; head -c 3000000 /dev/urandom > d/noise; echo one > file"))?;
+    talk.ask("[[say before]]")?;
+    let busy = talk.session.clone();
+    let attached = json!({ "filename": "note.txt", "content": "aGVsbG8=" });
+    let path = format!("/api/sessions/{busy}/attachments");
+    let made = talk.api.call("POST", &path, Some(&attached))?.expect(201)?;
+    let attachment = made["attachment"]["id"].as_str().context("no id")?.to_owned();
+    let idle = talk.api.create("hello", json!({}))?;
+    talk.api.send(&idle, json!({ "content": "[[exec echo idle > file]]" }))?.to_end()?;
+    ensure!(talk.api.turn_to(&idle, "stop")? == "stopped");
+    let over = talk.api.create("hello", json!({}))?;
+    talk.api.send(&over, json!({ "content": "[[say over]]" }))?.to_end()?;
+    ensure!(talk.api.turn_to(&over, "end")? == "ended");
+
+    // A turn that has begun, and does not end before the backup is made.
+    let mut turn = talk.send("[[exec echo two > file]][[count 2000 20ms]]")?;
+    while turn.next()?.context("the turn has ended")?.name != "session_start" {}
+    process::until("the turn to write", || {
+        talk.api.exec(&busy, "cat file").is_ok_and(|read| read.stdout == "two\n")
+    })?;
+    let first = back_up(&talk, &dir)?;
+    ensure!(talk.api.session(&busy)?["running"] == true, "the turn was to run meanwhile");
+    ensure!(first["sessions"] == 3 && first["leftOut"] == 0, "{first}");
+    let (busy_sum, idle_sum) = (sum(&talk, &busy)?, "idle\n");
+
+    // Incremental: of what is there nothing is written again.
+    let again = back_up(&talk, &dir)?;
+    ensure!(again["written"].as_u64() < Some(2_000_000), "{again}, after {first}");
+    drop(turn);
+    talk.ash.terminate()?;
+    let refused = restore(&talk, &dir, &[])?;
+    let text = said(&refused);
+    ensure!(!refused.status.success() && text.contains("already"), "{text}");
+    start_over(&talk, 1)?;
+    ensure!(restore(&talk, &dir, &["--check"])?.status.success());
+    ensure!(!talk.ash.data_dir().join("ash.db").exists(), "checking restores nothing");
+    let restored = restore(&talk, &dir, &["--json"])?;
+    ensure!(restored.status.success(), "{}", said(&restored));
+    talk.boot()?;
+
+    ensure!(talk.ash.ctl().json(&["fsck", "--deep"])?["differences"] == json!([]));
+    ensure!(talk.api.turn_to(&busy, "resume")? == "active");
+    ensure!(sum(&talk, &busy)? == busy_sum, "its files are others");
+    ensure!(talk.api.turn_to(&idle, "resume")? == "active");
+    ensure!(talk.api.exec(&idle, "cat file")?.stdout == idle_sum);
+    ensure!(talk.api.session(&over)?["status"] == "ended");
+    let body = talk.api.call("GET", &format!("/api/attachments/{attachment}"), None)?;
+    ensure!(body.text() == "hello", "{}", body.text());
+    // The turn that ran has ended, truthfully, and the conversation goes on from there.
+    let told = talk.ask("[[history]]")?;
+    ensure!(told.contains("[[say before]]") && told.contains("echo two"), "{told}");
+    let again = talk.api.create("hello", json!({}))?;
+    ensure!(talk.api.exec(&again, "echo new")?.stdout == "new\n", "the agent is there");
+    talk.ash.finish()
+}
+
+#[test]
+fn a_running_daemon_keeps_its_data_directory_to_itself() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    let dir = talk.ash.scratch().join("backup");
+    talk.ask("[[say hello]]")?;
+    back_up(&talk, &dir)?;
+    let text = said(&restore(&talk, &dir, &[])?);
+    ensure!(text.contains("in use"), "{text}");
+
+    // Others can look into this one.
+    let open = talk.ash.scratch().join("open");
+    fs::create_dir(&open)?;
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o755))?;
+    let text = back_up(&talk, &open).unwrap_err().to_string();
+    ensure!(text.contains("chmod 0700"), "{text}");
+
+    // A restore that was killed keeps the daemon from starting, and is begun again.
+    talk.ash.terminate()?;
+    start_over(&talk, 1)?;
+    fs::write(talk.ash.data_dir().join("restoring"), "")?;
+    let (status, log) = talk.ash.refused()?;
+    ensure!(status.code() == Some(78) && log.contains("ashctl restore"), "{status}: {log}");
+    let restored = restore(&talk, &dir, &[])?;
+    ensure!(restored.status.success(), "{}", said(&restored));
+    talk.boot()?;
+    ensure!(talk.api.session(&talk.session)?["status"] == "paused");
+    talk.ash.finish()
+}
+
+/// A backup that the daemon died in is the one before, or the new one; never half of one.
+#[test]
+fn a_daemon_that_dies_in_a_backup_leaves_a_whole_one() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    let dir = talk.ash.scratch().join("backup");
+    talk.ask(&talk.bash("echo 0 > file"))?;
+    back_up(&talk, &dir)?;
+    for (number, (point, _)) in
+        (1..).zip(POINTS.iter().filter(|(point, _)| point.starts_with("backup.")))
+    {
+        talk.ash.kill9()?;
+        ensure!(talk.ash.boot_to_die(point, &[])?, "{point} came too early");
+        talk.api = talk.ash.api();
+        if talk.api.session(&talk.session)?["status"] == "paused" {
+            ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
+        }
+        talk.ask(&talk.bash(&format!("echo {number} > file")))?;
+        ensure!(back_up(&talk, &dir).is_err(), "{point} was not passed");
+        talk.ash.wait_killed()?;
+        start_over(&talk, number)?;
+        let restored = restore(&talk, &dir, &[])?;
+        ensure!(restored.status.success(), "{point}: {}", said(&restored));
+        talk.boot()?;
+        let found = talk.ash.ctl().json(&["fsck", "--deep"])?;
+        ensure!(found["differences"] == json!([]), "{point}: {found}");
+        ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
+        let file = talk.api.exec(&talk.session, "cat file")?.stdout;
+        let expected = if *point == "backup.published" { number } else { 0 };
+        ensure!(file == format!("{expected}\n"), "{point}: {file}");
+        let left = fs::read_dir(talk.ash.data_dir())?.flatten();
+        let left: Vec<_> =
+            left.map(|it| it.file_name().into_string().unwrap_or_default()).collect();
+        ensure!(!left.iter().any(|name| name.starts_with("backup-")), "{left:?}");
+        // What was there before is gone for the next point; the backup has it.
+        back_up(&talk, &dir)?;
+    }
+    talk.ash.finish()
+}
