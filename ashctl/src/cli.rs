@@ -95,7 +95,8 @@ pub(crate) enum Command {
     /// Database, disk, control groups, processes, mounts, sockets, user ids and checkpoints are looked
     /// at while ashd runs; what is under way is no difference. Exits with 10 when ashd mends at its
     /// next start all that was found, with 11 when somebody has to, and with 12 when something that
-    /// was kept is damaged or lost. A damaged database can only be mended without ashd.
+    /// was kept is damaged or lost. A damaged database can only be mended without ashd. While ashd is
+    /// stopped, root can look at what lies on the disk.
     Fsck {
         /// Read every chunk of every checkpoint, and all of the database
         #[arg(long)]
@@ -104,6 +105,9 @@ pub(crate) enum Command {
     /// Look after what is kept of sessions' files
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Delete tenants
+    #[command(subcommand)]
+    Tenant(Tenant),
     /// Save everything into a directory, while ashd runs
     ///
     /// Conversations, workspaces, agents, attachments and API keys of all tenants, each session as it
@@ -113,6 +117,19 @@ pub(crate) enum Command {
     Backup {
         /// The directory
         directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tenant {
+    /// Delete a tenant and everything of it, for good
+    ///
+    /// Its API keys are revoked first, its sessions ended; then go history, checkpoints, attachments
+    /// and agents, and its copies in the object store, also those that other machines have put there.
+    /// One that was interrupted is finished by ashd when it starts. Backups are not changed.
+    Delete {
+        /// Its name
+        name: String,
     },
 }
 

@@ -11,6 +11,7 @@ mod first;
 mod fsck;
 mod key;
 mod session;
+mod tenant;
 mod top;
 mod turn;
 
@@ -26,6 +27,7 @@ use crate::bus::Bus;
 use crate::cli::{Command, Common};
 use crate::failure::Failure;
 use crate::json;
+use crate::machine;
 use crate::out::Out;
 use crate::person::Person;
 use crate::systemctl;
@@ -78,7 +80,20 @@ pub(crate) async fn run(command: Command, common: &Common) -> Result<u8, Failure
             top::run(connect().await?, Duration::from_secs(interval)).await?;
         }
         Command::Key(command) => key::run(&mut connect().await?, command).await?,
-        Command::Fsck { deep } => return fsck::run(&mut connect().await?, deep).await,
+        Command::Fsck { deep } => {
+            let looked = match connect().await {
+                Ok(mut context) => fsck::run(&mut context, deep).await,
+                Err(failure) => Err(failure),
+            };
+            return match looked {
+                // Without a daemon what lies on the disk can still be looked at.
+                Err(Failure::Absent(why)) if machine::has_ashd() => {
+                    Err(at_rest(&why, deep, common.json).await)
+                }
+                looked => looked,
+            };
+        }
+        Command::Tenant(command) => tenant::run(&mut connect().await?, command).await?,
         Command::Backup { directory } => backup::run(&mut connect().await?, &directory).await?,
         Command::Snapshot(command) => return fsck::snapshot(&mut connect().await?, command).await,
     }
@@ -126,10 +141,28 @@ async fn status(context: &mut Context) -> Result<(), Failure> {
              `journalctl -u ashd` says why"
         ))?;
     }
+    if health.retention_failing == Some(true) {
+        context
+            .out
+            .line("failing: what is too old is not removed; `journalctl -u ashd` says why")?;
+    }
+    if let Some(over) = health.retention_over.filter(|over| *over > 0) {
+        let over = top::bytes(over);
+        context.out.line(&format!(
+            "over: checkpoints take {over} more than retention.checkpoint_bytes, and what is left are \
+             named ones and the newest of each session"
+        ))?;
+    }
     for layer in &health.missing {
         context.out.line(&format!("missing: {layer}"))?;
     }
     Ok(())
+}
+
+/// Looks without the daemon, by its program, which refuses when a daemon runs without a bus.
+async fn at_rest(why: &str, deep: bool, as_json: bool) -> Failure {
+    crate::out::note(&format!("ashctl: {why}; looking at what lies on the disk"));
+    machine::become_fsck(deep, as_json).await
 }
 
 /// A watchdog sees this as well, a little later.

@@ -30,6 +30,11 @@ pub(crate) fn health(version: &str, health: &Health) -> Value {
         "modelKey": health.model_key,
         "copiesWaiting": health.copies_waiting,
         "copiesFailing": health.copies_failing,
+        "purgedSessions": health.purged_sessions,
+        "forgottenEvents": health.forgotten_events,
+        "removedCheckpoints": health.removed_checkpoints,
+        "retentionOver": health.retention_over,
+        "retentionFailing": health.retention_failing,
     })
 }
 

@@ -8,7 +8,7 @@ mod runtime;
 mod installed;
 mod setup;
 
-pub(crate) use program::libexec_dir;
+pub(crate) use program::{become_fsck, has_ashd, libexec_dir};
 pub(crate) use runtime::Shelf;
 
 use serde_json::Value;

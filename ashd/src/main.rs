@@ -26,10 +26,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn looked(found: Result<String, app::AppError>) -> ExitCode {
-    match found.map(|text| std::io::stdout().write_all(text.as_bytes())) {
-        // That nobody reads it is no failure.
-        Ok(_) => ExitCode::SUCCESS,
+fn looked(found: Result<(String, ExitCode), app::AppError>) -> ExitCode {
+    match found {
+        Ok((text, code)) => {
+            // That nobody reads it is no failure.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            code
+        }
         Err(error) => failed(&error, error.exit_code()),
     }
 }

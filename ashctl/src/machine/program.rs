@@ -31,6 +31,11 @@ pub(super) fn ashd() -> Option<PathBuf> {
     [beside, installed, Some(packaged)].into_iter().flatten().find(|path| path.is_file())
 }
 
+/// Whether the daemon's program is on this machine.
+pub(crate) fn has_ashd() -> bool {
+    ashd().is_some()
+}
+
 /// The variables of the daemon's unit that are not set here: what it runs with depends on them.
 pub(super) async fn unit_environment() -> Result<Vec<(String, String)>, Failure> {
     let mut variables = systemctl::environment(systemctl::DAEMON).await?;
@@ -55,6 +60,14 @@ pub(super) async fn become_restore(directory: &Path, check: bool, as_json: bool)
     become_one(|command| {
         command.arg("restore").args(check.then_some("--check")).args(as_json.then_some("--json"));
         command.arg("--").arg(directory);
+    })
+    .await
+}
+
+/// Becomes `ashd fsck`. Returns only when that fails.
+pub(crate) async fn become_fsck(deep: bool, as_json: bool) -> Failure {
+    become_one(|command| {
+        command.arg("fsck").args(deep.then_some("--deep")).args(as_json.then_some("--json"));
     })
     .await
 }

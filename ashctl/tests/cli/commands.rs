@@ -150,7 +150,7 @@ async fn a_directory_is_handed_over_for_a_backup() {
     let dir = bus.dir.path().join("backup");
     let path = dir.to_str().unwrap();
     let said = printed(&bus, &["backup", path]).await;
-    let wanted = "Saved 4 sessions as of then: 12 files with 3.00 MiB, of which 1.00 MiB are new\n\
+    let wanted = "Saved 4 sessions as of then: 12 files with 3.0MiB, of which 1.0MiB are new\n\
                   1 sessions that were being made are not in it\n";
     assert_eq!(said, wanted);
     let made = printed(&bus, &["backup", path, "--json"]).await;
@@ -162,6 +162,18 @@ async fn a_directory_is_handed_over_for_a_backup() {
     assert_eq!((refused.code, refused.err.contains("/dev/null cannot be used")), (2, true));
     let refused = bus.run(&["backup", bus.dir.path().join("not/there").to_str().unwrap()]).await;
     assert_eq!(refused.code, 2, "{}", refused.err);
+}
+
+#[tokio::test]
+async fn tenants_are_deleted() {
+    let bus = Bus::start();
+    let _daemon = serve(&bus).await;
+    let said = printed(&bus, &["tenant", "delete", "acme"]).await;
+    assert_eq!(said, "Deleted tenant acme: 3 sessions, 2 agents, 1 API keys\n");
+    let document = printed(&bus, &["tenant", "delete", "acme", "--json"]).await;
+    let wanted = json!({"deleted": "acme", "sessions": 3, "agents": 2, "keys": 1});
+    assert_eq!(serde_json::from_str::<Value>(&document).unwrap(), wanted);
+    assert_eq!(bus.run(&["tenant", "delete", "other"]).await.code, 4);
 }
 
 #[tokio::test]

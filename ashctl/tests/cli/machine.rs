@@ -156,7 +156,7 @@ async fn doctor_has_a_finding_for_everything() {
     let document: Value = serde_json::from_str(&ran.out).unwrap();
     let findings = document["findings"].as_array().unwrap();
     let is_fit = findings.iter().all(|finding| finding["grade"] != "missing");
-    assert_eq!((findings.len(), &document["ok"]), (18, &is_fit.into()));
+    assert_eq!((findings.len(), &document["ok"]), (19, &is_fit.into()));
     assert_eq!(ran.code, i32::from(!is_fit), "{}", ran.err);
     for finding in findings.iter().filter(|finding| finding["grade"] != "ok") {
         assert!(finding["mend"].is_string(), "{finding}");

@@ -85,6 +85,10 @@ pub trait Manager {
     /// earlier backup has brought there is not written again; it stays until this one is whole.
     fn backup(&self, directory: Fd<'_>) -> Result<BackupInfo>;
 
+    /// Deletes a tenant and everything of it. Returns how many sessions, agents and API keys that
+    /// were.
+    fn delete_tenant(&self, name: &str) -> Result<(u64, u64, u64)>;
+
     /// Version of the daemon.
     #[zbus(property(emits_changed_signal = "const"))]
     fn version(&self) -> zbus::Result<String>;

@@ -39,6 +39,17 @@ pub struct Health {
     pub copies_waiting: Option<u64>,
     /// Whether the object store refuses to take them.
     pub copies_failing: Option<bool>,
+    /// Sessions that were purged since the start because they were kept long enough; absent, as the
+    /// next four, when everything is kept.
+    pub purged_sessions: Option<u64>,
+    /// Events whose content was forgotten.
+    pub forgotten_events: Option<u64>,
+    /// Checkpoints that were removed.
+    pub removed_checkpoints: Option<u64>,
+    /// Bytes that checkpoints take beyond what they may.
+    pub retention_over: Option<u64>,
+    /// Whether the newest look for what was kept long enough failed.
+    pub retention_failing: Option<bool>,
 }
 
 /// What `Manager.Deploy` may be told beside the folder.

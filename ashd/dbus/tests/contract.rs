@@ -108,7 +108,7 @@ async fn proxies_and_interfaces_agree() {
         list_agents() get_agent("") list_sessions(SessionFilter::default()) get_session("")
         create_session("", "") import_session("", "") top() create_key("", "") list_keys() revoke_key("")
         fsck(true) check_snapshots() collect_snapshots(true)
-        backup(Fd::from(&file)) version() status()
+        backup(Fd::from(&file)) delete_tenant("") version() status()
     );
     call!(agent:
         delete() configure("") get_config() set_env(&HashMap::new())

@@ -29,6 +29,18 @@ pub enum Task {
     /// All of the backup is read and checked before anything is written. One that was made by an
     /// older ashd is brought up to date at the next start.
     Restore(Restore),
+    /// Look whether everything agrees that lies on the disk, while no daemon runs on it
+    ///
+    /// Database, agents, sessions' files and checkpoints. Sandboxes, processes and mounts are looked at
+    /// by `ashctl fsck` while ashd runs. Exits as that does.
+    Fsck {
+        /// Read every chunk of every checkpoint, and all of the database
+        #[arg(long)]
+        deep: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// What to restore.

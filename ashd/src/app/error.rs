@@ -71,6 +71,23 @@ pub enum AppError {
          again"
     )]
     Restoring,
+    /// No threads.
+    #[error("a thread cannot be started: {0}")]
+    Threads(io::Error),
+    /// There is nothing to look at.
+    #[error("there is no database in {}; ashd has never run on it", .0.display())]
+    NothingThere(std::path::PathBuf),
+    /// The database is still to be brought up to date.
+    #[error(
+        "the database has schema {found}, and this ashd brings it to {known} when it starts; start \
+         it, and look then"
+    )]
+    Older {
+        /// The schema of the database.
+        found: u32,
+        /// The schema that this program works with.
+        known: u32,
+    },
     /// The object store.
     #[error("{0}; see snapshots.url")]
     Objects(#[from] ObjectsError),

@@ -1,23 +1,30 @@
 //! What is done instead of running: looking at the configuration, and restoring a backup.
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use super::AppError;
 use super::arguments::{Look, Restore, Task};
+use super::rest;
 use crate::backup;
 use crate::config::{Config, Explained, Origin};
 use crate::store::lock::StateDir;
 use crate::store::sqlite::Sqlite;
 
-/// Does a task that is not to run; returns what to print. `file` is what the command line names.
+/// Does a task that is not to run; returns what to print, and the exit code. `file` is what the command line names.
 ///
 /// # Errors
 /// Everything that is wrong with the configuration, or what keeps a backup from being restored.
-pub fn look(task: &Task, file: Option<&Path>) -> Result<String, AppError> {
-    let look = match task {
-        Task::Config(look) => look,
-        Task::Restore(restore) => return restored(restore, file),
+pub fn look(task: &Task, file: Option<&Path>) -> Result<(String, ExitCode), AppError> {
+    let said = match task {
+        Task::Config(look) => configuration(look, file)?,
+        Task::Restore(restore) => restored(restore, file)?,
+        Task::Fsck { deep, json } => return rest::look(file, *deep, *json),
     };
+    Ok((said, ExitCode::SUCCESS))
+}
+
+fn configuration(look: &Look, file: Option<&Path>) -> Result<String, AppError> {
     match look {
         Look::Show { json } => {
             let explained = Config::explain(file, std::env::vars_os())?;

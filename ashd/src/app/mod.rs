@@ -5,6 +5,7 @@ mod arguments;
 mod error;
 mod look;
 mod manager;
+mod rest;
 mod setup;
 mod signals;
 mod systemd;

@@ -3,17 +3,19 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::AppError;
-use crate::config::Config;
+use crate::config::{Config, Retention};
 use crate::http;
 use crate::objects::{self, Objects, SealKey};
 use crate::sandbox::Setup;
 use crate::sandbox::broker::{ModelKey, Settings};
 use crate::sandbox::lease::slots_in;
 use crate::sandbox::limits::Limits;
+use crate::session::Keeping;
 use crate::session::cli::Defaults;
 use crate::session::shared::{Live, Options};
 use crate::tree::TreeLimits;
@@ -73,6 +75,7 @@ pub(super) fn sessions(config: &Config) -> Options {
         memory_reserve: config.state.reserve_memory.0,
         max_attachment: config.session.max_attachment.0,
         collect_every: config.snapshots.collect_every,
+        retain_every: config.retention.every,
         live: live(config),
     }
 }
@@ -111,6 +114,7 @@ pub(super) fn live(config: &Config) -> Live {
     Live {
         agent_roots: config.state.agent_roots.clone(),
         keep_points: config.snapshots.keep,
+        keeping: keeping(&config.retention),
         limits: Limits {
             memory: sandbox.memory.0,
             pids: u64::from(sandbox.pids),
@@ -118,6 +122,18 @@ pub(super) fn live(config: &Config) -> Live {
             tmpfs: sandbox.tmpfs.0,
             file_size: sandbox.file_size.0,
         },
+    }
+}
+
+/// How long what is kept; 0 stands for ever.
+fn keeping(retention: &Retention) -> Keeping {
+    let age = |age: Duration| (!age.is_zero()).then_some(age);
+    let bytes = retention.checkpoint_bytes.0;
+    Keeping {
+        ended: age(retention.ended_sessions),
+        events: age(retention.events),
+        points: age(retention.checkpoints),
+        bytes: (bytes > 0).then_some(bytes),
     }
 }
 

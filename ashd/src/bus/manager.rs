@@ -13,9 +13,9 @@ use zbus::zvariant::{OwnedFd, OwnedObjectPath};
 
 use super::objects::{Desk, agent_path, session_path};
 use super::{parse, top, upload, words};
-use crate::domain::{AgentName, SessionId, Status};
-use crate::session::Found;
+use crate::domain::{AgentName, SessionId, Status, Tenant};
 use crate::session::api::{Deployment, NewSession, Refusal, Source};
+use crate::session::{Deleted, Found};
 
 /// As many differences as one reply carries.
 const MOST_DIFFERENCES: usize = 10_000;
@@ -172,6 +172,14 @@ impl Manager {
     async fn backup(&self, directory: OwnedFd) -> Result<BackupInfo, Error> {
         let made = self.desk.service.back_up(directory.into()).await.map_err(words::refused)?;
         Ok(words::backup(&made))
+    }
+
+    #[zbus(out_args("sessions", "agents", "keys"))]
+    async fn delete_tenant(&self, name: &str) -> Result<(u64, u64, u64), Error> {
+        let tenant: Tenant = parse::word("name", name)?;
+        let deleted = self.desk.service.delete_tenant(&self.desk.keys, &tenant).await;
+        let Deleted { sessions, agents, keys } = deleted.map_err(words::refused)?;
+        Ok((sessions, agents, keys))
     }
 
     #[zbus(property(emits_changed_signal = "const"))]

@@ -52,6 +52,7 @@ pub(super) const TABLE: &[(&str, &str, Right)] = &[
     ("org.ashd.Ash1.Manager", "CheckSnapshots", Manage),
     ("org.ashd.Ash1.Manager", "CollectSnapshots", Manage),
     ("org.ashd.Ash1.Manager", "Backup", Manage),
+    ("org.ashd.Ash1.Manager", "DeleteTenant", Manage),
     ("org.ashd.Ash1.Manager", "Status", View),
     ("org.ashd.Ash1.Manager", "Version", View),
     ("org.ashd.Ash1.Agent", "Configure", Manage),

@@ -28,6 +28,7 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         | Refusal::NoAttachment
         | Refusal::AttachmentLost
         | Refusal::NotStored
+        | Refusal::NoTenant
         | Refusal::NoKey => Error::NotFound(text),
         Refusal::NotActive(_)
         | Refusal::WrongStatus { .. }
@@ -90,6 +91,11 @@ pub(super) fn health(health: api::Health) -> Health {
         model_key: health.model_key,
         copies_waiting: health.copying.map(|copying| copying.waiting),
         copies_failing: health.copying.map(|copying| copying.failing),
+        purged_sessions: health.gone.map(|gone| gone.sessions),
+        forgotten_events: health.gone.map(|gone| gone.events),
+        removed_checkpoints: health.gone.map(|gone| gone.points),
+        retention_over: health.gone.map(|gone| gone.over),
+        retention_failing: health.gone.map(|gone| gone.failing),
     }
 }
 

@@ -56,6 +56,7 @@ impl<'a> Check<'a> {
         self.model(config);
         self.model_key(config);
         self.snapshots(config);
+        self.retention(config);
         if config.sandbox.services {
             self.credential(Path::new(CREDENTIAL));
         }
@@ -88,6 +89,12 @@ impl<'a> Check<'a> {
     fn rates(&mut self, config: &Config) {
         if config.http.rate_window.as_secs() == 0 {
             self.refuse("http.rate_window", "must be 1s or longer; 0 as a limit switches it off");
+        }
+    }
+
+    fn retention(&mut self, config: &Config) {
+        if config.retention.every.is_zero() {
+            self.refuse("retention.every", "must be longer than 0s; 0s as an age removes nothing");
         }
     }
 

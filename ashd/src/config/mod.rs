@@ -24,7 +24,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::Path;
 
-pub use keys::{Bus, Config, Http, Log, Model, Sandbox, Session, Snapshots, State};
+pub use keys::{Bus, Config, Http, Log, Model, Retention, Sandbox, Session, Snapshots, State};
 pub use problem::{ConfigError, Origin, Problem};
 pub use secret::Secret;
 pub use show::Explained;

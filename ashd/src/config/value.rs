@@ -104,7 +104,8 @@ impl Value for bool {
 /// Units of sizes, in bytes, and of times, in milliseconds; growing.
 const SIZES: [(&str, u64); 5] =
     [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
-const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)];
+const TIMES: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -269,6 +270,7 @@ mod tests {
         assert_eq!(text("512 MiB"), Ok(Size(512 << 20)));
         assert_eq!(Size::read(&Written::Bare("4096".into())), Ok(Size(4096)));
         assert_eq!(text("5min"), Ok(Duration::from_secs(300)));
+        assert_eq!(text("90d"), Ok(Duration::from_secs(90 * 86_400)));
         for bad in ["", "GiB", "2GB", "-1", "1.5GiB", "99999999999TiB"] {
             assert!(text::<Size>(bad).is_err(), "{bad}");
         }

@@ -109,6 +109,7 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         | Refusal::NoAttachment
         | Refusal::AttachmentLost
         | Refusal::NotStored
+        | Refusal::NoTenant
         | Refusal::NoKey => StatusCode::NOT_FOUND,
         Refusal::NotActive(_) | Refusal::WrongStatus { .. } | Refusal::Invalid(_) => {
             StatusCode::BAD_REQUEST

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::error::json;
-use crate::session::api::Health;
+use crate::session::api::{Gone, Health};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -29,6 +29,37 @@ struct Shape<'a> {
     /// How the object store is doing; absent when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     object_store: Option<ObjectStore>,
+    /// What has gone because it was kept long enough; absent when everything is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retention: Option<Retention>,
+}
+
+/// What has gone since the start.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Retention {
+    /// Sessions that were purged.
+    purged_sessions: u64,
+    /// Events whose content was forgotten.
+    forgotten_events: u64,
+    /// Checkpoints that were removed.
+    removed_checkpoints: u64,
+    /// Bytes that checkpoints take beyond what they may.
+    over_bytes: u64,
+    /// Whether the newest pass failed.
+    failing: bool,
+}
+
+impl From<Gone> for Retention {
+    fn from(gone: Gone) -> Retention {
+        Retention {
+            purged_sessions: gone.sessions,
+            forgotten_events: gone.events,
+            removed_checkpoints: gone.points,
+            over_bytes: gone.over,
+            failing: gone.failing,
+        }
+    }
 }
 
 /// Copies of checkpoints.
@@ -92,6 +123,7 @@ fn shape<'a>(health: &'a Health, node: &'a str) -> Shape<'a> {
         object_store: health
             .copying
             .map(|copying| ObjectStore { waiting: copying.waiting, failing: copying.failing }),
+        retention: health.gone.map(Retention::from),
     }
 }
 
@@ -116,6 +148,7 @@ mod tests {
             missing: vec!["no landlock".into()],
             model_key: Some(true),
             copying: None,
+            gone: None,
         };
         assert_eq!(
             serde_json::to_value(shape(&health, "host-1")).unwrap(),
@@ -131,6 +164,13 @@ mod tests {
                 "remoteRunners": 0, "missing": ["no landlock"], "modelKey": true,
             })
         );
+        health.gone = Some(Gone { sessions: 4, over: 7, ..Gone::default() });
+        let shown = serde_json::to_value(shape(&health, "host-1")).unwrap();
+        let wanted = json!({
+            "purgedSessions": 4, "forgottenEvents": 0, "removedCheckpoints": 0, "overBytes": 7,
+            "failing": false,
+        });
+        assert_eq!(shown["retention"], wanted);
         health.model_key = None;
         let unknown = serde_json::to_value(shape(&health, "host-1")).unwrap();
         assert_eq!(unknown.get("modelKey"), None);

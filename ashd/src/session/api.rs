@@ -13,6 +13,7 @@ use crate::domain::{
 use crate::store::StoreError;
 
 pub use super::copies::Copying;
+pub use super::retention::Gone;
 
 /// On whose behalf a verb is called.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -190,6 +191,8 @@ pub struct Health {
     pub model_key: Option<bool>,
     /// How the object store is doing; absent when there is none.
     pub copying: Option<Copying>,
+    /// What has gone because it was kept long enough; absent when everything is kept.
+    pub gone: Option<Gone>,
 }
 
 /// What happened to agents and sessions, for those who watch.
@@ -315,6 +318,9 @@ pub enum Refusal {
     /// No such file in the session's workspace.
     #[error("File not found")]
     NoFile,
+    /// There is nothing of this tenant.
+    #[error("Tenant not found")]
+    NoTenant,
     /// No such API key.
     #[error("Key not found")]
     NoKey,

@@ -8,12 +8,14 @@ use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
 use super::difference::Difference;
+use super::places::Places;
 use super::service::{Result, Service, detached};
 use super::shared::Shared;
 use super::survey;
 use crate::domain::Tenant;
-use crate::snapshot::{SnapshotError, Survey};
-use crate::store::StoreError;
+use crate::sandbox::lease::Slots;
+use crate::snapshot::{SnapshotError, Snapshots, Survey};
+use crate::store::{Store, StoreError};
 
 /// What a look found.
 #[derive(Debug, Default)]
@@ -28,13 +30,13 @@ impl Found {
     /// What was found of a tenant's snapshots.
     pub(super) async fn add(
         &mut self,
-        shared: &Shared,
+        store: &dyn Store,
         tenant: &Tenant,
         survey: &Survey,
     ) -> Result<()> {
         self.chunks += survey.chunks;
         self.differences.extend(unusable(tenant, survey));
-        self.differences.extend(damaged(shared, tenant, survey).await?);
+        self.differences.extend(damaged(store, tenant, survey).await?);
         Ok(())
     }
 }
@@ -63,14 +65,40 @@ impl Service {
         };
         let mut found = Found { differences, chunks: 0 };
         for tenant in tenants(shared).await {
-            let survey = content(shared, &tenant, deep).await?;
-            found.add(shared, &tenant, &survey).await?;
+            let survey = content((&shared.snapshots, &shared.store), &tenant, deep).await?;
+            found.add(&*shared.store, &tenant, &survey).await?;
         }
         if deep {
             found.differences.extend(shared.store.check().await?.map(Difference::Database));
         }
         Ok(found)
     }
+}
+
+/// Looks at what there is while no daemon runs: database, files and snapshots. Of sandboxes, processes,
+/// mounts and leases nothing can be said then.
+///
+/// # Errors
+/// When the store or the directory of snapshots cannot be read.
+pub async fn look_at_rest(
+    store: &Arc<dyn Store>,
+    places: &Places,
+    (uids, deep): ((u32, u32), bool),
+) -> Result<Found> {
+    let slots = Slots::new(uids.0, uids.1, []);
+    let differences = survey::look_at_rest(places, &**store, &slots).await?;
+    let mut found = Found { differences, chunks: 0 };
+    if places.vaults().is_dir() {
+        let snapshots = Snapshots::open(&places.vaults()).map_err(Failed::from)?;
+        for tenant in snapshots.tenants().map_err(Failed::from)? {
+            let survey = content((&snapshots, store), &tenant, deep).await?;
+            found.add(&**store, &tenant, &survey).await?;
+        }
+    }
+    if deep {
+        found.differences.extend(store.check().await?.map(Difference::Database));
+    }
+    Ok(found)
 }
 
 /// Every tenant that has snapshots.
@@ -97,12 +125,15 @@ pub(super) async fn packs(shared: &Arc<Shared>) -> Vec<Difference> {
 }
 
 /// Looks at all points of a tenant.
-pub(super) async fn content(shared: &Arc<Shared>, tenant: &Tenant, deep: bool) -> Result<Survey> {
-    let (shared, tenant) = (shared.clone(), tenant.clone());
+pub(super) async fn content(
+    (snapshots, store): (&Snapshots, &Arc<dyn Store>),
+    tenant: &Tenant,
+    deep: bool,
+) -> Result<Survey> {
+    let (snapshots, store, tenant) = (snapshots.clone(), store.clone(), tenant.clone());
     let look = move || -> Result<Survey> {
-        let vault = shared.snapshots.vault(&tenant).map_err(Failed::from)?;
-        let points =
-            || Handle::current().block_on(shared.store.roots(&tenant)).map_err(Failed::Store);
+        let vault = snapshots.vault(&tenant).map_err(Failed::from)?;
+        let points = || Handle::current().block_on(store.roots(&tenant)).map_err(Failed::Store);
         Ok(vault.survey(deep, points)?)
     };
     spawn_blocking(look).await.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
@@ -116,10 +147,10 @@ fn unusable(tenant: &Tenant, survey: &Survey) -> Vec<Difference> {
 }
 
 /// The points that have what is damaged.
-async fn damaged(shared: &Shared, tenant: &Tenant, survey: &Survey) -> Result<Vec<Difference>> {
+async fn damaged(store: &dyn Store, tenant: &Tenant, survey: &Survey) -> Result<Vec<Difference>> {
     let mut found = vec![];
     for damage in &survey.damaged {
-        for point in shared.store.points_with(tenant, damage.root).await? {
+        for point in store.points_with(tenant, damage.root).await? {
             found.push(Difference::Point {
                 session: point.session,
                 point: point.id,

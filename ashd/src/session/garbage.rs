@@ -83,8 +83,9 @@ impl Service {
         detached(async move {
             let mut found = Found::default();
             for tenant in tenants(&shared).await {
-                let survey = Arc::new(content(&shared, &tenant, true).await?);
-                found.add(&shared, &tenant, &survey).await?;
+                let survey =
+                    Arc::new(content((&shared.snapshots, &shared.store), &tenant, true).await?);
+                found.add(&*shared.store, &tenant, &survey).await?;
                 set_right(&shared, &tenant, survey).await?;
             }
             Ok(found)
@@ -136,11 +137,12 @@ pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
 
 /// Whether something of a tenant was purged and may be left. A file is looked for; no more.
 fn was_purged(shared: &Shared, tenant: &Tenant) -> bool {
-    shared.snapshots.vault(tenant).is_ok_and(|vault| vault.was_purged())
+    let vault = shared.snapshots.known_vault(tenant).ok().flatten();
+    vault.is_some_and(|vault| vault.was_purged())
 }
 
 /// Sees to it that rows that were removed are not in the database's log any more.
-async fn scrub(shared: &Shared) {
+pub(super) async fn scrub(shared: &Shared) {
     for _ in 0..SCRUBS {
         match shared.store.scrub().await {
             Ok(true) => return,
@@ -186,7 +188,9 @@ async fn collect(
 ) -> Result<Option<Collected>, Refusal> {
     let (shared, tenant) = (shared.clone(), tenant.clone());
     let collect = move || -> Result<Option<Collected>, Refusal> {
-        let vault = shared.snapshots.vault(&tenant).map_err(Failed::from)?;
+        // One that was deleted meanwhile is not made again.
+        let vault = shared.snapshots.known_vault(&tenant).map_err(Failed::from)?;
+        let Some(vault) = vault else { return Ok(Some(Collected::default())) };
         let how = Collecting { grace: GRACE, preview, patience: PATIENCE };
         let points =
             || Handle::current().block_on(shared.store.roots(&tenant)).map_err(Failed::Store);

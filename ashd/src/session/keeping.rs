@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
+use super::places::ROOTS;
 use super::shared::Shared;
 use crate::domain::{
     Point, PointId, PointName, Root, SandboxId, Session, SessionId, Tenant, Timestamp, Which,
@@ -23,9 +24,6 @@ use crate::sandbox::Running;
 use crate::snapshot::{Cut, Cutting, Donor, Restoring, SnapshotError, Stage};
 use crate::store::StoreError;
 use crate::tree::remove_all;
-
-/// The directories of a session that a point holds.
-const ROOTS: [&str; 2] = ["workspace", "home"];
 
 /// How long a cut waits until its moment is noted. An agent may stand still for it.
 const NOTING: Duration = Duration::from_millis(100);
@@ -75,8 +73,7 @@ impl Shared {
 
     /// Whether workspace and home of a session are there.
     pub(super) fn has_files(&self, id: SessionId) -> bool {
-        let root = self.places.session(id);
-        ROOTS.iter().all(|name| root.join(name).is_dir())
+        self.places.has_files(id)
     }
 
     /// The point that workspace and home have to be brought back from; `None` when they are there

@@ -147,6 +147,20 @@ impl KeyRing {
         revoked.await.unwrap_or(Err(Refusal::ShuttingDown))
     }
 
+    /// Takes all keys of a tenant away that is being deleted, and says how many; `None`: there is no
+    /// such tenant.
+    ///
+    /// # Errors
+    /// When the store fails: then the keys are still valid.
+    pub(super) async fn leave(&self, tenant: &Tenant) -> Result<Option<u64>, Refusal> {
+        let Some(removed) = self.store.leave_tenant(tenant).await? else { return Ok(None) };
+        for key in &removed {
+            self.keys.remove(&key.hash);
+            self.take_back(key);
+        }
+        Ok(Some(removed.len() as u64))
+    }
+
     /// Removes the file that hands over this key, so that no tool goes on with it.
     fn take_back(&self, key: &Key) {
         let is_its = |text: Vec<u8>| hash(text.trim_ascii()) == key.hash;

@@ -39,17 +39,21 @@ mod moved;
 mod places;
 mod reconcile;
 mod registry;
+mod retention;
 mod survey;
+mod tenants;
 mod top;
 
 pub use checkpoints::Kept;
 pub use difference::{Difference, Mending};
 pub use exec::{ExecPiece, ExecStream};
-pub use fsck::Found;
+pub use fsck::{Found, look_at_rest};
 pub use garbage::Collection;
 pub use registry::SessionView;
+pub use retention::{Gone, Keeping};
 pub use service::Service;
 pub use stream::Subscription;
+pub use tenants::Deleted;
 pub use top::Load;
 
 pub use crate::store::{EventRange, SessionFilter, StoreError, Usage};

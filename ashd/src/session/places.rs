@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use crate::domain::{AgentName, SessionId, Tenant};
 
+/// The directories of a session that a point holds.
+pub(super) const ROOTS: [&str; 2] = ["workspace", "home"];
+
 /// The state directory.
 #[derive(Clone, Debug)]
 pub struct Places {
@@ -40,6 +43,12 @@ impl Places {
     /// One session: its workspace and its home.
     pub fn session(&self, id: SessionId) -> PathBuf {
         self.sessions().join(id.to_string())
+    }
+
+    /// Whether workspace and home of a session are there.
+    pub fn has_files(&self, id: SessionId) -> bool {
+        let root = self.session(id);
+        ROOTS.iter().all(|name| root.join(name).is_dir())
     }
 
     /// Attachments of every session.

@@ -17,9 +17,11 @@ use super::exec::ExecStream;
 use super::garbage::{self, Garbage};
 use super::reconcile;
 use super::registry::{Registry, SessionView};
+use super::retention::{self, Retention};
 use super::shared::{Live, Options, Shared};
 use super::stream::Subscription;
 use super::survey::Making;
+use super::tenants;
 use crate::domain::{
     Agent, AgentName, Event, ExecRequest, SandboxId, Session, SessionId, Status, Timestamp,
     TurnRequest,
@@ -84,12 +86,16 @@ impl Service {
             garbage: Garbage::default(),
             making: Making::default(),
             copies: Copies::new(objects),
+            retention: Retention::default(),
         });
         reconcile::run(&shared, sessions).await?;
         tokio::spawn(garbage::collect_for_ever(shared.clone()));
         tokio::spawn(copies::copy_for_ever(shared.clone()));
         tokio::spawn(account(shared.clone(), usage));
-        Ok(Service { shared, deployments: Arc::default(), started: Instant::now() })
+        let service = Service { shared, deployments: Arc::default(), started: Instant::now() };
+        tokio::spawn(tenants::finish(service.clone()));
+        tokio::spawn(retention::keep_for_ever(service.clone()));
+        Ok(service)
     }
 
     /// Takes over what the configuration says now.
@@ -130,6 +136,7 @@ impl Service {
             damaged_checkpoints: shared.snapshots.damaged(),
             model_key: shared.sandboxes.has_model_key(),
             copying: shared.copies.state(),
+            gone: shared.gone(),
         }
     }
 

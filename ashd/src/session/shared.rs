@@ -15,6 +15,7 @@ use super::garbage::Garbage;
 use super::machine::Sandbox;
 use super::places::Places;
 use super::registry::Registry;
+use super::retention::{Keeping, Retention};
 use super::survey::Making;
 use crate::domain::{Event, SandboxId, Session, SessionId, Status, Timestamp};
 use crate::sandbox::admission::{self, NoRoom, Room};
@@ -51,6 +52,8 @@ pub struct Options {
     pub max_attachment: u64,
     /// How often what no point needs is removed.
     pub collect_every: Duration,
+    /// How often what was kept long enough is looked for.
+    pub retain_every: Duration,
     /// What can change while the daemon runs, as it is at its start.
     pub live: Live,
 }
@@ -62,6 +65,8 @@ pub struct Live {
     pub agent_roots: Vec<PathBuf>,
     /// Points that were made by themselves and are kept of a session; the newest is in any case.
     pub keep_points: u32,
+    /// How long what is kept.
+    pub keeping: Keeping,
     /// Bounds of sandboxes that are made from now on.
     pub limits: Limits,
 }
@@ -85,6 +90,7 @@ pub(super) struct Shared {
     /// Sessions that are being made.
     pub(super) making: Making,
     pub(super) copies: Copies,
+    pub(super) retention: Retention,
 }
 
 impl Shared {

@@ -14,8 +14,11 @@ use tokio::task::spawn_blocking;
 use super::agents;
 use super::api::Refusal;
 use super::difference::Difference;
+use super::places::Places;
 use super::shared::Shared;
 use crate::domain::{Agent, SandboxId, Session, SessionId, Status, Which};
+use crate::sandbox::lease::Slots;
+use crate::store::Store;
 
 /// Sessions that are being made: what there is of them is not recorded yet.
 #[derive(Default)]
@@ -43,6 +46,7 @@ impl Drop for Made<'_> {
 }
 
 /// What is known of sessions at one moment.
+#[derive(Default)]
 struct Facts {
     making: BTreeSet<(SessionId, u32)>,
     /// Sessions with drivers, which know better than anybody.
@@ -60,14 +64,34 @@ struct Facts {
 pub(super) async fn look(shared: &Arc<Shared>) -> Result<BTreeSet<Difference>, Refusal> {
     let facts = Facts::gather(shared).await?;
     let mut found = BTreeSet::new();
-    facts.sessions(shared, &mut found).await?;
+    facts.sessions((&shared.places, &*shared.store), &mut found).await?;
     let looking = shared.clone();
     let looked = spawn_blocking(move || {
         facts.machine(&looking, &mut found);
-        facts.disk(&looking, &mut found);
+        facts.disk(&looking.places, &looking.slots, &mut found);
         found
     });
     looked.await.map_err(|error| Refusal::Internal(error.to_string()))
+}
+
+/// Looks at rows and files while no daemon runs. Of what runs nothing is known: that sandboxes are gone
+/// is no difference.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(super) async fn look_at_rest(
+    places: &Places,
+    store: &dyn Store,
+    slots: &Slots,
+) -> Result<BTreeSet<Difference>, Refusal> {
+    let sessions = store.unended_sessions().await?;
+    let agents = store.all_agents().await?;
+    let facts = Facts { sessions, agents, ..Facts::default() };
+    let mut found = BTreeSet::new();
+    facts.sessions((places, store), &mut found).await?;
+    facts.disk(places, slots, &mut found);
+    found.retain(|difference| !matches!(difference, Difference::SandboxGone(_)));
+    Ok(found)
 }
 
 impl Facts {
@@ -88,7 +112,7 @@ impl Facts {
     /// What the rows of sessions say, and what is there of it.
     async fn sessions(
         &self,
-        shared: &Shared,
+        (places, store): (&Places, &dyn Store),
         found: &mut BTreeSet<Difference>,
     ) -> Result<(), Refusal> {
         for session in self.sessions.iter().filter(|session| !self.is_under_way(session.id)) {
@@ -110,8 +134,8 @@ impl Facts {
                 }
                 _ => {}
             }
-            if session.restore.is_none() && !shared.has_files(id) {
-                let point = shared.store.point(id, Which::Newest).await?;
+            if session.restore.is_none() && !places.has_files(id) {
+                let point = store.point(id, Which::Newest).await?;
                 found.insert(match point {
                     Some(_) => Difference::FilesAway(id),
                     None => Difference::FilesLost(id),
@@ -134,8 +158,8 @@ impl Facts {
     }
 
     /// What lies in the state directory. Blocks.
-    fn disk(&self, shared: &Shared, found: &mut BTreeSet<Difference>) {
-        let (places, recorded) = (&shared.places, &self.sessions);
+    fn disk(&self, places: &Places, slots: &Slots, found: &mut BTreeSet<Difference>) {
+        let recorded = &self.sessions;
         let known: HashSet<SessionId> = recorded.iter().map(|session| session.id).collect();
         let own = |name: &str| name.parse().is_ok_and(|id: SessionId| known.contains(&id));
         let busy = |name: &str| {
@@ -154,7 +178,7 @@ impl Facts {
             }
         }
         for session in recorded.iter().filter(|session| !self.is_under_way(session.id)) {
-            found.extend(foreign(shared, session));
+            found.extend(foreign(places, slots, session));
         }
         let kept = agents::names(&places.old_snapshots()).into_iter();
         found.extend(kept.filter_map(|name| name.parse().ok()).map(Difference::OldKept));
@@ -162,9 +186,9 @@ impl Facts {
 }
 
 /// Whether a session's workspace belongs to somebody else than its agent.
-fn foreign(shared: &Shared, session: &Session) -> Option<Difference> {
-    let should = shared.slots.uids(session.slot?).agent;
-    let workspace = shared.places.session(session.id).join("workspace");
+fn foreign(places: &Places, slots: &Slots, session: &Session) -> Option<Difference> {
+    let should = slots.uids(session.slot?).agent;
+    let workspace = places.session(session.id).join("workspace");
     let owner = std::fs::symlink_metadata(workspace).ok()?.uid();
     (owner != should).then_some(Difference::Owner { session: session.id, owner, should })
 }

@@ -54,9 +54,11 @@ use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::domain::Tenant;
+use crate::tree::{TreeError, remove_all};
 
 /// The snapshots of every tenant. Cheap to clone.
 #[derive(Clone)]
@@ -82,7 +84,26 @@ impl Snapshots {
     /// # Errors
     /// When it cannot be made or read.
     pub fn vault(&self, tenant: &Tenant) -> Result<Arc<Vault>, SnapshotError> {
-        let mut vaults = self.0.vaults.lock().unwrap_or_else(PoisonError::into_inner);
+        self.open_vault(tenant, &mut self.lock())
+    }
+
+    /// The vault of a tenant, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn known_vault(&self, tenant: &Tenant) -> Result<Option<Arc<Vault>>, SnapshotError> {
+        let mut vaults = self.lock();
+        match self.0.dir.join(tenant.as_str()).is_dir() {
+            true => self.open_vault(tenant, &mut vaults).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn open_vault(
+        &self,
+        tenant: &Tenant,
+        vaults: &mut HashMap<Tenant, Arc<Vault>>,
+    ) -> Result<Arc<Vault>, SnapshotError> {
         if let Some(vault) = vaults.get(tenant) {
             return Ok(vault.clone());
         }
@@ -91,10 +112,36 @@ impl Snapshots {
         Ok(vault)
     }
 
+    fn lock(&self) -> MutexGuard<'_, HashMap<Tenant, Arc<Vault>>> {
+        self.0.vaults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the vault of a tenant, with everything in it. Whoever has it open still has it, and
+    /// writes nothing that is found again.
+    ///
+    /// # Errors
+    /// When somebody saves or brings back all the time, for as long as `patience`, or the disk fails.
+    pub fn remove(&self, tenant: &Tenant, patience: Duration) -> Result<(), SnapshotError> {
+        let dir = self.0.dir.join(tenant.as_str());
+        // No tenant is called like that.
+        let gone = format!("{tenant}.gone");
+        remove_all(&self.0.dir, &gone).map_err(store)?;
+        if dir.exists() {
+            let vault = self.vault(tenant)?;
+            let busy = || SnapshotError::Store("somebody saves or brings back".to_owned());
+            let _alone = vault.gate.alone(patience).ok_or_else(busy)?;
+            let mut vaults = self.lock();
+            std::fs::rename(&dir, self.0.dir.join(&gone))?;
+            vaults.remove(tenant);
+            drop(vaults);
+            std::fs::File::open(&self.0.dir)?.sync_all()?;
+        }
+        remove_all(&self.0.dir, &gone).map_err(store)
+    }
+
     /// How many points of vaults that are open are known to be damaged.
     pub fn damaged(&self) -> u64 {
-        let vaults = self.0.vaults.lock().unwrap_or_else(PoisonError::into_inner);
-        vaults.values().map(|vault| vault.damaged()).sum()
+        self.lock().values().map(|vault| vault.damaged()).sum()
     }
 
     /// Every tenant that has a vault.
@@ -126,6 +173,10 @@ fn deeply<T: Send>(
             |_| SnapshotError::Store("it failed in a way that nobody foresaw".to_owned());
         thread.spawn_scoped(scope, work)?.join().map_err(panicked)?
     })
+}
+
+fn store(error: TreeError) -> SnapshotError {
+    SnapshotError::Store(error.to_string())
 }
 
 /// Makes a directory that only root may enter.

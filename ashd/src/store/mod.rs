@@ -279,6 +279,35 @@ pub trait Store: Send + Sync {
     /// The sum of a session's usage; `model` is that of the newest row.
     async fn usage(&self, id: SessionId) -> Result<Usage>;
 
+    /// Ended sessions that were last active before a time, those of longest ago first.
+    async fn ended_before(&self, before: Timestamp, limit: u32)
+    -> Result<Vec<(Tenant, SessionId)>>;
+    /// Removes points of before a time, the oldest first, and says how many. Those with a name stay,
+    /// the newest of each session, and the one that a session is to be brought back to.
+    async fn remove_old_points(&self, before: Timestamp, limit: u32) -> Result<u64>;
+    /// Removes the oldest points, of those that may go by their age, until so many bytes were written
+    /// for them. Says how many points, and how many bytes.
+    async fn remove_oldest_points(&self, bytes: u64, limit: u32) -> Result<(u64, u64)>;
+    /// Sessions with events of before a time that are not forgotten, by their ids, behind one.
+    async fn sessions_with_old_events(
+        &self,
+        before: Timestamp,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Vec<SessionId>>;
+    /// Forgets the oldest events of a session that are of before a time, and says how many. They keep
+    /// their numbers and times, and are lifecycle events from then on. Of a session that has not ended
+    /// the newest two turns stay.
+    async fn forget_events(&self, id: SessionId, before: Timestamp, limit: u32) -> Result<u64>;
+
+    /// Marks a tenant as one that is being deleted: neither sessions nor agents are added to it any
+    /// more. Removes its keys and returns them; `None` when there is nothing of the tenant.
+    async fn leave_tenant(&self, tenant: &Tenant) -> Result<Option<Vec<Key>>>;
+    /// Tenants that are being deleted.
+    async fn leaving_tenants(&self) -> Result<Vec<Tenant>>;
+    /// Removes all that is left of a tenant but keys, and its mark.
+    async fn tenant_left(&self, tenant: &Tenant) -> Result<()>;
+
     /// Empties the write-ahead log, in which rows that were removed are still to be read; false when
     /// somebody who reads is in the way. Nobody who writes waits for long.
     async fn scrub(&self) -> Result<bool>;

@@ -27,7 +27,7 @@ const SYSTEM_BWRAP: &str = "/usr/bin/bwrap";
 pub(super) async fn all(places: &Places, bus: Option<&str>) -> Readings {
     let libexec = &places.libexec_dir;
     let config = service::config().await;
-    let (daemon, is_at_broker) = service::daemon(bus).await;
+    let said = service::daemon(bus).await;
     Readings {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         systemd: first_line("systemctl", &["--version"]).await,
@@ -42,7 +42,7 @@ pub(super) async fn all(places: &Places, bus: Option<&str>) -> Readings {
         swap: disk::swap(),
         runtime: runtime(libexec, service::value(&config, "sandbox.claude")),
         key: Key {
-            is_at_broker,
+            is_at_broker: said.model_key,
             is_undecryptable: service::is_undecryptable().await,
             ..service::key(&places.etc_dir)
         },
@@ -50,7 +50,8 @@ pub(super) async fn all(places: &Places, bus: Option<&str>) -> Readings {
         vulnerabilities: kernel::vulnerabilities(),
         is_smt_on: line("/sys/devices/system/cpu/smt/active").as_deref() == Some("1"),
         unit: systemctl::state(systemctl::DAEMON).await,
-        daemon,
+        daemon: said.daemon,
+        damaged: said.damaged,
         user: user().await,
         config,
     }

@@ -30,6 +30,7 @@ const CHECKS: &[fn(&Readings) -> Finding] = &[
     host::clock,
     kernel::mitigations,
     service::daemon,
+    service::checkpoints,
     service::rights,
 ];
 

@@ -44,6 +44,8 @@ pub(super) struct Readings {
     pub(super) unit: Option<String>,
     /// The daemon on the bus.
     pub(super) daemon: Daemon,
+    /// Checkpoints that it knows to be damaged; absent when it does not say.
+    pub(super) damaged: Option<u64>,
     /// Who asks.
     pub(super) user: User,
 }

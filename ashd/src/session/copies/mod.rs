@@ -38,6 +38,8 @@ pub(super) struct Copies {
     there: Notify,
     /// Imports, one at a time: of two of the same session both would have it.
     pub(super) importing: tokio::sync::Mutex<()>,
+    /// Held while something is put there: whoever removes a tenant waits for it.
+    pub(super) sending: tokio::sync::Mutex<()>,
     /// Whether one of them is being copied.
     busy: AtomicBool,
     failing: AtomicBool,
@@ -124,7 +126,7 @@ impl Copies {
     }
 
     /// What is there of a tenant has to be looked up again.
-    fn forget_packs(&self, tenant: &Tenant) {
+    pub(super) fn forget_packs(&self, tenant: &Tenant) {
         self.packs.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
     }
 
@@ -201,7 +203,10 @@ async fn all_waiting(shared: &Arc<Shared>) -> Result<(), NotCopied> {
     }
     loop {
         let Some(id) = copies.next() else { return Ok(()) };
-        let sent = send::session(shared, objects, id).await;
+        let sent = {
+            let _sending = copies.sending.lock().await;
+            send::session(shared, objects, id).await
+        };
         copies.busy.store(false, Ordering::Relaxed);
         match sent {
             Ok(()) => {}

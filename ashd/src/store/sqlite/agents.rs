@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
+use super::tenants;
 use super::values::{Json, exists};
 use crate::domain::{Agent, AgentName, Tenant};
 use crate::store::{Result, StoreError};
@@ -36,6 +37,7 @@ pub(super) fn adopt(conn: &Connection, agent: &Agent) -> Result<()> {
 }
 
 fn insert(conn: &Connection, agent: &Agent) -> Result<()> {
+    tenants::stays(conn, &agent.tenant)?;
     let sql = "INSERT INTO agents (id, tenant, name, version, created_at, env, config, updated_at)
                VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
     let row = params![

@@ -29,6 +29,12 @@ pub(super) fn remove(conn: &Connection, tenant: &Tenant, id: Uuid) -> Result<Opt
     Ok(conn.query_row(&sql, params![id.as_bytes(), tenant], read).optional()?)
 }
 
+/// Removes every key of a tenant and returns them as they were.
+pub(super) fn remove_all(conn: &Connection, tenant: &Tenant) -> Result<Vec<Key>> {
+    let sql = format!("DELETE FROM keys WHERE tenant = ? RETURNING {COLUMNS}");
+    Ok(conn.prepare(&sql)?.query_map([tenant], read)?.collect::<rusqlite::Result<_>>()?)
+}
+
 fn read(row: &Row<'_>) -> rusqlite::Result<Key> {
     Ok(Key {
         id: Uuid::from_bytes(row.get(0)?),

@@ -17,7 +17,9 @@ mod copies;
 mod events;
 mod keys;
 mod points;
+mod retention;
 mod sessions;
+mod tenants;
 mod usage;
 
 #[cfg(test)]
@@ -66,6 +68,14 @@ pub struct Sqlite {
 impl Sqlite {
     /// The newest schema that this program knows.
     pub const SCHEMA: u32 = schema::KNOWN;
+
+    /// The schema of a database that is there, which is not brought up to date.
+    ///
+    /// # Errors
+    /// When it is damaged, none of ours, or made by a newer program.
+    pub fn schema_of(path: &Path) -> Result<u32> {
+        schema::check(&open::look(path)?)
+    }
 
     /// Opens the database, makes it if there is none (mode 0600), and brings its schema up to date.
     ///
@@ -277,6 +287,49 @@ impl Store for Sqlite {
 
     async fn usage(&self, id: SessionId) -> Result<Usage> {
         self.readers.read(move |conn| usage::sum(conn, id)).await
+    }
+
+    async fn ended_before(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(Tenant, SessionId)>> {
+        self.readers.read(move |conn| retention::ended(conn, before, limit)).await
+    }
+
+    async fn remove_old_points(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.writer.write(move |conn| retention::old_points(conn, before, limit)).await
+    }
+
+    async fn remove_oldest_points(&self, bytes: u64, limit: u32) -> Result<(u64, u64)> {
+        self.writer.write(move |conn| retention::oldest_points(conn, bytes, limit)).await
+    }
+
+    async fn sessions_with_old_events(
+        &self,
+        before: Timestamp,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Vec<SessionId>> {
+        self.readers.read(move |conn| retention::with_old_events(conn, before, after, limit)).await
+    }
+
+    async fn forget_events(&self, id: SessionId, before: Timestamp, limit: u32) -> Result<u64> {
+        self.writer.write(move |conn| retention::forget(conn, id, before, limit)).await
+    }
+
+    async fn leave_tenant(&self, tenant: &Tenant) -> Result<Option<Vec<Key>>> {
+        let tenant = tenant.clone();
+        self.writer.write(move |conn| tenants::leave(conn, &tenant)).await
+    }
+
+    async fn leaving_tenants(&self) -> Result<Vec<Tenant>> {
+        self.readers.read(tenants::leaving).await
+    }
+
+    async fn tenant_left(&self, tenant: &Tenant) -> Result<()> {
+        let tenant = tenant.clone();
+        self.writer.write(move |conn| tenants::left(conn, &tenant)).await
     }
 
     async fn scrub(&self) -> Result<bool> {

@@ -103,6 +103,14 @@ pub(super) fn check(conn: &Connection) -> Result<Option<String>> {
     Ok(table.map(|table| format!("a row of {table} belongs to nothing")))
 }
 
+/// A connection to a file that is there, for reading.
+pub(super) fn look(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.pragma_update(None, "query_only", true)?;
+    Ok(conn)
+}
+
 /// A connection to the file.
 pub(super) fn connect(path: &Path, role: Role) -> Result<Connection> {
     // Each connection is used by one thread at a time.

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
 use super::events;
 use super::points::{self, History};
+use super::tenants;
 use super::values::{Json, exists};
 use crate::domain::session::RunningTurn;
 use crate::domain::{NewEvent, Session, SessionChange, SessionId, Status, Tenant};
@@ -25,6 +26,7 @@ pub(super) struct Head {
 }
 
 pub(super) fn create(conn: &Connection, session: &Session, events: &[NewEvent]) -> Result<()> {
+    tenants::stays(conn, &session.tenant)?;
     insert(conn, session)?;
     let head = Head { key: conn.last_insert_rowid(), last_seq: 0 };
     let sql = "INSERT INTO session_settings (session, settings) VALUES (?, ?)";

@@ -247,3 +247,42 @@ fn what_is_purged_is_nowhere() -> Result<()> {
     ensure!(fsck(&talk, &["fsck", "--deep"])? == (0, vec![]));
     talk.ash.finish()
 }
+
+/// While the daemon is stopped what lies on the disk is looked at, by the daemon's program.
+#[test]
+fn what_lies_on_the_disk_is_looked_at_without_a_daemon() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("head -c 300000 /dev/urandom > noise"))?;
+    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    let data = talk.ash.data_dir();
+    let at_rest = |talk: &Talk, bus: &str| -> Result<(i32, Value, String)> {
+        let mut command = talk.ash.ctl().command()?;
+        command.env("ASH_DATA_DIR", &data).env("ASH_BUS_ADDRESS", bus);
+        command.env("ASH_CONFIG", talk.ash.scratch().join("ashd.toml"));
+        let output = command.args(["--json", "fsck", "--deep"]).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let document = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        Ok((output.status.code().context("ashctl was killed")?, document, said))
+    };
+    // A daemon that runs has its data directory to itself, also when it is on another bus.
+    let (code, _, said) = at_rest(&talk, "unix:path=/nonexistent")?;
+    ensure!(code == 78 && said.contains("in use"), "{code}: {said}");
+    talk.ash.terminate()?;
+    let bus = talk.ash.bus().to_owned();
+    let (code, found, said) = at_rest(&talk, &bus)?;
+    ensure!(code == 0 && found["differences"] == json!([]), "{code}: {found} {said}");
+    ensure!(found["running"] == false && found["chunks"].as_u64() > Some(1), "{found}");
+    fs::create_dir_all(data.join("agents/default/gone/1"))?;
+    ensure!(at_rest(&talk, &bus)?.0 == 10);
+    for pack in packs(&talk)? {
+        if fs::metadata(&pack)?.len() > 200_000 {
+            flip(&pack)?;
+        }
+    }
+    let (code, found, said) = at_rest(&talk, &bus)?;
+    ensure!(code == 12 && found["differences"][0]["kind"] == "checkpoint", "{found} {said}");
+    ensure!(data.join("agents/default/gone/1").exists(), "nothing is mended by looking");
+    talk.boot()?;
+    ensure!(fsck(&talk, &["fsck", "--deep"])?.0 == 12);
+    talk.ash.finish()
+}

@@ -106,8 +106,19 @@ pub(super) async fn clock() -> Option<bool> {
     }
 }
 
-/// The daemon, and whether it knows of a model API key.
-pub(super) async fn daemon(address: Option<&str>) -> (Daemon, Option<bool>) {
+/// What the daemon says of itself.
+#[derive(Default)]
+pub(super) struct Said {
+    /// Whether it answers, and what it misses.
+    pub(super) daemon: Daemon,
+    /// Whether it knows of a model API key.
+    pub(super) model_key: Option<bool>,
+    /// Checkpoints that it knows to be damaged.
+    pub(super) damaged: Option<u64>,
+}
+
+/// Asks the daemon.
+pub(super) async fn daemon(address: Option<&str>) -> Said {
     let asked = async {
         let bus = Bus::connect(address).await.map_err(|failure| (false, failure))?;
         let version = bus.manager.version().await;
@@ -119,14 +130,18 @@ pub(super) async fn daemon(address: Option<&str>) -> (Daemon, Option<bool>) {
     let daemon = match timeout(PATIENCE, asked).await {
         Err(_) => Daemon::NoBus("the message bus does not answer".into()),
         Ok(Ok((version, health))) => {
-            return (Daemon::There(version, health.missing), health.model_key);
+            return Said {
+                daemon: Daemon::There(version, health.missing),
+                model_key: health.model_key,
+                damaged: Some(health.damaged_checkpoints),
+            };
         }
         Ok(Err((false, failure))) => Daemon::NoBus(failure.to_string()),
         Ok(Err((true, Failure::Absent(_)))) => Daemon::Absent,
         Ok(Err((true, Failure::Denied(_)))) => Daemon::Denied,
         Ok(Err((true, failure))) => Daemon::Odd(failure.to_string()),
     };
-    (daemon, None)
+    Said { daemon, ..Said::default() }
 }
 
 #[cfg(test)]

@@ -151,6 +151,20 @@ pub(super) fn daemon(readings: &Readings) -> Finding {
     }
 }
 
+/// What was kept and is damaged, as far as the daemon has noticed.
+pub(super) fn checkpoints(readings: &Readings) -> Finding {
+    let name = "Checkpoints";
+    match readings.damaged {
+        Some(0) => Finding::ok(name, "none is known to be damaged"),
+        Some(count) => Finding::warn(
+            name,
+            format!("{count} are known to be damaged"),
+            "`ashctl fsck` says which, and what becomes of them; look at the disk",
+        ),
+        None => Finding::ok(name, "only ashd knows of damage, and it says nothing now"),
+    }
+}
+
 pub(super) fn rights(readings: &Readings) -> Finding {
     let name = "Rights";
     let user = &readings.user;

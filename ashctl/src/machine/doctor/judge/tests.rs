@@ -19,6 +19,7 @@ fn fit() -> Readings {
         is_clock_synchronised: Some(true),
         unit: Some("active".into()),
         daemon: Daemon::There("0.1.0".into(), vec![]),
+        damaged: Some(0),
         config: Config::Good([("http.port".to_owned(), "4100".to_owned())].into()),
         vulnerabilities: vec![("meltdown".into(), "Mitigation: PTI".into())],
         ..Readings::default()
@@ -118,6 +119,7 @@ fn what_could_be_better_is_a_warning() {
         ("Daemon", |it| it.daemon = Daemon::NoBus("gone".into()), "gone"),
         ("Daemon", |it| it.daemon = Daemon::Odd("no method".into()), "no method"),
         ("Daemon", |it| it.daemon = Daemon::There("1".into(), vec!["TCP".into()]), "TCP"),
+        ("Checkpoints", |it| it.damaged = Some(3), "3 are known to be damaged"),
         ("Configuration", |it| it.config = Config::Unknown, "no ashd"),
     ];
     for (name, spoil, word) in cases {

@@ -4,6 +4,7 @@ mod crash;
 mod full;
 mod model;
 mod opening;
+mod retention;
 mod writing;
 
 use std::path::Path;

@@ -202,8 +202,10 @@ impl Killing {
 #[test]
 fn at_every_point_where_it_hurts() -> Result<()> {
     let mut killing = Killing::begin()?;
-    // Imports die where there is a machine to import from, backups where somebody makes one.
-    let elsewhere = |point: &str| point.starts_with("import.") || point.starts_with("backup.");
+    // Others die where there is a machine to import from, a backup or a tenant.
+    let elsewhere = |point: &str| {
+        ["import.", "backup.", "tenant."].iter().any(|start| point.starts_with(start))
+    };
     let here = points::POINTS.iter().filter(|(point, _)| !elsewhere(point));
     for (point, _) in here {
         let reached = killing.visit(point, 1).with_context(|| format!("at {point}"))?;
@@ -238,6 +240,7 @@ fn passes_once(point: &str) -> bool {
         "create.undo",
         "import.",
         "backup.",
+        "tenant.",
     ];
     starts.iter().any(|start| point.starts_with(start))
 }
