@@ -16,6 +16,7 @@ use futures_util::stream::{self, StreamExt as _};
 use uuid::Uuid;
 
 use super::api::{Caller, Refusal};
+use super::copies::send::RESTORED;
 use super::frames;
 use super::keys::KEY_FILE;
 use super::service::{Result, Service, blocking, detached};
@@ -414,6 +415,9 @@ async fn go_back(copy: &Sqlite, session: &Session, point: &Point) -> Result<()> 
     };
     let back_to = (!is_there).then_some(point.id);
     copy.commit(Commit { back_to, ..Commit::of(session.id, change, events) }).await?;
+    if copy.generation(session.id).await?.is_some() {
+        copy.set_generation(session.id, RESTORED).await?;
+    }
     if !is_there {
         // The same content under the number that history has now.
         let (id, created_at) = (PointId::random(), Timestamp::now());

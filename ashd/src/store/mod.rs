@@ -246,7 +246,8 @@ pub trait Store: Send + Sync {
     async fn copied(&self, id: SessionId, point: PointId) -> Result<()>;
     /// What was undone in a point's history.
     async fn undone_at(&self, point: PointId) -> Result<Vec<(u64, u64)>>;
-    /// The generation in which this machine has a session in the object store.
+    /// The generation in which this machine has a session in the object store; 0 stands for one that
+    /// came from a backup, until it is copied again.
     async fn generation(&self, id: SessionId) -> Result<Option<u32>>;
     /// Records the generation in which this machine has a session in the object store.
     async fn set_generation(&self, id: SessionId, generation: u32) -> Result<()>;

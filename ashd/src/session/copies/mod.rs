@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use super::shared::Shared;
 use crate::domain::{AgentName, SessionId, Tenant};
-use crate::objects::{FolderCopy, Objects, ObjectsError, Place};
+use crate::objects::{Claimed, FolderCopy, Objects, ObjectsError, Place};
 use crate::snapshot::SnapshotError;
 use crate::store::{PurgedCopy, StoreError};
 use crate::telemetry::message;
@@ -195,8 +195,15 @@ async fn all_waiting(shared: &Arc<Shared>) -> Result<(), NotCopied> {
     let Some(objects) = &copies.objects else { return Ok(()) };
     for purged in shared.store.purged_copies().await? {
         let PurgedCopy { tenant, session, generation } = purged;
+        let there = objects.generation(&tenant, session).await?;
         // One that another machine has taken is that one's.
-        if objects.generation(&tenant, session).await?.is_none_or(|there| there <= generation) {
+        let ours = match there {
+            Some(there) if generation == send::RESTORED => {
+                objects.owner(&tenant, session, there).await? == Claimed::Ours
+            }
+            there => there.is_none_or(|there| there <= generation),
+        };
+        if ours {
             objects.remove_all(&Place::Session(&tenant, session)).await?;
         }
         shared.store.forget_purged(session).await?;

@@ -31,6 +31,9 @@ const KEPT: usize = 3;
 /// Events of one stretch of history.
 const STRETCH: u32 = 500;
 
+/// The generation that stands for a session that came from a backup and was not copied since.
+pub(in crate::session) const RESTORED: u32 = 0;
+
 /// What was put there longer ago than this, and is named by no manifest that is known, may be about
 /// to be removed. Half of what [`sweep`](super::sweep) waits.
 const FRESH: Duration = Duration::from_secs(3 * 24 * 3600);
@@ -42,6 +45,7 @@ pub(super) async fn session(shared: &Arc<Shared>, objects: &Objects, id: Session
     if points.is_empty() && shared.store.generation(id).await?.is_none() {
         return Ok(());
     }
+    let restored = shared.store.generation(id).await? == Some(RESTORED);
     let generation = own(shared, objects, &session).await?;
     if points.is_empty() {
         return Ok(());
@@ -51,13 +55,17 @@ pub(super) async fn session(shared: &Arc<Shared>, objects: &Objects, id: Session
         return Ok(());
     };
     let names = manifests(objects, &session.tenant, id).await?;
-    let newest = names.iter().max();
+    // What is there of a session from a backup may have happened otherwise here.
+    let newest = names.iter().max().filter(|_| !restored);
     let mut before = match newest {
         Some(name) => read(objects, &session.tenant, id, *name).await.ok(),
         None => None,
     };
     for point in points {
         let manifest = one(shared, objects, (&session, &point, generation), &agent, before).await?;
+        if restored {
+            shared.store.set_generation(id, generation).await?;
+        }
         shared.store.copied(id, point.id).await?;
         fault::point("copy.recorded");
         tracing::debug!(ash_session = %id, seq = point.seq, "point copied to the object store");
@@ -71,6 +79,9 @@ async fn own(shared: &Arc<Shared>, objects: &Objects, session: &Session) -> Done
     let (tenant, id) = (&session.tenant, session.id);
     let ours = shared.store.generation(id).await?;
     let there = objects.generation(tenant, id).await?;
+    if ours == Some(RESTORED) {
+        return next(objects, session, there).await;
+    }
     let generation = match (ours, there) {
         (Some(ours), Some(there)) if ours == there => return Ok(ours),
         // Also one that this machine took, of which it was not recorded any more.
@@ -84,6 +95,22 @@ async fn own(shared: &Arc<Shared>, objects: &Objects, session: &Session) -> Done
             shared.store.set_generation(id, generation).await?;
             Ok(generation)
         }
+    }
+}
+
+/// Takes the generation behind the newest, which is this machine's: of what was put there in that one
+/// the session, which came from a backup, may know nothing. It is recorded with the first copy.
+async fn next(objects: &Objects, session: &Session, there: Option<u32>) -> Done<u32> {
+    let (tenant, id) = (&session.tenant, session.id);
+    if let Some(there) = there
+        && objects.owner(tenant, id, there).await? == Claimed::Taken
+    {
+        return Err(NotCopied::Lost);
+    }
+    let next = there.unwrap_or(0) + 1;
+    match objects.claim(tenant, id, next).await? {
+        Claimed::Ours => Ok(next),
+        Claimed::Taken => Err(NotCopied::Lost),
     }
 }
 

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use anyhow::{Context as _, Result, ensure};
-use ash_journey::{Client, Options, process};
+use ash_journey::{Ash, Client, Options, process};
 use serde_json::{Value, json};
 
 use crate::killed::points::POINTS;
+use crate::moved;
 use crate::support::Talk;
 
 /// Says what a workspace holds, in one word.
@@ -105,6 +106,43 @@ fn what_was_saved_in_mid_turn_goes_on_elsewhere() -> Result<()> {
     ensure!(told.contains("[[say before]]") && told.contains("echo two"), "{told}");
     let again = talk.api.create("hello", json!({}))?;
     ensure!(talk.api.exec(&again, "echo new")?.stdout == "new\n", "the agent is there");
+    talk.ash.finish()
+}
+
+/// What was copied to an object store after the backup happened otherwise than what happens from then
+/// on: whoever imports gets the one that went on.
+#[test]
+fn what_is_restored_wins_over_what_was_copied_before() -> Result<()> {
+    let bucket = tempfile::tempdir()?;
+    let mut talk = Talk::begin(moved::shared(Options::stub(), bucket.path()))?;
+    let dir = talk.ash.scratch().join("backup");
+    let session = talk.session.clone();
+    talk.ask(&talk.bash("echo saved > file"))?;
+    moved::checkpoint(&talk.api, &session, "before")?;
+    back_up(&talk, &dir)?;
+    for number in 0..3 {
+        talk.ask(&talk.bash(&format!("echo lost > file; echo {number}")))?;
+    }
+    moved::checkpoint(&talk.api, &session, "lost")?;
+    talk.ash.terminate()?;
+    start_over(&talk, 1)?;
+    let restored = restore(&talk, &dir, &[])?;
+    ensure!(restored.status.success(), "{}", said(&restored));
+    talk.boot()?;
+    ensure!(talk.api.turn_to(&session, "resume")? == "active");
+    talk.ask("[[say otherwise]]")?;
+    moved::checkpoint(&talk.api, &session, "after")?;
+    talk.ask("[[say more]]")?;
+    moved::checkpoint(&talk.api, &session, "last")?;
+
+    let there = Ash::start(moved::shared(Options::stub(), bucket.path()))?;
+    moved::import(&there.api(), &session, 201)?;
+    ensure!(there.api().turn_to(&session, "resume")? == "active");
+    ensure!(there.api().exec(&session, "cat file")?.stdout == "saved\n");
+    let messages = format!("{:?}", there.api().messages(&session)?);
+    ensure!(messages.contains("[[say otherwise]]") && messages.contains("[[say more]]"));
+    ensure!(!messages.contains("echo lost"), "{messages}");
+    there.finish()?;
     talk.ash.finish()
 }
 
