@@ -20,7 +20,7 @@ use std::time::Duration;
 use ash_broker::control::{self, Control, Event, Events, Launch};
 use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::level_filters::LevelFilter;
 
@@ -289,11 +289,14 @@ impl Shared {
         self.withdraw(control, sandbox).await
     }
 
-    /// The broker ends: whoever knocks waits for the next one.
-    fn wait_for_next(&self) {
+    /// The broker ends: whoever knocks waits for the next one. Returns the conversation with it, which
+    /// goes on as long as somebody has it.
+    fn wait_for_next(&self) -> Option<Arc<Control>> {
         self.leaving.store(true, Ordering::SeqCst);
+        let last = self.control.send_replace(None);
         self.lose();
         self.for_each(|sandbox| self.prepare(sandbox));
+        last
     }
 
     /// No broker is to be expected: whoever knocks is told so until there is one.
@@ -407,28 +410,56 @@ impl Shared {
     }
 }
 
-/// Passes reports on while there is a broker, and gets the next one when there is none.
+/// Passes reports on while there is a broker, and gets the next one when there is none, or when it
+/// leaves.
 async fn supervise(shared: Arc<Shared>, mut first: Option<Events>, reports: mpsc::Sender<Usage>) {
+    let mut leaving = JoinSet::new();
     loop {
         let mut events = match first.take() {
             Some(events) => events,
             None => begin_again(&shared).await,
         };
-        while let Some(event) = events.next().await {
-            match event {
-                Event::Leaving => shared.wait_for_next(),
-                event => report(&reports, event),
+        match hear(&mut events, &reports).await {
+            Parting::Leaving => {
+                tracing::info!("the broker leaves as it was told; the next one takes its place");
+                let last = shared.wait_for_next();
+                leaving.spawn(hear_out(last, events, reports.clone()));
+            }
+            Parting::Lost => {
+                tracing::warn!(
+                    message_id = message::BROKER_LOST,
+                    "the broker went away; starting it anew"
+                );
+                shared.lose();
             }
         }
-        match shared.leaving.load(Ordering::SeqCst) {
-            true => tracing::info!("the broker has ended as it was told"),
-            false => tracing::warn!(
-                message_id = message::BROKER_LOST,
-                "the broker went away; starting it anew"
-            ),
-        }
-        shared.lose();
+        while leaving.try_join_next().is_some() {}
     }
+}
+
+/// How a broker goes.
+enum Parting {
+    /// It brings the answers under way to their end first.
+    Leaving,
+    /// It is not there any more.
+    Lost,
+}
+
+/// Passes on what a broker reports, until it goes.
+async fn hear(events: &mut Events, reports: &mpsc::Sender<Usage>) -> Parting {
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Leaving => return Parting::Leaving,
+            event => report(reports, event),
+        }
+    }
+    Parting::Lost
+}
+
+/// Passes on what a broker that leaves has to say of its last answers.
+async fn hear_out(last: Option<Arc<Control>>, mut events: Events, reports: mpsc::Sender<Usage>) {
+    hear(&mut events, &reports).await;
+    drop(last);
 }
 
 async fn begin_again(shared: &Shared) -> Events {

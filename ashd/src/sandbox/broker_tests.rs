@@ -110,3 +110,48 @@ async fn a_broker_that_does_not_come_is_not_waited_for_for_ever() {
     }
     serving.abort();
 }
+
+/// A model API that has one answer, and gives it when it is told to. Returns its address, what says
+/// that it was asked, and what tells it.
+fn model() -> (String, mpsc::Receiver<()>, std::sync::mpsc::Sender<()>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let (asked, is_asked) = mpsc::channel(1);
+    let (go, may_go) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        asked.blocking_send(()).unwrap();
+        may_go.recv().unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+    });
+    (address, is_asked, go)
+}
+
+/// What the last answers used is reported, though they end when the broker is not the one any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_leaves_is_heard_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (upstream, mut asked, go) = model();
+    let settings = Settings { upstream, ..setup(&dir).settings };
+    let key = Some(ModelKey(b"key".to_vec()));
+    let setup = BrokerSetup { settings, key, patience: PATIENCE, ..setup(&dir) };
+    let begin = Begin { roots: rustls::RootCertStore::empty(), key: None, exit_when_unused: None };
+    let listener = server::adopt(control::listen(&setup.socket).unwrap()).unwrap();
+    let (leave, leaving) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(server::run(listener, begin, async { drop(leaving.await) }));
+    let (broker, mut usage) = Broker::start(setup, Children::default()).await.unwrap();
+    let sandbox = SandboxId::random();
+    broker.grant(sandbox, 0).await.unwrap();
+    let mut client = UnixStream::connect(broker.directory(sandbox).join("api.sock")).unwrap();
+    client
+        .write_all(b"POST /v1/messages HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
+        .unwrap();
+    asked.recv().await.unwrap();
+    leave.send(()).unwrap();
+    broker.shared.control.subscribe().wait_for(Option::is_none).await.unwrap();
+    go.send(()).unwrap();
+    let seen = usage.recv().await.unwrap();
+    assert_eq!((seen.sandbox, seen.status, seen.complete), (sandbox.0, 200, true));
+    serving.await.unwrap();
+}
