@@ -13,8 +13,8 @@ use zbus::connection::Builder;
 use zbus::proxy::CacheProperties;
 use zbus::zvariant::OwnedObjectPath;
 
-/// How long systemd may take to answer. It waits for us meanwhile.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long systemd may take to answer, on a machine that has much to do. It waits for us meanwhile.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What becomes of the sandboxes when the daemon ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
