@@ -74,6 +74,75 @@ def the_broker_is_killed_in_mid_turn(ash):
     ash.delete(id)
 
 
+@journey()
+def ashd_is_restarted_while_the_broker_leaves(ash):
+    """The answer under way comes through the broker that leaves, to an ashd that never knew it; then
+    all go on with the next one, who was there before and who came in between."""
+    id = ash.create()
+    before = asked(ash)
+    turn = ash.send(id, "[[count 20 20ms]][[hold leaving]][[count 40]]")
+    turn.until("text_delta", 20)
+    broker = leave(ash, "leaving")
+    other = ash.create()
+    assert ash.pid("ash-broker") == broker, "the broker did not wait for the answer"
+    # Twice, so that a CLI that asks again does not wait for ever.
+    ash.release("leaving")
+    ash.release("leaving")
+    turn.end()
+    assert turn.text() == f"{counted(20)}\n{counted(40)}" and not turn.errors(), turn.told()
+    assert asked(ash) == before + 1, "the CLI has asked again"
+    turn.check_history()
+    check_next_broker(ash, broker, [id, other])
+
+
+@journey()
+def an_answer_that_the_broker_does_not_wait_for_is_asked_for_again(ash):
+    """By the CLI, behind the same socket; that ashd is another one changes nothing."""
+    id = ash.create()
+    turn = ash.send(id, "[[hold cut]][[count 40]]")
+    broker = leave(ash, "cut")
+    ash.machine.until(is_new("ash-broker", broker), "the next broker")
+    # The question of before, as long as the stand-in does not know that it is gone; and the next.
+    ash.release("cut")
+    ash.release("cut")
+    turn.end()
+    assert turn.text() == counted(40) and not turn.errors(), turn.told()
+    turn.check_history()
+    check_next_broker(ash, broker, [id])
+
+
+def leave(ash, gate):
+    """Has the broker leave while an answer waits at a gate, and has another ashd meanwhile. Returns
+    the process of the broker that leaves."""
+    ash.await_held(gate)
+    daemon, broker = ash.pid("ashd"), ash.pid("ash-broker")
+    ash.machine.do("systemctl restart --no-block ash-broker")
+    said = f"journalctl -o cat _PID={broker} | grep 'told to end'"
+    ash.machine.until(said, "the broker leaves")
+    ash.machine.do("systemctl restart ashd")
+    ash.await_up()
+    assert ash.pid("ashd") != daemon
+    return broker
+
+
+def asked(ash):
+    """How often the model was."""
+    return int(ash.machine.run("grep -c '/v1/messages?' /var/tmp/model.log").out)
+
+
+def check_next_broker(ash, broker, ids):
+    ash.machine.until(is_new("ash-broker", broker), "the next broker")
+    for id in ids:
+        assert ash.ask(id, "[[say after]]") == "after"
+        ash.delete(id)
+
+
+def is_new(unit, pid):
+    """A condition: another process than this one is the main process of a unit."""
+    now = f"$(systemctl show -P MainPID {unit})"
+    return f"[ {now} -gt 0 ] && [ {now} != {pid} ]"
+
+
 @journey(core=True)
 def the_launcher_is_killed_in_mid_turn(ash):
     """Sandboxes do not depend on the process that makes them, and there is a new one for the next.
