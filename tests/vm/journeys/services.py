@@ -5,7 +5,21 @@ import json
 from harness.journey import journey
 
 DROP_IN = "/etc/ash/ashd.toml.d/60-journey.toml"
+LATER = "/etc/ash/ashd.toml.d/61-journey.toml"
+UNIT = "/etc/systemd/system/{}.service.d/journey.conf"
 KEY = "/etc/credstore/ash-model-key"
+SEALED = "/etc/credstore.encrypted/ash-model-key.sealed"
+SEAL = f"""\
+set -e
+install -d -m 0700 /etc/credstore.encrypted
+printf stand-in | systemd-creds encrypt --with-key=host --name=ash-model-key.sealed - {SEALED}
+"""
+
+# As on a machine that got the disk of another one.
+OTHER_HOST = """\
+rm /var/lib/systemd/credential.secret
+systemd-creds setup
+"""
 
 
 def findings(ash):
@@ -54,3 +68,97 @@ def a_key_that_others_can_read_is_told(ash):
     assert "others can read it" in findings(ash)["Configuration"]
     check_given_up(ash, "60-journey.toml:2", "others can read it")
     put_right(ash, DROP_IN, "/etc/ash/key")
+
+
+@journey()
+def a_key_that_cannot_be_decrypted_is_told(ash):
+    """Once, with what to do about it. Nothing tries for ever, a turn fails soon and truthfully, and
+    with a key that can be read all goes on in the same daemon."""
+    machine = ash.machine
+    id = ash.create()
+    ash.ask(id, "[[say before]]")
+    daemon = ash.pid("ashd")
+    machine.do(SEAL + OTHER_HOST)
+    failed = machine.run("systemctl restart ash-broker", limit=300)
+    assert not failed.ok, failed
+    turn = ash.send(id, "[[say never]]").end()
+    assert "the model broker does not run" in turn.told(), turn.told()
+    turn.check_history()
+    machine.until(
+        "systemctl show -P Result ash-broker.socket | grep -qx trigger-limit-hit",
+        "nothing tries any more",
+        limit=300,
+    )
+    shown = machine.properties("ash-broker", "ExecMainStatus", "ActiveState", "NRestarts")
+    assert shown == ["243", "failed", "0"], shown
+    for where in ("journalctl -u ash-broker -o cat", "systemctl status ash-broker --full"):
+        told = machine.run(f"{where} --no-pager").out
+        assert "cannot be decrypted here" in told and "ashctl setup --key-file" in told, told
+    assert "cannot decrypt it" in findings(ash)["Model key"], findings(ash)
+    again = ash.send(id, "[[say never]]").end()
+    assert "the model broker does not run" in again.told(), again.told()
+
+    machine.do(SEAL + "systemctl restart ash-broker")
+    machine.until("ashctl doctor", "the broker has a key")
+    assert ash.ask(id, "[[say after]]") == "after"
+    assert ash.pid("ashd") == daemon, "it did not heal by itself"
+    machine.do(f"rm {SEALED}; systemctl restart ash-broker")
+    assert ash.ask(id, "[[say plain]]") == "plain"
+    ash.delete(id)
+
+
+@journey()
+def settings_that_contradict_are_explained(ash):
+    """The file whose name comes later wins, the environment of the unit wins over both, and whoever
+    asks is told where a value was written."""
+    machine = ash.machine
+    machine.write(DROP_IN, "[sandbox]\ncpus = 0.5\n")
+    machine.write(LATER, "[sandbox]\n\ncpus = 1.5\n")
+    assert origin(machine, "sandbox.cpus") == ("1.5", f"{LATER}:3")
+    machine.do("systemctl reload ashd")
+    id = ash.create()
+    machine.do("grep -h . /sys/fs/cgroup/system.slice/ash-sandboxes.service/*/agent/cpu.max | grep 150000")
+    ash.delete(id)
+    machine.write(UNIT.format("ashd"), "[Service]\nEnvironment=ASH_PORT=4100\n")
+    machine.write(DROP_IN, "[http]\nport = 4199\n")
+    machine.do("systemctl daemon-reload")
+    value, where = origin(machine, "http.port")
+    assert value == "4100" and "ASH_PORT" in where, (value, where)
+    put_right(ash, DROP_IN, LATER, UNIT.format("ashd"))
+
+
+def origin(machine, key):
+    """The value of a key, and where it was written; the table for people says the same."""
+    entries = json.loads(machine.do("ashctl config show --json"))
+    (found,) = [entry for entry in entries if entry["key"] == key]
+    (line,) = [
+        line
+        for line in machine.do("ashctl config show").splitlines()
+        if line.startswith(f"{key} = ")
+    ]
+    assert line.endswith(f"# {found['origin']}") and f" = {found['value']} " in line, line
+    return found["value"], found["origin"]
+
+
+@journey()
+def a_holder_that_lacks_a_capability_is_told(ash):
+    """By itself, when it is started and not with the first sandbox; ashd names it and gives up, too.
+    Starting ashd is all that is to be done when the unit is right again."""
+    machine, unit = ash.machine, UNIT.format("ash-sandboxes")
+    id = ash.create()
+    assert ash.ask(id, "[[say before]]") == "before"
+    machine.write(unit, "[Service]\nCapabilityBoundingSet=~CAP_SYS_ADMIN\n")
+    machine.do("systemctl daemon-reload")
+    failed = machine.run("systemctl restart ash-sandboxes", limit=300)
+    assert not failed.ok, failed
+    check_given_up(ash, "ash-sandboxes.service has failed", "systemctl status ash-sandboxes")
+    shown = machine.properties("ash-sandboxes", "ExecMainStatus", "ActiveState", "NRestarts")
+    assert shown == ["78", "failed", "0"], shown
+    for where in ("journalctl -u ash-sandboxes -o cat", "systemctl status ash-sandboxes --full"):
+        told = machine.run(f"{where} --no-pager").out
+        assert "lacks CAP_SYS_ADMIN" in told and "systemctl cat ash-sandboxes" in told, told
+    put_right(ash, unit)
+    if ash.session(id)["status"] == "paused":
+        ash.verb(id, "resume")
+    assert "[[say before]]" in ash.ask(id, "[[history]]")
+    ash.delete(id)
