@@ -24,6 +24,11 @@ def a_controller_that_is_missing_is_told(machine):
     assert "memory is not limited" in told, told
 
 
+@journey(fresh=True, boot="lsm=lockdown,yama,apparmor,bpf")
+def a_kernel_without_landlock_is_told(machine):
+    check_refused(machine, "landlock", "lsm= boot parameter")
+
+
 def check_refused(machine, part, mend):
     """That neither ashd nor ash-sandboxes goes on trying, and that the sentence with the mend is
     wherever somebody may look. Returns the sentence."""
