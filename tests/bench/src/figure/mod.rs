@@ -30,6 +30,8 @@ mod restart;
 
 mod read;
 
+mod bundle;
+
 use std::time::Instant;
 
 use anyhow::Result;
@@ -73,6 +75,8 @@ pub enum Name {
     Restart,
     /// A large file over HTTP
     Read,
+    /// A workspace as one archive, out and in
+    Bundle,
 }
 
 /// How much to measure.
@@ -115,7 +119,7 @@ struct Outcome {
 
 impl Name {
     /// All, in the order of the report.
-    pub const ALL: [Name; 15] = [
+    pub const ALL: [Name; 16] = [
         Name::Turn,
         Name::First,
         Name::Create,
@@ -131,6 +135,7 @@ impl Name {
         Name::Fork,
         Name::Restart,
         Name::Read,
+        Name::Bundle,
     ];
 
     /// The word for it.
@@ -151,6 +156,7 @@ impl Name {
             Name::Fork => "fork",
             Name::Restart => "restart",
             Name::Read => "read",
+            Name::Bundle => "bundle",
         }
     }
 
@@ -171,6 +177,7 @@ impl Name {
             Name::Fork => fork::ABOUT,
             Name::Restart => restart::ABOUT,
             Name::Read => read::ABOUT,
+            Name::Bundle => bundle::ABOUT,
         }
     }
 
