@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::runtime::{Builder, Runtime};
 
 use policy::Verdict;
 
@@ -60,8 +62,15 @@ fn heard(bytes: &[u8], cut: usize) -> Vec<Seen> {
     seen.into_inner()
 }
 
+/// Timers want a clock, though none is waited for.
+static CLOCK: LazyLock<Runtime> = LazyLock::new(|| {
+    let clock = Builder::new_current_thread().enable_time().build();
+    clock.expect("a runtime without threads and descriptors can be made")
+});
+
 /// Nothing here ever has to be waited for, so that what does not end is stuck.
 fn finish(future: impl Future, polls: usize) {
+    let _clock = CLOCK.enter();
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());
     let ended = (0..polls).any(|_| future.as_mut().poll(&mut context).is_ready());
