@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
+use super::copies::fetch::first_stored;
 use super::places::ROOTS;
 use super::shared::Shared;
 use crate::domain::{
@@ -214,7 +215,7 @@ impl Shared {
         built.map(drop)
     }
 
-    /// The newest point before this one of which every chunk is there.
+    /// The newest point before this one of which every chunk is here, or in the object store.
     async fn older_whole(
         &self,
         point: &Point,
@@ -224,15 +225,24 @@ impl Shared {
         let older = points.into_iter().skip_while(|other| other.id != point.id).skip(1);
         // Going back to the same files leads nowhere.
         let older: Vec<Point> = older.filter(|other| other.root != point.root).collect();
-        let (snapshots, tenant) = (self.snapshots.clone(), tenant.clone());
+        let ids: Vec<PointId> = older.iter().map(|point| point.id).collect();
+        let (snapshots, owned) = (self.snapshots.clone(), tenant.clone());
         let look = move || {
             let roots: Vec<Root> = older.iter().map(|point| point.root).collect();
-            let whole = snapshots.vault(&tenant)?.first_whole(&roots)?;
+            let whole = snapshots.vault(&owned)?.first_whole(&roots)?;
             let at = whole.and_then(|whole| roots.iter().position(|root| *root == whole));
             Ok::<_, SnapshotError>(at.map(|at| older[at].id))
         };
         let found = spawn_blocking(look).await.unwrap_or(Err(SnapshotError::Cancelled));
-        found.map_err(|error| unkept(point.session, error))
+        let found = found.map_err(|error| unkept(point.session, error))?;
+        let Some(objects) = self.copies.objects().filter(|_| found.is_none()) else {
+            return Ok(found);
+        };
+        let stored = first_stored(objects, (tenant, point.session), &ids).await;
+        Ok(stored.unwrap_or_else(|error| {
+            tracing::warn!(ash_session = %point.session, %error, "not known what the object store has");
+            None
+        }))
     }
 
     /// Records a point, and has it copied.

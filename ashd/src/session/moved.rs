@@ -9,8 +9,8 @@ use tokio::task::spawn_blocking;
 
 use super::api::{Caller, Happened, Refusal};
 use super::copies::NotCopied;
-use super::copies::fetch::{packs_of, stretch};
-use super::copies::send::{digest, manifests, packs_there, read};
+use super::copies::fetch::{first_stored, packs_of, stretch};
+use super::copies::send::{digest, manifests, read};
 use super::driver::{Begin, Command, Driver};
 use super::fork::beginning;
 use super::frames;
@@ -340,18 +340,10 @@ async fn damaged(
     tracing::error!(ash_session = %id, %error, "a point in the object store is damaged");
     let mut older = manifests(objects, tenant, id).await.unwrap_or_default();
     older.retain(|other| *other < name);
-    older.sort_unstable();
-    let there = packs_there(objects, tenant).await.unwrap_or_default();
-    while let Some(other) = older.pop() {
-        let whole = read(objects, tenant, id, other).await;
-        if whole
-            .is_ok_and(|manifest| packs_of(&manifest).iter().all(|pack| there.contains_key(pack)))
-        {
-            let how = "it is damaged in the object store".to_owned();
-            return Refusal::Damaged { how, whole: Some(other.point) };
-        }
-    }
-    damage("it is damaged in the object store".to_owned())
+    older.sort_unstable_by(|one, other| other.cmp(one));
+    let older: Vec<PointId> = older.iter().map(|name| name.point).collect();
+    let whole = first_stored(objects, (tenant, id), &older).await.unwrap_or_default();
+    Refusal::Damaged { how: "it is damaged in the object store".to_owned(), whole }
 }
 
 fn damage(how: String) -> Refusal {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::NotCopied;
-use super::send::{blocking, manifests, read};
+use super::send::{blocking, manifests, packs_there, read};
 use crate::domain::{Event, PointId, SessionId, Tenant};
 use crate::objects::{HistoryName, Limit, Manifest, Objects, ObjectsError, Place, history};
 use crate::session::shared::Shared;
@@ -59,6 +59,24 @@ impl Shared {
         tracing::info!(ash_session = %id, %point, "a point came back from the object store");
         Ok(true)
     }
+}
+
+/// The newest of some points of a session, the newest first, of which all is in the object store.
+pub(in crate::session) async fn first_stored(
+    objects: &Objects,
+    (tenant, id): (&Tenant, SessionId),
+    points: &[PointId],
+) -> Result<Option<PointId>, NotCopied> {
+    let names = manifests(objects, tenant, id).await?;
+    let there = packs_there(objects, tenant).await?;
+    for point in points {
+        let Some(name) = names.iter().find(|name| name.point == *point) else { continue };
+        let whole = read(objects, tenant, id, *name).await;
+        if whole.is_ok_and(|it| packs_of(&it).iter().all(|pack| there.contains_key(pack))) {
+            return Ok(Some(*point));
+        }
+    }
+    Ok(None)
 }
 
 /// The history that a manifest names, a stretch at a time.

@@ -195,6 +195,36 @@ fn a_damaged_copy_is_told_with_an_older_one() -> Result<()> {
     here.ash.finish()
 }
 
+/// What is damaged here and there names what is whole there, and that can be gone back to.
+#[test]
+fn an_older_one_in_the_object_store_is_offered_as_well() -> Result<()> {
+    let bucket = tempfile::tempdir()?;
+    let mut here = Talk::begin(shared(Options::stub(), bucket.path()))?;
+    here.ask(&here.bash("echo one > file"))?;
+    let older = checkpoint(&here.api, &here.session, "older")?;
+    here.ask(&here.bash("echo two > file"))?;
+    here.api.turn_to(&here.session, "stop")?;
+    checkpoint(&here.api, &here.session, "newer")?;
+    here.ash.kill9()?;
+    let (data, older) = (here.ash.data_dir(), older["id"].as_str().context("no id")?.to_owned());
+    fs::remove_dir_all(data.join("sessions").join(&here.session))?;
+    let points = bucket.path().join(format!("default/sessions/{}/points", here.session));
+    let newer =
+        files(&points)?.into_iter().filter(|path| !path.to_string_lossy().ends_with(&older));
+    for path in files(&data.join("snapshots/store/default/packs"))?.into_iter().chain(newer) {
+        fs::remove_file(path)?;
+    }
+    here.boot()?;
+    let path = format!("/api/sessions/{}", here.session);
+    let refused = here.api.call("POST", &format!("{path}/resume"), None)?.expect(500)?;
+    ensure!(refused["error"].as_str().is_some_and(|text| text.contains(&older)), "{refused}");
+    let back = format!("{path}/checkpoints/{older}/restore");
+    here.api.call("POST", &back, None)?.expect(200)?;
+    here.api.turn_to(&here.session, "resume")?;
+    ensure!(here.api.exec(&here.session, "cat file")?.stdout == "one\n");
+    here.ash.finish()
+}
+
 #[test]
 fn another_folder_of_the_same_agent_is_refused() -> Result<()> {
     let bucket = tempfile::tempdir()?;
