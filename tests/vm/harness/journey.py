@@ -29,16 +29,18 @@ class Journey:
     spoils: bool
     suite: str
     boot: str
+    logged: bool
 
 
-def journey(core=False, fresh=False, spoils=False, suite=SUITE, boot=""):
+def journey(core=False, fresh=False, spoils=False, suite=SUITE, boot="", logged=False):
     """Makes a function a journey. One of the core set is part of `make test`; a fresh one gets a
     machine of its own, on which nothing is installed, as a `Machine`; the others share one with ash
     running on it, as an `Ash`, until one fails or spoils it. `boot` goes onto the kernel's command
-    line of a fresh one."""
+    line of a fresh one; one that is `logged` has a disk more, a `LoggedDisk`."""
 
     def register(go):
-        JOURNEYS[go.__name__] = Journey(go.__name__, go, core, fresh, spoils, suite, boot)
+        each = Journey(go.__name__, go, core, fresh, spoils, suite, boot, logged)
+        JOURNEYS[go.__name__] = each
         return go
 
     return register
@@ -111,7 +113,8 @@ class Run:
 
     def fresh(self, journey):
         self.drop_shared()
-        machine = Machine(journey.suite, self.payload, journey.boot)
+        machine = Machine(journey.suite, self.payload, journey.boot, journey.logged)
+        machine.packages = self.parts.packages
         try:
             journey.go(machine)
         finally:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .image import image
+from .powercut import LoggedDisk
 from .skip import Skip
 
 QEMU = "qemu-system-x86_64"
@@ -51,8 +52,9 @@ class Done:
 class Machine:
     """A Debian that was started for these journeys, and is gone when it is closed."""
 
-    def __init__(self, suite, payload, boot=""):
-        """Boots, with `boot` for the kernel; skips when this host has no qemu."""
+    def __init__(self, suite, payload, boot="", logged=False):
+        """Boots, with `boot` for the kernel and, if `logged`, with a disk whose writes are; skips when
+        this host has no qemu."""
         if not shutil.which(QEMU):
             raise Skip(f"{QEMU} is not installed")
         self.suite = suite
@@ -62,6 +64,7 @@ class Machine:
         self.boots = []
         self.changed = threading.Condition()
         self.console = self.scratch / "console"
+        self.disk = LoggedDisk(tempfile.mkdtemp(dir=payload.parent)) if logged else None
         self.qemu = self.start(image(suite), payload, boot)
         try:
             self.port = self.connect()
@@ -83,6 +86,7 @@ class Machine:
             # What is written goes into an unnamed file, and is gone with the process.
             *("-drive", f"file={image}/disk.img,snapshot=on,{disk}"),
             *("-drive", f"file={payload},readonly=on,{disk}"),
+            *(self.disk.options() if self.disk else ()),
             *("-nic", "none", "-display", "none", "-serial", f"file:{self.console}"),
             *("-device", "virtio-rng-pci", "-device", "virtio-serial"),
             *("-chardev", f"socket,id=port,path={port},server=on,wait=off"),

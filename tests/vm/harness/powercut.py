@@ -1,0 +1,127 @@
+"""A disk whose writes are logged, so that it can be had as a power failure at any moment would have
+left it.
+
+QEMU's `blklogwrites` writes down every write when it is done, in the format of the kernel's
+dm-log-writes (Documentation/admin-guide/device-mapper/log-writes.rst): a sector that describes the
+log, then for each write a sector that says where it went, and what was written."""
+
+import contextlib
+import random
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from .image import filesystem
+
+SECTOR = 512
+MAGIC = 0x6A736677736872
+HEAD = struct.Struct("<QQQQ")
+FLUSH, FUA, DISCARD = 1, 2, 4
+LABEL = "state"
+
+
+@dataclass(frozen=True)
+class Write:
+    """A write that was done: where in the log it begins, where it went, and how."""
+
+    begin: int
+    sector: int
+    count: int
+    flags: int
+
+    @property
+    def data(self):
+        return self.begin + SECTOR
+
+    @property
+    def end(self):
+        return self.data + (0 if self.flags & DISCARD else self.count * SECTOR)
+
+
+class LoggedDisk:
+    """An ext4 file system called `state`, for one machine."""
+
+    def __init__(self, scratch, size="2G"):
+        self.scratch = Path(scratch)
+        self.disk, self.log = self.scratch / "state.img", self.scratch / "state.log"
+        self.before = self.scratch / "state.before"
+        empty = self.scratch / "empty"
+        empty.mkdir()
+        filesystem(empty, self.disk, size, LABEL)
+        sparse(self.disk, self.before)
+        self.log.touch()
+
+    def options(self):
+        """What QEMU has to be told."""
+        return [
+            *("-blockdev", f"driver=file,filename={self.disk},node-name=state-file"),
+            *("-blockdev", "driver=raw,file=state-file,node-name=state-raw"),
+            *("-blockdev", f"driver=file,filename={self.log},node-name=state-log"),
+            *("-blockdev", "driver=blklogwrites,file=state-raw,log=state-log,node-name=state"),
+            # Behind the others: the kernel counts disks in the order of their slots.
+            *("-device", "virtio-blk-pci,drive=state,addr=0x10"),
+        ]
+
+    def now(self):
+        """This moment: what was flushed before it is on the disk behind it."""
+        return self.log.stat().st_size
+
+    @contextlib.contextmanager
+    def at(self, moment, seed):
+        """The disk as the power failure at a moment leaves it. What was written behind the last
+        flush is there, or not, or the beginning of it."""
+        image = self.scratch / f"state.{moment}"
+        sparse(self.before, image)
+        chance = random.Random(seed)
+        try:
+            with open(self.log, "rb") as log, open(image, "r+b") as disk:
+                writes = [write for write in read(log) if write.end <= moment]
+                flushes = (n for n, write in enumerate(writes) if write.flags & FLUSH)
+                flushed = max(flushes, default=0)
+                for n, write in enumerate(writes):
+                    sure = n < flushed or write.flags & FUA
+                    part = 1 if sure else chance.choice([0, 1, chance.random()])
+                    apply(log, disk, write, int(write.count * part))
+            yield image
+        finally:
+            image.unlink()
+
+
+def sparse(source, target):
+    """Copies what is not empty."""
+    piece = 1 << 20
+    with open(source, "rb") as old, open(target, "wb") as new:
+        new.truncate(source.stat().st_size)
+        at = 0
+        while data := old.read(piece):
+            if data.strip(b"\0"):
+                new.seek(at)
+                new.write(data)
+            at += len(data)
+
+
+def read(log):
+    """Every write in a log, in the order in which they were done."""
+    magic, _, _, sector = struct.unpack("<QQQL", log.read(28))
+    assert magic == MAGIC and sector == SECTOR, "the log is none"
+    at = SECTOR
+    while True:
+        log.seek(at)
+        head = log.read(HEAD.size)
+        if len(head) < HEAD.size:
+            return
+        where, count, flags, _ = HEAD.unpack(head)
+        if not (count or flags):
+            return
+        write = Write(at, where, count, flags)
+        yield write
+        at = write.end
+
+
+def apply(log, disk, write, count):
+    """Writes the first sectors of a write. What was given up may still be there: it stays."""
+    if write.flags & DISCARD or not count:
+        return
+    log.seek(write.data)
+    disk.seek(write.sector * SECTOR)
+    disk.write(log.read(count * SECTOR))
