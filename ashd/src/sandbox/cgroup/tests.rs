@@ -92,6 +92,7 @@ fn an_agent_stands_still_until_it_is_let_go_on() {
     std::mem::forget(group.freeze(Duration::from_secs(10)).unwrap());
     group.kill().unwrap();
     agent.wait().unwrap();
+    assert!(group.wait_empty(Duration::from_secs(10)).unwrap());
     group.remove().unwrap();
     assert!(group.freeze(Duration::ZERO).unwrap().is_none());
     group.thaw().unwrap();
