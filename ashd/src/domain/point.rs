@@ -52,6 +52,23 @@ pub struct Point {
     pub created_at: Timestamp,
 }
 
+impl Point {
+    /// The same content as a point of a session that goes on from it, at a number of its history.
+    /// Nothing has to be written for it.
+    pub fn again(&self, session: SessionId, seq: u64) -> Point {
+        Point {
+            id: PointId::random(),
+            session,
+            name: None,
+            seq,
+            turn: None,
+            written: 0,
+            created_at: Timestamp::now(),
+            ..self.clone()
+        }
+    }
+}
+
 /// The name of a point: 1 to 100 characters, none of them a control character, none at an end a
 /// space.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -187,6 +187,34 @@ impl SessionChange {
 }
 
 #[cfg(test)]
+impl Session {
+    /// One for tests, with the ids of a number.
+    pub(crate) fn example(n: u128) -> Session {
+        let id = uuid::Uuid::from_u128(n);
+        Session {
+            id: SessionId(id),
+            tenant: Tenant::default(),
+            agent: "agent".parse().unwrap(),
+            agent_version: 1,
+            status: Status::Active,
+            sandbox: SandboxId(id),
+            settings: Settings::default(),
+            cli_session: String::new(),
+            cli_version: None,
+            parent: None,
+            restore: None,
+            cold: false,
+            last_error: None,
+            turn: None,
+            slot: None,
+            last_seq: 0,
+            created_at: Timestamp(0),
+            last_active_at: Timestamp(0),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -17,14 +17,14 @@ use uuid::Uuid;
 
 use super::api::{Caller, Refusal};
 use super::copies::send::RESTORED;
-use super::frames;
+use super::going_on;
 use super::keys::KEY_FILE;
 use super::service::{Result, Service, blocking, detached};
 use super::shared::Shared;
 use crate::backup::{BackupError, Entry, Manifest, Name, Target};
 use crate::domain::{
-    Agent, Attachment, EventKind, NewEvent, Point, PointId, SandboxId, Scope, Session,
-    SessionChange, Status, Tenant, Timestamp, Which,
+    Agent, Attachment, Point, SandboxId, Scope, Session, SessionChange, Status, Tenant, Timestamp,
+    Which,
 };
 use crate::fault;
 use crate::snapshot::{Pin, SnapshotError, Vault};
@@ -40,6 +40,9 @@ const ASIDE: &str = "backup-";
 
 /// The file in such a directory.
 const COPY: &str = "ash.db";
+
+/// What becomes of a turn that was running at the point.
+const INTERRUPTED: &str = "Interrupted: the session was brought back from a backup, in mid-turn";
 
 /// A backup that was made.
 #[derive(Clone, Copy, Debug)]
@@ -400,7 +403,11 @@ async fn state_of(copy: &Sqlite, session: &Session) -> Result<Option<Point>> {
 /// files are built when they are needed.
 async fn go_back(copy: &Sqlite, session: &Session, point: &Point) -> Result<()> {
     let is_there = point.seq == session.last_seq && point.turn.is_none();
-    let events = if is_there { vec![] } else { returned(session, point) };
+    let now = (session.last_seq, Timestamp::now());
+    let events = match is_there {
+        true => vec![],
+        false => going_on::events(point, now, INTERRUPTED, &going_on::restored(point)),
+    };
     let seq = session.last_seq + events.len() as u64;
     let runs = matches!(session.status, Status::Active | Status::Starting);
     let change = SessionChange {
@@ -420,33 +427,9 @@ async fn go_back(copy: &Sqlite, session: &Session, point: &Point) -> Result<()> 
     }
     if !is_there {
         // The same content under the number that history has now.
-        let (id, created_at) = (PointId::random(), Timestamp::now());
-        let here =
-            Point { id, name: None, seq, turn: None, written: 0, created_at, ..point.clone() };
-        copy.add_point(here, u32::MAX).await?;
+        copy.add_point(point.again(session.id, seq), u32::MAX).await?;
     }
     Ok(())
-}
-
-/// What the history of a session says of its way back.
-fn returned(session: &Session, point: &Point) -> Vec<NewEvent> {
-    let mut events: Vec<NewEvent> = vec![];
-    let mut push = |kind, turn, body| {
-        let (seq, at) = (session.last_seq + events.len() as u64 + 1, Timestamp::now());
-        events.push(NewEvent { seq, kind, turn, origin: None, replaces: false, body, at });
-    };
-    if let Some(turn) = point.turn {
-        let text = "Interrupted: the session was brought back from a backup, in mid-turn";
-        push(EventKind::Error, Some(turn.id), frames::error_body(text));
-    }
-    let body = serde_json::json!({
-        "action": "restored",
-        "checkpoint": point.id,
-        "name": point.name.as_ref().map(|name| name.as_str()),
-        "sequence": point.seq,
-    });
-    push(EventKind::Lifecycle, None, body.to_string().into());
-    events
 }
 
 impl From<BackupError> for Refusal {
@@ -466,30 +449,11 @@ impl From<BackupError> for Refusal {
 mod tests {
     use super::*;
     use crate::domain::session::RunningTurn;
-    use crate::domain::{Root, SessionId, Settings, TurnId};
+    use crate::domain::{EventKind, NewEvent, PointId, Root, SessionId, TurnId};
     use crate::store::EventRange;
 
     fn session(n: u128) -> Session {
-        Session {
-            id: SessionId(Uuid::from_u128(n)),
-            tenant: Tenant::default(),
-            agent: "agent".parse().unwrap(),
-            agent_version: 1,
-            status: Status::Active,
-            sandbox: SandboxId(Uuid::from_u128(n)),
-            settings: Settings::default(),
-            cli_session: "now".into(),
-            cli_version: None,
-            parent: None,
-            restore: None,
-            cold: false,
-            last_error: None,
-            turn: None,
-            slot: None,
-            last_seq: 0,
-            created_at: Timestamp(0),
-            last_active_at: Timestamp(0),
-        }
+        Session { cli_session: "now".into(), ..Session::example(n) }
     }
 
     fn event(seq: u64) -> NewEvent {

@@ -302,29 +302,11 @@ pub fn folder_model(settings: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{SandboxId, SessionId, Settings, Status, Tenant, Timestamp};
+    use crate::domain::Settings;
 
     fn session(settings: Settings) -> Session {
-        Session {
-            id: SessionId::random(),
-            tenant: Tenant::default(),
-            agent: "hello".parse().unwrap(),
-            agent_version: 1,
-            status: Status::Active,
-            sandbox: SandboxId::random(),
-            settings,
-            cli_session: "7d7c2a1e-0000-4000-8000-000000000000".to_owned(),
-            cli_version: None,
-            parent: None,
-            restore: None,
-            cold: false,
-            last_error: None,
-            turn: None,
-            slot: None,
-            last_seq: 0,
-            created_at: Timestamp(0),
-            last_active_at: Timestamp(0),
-        }
+        let cli_session = "7d7c2a1e-0000-4000-8000-000000000000".to_owned();
+        Session { agent: "hello".parse().unwrap(), settings, cli_session, ..Session::example(1) }
     }
 
     fn defaults() -> Defaults {

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use super::api::{Caller, Happened, Refusal};
 use super::driver::Command;
-use super::frames;
+use super::going_on;
 use super::registry::SessionView;
 use super::service::{Result, Service, detached};
 use crate::domain::{
-    EventKind, NewEvent, Point, PointId, SandboxId, Session, SessionChange, SessionId, Status,
-    Timestamp, Which,
+    Point, SandboxId, Session, SessionChange, SessionId, Status, Timestamp, Which,
 };
 use crate::fault;
 use crate::store::{Commit, Copying};
@@ -91,22 +90,13 @@ impl Service {
         fault::point("fork.built");
         self.shared.put_in_place(child.id).await?;
         fault::point("fork.placed");
-        let events = beginning(point, child.created_at, INTERRUPTED, &forked(point));
+        let at = (point.seq, child.created_at);
+        let events = going_on::events(point, at, INTERRUPTED, &forked(point));
         let last_seq = point.seq + events.len() as u64;
         let change = SessionChange::status(Status::Paused);
         store.commit(Commit::of(child.id, change, events)).await?;
         fault::point("fork.recorded");
-        let own = Point {
-            id: PointId::random(),
-            session: child.id,
-            name: None,
-            seq: last_seq,
-            turn: None,
-            written: 0,
-            created_at: Timestamp::now(),
-            ..point.clone()
-        };
-        self.shared.add_point(own).await?;
+        self.shared.add_point(point.again(child.id, last_seq)).await?;
         let made = Session { status: Status::Paused, last_seq, ..child.clone() };
         tracing::info!(
             message_id = message::SESSION_CREATED, ash_session = %made.id, ash_agent = %made.agent,
@@ -162,24 +152,4 @@ fn forked(point: &Point) -> serde_json::Value {
         "checkpoint": point.id,
         "sequence": point.seq,
     })
-}
-
-/// What the history of a session that goes on from a point has behind it: the end of the turn that
-/// was running there, and where it comes from.
-pub(super) fn beginning(
-    point: &Point,
-    at: Timestamp,
-    interrupted: &str,
-    from: &serde_json::Value,
-) -> Vec<NewEvent> {
-    let mut events = vec![];
-    let mut push = |kind, turn, body| {
-        let seq = point.seq + events.len() as u64 + 1;
-        events.push(NewEvent { seq, kind, turn, origin: None, replaces: false, body, at });
-    };
-    if let Some(turn) = point.turn {
-        push(EventKind::Error, Some(turn.id), frames::error_body(interrupted));
-    }
-    push(EventKind::Lifecycle, None, from.to_string().into());
-    events
 }

@@ -30,6 +30,7 @@ mod fork;
 mod frames;
 mod fsck;
 mod garbage;
+mod going_on;
 mod journal;
 mod keeping;
 mod logs;

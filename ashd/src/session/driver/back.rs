@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use super::{Driver, refusal};
-use crate::domain::{Event as Durable, EventKind, Point, PointId, SessionChange, Timestamp, Which};
+use crate::domain::{Event as Durable, Point, SessionChange, Timestamp, Which};
 use crate::fault;
 use crate::session::api::Refusal;
-use crate::session::frames;
+use crate::session::going_on;
 use crate::session::machine::Event;
 use crate::session::registry::SessionView;
 use crate::store::Commit;
+
+/// What becomes of a turn that was running at the point.
+const RETURNED: &str = "Interrupted: the session was brought back to a checkpoint in mid-turn";
 
 impl Driver {
     /// Brings conversation, workspace and home back to a point. What is there now is saved first,
@@ -48,20 +51,8 @@ impl Driver {
 
     /// Commits that the session is at the point again, and shows it.
     async fn record_return(&mut self, point: &Point) -> Result<(), Refusal> {
-        let mut events = vec![];
-        if let Some(turn) = point.turn {
-            let text = "Interrupted: the session was brought back to a checkpoint in mid-turn";
-            events.push(self.event(EventKind::Error, Some(turn.id), frames::error_body(text)));
-        }
-        let body = serde_json::json!({
-            "action": "restored",
-            "checkpoint": point.id,
-            "name": point.name.as_ref().map(|name| name.as_str()),
-            "sequence": point.seq,
-        });
-        let mut restored = self.event(EventKind::Lifecycle, None, body.to_string().into());
-        restored.seq += events.len() as u64;
-        events.push(restored);
+        let now = (self.session.last_seq, Timestamp::now());
+        let events = going_on::events(point, now, RETURNED, &going_on::restored(point));
         let change = SessionChange {
             cli_session: Some(point.cli_session.clone()),
             restore: Some(Some(point.id)),
@@ -77,16 +68,7 @@ impl Driver {
         self.commit_as(commit).await?;
         self.show(&events);
         // The same content under the number that history has now: from here on it goes on.
-        let here = Point {
-            id: PointId::random(),
-            name: None,
-            seq,
-            turn: None,
-            written: 0,
-            created_at: Timestamp::now(),
-            ..point.clone()
-        };
-        Ok(self.shared.add_point(here).await?)
+        Ok(self.shared.add_point(point.again(self.session.id, seq)).await?)
     }
 
     fn show(&mut self, events: &[Durable]) {

@@ -30,26 +30,7 @@ fn uuid(n: u8) -> Uuid {
 }
 
 fn session(n: u8) -> Session {
-    Session {
-        id: SessionId(uuid(n)),
-        tenant: Tenant::default(),
-        agent: "agent".parse().unwrap(),
-        agent_version: 1,
-        status: Status::Active,
-        sandbox: SandboxId(uuid(n)),
-        settings: Settings::default(),
-        cli_session: String::new(),
-        cli_version: None,
-        parent: None,
-        restore: None,
-        cold: false,
-        last_error: None,
-        turn: None,
-        slot: None,
-        last_seq: 0,
-        created_at: Timestamp(0),
-        last_active_at: Timestamp(0),
-    }
+    Session::example(uuid(n).as_u128())
 }
 
 fn event(seq: u64) -> NewEvent {

@@ -1,0 +1,36 @@
+//! What the history of a session that goes on from a point has next.
+
+use serde_json::{Value, json};
+
+use super::frames;
+use crate::domain::{EventKind, NewEvent, Point, Timestamp};
+
+/// Behind number `after`: the end of the turn that was running at the point, in words, and where the
+/// session comes from.
+pub(super) fn events(
+    point: &Point,
+    (after, at): (u64, Timestamp),
+    interrupted: &str,
+    from: &Value,
+) -> Vec<NewEvent> {
+    let mut events = vec![];
+    let mut push = |kind, turn, body| {
+        let seq = after + events.len() as u64 + 1;
+        events.push(NewEvent { seq, kind, turn, origin: None, replaces: false, body, at });
+    };
+    if let Some(turn) = point.turn {
+        push(EventKind::Error, Some(turn.id), frames::error_body(interrupted));
+    }
+    push(EventKind::Lifecycle, None, from.to_string().into());
+    events
+}
+
+/// That the session itself went back to the point.
+pub(super) fn restored(point: &Point) -> Value {
+    json!({
+        "action": "restored",
+        "checkpoint": point.id,
+        "name": point.name.as_ref().map(|name| name.as_str()),
+        "sequence": point.seq,
+    })
+}
