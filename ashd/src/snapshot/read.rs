@@ -13,7 +13,7 @@ use super::SnapshotError;
 use super::chunk::{self, ChunkRef, SIZES};
 use super::node::{Content, Data, Extent, put_refs};
 use super::vault::{Stash, put};
-use crate::tree::dir::Stat;
+use crate::tree::dir::{Stat, stat_of};
 
 /// The most chunks that a file's entry names itself.
 const INLINE: usize = 8;
@@ -36,7 +36,8 @@ pub(super) struct Source<'a> {
     pub(super) path: &'a [u8],
 }
 
-/// Reads a file and stores what it holds; `None` when it turns out to be shorter than it was.
+/// Reads a file and stores what it holds; `None` when it turns out to be shorter than it was, or to
+/// have been removed: whoever removes a large file to have its room does not wait until it is read.
 pub(super) fn content(
     source: &Source<'_>,
     stash: &Mutex<Stash<'_>>,
@@ -64,6 +65,9 @@ pub(super) fn content(
                 return Err(SnapshotError::Cancelled);
             }
             let chunk = put(stash, piece.map_err(at)?)?;
+            if stat_of(file).map_err(at)?.names == 0 {
+                return Ok(None);
+            }
             length += u64::from(chunk.length);
             chunks.push(chunk);
         }
