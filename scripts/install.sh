@@ -41,7 +41,10 @@ install_all() {
 uninstall_all() {
     [ -n "$DESTDIR" ] || { stop_all && rm -f "$lib/bwrap"; }
     stage uninstall "${DESTDIR:-/}" --prefix "$PREFIX"
-    [ -n "$DESTDIR" ] || { disable_units && reload; }
+    [ -z "$DESTDIR" ] || return 0
+    rm -rf --one-file-system /run/ash
+    disable_units
+    reload
 }
 
 DESTDIR=${DESTDIR:-} PREFIX=${PREFIX:-/usr/local}

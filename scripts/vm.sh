@@ -14,14 +14,18 @@ tree=$made/next
 packages=$made/packages
 bin=$TARGET/ash-dev
 
-# A copy of this checkout, one release later. Everything keeps its time, so that only what has
-# changed since the last run is built.
+# Copies this checkout. Everything keeps its time.
+copy_checkout() {
+    rm -rf "$1"
+    mkdir -p "$1"
+    git -C "$ROOT" ls-files -z --cached --others --exclude-standard |
+        tar -C "$ROOT" --null --files-from - --ignore-failed-read -cf - | tar -C "$1" -xf -
+}
+
+# This checkout, one release later. Only what has changed since the last run is built.
 next_tree() {
     local file
-    rm -rf "$tree"
-    mkdir -p "$tree"
-    git -C "$ROOT" ls-files -z --cached --others --exclude-standard |
-        tar -C "$ROOT" --null --files-from - --ignore-failed-read -cf - | tar -C "$tree" -xf -
+    copy_checkout "$tree"
     "$ROOT/tests/vm/next_release.py" "$tree"
     for file in bridge/wire/src/lib.rs ashd/src/store/sqlite/schema.rs; do
         touch -r "$ROOT/$file" "$tree/$file"
@@ -35,6 +39,14 @@ this_package() {
     BUILT=$bin "$ROOT/scripts/package.sh" deb rpm
     cp "$ROOT"/target/package/*.deb "$packages/ashd.deb"
     cp "$ROOT"/target/package/*.rpm "$packages/ashd.rpm"
+}
+
+# What somebody takes along who installs without a package and without cargo.
+this_checkout() {
+    copy_checkout "$packages/checkout"
+    BUILT=$bin "$ROOT/scripts/install.sh" payload
+    mkdir "$packages/checkout/target"
+    mv "$ROOT/target/payload" "$packages/checkout/target"
 }
 
 # In a target directory of its own: to cargo both trees are the same packages.
@@ -64,6 +76,7 @@ export PATH
 rm -rf "$packages"
 mkdir -p "$packages"
 this_package
+this_checkout
 (next_package)
 exec python3 -B tests/vm/run.py --packages "$packages" --program "$bin/ash-modelapi" \
     --claude "$(cli)" --results "$made/results" "$@"

@@ -42,6 +42,7 @@ def the_operating_manual_is_followed(machine):
     follow_install(ash, install)
     machine.do(f"cd /root/here; set -e\n{key}", limit=600, input="stand-in")
     ash.await_up()
+    ash.check_doctor([])
     id = ash.create()
     assert ash.ask(id, "[[say before]]") == "before"
     ash.exec(id, "echo kept > file")

@@ -1,6 +1,10 @@
 """What is left when it is removed."""
 
+from harness.ash import Ash
 from harness.journey import installed, journey
+
+from .crashes import begin_tool, finish_tool
+from .people import a_member_of_the_group_chats
 
 # What changes by itself, or is apt's and dpkg's.
 NOT_OURS = "^/(proc|sys|dev|run|tmp|payload|var/(log|cache|tmp|lib/(apt|dpkg|systemd)))/|^/etc/.*-$"
@@ -34,6 +38,11 @@ def a_purge_leaves_nothing(machine):
     machine.do(ash.apt("remove ashd"), limit=600)
     machine.do(ash.apt("purge ashd"), limit=600)
     machine.run(CLEAN)
+    check_nothing_left(machine, files, accounts, running)
+
+
+def check_nothing_left(machine, files, accounts, running):
+    """That there is nothing which was not before."""
     for before, command in [
         (files, FILES),
         (accounts, ACCOUNTS),
@@ -47,3 +56,46 @@ def a_purge_leaves_nothing(machine):
 
 def lines(machine, command):
     return set(machine.do(command, limit=300).splitlines())
+
+
+# What `make uninstall` leaves, as docs/operating.md says: data, accounts, what was configured; and
+# directories that others may use as well.
+KEPT = """\
+rm -r /var/lib/ash /etc/ash /usr/local/lib/ash
+find /usr/local -mindepth 1 -type d -empty -delete
+userdel ash-broker
+groupdel ash
+"""
+
+
+@journey(fresh=True)
+def it_is_installed_below_a_prefix(machine):
+    """From a checkout, on a machine without cargo; and is taken back."""
+    # The system's own; whoever asks it starts it.
+    machine.do("systemctl start polkit.service")
+    files, accounts = lines(machine, FILES), lines(machine, ACCOUNTS)
+    running = lines(machine, "python3 /payload/look.py")
+    machine.do("cp -r /payload/packages/checkout /root/ash")
+    machine.do("! command -v cargo && ! command -v strip")
+    make = "cd /root/ash && make PAYLOAD=target/payload"
+    said = machine.do(f"{make} install 2>&1", limit=300)
+    assert "ashd is installed, not started" in said, said
+    ash = Ash(machine)
+    ash.set_up()
+    programs = machine.do("command -v ashd ashctl").split()
+    assert programs == ["/usr/local/sbin/ashd", "/usr/local/bin/ashctl"], programs
+    a_member_of_the_group_chats(ash)
+    id = ash.create()
+    turn = begin_tool(ash, id, "again")
+    before = ash.inside("bridge")
+    said = machine.do(f"{make} install 2>&1", limit=300)
+    assert "not started" not in said, said
+    ash.await_up()
+    assert ash.inside("bridge") == before, "installing once more ended a sandbox"
+    finish_tool(ash, turn, "again")
+    machine.do(f"{make} uninstall 2>&1", limit=300)
+    assert not ash.inside("bridge") and not ash.inside("claude")
+    machine.do("! command -v ashd && ! command -v ashctl && test -e /var/lib/ash/ash.db")
+    machine.run(CLEAN)
+    machine.do(f"set -e\n{KEPT}rm -r /root/ash")
+    check_nothing_left(machine, files, accounts, running)
