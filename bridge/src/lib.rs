@@ -106,7 +106,9 @@ pub fn run_with(args: impl Iterator<Item = String>, steps: Steps<'_>) -> Result<
     rustix::io::ioctl_fionbio(&listener, true)
         .map_err(|error| BridgeError::Descriptor(options.listen_fd, error.into()))?;
     let null = std::fs::File::open("/dev/null").map_err(BridgeError::Null)?.into();
+    // Both halves confine themselves at the same time.
     confine::take(steps.after_fork, &half)?;
+    wait_until_ready(&spawner).map_err(BridgeError::Spawner)?;
     let parts = Parts {
         listener,
         spawner,
@@ -117,7 +119,7 @@ pub fn run_with(args: impl Iterator<Item = String>, steps: Steps<'_>) -> Result<
     Bridge::new(parts).run().map_err(BridgeError::Alone)
 }
 
-/// Forks the spawner, and waits until it has confined itself.
+/// Forks the spawner.
 fn fork_spawner(
     options: &Options,
     cgroup: OwnedFd,
@@ -138,12 +140,12 @@ fn fork_spawner(
     let Some((ours, ..)) = both else {
         return Err(BridgeError::Spawner(io::ErrorKind::Other.into()));
     };
-    wait_until_ready(&ours).map_err(BridgeError::Spawner)?;
     // The agent can stop the spawner: orders that pile up then must not stop us too.
     rustix::io::ioctl_fionbio(&ours, true).map_err(|error| BridgeError::Spawner(error.into()))?;
     Ok(ours)
 }
 
+/// Waits until the spawner has confined itself.
 fn wait_until_ready(spawner: &OwnedFd) -> io::Result<()> {
     loop {
         poll(&mut [PollFd::new(spawner, PollFlags::IN)], None)?;
