@@ -421,13 +421,12 @@ async fn go_back(copy: &Sqlite, session: &Session, point: &Point) -> Result<()> 
         ..SessionChange::none()
     };
     let back_to = (!is_there).then_some(point.id);
-    copy.commit(Commit { back_to, ..Commit::of(session.id, change, events) }).await?;
+    // The same content under the number that history has then.
+    let again = (!is_there).then(|| (point.again(session.id, seq), u32::MAX));
+    let commit = Commit { back_to, point: again, ..Commit::of(session.id, change, events) };
+    copy.commit(commit).await?;
     if copy.generation(session.id).await?.is_some() {
         copy.set_generation(session.id, RESTORED).await?;
-    }
-    if !is_there {
-        // The same content under the number that history has now.
-        copy.add_point(point.again(session.id, seq), u32::MAX).await?;
     }
     Ok(())
 }

@@ -94,9 +94,11 @@ impl Service {
         let events = going_on::events(point, at, INTERRUPTED, &forked(point));
         let last_seq = point.seq + events.len() as u64;
         let change = SessionChange::status(Status::Paused);
-        store.commit(Commit::of(child.id, change, events)).await?;
+        let first = Some((point.again(child.id, last_seq), u32::MAX));
+        let commit = Commit { point: first, ..Commit::of(child.id, change, events) };
+        store.commit(commit).await?;
+        self.shared.copies.wake(child.id);
         fault::point("fork.recorded");
-        self.shared.add_point(point.again(child.id, last_seq)).await?;
         let made = Session { status: Status::Paused, last_seq, ..child.clone() };
         tracing::info!(
             message_id = message::SESSION_CREATED, ash_session = %made.id, ash_agent = %made.agent,

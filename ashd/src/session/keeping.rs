@@ -245,10 +245,10 @@ impl Shared {
         }))
     }
 
-    /// Records a point, and has it copied.
-    pub(super) async fn add_point(&self, point: Point) -> Result<(), StoreError> {
+    /// Records a point, and has it copied. So many that were made by themselves are kept.
+    pub(super) async fn add_point(&self, point: Point, keep: u32) -> Result<(), StoreError> {
         let session = point.session;
-        self.store.add_point(point, self.live().keep_points).await?;
+        self.store.add_point(point, keep).await?;
         self.copies.wake(session);
         Ok(())
     }

@@ -134,7 +134,7 @@ async fn keep_last(shared: &Shared, session: &Session, root: PathBuf) -> Result<
     noting.abort();
     let cut = cut.map_err(|error| unkept(session.id, error))?;
     let point = point_of(&cut, session, None);
-    Ok(shared.add_point(point).await?)
+    Ok(shared.add_point(point, shared.live().keep_points).await?)
 }
 
 /// Removes a fork that was never finished.

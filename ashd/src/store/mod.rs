@@ -44,12 +44,14 @@ pub struct Commit {
     /// First of all, history goes back to this point of the session: what happened behind it is
     /// undone, what was undone at its time is so again, and nothing else.
     pub back_to: Option<PointId>,
+    /// Last of all, a point of the session is added, as [`Store::add_point`] does.
+    pub point: Option<(Point, u32)>,
 }
 
 impl Commit {
     /// A change and events; history goes on.
     pub fn of(session: SessionId, change: SessionChange, events: Vec<NewEvent>) -> Commit {
-        Commit { session, change, events, back_to: None }
+        Commit { session, change, events, back_to: None, point: None }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::domain::{Event as Durable, Point, SessionChange, Timestamp, Which};
 use crate::fault;
 use crate::session::api::Refusal;
 use crate::session::going_on;
-use crate::session::machine::Event;
+use crate::session::machine::{Effect, Event};
 use crate::session::registry::SessionView;
 use crate::store::Commit;
 
@@ -23,21 +23,35 @@ impl Driver {
     pub(super) async fn go_back(&mut self, to: Which) -> Result<Arc<SessionView>, Refusal> {
         let point = self.shared.store.point(self.session.id, to).await?;
         let point = point.ok_or(Refusal::NoCheckpoint)?;
-        let effects = self.state.step(Event::Cool).map_err(|denied| refusal(denied, "restore"))?;
+        let mut state = self.state.clone();
+        let effects = state.step(Event::Cool).map_err(|denied| refusal(denied, "restore"))?;
         // What is lost from here on is not missed.
         let cold = SessionChange { cold: Some(true), ..SessionChange::none() };
         self.commit(cold, vec![]).await?;
+        self.state = state;
+        // What is saved meanwhile must not push out the point itself.
+        self.keeps_all = true;
+        let returned = self.return_to(&point, effects).await;
+        self.keeps_all = false;
+        returned
+    }
+
+    async fn return_to(
+        &mut self,
+        point: &Point,
+        effects: Vec<Effect>,
+    ) -> Result<Arc<SessionView>, Refusal> {
         self.perform(effects).await?;
         // What is lost cannot be saved, and is why one goes back.
         if self.has_own_files().await? {
             self.save_now().await?;
         }
-        if let Err(refusal) = self.shared.build(&self.session, &point, None).await {
+        if let Err(refusal) = self.shared.build(&self.session, point, None).await {
             self.shared.discard(self.session.id).await;
             return Err(refusal);
         }
         fault::point("back.built");
-        if let Err(error) = self.record_return(&point).await {
+        if let Err(error) = self.record_return(point).await {
             self.shared.discard(self.session.id).await;
             return Err(error);
         }
@@ -61,14 +75,17 @@ impl Driver {
             ..SessionChange::none()
         };
         let seq = self.session.last_seq + events.len() as u64;
+        // The same content under the number that history has then: from there on it goes on.
+        let again = point.again(self.session.id, seq);
         let commit = Commit {
             back_to: Some(point.id),
+            point: Some((again, self.shared.live().keep_points)),
             ..Commit::of(self.session.id, change, events.clone())
         };
         self.commit_as(commit).await?;
+        self.shared.copies.wake(self.session.id);
         self.show(&events);
-        // The same content under the number that history has now: from here on it goes on.
-        Ok(self.shared.add_point(point.again(self.session.id, seq)).await?)
+        Ok(())
     }
 
     fn show(&mut self, events: &[Durable]) {

@@ -144,6 +144,8 @@ pub(super) struct Driver {
     captured_at: Option<Instant>,
     /// Who asked for a point that the cut under way is too late for.
     wishes: Vec<Wish>,
+    /// Whether points are let go of when there are many: not on the way back to one of them.
+    keeps_all: bool,
     /// Changes of files that wait.
     writes: Vec<Write>,
     /// When what was changed is saved.
@@ -219,6 +221,7 @@ impl Driver {
             saving: None,
             captured_at: None,
             wishes: vec![],
+            keeps_all: false,
             writes: vec![],
             settles_at: None,
             changes_point: None,

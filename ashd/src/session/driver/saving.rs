@@ -317,7 +317,8 @@ impl Driver {
             return Ok(newest);
         }
         let point = point_of(cut, moment, name);
-        self.shared.add_point(point.clone()).await?;
+        let keep = if self.keeps_all { u32::MAX } else { self.shared.live().keep_points };
+        self.shared.add_point(point.clone(), keep).await?;
         fault::point("point.recorded");
         tracing::debug!(
             ash_session = %self.session.id, seq = point.seq, files = cut.files, written = cut.written,

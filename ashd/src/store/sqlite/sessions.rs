@@ -81,7 +81,10 @@ pub(super) fn commit(conn: &Connection, commit: &Commit) -> Result<()> {
     if commit.change != SessionChange::none() {
         change(conn, &head, &commit.change)?;
     }
-    Ok(())
+    match &commit.point {
+        Some((point, keep)) => points::add(conn, point, *keep),
+        None => Ok(()),
+    }
 }
 
 /// Makes undone what was so at a point, and what happened behind it.

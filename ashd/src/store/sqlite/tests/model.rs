@@ -34,7 +34,7 @@ enum Verb {
     Purge(SessionId),
     AddPoint(SessionId, Point),
     RemovePoint(SessionId, u8),
-    GoBack(SessionId, u8, Vec<NewEvent>),
+    GoBack(SessionId, u8, Vec<NewEvent>, Option<Point>),
     Copy(SessionId, u8, u32),
     Attach(Attachment),
     Detach(u8),
@@ -224,8 +224,8 @@ fn verb() -> impl Strategy<Value = Verb> {
         1 => session_id().prop_map(Verb::Purge),
         6 => (session_id(), point()).prop_map(|(id, point)| Verb::AddPoint(id, point)),
         1 => (session_id(), 0..4u8).prop_map(|(id, point)| Verb::RemovePoint(id, point)),
-        3 => (session_id(), 0..4u8, events())
-            .prop_map(|(id, point, events)| Verb::GoBack(id, point, events)),
+        3 => (session_id(), 0..4u8, events(), prop::option::of(point()))
+            .prop_map(|(id, point, events, again)| Verb::GoBack(id, point, events, again)),
         3 => (session_id(), 0..4u8, 0..9u32)
             .prop_map(|(id, point, limit)| Verb::Copy(id, point, limit)),
         4 => attachment().prop_map(Verb::Attach),
@@ -330,8 +330,13 @@ impl Model {
             whole.4 = undone.iter().copied().chain(behind).collect();
         }
         self.apply(&mut whole, &commit.change, &commit.events)?;
-        *self.find(commit.session)? = whole;
-        Ok(())
+        let before = std::mem::replace(self.find(commit.session)?, whole);
+        let Some((point, _)) = commit.point else { return Ok(()) };
+        let added = self.add_point(point);
+        if added.is_err() {
+            *self.find(commit.session)? = before;
+        }
+        added
     }
 
     fn apply(&self, whole: &mut Whole, change: &SessionChange, new: &[NewEvent]) -> Outcome<()> {
@@ -497,10 +502,12 @@ async fn act_on_points(store: &Sqlite, model: &mut Model, verb: Verb) -> Result<
             let point = PointId(uuid(n));
             same(store.remove_point(id, point).await, Ok(model.remove_point(id, point)))
         }
-        Verb::GoBack(id, n, mut events) => {
+        Verb::GoBack(id, n, mut events, again) => {
             model.number(id, &mut events);
             let back_to = Some(PointId(uuid(n)));
-            let commit = Commit { back_to, ..Commit::of(id, SessionChange::none(), events) };
+            let seq = model.find(id).map_or(0, |whole| whole.0.last_seq) + events.len() as u64;
+            let point = again.map(|point| (Point { session: id, seq, ..point }, KEPT));
+            let commit = Commit { back_to, point, ..Commit::of(id, SessionChange::none(), events) };
             same(store.commit(commit.clone()).await, model.commit(commit))
         }
         Verb::Copy(to, n, limit) => {
