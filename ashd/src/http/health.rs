@@ -112,7 +112,10 @@ fn shape<'a>(health: &'a Health, node: &'a str) -> Shape<'a> {
             max_capacity: health.max_sandboxes,
             resume_warm_hits: health.resume_warm_hits,
             resume_cold_hits: health.resume_cold_hits,
-            resume_cold_local_hits: health.resume_cold_hits,
+            resume_cold_local_hits: health
+                .resume_cold_hits
+                .saturating_sub(health.resume_fresh_hits),
+            resume_cold_fresh_hits: health.resume_fresh_hits,
             ..Pool::default()
         },
         version: env!("CARGO_PKG_VERSION"),
@@ -143,6 +146,7 @@ mod tests {
             max_sandboxes: 100,
             resume_warm_hits: 7,
             resume_cold_hits: 3,
+            resume_fresh_hits: 1,
             uptime_s: 60,
             damaged_checkpoints: 0,
             missing: vec!["no landlock".into()],
@@ -157,7 +161,7 @@ mod tests {
                 "pool": {
                     "total": 5, "cold": 0, "warming": 1, "warm": 0, "waiting": 2, "running": 2,
                     "maxCapacity": 100, "resumeWarmHits": 7, "resumeColdHits": 3,
-                    "resumeColdLocalHits": 3, "resumeColdCloudHits": 0, "resumeColdFreshHits": 0,
+                    "resumeColdLocalHits": 2, "resumeColdCloudHits": 0, "resumeColdFreshHits": 1,
                     "preWarmHits": 0,
                 },
                 "version": env!("CARGO_PKG_VERSION"), "coordinatorId": "host-1",

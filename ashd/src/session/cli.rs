@@ -133,6 +133,8 @@ fn raw(value: &Value) -> Box<RawValue> {
 pub enum Conversation {
     /// There is no transcript yet.
     New,
+    /// There is none any more, although there was one: begun like a new one.
+    Lost,
     /// There is one.
     Resumed,
     /// There is one that belongs to another session: it is gone on with in one of its own.
@@ -187,7 +189,9 @@ fn arguments(
         PromptMode::Append => format!("--append-system-prompt-file={}", place::PROMPT),
     });
     match conversation {
-        Conversation::New => args.push(format!("--session-id={}", session.cli_session)),
+        Conversation::New | Conversation::Lost => {
+            args.push(format!("--session-id={}", session.cli_session))
+        }
         Conversation::Resumed => args.push(format!("--resume={}", session.cli_session)),
         Conversation::Forked => args.extend([
             format!("--resume={}", session.cli_session),

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
+use super::cli::Conversation;
 use super::copies::fetch::first_stored;
 use super::places::ROOTS;
 use super::shared::Shared;
@@ -35,6 +36,15 @@ pub(super) enum Told {
     Moment(SyncSender<()>),
     /// The moment was the right one.
     Passed,
+}
+
+/// A sandbox that was made for a session, and what it has there.
+pub(super) struct Life {
+    pub(super) running: Running,
+    /// Where the files for it were found.
+    pub(super) found: Found,
+    /// How the CLI has to begin.
+    pub(super) conversation: Conversation,
 }
 
 /// Where a session's files were found.
@@ -103,10 +113,33 @@ impl Shared {
         &self,
         session: &Session,
         sandbox: SandboxId,
-    ) -> Result<(Running, Found), Refusal> {
-        let Some(point) = self.wanted(session).await? else {
-            return Ok((self.launch(session, sandbox).await?, Found::InPlace));
+    ) -> Result<Life, Refusal> {
+        let (running, found, conversation) = match self.wanted(session).await? {
+            None => {
+                let launching = self.launch(session, sandbox);
+                let (running, conversation) = tokio::join!(launching, self.conversation(session));
+                (running?, Found::InPlace, conversation)
+            }
+            Some(point) => {
+                let running = self.bring_back_to_life(session, &point, sandbox).await?;
+                (running, Found::InStore, self.conversation(session).await)
+            }
         };
+        match conversation {
+            Ok(conversation) => Ok(Life { running, found, conversation }),
+            Err(refusal) => {
+                self.end_sandbox(running).await;
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn bring_back_to_life(
+        &self,
+        session: &Session,
+        point: &Point,
+        sandbox: SandboxId,
+    ) -> Result<Running, Refusal> {
         self.admit()?;
         let (begun, mut begins) = watch::channel(None::<PathBuf>);
         let launching = async {
@@ -114,15 +147,15 @@ impl Shared {
             let root = begins.wait_for(Option::is_some).await.ok()?.clone()?;
             Some(self.launch_in(&root, session, sandbox).await)
         };
-        let to = (&point, self.owner(session)?);
+        let to = (point, self.owner(session)?);
         let building = self.build_once(session, to, None, begun);
         let (built, launched) = tokio::join!(building, launching);
         let placed = match built {
-            Ok(()) => Some(self.placed(session, &point).await),
+            Ok(()) => Some(self.placed(session, point).await),
             Err(_) => None,
         };
         match (placed, launched) {
-            (Some(Ok(())), Some(launched)) => return Ok((launched?, Found::InStore)),
+            (Some(Ok(())), Some(launched)) => return launched,
             (placed, launched) => {
                 // What it was made for is gone.
                 if let Some(Ok(running)) = launched {
@@ -131,9 +164,9 @@ impl Shared {
                 placed.transpose()?;
             }
         }
-        self.build(session, &point, None).await?;
-        self.placed(session, &point).await?;
-        Ok((self.launch(session, sandbox).await?, Found::InStore))
+        self.build(session, point, None).await?;
+        self.placed(session, point).await?;
+        self.launch(session, sandbox).await
     }
 
     async fn placed(&self, session: &Session, point: &Point) -> Result<(), Refusal> {

@@ -67,7 +67,8 @@ pub(super) enum Event {
     Withdraw(TurnId),
     /// A sandbox is needed, but no turn.
     Wake,
-    /// The sandbox's bridge answers.
+    /// The sandbox's bridge answers. Which sandbox it is has been committed, and with it that the
+    /// session is active, if it is so from now on.
     Launched,
     /// The sandbox could not be made.
     LaunchFailed,
@@ -246,13 +247,10 @@ impl State {
             return vec![Effect::EndSandbox];
         }
         self.sandbox = Sandbox::Up;
-        let mut effects = vec![];
-        if std::mem::take(&mut self.resuming) && self.status != Status::Active {
+        if std::mem::take(&mut self.resuming) {
             self.status = Status::Active;
-            effects.push(Effect::Status(Status::Active));
         }
-        effects.extend(self.next());
-        effects
+        self.next().into_iter().collect()
     }
 
     fn launch_failed(&mut self) -> Vec<Effect> {

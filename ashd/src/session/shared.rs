@@ -17,7 +17,7 @@ use super::places::Places;
 use super::registry::Registry;
 use super::retention::{Keeping, Retention};
 use super::survey::Making;
-use crate::domain::{Event, SandboxId, Session, SessionId, Status, Timestamp};
+use crate::domain::{Event, EventKind, SandboxId, Session, SessionId, Status, Timestamp};
 use crate::sandbox::admission::{self, NoRoom, Room};
 use crate::sandbox::lease::Slots;
 use crate::sandbox::limits::Limits;
@@ -86,6 +86,8 @@ pub(super) struct Shared {
     pub(super) shutting_down: AtomicBool,
     pub(super) warm_resumes: AtomicU64,
     pub(super) cold_resumes: AtomicU64,
+    /// Those of them whose conversation began anew, because its transcript was gone.
+    pub(super) fresh_resumes: AtomicU64,
     pub(super) garbage: Garbage,
     /// Sessions that are being made.
     pub(super) making: Making,
@@ -217,20 +219,44 @@ impl Shared {
 
     /// How the CLI is to begin, by the transcripts that it has. A fork begins with its parent's,
     /// until it has made one of its own out of it.
-    pub(super) async fn conversation(&self, session: &Session) -> Conversation {
+    pub(super) async fn conversation(&self, session: &Session) -> Result<Conversation, Refusal> {
         let home = self.places.session(session.id).join("home");
         let (known, own) = (session.cli_session.clone(), session.id.to_string());
         let forked = session.parent.is_some() && known != own;
-        let look = move || -> Result<Conversation, TreeError> {
+        let look = move || -> Result<Option<Conversation>, TreeError> {
             let home = Tree::open(&home)?;
             if !home.exists_file(&cli::transcript(&known))? {
-                return Ok(Conversation::New);
+                return Ok(None);
             }
             let fork = forked && !home.exists_file(&cli::transcript(&own))?;
-            Ok(if fork { Conversation::Forked } else { Conversation::Resumed })
+            Ok(Some(if fork { Conversation::Forked } else { Conversation::Resumed }))
         };
         let found = tokio::task::spawn_blocking(look).await;
-        found.ok().and_then(Result::ok).unwrap_or(Conversation::New)
+        let found = found.map_err(|error| error.to_string());
+        match found.and_then(|found| found.map_err(|error| error.to_string())) {
+            Ok(Some(conversation)) => Ok(conversation),
+            Ok(None) if self.has_answered(session.id).await? => Ok(Shared::lost(session)),
+            Ok(None) => Ok(Conversation::New),
+            Err(error) => {
+                tracing::error!(ash_session = %session.id, error, "the agent's home cannot be read");
+                Err(internal("the agent's home cannot be read"))
+            }
+        }
+    }
+
+    /// Whether an agent has ever answered in this session, so that it has a transcript.
+    async fn has_answered(&self, session: SessionId) -> Result<bool, Refusal> {
+        let kinds = vec![EventKind::Result];
+        let range = EventRange { after: 0, limit: 1, kinds, undone: false };
+        Ok(!self.store.events(session, range).await?.is_empty())
+    }
+
+    fn lost(session: &Session) -> Conversation {
+        tracing::warn!(
+            ash_session = %session.id, ash_agent = %session.agent, ash_tenant = %session.tenant,
+            "the transcript is gone from the agent's home: the conversation begins anew"
+        );
+        Conversation::Lost
     }
 
     /// One event.

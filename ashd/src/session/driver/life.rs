@@ -1,22 +1,27 @@
 //! How a session gets a sandbox and loses it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ash_wire::words::CliState;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::{Begin, Driver, Launched, Replay, Reply, RunningCli};
-use crate::domain::{SandboxId, SessionChange, Status, TurnOptions};
+use super::{Begin, Driver, Replay, Reply, RunningCli};
+use crate::domain::{EventKind, SandboxId, SessionChange, Status, TurnOptions};
 use crate::fault;
 use crate::sandbox::Running;
 use crate::session::api::Refusal;
-use crate::session::cli::StartKey;
+use crate::session::cli::{Conversation, StartKey};
 use crate::session::frames::Numbering;
-use crate::session::keeping::Found;
+use crate::session::keeping::{Found, Life};
 use crate::session::machine::{Event, Sandbox, State, Turn};
 use crate::session::registry::SessionView;
 use crate::telemetry::message;
+
+/// What becomes of a conversation whose transcript is gone.
+const LOST: &str = "the transcript of the conversation is gone from the agent's home: the agent \
+                    begins anew, and knows nothing of what history shows";
 
 impl Driver {
     pub(super) async fn begin_life(&mut self, begin: Begin) {
@@ -24,7 +29,7 @@ impl Driver {
             Begin::Cold => self.read_again().await,
             Begin::Launched(running) => {
                 self.attach(running);
-                self.ready_cli(&TurnOptions::default()).await;
+                self.start_cli(Conversation::New, &TurnOptions::default());
             }
             Begin::Adopted(running, replay) => self.adopt(running, replay).await,
         }
@@ -80,63 +85,89 @@ impl Driver {
         let shared = self.shared.clone();
         let session = self.session.clone();
         let sandbox = SandboxId::random();
-        self.launching = Some(tokio::spawn(async move {
-            let (running, found) = shared.bring_to_life(&session, sandbox).await?;
-            Ok(Launched { running, found })
-        }));
+        self.launching =
+            Some(tokio::spawn(async move { shared.bring_to_life(&session, sandbox).await }));
     }
 
-    pub(super) async fn launched(&mut self, result: Result<Launched, Refusal>) {
+    pub(super) async fn launched(&mut self, result: Result<Life, Refusal>) {
         self.launching = None;
-        let outcome = match result {
-            Ok(launched) => self.launch_succeeded(launched).await,
-            Err(refusal) => {
-                self.logs.system(&refusal.to_string());
-                self.launch_error = Some(refusal.clone());
-                let _ = self.step(Event::LaunchFailed).await;
-                self.execs.refuse_waiting(&refusal);
-                Err(refusal)
-            }
+        let recorded = match result {
+            Ok(life) => self.record_life(life).await,
+            Err(refusal) => Err(refusal),
         };
-        for reply in std::mem::take(&mut self.resuming) {
-            let answer = match &outcome {
-                Ok(()) => Ok(self.view()),
-                Err(refusal) => Err(refusal.clone()),
-            };
-            let _ = reply.send(answer);
+        match recorded {
+            Ok(conversation) => self.begin_work(conversation).await,
+            Err(refusal) => self.launch_failed(refusal).await,
         }
         self.grant_wishes().await;
     }
 
-    async fn launch_succeeded(&mut self, launched: Launched) -> Result<(), Refusal> {
-        self.launch_error = None;
-        let Launched { running, found } = launched;
-        let restore = self.session.restore.map(|_| None);
-        let cold = self.session.cold.then_some(false);
-        let sandbox = Some(running.id);
-        let change = SessionChange { sandbox, restore, cold, ..SessionChange::none() };
+    /// Records the new sandbox, and in the same breath that the session is active, if that was
+    /// wanted. The store must know the sandbox before anything of it is kept.
+    async fn record_life(&mut self, life: Life) -> Result<Conversation, Refusal> {
+        let Life { running, found, conversation } = life;
+        let mut change = SessionChange {
+            sandbox: Some(running.id),
+            restore: self.session.restore.map(|_| None),
+            cold: self.session.cold.then_some(false),
+            ..SessionChange::none()
+        };
+        let mut events = vec![];
+        if self.state.resuming {
+            change.status = Some(Status::Active);
+            change.last_error = Some(None);
+            events.push(self.event(EventKind::Lifecycle, None, resumed_cold(found, conversation)));
+        }
+        fault::point("resume.launched");
+        if let Err(error) = self.commit(change, events).await {
+            self.shared.end_sandbox(running).await;
+            return Err(error.into());
+        }
+        fault::point("resume.recorded");
         self.link = Some(running);
         self.cli = None;
         self.own_turn = false;
         self.replay = Replay::default();
         (self.last_number, self.owed) = (0, 0);
-        fault::point("resume.launched");
-        // The store must know the sandbox before anything of it is kept.
-        if let Err(error) = self.commit(change, vec![]).await {
-            self.end_sandbox().await;
-            let refusal = Refusal::from(error);
-            self.launch_error = Some(refusal.clone());
-            let _ = self.step(Event::LaunchFailed).await;
-            return Err(refusal);
+        self.launch_error = None;
+        Ok(conversation)
+    }
+
+    /// Lets the agent begin: nothing of it has run till now.
+    async fn begin_work(&mut self, conversation: Conversation) {
+        if self.state.resuming {
+            self.tell_status(Status::Active);
+            if conversation == Conversation::Lost {
+                self.shared.fresh_resumes.fetch_add(1, Ordering::Relaxed);
+            }
         }
-        fault::point("resume.recorded");
+        for reply in std::mem::take(&mut self.resuming) {
+            let _ = reply.send(Ok(self.view()));
+        }
+        self.note_lost(conversation);
+        self.end_capture().await;
         let options = self.waiting_options();
-        self.ready_cli(&options).await;
-        self.fresh_sandbox = Some(found);
-        let result = self.step(Event::Launched).await;
-        self.fresh_sandbox = None;
+        self.start_cli(conversation, &options);
+        // What fails of a turn that begins now is told to whoever sent the message.
+        let _ = self.step(Event::Launched).await;
         self.run_waiting_execs();
-        result
+    }
+
+    /// Tells in the session's log of a conversation that begins anew.
+    pub(super) fn note_lost(&self, conversation: Conversation) {
+        if conversation == Conversation::Lost {
+            self.logs.system(LOST);
+        }
+    }
+
+    async fn launch_failed(&mut self, refusal: Refusal) {
+        self.logs.system(&refusal.to_string());
+        self.launch_error = Some(refusal.clone());
+        let _ = self.step(Event::LaunchFailed).await;
+        self.execs.refuse_waiting(&refusal);
+        for reply in std::mem::take(&mut self.resuming) {
+            let _ = reply.send(Err(refusal.clone()));
+        }
     }
 
     /// What the first message that waits wants: the CLI is started for it right away.
@@ -153,6 +184,10 @@ impl Driver {
         );
         self.logs.system(&format!("the sandbox was lost: {why}"));
         let _ = self.step(Event::SandboxLost).await;
+        // Also one that the session had given up already.
+        if self.link.is_some() {
+            self.end_sandbox().await;
+        }
     }
 
     /// Why the sandbox is gone, for a person, when something ran in it. Asked before it is ended.
@@ -168,7 +203,7 @@ impl Driver {
     /// Ends the sandbox, or the attempt to make one, and waits until nothing of it is left.
     pub(super) async fn end_sandbox(&mut self) {
         let launched = match self.launching.take() {
-            Some(task) => task.await.ok().and_then(Result::ok).map(|launched| launched.running),
+            Some(task) => task.await.ok().and_then(Result::ok).map(|life| life.running),
             None => None,
         };
         let why_lost = self.why_lost("the command ran");
@@ -239,15 +274,8 @@ impl Driver {
     }
 
     /// The body of the lifecycle event that goes with a status.
-    pub(super) fn lifecycle(&self, status: Status) -> Bytes {
+    pub(super) fn lifecycle(status: Status) -> Bytes {
         let body = match status {
-            Status::Active if let Some(found) = self.fresh_sandbox => {
-                let from = match found {
-                    Found::InPlace => "disk",
-                    Found::InStore => "store",
-                };
-                json!({ "action": "resumed", "path": "cold", "source": "local", "from": from })
-            }
             Status::Active => json!({ "action": "resumed", "path": "warm" }),
             Status::Paused => json!({ "action": "paused" }),
             Status::Stopped => json!({ "action": "stopped" }),
@@ -256,4 +284,19 @@ impl Driver {
         };
         body.to_string().into()
     }
+}
+
+/// The body of the lifecycle event of a session that is active again in a new sandbox.
+fn resumed_cold(found: Found, conversation: Conversation) -> Bytes {
+    let source = match conversation {
+        Conversation::Lost => "fresh",
+        _ => "local",
+    };
+    let from = match found {
+        Found::InPlace => "disk",
+        Found::InStore => "store",
+    };
+    json!({ "action": "resumed", "path": "cold", "source": source, "from": from })
+        .to_string()
+        .into()
 }

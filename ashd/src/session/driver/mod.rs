@@ -34,7 +34,7 @@ use super::cli::{Controls, StartKey};
 use super::exec::ExecStream;
 use super::frames::{Encoder, Numbering};
 use super::journal::Journal;
-use super::keeping::Found;
+use super::keeping::Life;
 use super::logs::Logs;
 use super::machine::{Denied, Effect, Event, Failure, State};
 use super::registry::SessionView;
@@ -116,7 +116,7 @@ pub(super) struct Driver {
     /// Messages whose turn has not begun.
     waiting: HashMap<TurnId, Waiting>,
     link: Option<Running>,
-    launching: Option<JoinHandle<Result<Launched, Refusal>>>,
+    launching: Option<JoinHandle<Result<Life, Refusal>>>,
     /// Callers that wait for the launch under way.
     resuming: Vec<Reply<Arc<SessionView>>>,
     /// Why the newest launch failed.
@@ -135,9 +135,6 @@ pub(super) struct Driver {
     owed: usize,
     /// What a line that history does not keep has changed, until the next commit.
     carried: SessionChange,
-    /// While a launch's success is taken in, a session that becomes active does so cold: where its
-    /// files were.
-    fresh_sandbox: Option<Found>,
     execs: Execs,
     saving: Option<Saving>,
     /// When files were last captured.
@@ -158,16 +155,10 @@ pub(super) struct Driver {
 /// What the driver waits for.
 enum Input {
     Command(Option<Command>),
-    Launched(Result<Launched, Refusal>),
+    Launched(Result<Life, Refusal>),
     Said(Result<Option<usize>, LinkError>),
     Saved(Saved),
     Settled,
-}
-
-/// A sandbox that was made, and where the files for it were found.
-struct Launched {
-    running: Running,
-    found: Found,
 }
 
 /// How a session's driver begins.
@@ -216,7 +207,6 @@ impl Driver {
             last_number: 0,
             owed: 0,
             carried: SessionChange::none(),
-            fresh_sandbox: None,
             execs: Execs::default(),
             saving: None,
             captured_at: None,
@@ -348,7 +338,6 @@ impl Driver {
             let result = match effect {
                 Effect::Status(status) => self.commit_status(status).await,
                 Effect::Launch => {
-                    self.let_capture().await;
                     self.launch();
                     Ok(())
                 }
@@ -384,7 +373,7 @@ impl Driver {
 
     /// Commits a status with the lifecycle event that tells of it.
     async fn commit_status(&mut self, status: Status) -> Result<(), Refusal> {
-        let body = self.lifecycle(status);
+        let body = Driver::lifecycle(status);
         let event = self.event(EventKind::Lifecycle, None, body);
         let reason = self.launch_error.as_ref().filter(|_| status == Status::Error);
         let last_error = reason.map(|refusal| Some(refusal.public_text()));
@@ -394,19 +383,22 @@ impl Driver {
             // What is not on disk is not so.
             self.state.status = self.session.status;
         }
-        let id = self.session.id;
-        if result.is_ok() {
-            let Session { agent, tenant, .. } = &self.session;
-            tracing::info!(
-                message_id = message::SESSION_CHANGED, ash_session = %id, ash_agent = %agent,
-                ash_tenant = %tenant, %status, "session changed"
-            );
-            self.shared.tell(Happened::SessionChanged(self.session.tenant.clone(), id, status));
-            if status == Status::Active {
-                self.shared.copies.wake(id);
-            }
+        result?;
+        self.tell_status(status);
+        Ok(())
+    }
+
+    /// Tells of a status that was committed.
+    fn tell_status(&self, status: Status) {
+        let Session { id, agent, tenant, .. } = &self.session;
+        tracing::info!(
+            message_id = message::SESSION_CHANGED, ash_session = %id, ash_agent = %agent,
+            ash_tenant = %tenant, %status, "session changed"
+        );
+        self.shared.tell(Happened::SessionChanged(tenant.clone(), *id, status));
+        if status == Status::Active {
+            self.shared.copies.wake(*id);
         }
-        Ok(result?)
     }
 
     /// The next event of the session.

@@ -221,6 +221,16 @@ impl Driver {
         }
     }
 
+    /// Before an agent begins to run in a new sandbox: a cut whose moment has not passed by then
+    /// knows nothing of this sandbox, and could not stop it. Whoever asked for it gets the next one.
+    pub(super) async fn end_capture(&mut self) {
+        self.let_capture().await;
+        if let Some(saving) = self.saving.as_mut().filter(|saving| !saving.passed) {
+            saving.cancel.store(true, Ordering::Relaxed);
+            self.wishes.append(&mut saving.wishes);
+        }
+    }
+
     /// Waits until no cut is under way.
     pub(super) async fn finish_saving(&mut self) {
         while let Some(saving) = &mut self.saving {

@@ -11,7 +11,7 @@ use crate::domain::{
 };
 use crate::fault;
 use crate::session::api::{Reading, Refusal};
-use crate::session::cli::{self, Controls, StartKey};
+use crate::session::cli::{self, Controls, Conversation, StartKey};
 use crate::session::frames;
 use crate::session::machine::{Denied, Event, Sandbox};
 use crate::session::stream::{Starter, Subscription};
@@ -157,13 +157,16 @@ impl Driver {
         content: &RawValue,
         options: &TurnOptions,
     ) -> bool {
-        self.ready_cli(options).await;
+        if !self.ready_cli(options).await {
+            return false;
+        }
         let turn = WireTurn { id: turn.to_string(), content: content.to_owned() };
         self.link.as_ref().is_some_and(|link| link.sender.turn(&turn).is_ok())
     }
 
-    /// Sees to it that a CLI runs, or starts, that serves a message with these options.
-    pub(super) async fn ready_cli(&mut self, options: &TurnOptions) {
+    /// Sees to it that a CLI runs, or starts, that serves a message with these options; false if
+    /// that cannot be.
+    async fn ready_cli(&mut self, options: &TurnOptions) -> bool {
         let key = StartKey::of(options);
         let controls = self.controls(options);
         match &mut self.cli {
@@ -176,16 +179,32 @@ impl Driver {
                     }
                 }
             }
-            _ => self.start_cli(key, controls).await,
+            _ => return self.start_again(options).await,
         }
+        true
+    }
+
+    /// Starts a CLI in a sandbox that has had one; false if it is not known how it has to begin.
+    async fn start_again(&mut self, options: &TurnOptions) -> bool {
+        let conversation = match self.shared.conversation(&self.session).await {
+            Ok(conversation) => conversation,
+            Err(refusal) => {
+                self.logs.system(&refusal.to_string());
+                return false;
+            }
+        };
+        self.note_lost(conversation);
+        self.start_cli(conversation, options);
+        true
     }
 
     fn controls(&self, options: &TurnOptions) -> Controls {
         Controls::of(options, &self.session, &self.shared.options.cli)
     }
 
-    async fn start_cli(&mut self, key: StartKey, controls: Controls) {
-        let conversation = self.shared.conversation(&self.session).await;
+    /// Starts a CLI for messages with these options.
+    pub(super) fn start_cli(&mut self, conversation: Conversation, options: &TurnOptions) {
+        let (key, controls) = (StartKey::of(options), self.controls(options));
         let defaults = &self.shared.options.cli;
         let start = cli::start(&self.session, conversation, &key, &controls, defaults);
         if let Some(link) = &self.link {

@@ -360,6 +360,45 @@ fn only_so_many_points_are_kept() -> Result<()> {
 }
 
 #[test]
+fn the_oldest_point_that_is_kept_can_be_gone_back_to() -> Result<()> {
+    let talk = Talk::begin(Options::stub().config("[snapshots]\nkeep = 2\n"))?;
+    for n in 0..3 {
+        talk.ask(&talk.bash(&format!("echo {n} > file")))?;
+        talk.post("checkpoints", json!({}), 201)?;
+    }
+    // What is saved on the way back is one more.
+    talk.shell("echo not saved yet > file")?;
+    let oldest = talk.checkpoints()?.pop().context("no checkpoint")?;
+    let id = oldest["id"].as_str().context("no id")?;
+    talk.post(&format!("checkpoints/{id}/restore"), json!({}), 200)?;
+    ensure!(talk.shell("cat file")? == "1");
+    // Two, and the one that was gone back to, until the next is saved.
+    ensure!(talk.checkpoints()?.len() == 3);
+    talk.ash.finish()
+}
+
+both_engines!(a_conversation_that_is_lost_is_said);
+
+fn a_conversation_that_is_lost_is_said(options: Options) -> Result<()> {
+    let talk = Talk::begin(options)?;
+    talk.ask("[[say remember the owl]]")?;
+    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    let home = talk.ash.data_dir().join("sessions").join(&talk.session).join("home");
+    std::fs::remove_dir_all(home.join(".claude"))?;
+    resume(&talk)?;
+    let newest = talk.api.events(&talk.session)?.pop().context("no events")?;
+    let told = newest["data"].as_str().unwrap_or_default();
+    ensure!(told.contains(r#""path":"cold","source":"fresh""#), "{newest}");
+    let health = talk.api.call("GET", "/health", None)?.expect(200)?;
+    ensure!(health["pool"]["resumeColdFreshHits"] == 1, "{health}");
+    ensure!(talk.ask("[[say after]]")? == "after");
+    let path = format!("/api/sessions/{}/logs", talk.session);
+    let logs = talk.api.call("GET", &path, None)?.expect(200)?.to_string();
+    ensure!(logs.contains("begins anew"), "{logs}");
+    talk.ash.finish()
+}
+
+#[test]
 fn wrong_wishes_are_refused() -> Result<()> {
     let talk = Talk::begin(Options::stub())?;
     talk.checkpoint("one")?;
