@@ -6,16 +6,16 @@
 //! are of the same moment, also those of a turn that was running. At last come the files that rows of
 //! the copy name. Deployments wait until those of agents are written.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use futures_util::stream::{self, StreamExt as _};
 use uuid::Uuid;
 
-use super::api::{Caller, Refusal};
+use super::api::Refusal;
 use super::copies::send::RESTORED;
 use super::going_on;
 use super::keys::KEY_FILE;
@@ -23,17 +23,13 @@ use super::service::{Result, Service, blocking, detached};
 use super::shared::Shared;
 use crate::backup::{BackupError, Entry, Manifest, Name, Target};
 use crate::domain::{
-    Agent, Attachment, Point, SandboxId, Scope, Session, SessionChange, Status, Tenant, Timestamp,
-    Which,
+    Agent, Attachment, Point, SandboxId, Session, SessionChange, Status, Tenant, Timestamp, Which,
 };
 use crate::fault;
 use crate::snapshot::{Pin, SnapshotError, Vault};
 use crate::store::sqlite::{Options, Sqlite};
 use crate::store::{Commit, Store};
 use crate::tree::remove_all;
-
-/// Sessions that are saved at a time.
-const AT_ONCE: usize = 2;
 
 /// What directories begin with in which a copy of the database is made ready.
 const ASIDE: &str = "backup-";
@@ -109,7 +105,7 @@ impl Service {
     async fn back_up_now(&self, dir: OwnedFd) -> Result<BackedUp> {
         let shared = self.shared.clone();
         let target = blocking(move || Ok(Target::open(dir)?)).await?;
-        self.save_all().await;
+        self.save_all().await?;
         let no_deployment = self.deployments.pause().await;
         let id = Uuid::new_v4();
         let (pinned, copied, at) = shared.copy_database(id).await?;
@@ -141,23 +137,18 @@ impl Service {
         Ok(BackedUp { left_out, ..made })
     }
 
-    /// Makes a point of every session whose files may have changed since its newest one. One that
-    /// cannot be saved is in the backup as it was saved last.
-    async fn save_all(&self) {
-        let views = self.shared.registry.views().into_iter();
-        let live = views.filter(|view| {
-            let session = &view.session;
-            let may_change = matches!(session.status, Status::Active | Status::Paused);
-            may_change && !session.cold && session.restore.is_none()
-        });
-        let saved = stream::iter(live).map(|view| async move {
-            let session = &view.session;
-            let caller = Caller { tenant: session.tenant.clone(), scope: Scope::Manage };
-            if let Err(error) = self.save(&caller, session.id, None).await {
-                tracing::warn!(ash_session = %session.id, %error, "not saved for a backup");
-            }
-        });
-        saved.buffer_unordered(AT_ONCE).collect::<()>().await;
+    /// Makes a point of every session whose files may have changed since its newest one: of those
+    /// that have been used since the daemon started, and of those that it has not caught up with.
+    /// One that cannot be saved is in the backup as it was saved last.
+    async fn save_all(&self) -> Result<()> {
+        let used = self.shared.registry.views().into_iter().map(|view| view.session.clone());
+        let used = used.filter(|session| session.status != Status::Ended);
+        let mut changed: Vec<_> = used.filter(|session| session.restore.is_none()).collect();
+        let unsaved = self.shared.store.unsaved_sessions().await?.into_iter();
+        let known: HashSet<_> = changed.iter().map(|session| session.id).collect();
+        changed.extend(unsaved.filter(|session| !known.contains(&session.id)));
+        self.save_each(changed).await;
+        Ok(())
     }
 }
 

@@ -21,6 +21,7 @@ pub mod cli;
 pub mod shared;
 
 mod agents;
+mod behind;
 mod checkpoints;
 mod copies;
 mod create;

@@ -11,6 +11,7 @@ use super::agents::{self, Deployments};
 use super::api::{
     AgentChange, Caller, Deployment, ExecOutput, Happened, Health, LogLine, Reading, Refusal,
 };
+use super::behind;
 use super::copies::{self, Copies};
 use super::driver::{Begin, Command, Driver, Handle};
 use super::exec::ExecStream;
@@ -94,6 +95,7 @@ impl Service {
         tokio::spawn(copies::copy_for_ever(shared.clone()));
         tokio::spawn(account(shared.clone(), usage));
         let service = Service { shared, deployments: Arc::default(), started: Instant::now() };
+        tokio::spawn(behind::catch_up(service.clone()));
         tokio::spawn(tenants::finish(service.clone()));
         tokio::spawn(retention::keep_for_ever(service.clone()));
         Ok(service)

@@ -206,6 +206,9 @@ pub trait Store: Send + Sync {
     -> Result<(Vec<Session>, u64)>;
     /// Every session that is not ended or still has uids, for start-up.
     async fn unended_sessions(&self) -> Result<Vec<Session>>;
+    /// Sessions that have not ended, run no turn, and have no point as new as their newest message,
+    /// answer or error.
+    async fn unsaved_sessions(&self) -> Result<Vec<Session>>;
     /// How many sessions have this status, over all tenants.
     async fn count_sessions(&self, status: Status) -> Result<u64>;
     /// Removes a session and everything that belongs to it; false if there was none.

@@ -264,9 +264,13 @@ impl Driver {
     pub(super) async fn shutdown(&mut self, end: bool) {
         if end {
             let _ = self.step(Event::Shutdown).await;
-            if self.settles_at.take().is_some() {
-                self.save();
-            }
+        }
+        // What was changed from outside is known to nobody else.
+        let unsettled = self.settles_at.take().is_some();
+        if unsettled {
+            self.save();
+        }
+        if end || unsettled {
             self.finish_saving().await;
         }
         self.execs.lost(&Refusal::ShuttingDown);

@@ -166,6 +166,10 @@ impl Store for Sqlite {
         self.readers.read(sessions::unended).await
     }
 
+    async fn unsaved_sessions(&self) -> Result<Vec<Session>> {
+        self.readers.read(sessions::unsaved).await
+    }
+
     async fn count_sessions(&self, status: Status) -> Result<u64> {
         self.readers.read(move |conn| sessions::count(conn, status)).await
     }

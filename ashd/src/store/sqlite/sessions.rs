@@ -195,6 +195,16 @@ pub(super) fn unended(conn: &Connection) -> Result<Vec<Session>> {
     Ok(conn.prepare_cached(&sql)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
 }
 
+pub(super) fn unsaved(conn: &Connection) -> Result<Vec<Session>> {
+    let sql = format!(
+        "{SELECT} WHERE status <> 'ended' AND slot IS NOT NULL AND turn IS NULL
+             AND EXISTS (SELECT 1 FROM events WHERE session = sessions.key AND kind <> 'lifecycle'
+                 AND seq > (SELECT ifnull(max(seq), 0) FROM points WHERE session = sessions.key))
+         ORDER BY key"
+    );
+    Ok(conn.prepare_cached(&sql)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
+}
+
 pub(super) fn count(conn: &Connection, status: Status) -> Result<u64> {
     let sql = "SELECT count(*) FROM sessions WHERE status = ?";
     Ok(conn.prepare_cached(sql)?.query_row([status], |row| row.get(0))?)

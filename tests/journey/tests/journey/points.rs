@@ -377,6 +377,26 @@ fn the_oldest_point_that_is_kept_can_be_gone_back_to() -> Result<()> {
     talk.ash.finish()
 }
 
+#[test]
+fn a_turn_that_was_not_saved_is_saved_by_the_next_daemon() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ash.kill9()?;
+    ensure!(talk.ash.boot_to_die("pack.publish.before", &[])?, "it died before it was ready");
+    talk.api = talk.ash.api();
+    // It may die before it has told all of the answer.
+    let _ = talk.ask(&talk.bash("echo one > file"));
+    talk.ash.wait_killed()?;
+    talk.boot()?;
+    let newest = talk.api.events(&talk.session)?.pop().context("no events")?;
+    let sequence = newest["sequence"].as_u64();
+    process::until("a point of the turn", || {
+        talk.checkpoints().is_ok_and(|points| {
+            points.first().is_some_and(|point| point["sequence"].as_u64() >= sequence)
+        })
+    })?;
+    talk.ash.finish()
+}
+
 both_engines!(a_conversation_that_is_lost_is_said);
 
 fn a_conversation_that_is_lost_is_said(options: Options) -> Result<()> {

@@ -247,6 +247,16 @@ struct Whole(
     BTreeSet<u64>,
 );
 
+impl Whole {
+    fn is_unsaved(&self) -> bool {
+        let Session { status, slot, turn, .. } = &self.0;
+        let saved = self.3.iter().map(|(point, _)| point.seq).max().unwrap_or(0);
+        let newest = self.1.iter().rfind(|event| event.kind != EventKind::Lifecycle);
+        let behind = newest.is_some_and(|event| event.seq > saved);
+        *status != Status::Ended && slot.is_some() && turn.is_none() && behind
+    }
+}
+
 #[derive(Default)]
 struct Model {
     keys: Vec<Key>,
@@ -535,6 +545,9 @@ async fn compare(store: &Sqlite, model: &Model) -> Result<(), TestCaseError> {
     let mut unended = all.clone();
     unended.retain(|s| s.status != Status::Ended || s.slot.is_some());
     prop_assert_eq!(&store.unended_sessions().await.unwrap(), &unended);
+    let unsaved: Vec<_> = model.sessions.iter().filter(|whole| whole.is_unsaved()).collect();
+    let unsaved: Vec<_> = unsaved.iter().map(|whole| whole.0.clone()).collect();
+    prop_assert_eq!(&store.unsaved_sessions().await.unwrap(), &unsaved);
     for status in Status::ALL {
         let count = all.iter().filter(|s| s.status == status).count() as u64;
         prop_assert_eq!(store.count_sessions(status).await.unwrap(), count);

@@ -1,0 +1,36 @@
+//! Sessions whose points are behind what happened in them.
+//!
+//! A turn is saved behind its end, in the background. A daemon that was killed in between has left
+//! no point of it, and nothing would make one until the next message: backups and copies would go on
+//! with what was before.
+
+use futures_util::stream::{self, StreamExt as _};
+
+use super::api::Caller;
+use super::service::Service;
+use crate::domain::{Scope, Session};
+
+/// Sessions that are saved at a time.
+const AT_ONCE: usize = 4;
+
+/// Saves what a daemon before this one has left unsaved, beside everything else.
+pub(super) async fn catch_up(service: Service) {
+    match service.shared.store.unsaved_sessions().await {
+        Ok(sessions) => service.save_each(sessions).await,
+        Err(error) => tracing::error!(%error, "it is not known what is unsaved"),
+    }
+}
+
+impl Service {
+    /// Makes a point of each of these sessions. One that cannot be saved is left as it was saved last,
+    /// which is logged.
+    pub(super) async fn save_each(&self, sessions: Vec<Session>) {
+        let saved = stream::iter(sessions).map(|session| async move {
+            let caller = Caller { tenant: session.tenant, scope: Scope::Manage };
+            if let Err(error) = self.save(&caller, session.id, None).await {
+                tracing::warn!(ash_session = %session.id, %error, "not saved");
+            }
+        });
+        saved.buffer_unordered(AT_ONCE).collect::<()>().await;
+    }
+}
