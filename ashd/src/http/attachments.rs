@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, StatusCode, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
@@ -142,11 +142,11 @@ pub(super) async fn read(
     State(context): State<Context>,
     Who(caller): Who,
     Path(id): Path<String>,
-    headers: HeaderMap,
+    (method, headers): (Method, HeaderMap),
     _: Uri,
 ) -> Answer {
     let (attachment, opened) = context.service.open_attachment(&caller, parsed(&id)?).await?;
-    let mut response = raw(attachment.name.as_str(), opened, &headers);
+    let mut response = raw(attachment.name.as_str(), opened, (&method, &headers))?;
     response.headers_mut().remove(SOURCE);
     if let Ok(media) = HeaderValue::from_str(attachment.media.as_str()) {
         response.headers_mut().insert(CONTENT_TYPE, media);

@@ -9,7 +9,7 @@ use http::header::{
     HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use http::request::Parts;
-use http::{HeaderMap, StatusCode, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Serialize;
 use serde_json::json;
 
@@ -33,6 +33,13 @@ struct Entry {
     path: String,
     size: u64,
     modified_at: Timestamp,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    files: Vec<Entry>,
+    source: &'static str,
+    truncated: bool,
 }
 
 /// A session, and a path in its workspace.
@@ -70,8 +77,8 @@ pub(super) async fn list(
         Entry { path: file.path, size: file.size, modified_at: Timestamp(millis) }
     });
     let files: Vec<_> = files.collect();
-    let body = json!({ "files": files, "source": origin.as_str(), "truncated": listing.cut });
-    Ok(json(StatusCode::OK, &body))
+    let listed = Listed { files, source: origin.as_str(), truncated: listing.cut };
+    Ok(json(StatusCode::OK, &listed))
 }
 
 /// Reads a file, or a part of it; `?format=json` shows it as text.
@@ -79,7 +86,7 @@ pub(super) async fn read(
     State(context): State<Context>,
     Who(caller): Who,
     AtFile(id, path): AtFile,
-    headers: HeaderMap,
+    (method, headers): (Method, HeaderMap),
     uri: Uri,
 ) -> Answer {
     let params = Params::of(&uri)?;
@@ -89,7 +96,7 @@ pub(super) async fn read(
         Some(_) => return Err(ApiError::invalid("format: must be one of raw, json")),
     };
     let opened = context.service.open_file(&caller, id, files::path(&path)?).await?;
-    if as_json { shown(&path, opened).await } else { Ok(raw(&path, opened, &headers)) }
+    if as_json { shown(&path, opened).await } else { raw(&path, opened, (&method, &headers)) }
 }
 
 async fn shown(path: &str, opened: Opened) -> Answer {
@@ -107,14 +114,19 @@ async fn shown(path: &str, opened: Opened) -> Answer {
     Ok(json(StatusCode::OK, &body))
 }
 
-pub(super) fn raw(path: &str, opened: Opened, headers: &HeaderMap) -> Response {
+/// Answers a request for what was opened, by its method and headers.
+pub(super) fn raw(path: &str, opened: Opened, (method, headers): (&Method, &HeaderMap)) -> Answer {
     let (size, source) = (opened.size, opened.origin.as_str());
     let etag = format!("\"{}\"", opened.tag);
-    let (status, start, end) = match range::wanted(headers, size, &etag) {
+    let (status, start, end) = match range::wanted(method, headers, size, &etag) {
         Part::Whole => (StatusCode::OK, 0, size),
         Part::Bytes(start, end) => (StatusCode::PARTIAL_CONTENT, start, end),
         Part::Outside => (StatusCode::RANGE_NOT_SATISFIABLE, 0, 0),
         Part::Unchanged => (StatusCode::NOT_MODIFIED, 0, 0),
+        Part::Changed => {
+            let text = "The file is not as the request takes it for: it was changed since";
+            return Err(ApiError::new(StatusCode::PRECONDITION_FAILED, text));
+        }
     };
     let mut response = Response::new(match status {
         StatusCode::OK | StatusCode::PARTIAL_CONTENT => Body::from_stream(opened.bytes(start, end)),
@@ -143,7 +155,7 @@ pub(super) fn raw(path: &str, opened: Opened, headers: &HeaderMap) -> Response {
             response.headers_mut().insert(field, value);
         }
     }
-    response
+    Ok(response)
 }
 
 /// A name as RFC 5987 has it.
@@ -207,7 +219,7 @@ mod tests {
 
     async fn asked(range: &'static str) -> (u16, Option<String>, Vec<u8>) {
         let headers = [(RANGE, HeaderValue::from_static(range))].into_iter().collect();
-        let response = raw(NAME, opened(b"0123456789"), &headers);
+        let response = raw(NAME, opened(b"0123456789"), (&Method::GET, &headers)).unwrap();
         let range = response.headers().get(CONTENT_RANGE);
         let range = range.map(|value| value.to_str().unwrap().to_owned());
         let status = response.status().as_u16();
@@ -225,7 +237,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_whole_file_says_what_it_is() {
-        let response = raw(NAME, opened(b"# x"), &HeaderMap::new());
+        let response = raw(NAME, opened(b"# x"), (&Method::GET, &HeaderMap::new())).unwrap();
         let header = |name: HeaderName| response.headers()[name].to_str().unwrap();
         assert_eq!(header(CONTENT_TYPE), "text/markdown");
         assert_eq!(header(CONTENT_LENGTH), "3");

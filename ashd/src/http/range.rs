@@ -1,7 +1,7 @@
 //! Which part of a file a request wants.
 
-use http::HeaderMap;
-use http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::{HeaderMap, Method};
 
 /// What to answer with.
 #[derive(Debug, Eq, PartialEq)]
@@ -14,15 +14,26 @@ pub(super) enum Part {
     Outside,
     /// Nothing of it: the client has it.
     Unchanged,
+    /// Nothing of it: it is not what the client takes it for.
+    Changed,
 }
 
-/// Reads what the headers want of a file with this size and this strong ETag. Several ranges, and
-/// what is no range of bytes, are the whole file, as RFC 9110 allows.
-pub(super) fn wanted(headers: &HeaderMap, size: u64, etag: &str) -> Part {
-    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let same = |tag: &str| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag;
-    if known.flat_map(|list| list.split(',')).any(|tag| same(tag.trim())) {
+/// Reads what the headers want of a file with this size and this strong ETag, in the order of
+/// RFC 9110, section 13.2.2. Several ranges, and what is no range of bytes, are the whole file, as it
+/// allows; only GET has ranges (section 14.2).
+pub(super) fn wanted(method: &Method, headers: &HeaderMap, size: u64, etag: &str) -> Part {
+    let named = |field: HeaderName, same: &dyn Fn(&str) -> bool| {
+        let lists = headers.get_all(field).iter().filter_map(|value| value.to_str().ok());
+        lists.flat_map(|list| list.split(',')).any(|tag| tag.trim() == "*" || same(tag.trim()))
+    };
+    if headers.contains_key(IF_MATCH) && !named(IF_MATCH, &|tag| tag == etag) {
+        return Part::Changed;
+    }
+    if named(IF_NONE_MATCH, &|tag| tag.strip_prefix("W/").unwrap_or(tag) == etag) {
         return Part::Unchanged;
+    }
+    if method != Method::GET {
+        return Part::Whole;
     }
     if headers.get(IF_RANGE).is_some_and(|value| value.as_bytes() != etag.as_bytes()) {
         return Part::Whole;
@@ -61,9 +72,9 @@ mod tests {
 
     use super::*;
 
-    fn part(pairs: &[(http::HeaderName, &str)], size: u64) -> Part {
+    fn part(pairs: &[(HeaderName, &str)], size: u64) -> Part {
         let pairs = pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap()));
-        wanted(&pairs.collect(), size, "\"t\"")
+        wanted(&Method::GET, &pairs.collect(), size, "\"t\"")
     }
 
     #[test]
@@ -92,6 +103,10 @@ mod tests {
     fn conditions_come_first() {
         let range = (RANGE, "bytes=1-2");
         for (condition, expected) in [
+            ((IF_MATCH, "\"a\", \"t\""), Part::Bytes(1, 3)),
+            ((IF_MATCH, "*"), Part::Bytes(1, 3)),
+            ((IF_MATCH, "\"old\""), Part::Changed),
+            ((IF_MATCH, "W/\"t\""), Part::Changed),
             ((IF_NONE_MATCH, "\"a\", W/\"t\""), Part::Unchanged),
             ((IF_NONE_MATCH, "*"), Part::Unchanged),
             ((IF_NONE_MATCH, "\"a\""), Part::Bytes(1, 3)),
@@ -101,6 +116,12 @@ mod tests {
         ] {
             assert_eq!(part(&[condition.clone(), range.clone()], 10), expected, "{condition:?}");
         }
+    }
+
+    #[test]
+    fn the_head_of_a_part_is_that_of_the_whole() {
+        let headers = [(RANGE, "bytes=1-2".parse().unwrap())].into_iter().collect();
+        assert_eq!(wanted(&Method::HEAD, &headers, 10, "\"t\""), Part::Whole);
     }
 
     proptest! {

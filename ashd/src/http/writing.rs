@@ -98,10 +98,14 @@ pub(super) fn upload(
 
 /// What `If-Match` and `If-None-Match` say.
 fn condition(headers: &HeaderMap) -> Condition {
-    Condition { is: tags(headers, IF_MATCH), is_not: tags(headers, IF_NONE_MATCH) }
+    let is_not = tags(headers, IF_NONE_MATCH);
+    let strong = |tag: String| tag.strip_prefix("W/\"").map(str::to_owned).unwrap_or(tag);
+    let is_not = is_not.map(|tags| tags.into_iter().map(strong).collect());
+    Condition { is: tags(headers, IF_MATCH), is_not }
 }
 
-/// The tags that a header names, without their quotes; none for `*`. A weak one is like no other.
+/// The tags that a header names, without their quotes; none for `*`. A weak one keeps its mark, with
+/// which it is like no strong one (RFC 9110, section 8.8.3.2).
 fn tags(headers: &HeaderMap, name: HeaderName) -> Option<Vec<String>> {
     let mut values = headers.get_all(name).iter().peekable();
     values.peek()?;
@@ -137,5 +141,13 @@ mod tests {
         assert_eq!(read(&[b"\"a\"", b"\"b\""]), two);
         assert_eq!(read(&[b"W/\"a\""]), Some(vec!["W/\"a".to_owned()]));
         assert_eq!(read(&[b"\xff"]), Some(vec![String::new()]));
+    }
+
+    #[test]
+    fn a_weak_tag_counts_only_against_a_change() {
+        let weak = HeaderValue::from_static("W/\"a\"");
+        let headers = [(IF_MATCH, weak.clone()), (IF_NONE_MATCH, weak)].into_iter().collect();
+        let Condition { is, is_not } = condition(&headers);
+        assert_eq!((is, is_not), (Some(vec!["W/\"a".to_owned()]), Some(vec!["a".to_owned()])));
     }
 }
