@@ -16,9 +16,10 @@ use tokio::task::spawn_blocking;
 use super::api::Refusal;
 use super::service::Result;
 use super::shared::Shared;
+use super::writing::unchanged;
 use crate::store::StoreError;
 use crate::tree::dir::Dir;
-use crate::tree::{Tree, TreeError, remove_all};
+use crate::tree::{RelPath, Tree, TreeError, remove_all};
 
 /// Bytes that are written at once.
 const PIECE: usize = 256 * 1024;
@@ -93,7 +94,10 @@ where
                 file = written(file, piece.split().freeze()).await?;
             }
         }
-        written(file, piece.freeze()).await?;
+        let file = written(file, piece.freeze()).await?;
+        // Here, so that whoever puts it into its place does not wait for the disk.
+        let synced = spawn_blocking(move || file.sync_all()).await.map_err(io::Error::other);
+        synced.flatten().map_err(|error| unwritable(&error))?;
         Ok(Incoming { place, size })
     }
 }
@@ -168,7 +172,7 @@ impl Place {
         let make = move || {
             let parent = shared.places.sessions();
             std::fs::create_dir_all(&parent).map_err(|error| unwritable(&error))?;
-            let name = format!("{}.in", uuid::Uuid::new_v4());
+            let name = fresh_name();
             let tree = Tree::create_root(&parent.join(&name), 0, 0o700);
             let tree = tree.map_err(|error| failed(&error))?;
             let place = Place { shared, parent, name, tree };
@@ -182,17 +186,36 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let (parent, name) = (std::mem::take(&mut self.parent), std::mem::take(&mut self.name));
-        let remove = move || {
-            if let Err(error) = remove_all(&parent, &name) {
-                tracing::warn!(%error, "what came in could not be removed");
-            }
-        };
-        // Whoever lets go of it may not be one who blocks.
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
-            Err(_) => remove(),
+        remove_later(std::mem::take(&mut self.parent), std::mem::take(&mut self.name));
+    }
+}
+
+/// Takes something out of a workspace. What is in it is removed later: that can take long, and an
+/// agent could make it take for ever. Blocks.
+pub(super) fn take_out(shared: &Shared, tree: &Tree, path: &RelPath) -> Result<()> {
+    let (parent, name) = (shared.places.sessions(), fresh_name());
+    // As it is, without a directory made for it: a full disk is no reason to keep it.
+    let to = Tree::open(&parent).map_err(|error| failed(&error))?;
+    tree.move_out(path, (&to, &name)).map_err(unchanged)?;
+    remove_later(parent, name);
+    Ok(())
+}
+
+/// What nobody needs after a restart, by its name.
+fn fresh_name() -> String {
+    format!("{}.in", uuid::Uuid::new_v4())
+}
+
+fn remove_later(parent: PathBuf, name: String) {
+    let remove = move || {
+        if let Err(error) = remove_all(&parent, &name) {
+            tracing::warn!(%error, "what was set aside could not be removed");
         }
+    };
+    // Whoever lets go of it may not be one who blocks.
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+        Err(_) => remove(),
     }
 }
 

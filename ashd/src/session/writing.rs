@@ -7,7 +7,7 @@ use futures_util::Stream;
 use super::api::{Caller, Refusal};
 use super::driver::{Command, Workspace};
 use super::files::{no_file, refused, tag_of};
-use super::incoming::{Incoming, Parts, Upload, unwritable};
+use super::incoming::{Incoming, Parts, Upload, take_out, unwritable};
 use super::service::{Result, Service, blocking};
 use crate::domain::{SessionId, Status};
 use crate::fault;
@@ -119,6 +119,7 @@ impl Service {
         (whole, condition): (bool, Condition),
     ) -> Result<()> {
         self.changeable(caller, id).await?;
+        let shared = self.shared.clone();
         self.change(caller, id, move |workspace| {
             let there = workspace.tree.look(&path).map_err(refused)?;
             let there = there.ok_or(Refusal::NoFile)?;
@@ -128,7 +129,10 @@ impl Service {
                 return Err(Refusal::Invalid(text.to_owned()));
             }
             condition.check(Some(&there))?;
-            workspace.tree.remove(&path, whole).map_err(unchanged)
+            if there.kind != Kind::Dir {
+                return workspace.tree.remove(&path).map_err(unchanged);
+            }
+            take_out(&shared, &workspace.tree, &path)
         })
         .await
     }

@@ -3,15 +3,15 @@
 //! What is put was written where no agent reaches, on the same file system, and comes in by one
 //! rename: an agent, a reader or a snapshot sees the old one or the new one.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, RenameFlags};
 use rustix::io::Errno;
 
-use super::dir::{self, Kind, Stat};
+use super::dir::{self, Stat};
 use super::walk::{self, Meter, names};
-use super::{RelPath, Tree, TreeError, TreeLimits, open, remove, shown};
+use super::{RelPath, Tree, TreeError, TreeLimits, open, shown};
 
 /// What may be in the way of something that is put into a tree.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -66,24 +66,32 @@ impl Tree {
         if is_new_place { self.sync_above(rel).map_err(at) } else { Ok(()) }
     }
 
-    /// Removes a file, or with `whole` a directory and everything beneath it, and returns when that
-    /// is on the disk. Links are removed, not followed.
+    /// Removes a file, and returns when that is on the disk. A link is removed, not followed.
     ///
     /// # Errors
-    /// [`TreeError::Missing`], [`TreeError::NotFile`] for a directory without `whole`, and as for
+    /// [`TreeError::Missing`], [`TreeError::NotFile`] for a directory, and as for
     /// [`look`](Self::look).
-    pub fn remove(&self, rel: &RelPath, whole: bool) -> Result<(), TreeError> {
+    pub fn remove(&self, rel: &RelPath) -> Result<(), TreeError> {
         let at = |error| TreeError::at(rel.as_str(), error);
         let (dir, last) = self.above(rel).map_err(at)?;
-        let stat = dir::stat_in(&dir, last).map_err(at)?;
-        if stat.kind != Kind::Dir {
-            rustix::fs::unlinkat(&dir, last, AtFlags::empty()).map_err(at)?;
-        } else if whole {
-            let name = CString::new(last).map_err(|_| at(Errno::INVAL))?;
-            remove::entry(dir.as_fd(), &name).map_err(at)?;
-        } else {
-            return Err(TreeError::NotFile(rel.as_str().to_owned()));
+        match rustix::fs::unlinkat(&dir, last, AtFlags::empty()) {
+            Err(Errno::ISDIR) => return Err(TreeError::NotFile(rel.as_str().to_owned())),
+            removed => removed.map_err(at)?,
         }
+        rustix::fs::fsync(&dir).map_err(at)
+    }
+
+    /// Moves a file, or a directory with everything beneath it, out to `name` in `to`, where nothing
+    /// is, and returns when it is gone from here on the disk. That takes as long for a large one as
+    /// for a small one, and whoever works in it cannot stand in the way.
+    ///
+    /// # Errors
+    /// As for [`remove`](Self::remove), but for directories.
+    pub fn move_out(&self, rel: &RelPath, (to, name): (&Tree, &str)) -> Result<(), TreeError> {
+        let at = |error| TreeError::at(rel.as_str(), error);
+        let (dir, last) = self.above(rel).map_err(at)?;
+        let flags = RenameFlags::NOREPLACE;
+        rustix::fs::renameat_with(&dir, last, to.fd(), name, flags).map_err(at)?;
         rustix::fs::fsync(&dir).map_err(at)
     }
 
@@ -241,23 +249,24 @@ mod tests {
         assert_eq!(read(&root.join("link")), "new");
         assert_eq!(read(&outside.join("theirs")), "theirs");
         assert!(matches!(two.put("dir/x", Over::Files), Err(TreeError::ThroughLink(_))));
-        assert!(matches!(
-            two.tree.remove(&rel("dir/theirs"), true),
-            Err(TreeError::ThroughLink(_))
-        ));
-        two.tree.remove(&rel("dir"), true).unwrap();
+        assert!(matches!(two.tree.remove(&rel("dir/theirs")), Err(TreeError::ThroughLink(_))));
+        two.tree.remove(&rel("dir")).unwrap();
         assert_eq!(read(&outside.join("theirs")), "theirs");
     }
 
     #[test]
     fn a_directory_goes_only_as_a_whole() {
-        let (two, root, _) = two();
+        let (two, root, outside) = two();
         fs::create_dir_all(root.join("a/b")).unwrap();
         fs::write(root.join("a/b/c"), "").unwrap();
-        assert!(matches!(two.tree.remove(&rel("a"), false), Err(TreeError::NotFile(_))));
-        two.tree.remove(&rel("a/b/c"), false).unwrap();
-        two.tree.remove(&rel("a"), true).unwrap();
-        assert!(matches!(two.tree.remove(&rel("a"), true), Err(TreeError::Missing(_))));
+        assert!(matches!(two.tree.remove(&rel("a")), Err(TreeError::NotFile(_))));
+        two.tree.remove(&rel("a/b/c")).unwrap();
+        let outside = Tree::open(&outside).unwrap();
+        two.tree.move_out(&rel("a"), (&outside, "gone")).unwrap();
+        assert_eq!(two.tree.look(&rel("a")).unwrap(), None);
+        assert!(outside.look(&rel("gone/b")).unwrap().is_some());
+        let missing = two.tree.move_out(&rel("a"), (&outside, "other"));
+        assert!(matches!(missing, Err(TreeError::Missing(_))));
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub fn remove_all(parent: &Path, name: &str) -> Result<(), TreeError> {
 }
 
 /// Removes a file or a tree of a directory that is open.
-pub(super) fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     if !is_dir(parent, name)? {
         return gone(rustix::fs::unlinkat(parent, name, AtFlags::empty()));
     }
