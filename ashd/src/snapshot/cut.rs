@@ -15,10 +15,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::{fmt, io};
 
+use super::assemble::Assembled;
 use super::error::shown;
 use super::gate::Pin;
 use super::look::Look;
-use super::scan::{Known, Scan};
+use super::scan::Scan;
 use super::vault::{Stash, Vault};
 use super::{SnapshotError, deeply};
 use crate::domain::{Root, SessionId};
@@ -128,31 +129,29 @@ impl Vault {
             scan = Scan::default();
         }
         let stash = Mutex::new(Stash::new(self));
-        let mut look = Look::new(cutting, &stash, std::mem::take(&mut scan.files));
-        let done = look.twice(hold, tell);
+        let mut look = Look::new(cutting, &stash, &scan.files);
+        let moments = look.twice(hold, tell);
+        let mut done = moments.and_then(|moments| look.assembly(&moments).finish());
         // What was read is kept in any case, but belongs to no root when it was not all.
         let published = stash.lock().unwrap_or_else(PoisonError::into_inner).publish();
         let published = match published {
             Ok(bytes) => bytes,
             Err(error) => return Err(done.err().unwrap_or(error)),
         };
-        let Look { mut current, before, mut new, unsure, files, bytes, left_out, held, .. } = look;
-        // Whether these are what was read then cannot be told later.
-        current.retain(|path, _| !unsure.contains(path));
-        let root = done.as_ref().ok().copied();
-        for (path, known) in before {
-            if root.is_none() {
-                current.entry(path).or_insert(known);
-            } else if !current.contains_key(&path) {
-                // The root does not need it, so it can be collected: it must not be relied on.
-                new.push((path, Known::gone()));
-            }
+        let Look { read, held, .. } = look;
+        // Of those whose times do not tell it cannot be told later whether they are what was read.
+        let new = read.into_iter().filter(|(_, met)| met.is_sure && met.is_new);
+        let mut new: Vec<_> = new.map(|(path, met)| (path, met.known)).collect();
+        if let Ok(all) = &mut done {
+            new.append(&mut all.new);
         }
+        let root = done.as_ref().ok().map(|all| all.root);
         let logged = match new.is_empty() && root == scan.root {
             true => 0,
-            false => scan.save(&path, root, &new, &current)?,
+            false => scan.save(&path, root, new)?,
         };
-        let (root, written) = (done?, published + logged);
+        let Assembled { root, files, bytes, left_out, .. } = done?;
+        let written = published + logged;
         Ok(Cut { root, files, bytes, written, left_out, held, pin })
     }
 }

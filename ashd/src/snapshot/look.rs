@@ -1,21 +1,25 @@
 //! Looking at a session's files, twice: see [`cut`](super::cut).
+//!
+//! Both looks go through the tree on several threads. The first reads what has changed and keeps the
+//! names; the second compares, and while the agent stands still for it does nothing else but read
+//! what has moved. What they found is put together behind it: see [`assemble`](super::assemble).
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::CStr;
-use std::fs::File;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use std::{io, thread};
 
-use super::chunk::ChunkId;
-use super::cut::{Cutting, Hold, LeftOut, Stage, Tell};
-use super::node::{self, Entry, Leaves, What};
-use super::read::Source;
-use super::scan::{Known, Mark};
-use super::vault::{Stash, put};
-use super::{DEEPEST, SnapshotError, read};
-use crate::domain::Root;
+use super::assemble::Assembly;
+use super::crew::{Queue, Task, Todo, joined, work};
+use super::cut::{Cutting, Hold, Stage, Tell};
+use super::groups::Groups;
+use super::node::{Attribute, Entry, What};
+use super::read::{self, Source};
+use super::scan::{Files, Known, Mark};
+use super::vault::Stash;
+use super::{DEEPEST, SnapshotError};
 use crate::tree::Tree;
 use crate::tree::dir::{Dir, FileTime, Kind, Stat, attributes, stat_of};
 
@@ -23,40 +27,74 @@ use crate::tree::dir::{Dir, FileTime, Kind, Stat, attributes, stat_of};
 /// kernels before 6.13 keep them by the tick.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Threads that read.
-const READERS: usize = 2;
-
-/// Files that wait to be read, held open.
-const WAITING: usize = 32;
-
 /// Looking at a session's files.
 pub(super) struct Look<'a, 'v> {
     cutting: &'a Cutting<'a>,
     stash: &'a Mutex<Stash<'v>>,
-    /// What was known before, and was not met again.
-    pub(super) before: HashMap<Vec<u8>, Known>,
-    /// What is known now.
-    pub(super) current: HashMap<Vec<u8>, Known>,
-    /// What of it was not known before, or differs.
-    pub(super) new: Vec<(Vec<u8>, Known)>,
+    /// What was known before.
+    before: &'a Files,
+    /// Files that this cut has read, and those with several names.
+    pub(super) read: HashMap<Vec<u8>, Met>,
     /// Directories at the first look.
-    dirs: HashMap<Vec<u8>, Mark>,
-    /// Files whose times do not tell whether they are what was read.
-    pub(super) unsure: HashSet<Vec<u8>>,
+    first: HashMap<Vec<u8>, Listing<'a>>,
+    groups: Groups,
     /// Whether there is anything whose times do not tell.
     is_unsure: bool,
-    /// When the first look began, and a little before.
-    since: FileTime,
-    /// The groups of files that have several names, and the other way round.
-    groups: HashMap<(u64, u64), [u8; 8]>,
-    grouped: HashMap<[u8; 8], (u64, u64)>,
-    path: Vec<u8>,
-    depth: usize,
-    pub(super) files: u64,
-    pub(super) bytes: u64,
-    pub(super) left_out: LeftOut,
     pub(super) held: bool,
 }
+
+/// A file that was met by this cut.
+pub(super) struct Met {
+    pub(super) known: Known,
+    /// Whether its times tell that it is what was read.
+    pub(super) is_sure: bool,
+    /// Whether it was not known before.
+    pub(super) is_new: bool,
+}
+
+/// A file that was met: where, and what it was then.
+pub(super) struct Found {
+    pub(super) path: Vec<u8>,
+    pub(super) stat: Stat,
+    pub(super) met: Met,
+}
+
+/// Names, in order; with what was stored for a file that has not changed, unless it has several.
+pub(super) type Names<'a> = Vec<(CString, Option<&'a Known>)>;
+
+/// A directory at the first look.
+struct Listing<'a> {
+    mark: Mark,
+    /// Whether its times tell that nothing has come or gone since.
+    is_settled: bool,
+    names: Arc<Names<'a>>,
+}
+
+/// A directory at the second look.
+pub(super) struct Moment<'a> {
+    pub(super) own: Stat,
+    pub(super) attributes: Vec<Attribute>,
+    pub(super) names: Arc<Names<'a>>,
+    /// What each of them is.
+    pub(super) seen: Vec<Seen<'a>>,
+}
+
+/// An entry of a directory at the second look.
+pub(super) enum Seen<'a> {
+    /// A file of which this is stored.
+    Known(&'a Known),
+    /// A file that this cut has read.
+    Read,
+    /// A directory.
+    Dir,
+    /// A link or a FIFO: its entry.
+    Small(Vec<u8>),
+    /// What cannot be kept, and why.
+    LeftOut(&'static str),
+}
+
+/// All directories at the second look, by path.
+pub(super) type Moments<'a> = HashMap<Vec<u8>, Moment<'a>>;
 
 /// Why a look comes to nothing.
 enum Halt {
@@ -72,37 +110,20 @@ impl From<SnapshotError> for Halt {
     }
 }
 
-/// A file to be read.
-struct Job {
-    file: File,
-    path: Vec<u8>,
-    stat: Stat,
-    group: Option<[u8; 8]>,
-}
-
 impl<'a, 'v> Look<'a, 'v> {
     pub(super) fn new(
         cutting: &'a Cutting<'a>,
         stash: &'a Mutex<Stash<'v>>,
-        before: HashMap<Vec<u8>, Known>,
+        before: &'a Files,
     ) -> Look<'a, 'v> {
         Look {
             cutting,
             stash,
-            current: HashMap::with_capacity(before.len()),
             before,
-            new: vec![],
-            dirs: HashMap::new(),
-            unsure: HashSet::new(),
+            read: HashMap::new(),
+            first: HashMap::new(),
+            groups: Groups::default(),
             is_unsure: false,
-            since: (0, 0),
-            groups: HashMap::new(),
-            grouped: HashMap::new(),
-            path: vec![],
-            depth: 0,
-            files: 0,
-            bytes: 0,
-            left_out: LeftOut::default(),
             held: false,
         }
     }
@@ -111,14 +132,14 @@ impl<'a, 'v> Look<'a, 'v> {
         &mut self,
         hold: &Hold<'_>,
         tell: &Tell<'_>,
-    ) -> Result<Root, SnapshotError> {
+    ) -> Result<Moments<'a>, SnapshotError> {
         self.first()?;
         if !self.is_unsure {
             note(tell)?;
             match self.second() {
-                Ok(root) => {
+                Ok(moments) => {
                     tell(Stage::Passed);
-                    return Ok(root);
+                    return Ok(moments);
                 }
                 Err(Halt::Failed(error)) => return Err(error),
                 Err(Halt::Moved) => {}
@@ -127,288 +148,286 @@ impl<'a, 'v> Look<'a, 'v> {
         let held = hold().map_err(|error| SnapshotError::at(b"", error))?;
         self.held = true;
         note(tell)?;
-        let root = self.second().map_err(|halt| match halt {
+        let moments = self.second().map_err(|halt| match halt {
             Halt::Failed(error) => error,
             Halt::Moved => SnapshotError::Restless,
         });
         tell(Stage::Passed);
         drop(held);
-        root
+        moments
     }
 
-    /// Reads what has changed, on threads of its own.
+    /// Reads what has changed, and what has changed just now last: by then times may tell that it
+    /// has not changed once more.
     fn first(&mut self) -> Result<(), SnapshotError> {
-        self.since = shortly_before(SystemTime::now());
-        let (jobs, waiting) = mpsc::sync_channel::<Job>(WAITING);
-        let waiting = Mutex::new(waiting);
-        let read = Mutex::new(Ok(vec![]));
-        let (stash, cancel) = (self.stash, self.cutting.cancel);
-        let looked = thread::scope(|scope| {
-            for _ in 0..READERS {
-                scope.spawn(|| read_all(&waiting, stash, cancel, &read));
+        let (listings, found) = Default::default();
+        let first = First { look: self, listings: Mutex::new(listings), found: Mutex::new(found) };
+        let done = work(self.roots()?, |todo, queue| first.see_to(todo, queue));
+        let First { listings, found, .. } = first;
+        self.first = listings.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.is_unsure = self.first.values().any(|listing| !listing.is_settled);
+        self.take(found.into_inner().unwrap_or_else(PoisonError::into_inner));
+        done?;
+        check_cancelled(self.cutting.cancel)
+    }
+
+    /// Looks again; what has moved is read if the agent stands still.
+    fn second(&mut self) -> Result<Moments<'a>, Halt> {
+        let (moments, found) = Default::default();
+        let second = Second { look: self, moments: Mutex::new(moments), found: Mutex::new(found) };
+        let done = work(self.roots()?, |todo, queue| second.see_to(todo, queue));
+        let Second { moments, found, .. } = second;
+        self.take(found.into_inner().unwrap_or_else(PoisonError::into_inner));
+        done?;
+        check_cancelled(self.cutting.cancel)?;
+        Ok(moments.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What puts together what was there at the second look.
+    pub(super) fn assembly<'l>(&'l self, moments: &'l Moments<'a>) -> Assembly<'l, 'a, 'v> {
+        Assembly::new((self.stash, self.cutting), moments, &self.read, self.before)
+    }
+
+    /// Takes up what was met. Files of several names get their groups in the order of their paths.
+    fn take(&mut self, mut found: Vec<Found>) {
+        self.groups.label(&mut found);
+        self.read.reserve(found.len());
+        for Found { path, met, .. } in found {
+            self.is_unsure |= !met.is_sure;
+            self.read.insert(path, met);
+        }
+    }
+
+    fn roots(&self) -> Result<Vec<Todo>, SnapshotError> {
+        let todo = |(name, path): &(&str, &std::path::Path)| {
+            let dir = Tree::open(path)?.top().map_err(SnapshotError::from)?;
+            let (dir, path) = (Arc::new(dir), name.as_bytes().to_vec());
+            Ok(Todo { dir, name: c".".to_owned(), path, task: Task::Look(0) })
+        };
+        self.cutting.roots.iter().map(todo).collect()
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cutting.cancel.load(Ordering::Relaxed)
+    }
+
+    /// What was stored for a file, if it is still what it was then.
+    fn known(&self, path: &[u8], stat: &Stat) -> Option<&'a Known> {
+        self.before.get(path).filter(|known| known.mark == Mark::of(stat))
+    }
+
+    /// Reads a file; `None` when it changes meanwhile.
+    fn read(&self, path: &[u8], file: &std::fs::File) -> Result<Option<Found>, SnapshotError> {
+        let since = shortly_before(SystemTime::now());
+        let stat = stat_of(file).map_err(|error| SnapshotError::at(path, error))?;
+        let source = Source { file, stat: &stat, group: None, path };
+        let known = read_one(&source, self.stash, self.cutting.cancel)?;
+        let is_sure = stat.changed < since;
+        let met = known.map(|known| Met { known, is_sure, is_new: true });
+        Ok(met.map(|met| Found { path: path.to_vec(), stat, met }))
+    }
+}
+
+/// The first look.
+struct First<'l, 'a, 'v> {
+    look: &'l Look<'a, 'v>,
+    listings: Mutex<HashMap<Vec<u8>, Listing<'a>>>,
+    found: Mutex<Vec<Found>>,
+}
+
+impl<'a> First<'_, 'a, '_> {
+    fn see_to(&self, todo: Todo, queue: &Queue) -> Result<(), SnapshotError> {
+        check_cancelled(self.look.cutting.cancel)?;
+        let path = todo.path.clone();
+        let done = match todo.task {
+            Task::Look(depth) => self.dir(todo, depth, queue).map(|()| None),
+            Task::Read => self.file(todo, queue),
+        };
+        match done {
+            // It is gone, or something else, by now: the second look will tell.
+            Err(error) if is_moved(&error) => Ok(()),
+            Err(error) => Err(SnapshotError::at(&path, error)),
+            Ok(None) => Ok(()),
+            Ok(Some(file)) => {
+                let found = self.look.read(&path, &file)?;
+                self.found.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+                Ok(())
             }
-            let looked = self.each_root(|look, dir| look.read_dir(dir, &jobs));
-            drop(jobs);
-            looked
-        });
-        let read = read.into_inner().unwrap_or_else(PoisonError::into_inner);
-        looked?;
-        for (path, stat, known) in read? {
-            self.keep(path, &stat, known);
         }
-        Ok(())
     }
 
-    fn keep(&mut self, path: Vec<u8>, stat: &Stat, known: Known) {
-        if stat.changed >= self.since {
-            self.is_unsure = true;
-            self.unsure.insert(path.clone());
-        } else {
-            self.new.push((path.clone(), known.clone()));
-        }
-        self.current.insert(path, known);
-    }
-
-    fn each_root<E: From<SnapshotError>>(
-        &mut self,
-        mut each: impl FnMut(&mut Self, &Dir) -> Result<(), E>,
-    ) -> Result<(), E> {
-        for (name, path) in self.cutting.roots {
-            let tree = Tree::open(path).map_err(SnapshotError::from)?;
-            let dir = tree.top().map_err(SnapshotError::from)?;
-            self.path = name.as_bytes().to_vec();
-            each(self, &dir)?;
-        }
-        Ok(())
-    }
-
-    fn read_dir(&mut self, dir: &Dir, jobs: &mpsc::SyncSender<Job>) -> Result<(), SnapshotError> {
-        let at = |look: &Self, error| SnapshotError::at(&look.path, error);
-        let own = dir.own_stat().map_err(|error| at(self, error))?;
-        self.is_unsure |= own.changed >= self.since;
-        self.dirs.insert(self.path.clone(), Mark::of(&own));
-        for name in dir.names().map_err(|error| at(self, error))? {
-            self.check_cancelled()?;
-            let before = self.enter(&name);
-            let done = match self.read_entry(dir, &name, jobs) {
-                // It is gone, or something else, by now: the second look will tell.
-                Err(error) if is_moved(&error) => Ok(()),
-                Err(error) => Err(at(self, error)),
-                Ok(Some(child)) if self.depth < DEEPEST => {
-                    self.depth += 1;
-                    let done = self.read_dir(&child, jobs);
-                    self.depth -= 1;
-                    done
-                }
-                Ok(_) => Ok(()),
+    fn dir(&self, todo: Todo, depth: usize, queue: &Queue) -> io::Result<()> {
+        let dir = todo.dir.dir(&todo.name)?;
+        let since = shortly_before(SystemTime::now());
+        let own = dir.own_stat()?;
+        let is_settled = own.changed < since;
+        let todo = match is_settled {
+            true => todo,
+            false => match queue.put_off(todo) {
+                None => return Ok(()),
+                Some(todo) => todo,
+            },
+        };
+        let dir = Arc::new(dir);
+        let (mut names, mut more) = (vec![], vec![]);
+        for name in dir.names()? {
+            if self.look.is_cancelled() {
+                return Ok(());
+            }
+            let path = joined(&todo.path, &name);
+            let (known, task) = match self.entry(&dir, &name, &path) {
+                Err(error) if is_moved(&error) => (None, None),
+                entry => entry?,
             };
-            self.path.truncate(before);
-            done?;
+            let task = task.filter(|task| *task == Task::Read || depth < DEEPEST);
+            more.extend(task.map(|task| {
+                let task = if task == Task::Read { task } else { Task::Look(depth + 1) };
+                Todo { dir: dir.clone(), name: name.clone(), path, task }
+            }));
+            names.push((name, known));
         }
+        queue.add(more);
+        let listing = Listing { mark: Mark::of(&own), is_settled, names: Arc::new(names) };
+        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+        listings.insert(todo.path, listing);
         Ok(())
     }
 
-    /// Sees to a file; a directory is returned.
-    fn read_entry(
-        &mut self,
+    /// What is known of an entry, and what has to be done with it.
+    fn entry(
+        &self,
         dir: &Dir,
         name: &CStr,
-        jobs: &mpsc::SyncSender<Job>,
-    ) -> io::Result<Option<Dir>> {
+        path: &[u8],
+    ) -> io::Result<(Option<&'a Known>, Option<Task>)> {
         let stat = dir.stat(name)?;
-        match stat.kind {
-            Kind::Dir => return dir.dir(name).map(Some),
-            Kind::File => {}
-            _ => return Ok(None),
-        }
-        let mark = Mark::of(&stat);
-        if self.before.get(&self.path).is_some_and(|known| known.mark == mark)
-            && let Some((path, known)) = self.before.remove_entry(&self.path)
-            && self.keeps_group(&stat, &known)
-        {
-            self.current.insert(path, known);
-            return Ok(None);
-        }
-        let job = self.job(dir.file(name)?)?;
-        // Readers that have failed say so themselves.
-        let _ = jobs.send(job);
-        Ok(None)
-    }
-
-    fn job(&mut self, file: File) -> io::Result<Job> {
-        let stat = stat_of(&file)?;
-        let group = (stat.names > 1).then(|| self.group(stat.inode));
-        Ok(Job { file, path: self.path.clone(), stat, group })
-    }
-
-    /// The group of a file that has several names.
-    fn group(&mut self, inode: (u64, u64)) -> [u8; 8] {
-        if let Some(group) = self.groups.get(&inode) {
-            return *group;
-        }
-        let mut group = name_group(&self.path);
-        // Directories that moved can have taken a name along for which another file's is called.
-        while self.grouped.contains_key(&group) {
-            group = name_group(&group);
-        }
-        self.groups.insert(inode, group);
-        self.grouped.insert(group, inode);
-        group
-    }
-
-    /// A file that has several names and was known under one keeps its group under the others.
-    /// False when the group is another file's by now, or the file has another.
-    fn keeps_group(&mut self, stat: &Stat, known: &Known) -> bool {
-        if stat.names < 2 {
-            return true;
-        }
-        let Ok(Entry { what: What::File(content), .. }) = Entry::decode(&mut &known.entry[..])
-        else {
-            return false;
-        };
-        let Some(group) = content.group else { return false };
-        let own = *self.groups.get(&stat.inode).unwrap_or(&group);
-        let theirs = *self.grouped.get(&group).unwrap_or(&stat.inode);
-        if own != group || theirs != stat.inode {
-            return false;
-        }
-        self.groups.insert(stat.inode, group);
-        self.grouped.insert(group, stat.inode);
-        true
-    }
-
-    /// Looks again and puts the nodes together.
-    fn second(&mut self) -> Result<Root, Halt> {
-        (self.files, self.bytes, self.left_out) = (0, 0, LeftOut::default());
-        let mut top = Leaves::default();
-        let mut roots: Vec<_> = self.cutting.roots.iter().collect();
-        roots.sort_unstable();
-        for (name, path) in roots {
-            let tree = Tree::open(path).map_err(SnapshotError::from)?;
-            let dir = tree.top().map_err(SnapshotError::from)?;
-            self.path = name.as_bytes().to_vec();
-            top.push(name.as_bytes(), &self.build_dir(&dir)?);
-        }
-        Ok(Root(self.store_dir(top, None)?.0))
-    }
-
-    /// The entry of a directory, with everything beneath it stored.
-    fn build_dir(&mut self, dir: &Dir) -> Result<Vec<u8>, Halt> {
-        let mut leaves = Leaves::default();
-        for name in dir.names().map_err(|error| self.halt(error))? {
-            self.check_cancelled()?;
-            let before = self.enter(&name);
-            let entry = self.build_entry(dir, &name);
-            self.path.truncate(before);
-            if let Some(entry) = entry? {
-                leaves.push(name.to_bytes(), &entry);
+        Ok(match (stat.kind, self.look.known(path, &stat)) {
+            (Kind::Dir, _) => (None, Some(Task::Look(0))),
+            (Kind::File, Some(known)) if stat.names > 1 => {
+                let met = Met { known: known.clone(), is_sure: true, is_new: false };
+                let found = Found { path: path.to_vec(), stat, met };
+                self.found.lock().unwrap_or_else(PoisonError::into_inner).push(found);
+                (None, None)
             }
+            (Kind::File, Some(known)) => (Some(known), None),
+            (Kind::File, None) => (None, Some(Task::Read)),
+            _ => (None, None),
+        })
+    }
+
+    /// Opens a file that is to be read now.
+    fn file(&self, todo: Todo, queue: &Queue) -> io::Result<Option<std::fs::File>> {
+        let file = todo.dir.file(&todo.name)?;
+        let is_young = stat_of(&file)?.changed >= shortly_before(SystemTime::now());
+        let is_put_off = is_young && queue.put_off(todo).is_none();
+        Ok((!is_put_off).then_some(file))
+    }
+}
+
+/// The second look.
+struct Second<'l, 'a, 'v> {
+    look: &'l Look<'a, 'v>,
+    moments: Mutex<Moments<'a>>,
+    found: Mutex<Vec<Found>>,
+}
+
+impl<'a> Second<'_, 'a, '_> {
+    fn see_to(&self, todo: Todo, queue: &Queue) -> Result<(), Halt> {
+        check_cancelled(self.look.cutting.cancel)?;
+        match todo.task {
+            Task::Look(depth) => self.dir(todo, depth, queue),
+            Task::Read => self.file(&todo),
         }
-        let known = self.before.get(&self.path).or(self.current.get(&self.path)).cloned();
-        let node = self.store_dir(leaves, known.as_ref())?;
-        let attributes = attributes(dir).map_err(|error| self.halt(error))?;
+    }
+
+    fn dir(&self, todo: Todo, depth: usize, queue: &Queue) -> Result<(), Halt> {
+        let halt = |error| self.halt(&todo.path, error);
+        let dir = Arc::new(todo.dir.dir(&todo.name).map_err(halt)?);
+        let own = dir.own_stat().map_err(halt)?;
+        let same = self.look.first.get(&todo.path);
+        let same = same.filter(|listing| listing.mark == Mark::of(&own));
+        if same.is_none() && !self.look.held {
+            return Err(Halt::Moved);
+        }
+        let names = match same.filter(|listing| listing.is_settled) {
+            Some(listing) => listing.names.clone(),
+            None => self.names(&dir, &todo.path).map_err(halt)?,
+        };
+        let (mut seen, mut more) = (Vec::with_capacity(names.len()), vec![]);
+        for (name, known) in &*names {
+            check_cancelled(self.look.cutting.cancel)?;
+            let (what, task) = self.entry((&dir, &todo.path, depth), name, *known)?;
+            more.extend(task.map(|task| {
+                let path = joined(&todo.path, name);
+                Todo { dir: dir.clone(), name: name.clone(), path, task }
+            }));
+            seen.push(what);
+        }
+        queue.add(more);
+        let attributes = attributes(&*dir).map_err(halt)?;
         // Behind everything else: nothing came or went since the first look.
-        let own = dir.own_stat().map_err(|error| self.halt(error))?;
-        let mark = Mark::of(&own);
-        if !self.held && self.dirs.get(&self.path) != Some(&mark) {
+        if !self.look.held && Mark::of(&dir.own_stat().map_err(halt)?) != Mark::of(&own) {
             return Err(Halt::Moved);
         }
-        let entry =
-            Entry { mode: own.mode, modified: own.modified, attributes, what: What::Dir(node) };
-        let now = Known { mark, entry: entry.encode() };
-        let entry = now.entry.clone();
-        if known.as_ref() != Some(&now) {
-            self.new.push((self.path.clone(), now.clone()));
-        }
-        self.current.insert(self.path.clone(), now);
-        Ok(entry)
+        let moment = Moment { own, attributes, names, seen };
+        self.moments.lock().unwrap_or_else(PoisonError::into_inner).insert(todo.path, moment);
+        Ok(())
     }
 
-    /// Stores the leaves of a directory, unless it is the one that was stored before.
-    fn store_dir(&mut self, leaves: Leaves, known: Option<&Known>) -> Result<ChunkId, Halt> {
-        let leaves = leaves.finish();
-        let ids: Vec<_> = leaves.iter().map(|leaf| ChunkId::of(leaf)).collect();
-        let (list, node) = match &ids[..] {
-            [only] => (None, *only),
-            ids => {
-                let list = node::of_leaves(ids);
-                let id = ChunkId::of(&list);
-                (Some(list), id)
-            }
+    fn names(&self, dir: &Dir, path: &[u8]) -> io::Result<Arc<Names<'a>>> {
+        let known = |name: CString| {
+            let known = self.look.before.get(&joined(path, &name));
+            (name, known)
         };
-        let entry = known.and_then(|known| Entry::decode(&mut &known.entry[..]).ok());
-        if entry.is_none_or(|entry| entry.what != What::Dir(node)) {
-            for leaf in leaves.into_iter().chain(list) {
-                put(self.stash, leaf)?;
-            }
-        }
-        Ok(node)
+        Ok(Arc::new(dir.names()?.into_iter().map(known).collect()))
     }
 
-    fn build_entry(&mut self, dir: &Dir, name: &CStr) -> Result<Option<Vec<u8>>, Halt> {
-        let stat = dir.stat(name).map_err(|error| self.halt(error))?;
+    /// What an entry is, and what has to be done with it.
+    fn entry(
+        &self,
+        (dir, parent, depth): (&Dir, &[u8], usize),
+        name: &CStr,
+        known: Option<&'a Known>,
+    ) -> Result<(Seen<'a>, Option<Task>), Halt> {
+        let halt = |error| self.halt(&joined(parent, name), error);
+        let stat = dir.stat(name).map_err(halt)?;
         let what = match stat.kind {
-            Kind::File => return self.build_file(dir, name, &stat).map(Some),
-            Kind::Dir if self.depth >= DEEPEST => {
-                self.left_out.add(&self.path, "nests too deep");
-                return Ok(None);
+            Kind::File => {
+                let mark = Mark::of(&stat);
+                if let Some(known) = known.filter(|known| stat.names < 2 && known.mark == mark) {
+                    return Ok((Seen::Known(known), None));
+                }
+                let met = self.look.read.get(&joined(parent, name));
+                return match met.filter(|met| met.is_sure && met.known.mark == mark) {
+                    Some(_) => Ok((Seen::Read, None)),
+                    None if self.look.held => Ok((Seen::Read, Some(Task::Read))),
+                    None => Err(Halt::Moved),
+                };
             }
-            Kind::Dir => {
-                self.files += 1;
-                let child = dir.dir(name).map_err(|error| self.halt(error))?;
-                self.depth += 1;
-                let entry = self.build_dir(&child);
-                self.depth -= 1;
-                return entry.map(Some);
-            }
-            Kind::Link => What::Link(dir.link(name).map_err(|error| self.halt(error))?),
+            Kind::Dir if depth >= DEEPEST => return Ok((Seen::LeftOut("nests too deep"), None)),
+            Kind::Dir => return Ok((Seen::Dir, Some(Task::Look(depth + 1)))),
+            Kind::Link => What::Link(dir.link(name).map_err(halt)?),
             Kind::Fifo => What::Fifo,
-            Kind::Other(what) => {
-                self.left_out.add(&self.path, what);
-                return Ok(None);
-            }
+            Kind::Other(what) => return Ok((Seen::LeftOut(what), None)),
         };
-        self.files += 1;
         let (mode, modified) = (stat.mode, stat.modified);
-        Ok(Some(Entry { mode, modified, attributes: vec![], what }.encode()))
+        let entry = Entry { mode, modified, attributes: vec![], what };
+        Ok((Seen::Small(entry.encode()), None))
     }
 
-    fn build_file(&mut self, dir: &Dir, name: &CStr, stat: &Stat) -> Result<Vec<u8>, Halt> {
-        self.files += 1;
-        self.bytes += stat.size;
-        let known = self.current.get(&self.path);
-        let known = known.filter(|known| known.mark == Mark::of(stat));
-        if let Some(known) = known.filter(|_| !self.unsure.contains(&self.path)) {
-            return Ok(known.entry.clone());
-        }
-        if !self.held {
-            return Err(Halt::Moved);
-        }
-        let job =
-            dir.file(name).and_then(|file| self.job(file)).map_err(|error| self.halt(error))?;
-        let (path, stat) = (job.path.clone(), job.stat);
-        let known = read_one(job, self.stash, self.cutting.cancel)?.ok_or(Halt::Moved)?;
-        let entry = known.entry.clone();
-        self.keep(path, &stat, known);
-        Ok(entry)
+    /// Reads a file while the agent stands still.
+    fn file(&self, todo: &Todo) -> Result<(), Halt> {
+        let file = todo.dir.file(&todo.name).map_err(|error| self.halt(&todo.path, error))?;
+        let found = self.look.read(&todo.path, &file)?.ok_or(Halt::Moved)?;
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).push(found);
+        Ok(())
     }
 
-    fn enter(&mut self, name: &CStr) -> usize {
-        let before = self.path.len();
-        self.path.push(b'/');
-        self.path.extend(name.to_bytes());
-        before
-    }
-
-    fn halt(&self, error: io::Error) -> Halt {
-        match is_moved(&error) && !self.held {
+    fn halt(&self, path: &[u8], error: io::Error) -> Halt {
+        match is_moved(&error) && !self.look.held {
             true => Halt::Moved,
-            false => Halt::Failed(SnapshotError::at(&self.path, error)),
+            false => Halt::Failed(SnapshotError::at(path, error)),
         }
-    }
-
-    fn check_cancelled(&self) -> Result<(), SnapshotError> {
-        check_cancelled(self.cutting.cancel)
     }
 }
 
@@ -420,52 +439,27 @@ fn note(tell: &Tell<'_>) -> Result<(), SnapshotError> {
     }
 }
 
-fn check_cancelled(cancel: &AtomicBool) -> Result<(), SnapshotError> {
+pub(super) fn check_cancelled(cancel: &AtomicBool) -> Result<(), SnapshotError> {
     match cancel.load(Ordering::Relaxed) {
         true => Err(SnapshotError::Cancelled),
         false => Ok(()),
     }
 }
 
-/// What was read: where, what it was then, and what was stored for it.
-type Read = (Vec<u8>, Stat, Known);
-
-fn read_all(
-    waiting: &Mutex<mpsc::Receiver<Job>>,
-    stash: &Mutex<Stash<'_>>,
-    cancel: &AtomicBool,
-    read: &Mutex<Result<Vec<Read>, SnapshotError>>,
-) {
-    loop {
-        let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
-        let (path, stat) = (job.path.clone(), job.stat);
-        let known = read_one(job, stash, cancel);
-        let mut all = read.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&mut *all, known) {
-            (Ok(all), Ok(Some(known))) => all.push((path, stat, known)),
-            (Ok(_), Err(error)) => *all = Err(error),
-            // It moves; or there is an error already, and what waits is drained.
-            _ => {}
-        }
-    }
-}
-
 /// Reads and stores a file; `None` when it changes meanwhile.
 fn read_one(
-    job: Job,
+    source: &Source<'_>,
     stash: &Mutex<Stash<'_>>,
     cancel: &AtomicBool,
 ) -> Result<Option<Known>, SnapshotError> {
-    let Job { file, path, stat, group } = job;
-    let at = |error| SnapshotError::at(&path, error);
-    let source = Source { file: &file, stat: &stat, group, path: &path };
-    let Some(content) = read::content(&source, stash, cancel)? else {
+    let Source { file, stat, path, .. } = *source;
+    let at = |error| SnapshotError::at(path, error);
+    let Some(content) = read::content(source, stash, cancel)? else {
         return Ok(None);
     };
-    let attributes = attributes(&file).map_err(at)?;
-    let mark = Mark::of(&stat);
-    if Mark::of(&stat_of(&file).map_err(at)?) != mark {
+    let attributes = attributes(file).map_err(at)?;
+    let mark = Mark::of(stat);
+    if Mark::of(&stat_of(file).map_err(at)?) != mark {
         return Ok(None);
     }
     let what = What::File(content);
@@ -478,14 +472,6 @@ fn is_moved(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let moved = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::ISDIR, Errno::NXIO, Errno::INVAL];
     Errno::from_io_error(error).is_some_and(|errno| moved.contains(&errno))
-}
-
-/// The group of a file that has several names, from the first of them.
-fn name_group(path: &[u8]) -> [u8; 8] {
-    let hash = blake3::hash(path);
-    let mut group = [0; 8];
-    group.copy_from_slice(&hash.as_bytes()[..8]);
-    group
 }
 
 fn shortly_before(now: SystemTime) -> FileTime {

@@ -25,6 +25,10 @@ mod vault;
 
 mod cut;
 mod look;
+
+mod assemble;
+mod crew;
+mod groups;
 mod read;
 
 mod restore;

@@ -23,6 +23,9 @@ const HEAD: usize = 12;
 /// Blocks are read whole.
 const LARGEST: usize = 1 << 30;
 
+/// Bytes of a file's entry in the log, about.
+const TYPICAL: usize = 192;
+
 /// Entries that may be out of date before the log is written anew.
 const STALE: usize = 4096;
 
@@ -47,6 +50,11 @@ impl Mark {
             inode: stat.inode,
         }
     }
+
+    /// Bytes; none of a directory.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
 }
 
 /// What was stored for a path.
@@ -70,10 +78,13 @@ impl Known {
     }
 }
 
-/// Everything known of a session's files, by path.
+/// What is known of files, by path.
+pub(super) type Files = HashMap<Vec<u8>, Known>;
+
+/// Everything known of a session's files.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    pub(super) files: HashMap<Vec<u8>, Known>,
+    pub(super) files: Files,
     /// The root that all this is in.
     pub(super) root: Option<Root>,
     /// Entries in the log, also those that are out of date.
@@ -109,14 +120,15 @@ impl Scan {
     fn take(&mut self, mut block: &[u8]) -> Result<(), NotNode> {
         let root: [u8; 32] = node::fixed(&mut block)?;
         self.root = (root != [0; 32]).then_some(Root(root));
+        if self.files.is_empty() {
+            // The whole comes first.
+            self.files.reserve(block.len() / TYPICAL);
+        }
         while !block.is_empty() {
             let path = node::bytes(&mut block)?.to_vec();
             let mark = Mark::decode(&mut block)?;
             let entry = node::bytes(&mut block)?.to_vec();
-            match entry.is_empty() {
-                true => drop(self.files.remove(&path)),
-                false => drop(self.files.insert(path, Known { mark, entry })),
-            }
+            self.note(path, Known { mark, entry });
             self.logged += 1;
         }
         Ok(())
@@ -127,18 +139,18 @@ impl Scan {
         Scan::load(path).root
     }
 
-    /// Appends what is new. With all that is known now, the log is written anew when too much of
-    /// it is out of date. Returns how many bytes were written.
+    /// Appends what is new. The log is written anew when too much of it is out of date. Returns how
+    /// many bytes were written.
     pub(super) fn save(
-        &self,
+        mut self,
         path: &Path,
         root: Option<Root>,
-        new: &[(Vec<u8>, Known)],
-        all: &HashMap<Vec<u8>, Known>,
+        new: Vec<(Vec<u8>, Known)>,
     ) -> Result<u64, SnapshotError> {
-        let stale = self.logged + new.len() > 2 * all.len() + STALE;
+        let stale = self.logged + new.len() > 2 * self.files.len() + STALE;
         if stale || self.sound == 0 {
-            return rewrite(path, root, all);
+            new.into_iter().for_each(|(path, known)| self.note(path, known));
+            return rewrite(path, root, &self.files);
         }
         let block = encode(root, new.iter().map(|(path, known)| (path, known)));
         let mut file = OpenOptions::new().write(true).open(path)?;
@@ -148,14 +160,17 @@ impl Scan {
         file.write_all(&block)?;
         Ok(block.len() as u64)
     }
+
+    fn note(&mut self, path: Vec<u8>, known: Known) {
+        match known.entry.is_empty() {
+            true => drop(self.files.remove(&path)),
+            false => drop(self.files.insert(path, known)),
+        }
+    }
 }
 
 /// Writes a scan anew.
-pub(super) fn rewrite(
-    path: &Path,
-    root: Option<Root>,
-    all: &HashMap<Vec<u8>, Known>,
-) -> Result<u64, SnapshotError> {
+pub(super) fn rewrite(path: &Path, root: Option<Root>, all: &Files) -> Result<u64, SnapshotError> {
     let bytes = whole(root, all);
     let beside: PathBuf = path.with_extension("new");
     std::fs::write(&beside, &bytes)?;
@@ -164,7 +179,7 @@ pub(super) fn rewrite(
 }
 
 /// A scan that says all this and nothing else.
-pub(super) fn whole(root: Option<Root>, all: &HashMap<Vec<u8>, Known>) -> Vec<u8> {
+pub(super) fn whole(root: Option<Root>, all: &Files) -> Vec<u8> {
     let mut bytes = BEGIN.to_vec();
     bytes.extend(encode(root, all.iter()));
     bytes
@@ -239,13 +254,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("scan");
         let mut all: HashMap<_, _> = (1..9).map(|n| (vec![n as u8], known(n))).collect();
-        Scan::load(&path).save(&path, root(1), &[], &all).unwrap();
+        Scan::load(&path).save(&path, root(1), all.clone().into_iter().collect()).unwrap();
         let first = Scan::load(&path);
         assert_eq!((&first.files, first.root), (&all, root(1)));
 
         let new = [(vec![3], known(30)), (b"a/b".to_vec(), known(5))];
         all.extend(new.clone());
-        let written = first.save(&path, root(2), &new, &all).unwrap();
+        let written = Scan::load(&path).save(&path, root(2), new.to_vec()).unwrap();
         assert!(written < 300, "{written}");
         let second = Scan::load(&path);
         assert_eq!((&second.files, second.root), (&all, root(2)));
@@ -255,7 +270,7 @@ mod tests {
         std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
         let torn = Scan::load(&path);
         assert_eq!((&torn.files, torn.root), (&first.files, root(1)));
-        torn.save(&path, root(2), &new, &all).unwrap();
+        torn.save(&path, root(2), new.to_vec()).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), whole);
     }
 
@@ -263,10 +278,9 @@ mod tests {
     fn a_log_that_is_mostly_out_of_date_is_written_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("scan");
-        let all: HashMap<_, _> = [(b"a".to_vec(), known(1))].into();
         let new: Vec<_> = (0..1000).map(|n| (b"a".to_vec(), known(n % 3))).collect();
         for _ in 0..20 {
-            Scan::load(&path).save(&path, root(1), &new, &all).unwrap();
+            Scan::load(&path).save(&path, root(1), new.clone()).unwrap();
         }
         let size = std::fs::metadata(&path).unwrap().len();
         assert!(size < 600_000, "{size}");

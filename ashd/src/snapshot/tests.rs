@@ -18,6 +18,7 @@ use super::*;
 use crate::domain::{Root, SessionId};
 
 mod damaged;
+mod held;
 mod reading;
 
 /// A store, and a session's directories.
