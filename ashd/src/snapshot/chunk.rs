@@ -1,9 +1,11 @@
 //! Chunks: what content is cut into, named by its hash.
 
-use std::fmt;
+use std::cell::RefCell;
 use std::io::Read;
+use std::{fmt, io};
 
 use fastcdc::v2020::StreamCDC;
+use zstd::bulk::{Compressor, Decompressor};
 
 use super::SnapshotError;
 
@@ -41,10 +43,10 @@ pub(super) struct ChunkRef {
 
 /// Cuts what can be read into chunks, at places that the content decides, so that what is inserted
 /// or taken away changes only the chunks around it.
-pub(super) fn cut<R: Read>(from: R) -> impl Iterator<Item = Result<Vec<u8>, std::io::Error>> {
+pub(super) fn cut<R: Read>(from: R) -> impl Iterator<Item = Result<Vec<u8>, io::Error>> {
     let (least, usual, most) = SIZES;
     let chunks = StreamCDC::new(from, least, usual, most);
-    chunks.map(|chunk| chunk.map(|chunk| chunk.data).map_err(std::io::Error::from))
+    chunks.map(|chunk| chunk.map(|chunk| chunk.data).map_err(io::Error::from))
 }
 
 /// How the bytes of a chunk are kept.
@@ -53,9 +55,19 @@ pub(super) struct Packed {
     pub(super) compressed: bool,
 }
 
+thread_local! {
+    /// Making one takes longer than packing a small chunk with it.
+    static PACKER: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static UNPACKER: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
 /// Makes a chunk smaller, if that can be done.
 pub(super) fn pack(plain: Vec<u8>) -> Packed {
-    match zstd::bulk::compress(&plain, LEVEL) {
+    let packed = PACKER.with_borrow_mut(|packer| match packer {
+        Some(packer) => packer.compress(&plain),
+        none => none.insert(Compressor::new(LEVEL)?).compress(&plain),
+    });
+    match packed {
         Ok(bytes) if bytes.len() < plain.len() => Packed { bytes, compressed: true },
         _ => Packed { bytes: plain, compressed: false },
     }
@@ -65,7 +77,7 @@ pub(super) fn pack(plain: Vec<u8>) -> Packed {
 pub(super) fn unpack(id: ChunkId, packed: Packed, length: usize) -> Result<Vec<u8>, SnapshotError> {
     let damaged = |how| SnapshotError::Damaged { what: format!("chunk {id:?}"), how };
     let plain = match packed.compressed {
-        true => zstd::bulk::decompress(&packed.bytes, length.min(LARGEST))
+        true => decompress(&packed.bytes, length.min(LARGEST))
             .map_err(|_| damaged("it cannot be decompressed"))?,
         false => packed.bytes,
     };
@@ -73,6 +85,13 @@ pub(super) fn unpack(id: ChunkId, packed: Packed, length: usize) -> Result<Vec<u
         return Err(damaged("it is not what was saved"));
     }
     Ok(plain)
+}
+
+fn decompress(bytes: &[u8], most: usize) -> io::Result<Vec<u8>> {
+    UNPACKER.with_borrow_mut(|unpacker| match unpacker {
+        Some(unpacker) => unpacker.decompress(bytes, most),
+        none => none.insert(Decompressor::new()?).decompress(bytes, most),
+    })
 }
 
 #[cfg(test)]

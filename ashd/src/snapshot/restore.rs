@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
 use super::chunk::ChunkId;
+use super::crew::threads;
 use super::node::{Content, Entry, What};
 use super::scan::{self, Known, Mark, Scan};
 use super::vault::{Leaf, Vault};
@@ -23,9 +24,6 @@ use crate::domain::{Root, SessionId};
 use crate::fault;
 use crate::tree::dir::{self, Dir, Kind};
 use crate::tree::{Tree, remove_all};
-
-/// Threads that write.
-const WRITERS: usize = 2;
 
 /// Files that wait to be written; each holds its directory open.
 const WAITING: usize = 128;
@@ -232,7 +230,7 @@ impl<'a> Build<'a> {
         let (vault, restoring) = (self.vault, self.restoring);
         let donor = self.donor.take();
         let made = thread::scope(|scope| {
-            for _ in 0..WRITERS {
+            for _ in 0..threads() {
                 scope.spawn(|| write_all(vault, restoring, donor.as_ref(), &waiting, &failed));
             }
             let top = Arc::new(top.try_clone()?);
@@ -390,15 +388,22 @@ fn write(
     let at = |error| SnapshotError::at(&job.path, error);
     let file = job.dir.make_file(&job.name).map_err(at)?;
     if !donor.is_some_and(|donor| donor.give(&job.path, &job.content, &file)) {
-        // What a donor could not give whole is written over.
-        file.set_len(0).map_err(at)?;
+        if donor.is_some() {
+            // What a donor could not give whole is written over.
+            file.set_len(0).map_err(at)?;
+        }
+        let mut end = 0;
         for (offset, chunk) in vault.pieces(&job.content)? {
             if restoring.cancel.load(Ordering::Relaxed) {
                 return Err(SnapshotError::Cancelled);
             }
             file.write_all_at(&vault.piece(chunk)?, offset).map_err(at)?;
+            end = offset + u64::from(chunk.length);
         }
-        file.set_len(job.content.size).map_err(at)?;
+        // Most files have no hole at their end.
+        if end < job.content.size {
+            file.set_len(job.content.size).map_err(at)?;
+        }
     }
     attributes(&file, &job.entry)
         .and_then(|()| dir::finish(&file, restoring.owner, job.entry.mode, job.entry.modified))
