@@ -74,7 +74,10 @@ impl Driver {
                 Incoming::ControlReply { reply, .. } => self.control_reply(reply.error.as_deref()),
                 Incoming::ExecStdout { id, bytes } => self.execs.stdout(id, bytes),
                 Incoming::ExecStderr { id, bytes } => self.execs.stderr(id, bytes),
-                Incoming::ExecExit { id, exit } => self.execs.exit(id, exit),
+                Incoming::ExecExit { id, exit } => {
+                    self.execs.exit(id, exit);
+                    self.settle_soon();
+                }
                 Incoming::Stderr(line) => self.logs.stderr(&line),
             }
         }

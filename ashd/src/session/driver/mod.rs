@@ -36,7 +36,7 @@ use super::frames::{Encoder, Numbering};
 use super::journal::Journal;
 use super::keeping::Life;
 use super::logs::Logs;
-use super::machine::{Denied, Effect, Event, Failure, State};
+use super::machine::{Denied, Effect, Event, Failure, State, Turn};
 use super::registry::SessionView;
 use super::shared::Shared;
 use super::stream::Subscription;
@@ -287,9 +287,15 @@ impl Driver {
             Command::Send { request, reading, reply } => self.send(request, reading, reply).await,
             Command::Interrupt { reply } => {
                 let result = self.step(Event::Interrupt).await;
-                let _ = reply.send(result.map(|()| self.state.turn != super::machine::Turn::None));
+                let _ = reply.send(result.map(|()| self.state.turn != Turn::None));
             }
-            Command::Pause { reply } => self.verb("pause", Event::Pause, reply).await,
+            Command::Pause { reply } => {
+                self.verb("pause", Event::Pause, reply).await;
+                // A turn that goes on is saved at its end.
+                if self.state.status == Status::Paused && self.state.turn == Turn::None {
+                    self.save();
+                }
+            }
             Command::Stop { reply } => {
                 self.verb("stop", Event::Stop, reply).await;
                 self.leaving.store(false, Ordering::Relaxed);

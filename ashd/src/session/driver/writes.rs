@@ -1,4 +1,4 @@
-//! Changes of a session's files from outside its sandbox.
+//! Changes of a session's files that no turn makes: from outside its sandbox, and by commands.
 //!
 //! They go through the driver, so that each is before or behind whatever else happens to the files:
 //! not in the middle of a cut, of going back to a point, or of building the files for a sandbox. A
@@ -47,6 +47,11 @@ impl Driver {
         if let Err(error) = spawn_blocking(carry_out).await {
             tracing::error!(ash_session = %self.session.id, %error, "a change of files broke off");
         }
+        self.settle_soon();
+    }
+
+    /// Files were changed, or may have been: they are saved when that is over.
+    pub(super) fn settle_soon(&mut self) {
         self.settles_at = Some(Instant::now() + SETTLED);
     }
 

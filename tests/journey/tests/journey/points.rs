@@ -367,7 +367,8 @@ fn the_oldest_point_that_is_kept_can_be_gone_back_to() -> Result<()> {
         talk.post("checkpoints", json!({}), 201)?;
     }
     // What is saved on the way back is one more.
-    talk.shell("echo not saved yet > file")?;
+    let files = talk.ash.data_dir().join("sessions").join(&talk.session).join("workspace");
+    std::fs::write(files.join("file"), "not saved yet")?;
     let oldest = talk.checkpoints()?.pop().context("no checkpoint")?;
     let id = oldest["id"].as_str().context("no id")?;
     talk.post(&format!("checkpoints/{id}/restore"), json!({}), 200)?;
