@@ -123,6 +123,11 @@ impl Manifest {
         self.session.id
     }
 
+    /// Whether the point has a name.
+    pub fn has_name(&self) -> bool {
+        self.point.name.is_some()
+    }
+
     /// The point.
     ///
     /// # Errors

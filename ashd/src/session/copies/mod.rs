@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::shared::Shared;
-use crate::domain::{AgentName, SessionId, Tenant};
+use crate::domain::{AgentName, PointId, SessionId, Tenant};
 use crate::objects::{Claimed, FolderCopy, Objects, ObjectsError, Place};
 use crate::snapshot::SnapshotError;
 use crate::store::{PurgedCopy, StoreError};
@@ -46,6 +46,8 @@ pub(super) struct Copies {
     /// When each pack was put there, as far as is known.
     packs: Mutex<HashMap<Tenant, HashMap<Uuid, std::time::SystemTime>>>,
     folders: Mutex<HashMap<Version, (Instant, FolderCopy)>>,
+    /// Points there that other machines gave a name, as far as is known.
+    named: Mutex<BTreeSet<PointId>>,
 }
 
 /// A version of an agent.

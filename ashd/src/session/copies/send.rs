@@ -71,7 +71,7 @@ pub(super) async fn session(shared: &Arc<Shared>, objects: &Objects, id: Session
         tracing::debug!(ash_session = %id, seq = point.seq, "point copied to the object store");
         before = Some(manifest);
     }
-    prune(shared, objects, &session).await
+    prune(shared, objects, (&session, generation)).await
 }
 
 /// Sees to it that the session is this machine's, and says in which generation.
@@ -324,18 +324,50 @@ pub(in crate::session) async fn read(
     }
 }
 
-/// Removes points that nobody would look for any more: what has no name, but for the newest.
-async fn prune(shared: &Arc<Shared>, objects: &Objects, session: &Session) -> Done<()> {
-    let mut names = manifests(objects, &session.tenant, session.id).await?;
+/// Removes points that nobody would look for any more: what has no name, but for the newest. Which of
+/// those of this generation have one, the rows here say; what others wrote says so itself.
+async fn prune(
+    shared: &Arc<Shared>,
+    objects: &Objects,
+    (session, generation): (&Session, u32),
+) -> Done<()> {
+    let (tenant, id) = (&session.tenant, session.id);
+    let mut names = manifests(objects, tenant, id).await?;
     names.sort_unstable_by(|one, other| other.cmp(one));
-    let points = shared.store.points(session.id).await?;
+    let points = shared.store.points(id).await?;
     let named: BTreeSet<_> =
         points.iter().filter(|point| point.name.is_some()).map(|point| point.id).collect();
     let unnamed = names.into_iter().filter(|name| !named.contains(&name.point));
     for name in unnamed.skip(KEPT) {
-        objects.remove(&Place::Point(&session.tenant, session.id, name)).await?;
+        if name.generation == generation || !has_name(shared, objects, (tenant, id), name).await? {
+            objects.remove(&Place::Point(tenant, id, name)).await?;
+        }
     }
     Ok(())
+}
+
+/// Whether a point there has a name, or may have one: it cannot be read. What was read once is not
+/// read again.
+async fn has_name(
+    shared: &Arc<Shared>,
+    objects: &Objects,
+    (tenant, id): (&Tenant, SessionId),
+    name: ManifestName,
+) -> Done<bool> {
+    let known = || shared.copies.named.lock().unwrap_or_else(PoisonError::into_inner);
+    if known().contains(&name.point) {
+        return Ok(true);
+    }
+    match read(objects, tenant, id, name).await {
+        Ok(manifest) if manifest.has_name() => {}
+        Ok(_) => return Ok(false),
+        Err(error) if error.is_passing() => return Err(error),
+        Err(error) => {
+            tracing::warn!(ash_session = %id, point = %name.point, %error, "an older copy stays");
+        }
+    }
+    known().insert(name.point);
+    Ok(true)
 }
 
 /// Does something on a thread for what blocks.

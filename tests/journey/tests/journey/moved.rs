@@ -113,6 +113,41 @@ fn a_session_goes_on_where_only_the_object_store_is_the_same(options: Options) -
     here.ash.finish()
 }
 
+/// However long it goes on elsewhere: who has it now removes nothing that somebody gave a name before.
+#[test]
+fn what_has_a_name_stays_where_a_session_moves_on() -> Result<()> {
+    let bucket = tempfile::tempdir()?;
+    let options = shared(Options::stub(), bucket.path());
+    let here = Talk::begin(options.clone())?;
+    here.ask(&here.bash("echo named > file"))?;
+    let named = checkpoint(&here.api, &here.session, "named")?;
+    here.ask(&here.bash("echo later > file"))?;
+    checkpoint(&here.api, &here.session, "later")?;
+    let there = Ash::start(options.clone())?;
+    let api = there.api();
+    import(&api, &here.session, 201)?;
+    api.turn_to(&here.session, "resume")?;
+    let points = bucket.path().join(format!("default/sessions/{}/points", here.session));
+    let newest = || files(&points).ok().and_then(|points| points.into_iter().max());
+    for number in 0..6 {
+        let before = newest();
+        let content = format!("[[say {number}]]");
+        api.send(&here.session, json!({ "content": content }))?.to_end()?;
+        process::until("the object store has the turn", || newest() > before)?;
+    }
+    // One more pass, behind whatever the last has removed.
+    checkpoint(&api, &here.session, "last")?;
+    ensure!(files(&points)?.len() == 3 + 3, "{:?}", files(&points)?);
+    let third = Ash::start(options)?;
+    let body = json!({ "sessionId": here.session, "checkpoint": named["id"] });
+    third.api().call("POST", "/api/sessions/import", Some(&body))?.expect(201)?;
+    ensure!(third.api().turn_to(&here.session, "resume")? == "active");
+    ensure!(third.api().exec(&here.session, "cat file")?.stdout == "named\n");
+    third.finish()?;
+    there.finish()?;
+    here.ash.finish()
+}
+
 #[test]
 fn of_two_who_import_at_once_one_wins() -> Result<()> {
     let bucket = tempfile::tempdir()?;
