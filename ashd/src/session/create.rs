@@ -88,9 +88,14 @@ impl Service {
             at: session.created_at,
         };
         fault::point("create.launched");
-        if let Err(error) = self.shared.store.create_session(session.clone(), vec![created]).await {
+        let recorded = match self.shared.store.begin_session(session.clone(), vec![created]).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(agents::named(&session.agent)),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(refusal) = recorded {
             self.shared.end_sandbox(running).await;
-            return Err(error.into());
+            return Err(refusal);
         }
         fault::point("create.recorded");
         Ok(running)

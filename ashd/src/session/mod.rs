@@ -25,6 +25,7 @@ mod behind;
 mod checkpoints;
 mod copies;
 mod create;
+mod delete;
 mod difference;
 mod driver;
 mod fork;

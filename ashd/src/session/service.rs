@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::agents::{self, Deployments};
+use super::agents::Deployments;
 use super::api::{
     AgentChange, Caller, Deployment, ExecOutput, Happened, Health, LogLine, Reading, Refusal,
 };
@@ -186,31 +186,6 @@ impl Service {
         agent.ok_or(Refusal::NoAgent)
     }
 
-    /// Deletes an agent; ends its sessions first. Goes on when the caller is gone.
-    pub async fn delete_agent(&self, caller: &Caller, name: &AgentName) -> Result<()> {
-        let (service, caller, name) = (self.clone(), caller.clone(), name.clone());
-        detached(async move { service.delete_agent_now(&caller, &name).await }).await
-    }
-
-    async fn delete_agent_now(&self, caller: &Caller, name: &AgentName) -> Result<()> {
-        let agent = self.agent(caller, name).await?;
-        let filter = SessionFilter { agent: Some(name.clone()), ..SessionFilter::default() };
-        let (sessions, _) = self.shared.store.sessions(&caller.tenant, filter).await?;
-        for session in sessions.iter().filter(|session| session.status != Status::Ended) {
-            self.end(caller, session.id, false).await?;
-        }
-        let _no_deployment = self.deployments.pause().await;
-        self.shared.store.delete_agent(&caller.tenant, name).await?;
-        fault::point("delete.recorded");
-        let (places, gone) = (self.shared.places.clone(), agent.clone());
-        let removed = tokio::task::spawn_blocking(move || agents::remove(&places, &gone)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(ash_agent = %name, %error, "the agent's folder could not be removed");
-        }
-        self.shared.tell(Happened::AgentDeleted(agent.tenant, agent.name));
-        Ok(())
-    }
-
     /// Sessions, newest first, and their number without limit and offset.
     pub async fn sessions(
         &self,
@@ -332,7 +307,11 @@ impl Service {
         if purge {
             fault::point("purge.put_away");
             self.shared.note_purge(&caller.tenant).await?;
-            self.shared.store.purge_session(id).await?;
+            let purged = self.shared.store.purge_session(id).await?;
+            // An end that failed half-way has left it its uids.
+            if let Some(slot) = purged.and_then(|purged| purged.slot) {
+                self.shared.slots.give_back(slot);
+            }
             // A collecting that was under way may have taken the first one for its own.
             self.shared.note_purge(&caller.tenant).await?;
             self.shared.forget_attachments(id).await;

@@ -66,6 +66,13 @@ pub struct Copying {
     pub limit: u32,
 }
 
+/// What a session still had when it was purged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Purged {
+    /// Its place in the range of uids.
+    pub slot: Option<u32>,
+}
+
 /// A session that was purged, and that the object store may still have.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct PurgedCopy {
@@ -195,7 +202,10 @@ pub trait Store: Send + Sync {
     /// Removes an agent; false if there was none.
     async fn delete_agent(&self, tenant: &Tenant, name: &AgentName) -> Result<bool>;
 
-    /// Records a new session with its first events.
+    /// Records a session that begins with its agent, and its first events; false if there is no such
+    /// agent any more.
+    async fn begin_session(&self, session: Session, events: Vec<NewEvent>) -> Result<bool>;
+    /// Records a session that comes of another one, with its first events.
     async fn create_session(&self, session: Session, events: Vec<NewEvent>) -> Result<()>;
     /// Changes a session and appends events in one commit.
     async fn commit(&self, commit: Commit) -> Result<()>;
@@ -211,8 +221,9 @@ pub trait Store: Send + Sync {
     async fn unsaved_sessions(&self) -> Result<Vec<Session>>;
     /// How many sessions have this status, over all tenants.
     async fn count_sessions(&self, status: Status) -> Result<u64>;
-    /// Removes a session and everything that belongs to it; false if there was none.
-    async fn purge_session(&self, id: SessionId) -> Result<bool>;
+    /// Removes a session and everything that belongs to it, and says what it still had; `None` if
+    /// there was none.
+    async fn purge_session(&self, id: SessionId) -> Result<Option<Purged>>;
     /// Copies the history up to a point into another session, as much of it at a time as is asked
     /// for, under the same numbers and with what was undone. From which sandbox events came is
     /// forgotten. Returns the other session's newest number.

@@ -36,7 +36,8 @@ use self::open::{Role, connect};
 use self::readers::Readers;
 use self::writer::Writer;
 use super::{
-    Commit, Copying, EventRange, Key, PurgedCopy, Result, SessionFilter, Store, StoreError, Usage,
+    Commit, Copying, EventRange, Key, Purged, PurgedCopy, Result, SessionFilter, Store, StoreError,
+    Usage,
 };
 use crate::domain::{
     Agent, AgentName, Attachment, AttachmentId, Event, EventKind, NewEvent, Point, PointId, Root,
@@ -141,6 +142,10 @@ impl Store for Sqlite {
         self.writer.write(move |conn| agents::delete(conn, &tenant, &name)).await
     }
 
+    async fn begin_session(&self, session: Session, events: Vec<NewEvent>) -> Result<bool> {
+        self.writer.write(move |conn| sessions::begin(conn, &session, &events)).await
+    }
+
     async fn create_session(&self, session: Session, events: Vec<NewEvent>) -> Result<()> {
         self.writer.write(move |conn| sessions::create(conn, &session, &events)).await
     }
@@ -174,7 +179,7 @@ impl Store for Sqlite {
         self.readers.read(move |conn| sessions::count(conn, status)).await
     }
 
-    async fn purge_session(&self, id: SessionId) -> Result<bool> {
+    async fn purge_session(&self, id: SessionId) -> Result<Option<Purged>> {
         self.writer.write(move |conn| sessions::purge(conn, id)).await
     }
 

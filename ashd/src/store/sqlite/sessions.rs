@@ -2,13 +2,14 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
+use super::agents;
 use super::events;
 use super::points::{self, History};
 use super::tenants;
 use super::values::{Json, exists};
 use crate::domain::session::RunningTurn;
 use crate::domain::{NewEvent, Session, SessionChange, SessionId, Status, Tenant};
-use crate::store::{Commit, Copying, Result, SessionFilter, StoreError};
+use crate::store::{Commit, Copying, Purged, Result, SessionFilter, StoreError};
 
 const WHAT: &str = "the session";
 
@@ -23,6 +24,13 @@ pub(super) struct Head {
     pub(super) key: i64,
     /// Its newest event.
     pub(super) last_seq: u64,
+}
+
+pub(super) fn begin(conn: &Connection, session: &Session, events: &[NewEvent]) -> Result<bool> {
+    if agents::find(conn, &session.tenant, &session.agent)?.is_none() {
+        return Ok(false);
+    }
+    create(conn, session, events).map(|()| true)
 }
 
 pub(super) fn create(conn: &Connection, session: &Session, events: &[NewEvent]) -> Result<()> {
@@ -222,13 +230,14 @@ pub(super) fn copy_events(conn: &Connection, copying: &Copying) -> Result<u64> {
 }
 
 /// Removes a session; settings, events and usage go with it.
-pub(super) fn purge(conn: &Connection, id: SessionId) -> Result<bool> {
+pub(super) fn purge(conn: &Connection, id: SessionId) -> Result<Option<Purged>> {
     // One that is still being made is not given up by whoever has it.
     let sql = "INSERT OR REPLACE INTO purged_copies (id, tenant, generation)
          SELECT id, tenant, generation FROM sessions JOIN copies ON session = key
          WHERE id = ? AND status <> 'starting'";
     conn.prepare_cached(sql)?.execute([id])?;
-    Ok(conn.prepare_cached("DELETE FROM sessions WHERE id = ?")?.execute([id])? > 0)
+    let mut delete = conn.prepare_cached("DELETE FROM sessions WHERE id = ? RETURNING slot")?;
+    Ok(delete.query_row([id], |row| Ok(Purged { slot: row.get(0)? })).optional()?)
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Session> {

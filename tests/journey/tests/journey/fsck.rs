@@ -68,6 +68,24 @@ fn what_is_left_is_shown_and_mended_at_the_start() -> Result<()> {
     talk.ash.finish()
 }
 
+/// An end that fails half-way leaves the session its uids; a purge gives them back.
+#[test]
+fn a_purge_finishes_an_end_that_failed() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask("[[say hello]]")?;
+    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    talk.ash.kill9()?;
+    talk.ash.boot_with(&[("ASH_FAULT", "pack.publish.before:error")])?;
+    talk.api = talk.ash.api();
+    let path = format!("/api/sessions/{}", talk.session);
+    talk.api.call("PUT", &format!("{path}/files/late"), Some(&json!("late")))?.expect(201)?;
+    talk.api.call("DELETE", &path, None)?.expect(500)?;
+    ensure!(talk.api.session(&talk.session)?["status"] == "ended");
+    talk.api.purge(&talk.session)?;
+    ensure!(fsck(&talk, &["fsck"])? == (0, vec![]));
+    talk.ash.finish()
+}
+
 #[test]
 fn what_is_under_way_is_no_difference() -> Result<()> {
     let talk = Talk::begin(Options::stub())?;

@@ -14,7 +14,7 @@ use crate::domain::session::RunningTurn;
 use crate::domain::{AgentConfig, AgentId, PermissionMode, Scope, SessionChange};
 use crate::domain::{Attachment, AttachmentId};
 use crate::domain::{Point, PointId, Root, Which};
-use crate::store::{Copying, StoreError};
+use crate::store::{Copying, Purged, StoreError};
 
 /// Points without a name that are kept of a session.
 const KEPT: u32 = 2;
@@ -477,10 +477,11 @@ async fn act(store: &Sqlite, model: &mut Model, verb: Verb) -> Result<(), TestCa
             same(store.commit(commit.clone()).await, model.commit(commit))
         }
         Verb::Purge(id) => {
-            let before = model.sessions.len();
+            let known = model.sessions.iter().find(|whole| whole.0.id == id);
+            let purged = known.map(|whole| Purged { slot: whole.0.slot });
             model.sessions.retain(|whole| whole.0.id != id);
             model.attachments.retain(|known| known.session != id);
-            same(store.purge_session(id).await, Ok(model.sessions.len() < before))
+            same(store.purge_session(id).await, Ok(purged))
         }
         Verb::AddPoint(..) | Verb::RemovePoint(..) | Verb::GoBack(..) | Verb::Copy(..) => {
             act_on_points(store, model, verb).await

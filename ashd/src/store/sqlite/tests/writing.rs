@@ -1,11 +1,13 @@
 //! What is refused, and what operations share.
 
+use std::collections::BTreeMap;
+
 use futures_util::future::join_all;
 use rusqlite::Connection;
 use tokio::task::unconstrained;
 
 use super::*;
-use crate::domain::SessionChange;
+use crate::domain::{AgentConfig, AgentId, SessionChange};
 use crate::store::StoreError;
 
 #[test]
@@ -75,6 +77,32 @@ fn two_sessions_never_have_the_same_uids() {
         store.commit(take(2)).await.unwrap_err();
         store.commit(give_back).await.unwrap();
         store.commit(take(2)).await.unwrap();
+    });
+}
+
+#[test]
+fn no_session_begins_with_an_agent_that_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let new = session(1);
+    let agent = Agent {
+        id: AgentId(uuid(9)),
+        tenant: new.tenant.clone(),
+        name: new.agent.clone(),
+        version: 1,
+        env: BTreeMap::default(),
+        config: AgentConfig::default(),
+        created_at: Timestamp(1),
+        updated_at: Timestamp(1),
+    };
+    block_on(async {
+        assert!(!store.begin_session(new.clone(), vec![event(1)]).await.unwrap());
+        assert_eq!(store.session(new.id).await.unwrap(), None);
+        store.deploy(agent).await.unwrap();
+        assert!(store.begin_session(new.clone(), vec![event(1)]).await.unwrap());
+        assert_eq!(numbers(&store, 1).await, [1]);
+        store.delete_agent(&new.tenant, &new.agent).await.unwrap();
+        assert!(!store.begin_session(session(2), vec![event(1)]).await.unwrap());
     });
 }
 

@@ -1,0 +1,47 @@
+//! Deleting an agent.
+
+use super::agents;
+use super::api::{Caller, Happened, Refusal};
+use super::service::{Result, Service, detached};
+use crate::domain::{AgentName, Status};
+use crate::fault;
+use crate::store::SessionFilter;
+
+impl Service {
+    /// Deletes an agent; ends its sessions first. Goes on when the caller is gone.
+    pub async fn delete_agent(&self, caller: &Caller, name: &AgentName) -> Result<()> {
+        let (service, caller, name) = (self.clone(), caller.clone(), name.clone());
+        detached(async move { service.delete_agent_now(&caller, &name).await }).await
+    }
+
+    async fn delete_agent_now(&self, caller: &Caller, name: &AgentName) -> Result<()> {
+        let agent = self.agent(caller, name).await?;
+        self.end_all_of(caller, name).await?;
+        let _no_deployment = self.deployments.pause().await;
+        self.shared.store.delete_agent(&caller.tenant, name).await?;
+        // Those that began meanwhile. From here on none does.
+        self.end_all_of(caller, name).await?;
+        fault::point("delete.recorded");
+        let (places, gone) = (self.shared.places.clone(), agent.clone());
+        let removed = tokio::task::spawn_blocking(move || agents::remove(&places, &gone)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(ash_agent = %name, %error, "the agent's folder could not be removed");
+        }
+        self.shared.tell(Happened::AgentDeleted(agent.tenant, agent.name));
+        Ok(())
+    }
+
+    /// Ends every session of an agent.
+    async fn end_all_of(&self, caller: &Caller, name: &AgentName) -> Result<()> {
+        let filter = SessionFilter { agent: Some(name.clone()), ..SessionFilter::default() };
+        let (sessions, _) = self.shared.store.sessions(&caller.tenant, filter).await?;
+        for session in sessions.iter().filter(|session| session.status != Status::Ended) {
+            match self.end(caller, session.id, false).await {
+                // Its owner was quicker.
+                Ok(_) | Err(Refusal::NoSession) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(())
+    }
+}
