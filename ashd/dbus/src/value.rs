@@ -35,7 +35,8 @@ pub struct Health {
     pub damaged_checkpoints: u64,
     /// Whether there is a model API key; absent when the broker cannot be asked.
     pub model_key: Option<bool>,
-    /// Sessions whose newest checkpoints the object store does not have yet; absent without one.
+    /// Sessions whose newest checkpoints the object store does not have yet, or that were purged and
+    /// are still there; absent without one.
     pub copies_waiting: Option<u64>,
     /// Whether the object store refuses to take them.
     pub copies_failing: Option<bool>,

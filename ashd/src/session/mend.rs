@@ -93,7 +93,7 @@ async fn take_over(shared: &Shared, id: SessionId) -> Result<(), Refusal> {
 }
 
 /// Finishes the end of a session that was interrupted in it.
-async fn put_away(shared: &Shared, session: &Session) -> Result<(), Refusal> {
+pub(super) async fn put_away(shared: &Shared, session: &Session) -> Result<(), Refusal> {
     let ended = shared.sandboxes.end(session.sandbox).await;
     ended.map_err(|error| Refusal::Internal(error.in_full()))?;
     if has_own_files(shared, session).await? {

@@ -33,6 +33,7 @@ mod frames;
 mod fsck;
 mod garbage;
 mod going_on;
+mod gone;
 mod journal;
 mod keeping;
 mod logs;

@@ -2,24 +2,19 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
-use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use super::api::{Caller, Happened, Refusal};
 use super::copies::NotCopied;
 use super::copies::fetch::{first_stored, packs_of, stretch};
 use super::copies::send::{digest, manifests, read};
-use super::driver::{Begin, Command, Driver};
-use super::frames;
 use super::going_on;
 use super::registry::SessionView;
 use super::service::{Result, Service, detached};
-use super::shared::Shared;
 use crate::domain::{
-    EventKind, NewEvent, Point, PointId, Root, Session, SessionChange, SessionId, Status, Tenant,
-    Timestamp,
+    Point, PointId, Root, Session, SessionChange, SessionId, Status, Tenant, Timestamp,
 };
 use crate::fault;
 use crate::objects::{Claimed, Manifest, ManifestName, Objects, ObjectsError};
@@ -27,9 +22,6 @@ use crate::snapshot::{Pin, Restoring, SnapshotError};
 use crate::store::Commit;
 use crate::telemetry::message;
 use crate::tree::remove_all;
-
-/// What is said where a session was.
-const GONE_ON: &str = "The session was imported by another server, and goes on there";
 
 /// What becomes of a turn that was running at the point.
 const TAKEN_OVER: &str =
@@ -260,41 +252,6 @@ impl Service {
             }
         }
     }
-}
-
-/// Ends a session that goes on elsewhere, and says so.
-pub(super) async fn end_here(shared: &Arc<Shared>, id: SessionId) -> Result<()> {
-    let Some(session) = shared.store.session(id).await? else { return Ok(()) };
-    if session.status != Status::Ended {
-        let (driver_shared, started) = (shared.clone(), session.clone());
-        let spawn = || Driver::spawn(driver_shared, started, Begin::Cold);
-        let handle = shared.registry.handle_or(&session, spawn);
-        handle.leaving.store(true, Ordering::Relaxed);
-        let (reply, ended) = oneshot::channel();
-        // A driver that takes nothing any more has ended with its session, or with the daemon.
-        if handle.commands.send(Command::End { purge: false, reply }).await.is_ok() {
-            let _ = ended.await;
-        }
-        shared.registry.remove(id);
-        let Some(session) = shared.store.session(id).await? else { return Ok(()) };
-        let change =
-            SessionChange { last_error: Some(Some(GONE_ON.to_owned())), ..SessionChange::none() };
-        let said = NewEvent {
-            seq: session.last_seq + 1,
-            kind: EventKind::Error,
-            turn: None,
-            origin: None,
-            replaces: false,
-            body: frames::error_body(GONE_ON),
-            at: Timestamp::now(),
-        };
-        shared.store.commit(Commit::of(id, change, vec![said])).await?;
-    }
-    // What is here is no part of what is there any more.
-    if let Some(newest) = shared.store.points_to_copy(id).await?.last() {
-        shared.store.copied(id, newest.id).await?;
-    }
-    Ok(())
 }
 
 /// Looks for a point of a session: the newest, or one that is named.

@@ -316,7 +316,7 @@ impl Service {
             self.shared.note_purge(&caller.tenant).await?;
             self.shared.forget_attachments(id).await;
             self.shared.garbage.left_by(&caller.tenant);
-            self.shared.copies.purged();
+            self.shared.copies.wake(id);
             fault::point("purge.recorded");
             self.shared.tell(Happened::SessionPurged(caller.tenant.clone(), id));
         }

@@ -268,7 +268,9 @@ pub trait Store: Send + Sync {
     /// Records the generation in which this machine has a session in the object store.
     async fn set_generation(&self, id: SessionId, generation: u32) -> Result<()>;
     /// Sessions that were purged, and that the object store may still have.
-    async fn purged_copies(&self) -> Result<Vec<PurgedCopy>>;
+    async fn purged_copies(&self) -> Result<Vec<SessionId>>;
+    /// What is known of one of them.
+    async fn purged_copy(&self, id: SessionId) -> Result<Option<PurgedCopy>>;
     /// Records that the object store has nothing of a purged session any more.
     async fn forget_purged(&self, id: SessionId) -> Result<()>;
     /// Records points that came from the object store, each with what was undone in its history.

@@ -1,8 +1,11 @@
 //! Copies of points in the object store.
 //!
-//! Made in the background, one session after the other, when a session has a new point. What fails
-//! for a time is tried again, and said once; a daemon that starts goes on with what the store says is
-//! not there yet. A session that another machine has taken ends here.
+//! Made in the background, one session after the other, when a session has a new point; those of a
+//! session that was purged are removed in the same way. What fails for a time is tried again, behind
+//! all others, and said once; a daemon that starts goes on with what the store says is not done yet. A
+//! session that another machine has taken ends here.
+
+mod waiting;
 
 pub(super) mod fetch;
 pub(super) mod send;
@@ -14,7 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio::time::{sleep_until, timeout, timeout_at};
 
+use self::waiting::Waiting;
 use super::shared::Shared;
 use crate::domain::{AgentName, PointId, SessionId, Tenant};
 use crate::objects::{Claimed, FolderCopy, Objects, ObjectsError, Place};
@@ -26,6 +31,9 @@ use uuid::Uuid;
 /// How long to wait after a failure, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// So many failures, one behind the other, are those of the object store and not of the sessions.
+const IN_A_ROW: u32 = 3;
+
 /// How often what no point needs is removed from the object store.
 const SWEEP_EVERY: Duration = Duration::from_secs(6 * 3600);
 
@@ -33,15 +41,13 @@ const SWEEP_EVERY: Duration = Duration::from_secs(6 * 3600);
 #[derive(Default)]
 pub(super) struct Copies {
     objects: Option<Objects>,
-    /// Sessions with points that are to be copied.
-    waiting: Mutex<BTreeSet<SessionId>>,
+    /// Sessions with points that are to be copied, or that were purged.
+    waiting: Mutex<Waiting>,
     there: Notify,
     /// Imports, one at a time: of two of the same session both would have it.
     pub(super) importing: tokio::sync::Mutex<()>,
     /// Held while something is put there: whoever removes a tenant waits for it.
     pub(super) sending: tokio::sync::Mutex<()>,
-    /// Whether one of them is being copied.
-    busy: AtomicBool,
     failing: AtomicBool,
     /// When each pack was put there, as far as is known.
     packs: Mutex<HashMap<Tenant, HashMap<Uuid, std::time::SystemTime>>>,
@@ -56,7 +62,7 @@ type Version = (Tenant, AgentName, u32);
 /// How the object store is doing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Copying {
-    /// Sessions whose newest points are not there yet.
+    /// Sessions whose newest points are not there yet, or that were purged and are.
     pub waiting: u64,
     /// Whether the newest attempt failed.
     pub failing: bool,
@@ -107,29 +113,37 @@ impl Copies {
         self.objects.as_ref()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeSet<SessionId>> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A session has a new point, or it is to be seen whether another machine has taken it.
+    /// A session has a new point or was purged, or it is to be seen whether another machine has taken
+    /// it.
     pub(super) fn wake(&self, session: SessionId) {
         if self.objects.is_some() {
-            self.waiting().insert(session);
+            self.waiting().add(session);
             self.there.notify_one();
         }
-    }
-
-    /// The next session to copy. It counts as waiting until it is copied.
-    fn next(&self) -> Option<SessionId> {
-        let mut waiting = self.waiting();
-        let next = waiting.pop_first();
-        self.busy.store(next.is_some(), Ordering::Relaxed);
-        next
     }
 
     /// What is there of a tenant has to be looked up again.
     pub(super) fn forget_packs(&self, tenant: &Tenant) {
         self.packs.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
+    }
+
+    /// Notes what came of an attempt.
+    fn note(&self, failed: Option<&NotCopied>) {
+        let was_failing = self.failing.load(Ordering::Relaxed);
+        let failing = failed.is_some() || was_failing && self.waiting().has_failed();
+        self.failing.store(failing, Ordering::Relaxed);
+        let Some(error) = failed else { return };
+        if !was_failing {
+            tracing::warn!(
+                message_id = message::NOT_COPIED, %error,
+                "the object store does not get what is saved; trying again until it does"
+            );
+        }
+        self.forget_all();
     }
 
     /// Nothing is certain to be there any more: one that was away may come back without what it had.
@@ -138,106 +152,160 @@ impl Copies {
         self.folders.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// A session was purged, as the store says.
-    pub(super) fn purged(&self) {
-        self.there.notify_one();
-    }
-
     /// How it is doing; `None`: there is no object store.
     pub(super) fn state(&self) -> Option<Copying> {
         self.objects.as_ref()?;
-        let waiting = self.waiting();
         let failing = self.failing.load(Ordering::Relaxed);
-        let busy = u64::from(self.busy.load(Ordering::Relaxed));
-        Some(Copying { waiting: waiting.len() as u64 + busy, failing })
+        Some(Copying { waiting: self.waiting().count(), failing })
+    }
+}
+
+/// What came of one attempt at everything that waits.
+#[derive(Default)]
+struct Pass {
+    /// What failed last, of that which may pass.
+    failed: Option<NotCopied>,
+    /// So many have failed, one behind the other.
+    in_a_row: u32,
+}
+
+impl Pass {
+    /// Whether the rest was not tried any more.
+    fn is_given_up(&self) -> bool {
+        self.in_a_row >= IN_A_ROW
     }
 }
 
 /// Copies as long as the daemon lives.
 pub(super) async fn copy_for_ever(shared: Arc<Shared>) {
     let copies = &shared.copies;
-    if copies.objects.is_none() {
-        return;
-    }
-    match shared.store.sessions_to_copy().await {
-        Ok(sessions) => copies.waiting().extend(sessions),
-        Err(error) => tracing::error!(%error, "what is to be copied is not known"),
+    let Some(objects) = &copies.objects else { return };
+    if let Err(error) = wake_all(&shared).await {
+        tracing::error!(%error, "what is to be copied is not known");
     }
     let (mut pause, mut swept) = (PAUSE.0, Instant::now());
+    let mut again_at: Option<Instant> = None;
     loop {
-        let done = all_waiting(&shared).await;
-        copies.failing.store(done.is_err(), Ordering::Relaxed);
-        match done {
-            Ok(()) => {
-                pause = PAUSE.0;
-                if swept.elapsed() >= SWEEP_EVERY {
-                    swept = Instant::now();
-                    sweep::sweep(&shared).await;
-                }
-                let _ = tokio::time::timeout(SWEEP_EVERY, copies.there.notified()).await;
+        if again_at.take_if(|at| *at <= Instant::now()).is_some() {
+            copies.waiting().try_again();
+        }
+        let pass = all_waiting(&shared, objects).await;
+        copies.note(pass.failed.as_ref());
+        if !copies.waiting().has_failed() {
+            (pause, again_at) = (PAUSE.0, None);
+            if swept.elapsed() >= SWEEP_EVERY {
+                swept = Instant::now();
+                sweep::sweep(&shared).await;
             }
-            Err(error) => {
-                if pause == PAUSE.0 {
-                    tracing::warn!(
-                        message_id = message::NOT_COPIED, %error,
-                        "the object store does not get what is saved; trying again until it does"
-                    );
-                }
-                copies.forget_all();
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE.1);
-            }
+            let _ = timeout(SWEEP_EVERY, copies.there.notified()).await;
+            continue;
+        }
+        let at = *again_at.get_or_insert_with(|| Instant::now() + pause);
+        pause = (pause * 2).min(PAUSE.1);
+        match pass.is_given_up() {
+            true => sleep_until(at.into()).await,
+            // Others need not wait.
+            false => drop(timeout_at(at.into(), copies.there.notified()).await),
         }
     }
 }
 
-/// Copies what waits, until nothing does or something fails that may pass.
-async fn all_waiting(shared: &Arc<Shared>) -> Result<(), NotCopied> {
-    let copies = &shared.copies;
-    let Some(objects) = &copies.objects else { return Ok(()) };
-    for purged in shared.store.purged_copies().await? {
-        let PurgedCopy { tenant, session, generation } = purged;
-        let there = objects.generation(&tenant, session).await?;
-        // One that another machine has taken is that one's.
-        let ours = match there {
-            Some(there) if generation == send::RESTORED => {
-                objects.owner(&tenant, session, there).await? == Claimed::Ours
+/// What the store says is not done yet.
+async fn wake_all(shared: &Shared) -> Result<(), StoreError> {
+    let sessions = shared.store.sessions_to_copy().await?;
+    let purged = shared.store.purged_copies().await?;
+    sessions.into_iter().chain(purged).for_each(|id| shared.copies.waiting().add(id));
+    Ok(())
+}
+
+/// Copies what waits, until nothing does or one after the other fails.
+async fn all_waiting(shared: &Arc<Shared>, objects: &Objects) -> Pass {
+    let mut pass = Pass::default();
+    while !pass.is_given_up() {
+        let Some(id) = shared.copies.waiting().next() else { break };
+        let done = one(shared, objects, id).await;
+        let mut waiting = shared.copies.waiting();
+        match done {
+            Ok(Outcome::Done) => {
+                pass.in_a_row = 0;
+                waiting.done();
             }
-            there => there.is_none_or(|there| there <= generation),
-        };
-        if ours {
-            objects.remove_all(&Place::Session(&tenant, session)).await?;
-        }
-        shared.store.forget_purged(session).await?;
-    }
-    loop {
-        let Some(id) = copies.next() else { return Ok(()) };
-        let sent = {
-            let _sending = copies.sending.lock().await;
-            send::session(shared, objects, id).await
-        };
-        copies.busy.store(false, Ordering::Relaxed);
-        match sent {
-            Ok(()) => {}
-            Err(NotCopied::Lost) => lost(shared, id).await,
+            Ok(Outcome::Later) => waiting.put_off(),
             Err(error) if error.is_passing() => {
-                copies.waiting().insert(id);
-                return Err(error);
+                pass.in_a_row += 1;
+                pass.failed = Some(error);
+                waiting.put_off();
             }
             Err(error) => {
                 tracing::error!(ash_session = %id, %error, "a point was not copied");
+                waiting.done();
             }
         }
     }
+    pass
+}
+
+/// What became of what was to be done for a session.
+enum Outcome {
+    Done,
+    /// Something here stands in the way for a time.
+    Later,
+}
+
+/// Does what is to be done for a session.
+async fn one(shared: &Arc<Shared>, objects: &Objects, id: SessionId) -> Result<Outcome, NotCopied> {
+    let sent = {
+        let _sending = shared.copies.sending.lock().await;
+        match shared.store.session(id).await? {
+            Some(session) => send::session(shared, objects, &session).await,
+            None => return purge(shared, objects, id).await,
+        }
+    };
+    match sent {
+        Ok(()) => Ok(Outcome::Done),
+        Err(NotCopied::Lost) => Ok(lost(shared, id).await),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes what is there of a session that was purged, unless another machine has it, or it comes
+/// back to this one.
+async fn purge(
+    shared: &Arc<Shared>,
+    objects: &Objects,
+    id: SessionId,
+) -> Result<Outcome, NotCopied> {
+    let Ok(_nobody_imports) = shared.copies.importing.try_lock() else {
+        return Ok(Outcome::Later);
+    };
+    let Some(purged) = shared.store.purged_copy(id).await? else { return Ok(Outcome::Done) };
+    let PurgedCopy { tenant, session, generation } = purged;
+    let there = objects.generation(&tenant, session).await?;
+    let ours = match there {
+        Some(there) if generation == send::RESTORED => {
+            objects.owner(&tenant, session, there).await? != Claimed::Taken
+        }
+        there => there.is_none_or(|there| there <= generation),
+    };
+    let is_back = shared.store.session(id).await?.is_some();
+    if ours && !is_back {
+        objects.remove_all(&Place::Session(&tenant, session)).await?;
+    }
+    shared.store.forget_purged(session).await?;
+    Ok(Outcome::Done)
 }
 
 /// Ends a session that another machine has taken: it goes on there.
-async fn lost(shared: &Arc<Shared>, id: SessionId) {
+async fn lost(shared: &Arc<Shared>, id: SessionId) -> Outcome {
     tracing::warn!(
         message_id = message::SESSION_LOST, ash_session = %id,
         "another machine goes on with this session; it ends here"
     );
-    if let Err(error) = super::moved::end_here(shared, id).await {
-        tracing::error!(ash_session = %id, %error, "a session that moved has not ended here");
+    match super::gone::end_here(shared, id).await {
+        Ok(()) => Outcome::Done,
+        Err(error) => {
+            tracing::error!(ash_session = %id, %error, "a session that moved has not ended here");
+            Outcome::Later
+        }
     }
 }

@@ -39,18 +39,22 @@ pub(in crate::session) const RESTORED: u32 = 0;
 const FRESH: Duration = Duration::from_secs(3 * 24 * 3600);
 
 /// Brings what is new of a session into the object store, if it is still this machine's.
-pub(super) async fn session(shared: &Arc<Shared>, objects: &Objects, id: SessionId) -> Done<()> {
-    let Some(session) = shared.store.session(id).await? else { return Ok(()) };
+pub(super) async fn session(
+    shared: &Arc<Shared>,
+    objects: &Objects,
+    session: &Session,
+) -> Done<()> {
+    let id = session.id;
     let points = shared.store.points_to_copy(id).await?;
     if points.is_empty() && shared.store.generation(id).await?.is_none() {
         return Ok(());
     }
     let restored = shared.store.generation(id).await? == Some(RESTORED);
-    let generation = own(shared, objects, &session).await?;
+    let generation = own(shared, objects, session).await?;
     if points.is_empty() {
         return Ok(());
     }
-    let Some(agent) = agent(shared, objects, &session).await? else {
+    let Some(agent) = agent(shared, objects, session).await? else {
         tracing::debug!(ash_session = %id, "not copied: its agent is deleted");
         return Ok(());
     };
@@ -62,7 +66,7 @@ pub(super) async fn session(shared: &Arc<Shared>, objects: &Objects, id: Session
         None => None,
     };
     for point in points {
-        let manifest = one(shared, objects, (&session, &point, generation), &agent, before).await?;
+        let manifest = one(shared, objects, (session, &point, generation), &agent, before).await?;
         if restored {
             shared.store.set_generation(id, generation).await?;
         }
@@ -71,7 +75,7 @@ pub(super) async fn session(shared: &Arc<Shared>, objects: &Objects, id: Session
         tracing::debug!(ash_session = %id, seq = point.seq, "point copied to the object store");
         before = Some(manifest);
     }
-    prune(shared, objects, (&session, generation)).await
+    prune(shared, objects, (session, generation)).await
 }
 
 /// Sees to it that the session is this machine's, and says in which generation.

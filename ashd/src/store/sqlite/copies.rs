@@ -62,14 +62,19 @@ pub(super) fn adopt(conn: &Connection, adopted: &[(Point, Vec<(u64, u64)>)]) -> 
     sessions::undo(conn, sessions::head(conn, newest.session)?.key, undone)
 }
 
-pub(super) fn purged(conn: &Connection) -> Result<Vec<PurgedCopy>> {
-    let sql = "SELECT tenant, id, generation FROM purged_copies";
-    let mut query = conn.prepare_cached(sql)?;
+pub(super) fn all_purged(conn: &Connection) -> Result<Vec<SessionId>> {
+    let mut query = conn.prepare_cached("SELECT id FROM purged_copies")?;
+    let ids = query.query_map([], |row| row.get(0))?;
+    Ok(ids.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn purged(conn: &Connection, id: SessionId) -> Result<Option<PurgedCopy>> {
+    let mut query =
+        conn.prepare_cached("SELECT tenant, id, generation FROM purged_copies WHERE id = ?")?;
     let read = |row: &rusqlite::Row<'_>| {
         Ok(PurgedCopy { tenant: row.get(0)?, session: row.get(1)?, generation: row.get(2)? })
     };
-    let purged = query.query_map([], read)?;
-    Ok(purged.collect::<rusqlite::Result<_>>()?)
+    Ok(query.query_row([id], read).optional()?)
 }
 
 pub(super) fn forget_purged(conn: &Connection, id: SessionId) -> Result<()> {

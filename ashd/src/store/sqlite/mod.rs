@@ -257,8 +257,12 @@ impl Store for Sqlite {
         self.writer.write(move |conn| copies::set_generation(conn, id, generation)).await
     }
 
-    async fn purged_copies(&self) -> Result<Vec<PurgedCopy>> {
-        self.readers.read(copies::purged).await
+    async fn purged_copies(&self) -> Result<Vec<SessionId>> {
+        self.readers.read(copies::all_purged).await
+    }
+
+    async fn purged_copy(&self, id: SessionId) -> Result<Option<PurgedCopy>> {
+        self.readers.read(move |conn| copies::purged(conn, id)).await
     }
 
     async fn forget_purged(&self, id: SessionId) -> Result<()> {

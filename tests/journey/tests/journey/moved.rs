@@ -148,6 +148,39 @@ fn what_has_a_name_stays_where_a_session_moves_on() -> Result<()> {
     here.ash.finish()
 }
 
+/// The end of a session that has moved fails half-way: it is tried again until nothing is left.
+#[test]
+fn an_end_that_fails_where_a_session_was_is_tried_again() -> Result<()> {
+    let bucket = tempfile::tempdir()?;
+    let options = shared(Options::stub(), bucket.path());
+    let mut here = Talk::begin(options.clone())?;
+    here.ask("[[say hello]]")?;
+    ensure!(here.api.turn_to(&here.session, "stop")? == "stopped");
+    checkpoint(&here.api, &here.session, "it")?;
+    here.ash.kill9()?;
+    let there = Ash::start(options)?;
+    import(&there.api(), &here.session, 201)?;
+    // The sandbox's end saves as well, and asks nobody.
+    let fault = "pack.publish.before:error,pack.publish.before:error";
+    here.ash.boot_with(&[("ASH_FAULT", fault)])?;
+    here.api = here.ash.api();
+    // What its last checkpoint has to save, when it sees that it is lost.
+    let workspace = here.ash.data_dir().join("sessions").join(&here.session).join("workspace");
+    fs::write(workspace.join("late"), "late")?;
+    here.api.turn_to(&here.session, "resume")?;
+    process::until("it says why it has ended", || {
+        let events = here.api.events(&here.session).unwrap_or_default();
+        events.iter().any(|event| event.to_string().contains("was imported by another server"))
+    })?;
+    ensure!(here.api.session(&here.session)?["status"] == "ended");
+    let log = here.ash.log();
+    ensure!(log.contains("a session that moved has not ended here"), "the end never failed: {log}");
+    let found = here.ash.ctl().json(&["fsck", "--deep"])?;
+    ensure!(found["differences"] == json!([]), "{found}");
+    there.finish()?;
+    here.ash.finish()
+}
+
 #[test]
 fn of_two_who_import_at_once_one_wins() -> Result<()> {
     let bucket = tempfile::tempdir()?;

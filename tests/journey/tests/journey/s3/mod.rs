@@ -85,6 +85,32 @@ fn a_session_moves_through_a_server_that_fails() -> Result<()> {
     here.ash.finish()
 }
 
+/// One session that the store does not take holds up no other.
+#[test]
+fn a_session_that_is_refused_waits_behind_the_others() -> Result<()> {
+    let name = "s3::a_session_that_is_refused_waits_behind_the_others";
+    let Some(server) = S3::start(name)? else { return Ok(()) };
+    let troubled = Troubled::start(server.port)?;
+    let here = Talk::begin(options(troubled.port))?;
+    let mut sessions = [here.session.clone(), here.api.create("hello", json!({}))?];
+    // It would be copied first.
+    sessions.sort();
+    troubled.troubles.refuse(&sessions[0]);
+    for session in &sessions {
+        let path = format!("/api/sessions/{session}/checkpoints");
+        here.api.call("POST", &path, Some(&json!({})))?.expect(201)?;
+    }
+    process::until("the other one is copied", || {
+        let state = copying(&here.api).unwrap_or_default();
+        state["failing"] == true && state["waiting"] == 1
+    })?;
+    troubled.troubles.refuse("");
+    process::until("the store has both", || {
+        copying(&here.api).is_ok_and(|state| state["failing"] == false && state["waiting"] == 0)
+    })?;
+    here.ash.finish()
+}
+
 /// What comes with a flipped bit is not taken, and costs nothing but the attempt.
 #[test]
 fn a_server_that_lies_is_not_believed() -> Result<()> {

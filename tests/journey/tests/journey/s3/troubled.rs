@@ -25,6 +25,13 @@ pub(super) struct Troubles {
     pub(super) failed: AtomicUsize,
     /// Nothing can be put there.
     pub(super) full: AtomicBool,
+    /// Nothing can be removed there.
+    pub(super) keeps: AtomicBool,
+    /// Nothing with this in its path can be put there, if it is not empty.
+    refuses: Mutex<String>,
+    /// So many requests are refused behind the next one that makes somebody a session's owner.
+    pub(super) behind_claim: AtomicUsize,
+    refused: AtomicUsize,
     /// What comes from paths with this in them has a flipped bit; nothing, if it is empty.
     lies: Mutex<String>,
     requests: AtomicUsize,
@@ -78,6 +85,16 @@ impl Troubles {
         part.clone_into(&mut self.lies.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// What cannot be put there.
+    pub(super) fn refuse(&self, part: &str) {
+        part.clone_into(&mut self.refuses.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn refuses_one(&self) -> bool {
+        let less = |left: usize| left.checked_sub(1);
+        self.refused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+
     fn of(&self, request: &Request) -> Option<Trouble> {
         let lies = self.lies.lock().unwrap_or_else(PoisonError::into_inner);
         let is_object = request.method == "GET" && !request.path.contains("list-type");
@@ -85,6 +102,19 @@ impl Troubles {
             return Some(Trouble::Flipped);
         }
         if self.full.load(Ordering::Relaxed) && request.method != "GET" {
+            return Some(Trouble::Refused("403 Forbidden"));
+        }
+        let is_removal = request.method == "DELETE" || request.path.contains("?delete");
+        let refuses = self.refuses.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_refused = !refuses.is_empty() && request.path.contains(refuses.as_str());
+        if is_removal && self.keeps.load(Ordering::Relaxed) || is_refused && request.method == "PUT"
+        {
+            return Some(Trouble::Refused("403 Forbidden"));
+        }
+        if request.method == "PUT" && request.path.contains("/owner/") {
+            let refused = self.behind_claim.swap(0, Ordering::Relaxed);
+            self.refused.store(refused, Ordering::Relaxed);
+        } else if self.refuses_one() {
             return Some(Trouble::Refused("403 Forbidden"));
         }
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
