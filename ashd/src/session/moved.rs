@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
@@ -26,6 +27,9 @@ use crate::tree::remove_all;
 /// What becomes of a turn that was running at the point.
 const TAKEN_OVER: &str =
     "Interrupted: the session was taken over by another server while it answered";
+
+/// How long to wait before what fails behind the claim is tried again: at first, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 
 /// A session in the object store, looked through.
 struct Found {
@@ -71,7 +75,7 @@ impl Service {
         let _one_at_a_time = shared.copies.importing.lock().await;
         let (objects, tenant) = (&objects, &caller.tenant);
         let generation = objects.generation(tenant, id).await.map_err(|error| failed(id, error))?;
-        self.make_way(caller, id, generation).await?;
+        let was_here = self.may_come(caller, id, generation).await?;
         let generation = generation.ok_or(Refusal::NotStored)?;
         // Everything that is large comes before it is taken: what cannot be brought here stays where
         // it is, and the other machine goes on for as long as it takes.
@@ -79,6 +83,10 @@ impl Service {
         let _pin = self.pinned(tenant, id).await?;
         self.bring(objects, tenant, &found).await?;
         let slot = shared.take_slot()?;
+        if was_here && let Err(refusal) = self.make_way(caller, id).await {
+            shared.slots.give_back(slot);
+            return Err(refusal);
+        }
         let _making = shared.making.begin(id, slot);
         let made = self.take(objects, (tenant, found), (point, slot), generation + 1).await;
         if made.is_err() {
@@ -98,26 +106,56 @@ impl Service {
     ) -> Result<Arc<SessionView>> {
         let (store, id) = (&self.shared.store, SessionId(found.manifest.session_id()));
         self.begin_import(objects, (tenant, &found), slot).await?;
-        let claimed = objects.claim(tenant, id, generation).await;
-        if claimed.map_err(|error| failed(id, error))? == Claimed::Taken {
-            return Err(Refusal::TakenElsewhere);
-        }
-        fault::point("import.claimed");
-        // What was put there up to now counts; what is put there from now on does not.
-        let last = look(objects, tenant, id, point).await?;
-        if last.name != found.name {
-            self.bring(objects, tenant, &last).await?;
-            store.purge_session(id).await?;
-            self.begin_import(objects, (tenant, &last), slot).await?;
-        }
+        // What was purged here is what was here before, and not what comes.
+        store.forget_purged(id).await?;
+        let mut pause = PAUSE.0;
+        let last = loop {
+            let claimed = self.claim(objects, (tenant, &found), (point, slot), generation).await;
+            match claimed {
+                // From here on nobody else goes on with it.
+                Err(Refusal::ObjectStore)
+                    if pause <= PAUSE.1 && !self.shared.is_shutting_down() =>
+                {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                claimed => break claimed?.unwrap_or(found),
+            }
+        };
         store.set_generation(id, generation).await?;
         self.finish_import(tenant, &last, slot).await
     }
 
+    /// Makes a session this machine's. What was put there up to now counts; what is put there from
+    /// now on does not: returns what is newer than what was found, brought here as well.
+    async fn claim(
+        &self,
+        objects: &Objects,
+        (tenant, found): (&Tenant, &Found),
+        (point, slot): (Option<PointId>, u32),
+        generation: u32,
+    ) -> Result<Option<Found>> {
+        let id = SessionId(found.manifest.session_id());
+        let claimed = objects.claim(tenant, id, generation).await;
+        if claimed.map_err(|error| failed(id, error))? != Claimed::Ours {
+            return Err(Refusal::TakenElsewhere);
+        }
+        fault::point("import.claimed");
+        let last = look(objects, tenant, id, point).await?;
+        if last.name == found.name {
+            return Ok(None);
+        }
+        self.bring(objects, tenant, &last).await?;
+        self.shared.store.purge_session(id).await?;
+        self.begin_import(objects, (tenant, &last), slot).await?;
+        Ok(Some(last))
+    }
+
     /// A session that is here can be taken over only when it has ended because another machine did.
-    async fn make_way(&self, caller: &Caller, id: SessionId, there: Option<u32>) -> Result<()> {
+    /// Says whether it is here.
+    async fn may_come(&self, caller: &Caller, id: SessionId, there: Option<u32>) -> Result<bool> {
         let shared = &self.shared;
-        let Some(session) = shared.store.session(id).await? else { return Ok(()) };
+        let Some(session) = shared.store.session(id).await? else { return Ok(false) };
         if session.tenant != caller.tenant {
             return Err(Refusal::NotStored);
         }
@@ -125,7 +163,16 @@ impl Service {
         if session.status != Status::Ended || there <= ours {
             return Err(Refusal::HereAlready);
         }
-        self.end(caller, id, true).await.map(drop)
+        Ok(true)
+    }
+
+    /// Removes what is left here of a session that comes back.
+    async fn make_way(&self, caller: &Caller, id: SessionId) -> Result<()> {
+        match self.end(caller, id, true).await {
+            // Its owner was quicker.
+            Err(Refusal::NoSession) => Ok(()),
+            ended => ended.map(drop),
+        }
     }
 
     /// Keeps what is brought here from being collected before a point needs it.

@@ -18,24 +18,24 @@ const SUM: &str =
     "find . -type f ! -path ./asked | sort | xargs sha256sum | sha256sum | cut -c 1-64";
 
 /// Saves everything, and says what was saved.
-fn back_up(talk: &Talk, dir: &Path) -> Result<Value> {
+pub(crate) fn back_up(talk: &Talk, dir: &Path) -> Result<Value> {
     talk.ash.ctl().json(&["backup", dir.to_str().context("a path that is no text")?])
 }
 
 /// `ashctl restore`, for the stage's data directory.
-fn restore(talk: &Talk, dir: &Path, arguments: &[&str]) -> Result<Output> {
+pub(crate) fn restore(talk: &Talk, dir: &Path, arguments: &[&str]) -> Result<Output> {
     let mut command = talk.ash.ctl().command()?;
     command.env("ASH_DATA_DIR", talk.ash.data_dir());
     command.env("ASH_CONFIG", talk.ash.scratch().join("ashd.toml"));
     Ok(command.arg("restore").args(arguments).arg(dir).output()?)
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Gives the stage an empty data directory, and returns where the one of before is.
-fn start_over(talk: &Talk, number: u32) -> Result<PathBuf> {
+pub(crate) fn start_over(talk: &Talk, number: u32) -> Result<PathBuf> {
     let (data, old) = (talk.ash.data_dir(), talk.ash.scratch().join(format!("old-{number}")));
     fs::rename(&data, &old)?;
     fs::create_dir(&data)?;

@@ -181,6 +181,42 @@ fn an_end_that_fails_where_a_session_was_is_tried_again() -> Result<()> {
     here.ash.finish()
 }
 
+/// What is here of a session that has moved stays until it is sure to come back.
+#[test]
+fn an_import_that_fails_takes_nothing_away() -> Result<()> {
+    let bucket = tempfile::tempdir()?;
+    let options = shared(Options::stub(), bucket.path());
+    let here = Talk::begin(options.clone())?;
+    here.ask("[[say hello]]")?;
+    checkpoint(&here.api, &here.session, "it")?;
+    let there = Ash::start(options)?;
+    import(&there.api(), &here.session, 201)?;
+    there.api().turn_to(&here.session, "resume")?;
+    checkpoint(&there.api(), &here.session, "there")?;
+    here.api.turn_to(&here.session, "pause")?;
+    here.api.turn_to(&here.session, "resume")?;
+    process::until("the session has ended where it was", || {
+        here.api.session(&here.session).is_ok_and(|session| session["status"] == "ended")
+    })?;
+    let packs = files(&bucket.path().join("default/packs"))?;
+    for pack in &packs {
+        fs::rename(pack, bucket.path().join(pack.file_name().context("no name")?))?;
+    }
+    let data = here.ash.data_dir().join("snapshots/store/default/packs");
+    for pack in files(&data)? {
+        fs::remove_file(pack)?;
+    }
+    import(&here.api, &here.session, 500)?;
+    let messages = format!("{:?}", here.api.messages(&here.session)?);
+    ensure!(messages.contains("[[say hello]]"), "{messages}");
+    for pack in &packs {
+        fs::rename(bucket.path().join(pack.file_name().context("no name")?), pack)?;
+    }
+    import(&here.api, &here.session, 201)?;
+    there.finish()?;
+    here.ash.finish()
+}
+
 #[test]
 fn of_two_who_import_at_once_one_wins() -> Result<()> {
     let bucket = tempfile::tempdir()?;

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use self::server::{S3, options};
 use self::troubled::Troubled;
+use crate::backups;
 use crate::moved::{checkpoint, copying, files, import};
 use crate::support::Talk;
 
@@ -108,6 +109,61 @@ fn a_session_that_is_refused_waits_behind_the_others() -> Result<()> {
     process::until("the store has both", || {
         copying(&here.api).is_ok_and(|state| state["failing"] == false && state["waiting"] == 0)
     })?;
+    here.ash.finish()
+}
+
+/// What was purged here before a session came from elsewhere is not what came.
+#[test]
+fn a_purge_of_before_takes_nothing_from_an_import() -> Result<()> {
+    let name = "s3::a_purge_of_before_takes_nothing_from_an_import";
+    let Some(server) = S3::start(name)? else { return Ok(()) };
+    let troubled = Troubled::start(server.port)?;
+    let mut here = Talk::begin(options(troubled.port))?;
+    let dir = here.ash.scratch().join("backup");
+    here.ask(&here.bash("echo kept > kept"))?;
+    checkpoint(&here.api, &here.session, "it")?;
+    backups::back_up(&here, &dir)?;
+    here.ash.terminate()?;
+    backups::start_over(&here, 1)?;
+    let restored = backups::restore(&here, &dir, &[])?;
+    ensure!(restored.status.success(), "{}", backups::said(&restored));
+    here.boot()?;
+    troubled.troubles.keeps.store(true, Ordering::Relaxed);
+    here.api.purge(&here.session)?;
+    process::until("it is told that it is still there", || {
+        copying(&here.api).is_ok_and(|state| state["failing"] == true && state["waiting"] == 1)
+    })?;
+    import(&here.api, &here.session, 201)?;
+    troubled.troubles.keeps.store(false, Ordering::Relaxed);
+    process::until("nothing is to be done there", || {
+        copying(&here.api).is_ok_and(|state| state["failing"] == false && state["waiting"] == 0)
+    })?;
+    let there = Ash::start(options(server.port))?;
+    import(&there.api(), &here.session, 201)?;
+    ensure!(there.api().turn_to(&here.session, "resume")? == "active");
+    ensure!(there.api().exec(&here.session, "cat kept")?.stdout == "kept\n");
+    there.finish()?;
+    here.ash.finish()
+}
+
+/// A store that fails when nobody has the session any more is asked again: it does not stay with
+/// neither.
+#[test]
+fn what_fails_behind_the_claim_is_tried_again() -> Result<()> {
+    let Some(server) = S3::start("s3::what_fails_behind_the_claim_is_tried_again")? else {
+        return Ok(());
+    };
+    let troubled = Troubled::start(server.port)?;
+    let here = Talk::begin(options(server.port))?;
+    here.ask(&here.bash("echo kept > kept"))?;
+    checkpoint(&here.api, &here.session, "it")?;
+    let there = Ash::start(options(troubled.port))?;
+    troubled.troubles.behind_claim.store(2, Ordering::Relaxed);
+    import(&there.api(), &here.session, 201)?;
+    ensure!(troubled.troubles.behind_claim.load(Ordering::Relaxed) == 0, "nothing was claimed");
+    ensure!(there.api().turn_to(&here.session, "resume")? == "active");
+    ensure!(there.api().exec(&here.session, "cat kept")?.stdout == "kept\n");
+    there.finish()?;
     here.ash.finish()
 }
 
