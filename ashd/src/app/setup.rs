@@ -5,10 +5,9 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::AppError;
 use crate::config::{Config, Retention};
+use crate::domain::Node;
 use crate::http;
 use crate::objects::{self, Objects, SealKey};
 use crate::sandbox::Setup;
@@ -92,13 +91,13 @@ pub(super) fn objects(config: &Config, data_dir: &Path) -> Result<Option<Objects
 }
 
 /// Which daemon this is, among all that share an object store: made up once, and kept in a file.
-fn node(path: &Path) -> io::Result<Uuid> {
+fn node(path: &Path) -> io::Result<Node> {
     match std::fs::read_to_string(path) {
-        Ok(text) => Uuid::try_parse(text.trim()).map_err(io::Error::other),
+        Ok(text) => text.parse().map_err(io::Error::other),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let node = Uuid::new_v4();
+            let node = Node::fresh();
             let new = path.with_extension("new");
-            std::fs::write(&new, format!("{node}\n"))?;
+            std::fs::write(&new, node.to_string())?;
             File::open(&new)?.sync_all()?;
             std::fs::rename(&new, path)?;
             path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())?;

@@ -13,7 +13,7 @@ use super::BackupError;
 use super::manifest::{Entry, Manifest};
 use super::name::Name;
 use super::target;
-use crate::domain::Timestamp;
+use crate::domain::{Node, Timestamp};
 use crate::tree::{Links, Tree, TreeLimits, remove_all};
 
 type Result<T> = std::result::Result<T, BackupError>;
@@ -26,6 +26,9 @@ const LOCK: &str = "lock";
 
 /// What is read at once, in bytes.
 const PIECE: usize = 1 << 20;
+
+/// What says which server a backup is of is not longer, in bytes.
+const NODE: u64 = 4096;
 
 /// Folders of agents were within bounds when they were deployed.
 const FOLDER: TreeLimits = TreeLimits { files: u64::MAX, bytes: u64::MAX };
@@ -213,7 +216,22 @@ fn put(dir: &Path, data: &Path, entry: &Entry) -> Result<()> {
     private(place.parent().unwrap_or(data))?;
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o600).open(place)?;
+    if matches!(entry.name, Name::Node(_)) {
+        let node = read_node(dir, entry)?.successor();
+        return Ok(file.write_all(node.to_string().as_bytes())?);
+    }
     read(dir, entry, &mut file)
+}
+
+/// Whose backup it is. That one may live on: who goes on with the backup is another one.
+fn read_node(dir: &Path, entry: &Entry) -> Result<Node> {
+    let wrong = || BackupError::damaged(&entry.name, "does not say which server it is of");
+    if entry.bytes > NODE {
+        return Err(wrong());
+    }
+    let mut text = vec![];
+    read(dir, entry, &mut text)?;
+    std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).ok_or_else(wrong)
 }
 
 fn place(name: &Name) -> PathBuf {

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::{AgentId, AttachmentId, SessionId, Tenant, Timestamp};
+use crate::domain::{AgentId, AttachmentId, Node, SessionId, Tenant, Timestamp};
 
 const SCHEMA: u32 = 6;
 
@@ -21,6 +21,8 @@ fn private() -> TempDir {
 fn open(dir: &Path) -> Result<Target, BackupError> {
     Target::open(OwnedFd::from(File::open(dir).unwrap()))
 }
+
+const NODE: &str = "11111111-2222-4333-8444-555555555555\n";
 
 fn pack() -> Name {
     Name::Pack(Tenant::default(), Uuid::from_u128(1))
@@ -57,8 +59,8 @@ fn written(target: &mut Target, database: &str) -> Manifest {
             _ => target.copy(name, &mut &b"content"[..]).unwrap(),
         }));
     }
-    for name in [Name::Node(id), Name::Database(id)] {
-        entries.push(target.copy(name, &mut database.as_bytes()).unwrap());
+    for (name, text) in [(Name::Node(id), NODE), (Name::Database(id), database)] {
+        entries.push(target.copy(name, &mut text.as_bytes()).unwrap());
     }
     let purged = vec![Tenant::default()];
     let version = "0.1.0".to_owned();
@@ -93,7 +95,11 @@ fn what_is_saved_comes_back() {
     let restored = restore(dir.path(), data.path(), SCHEMA).unwrap();
     assert_eq!((restored.sessions, restored.at), (1, Timestamp(7)));
     let of = |path: &str| data.path().join(path);
-    assert_eq!((text(&of("ash.db")), text(&of("node"))), ("one".into(), "one".into()));
+    assert_eq!(text(&of("ash.db")), "one");
+    // Whose backup it is may live on.
+    let (node, before): (Node, Node) = (text(&of("node")).parse().unwrap(), NODE.parse().unwrap());
+    assert_ne!(node.id, before.id);
+    assert_eq!(node.before, [before.id]);
     let pack = format!("snapshots/store/default/packs/{}.pack", Uuid::from_u128(1));
     assert_eq!(text(&of(&pack)), "content");
     assert_eq!(text(&of(&attachment().to_string())), "content");
@@ -110,15 +116,15 @@ fn what_is_saved_comes_back() {
 fn what_is_there_is_not_written_again_and_what_is_not_needed_goes() {
     let dir = private();
     let first = back_up(dir.path(), "one");
-    let second = back_up(dir.path(), "two");
-    assert_eq!(second, 6, "the database and a small file of {first} bytes");
+    let (second, node) = (back_up(dir.path(), "two"), NODE.len() as u64);
+    assert_eq!(second, 3 + node, "the database and a small file of {first} bytes");
     let top = names(dir.path());
     assert_eq!(top.iter().filter(|name| name.starts_with("database-")).count(), 1, "{top:?}");
     // One that was cut off is not taken for whole.
     let path = dir.path().join(pack().to_string());
     fs::write(&path, "con").unwrap();
     assert!(open(dir.path()).unwrap().has(&pack()).is_none());
-    assert_eq!(back_up(dir.path(), "three"), 10 + 7);
+    assert_eq!(back_up(dir.path(), "three"), 5 + node + 7);
     assert_eq!(text(&path), "content");
 }
 

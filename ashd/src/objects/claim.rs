@@ -2,6 +2,7 @@
 
 use futures_util::TryStreamExt;
 use object_store::{Error, PutMode, PutOptions};
+use uuid::Uuid;
 
 use super::{Limit, Objects, ObjectsError, Place};
 use crate::domain::{SessionId, Tenant};
@@ -11,6 +12,8 @@ use crate::domain::{SessionId, Tenant};
 pub enum Claimed {
     /// It is this daemon's.
     Ours,
+    /// One has it from whose backup this daemon was restored.
+    Inherited,
     /// Somebody else has this generation.
     Taken,
 }
@@ -47,7 +50,7 @@ impl Objects {
         generation: u32,
     ) -> Result<Claimed, ObjectsError> {
         let place = Place::Owner(tenant, session, generation);
-        let sealed = self.sealed(tenant, &place, self.node.as_bytes())?;
+        let sealed = self.sealed(tenant, &place, self.node.id.as_bytes())?;
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(&self.path(&place), sealed.into(), options).await {
             Ok(_) => Ok(Claimed::Ours),
@@ -70,6 +73,11 @@ impl Objects {
         generation: u32,
     ) -> Result<Claimed, ObjectsError> {
         let owner = self.get(tenant, &Place::Owner(tenant, session, generation), Limit(64)).await?;
-        Ok(if owner == self.node.as_bytes() { Claimed::Ours } else { Claimed::Taken })
+        let is_owner = |node: &Uuid| owner == node.as_bytes();
+        Ok(match &self.node {
+            node if is_owner(&node.id) => Claimed::Ours,
+            node if node.before.iter().any(is_owner) => Claimed::Inherited,
+            _ => Claimed::Taken,
+        })
     }
 }

@@ -34,7 +34,8 @@ use std::sync::Arc;
 
 use object_store::ObjectStore;
 use object_store::path::Path;
-use uuid::Uuid;
+
+use crate::domain::Node;
 
 /// An object store. Cheap to clone.
 #[derive(Clone)]
@@ -43,7 +44,7 @@ pub struct Objects {
     prefix: Path,
     key: SealKey,
     /// Which daemon this is, among all that share the store.
-    node: Uuid,
+    node: Node,
 }
 
 impl Objects {

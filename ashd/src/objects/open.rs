@@ -10,9 +10,9 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreScheme, RetryConfig};
-use uuid::Uuid;
 
 use super::{Objects, ObjectsError, SealKey};
+use crate::domain::Node;
 
 /// What the configuration says of the object store.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ impl Objects {
     /// # Errors
     /// [`ObjectsError::Unusable`] when the URL means nothing, or something is missing that is needed
     /// to reach it.
-    pub fn open(settings: &Settings, node: Uuid) -> Result<Objects, ObjectsError> {
+    pub fn open(settings: &Settings, node: Node) -> Result<Objects, ObjectsError> {
         let unusable = |error: String| ObjectsError::Unusable(error);
         let url = url::Url::parse(&settings.url).map_err(|error| unusable(error.to_string()))?;
         let other = "the URL must begin with s3://, gs://, az:// or file://";

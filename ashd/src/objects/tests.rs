@@ -4,13 +4,19 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::path::Path;
 
+use uuid::Uuid;
+
 use super::*;
 use crate::domain::{SessionId, Tenant};
 
 fn open(dir: &Path, digit: &str) -> Objects {
+    open_as(dir, digit, Node::fresh())
+}
+
+fn open_as(dir: &Path, digit: &str, node: Node) -> Objects {
     let key = SealKey::from_hex(&digit.repeat(64)).unwrap();
     let url = format!("file://{}", dir.display());
-    Objects::open(&Settings { url, region: String::new(), key }, Uuid::new_v4()).unwrap()
+    Objects::open(&Settings { url, region: String::new(), key }, node).unwrap()
 }
 
 #[tokio::test]
@@ -89,6 +95,21 @@ async fn of_many_who_want_a_session_one_has_it() {
     assert!(all[0].groups(&Place::Sessions(&tenant)).await.unwrap().is_empty());
 }
 
+/// One that was restored from a backup is another one, and knows whose it goes on with.
+#[tokio::test]
+async fn who_was_restored_inherits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tenant, session, before) = (Tenant::default(), SessionId::random(), Node::fresh());
+    let of = |node: Node| open_as(dir.path(), "a", node);
+    let (old, stranger) = (of(before.clone()), open(dir.path(), "a"));
+    let restored = of(before.successor().successor());
+    assert_eq!(old.claim(&tenant, session, 1).await.unwrap(), Claimed::Ours);
+    assert_eq!(restored.claim(&tenant, session, 1).await.unwrap(), Claimed::Inherited);
+    assert_eq!(stranger.owner(&tenant, session, 1).await.unwrap(), Claimed::Taken);
+    assert_eq!(restored.claim(&tenant, session, 2).await.unwrap(), Claimed::Ours);
+    assert_eq!(old.claim(&tenant, session, 2).await.unwrap(), Claimed::Taken);
+}
+
 #[test]
 fn what_cannot_be_a_store_is_told() {
     let key = SealKey::from_hex(&"a".repeat(64)).unwrap();
@@ -98,7 +119,7 @@ fn what_cannot_be_a_store_is_told() {
         ("file:///nowhere/at/all", "/nowhere/at/all is no directory; make it, or mount it"),
     ] {
         let settings = Settings { url: url.to_owned(), region: String::new(), key: key.clone() };
-        let error = Objects::open(&settings, Uuid::nil()).err().unwrap().to_string();
+        let error = Objects::open(&settings, Node::fresh()).err().unwrap().to_string();
         assert!(error.contains(text), "{error}");
     }
 }

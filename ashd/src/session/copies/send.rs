@@ -49,8 +49,10 @@ pub(super) async fn session(
     if points.is_empty() && shared.store.generation(id).await?.is_none() {
         return Ok(());
     }
-    let restored = shared.store.generation(id).await? == Some(RESTORED);
-    let generation = own(shared, objects, session).await?;
+    let (generation, restored) = match own(shared, objects, session).await? {
+        Owned::Still(generation) => (generation, false),
+        Owned::Anew(generation) => (generation, true),
+    };
     if points.is_empty() {
         return Ok(());
     }
@@ -79,31 +81,43 @@ pub(super) async fn session(
 }
 
 /// Sees to it that the session is this machine's, and says in which generation.
-async fn own(shared: &Arc<Shared>, objects: &Objects, session: &Session) -> Done<u32> {
+async fn own(shared: &Arc<Shared>, objects: &Objects, session: &Session) -> Done<Owned> {
     let (tenant, id) = (&session.tenant, session.id);
     let ours = shared.store.generation(id).await?;
     let there = objects.generation(tenant, id).await?;
     if ours == Some(RESTORED) {
-        return next(objects, session, there).await;
+        return next(objects, session, there).await.map(Owned::Anew);
     }
     let generation = match (ours, there) {
-        (Some(ours), Some(there)) if ours == there => return Ok(ours),
+        (Some(ours), Some(there)) if ours == there => return Ok(Owned::Still(ours)),
         // Also one that this machine took, of which it was not recorded any more.
         (_, Some(there)) if ours.is_none_or(|ours| ours < there) => there,
         (ours, _) => ours.unwrap_or(1),
     };
     match objects.claim(tenant, id, generation).await? {
-        Claimed::Taken => Err(NotCopied::Lost),
+        // It was copied first behind the backup that it came from.
+        Claimed::Inherited if ours.is_none() => {
+            next(objects, session, there).await.map(Owned::Anew)
+        }
+        Claimed::Inherited | Claimed::Taken => Err(NotCopied::Lost),
         Claimed::Ours => {
             fault::point("copy.claimed");
             shared.store.set_generation(id, generation).await?;
-            Ok(generation)
+            Ok(Owned::Still(generation))
         }
     }
 }
 
-/// Takes the generation behind the newest, which is this machine's: of what was put there in that one
-/// the session, which came from a backup, may know nothing. It is recorded with the first copy.
+/// In which generation a session is this machine's.
+enum Owned {
+    /// What is there is what happened here.
+    Still(u32),
+    /// What is there may have happened otherwise here. It is recorded with the first copy.
+    Anew(u32),
+}
+
+/// Takes the generation behind the newest, which is this machine's or that of the one whose backup it
+/// was: of what was put there in that one the session, which came from the backup, may know nothing.
 async fn next(objects: &Objects, session: &Session, there: Option<u32>) -> Done<u32> {
     let (tenant, id) = (&session.tenant, session.id);
     if let Some(there) = there
@@ -114,7 +128,7 @@ async fn next(objects: &Objects, session: &Session, there: Option<u32>) -> Done<
     let next = there.unwrap_or(0) + 1;
     match objects.claim(tenant, id, next).await? {
         Claimed::Ours => Ok(next),
-        Claimed::Taken => Err(NotCopied::Lost),
+        Claimed::Inherited | Claimed::Taken => Err(NotCopied::Lost),
     }
 }
 

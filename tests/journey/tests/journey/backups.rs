@@ -146,6 +146,38 @@ fn what_is_restored_wins_over_what_was_copied_before() -> Result<()> {
     talk.ash.finish()
 }
 
+/// The machine that a backup is of lives on beside the one that was restored from it: who copies first
+/// has the session, and the other one finds out.
+#[test]
+fn of_a_machine_and_its_backup_one_has_a_session() -> Result<()> {
+    let bucket = tempfile::tempdir()?;
+    let options = moved::shared(Options::stub(), bucket.path());
+    let here = Talk::begin(options.clone())?;
+    here.ask(&here.bash("echo saved > file"))?;
+    moved::checkpoint(&here.api, &here.session, "before")?;
+    let mut there = Talk::begin(options)?;
+    there.ash.terminate()?;
+    let dir = there.ash.scratch().join("backup");
+    fs::create_dir(&dir)?;
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+    back_up(&here, &dir)?;
+    start_over(&there, 1)?;
+    let restored = restore(&there, &dir, &[])?;
+    ensure!(restored.status.success(), "{}", said(&restored));
+    there.boot()?;
+    ensure!(there.api.turn_to(&here.session, "resume")? == "active");
+    moved::checkpoint(&there.api, &here.session, "there")?;
+    here.api.turn_to(&here.session, "pause")?;
+    here.api.turn_to(&here.session, "resume")?;
+    process::until("the session has ended where the backup is of", || {
+        here.api.session(&here.session).is_ok_and(|session| session["status"] == "ended")
+    })?;
+    ensure!(there.api.exec(&here.session, "cat file")?.stdout == "saved\n");
+    ensure!(there.api.session(&here.session)?["status"] == "active");
+    there.ash.finish()?;
+    here.ash.finish()
+}
+
 #[test]
 fn a_running_daemon_keeps_its_data_directory_to_itself() -> Result<()> {
     let mut talk = Talk::begin(Options::stub())?;
