@@ -16,6 +16,11 @@ fn main() -> ExitCode {
     if let Some(task) = &arguments.task {
         return looked(app::look(task, arguments.config.as_deref()));
     }
+    // As many as can allocate at once. What this costs is a wait, and none of memory.
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if let Err(error) = ash_sys::memory::limit_arenas(processors) {
+        return failed(&error, ExitCode::FAILURE);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error, ExitCode::FAILURE),

@@ -7,7 +7,8 @@
 //! * [`process`]: forking while single-threaded, and running another program in one's place;
 //! * [`peer`]: who is at the other end of a socket;
 //! * [`children`]: learning that children ended, without a thread that waits;
-//! * [`cgroup`]: where control groups are.
+//! * [`cgroup`]: where control groups are;
+//! * [`memory`]: how the allocator keeps memory.
 
 pub mod fds;
 
@@ -18,3 +19,5 @@ pub mod peer;
 pub mod children;
 
 pub mod cgroup;
+
+pub mod memory;
