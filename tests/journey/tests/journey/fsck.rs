@@ -75,7 +75,9 @@ fn a_purge_finishes_an_end_that_failed() -> Result<()> {
     talk.ask("[[say hello]]")?;
     ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
     talk.ash.kill9()?;
-    talk.ash.boot_with(&[("ASH_FAULT", "pack.publish.before:error")])?;
+    // What is saved in the background, at the start and behind a change, fails as well.
+    let fault = ["pack.publish.before:error"; 4].join(",");
+    talk.ash.boot_with(&[("ASH_FAULT", &fault)])?;
     talk.api = talk.ash.api();
     let path = format!("/api/sessions/{}", talk.session);
     talk.api.call("PUT", &format!("{path}/files/late"), Some(&json!("late")))?.expect(201)?;
