@@ -197,6 +197,8 @@ fn node() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use axum::response::IntoResponse;
     use futures_util::FutureExt;
     use http_body_util::BodyExt;
@@ -212,6 +214,38 @@ mod tests {
         let body = error.into_response().into_body().collect().now_or_never().unwrap().unwrap();
         let body: Value = serde_json::from_slice(&body.to_bytes()).unwrap();
         body["error"].as_str().unwrap().to_owned()
+    }
+
+    /// Methods and paths of the router, as it is written above.
+    fn served() -> BTreeSet<String> {
+        let (ours, _) = include_str!("mod.rs").split_once("\nmod tests {").unwrap();
+        let mut served = BTreeSet::new();
+        for route in ours.split(".route(").skip(1) {
+            let path = route.split('"').nth(1).unwrap();
+            let path = path.replace("{*path}", "PATH").replace('{', ":").replace('}', "");
+            for method in ["get", "post", "put", "patch", "delete"] {
+                if [" ", "."].iter().any(|before| route.contains(&format!("{before}{method}("))) {
+                    served.insert(format!("{} {path}", method.to_uppercase()));
+                }
+            }
+        }
+        served
+    }
+
+    /// What is named as a request at the beginning of a table's row.
+    fn documented(text: &str) -> impl Iterator<Item = String> {
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        rows.filter(|row| row.contains(" /")).map(|row| row.split('?').next().unwrap().to_owned())
+    }
+
+    #[test]
+    fn every_route_is_documented_and_nothing_else() {
+        let texts = [include_str!("../../../docs/http.md"), include_str!("../../../docs/files.md")];
+        let mut documented: BTreeSet<_> = texts.into_iter().flat_map(documented).collect();
+        documented.insert("GET /health".to_owned());
+        let served = served();
+        assert!(served.len() > 30, "{served:?}");
+        assert_eq!(documented, served);
     }
 
     /// Every name that a body may have, so that random bodies get past the first check.
