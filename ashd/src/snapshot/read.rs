@@ -64,10 +64,11 @@ pub(super) fn content(
             if cancel.load(Ordering::Relaxed) {
                 return Err(SnapshotError::Cancelled);
             }
-            let chunk = put(stash, piece.map_err(at)?)?;
-            if stat_of(file).map_err(at)?.names == 0 {
+            // Of a file that is one chunk nothing more would be read.
+            if length > 0 && stat_of(file).map_err(at)?.names == 0 {
                 return Ok(None);
             }
+            let chunk = put(stash, piece.map_err(at)?)?;
             length += u64::from(chunk.length);
             chunks.push(chunk);
         }

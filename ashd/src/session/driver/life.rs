@@ -115,7 +115,6 @@ impl Driver {
         let mut events = vec![];
         if self.state.resuming {
             change.status = Some(Status::Active);
-            change.last_error = Some(None);
             events.push(self.event(EventKind::Lifecycle, None, resumed_cold(found, conversation)));
         }
         fault::point("resume.launched");
