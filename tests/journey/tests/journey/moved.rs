@@ -27,6 +27,15 @@ pub(crate) fn copying(api: &Api) -> Result<Value> {
     Ok(api.call("GET", "/health", None)?.expect(200)?["objectStore"].take())
 }
 
+/// A session that another machine has taken ends where it was, when it goes on there.
+fn notices_its_loss(here: &Talk) -> Result<()> {
+    here.api.turn_to(&here.session, "pause")?;
+    here.api.turn_to(&here.session, "resume")?;
+    process::until("the session has ended where it was", || {
+        here.api.session(&here.session).is_ok_and(|session| session["status"] == "ended")
+    })
+}
+
 /// Makes a checkpoint and waits until the object store has it.
 pub(crate) fn checkpoint(api: &Api, session: &str, name: &str) -> Result<Value> {
     let path = format!("/api/sessions/{session}/checkpoints");
@@ -193,11 +202,7 @@ fn an_import_that_fails_takes_nothing_away() -> Result<()> {
     import(&there.api(), &here.session, 201)?;
     there.api().turn_to(&here.session, "resume")?;
     checkpoint(&there.api(), &here.session, "there")?;
-    here.api.turn_to(&here.session, "pause")?;
-    here.api.turn_to(&here.session, "resume")?;
-    process::until("the session has ended where it was", || {
-        here.api.session(&here.session).is_ok_and(|session| session["status"] == "ended")
-    })?;
+    notices_its_loss(&here)?;
     let packs = files(&bucket.path().join("default/packs"))?;
     for pack in &packs {
         fs::rename(pack, bucket.path().join(pack.file_name().context("no name")?))?;
@@ -251,11 +256,7 @@ fn of_two_who_import_at_once_one_wins() -> Result<()> {
         let all: Vec<_> = others.iter().map(status).collect();
         all.iter().filter(|status| *status == "active").count() == 1
     })?;
-    here.api.turn_to(&here.session, "pause")?;
-    here.api.turn_to(&here.session, "resume")?;
-    process::until("who had it before sees that it is gone when it goes on", || {
-        status(&here.ash) == "ended"
-    })?;
+    notices_its_loss(&here)?;
     let [one, other] = others;
     one.finish()?;
     other.finish()?;

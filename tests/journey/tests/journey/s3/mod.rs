@@ -7,7 +7,7 @@ use std::fs;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Result, ensure};
-use ash_journey::{Ash, Client as _, process};
+use ash_journey::{Api, Ash, Client as _, process};
 use serde_json::json;
 
 use self::server::{S3, options};
@@ -15,6 +15,18 @@ use self::troubled::Troubled;
 use crate::backups;
 use crate::moved::{checkpoint, copying, files, import};
 use crate::support::Talk;
+
+/// Whether the newest attempt at copying has failed, and how many sessions wait for one.
+fn copies_are(api: &Api, (failing, waiting): (bool, u64)) -> bool {
+    copying(api).is_ok_and(|state| state["failing"] == failing && state["waiting"] == waiting)
+}
+
+/// A session that was imported has the file that it had where it was.
+fn check_kept(ash: &Ash, session: &str) -> Result<()> {
+    ensure!(ash.api().turn_to(session, "resume")? == "active");
+    ensure!(ash.api().exec(session, "cat kept")?.stdout == "kept\n");
+    Ok(())
+}
 
 #[test]
 fn what_is_lost_here_comes_back_from_an_s3_server_that_was_away() -> Result<()> {
@@ -29,15 +41,11 @@ fn what_is_lost_here_comes_back_from_an_s3_server_that_was_away() -> Result<()> 
     let path = format!("/api/sessions/{}/checkpoints", here.session);
     here.api.exec(&here.session, "echo more > more")?;
     here.api.call("POST", &path, Some(&json!({ "name": "while it is away" })))?.expect(201)?;
-    process::until("it is told that the store fails", || {
-        copying(&here.api).is_ok_and(|state| state["failing"] == true && state["waiting"] == 1)
-    })?;
+    process::until("it is told that the store fails", || copies_are(&here.api, (true, 1)))?;
     ensure!(here.ask("[[say still here]]")? == "still here", "nothing waits for the store");
     // It comes back without anything that it had, and gets everything again.
     server.again()?;
-    process::until("the store has it", || {
-        copying(&here.api).is_ok_and(|state| state["failing"] == false && state["waiting"] == 0)
-    })?;
+    process::until("the store has it", || copies_are(&here.api, (false, 0)))?;
     ensure!(here.api.turn_to(&here.session, "stop")? == "stopped");
     // Behind what stopping saves by itself.
     checkpoint(&here.api, &here.session, "stopped")?;
@@ -101,14 +109,9 @@ fn a_session_that_is_refused_waits_behind_the_others() -> Result<()> {
         let path = format!("/api/sessions/{session}/checkpoints");
         here.api.call("POST", &path, Some(&json!({})))?.expect(201)?;
     }
-    process::until("the other one is copied", || {
-        let state = copying(&here.api).unwrap_or_default();
-        state["failing"] == true && state["waiting"] == 1
-    })?;
+    process::until("the other one is copied", || copies_are(&here.api, (true, 1)))?;
     troubled.troubles.refuse("");
-    process::until("the store has both", || {
-        copying(&here.api).is_ok_and(|state| state["failing"] == false && state["waiting"] == 0)
-    })?;
+    process::until("the store has both", || copies_are(&here.api, (false, 0)))?;
     here.ash.finish()
 }
 
@@ -130,18 +133,13 @@ fn a_purge_of_before_takes_nothing_from_an_import() -> Result<()> {
     here.boot()?;
     troubled.troubles.keeps.store(true, Ordering::Relaxed);
     here.api.purge(&here.session)?;
-    process::until("it is told that it is still there", || {
-        copying(&here.api).is_ok_and(|state| state["failing"] == true && state["waiting"] == 1)
-    })?;
+    process::until("it is told that it is still there", || copies_are(&here.api, (true, 1)))?;
     import(&here.api, &here.session, 201)?;
     troubled.troubles.keeps.store(false, Ordering::Relaxed);
-    process::until("nothing is to be done there", || {
-        copying(&here.api).is_ok_and(|state| state["failing"] == false && state["waiting"] == 0)
-    })?;
+    process::until("nothing is to be done there", || copies_are(&here.api, (false, 0)))?;
     let there = Ash::start(options(server.port))?;
     import(&there.api(), &here.session, 201)?;
-    ensure!(there.api().turn_to(&here.session, "resume")? == "active");
-    ensure!(there.api().exec(&here.session, "cat kept")?.stdout == "kept\n");
+    check_kept(&there, &here.session)?;
     there.finish()?;
     here.ash.finish()
 }
@@ -161,8 +159,7 @@ fn what_fails_behind_the_claim_is_tried_again() -> Result<()> {
     troubled.troubles.behind_claim.store(2, Ordering::Relaxed);
     import(&there.api(), &here.session, 201)?;
     ensure!(troubled.troubles.behind_claim.load(Ordering::Relaxed) == 0, "nothing was claimed");
-    ensure!(there.api().turn_to(&here.session, "resume")? == "active");
-    ensure!(there.api().exec(&here.session, "cat kept")?.stdout == "kept\n");
+    check_kept(&there, &here.session)?;
     there.finish()?;
     here.ash.finish()
 }
@@ -187,8 +184,7 @@ fn a_server_that_lies_is_not_believed() -> Result<()> {
     ensure!(here.api.session(&here.session)?["status"] == "active", "nothing was taken");
     troubled.troubles.lie_about("");
     import(&there.api(), &here.session, 201)?;
-    ensure!(there.api().turn_to(&here.session, "resume")? == "active");
-    ensure!(there.api().exec(&here.session, "cat kept")?.stdout == "kept\n");
+    check_kept(&there, &here.session)?;
     there.finish()?;
     here.ash.finish()
 }
@@ -203,15 +199,11 @@ fn a_server_that_is_full_holds_up_nobody() -> Result<()> {
     let here = Talk::begin(options(troubled.port))?;
     troubled.troubles.full.store(true, Ordering::Relaxed);
     here.ask(&here.bash("echo kept > kept"))?;
-    process::until("it is told that the store fails", || {
-        copying(&here.api).is_ok_and(|state| state["failing"] == true && state["waiting"] == 1)
-    })?;
+    process::until("it is told that the store fails", || copies_are(&here.api, (true, 1)))?;
     ensure!(here.ask("[[say still here]]")? == "still here", "nothing waits for the store");
     let status = here.ash.ctl().json(&["status"])?;
     ensure!(status["copiesFailing"] == true, "{status}");
     troubled.troubles.full.store(false, Ordering::Relaxed);
-    process::until("the store has it", || {
-        copying(&here.api).is_ok_and(|state| state["failing"] == false && state["waiting"] == 0)
-    })?;
+    process::until("the store has it", || copies_are(&here.api, (false, 0)))?;
     here.ash.finish()
 }
