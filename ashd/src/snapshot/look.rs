@@ -7,9 +7,12 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ash_sys::files::tell_of_stores;
 
 use super::assemble::Assembly;
 use super::crew::{Queue, Task, Todo, joined, work};
@@ -217,12 +220,21 @@ impl<'a, 'v> Look<'a, 'v> {
     }
 
     /// Reads a file; `None` when it changes meanwhile.
+    ///
+    /// A page that is mapped and was stored into tells of no more stores until it is written out. So
+    /// times only count when all of the file has been since they were asked for, and before it is read.
+    /// While the agent stands still nothing waits for the disk: what is read then is read once more by
+    /// the next cut.
     fn read(&self, path: &[u8], file: &std::fs::File) -> Result<Option<Found>, SnapshotError> {
+        let at = |error| SnapshotError::at(path, error);
         let since = shortly_before(SystemTime::now());
-        let stat = stat_of(file).map_err(|error| SnapshotError::at(path, error))?;
+        let stat = stat_of(file).map_err(at)?;
+        let is_sure = stat.changed < since && !self.held;
+        if is_sure {
+            tell_of_stores(file.as_fd()).map_err(at)?;
+        }
         let source = Source { file, stat: &stat, group: None, path };
         let known = read_one(&source, self.stash, self.cutting.cancel)?;
-        let is_sure = stat.changed < since;
         let met = known.map(|known| Met { known, is_sure, is_new: true });
         Ok(met.map(|met| Found { path: path.to_vec(), stat, met }))
     }

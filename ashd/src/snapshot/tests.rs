@@ -19,6 +19,7 @@ use crate::domain::{Root, SessionId};
 
 mod damaged;
 mod held;
+mod mapped;
 mod reading;
 
 /// A store, and a session's directories.

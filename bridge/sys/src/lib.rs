@@ -8,7 +8,8 @@
 //! * [`peer`]: who is at the other end of a socket;
 //! * [`children`]: learning that children ended, without a thread that waits;
 //! * [`cgroup`]: where control groups are;
-//! * [`memory`]: how the allocator keeps memory.
+//! * [`memory`]: how the allocator keeps memory;
+//! * [`files`]: files that others have in their memory.
 
 pub mod fds;
 
@@ -21,3 +22,5 @@ pub mod children;
 pub mod cgroup;
 
 pub mod memory;
+
+pub mod files;
