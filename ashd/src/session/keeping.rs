@@ -23,7 +23,7 @@ use crate::domain::{
 };
 use crate::fault;
 use crate::sandbox::Running;
-use crate::snapshot::{Cut, Cutting, Donor, Restoring, SnapshotError, Stage};
+use crate::snapshot::{Cut, Cutting, Donor, Limits, Restoring, SnapshotError, Stage};
 use crate::store::StoreError;
 use crate::tree::remove_all;
 
@@ -71,7 +71,8 @@ impl Shared {
             let paths = ROOTS.map(|name| (name, root.join(name)));
             let there = paths.iter().filter(|(_, path)| path.is_dir());
             let roots: Vec<_> = there.map(|(name, path)| (*name, path.as_path())).collect();
-            let cutting = Cutting { session: id, roots: &roots, cancel: &cancel };
+            let limits = Limits::default();
+            let cutting = Cutting { session: id, roots: &roots, cancel: &cancel, limits };
             let tell = tell(told);
             let hold = || -> std::io::Result<Box<dyn Any>> {
                 let frozen = sandboxes.freeze(sandbox).map_err(std::io::Error::other)?;

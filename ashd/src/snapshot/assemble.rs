@@ -58,6 +58,7 @@ impl<'l, 'a, 'v> Assembly<'l, 'a, 'v> {
         let mut top = Leaves::default();
         for name in roots {
             let entry = self.dir(name.as_bytes())?;
+            self.look_at_attributes(name.as_bytes(), &entry);
             top.push(name.as_bytes(), &entry);
         }
         let root = Root(self.store(top, None)?.0);
@@ -75,7 +76,9 @@ impl<'l, 'a, 'v> Assembly<'l, 'a, 'v> {
         below.push(b'/');
         for ((name, _), seen) in moment.names.iter().zip(&moment.seen) {
             let name = name.to_bytes();
-            if let Seen::Known(known) = seen {
+            if let Seen::Known(known) = seen
+                && !node::is_curtailed(&known.entry)
+            {
                 // Nearly all of them.
                 self.count(known);
                 self.met += 1;
@@ -85,10 +88,18 @@ impl<'l, 'a, 'v> Assembly<'l, 'a, 'v> {
             below.truncate(path.len() + 1);
             below.extend(name);
             if let Some(entry) = self.entry(&below, seen)? {
+                self.look_at_attributes(&below, &entry);
                 leaves.push(name, &entry);
             }
         }
         self.node(path, moment, leaves)
+    }
+
+    /// Says what is left out of an entry.
+    fn look_at_attributes(&mut self, path: &[u8], entry: &[u8]) {
+        if node::is_curtailed(entry) {
+            self.all.left_out.add(path, "some of its attributes");
+        }
     }
 
     fn count(&mut self, file: &Known) {
@@ -98,7 +109,11 @@ impl<'l, 'a, 'v> Assembly<'l, 'a, 'v> {
 
     fn entry(&mut self, path: &[u8], seen: &Seen<'_>) -> Result<Option<Vec<u8>>, SnapshotError> {
         Ok(match seen {
-            Seen::Known(known) => Some(known.entry.clone()),
+            Seen::Known(known) => {
+                self.count(known);
+                self.met += 1;
+                Some(known.entry.clone())
+            }
             Seen::Read => {
                 let met = self.read.get(path).ok_or_else(overlooked)?;
                 self.count(&met.known);

@@ -35,6 +35,22 @@ pub struct Cutting<'a> {
     pub roots: &'a [(&'a str, &'a Path)],
     /// Set when the cut is to be given up. What was read till then is not read again by the next.
     pub cancel: &'a AtomicBool,
+    /// How much is kept.
+    pub limits: Limits,
+}
+
+/// How much of files a point has.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The most bytes of a file's or a directory's extended attributes; what is more is left out.
+    pub attributes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        // The largest that there is, and as much again.
+        Limits { attributes: 128 * 1024 }
+    }
 }
 
 /// Stops whoever changes the files, until what is returned is dropped.
@@ -71,7 +87,7 @@ pub struct Cut {
     pub pin: Pin,
 }
 
-/// What cannot be kept: sockets, device nodes, what nests too deep.
+/// What cannot be kept: sockets, device nodes, what nests too deep, too many attributes.
 #[derive(Clone, Debug, Default)]
 pub struct LeftOut {
     /// How many.

@@ -18,13 +18,13 @@ use super::assemble::Assembly;
 use super::crew::{Queue, Task, Todo, joined, work};
 use super::cut::{Cutting, Hold, Stage, Tell};
 use super::groups::Groups;
-use super::node::{Attribute, Entry, What};
+use super::node::{Entry, What};
 use super::read::{self, Source};
 use super::scan::{Files, Known, Mark};
 use super::vault::Stash;
 use super::{DEEPEST, SnapshotError};
 use crate::tree::Tree;
-use crate::tree::dir::{Dir, FileTime, Kind, Stat, attributes, stat_of};
+use crate::tree::dir::{Attributes, Dir, FileTime, Kind, Stat, attributes, stat_of};
 
 /// How long before a look something may have been changed once more without its times telling:
 /// kernels before 6.13 keep them by the tick.
@@ -76,7 +76,7 @@ struct Listing<'a> {
 /// A directory at the second look.
 pub(super) struct Moment<'a> {
     pub(super) own: Stat,
-    pub(super) attributes: Vec<Attribute>,
+    pub(super) attributes: Attributes,
     pub(super) names: Arc<Names<'a>>,
     /// What each of them is.
     pub(super) seen: Vec<Seen<'a>>,
@@ -234,9 +234,29 @@ impl<'a, 'v> Look<'a, 'v> {
             tell_of_stores(file.as_fd()).map_err(at)?;
         }
         let source = Source { file, stat: &stat, group: None, path };
-        let known = read_one(&source, self.stash, self.cutting.cancel)?;
+        let known = self.read_one(&source)?;
         let met = known.map(|known| Met { known, is_sure, is_new: true });
         Ok(met.map(|met| Found { path: path.to_vec(), stat, met }))
+    }
+
+    /// Reads and stores a file; `None` when it changes meanwhile.
+    fn read_one(&self, source: &Source<'_>) -> Result<Option<Known>, SnapshotError> {
+        let Source { file, stat, path, .. } = *source;
+        let at = |error| SnapshotError::at(path, error);
+        let Some(content) = read::content(source, self.stash, self.cutting.cancel)? else {
+            return Ok(None);
+        };
+        let attributes = match attributes(file, self.cutting.limits.attributes) {
+            Err(error) if is_moved(&error) => return Ok(None),
+            attributes => attributes.map_err(at)?,
+        };
+        let mark = Mark::of(stat);
+        if Mark::of(&stat_of(file).map_err(at)?) != mark {
+            return Ok(None);
+        }
+        let what = What::File(content);
+        let entry = Entry { mode: stat.mode, modified: stat.modified, attributes, what }.encode();
+        Ok(Some(Known { mark, entry }))
     }
 }
 
@@ -376,7 +396,7 @@ impl<'a> Second<'_, 'a, '_> {
             seen.push(what);
         }
         queue.add(more);
-        let attributes = attributes(&*dir).map_err(halt)?;
+        let attributes = attributes(&*dir, self.look.cutting.limits.attributes).map_err(halt)?;
         // Behind everything else: nothing came or went since the first look.
         if !self.look.held && Mark::of(&dir.own_stat().map_err(halt)?) != Mark::of(&own) {
             return Err(Halt::Moved);
@@ -423,7 +443,7 @@ impl<'a> Second<'_, 'a, '_> {
             Kind::Other(what) => return Ok((Seen::LeftOut(what), None)),
         };
         let (mode, modified) = (stat.mode, stat.modified);
-        let entry = Entry { mode, modified, attributes: vec![], what };
+        let entry = Entry { mode, modified, attributes: Attributes::default(), what };
         Ok((Seen::Small(entry.encode()), None))
     }
 
@@ -458,32 +478,13 @@ pub(super) fn check_cancelled(cancel: &AtomicBool) -> Result<(), SnapshotError> 
     }
 }
 
-/// Reads and stores a file; `None` when it changes meanwhile.
-fn read_one(
-    source: &Source<'_>,
-    stash: &Mutex<Stash<'_>>,
-    cancel: &AtomicBool,
-) -> Result<Option<Known>, SnapshotError> {
-    let Source { file, stat, path, .. } = *source;
-    let at = |error| SnapshotError::at(path, error);
-    let Some(content) = read::content(source, stash, cancel)? else {
-        return Ok(None);
-    };
-    let attributes = attributes(file).map_err(at)?;
-    let mark = Mark::of(stat);
-    if Mark::of(&stat_of(file).map_err(at)?) != mark {
-        return Ok(None);
-    }
-    let what = What::File(content);
-    let entry = Entry { mode: stat.mode, modified: stat.modified, attributes, what }.encode();
-    Ok(Some(Known { mark, entry }))
-}
-
 /// What an error says about something that was there a moment ago.
 fn is_moved(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let moved = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::ISDIR, Errno::NXIO, Errno::INVAL];
-    Errno::from_io_error(error).is_some_and(|errno| moved.contains(&errno))
+    // These of attributes.
+    let mut moved = moved.into_iter().chain([Errno::RANGE, Errno::NODATA]);
+    Errno::from_io_error(error).is_some_and(|errno| moved.any(|other| other == errno))
 }
 
 fn shortly_before(now: SystemTime) -> FileTime {

@@ -46,7 +46,7 @@ pub mod parsers;
 pub use browse::{Browser, Listed, Reading, Unpinned};
 pub use check::{BadPack, Survey};
 pub use collect::{Collected, Collecting};
-pub use cut::{Cut, Cutting, Hold, LeftOut, Stage, Tell};
+pub use cut::{Cut, Cutting, Hold, LeftOut, Limits, Stage, Tell};
 pub use damage::Damage;
 pub use error::SnapshotError;
 pub use gate::Pin;

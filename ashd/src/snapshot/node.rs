@@ -6,7 +6,7 @@
 //! in a directory of many. A directory of one leaf is that leaf; of more, the list of them.
 
 use super::chunk::{ChunkId, ChunkRef, LARGEST};
-use crate::tree::dir::FileTime;
+use crate::tree::dir::{Attributes, FileTime};
 
 /// The most bytes of a leaf's entries after which it ends in any case.
 const LEAF: usize = 64 * 1024;
@@ -22,9 +22,6 @@ const LONGEST_NAME: usize = 255;
 #[error("it is no directory of a snapshot")]
 pub(super) struct NotNode;
 
-/// An extended attribute: its name and its value.
-pub(super) type Attribute = (Vec<u8>, Vec<u8>);
-
 /// One entry of a directory, without its name.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Entry {
@@ -33,7 +30,7 @@ pub(super) struct Entry {
     /// Time of the newest change of the content.
     pub(super) modified: FileTime,
     /// Extended attributes.
-    pub(super) attributes: Vec<Attribute>,
+    pub(super) attributes: Attributes,
     /// What it is.
     pub(super) what: What,
 }
@@ -86,6 +83,7 @@ const LINK: u8 = 2;
 const FIFO: u8 = 3;
 const GROUPED: u8 = 0x10;
 const ATTRIBUTED: u8 = 0x20;
+const CURTAILED: u8 = 0x40;
 
 const SINGLE: u8 = 0;
 const LEAVES: u8 = 1;
@@ -101,14 +99,16 @@ impl Entry {
             What::Fifo => (FIFO, None),
         };
         tag |= if group.is_some() { GROUPED } else { 0 };
-        tag |= if self.attributes.is_empty() { 0 } else { ATTRIBUTED };
+        let Attributes { all, more } = &self.attributes;
+        tag |= if all.is_empty() { 0 } else { ATTRIBUTED };
+        tag |= if *more { CURTAILED } else { 0 };
         out.push(tag);
         out.extend(self.mode.to_le_bytes());
         out.extend(self.modified.0.to_le_bytes());
         out.extend(self.modified.1.to_le_bytes());
-        if !self.attributes.is_empty() {
-            put_number(&mut out, self.attributes.len() as u64);
-            for (name, value) in &self.attributes {
+        if !all.is_empty() {
+            put_number(&mut out, all.len() as u64);
+            for (name, value) in all {
                 put_bytes(&mut out, name);
                 put_bytes(&mut out, value);
             }
@@ -127,10 +127,10 @@ impl Entry {
         let tag = byte(from)?;
         let mode = u16::from_le_bytes(fixed(from)?);
         let modified = (i64::from_le_bytes(fixed(from)?), u32::from_le_bytes(fixed(from)?));
-        let mut attributes = vec![];
+        let mut attributes = Attributes { all: vec![], more: tag & CURTAILED != 0 };
         if tag & ATTRIBUTED != 0 {
             for _ in 0..number(from)? {
-                attributes.push((bytes(from)?.to_vec(), bytes(from)?.to_vec()));
+                attributes.all.push((bytes(from)?.to_vec(), bytes(from)?.to_vec()));
             }
         }
         let what = match tag & 0x0f {
@@ -182,6 +182,11 @@ impl Content {
         }
         Ok(Content { size, group, extents })
     }
+}
+
+/// Whether an entry, encoded, has less attributes than what it was made of.
+pub(super) fn is_curtailed(entry: &[u8]) -> bool {
+    entry.first().is_some_and(|tag| tag & CURTAILED != 0)
 }
 
 /// Chunk references as bytes, 36 for each.
@@ -387,7 +392,8 @@ mod tests {
             text().prop_map(What::Link),
             Just(What::Fifo),
         ];
-        let attributes = proptest::collection::vec((text(), text()), 0..3);
+        let all = proptest::collection::vec((text(), text()), 0..3);
+        let attributes = (all, any::<bool>()).prop_map(|(all, more)| Attributes { all, more });
         (0..0o10000u16, any::<i64>(), 0..1_000_000_000u32, attributes, what).prop_map(
             |(mode, seconds, nanoseconds, attributes, what)| Entry {
                 mode,
@@ -405,6 +411,7 @@ mod tests {
         fn entries_come_back(entry in entry()) {
             let bytes = entry.encode();
             let mut rest = &bytes[..];
+            prop_assert_eq!(is_curtailed(&bytes), entry.attributes.more);
             prop_assert_eq!(Entry::decode(&mut rest), Ok(entry));
             prop_assert!(rest.is_empty());
         }
@@ -436,7 +443,12 @@ mod tests {
 
     #[test]
     fn names_that_lead_elsewhere_are_refused() {
-        let entry = Entry { mode: 0, modified: (0, 0), attributes: vec![], what: What::Fifo };
+        let entry = Entry {
+            mode: 0,
+            modified: (0, 0),
+            attributes: Attributes::default(),
+            what: What::Fifo,
+        };
         for bad in [&b".."[..], b".", b"", b"a/b", b"a\0", &[b'x'; 256]] {
             let mut leaves = Leaves::default();
             leaves.push(bad, &entry.encode());
@@ -446,7 +458,8 @@ mod tests {
 
     #[test]
     fn one_entry_more_changes_one_leaf() {
-        let entry = Entry { mode: 0o644, modified: (1, 2), attributes: vec![], what: What::Fifo };
+        let attributes = Attributes::default();
+        let entry = Entry { mode: 0o644, modified: (1, 2), attributes, what: What::Fifo };
         let leaves = |skip: u32| {
             let mut leaves = Leaves::default();
             for n in (0..20_000u32).filter(|n| *n != skip) {

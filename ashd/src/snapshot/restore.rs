@@ -411,7 +411,7 @@ fn write(
 }
 
 fn attributes(file: impl std::os::fd::AsFd, entry: &Entry) -> io::Result<()> {
-    entry.attributes.iter().try_for_each(|(name, value)| dir::set_attribute(&file, name, value))
+    entry.attributes.all.iter().try_for_each(|(name, value)| dir::set_attribute(&file, name, value))
 }
 
 fn name(bytes: &[u8]) -> io::Result<CString> {

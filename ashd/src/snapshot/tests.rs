@@ -19,6 +19,7 @@ use crate::domain::{Root, SessionId};
 
 mod damaged;
 mod held;
+mod limited;
 mod mapped;
 mod reading;
 
@@ -54,9 +55,13 @@ impl Place {
     }
 
     fn try_cut(&self, hold: &Hold<'_>) -> Result<Cut, SnapshotError> {
+        self.cut_within(Limits::default(), hold)
+    }
+
+    fn cut_within(&self, limits: Limits, hold: &Hold<'_>) -> Result<Cut, SnapshotError> {
         let paths = [self.live().join("workspace"), self.live().join("home")];
         let roots = [("workspace", paths[0].as_path()), ("home", paths[1].as_path())];
-        let cutting = Cutting { session: self.session, roots: &roots, cancel: &NEVER };
+        let cutting = Cutting { session: self.session, roots: &roots, cancel: &NEVER, limits };
         self.vault.cut(&cutting, hold, &|_| true)
     }
 
@@ -356,7 +361,8 @@ fn one_that_is_given_up_is_gone_on_with() {
     let paths = [place.live().join("workspace"), place.live().join("home")];
     let roots = [("workspace", paths[0].as_path()), ("home", paths[1].as_path())];
     let cancel = AtomicBool::new(false);
-    let cutting = Cutting { session: place.session, roots: &roots, cancel: &cancel };
+    let limits = Limits::default();
+    let cutting = Cutting { session: place.session, roots: &roots, cancel: &cancel, limits };
     let hold = || -> io::Result<Box<dyn Any>> {
         cancel.store(true, Ordering::SeqCst);
         nobody()

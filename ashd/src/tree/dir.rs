@@ -28,6 +28,10 @@ pub enum Kind {
     Other(&'static str),
 }
 
+/// The most bytes of the value of an extended attribute, and of the names of all of a file that the
+/// kernel lists.
+const LARGEST_ATTRIBUTES: usize = 64 * 1024;
+
 /// A point in time as files have it: seconds since 1970, and nanoseconds.
 pub type FileTime = (i64, u32);
 
@@ -268,27 +272,52 @@ pub fn finish(fd: impl AsFd, owner: u32, mode: u16, at: FileTime) -> io::Result<
     Ok(rustix::fs::futimens(&fd, &times(at))?)
 }
 
+/// Extended attributes.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Attributes {
+    /// Names and values, sorted by their names.
+    pub all: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Whether there are more than were asked for.
+    pub more: bool,
+}
+
 /// Extended attributes of what is open that its owner gave it: those whose names begin with
-/// `user.`. The others say something to this machine only, or are root's to give.
+/// `user.`. The others say something to this machine only, or are root's to give. Those that make
+/// more than so many bytes with the ones before them are left out.
 ///
 /// # Errors
-/// When the system fails. A file system without such attributes has none.
-pub fn attributes(fd: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+/// When the system fails, or they change meanwhile. A file system without such attributes has none.
+pub fn attributes(fd: impl AsFd, most: usize) -> io::Result<Attributes> {
+    let mut found = Attributes::default();
     // Most files have none.
     let length = match rustix::fs::flistxattr_query(&fd) {
-        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(vec![]),
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(found),
         other => other?,
     };
-    let mut names = vec![0; length];
-    let length = rustix::fs::flistxattr(&fd, &mut names[..])?;
-    names.truncate(length);
-    let names = names.split(|byte| *byte == 0).filter(|name| name.starts_with(b"user."));
-    names.map(|name| Ok((name.to_vec(), attribute(&fd, name)?))).collect()
+    let mut names = vec![0; length.min(LARGEST_ATTRIBUTES)];
+    let length = match rustix::fs::flistxattr(&fd, &mut names[..]) {
+        // Their names alone: nobody can ask for so many.
+        Err(Errno::TOOBIG) => return Ok(Attributes { more: true, ..found }),
+        length => length?,
+    };
+    let names = names[..length].split(|byte| *byte == 0);
+    let mut names: Vec<&[u8]> = names.filter(|name| name.starts_with(b"user.")).collect();
+    names.sort_unstable();
+    let mut left = most;
+    for name in names {
+        let value = attribute(&fd, name)?;
+        let Some(rest) = left.checked_sub(name.len() + value.len()) else {
+            found.more = true;
+            break;
+        };
+        left = rest;
+        found.all.push((name.to_vec(), value));
+    }
+    Ok(found)
 }
 
 fn attribute(fd: impl AsFd, name: &[u8]) -> io::Result<Vec<u8>> {
-    // The kernel takes no larger ones.
-    let mut value = vec![0; 64 * 1024];
+    let mut value = vec![0; LARGEST_ATTRIBUTES];
     let length = rustix::fs::fgetxattr(fd, name, &mut value[..])?;
     value.truncate(length);
     Ok(value)
@@ -305,4 +334,29 @@ pub fn set_attribute(fd: impl AsFd, name: &[u8], value: &[u8]) -> io::Result<()>
 fn times((seconds, nanoseconds): FileTime) -> Timestamps {
     let time = Timespec { tv_sec: seconds as _, tv_nsec: nanoseconds.into() };
     Timestamps { last_access: time, last_modification: time }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_read_up_to_a_bound() {
+        let file = tempfile::tempfile().unwrap();
+        if set_attribute(&file, b"user.b", b"22").is_err() {
+            println!("SKIP: the file system of temporary files has no attributes");
+            return;
+        }
+        set_attribute(&file, b"user.c", &[3; 1000]).unwrap();
+        set_attribute(&file, b"user.a", b"1").unwrap();
+        let bound = |most: usize| {
+            let found = attributes(&file, most).unwrap();
+            (found.all.into_iter().map(|(name, _)| name[5]).collect::<Vec<_>>(), found.more)
+        };
+        assert_eq!(bound(2000), (b"abc".to_vec(), false));
+        assert_eq!(bound(1000), (b"ab".to_vec(), true));
+        assert_eq!(bound(15), (b"ab".to_vec(), true));
+        assert_eq!(bound(14), (b"a".to_vec(), true));
+        assert_eq!(bound(0), (vec![], true));
+    }
 }

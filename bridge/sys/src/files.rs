@@ -106,7 +106,10 @@ mod tests {
         age(&file);
         mapping.store(0, 1);
         if modified() == std::time::UNIX_EPOCH {
-            println!("SKIP: the file system of {} tells of no stores", std::env::temp_dir().display());
+            println!(
+                "SKIP: the file system of {} tells of no stores",
+                std::env::temp_dir().display()
+            );
             return;
         }
         age(&file);

@@ -33,7 +33,8 @@ fn nodes_are_stored_when_the_agent_goes_on() {
     };
     let paths = [place.workspace(), place.live().join("home")];
     let roots = [("workspace", paths[0].as_path()), ("home", paths[1].as_path())];
-    let cutting = Cutting { session: place.session, roots: &roots, cancel: &NEVER };
+    let limits = Limits::default();
+    let cutting = Cutting { session: place.session, roots: &roots, cancel: &NEVER, limits };
     let cut = place.vault.cut(&cutting, &hold, &moves).unwrap();
     assert!(cut.held && !STORED.load(Ordering::SeqCst));
     assert_same(&place.live(), &place.restore(cut.root, "back"));
@@ -55,7 +56,8 @@ fn a_name_that_came_between_the_looks_is_found() {
     };
     let paths = [place.workspace(), place.live().join("home")];
     let roots = [("workspace", paths[0].as_path()), ("home", paths[1].as_path())];
-    let cutting = Cutting { session: place.session, roots: &roots, cancel: &NEVER };
+    let limits = Limits::default();
+    let cutting = Cutting { session: place.session, roots: &roots, cancel: &NEVER, limits };
     let cut = place.vault.cut(&cutting, &nobody, &moves).unwrap();
     assert!(cut.held);
     assert_same(&place.live(), &place.restore(cut.root, "back"));
