@@ -44,6 +44,7 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         | Refusal::InTheWay(_)
         | Refusal::Precondition(_)
         | Refusal::TooManyAttachments(_)
+        | Refusal::TooMuch(_)
         | Refusal::Ended => Error::WrongState(text),
         Refusal::Invalid(_)
         | Refusal::TooLarge(_)

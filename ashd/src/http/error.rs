@@ -121,6 +121,7 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         | Refusal::ReadOnly
         | Refusal::InTheWay(_)
         | Refusal::TooManyAttachments(_)
+        | Refusal::TooMuch(_)
         | Refusal::NameTaken
         | Refusal::LastCheckpoint
         | Refusal::NoObjectStore
@@ -240,6 +241,11 @@ mod tests {
             ),
             (Refusal::TooLarge(9), 413, "Request body is too large (at most 9 bytes)"),
             (Refusal::AttachmentTooLarge(9), 413, "Attachment too large (max 9 bytes)"),
+            (
+                Refusal::TooMuch("there are more than 9 files".into()),
+                409,
+                "The session's files cannot be saved: there are more than 9 files",
+            ),
             (Refusal::NoAttachment, 404, "Attachment not found"),
             (Refusal::Stalled, 408, "the body did not arrive in time"),
             (Refusal::Ended, 410, "Session has ended — create a new session"),

@@ -317,6 +317,9 @@ pub enum Refusal {
     /// The session has as many attachments as it may have; how many that is.
     #[error("The session has {0} attachments, and may have no more; delete some")]
     TooManyAttachments(u32),
+    /// There is more of the session's files than a point can have.
+    #[error("The session's files cannot be saved: {0}")]
+    TooMuch(String),
     /// No such file in the session's workspace.
     #[error("File not found")]
     NoFile,

@@ -365,6 +365,10 @@ pub(super) fn unkept(session: SessionId, error: SnapshotError) -> Refusal {
             Refusal::Damaged { how: error.to_string(), whole: None }
         }
         SnapshotError::Cancelled => Refusal::ShuttingDown,
+        error @ (SnapshotError::TooMany(_) | SnapshotError::TooLong(_)) => {
+            tracing::warn!(ash_session = %session, %error, "a session's files were not saved");
+            Refusal::TooMuch(error.to_string())
+        }
         error => {
             tracing::error!(ash_session = %session, %error, "the snapshot store failed");
             internal("the session's files could not be saved or brought back")

@@ -18,6 +18,7 @@ use std::{fmt, io};
 use super::assemble::Assembled;
 use super::error::shown;
 use super::gate::Pin;
+use super::limits::Limits;
 use super::look::Look;
 use super::scan::Scan;
 use super::vault::{Stash, Vault};
@@ -35,22 +36,8 @@ pub struct Cutting<'a> {
     pub roots: &'a [(&'a str, &'a Path)],
     /// Set when the cut is to be given up. What was read till then is not read again by the next.
     pub cancel: &'a AtomicBool,
-    /// How much is kept.
+    /// How much there may be.
     pub limits: Limits,
-}
-
-/// How much of files a point has.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// The most bytes of a file's or a directory's extended attributes; what is more is left out.
-    pub attributes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        // The largest that there is, and as much again.
-        Limits { attributes: 128 * 1024 }
-    }
 }
 
 /// Stops whoever changes the files, until what is returned is dropped.
@@ -120,8 +107,8 @@ impl Vault {
     /// before the moment until it has passed.
     ///
     /// # Errors
-    /// [`SnapshotError::Cancelled`], [`SnapshotError::Full`], and when files cannot be read or the
-    /// store cannot be written.
+    /// [`SnapshotError::Cancelled`], [`SnapshotError::Full`], [`SnapshotError::TooMany`],
+    /// [`SnapshotError::TooLong`], and when files cannot be read or the store cannot be written.
     pub fn cut(
         &self,
         cutting: &Cutting<'_>,
@@ -162,6 +149,10 @@ impl Vault {
             new.append(&mut all.new);
         }
         let root = done.as_ref().ok().map(|all| all.root);
+        // Of a cut that failed nothing goes: what is known would become more with each of them.
+        if root.is_none() && (scan.files.len() + new.len()) as u64 > cutting.limits.entries {
+            new.clear();
+        }
         let logged = match new.is_empty() && root == scan.root {
             true => 0,
             false => scan.save(&path, root, new)?,

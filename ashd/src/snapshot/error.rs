@@ -25,6 +25,15 @@ pub enum SnapshotError {
     /// The agent does not stand still.
     #[error("the files keep changing")]
     Restless,
+    /// There are more files than a point can have; the most.
+    #[error("there are more than {0} files, directories and links; remove some of them")]
+    TooMany(u64),
+    /// What would have to be noted of files is more than a point can have; the most MiB.
+    #[error(
+        "paths, links and attributes of the files are more than {0} MiB; \
+         remove some of them, or give them shorter names"
+    )]
+    TooLong(u64),
     /// The agent's files cannot be read or written.
     #[error("{path}: {error}")]
     Files {

@@ -4,6 +4,8 @@
 //! names; the second compares, and while the agent stands still for it does nothing else but read
 //! what has moved. What they found is put together behind it: see [`assemble`](super::assemble).
 
+mod first;
+
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::io;
@@ -13,11 +15,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ash_sys::files::tell_of_stores;
+use first::First;
 
 use super::assemble::Assembly;
 use super::crew::{Queue, Task, Todo, joined, work};
 use super::cut::{Cutting, Hold, Stage, Tell};
 use super::groups::Groups;
+use super::limits::Tally;
 use super::node::{Entry, What};
 use super::read::{self, Source};
 use super::scan::{Files, Known, Mark};
@@ -41,6 +45,8 @@ pub(super) struct Look<'a, 'v> {
     /// Directories at the first look.
     first: HashMap<Vec<u8>, Listing<'a>>,
     groups: Groups,
+    /// What the look under way has met.
+    tally: Tally,
     /// Whether there is anything whose times do not tell.
     is_unsure: bool,
     pub(super) held: bool,
@@ -126,6 +132,7 @@ impl<'a, 'v> Look<'a, 'v> {
             read: HashMap::new(),
             first: HashMap::new(),
             groups: Groups::default(),
+            tally: Tally::new(cutting.limits),
             is_unsure: false,
             held: false,
         }
@@ -176,6 +183,7 @@ impl<'a, 'v> Look<'a, 'v> {
 
     /// Looks again; what has moved is read if the agent stands still.
     fn second(&mut self) -> Result<Moments<'a>, Halt> {
+        self.tally = Tally::new(self.cutting.limits);
         let (moments, found) = Default::default();
         let second = Second { look: self, moments: Mutex::new(moments), found: Mutex::new(found) };
         let done = work(self.roots()?, |todo, queue| second.see_to(todo, queue));
@@ -210,8 +218,10 @@ impl<'a, 'v> Look<'a, 'v> {
         self.cutting.roots.iter().map(todo).collect()
     }
 
-    fn is_cancelled(&self) -> bool {
-        self.cutting.cancel.load(Ordering::Relaxed)
+    /// What a directory holds, counted.
+    fn names(&self, dir: &Dir) -> io::Result<Result<Vec<CString>, SnapshotError>> {
+        let names = dir.some_names(self.tally.room())?;
+        Ok(self.tally.entries(names.len()).map(|()| names))
     }
 
     /// What was stored for a file, if it is still what it was then.
@@ -256,103 +266,8 @@ impl<'a, 'v> Look<'a, 'v> {
         }
         let what = What::File(content);
         let entry = Entry { mode: stat.mode, modified: stat.modified, attributes, what }.encode();
+        self.tally.bytes(entry.len())?;
         Ok(Some(Known { mark, entry }))
-    }
-}
-
-/// The first look.
-struct First<'l, 'a, 'v> {
-    look: &'l Look<'a, 'v>,
-    listings: Mutex<HashMap<Vec<u8>, Listing<'a>>>,
-    found: Mutex<Vec<Found>>,
-}
-
-impl<'a> First<'_, 'a, '_> {
-    fn see_to(&self, todo: Todo, queue: &Queue) -> Result<(), SnapshotError> {
-        check_cancelled(self.look.cutting.cancel)?;
-        let path = todo.path.clone();
-        let done = match todo.task {
-            Task::Look(depth) => self.dir(todo, depth, queue).map(|()| None),
-            Task::Read => self.file(todo, queue),
-        };
-        match done {
-            // It is gone, or something else, by now: the second look will tell.
-            Err(error) if is_moved(&error) => Ok(()),
-            Err(error) => Err(SnapshotError::at(&path, error)),
-            Ok(None) => Ok(()),
-            Ok(Some(file)) => {
-                let found = self.look.read(&path, &file)?;
-                self.found.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
-                Ok(())
-            }
-        }
-    }
-
-    fn dir(&self, todo: Todo, depth: usize, queue: &Queue) -> io::Result<()> {
-        let dir = todo.dir.dir(&todo.name)?;
-        let since = shortly_before(SystemTime::now());
-        let own = dir.own_stat()?;
-        let is_settled = own.changed < since;
-        let todo = match is_settled {
-            true => todo,
-            false => match queue.put_off(todo) {
-                None => return Ok(()),
-                Some(todo) => todo,
-            },
-        };
-        let dir = Arc::new(dir);
-        let (mut names, mut more) = (vec![], vec![]);
-        for name in dir.names()? {
-            if self.look.is_cancelled() {
-                return Ok(());
-            }
-            let path = joined(&todo.path, &name);
-            let (known, task) = match self.entry(&dir, &name, &path) {
-                Err(error) if is_moved(&error) => (None, None),
-                entry => entry?,
-            };
-            let task = task.filter(|task| *task == Task::Read || depth < DEEPEST);
-            more.extend(task.map(|task| {
-                let task = if task == Task::Read { task } else { Task::Look(depth + 1) };
-                Todo { dir: dir.clone(), name: name.clone(), path, task }
-            }));
-            names.push((name, known));
-        }
-        queue.add(more);
-        let listing = Listing { mark: Mark::of(&own), is_settled, names: Arc::new(names) };
-        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-        listings.insert(todo.path, listing);
-        Ok(())
-    }
-
-    /// What is known of an entry, and what has to be done with it.
-    fn entry(
-        &self,
-        dir: &Dir,
-        name: &CStr,
-        path: &[u8],
-    ) -> io::Result<(Option<&'a Known>, Option<Task>)> {
-        let stat = dir.stat(name)?;
-        Ok(match (stat.kind, self.look.known(path, &stat)) {
-            (Kind::Dir, _) => (None, Some(Task::Look(0))),
-            (Kind::File, Some(known)) if stat.names > 1 => {
-                let met = Met { known: known.clone(), is_sure: true, is_new: false };
-                let found = Found { path: path.to_vec(), stat, met };
-                self.found.lock().unwrap_or_else(PoisonError::into_inner).push(found);
-                (None, None)
-            }
-            (Kind::File, Some(known)) => (Some(known), None),
-            (Kind::File, None) => (None, Some(Task::Read)),
-            _ => (None, None),
-        })
-    }
-
-    /// Opens a file that is to be read now.
-    fn file(&self, todo: Todo, queue: &Queue) -> io::Result<Option<std::fs::File>> {
-        let file = todo.dir.file(&todo.name)?;
-        let is_young = stat_of(&file)?.changed >= shortly_before(SystemTime::now());
-        let is_put_off = is_young && queue.put_off(todo).is_none();
-        Ok((!is_put_off).then_some(file))
     }
 }
 
@@ -382,8 +297,11 @@ impl<'a> Second<'_, 'a, '_> {
             return Err(Halt::Moved);
         }
         let names = match same.filter(|listing| listing.is_settled) {
-            Some(listing) => listing.names.clone(),
-            None => self.names(&dir, &todo.path).map_err(halt)?,
+            Some(listing) => {
+                self.look.tally.entries(listing.names.len())?;
+                listing.names.clone()
+            }
+            None => self.names(&dir, &todo.path)?,
         };
         let (mut seen, mut more) = (Vec::with_capacity(names.len()), vec![]);
         for (name, known) in &*names {
@@ -401,17 +319,19 @@ impl<'a> Second<'_, 'a, '_> {
         if !self.look.held && Mark::of(&dir.own_stat().map_err(halt)?) != Mark::of(&own) {
             return Err(Halt::Moved);
         }
+        self.look.tally.bytes(todo.path.len() + noted_of(&attributes))?;
         let moment = Moment { own, attributes, names, seen };
         self.moments.lock().unwrap_or_else(PoisonError::into_inner).insert(todo.path, moment);
         Ok(())
     }
 
-    fn names(&self, dir: &Dir, path: &[u8]) -> io::Result<Arc<Names<'a>>> {
+    fn names(&self, dir: &Dir, path: &[u8]) -> Result<Arc<Names<'a>>, Halt> {
         let known = |name: CString| {
             let known = self.look.before.get(&joined(path, &name));
             (name, known)
         };
-        Ok(Arc::new(dir.names()?.into_iter().map(known).collect()))
+        let names = self.look.names(dir).map_err(|error| self.halt(path, error))??;
+        Ok(Arc::new(names.into_iter().map(known).collect()))
     }
 
     /// What an entry is, and what has to be done with it.
@@ -443,8 +363,9 @@ impl<'a> Second<'_, 'a, '_> {
             Kind::Other(what) => return Ok((Seen::LeftOut(what), None)),
         };
         let (mode, modified) = (stat.mode, stat.modified);
-        let entry = Entry { mode, modified, attributes: Attributes::default(), what };
-        Ok((Seen::Small(entry.encode()), None))
+        let entry = Entry { mode, modified, attributes: Attributes::default(), what }.encode();
+        self.look.tally.bytes(entry.len())?;
+        Ok((Seen::Small(entry), None))
     }
 
     /// Reads a file while the agent stands still.
@@ -456,11 +377,22 @@ impl<'a> Second<'_, 'a, '_> {
     }
 
     fn halt(&self, path: &[u8], error: io::Error) -> Halt {
-        match is_moved(&error) && !self.look.held {
-            true => Halt::Moved,
-            false => Halt::Failed(SnapshotError::at(path, error)),
+        match self.look.held {
+            true => Halt::Failed(SnapshotError::at(path, error)),
+            false => halt(path, error),
         }
     }
+}
+
+fn halt(path: &[u8], error: io::Error) -> Halt {
+    match is_moved(&error) {
+        true => Halt::Moved,
+        false => Halt::Failed(SnapshotError::at(path, error)),
+    }
+}
+
+fn noted_of(attributes: &Attributes) -> usize {
+    attributes.all.iter().map(|(name, value)| name.len() + value.len()).sum()
 }
 
 /// Tells that this is the moment.

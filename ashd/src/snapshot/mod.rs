@@ -24,6 +24,7 @@ mod error;
 mod vault;
 
 mod cut;
+mod limits;
 mod look;
 
 mod assemble;
@@ -46,10 +47,11 @@ pub mod parsers;
 pub use browse::{Browser, Listed, Reading, Unpinned};
 pub use check::{BadPack, Survey};
 pub use collect::{Collected, Collecting};
-pub use cut::{Cut, Cutting, Hold, LeftOut, Limits, Stage, Tell};
+pub use cut::{Cut, Cutting, Hold, LeftOut, Stage, Tell};
 pub use damage::Damage;
 pub use error::SnapshotError;
 pub use gate::Pin;
+pub use limits::Limits;
 pub use restore::{Donor, Restored, Restoring};
 pub use travel::{Arriving, LARGEST_PACK};
 pub use vault::Vault;

@@ -340,7 +340,11 @@ fn a_tree_that_moves_is_held() {
         while rounds.load(Ordering::SeqCst) < 100 {
             std::thread::yield_now();
         }
-        let cut = place.try_cut(&hold);
+        // Nothing moves while others have the processors; that is a moment as well.
+        let mut cut = place.try_cut(&hold);
+        while cut.as_ref().is_ok_and(|cut| !cut.held) {
+            cut = place.try_cut(&hold);
+        }
         stop.store(true, Ordering::SeqCst);
         cut.unwrap()
     });

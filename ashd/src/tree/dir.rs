@@ -90,7 +90,16 @@ impl Dir {
     /// # Errors
     /// When the system fails.
     pub fn names(&self) -> io::Result<Vec<CString>> {
-        let mut names = walk::names(self.as_fd(), u64::MAX - 1)?;
+        self.some_names(u64::MAX - 1)
+    }
+
+    /// The names in it, sorted by their bytes; when there are more than `most`, any of them, and one
+    /// more than that.
+    ///
+    /// # Errors
+    /// When the system fails.
+    pub fn some_names(&self, most: u64) -> io::Result<Vec<CString>> {
+        let mut names = walk::names(self.as_fd(), most)?;
         names.sort_unstable();
         Ok(names)
     }

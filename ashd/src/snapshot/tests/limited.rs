@@ -18,7 +18,7 @@ fn attributes_that_are_too_many_are_left_out_and_said() {
             return;
         }
     }
-    let limits = Limits { attributes: 500 };
+    let limits = Limits { attributes: 500, ..Limits::default() };
     // Also when nothing is read any more.
     loop {
         let cut = place.cut_within(limits, &nobody).unwrap();
@@ -35,4 +35,90 @@ fn attributes_that_are_too_many_are_left_out_and_said() {
             return;
         }
     }
+}
+
+#[test]
+fn more_entries_than_a_point_can_have_are_refused_until_there_are_less() {
+    let place = Place::new();
+    let many = place.workspace().join("many");
+    fs::create_dir(&many).unwrap();
+    for n in 0..60 {
+        fs::write(many.join(n.to_string()), "").unwrap();
+    }
+    fs::write(place.workspace().join("kept"), "kept").unwrap();
+    settle(&place.workspace());
+    // What is looked at twice is counted once.
+    let limits = |entries| Limits { entries, ..Limits::default() };
+    let cut = place.cut_within(limits(62), &nobody).unwrap();
+    assert_eq!(cut.files, 62);
+    for _ in 0..3 {
+        let refused = place.cut_within(limits(61), &nobody).err().unwrap();
+        assert!(matches!(refused, SnapshotError::TooMany(61)), "{refused}");
+    }
+    // Also when they come too late for the first look.
+    let late = |_| {
+        for n in 60..90 {
+            fs::write(many.join(n.to_string()), "").unwrap();
+        }
+        true
+    };
+    let paths = [place.workspace(), place.live().join("home")];
+    let roots = [("workspace", paths[0].as_path()), ("home", paths[1].as_path())];
+    let limits = limits(70);
+    let cutting = Cutting { session: place.session, roots: &roots, cancel: &NEVER, limits };
+    let refused = place.vault.cut(&cutting, &nobody, &late).err().unwrap();
+    assert!(matches!(refused, SnapshotError::TooMany(70)), "{refused}");
+    fs::remove_dir_all(&many).unwrap();
+    let cut = place.cut_within(limits, &nobody).unwrap();
+    assert_same(&place.live(), &place.restore(cut.root, "back"));
+}
+
+#[test]
+fn what_cuts_that_fail_have_read_does_not_add_up() {
+    let place = Place::new();
+    let scan = place.dir.path().join("store/default/scans").join(place.session.to_string());
+    // Enough for all paths, and for half of what is read.
+    let limits = Limits { entries: 100, bytes: 1_700, ..Limits::default() };
+    for round in 0..20 {
+        let dir = place.workspace().join("dir");
+        fs::create_dir(&dir).unwrap();
+        for n in 0..60 {
+            fs::write(dir.join(format!("{round:02}-{n:02}")), "").unwrap();
+        }
+        // Until their times tell, so that what is read is kept.
+        std::thread::sleep(Duration::from_millis(25));
+        let refused = place.cut_within(limits, &nobody).err().unwrap();
+        assert!(matches!(refused, SnapshotError::TooLong(_)), "{refused}");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+    let size = fs::metadata(&scan).unwrap().len();
+    assert!(size < 100 * 120, "{size}");
+}
+
+#[test]
+fn more_than_can_be_noted_of_files_is_refused() {
+    let place = Place::new();
+    let limits = Limits { bytes: 20_000, ..Limits::default() };
+    place.cut_within(limits, &nobody).unwrap();
+    let too_long = |what: &str| {
+        let refused = place.cut_within(limits, &nobody).err().unwrap();
+        assert!(matches!(refused, SnapshotError::TooLong(_)), "{what}: {refused}");
+    };
+    for n in 0..10 {
+        symlink("t".repeat(4000), place.workspace().join(n.to_string())).unwrap();
+    }
+    too_long("links");
+    for n in 0..10 {
+        fs::remove_file(place.workspace().join(n.to_string())).unwrap();
+    }
+    place.cut_within(limits, &nobody).unwrap();
+    let mut deep = place.workspace();
+    for _ in 0..15 {
+        deep.push("d".repeat(200));
+    }
+    fs::create_dir_all(&deep).unwrap();
+    too_long("paths");
+    fs::remove_dir_all(place.workspace().join("d".repeat(200))).unwrap();
+    let cut = place.cut_within(limits, &nobody).unwrap();
+    assert_same(&place.live(), &place.restore(cut.root, "back"));
 }
