@@ -11,6 +11,7 @@ use crate::domain::{
     Point, SandboxId, Session, SessionChange, SessionId, Status, Timestamp, Which,
 };
 use crate::fault;
+use crate::snapshot::Pin;
 use crate::store::{Commit, Copying};
 use crate::telemetry::message;
 
@@ -48,6 +49,9 @@ impl Service {
         if !agent.is_dir() {
             return Err(Refusal::NoAgentNamed(parent.agent));
         }
+        // From before the point is looked up until the fork has it as its own: its session may be
+        // purged meanwhile.
+        let pin = self.pinned(&parent.tenant, id).await?;
         let point = match from {
             Some(which) => self.point(caller, id, which).await?,
             None if parent.status == Status::Ended => {
@@ -59,7 +63,7 @@ impl Service {
         let slot = self.shared.take_slot()?;
         let child = draft(&parent, &point, slot);
         let _making = self.shared.making.begin(child.id, slot);
-        let made = self.make_fork(&child, &point).await;
+        let made = self.make_fork(&child, &point, &pin).await;
         if made.is_err() {
             self.undo_fork(&child).await;
         }
@@ -67,8 +71,13 @@ impl Service {
     }
 
     /// The row first, as one that is being made: what a daemon leaves that is killed from here on
-    /// is found by it.
-    async fn make_fork(&self, child: &Session, point: &Point) -> Result<Arc<SessionView>> {
+    /// is found by it. The point's content stays as long as the vault is pinned.
+    async fn make_fork(
+        &self,
+        child: &Session,
+        point: &Point,
+        _pin: &Pin,
+    ) -> Result<Arc<SessionView>> {
         let store = &self.shared.store;
         store.create_session(child.clone(), vec![]).await?;
         fault::point("fork.begun");

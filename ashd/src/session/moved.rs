@@ -175,8 +175,8 @@ impl Service {
         }
     }
 
-    /// Keeps what is brought here from being collected before a point needs it.
-    async fn pinned(&self, tenant: &Tenant, id: SessionId) -> Result<Pin> {
+    /// Keeps what is here of a tenant from being collected before a point needs it.
+    pub(super) async fn pinned(&self, tenant: &Tenant, id: SessionId) -> Result<Pin> {
         let (snapshots, owned) = (self.shared.snapshots.clone(), tenant.clone());
         let pin = move || Ok(snapshots.vault(&owned)?.pin());
         let pin = spawn_blocking(pin).await.unwrap_or(Err(SnapshotError::Cancelled));
