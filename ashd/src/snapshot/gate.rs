@@ -1,7 +1,11 @@
 //! Who may be in a vault at a time: many who save and bring back, or one who collects.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// How often whoever waits to enter looks whether that is given up.
+const LOOK: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default)]
 struct State {
@@ -32,6 +36,20 @@ impl Gate {
         let free = self.0.1.wait_while(state, |state| state.collecting);
         free.unwrap_or_else(PoisonError::into_inner).users += 1;
         Pin(self.clone())
+    }
+
+    /// Waits until nobody collects, or until that is given up; `None` then.
+    pub(super) fn enter_unless(&self, cancel: &AtomicBool) -> Option<Pin> {
+        let mut state = self.state();
+        while state.collecting {
+            if cancel.load(Ordering::Relaxed) {
+                return None;
+            }
+            let waited = self.0.1.wait_timeout(state, LOOK);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.users += 1;
+        Some(Pin(self.clone()))
     }
 
     /// Waits until nobody is in the vault, at most for `patience`. Nobody who comes meanwhile is
@@ -87,5 +105,22 @@ mod tests {
         drop(alone);
         late.join().unwrap();
         assert!(gate.alone(Duration::from_secs(10)).is_some());
+    }
+
+    #[test]
+    fn whoever_gives_up_does_not_wait_for_who_collects() {
+        let (gate, cancel) = (Gate::default(), AtomicBool::new(false));
+        let alone = gate.alone(Duration::ZERO).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| gate.enter_unless(&cancel).is_none());
+            cancel.store(true, Ordering::Relaxed);
+            assert!(waiting.join().unwrap());
+        });
+        drop(alone);
+        // Whoever need not wait is let in.
+        let pin = gate.enter_unless(&cancel).unwrap();
+        assert!(gate.alone(Duration::ZERO).is_none());
+        drop(pin);
+        assert!(gate.alone(Duration::ZERO).is_some());
     }
 }

@@ -378,6 +378,15 @@ fn one_that_is_given_up_is_gone_on_with() {
 }
 
 #[test]
+fn one_that_is_given_up_does_not_wait_for_who_collects() {
+    let place = Place::new();
+    let _alone = place.vault.gate.alone(Duration::ZERO).unwrap();
+    let (roots, cancel, limits) = ([], AtomicBool::new(true), Limits::default());
+    let cutting = Cutting { session: place.session, roots: &roots, cancel: &cancel, limits };
+    assert!(matches!(place.vault.cut(&cutting, &nobody, &|_| true), Err(SnapshotError::Cancelled)));
+}
+
+#[test]
 fn damage_is_told_and_leaves_nothing() {
     let place = Place::new();
     furnish(&place.workspace());
