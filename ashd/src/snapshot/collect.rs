@@ -271,8 +271,10 @@ impl Vault {
 
     fn drop_pack(&self, name: Uuid) -> Result<(), SnapshotError> {
         self.index().forget(name)?;
+        let removed = std::fs::remove_file(pack::path(&self.packs(), name));
+        // Behind that nobody opens it any more: its room is given back.
         self.close(name);
-        Ok(std::fs::remove_file(pack::path(&self.packs(), name))?)
+        Ok(removed?)
     }
 }
 

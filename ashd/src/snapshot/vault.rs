@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::chunk::{self, ChunkId, ChunkRef, LARGEST};
 use super::damage::{self, Notes};
 use super::gate::Gate;
-use super::index::Index;
+use super::index::{Index, Place};
 use super::node::{Content, Data, Node};
 use super::pack::{self, Writing};
 use super::{SnapshotError, private};
@@ -109,6 +109,26 @@ impl Vault {
     /// Reads a chunk and checks that it is what was saved.
     pub(super) fn chunk(&self, id: ChunkId) -> Result<Vec<u8>, SnapshotError> {
         let place = self.index().find(id)?;
+        self.chunk_from(id, place)
+    }
+
+    /// Reads a chunk that was in this place a moment ago. Whoever reads without a pin can be overtaken
+    /// by whoever collects: then it is in another one by now.
+    pub(super) fn chunk_from(
+        &self,
+        id: ChunkId,
+        place: Option<Place>,
+    ) -> Result<Vec<u8>, SnapshotError> {
+        match self.chunk_at(id, place) {
+            Err(error @ SnapshotError::Damaged { .. }) => match self.index().find(id)? {
+                now if now == place => Err(error),
+                now => self.chunk_at(id, now),
+            },
+            read => read,
+        }
+    }
+
+    fn chunk_at(&self, id: ChunkId, place: Option<Place>) -> Result<Vec<u8>, SnapshotError> {
         let missing = |how| SnapshotError::Damaged { what: format!("chunk {id:?}"), how };
         let place = place.ok_or_else(|| missing("it is missing"))?;
         let packed = self.pack(place.pack).and_then(|file| pack::read(&file, &place.row));
@@ -138,7 +158,7 @@ impl Vault {
         Ok(file)
     }
 
-    /// Lets go of a pack that is about to be removed.
+    /// Lets go of a pack that is not what it was, or is removed.
     pub(super) fn close(&self, name: Uuid) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
     }

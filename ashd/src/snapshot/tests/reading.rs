@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::snapshot::chunk::SIZES;
+use crate::snapshot::chunk::{ChunkId, SIZES};
 use crate::snapshot::read::{Source, content};
 use crate::snapshot::vault::Stash;
 use crate::tree::dir::stat_of;
@@ -21,4 +21,25 @@ fn a_removed_file_is_not_read_to_its_end() {
 
     fs::remove_file(&path).unwrap();
     assert!(content(&source, &stash, &NEVER).unwrap().is_none());
+}
+
+#[test]
+fn what_is_moved_while_it_is_read_is_found_again() {
+    let place = Place::new();
+    // In a pack most of which is needed no more.
+    fs::write(place.workspace().join("gone"), noise(1, 2_000_000)).unwrap();
+    fs::write(place.workspace().join("kept"), noise(2, 10_000)).unwrap();
+    drop(place.cut());
+    fs::remove_file(place.workspace().join("gone")).unwrap();
+    let root = place.cut().root;
+    let id = ChunkId::of(&noise(2, 10_000));
+    let find = || place.vault.index().find(id).unwrap();
+    let before = find();
+    let how = Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
+    place.vault.collect(&how, || Ok::<_, SnapshotError>(vec![root])).unwrap().unwrap();
+    assert_ne!(find(), before);
+    assert_eq!(place.vault.chunk_from(id, before).unwrap(), noise(2, 10_000));
+    // What is nowhere is missing, wherever it was.
+    let nowhere = place.vault.chunk_from(ChunkId([7; 32]), before);
+    assert!(matches!(nowhere, Err(SnapshotError::Damaged { .. })));
 }
