@@ -9,6 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -49,6 +51,34 @@ pub(super) struct Known {
 /// Damage by the hexadecimal roots of points.
 pub(super) type Notes = BTreeMap<String, Known>;
 
+/// How many points are known to be damaged, of one vault and of all. For those who must not wait: what
+/// is known is kept from changing while it is written.
+pub(super) struct Count {
+    own: AtomicU64,
+    all: Arc<AtomicU64>,
+}
+
+impl Count {
+    pub(super) fn new(all: &Arc<AtomicU64>, notes: &Notes) -> Count {
+        let count = Count { own: AtomicU64::new(0), all: all.clone() };
+        count.set(notes.len());
+        count
+    }
+
+    fn set(&self, now: usize) {
+        let now = now as u64;
+        let before = self.own.swap(now, Ordering::Relaxed);
+        // Less than before wraps around, and comes out right.
+        self.all.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// What is not collected, and for the sake of which points.
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct Held {
@@ -66,7 +96,7 @@ impl Vault {
 
     /// How many points are known to be damaged.
     pub fn damaged(&self) -> u64 {
-        self.notes().len() as u64
+        self.count.own.load(Ordering::Relaxed)
     }
 
     /// Notes what was found of points. Only a deep look takes back what a deep look has found. Returns
@@ -92,6 +122,7 @@ impl Vault {
         if new != *notes {
             write(&self.beside("damage"), &new)?;
             *notes = new;
+            self.count.set(notes.len());
         }
         Ok(more)
     }
@@ -102,6 +133,7 @@ impl Vault {
         let mut notes = self.notes();
         let before = notes.len();
         notes.retain(|root, _| points.contains(root));
+        self.count.set(notes.len());
         match notes.len() == before {
             true => Ok(()),
             false => write(&self.beside("damage"), &*notes),

@@ -60,6 +60,7 @@ use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -73,6 +74,8 @@ pub struct Snapshots(Arc<Inner>);
 struct Inner {
     dir: PathBuf,
     vaults: Mutex<HashMap<Tenant, Arc<Vault>>>,
+    /// Points of vaults that are open and known to be damaged.
+    damaged: Arc<AtomicU64>,
 }
 
 impl Snapshots {
@@ -82,7 +85,8 @@ impl Snapshots {
     /// When the directory cannot be made.
     pub fn open(dir: &Path) -> Result<Snapshots, SnapshotError> {
         private(dir)?;
-        Ok(Snapshots(Arc::new(Inner { dir: dir.to_owned(), vaults: Mutex::default() })))
+        let (dir, vaults, damaged) = (dir.to_owned(), Mutex::default(), Arc::default());
+        Ok(Snapshots(Arc::new(Inner { dir, vaults, damaged })))
     }
 
     /// The vault of a tenant, which is made when there is none.
@@ -113,7 +117,7 @@ impl Snapshots {
         if let Some(vault) = vaults.get(tenant) {
             return Ok(vault.clone());
         }
-        let vault = Arc::new(Vault::open(&self.0.dir.join(tenant.as_str()))?);
+        let vault = Arc::new(Vault::open(&self.0.dir.join(tenant.as_str()), &self.0.damaged)?);
         vaults.insert(tenant.clone(), vault.clone());
         Ok(vault)
     }
@@ -145,9 +149,9 @@ impl Snapshots {
         remove_all(&self.0.dir, &gone).map_err(store)
     }
 
-    /// How many points of vaults that are open are known to be damaged.
+    /// How many points of vaults that are open are known to be damaged. Waits for nobody.
     pub fn damaged(&self) -> u64 {
-        self.lock().values().map(|vault| vault.damaged()).sum()
+        self.0.damaged.load(Ordering::Relaxed)
     }
 
     /// Every tenant that has a vault.

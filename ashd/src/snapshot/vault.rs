@@ -3,12 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
 use super::chunk::{self, ChunkId, ChunkRef, LARGEST};
-use super::damage::{self, Notes};
+use super::damage::{self, Count, Notes};
 use super::gate::Gate;
 use super::index::{Index, Place};
 use super::node::{Content, Data, Node};
@@ -29,10 +30,12 @@ pub struct Vault {
     index: Mutex<Index>,
     open: Mutex<HashMap<Uuid, Arc<File>>>,
     notes: Mutex<Notes>,
+    pub(super) count: Count,
 }
 
 impl Vault {
-    pub(super) fn open(dir: &Path) -> Result<Vault, SnapshotError> {
+    /// Opens a vault; what is damaged is added to what is in others.
+    pub(super) fn open(dir: &Path, damaged: &Arc<AtomicU64>) -> Result<Vault, SnapshotError> {
         for part in ["packs", "scans"] {
             private(&dir.join(part))?;
         }
@@ -44,8 +47,9 @@ impl Vault {
         }
         let (index, lost) = Index::open(&dir.join("index.db"), &dir.join("packs"))?;
         let (gate, open, notes) = (Gate::default(), Mutex::default(), damage::load(dir));
+        let count = Count::new(damaged, &notes);
         let (dir, index, notes) = (dir.to_owned(), Mutex::new(index), Mutex::new(notes));
-        let vault = Vault { dir, gate, index, open, notes };
+        let vault = Vault { dir, gate, index, open, notes, count };
         if lost {
             // What was in there counts as stored no more.
             vault.forget_all()?;

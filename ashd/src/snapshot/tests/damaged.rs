@@ -155,3 +155,27 @@ fn the_newest_whole_point_is_found() {
     // Whoever needs it finds out as well.
     assert!(matches!(place.try_restore(third, "back", false), Err(SnapshotError::Damaged { .. })));
 }
+
+#[test]
+fn whoever_counts_damage_waits_for_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::open(dir.path()).unwrap();
+    let tenants = ["one", "two"].map(|name| name.parse::<Tenant>().unwrap());
+    let vaults = tenants.each_ref().map(|tenant| snapshots.vault(tenant).unwrap());
+    let lost = |n| Damage { root: Root([n; 32]), path: String::new(), how: "gone".to_owned() };
+    vaults[0].note(&[], &[lost(1), lost(2)], false).unwrap();
+    vaults[1].note(&[], &[lost(3)], false).unwrap();
+    {
+        // What is held while something is written, and while a vault is opened.
+        let (_noting, _opening) = (vaults[0].notes(), snapshots.lock());
+        assert_eq!((snapshots.damaged(), vaults[0].damaged()), (3, 2));
+    }
+    vaults[0].keep_notes_of(&[Root([2; 32])]).unwrap();
+    assert_eq!((snapshots.damaged(), vaults[0].damaged()), (2, 1));
+    drop(vaults);
+    snapshots.remove(&tenants[1], Duration::ZERO).unwrap();
+    assert_eq!(snapshots.damaged(), 1);
+    let again = Snapshots::open(dir.path()).unwrap();
+    again.vault(&tenants[0]).unwrap();
+    assert_eq!(again.damaged(), 1);
+}
