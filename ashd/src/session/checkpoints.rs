@@ -101,6 +101,8 @@ impl Service {
         if is_last || session.restore == Some(point.id) {
             return Err(Refusal::LastCheckpoint);
         }
+        // Files that were built from it may need it until they are on the disk.
+        self.shared.sync_files(id).await?;
         self.shared.store.remove_point(id, point.id).await?;
         Ok(())
     }

@@ -9,6 +9,8 @@ use crate::sandbox::Stray;
 /// One thing that is not as another says it is.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Difference {
+    /// The machine went down before files that were brought back were on the disk.
+    FilesUnsure(SessionId),
     /// A fork was begun and not finished.
     HalfFork(SessionId),
     /// A session has ended and was not put away.
@@ -96,6 +98,7 @@ impl Difference {
     /// The word for its kind.
     pub fn kind(&self) -> &'static str {
         match self {
+            Difference::FilesUnsure(_) => "files-unsure",
             Difference::HalfFork(_) => "half-fork",
             Difference::HalfEnded(_) => "half-ended",
             Difference::SandboxGone(_) => "sandbox-gone",
@@ -121,7 +124,8 @@ impl Difference {
     /// The session that it is about.
     pub fn session(&self) -> Option<SessionId> {
         match self {
-            Difference::HalfFork(id)
+            Difference::FilesUnsure(id)
+            | Difference::HalfFork(id)
             | Difference::HalfEnded(id)
             | Difference::SandboxGone(id)
             | Difference::FilesAway(id)
@@ -138,7 +142,8 @@ impl Difference {
     pub(super) fn is_of_what_runs(&self) -> bool {
         matches!(
             self,
-            Difference::HalfFork(_)
+            Difference::FilesUnsure(_)
+                | Difference::HalfFork(_)
                 | Difference::HalfEnded(_)
                 | Difference::SandboxGone(_)
                 | Difference::SandboxLeft(_)
@@ -148,7 +153,10 @@ impl Difference {
 
     /// Whether the daemon can serve as long as this is not mended.
     pub(super) fn can_wait(&self) -> bool {
-        !matches!(self, Difference::HalfFork(_) | Difference::SandboxGone(_))
+        !matches!(
+            self,
+            Difference::FilesUnsure(_) | Difference::HalfFork(_) | Difference::SandboxGone(_)
+        )
     }
 
     /// Who mends it.
@@ -198,6 +206,11 @@ impl Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Difference::FilesUnsure(id) => write!(
+                f,
+                "the machine went down before the files of session {id} were on the disk: they are \
+                 built again from its checkpoint"
+            ),
             Difference::HalfFork(id) => write!(f, "session {id} is a fork that was not finished"),
             Difference::HalfEnded(id) => write!(f, "session {id} has ended and was not put away"),
             Difference::SandboxGone(id) => {

@@ -104,12 +104,15 @@ impl Shared {
     pub(super) async fn bring_back(&self, session: &Session) -> Result<(), Refusal> {
         let Some(point) = self.wanted(session).await? else { return Ok(()) };
         self.build(session, &point, None).await?;
-        self.placed(session, &point).await
+        self.put_in_place(session.id).await?;
+        told(session, &point);
+        Ok(())
     }
 
     /// Like [`bring_back`](Self::bring_back), and makes a sandbox for them. It starts while they are
     /// brought back: it has them by their directories, which get their name when they are whole, and
-    /// until then nothing but the bridge runs in it.
+    /// until then nothing but the bridge runs in it. Nobody waits for them to be on the disk: what is
+    /// [`Found::InStore`] is to be [synced](Self::sync_later) when the sandbox is recorded.
     pub(super) async fn bring_to_life(
         &self,
         session: &Session,
@@ -149,14 +152,18 @@ impl Shared {
             Some(self.launch_in(&root, session, sandbox).await)
         };
         let to = (point, self.owner(session)?);
-        let building = self.build_once(session, to, None, begun);
-        let (built, launched) = tokio::join!(building, launching);
-        let placed = match built {
-            Ok(()) => Some(self.placed(session, point).await),
-            Err(_) => None,
+        let building = self.build_once(session, to, How { donor: None, synced: false, begun });
+        let noting = self.note_unsynced(session, point, sandbox);
+        let (built, noted, launched) = tokio::join!(building, noting, launching);
+        let placed = match (built, noted) {
+            (Ok(()), Ok(())) => Some(self.put(session.id, false).await),
+            _ => None,
         };
         match (placed, launched) {
-            (Some(Ok(())), Some(launched)) => return launched,
+            (Some(Ok(())), Some(launched)) => {
+                told(session, point);
+                return launched;
+            }
             (placed, launched) => {
                 // What it was made for is gone.
                 if let Some(Ok(running)) = launched {
@@ -166,14 +173,10 @@ impl Shared {
             }
         }
         self.build(session, point, None).await?;
-        self.placed(session, point).await?;
-        self.launch(session, sandbox).await
-    }
-
-    async fn placed(&self, session: &Session, point: &Point) -> Result<(), Refusal> {
         self.put_in_place(session.id).await?;
-        tracing::info!(ash_session = %session.id, point = %point.id, "brought back from a point");
-        Ok(())
+        self.store.synced(session.id, sandbox).await?;
+        told(session, point);
+        self.launch(session, sandbox).await
     }
 
     /// Builds workspace and home of a session as they were at a point, beside their place. With a
@@ -186,11 +189,11 @@ impl Shared {
         donor: Option<SessionId>,
     ) -> Result<(), Refusal> {
         let to = (point, self.owner(session)?);
-        let built = self.build_once(session, to, donor, watch::Sender::new(None)).await;
-        let built = match built {
+        let how = || How { donor, synced: true, begun: watch::Sender::new(None) };
+        let built = match self.build_once(session, to, how()).await {
             Err(damaged @ SnapshotError::Damaged { .. }) => {
                 match self.fetch_point(&session.tenant, point.session, point.id).await {
-                    Ok(true) => self.build_once(session, to, donor, watch::Sender::new(None)).await,
+                    Ok(true) => self.build_once(session, to, how()).await,
                     Ok(false) => Err(damaged),
                     Err(error) => {
                         tracing::warn!(ash_session = %session.id, %error, "not in the object store");
@@ -219,8 +222,7 @@ impl Shared {
         &self,
         session: &Session,
         (point, owner): (&Point, u32),
-        donor: Option<SessionId>,
-        begun: watch::Sender<Option<PathBuf>>,
+        How { donor, synced, begun }: How,
     ) -> Result<(), SnapshotError> {
         let (snapshots, places) = (self.snapshots.clone(), self.places.clone());
         let (id, tenant, root) = (session.id, session.tenant.clone(), point.root);
@@ -239,6 +241,7 @@ impl Shared {
                 parent: &parent,
                 name: &name,
                 owner,
+                synced,
                 donor,
                 begun: Some(&tell),
                 cancel: &cancel,
@@ -287,8 +290,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Puts what was built in the place of what is there.
+    /// Puts what was built in the place of what is there, on the disk as well.
     pub(super) async fn put_in_place(&self, id: SessionId) -> Result<(), Refusal> {
+        self.put(id, true).await
+    }
+
+    async fn put(&self, id: SessionId, synced: bool) -> Result<(), Refusal> {
         let places = self.places.clone();
         let swap = move || -> std::io::Result<()> {
             let (parent, place) = (places.sessions(), places.session(id));
@@ -299,7 +306,9 @@ impl Shared {
                 fault::fail("place.emptied")?;
             }
             std::fs::rename(parent.join(beside(id)), &place)?;
-            std::fs::File::open(&parent)?.sync_all()?;
+            if synced {
+                std::fs::File::open(&parent)?.sync_all()?;
+            }
             fault::fail("place.filled")?;
             remove_all(&parent, &old).map_err(std::io::Error::other)
         };
@@ -336,6 +345,20 @@ pub(super) fn point_of(cut: &Cut, session: &Session, name: Option<PointName>) ->
         left_out: cut.left_out.count,
         created_at: Timestamp::now(),
     }
+}
+
+/// How a point is built.
+struct How {
+    /// Where what has not changed is copied from.
+    donor: Option<SessionId>,
+    /// Whether it is on the disk when it is there.
+    synced: bool,
+    /// Learns where it is built, once that has begun.
+    begun: watch::Sender<Option<PathBuf>>,
+}
+
+fn told(session: &Session, point: &Point) {
+    tracing::info!(ash_session = %session.id, point = %point.id, "brought back from a point");
 }
 
 /// Where a session's files are built.

@@ -34,6 +34,7 @@ pub(super) enum Outcome {
 pub(super) async fn mend(shared: &Arc<Shared>, what: &Difference) -> Result<Outcome, Refusal> {
     let places = &shared.places;
     match what {
+        Difference::FilesUnsure(id) => shared.store.build_again(*id).await?,
         Difference::HalfFork(id) => abandon(shared, &recorded(shared, *id).await?).await?,
         Difference::HalfEnded(id) => put_away(shared, &recorded(shared, *id).await?).await?,
         Difference::SandboxGone(id) => {

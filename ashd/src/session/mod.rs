@@ -47,6 +47,7 @@ mod retention;
 mod survey;
 mod tenants;
 mod top;
+mod unsynced;
 
 pub use checkpoints::Kept;
 pub use difference::{Difference, Mending};

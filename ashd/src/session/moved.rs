@@ -218,9 +218,16 @@ impl Service {
             build_folder(&places.staging(), &place, |parent, name| {
                 let cancel = AtomicBool::new(false);
                 let session = SessionId::random();
-                let (owner, donor, begun) = (0, None, None);
-                let restoring =
-                    Restoring { session, parent, name, owner, donor, begun, cancel: &cancel };
+                let restoring = Restoring {
+                    session,
+                    parent,
+                    name,
+                    owner: 0,
+                    synced: true,
+                    donor: None,
+                    begun: None,
+                    cancel: &cancel,
+                };
                 let vault = snapshots.vault(&owned)?;
                 vault.restore(root, &restoring)?;
                 vault.forget(session)

@@ -37,6 +37,8 @@ pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<
         settle(shared, &difference).await?;
     }
     fault::point("reconcile.reaped");
+    // Behind the mending: what is left is of this boot.
+    shared.sync_left().await?;
     for difference in lying {
         settle(shared, &difference).await?;
     }

@@ -16,6 +16,7 @@ use super::api::Refusal;
 use super::difference::Difference;
 use super::places::Places;
 use super::shared::Shared;
+use super::unsynced;
 use crate::domain::{Agent, SandboxId, Session, SessionId, Status, Which};
 use crate::sandbox::lease::Slots;
 use crate::store::Store;
@@ -115,6 +116,8 @@ impl Facts {
         (places, store): (&Places, &dyn Store),
         found: &mut BTreeSet<Difference>,
     ) -> Result<(), Refusal> {
+        let unsure = unsynced::unsure(store).await?.into_iter();
+        found.extend(unsure.filter(|id| !self.is_under_way(*id)).map(Difference::FilesUnsure));
         for session in self.sessions.iter().filter(|session| !self.is_under_way(session.id)) {
             let id = session.id;
             match session.status {

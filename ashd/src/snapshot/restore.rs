@@ -38,6 +38,8 @@ pub struct Restoring<'a> {
     pub name: &'a str,
     /// Who owns everything.
     pub owner: u32,
+    /// Whether it has to be on the disk when it is done.
+    pub synced: bool,
     /// Where what has not changed can be taken from.
     pub donor: Option<Donor<'a>>,
     /// Told where the roots are, once they are there and have their owner: a sandbox can be made
@@ -124,7 +126,9 @@ impl Vault {
         build.links(&top)?;
         build.path.clear();
         build.finish(&top)?;
-        tree.sync()?;
+        if restoring.synced {
+            tree.sync()?;
+        }
         fault::fail("restore.built")?;
         scan::rewrite(&self.scan(restoring.session), Some(root), &build.known)?;
         Ok(build.restored)

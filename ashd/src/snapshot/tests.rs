@@ -74,8 +74,16 @@ impl Place {
         let donor = donor.then(|| Donor { session: self.session, root: &live });
         let parent = self.dir.path();
         let session = SessionId::random();
-        let restoring =
-            Restoring { session, parent, name, owner: 0, donor, begun: None, cancel: &NEVER };
+        let restoring = Restoring {
+            session,
+            parent,
+            name,
+            owner: 0,
+            synced: true,
+            donor,
+            begun: None,
+            cancel: &NEVER,
+        };
         self.vault.restore(root, &restoring)?;
         Ok(parent.join(name))
     }
@@ -404,8 +412,16 @@ fn damage_is_told_and_leaves_nothing() {
         let name = format!("back-{at}");
         let (session, parent) = (SessionId::random(), place.dir.path());
         let (name, donor) = (name.as_str(), None);
-        let restoring =
-            Restoring { session, parent, name, owner: 0, donor, begun: None, cancel: &NEVER };
+        let restoring = Restoring {
+            session,
+            parent,
+            name,
+            owner: 0,
+            synced: true,
+            donor,
+            begun: None,
+            cancel: &NEVER,
+        };
         match vault.restore(cut.root, &restoring) {
             Ok(_) => assert_eq!(seen(&parent.join(name)), before),
             Err(SnapshotError::Damaged { .. }) => {

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 use crate::domain::{
     Agent, AgentName, Attachment, AttachmentId, Event, EventKind, NewEvent, Point, PointId, Root,
-    Scope, Session, SessionChange, SessionId, Status, Tenant, Timestamp, Which,
+    SandboxId, Scope, Session, SessionChange, SessionId, Status, Tenant, Timestamp, Which,
 };
 
 /// An API key, as stored: never the key itself.
@@ -64,6 +64,19 @@ pub struct Copying {
     pub to: SessionId,
     /// At most this many events.
     pub limit: u32,
+}
+
+/// Files of a session that were built from a point and may not be on the disk yet.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Unsynced {
+    /// Whose they are.
+    pub session: SessionId,
+    /// Where they come from; a point that was saved since takes its place.
+    pub point: PointId,
+    /// The sandbox that they were built for, which tells one build from the next.
+    pub build: SandboxId,
+    /// The boot of the machine in which they were built.
+    pub boot: String,
 }
 
 /// What a session still had when it was purged.
@@ -242,6 +255,17 @@ pub trait Store: Send + Sync {
     async fn points_with(&self, tenant: &Tenant, root: Root) -> Result<Vec<Point>>;
     /// The content of every point of a tenant, each once.
     async fn roots(&self, tenant: &Tenant) -> Result<Vec<Root>>;
+
+    /// Records that files of a session may not be on the disk, until [`synced`](Store::synced) of the same
+    /// build, or until the session is to be brought back to another point.
+    async fn note_unsynced(&self, files: Unsynced) -> Result<()>;
+    /// Records that the files of a build are on the disk.
+    async fn synced(&self, id: SessionId, build: SandboxId) -> Result<()>;
+    /// Files that may not be on the disk, of sessions that have not ended.
+    async fn unsynced(&self) -> Result<Vec<Unsynced>>;
+    /// Records that a session's files have to be built again from where they came, unless it is to be
+    /// brought back to another point anyway.
+    async fn build_again(&self, id: SessionId) -> Result<()>;
 
     /// Records an attachment; false, and nothing is recorded, when the session has `most` already.
     async fn add_attachment(&self, attachment: Attachment, most: u32) -> Result<bool>;

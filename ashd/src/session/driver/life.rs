@@ -118,7 +118,12 @@ impl Driver {
             events.push(self.event(EventKind::Lifecycle, None, resumed_cold(found, conversation)));
         }
         fault::point("resume.launched");
-        if let Err(error) = self.commit(change, events).await {
+        let recorded = self.commit(change, events).await;
+        if found == Found::InStore {
+            // Not before: whoever commits waits for a disk that is busy with this.
+            self.shared.sync_later(self.session.id, running.id);
+        }
+        if let Err(error) = recorded {
             self.shared.end_sandbox(running).await;
             return Err(error.into());
         }

@@ -20,6 +20,7 @@ mod points;
 mod retention;
 mod sessions;
 mod tenants;
+mod unsynced;
 mod usage;
 
 #[cfg(test)]
@@ -37,11 +38,11 @@ use self::readers::Readers;
 use self::writer::Writer;
 use super::{
     Commit, Copying, EventRange, Key, Purged, PurgedCopy, Result, SessionFilter, Store, StoreError,
-    Usage,
+    Unsynced, Usage,
 };
 use crate::domain::{
     Agent, AgentName, Attachment, AttachmentId, Event, EventKind, NewEvent, Point, PointId, Root,
-    Session, SessionId, Status, Tenant, Timestamp, Which,
+    SandboxId, Session, SessionId, Status, Tenant, Timestamp, Which,
 };
 
 /// How to work with the database.
@@ -211,6 +212,22 @@ impl Store for Sqlite {
     async fn roots(&self, tenant: &Tenant) -> Result<Vec<Root>> {
         let tenant = tenant.clone();
         self.readers.read(move |conn| points::roots(conn, &tenant)).await
+    }
+
+    async fn note_unsynced(&self, files: Unsynced) -> Result<()> {
+        self.writer.write(move |conn| unsynced::note(conn, &files)).await
+    }
+
+    async fn synced(&self, id: SessionId, build: SandboxId) -> Result<()> {
+        self.writer.write(move |conn| unsynced::forget(conn, id, build)).await
+    }
+
+    async fn unsynced(&self) -> Result<Vec<Unsynced>> {
+        self.readers.read(unsynced::all).await
+    }
+
+    async fn build_again(&self, id: SessionId) -> Result<()> {
+        self.writer.write(move |conn| unsynced::build_again(conn, id)).await
     }
 
     async fn add_attachment(&self, attachment: Attachment, most: u32) -> Result<bool> {

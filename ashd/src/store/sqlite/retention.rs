@@ -14,9 +14,10 @@ pub(super) const ENDED: &str = "SELECT tenant, id FROM sessions INDEXED BY sessi
 pub(super) const POINTS: &str = "points INDEXED BY points_by_age
      JOIN sessions ON session = sessions.key";
 
-/// Points that may go: without a name, not the newest of their session, and not the one that it is to
-/// be brought back to.
-pub(super) const SPARE: &str = "name IS NULL AND points.id IS NOT restore AND EXISTS (
+/// Points that may go: without a name, not the newest of their session, and none that it is to be
+/// brought back to, or would be if the machine went down.
+pub(super) const SPARE: &str = "name IS NULL AND points.id IS NOT restore
+     AND points.id NOT IN (SELECT point FROM unsynced) AND EXISTS (
      SELECT 1 FROM points AS newer WHERE newer.session = points.session
      AND (newer.seq, newer.key) > (points.seq, points.key))";
 

@@ -6,6 +6,7 @@ use super::agents;
 use super::events;
 use super::points::{self, History};
 use super::tenants;
+use super::unsynced;
 use super::values::{Json, exists};
 use crate::domain::session::RunningTurn;
 use crate::domain::{NewEvent, Session, SessionChange, SessionId, Status, Tenant};
@@ -156,6 +157,9 @@ fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> 
         change.cold,
     ];
     conn.prepare_cached(sql)?.execute(row).map_err(exists("a session with these uids"))?;
+    if matches!(change.restore, Some(Some(_))) {
+        unsynced::forget_all(conn, head.key)?;
+    }
     let Some(settings) = &change.settings else { return Ok(()) };
     let sql = "UPDATE session_settings SET settings = ? WHERE session = ?";
     conn.prepare_cached(sql)?.execute(params![Json(settings), head.key])?;

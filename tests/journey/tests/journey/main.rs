@@ -36,4 +36,5 @@ mod start;
 mod systemd;
 mod tenants;
 mod turns;
+mod unsynced;
 mod writing;

@@ -5,6 +5,7 @@ mod full;
 mod model;
 mod opening;
 mod retention;
+mod unsynced;
 mod writing;
 
 use std::path::Path;
