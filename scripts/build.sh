@@ -7,8 +7,8 @@ set -euo pipefail
 
 build_programs() {
     local flags=(--release)
-    # Tests let the daemon die where it hurts. A release with these points does not compile.
-    [ "$1" != dev ] || flags=(--features ashd/faults)
+    # A release with these does not compile.
+    [ "$1" != dev ] || flags=(--features "$DEV_FEATURES")
     cargo build --quiet --locked "${flags[@]}" --bins \
         -p ashd -p ashctl -p ash-broker -p ash-launcher -p ash-modelapi -p ash-stub
 }

@@ -5,6 +5,8 @@
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 STATE=$ROOT/.ash
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+# Tests let the daemon die where it hurts: what they are and what they run is built with these.
+DEV_FEATURES=ashd/faults
 CLI_VERSION=2.1.197
 
 # The sockets' directory: short, because a socket's path must stay under 108 bytes, and one per

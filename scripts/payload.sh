@@ -24,7 +24,7 @@ pages() {
     local profile=(--release)
     made=${PAYLOAD:-$1}/made
     [ -z "${PAYLOAD:-}" ] || return 0
-    [ -z "${BUILT:-}" ] || profile=()
+    [ -z "${BUILT:-}" ] || profile=(--features "$DEV_FEATURES")
     say "making manual pages and completions"
     cargo run --quiet --locked "${profile[@]}" -p ash-pages -- "$made"
 }

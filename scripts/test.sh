@@ -69,14 +69,14 @@ EOF
 }
 
 all_rust_tests() {
+    local all=(--workspace --features "$DEV_FEATURES" --locked --no-fail-fast)
     if have cargo-nextest; then
-        rust_tests cargo test --quiet --workspace --locked --doc --no-fail-fast
+        rust_tests cargo test --quiet "${all[@]}" --doc
         rm -f "$report"
-        rust_tests cargo nextest run --workspace --locked --no-fail-fast --color never \
-            --status-level slow
+        rust_tests cargo nextest run "${all[@]}" --color never --status-level slow
         count_skips skips_in_report
     else
-        rust_tests cargo test --workspace --locked --no-fail-fast -- --show-output
+        rust_tests cargo test "${all[@]}" -- --show-output
         count_skips skips_in_log
     fi
 }
@@ -85,7 +85,8 @@ all_rust_tests() {
 fuzz() {
     local seconds=6
     [ "${ASH_TEST_LONG:-}" != 1 ] || seconds=60
-    env FUZZ_SECONDS=$seconds cargo test --quiet --locked -p ash-fuzz -- --test-threads 1
+    env FUZZ_SECONDS=$seconds cargo test --quiet --workspace --features "$DEV_FEATURES" --locked \
+        --test targets -- --test-threads 1
 }
 
 # Journeys tell what came of them in a line each, wherever they are run.

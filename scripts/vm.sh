@@ -49,9 +49,21 @@ this_checkout() {
     mv "$ROOT/target/payload" "$packages/checkout/target"
 }
 
+# What this tree and the next are built from and is not ours need not be built twice. Somebody who
+# builds at the same time takes files away: then it is.
+share_dependencies() {
+    local part
+    for part in debug bridge "$(uname -m)-unknown-linux-gnu/bridge"; do
+        mkdir -p "$1/$part"
+        tar -C "$TARGET/$part" --exclude 'ash*' --exclude 'libash*' -cf - \
+            deps build .fingerprint | tar -C "$1/$part" -xf - || return
+    done
+}
+
 # In a target directory of its own: to cargo both trees are the same packages.
 next_package() {
     next_tree
+    [ -d "$made/target" ] || share_dependencies "$made/target" 2>/dev/null || rm -rf "$made/target"
     SOURCE_DATE_EPOCH=$(git -C "$ROOT" log -1 --format=%ct)
     export SOURCE_DATE_EPOCH CARGO_TARGET_DIR=$made/target
     ASH_LIBEXEC_DIR=$made/target/ash-dev "$tree/scripts/build.sh" dev

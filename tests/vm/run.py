@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import journeys  # noqa: F401 (registers them)
-from harness.journey import JOURNEYS, Parts, Run
+from harness.journey import JOURNEYS
+from harness.run import Parts, Run
 from harness.shell import shell
 
 

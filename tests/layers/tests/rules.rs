@@ -232,6 +232,6 @@ fn only_the_development_build_has_fault_points() -> Result {
         .filter(|(path, text)| !path.starts_with("tests/layers") && text.contains("ashd/faults"))
         .map(|(path, _)| path.display().to_string())
         .collect();
-    assert_eq!(asks, ["scripts/build.sh"]);
+    assert_eq!(asks, ["scripts/lib.sh"]);
     Ok(())
 }

@@ -320,3 +320,11 @@ class Turn:
         path = f"/api/sessions/{self.session}/stream?until=done"
         text = self.ash.machine.do(f"{self.ash.curl(path, f'Last-Event-ID: {first}.0')} -N -m 120")
         return [frame for frame in parse(text) if frame.id <= self.frames[-1].id]
+
+
+def installed(machine):
+    """Everything that journeys expect which do not install it themselves."""
+    ash = Ash(machine)
+    ash.install()
+    ash.set_up()
+    return ash

@@ -52,13 +52,13 @@ class Done:
 class Machine:
     """A Debian that was started for these journeys, and is gone when it is closed."""
 
-    def __init__(self, suite, payload, boot="", logged=False):
-        """Boots, with `boot` for the kernel and, if `logged`, with a disk whose writes are; skips when
-        this host has no qemu."""
+    def __init__(self, suite, payload, sockets, boot="", logged=False):
+        """Boots, with `boot` for the kernel and, if `logged`, with a disk whose writes are; what has to
+        have a short path goes beneath `sockets`. Skips when this host has no qemu."""
         if not shutil.which(QEMU):
             raise Skip(f"{QEMU} is not installed")
         self.suite = suite
-        self.scratch = Path(tempfile.mkdtemp(prefix="ash-vm."))
+        self.scratch = Path(tempfile.mkdtemp(dir=sockets))
         self.ids = itertools.count(1)
         self.waiting = {}
         self.boots = []
@@ -78,7 +78,7 @@ class Machine:
         port = self.scratch / "port"
         disk = "if=virtio,format=raw,cache=unsafe"
         command = [
-            # Whatever ends the run ends the machine.
+            # Whatever ends the thread that runs it, or all of them, ends the machine.
             *("setpriv", "--pdeathsig", "KILL"),
             *(QEMU, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", MEMORY),
             *("-kernel", image / "vmlinuz", "-initrd", image / "initrd"),

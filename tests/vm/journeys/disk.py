@@ -1,7 +1,7 @@
 """A state directory that is full."""
 
-from harness.ash import Ash
-from harness.journey import installed, journey
+from harness.ash import installed
+from harness.journey import journey
 
 DISK = """\
 fallocate -l 400M /var/state.img

@@ -9,8 +9,8 @@ import subprocess
 import uuid
 from dataclasses import dataclass, field
 
-from harness.ash import AGENT, bash
-from harness.journey import installed, journey
+from harness.ash import AGENT, bash, installed
+from harness.journey import journey
 
 ROUNDS = 6
 CUTS = 10

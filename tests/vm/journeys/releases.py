@@ -1,7 +1,7 @@
 """Other ways to come to an installation."""
 
-from harness.ash import Ash
-from harness.journey import installed, journey
+from harness.ash import Ash, installed
+from harness.journey import journey
 
 from .crashes import ashd_is_restarted_in_mid_turn
 from .people import a_member_of_the_group_chats, somebody_else_is_refused

@@ -1,7 +1,7 @@
 """What is left when it is removed."""
 
-from harness.ash import Ash
-from harness.journey import installed, journey
+from harness.ash import Ash, installed
+from harness.journey import journey
 
 from .crashes import begin_tool, finish_tool
 from .people import a_member_of_the_group_chats
