@@ -55,8 +55,15 @@ struct Weighed {
     name: Uuid,
     bytes: u64,
     needed: Vec<Row>,
-    /// All that are in it.
-    chunks: usize,
+    /// The others that are in it.
+    rest: Vec<ChunkId>,
+}
+
+/// What is to go, and what came out so far.
+pub(super) struct Going {
+    packs: Vec<Weighed>,
+    mark: Option<Vec<u8>>,
+    collected: Collected,
 }
 
 /// What points need, as far as they can be followed.
@@ -74,7 +81,8 @@ impl Weighed {
 
 impl Vault {
     /// Removes what none of the points needs. They are asked for once nobody saves or brings back
-    /// any more, and until this is done nobody does; `None` when it did not come to that in time.
+    /// any more. Until it is decided what goes nobody saves, and until this is done nobody brings back;
+    /// `None` when it did not come to that in time.
     ///
     /// # Errors
     /// What `points` says, and when the disk fails. A point that cannot be followed is no error: what
@@ -84,19 +92,23 @@ impl Vault {
         how: &Collecting,
         points: impl FnOnce() -> Result<Vec<Root>, E>,
     ) -> Result<Option<Collected>, E> {
-        let Some(_alone) = self.gate.alone(how.patience) else { return Ok(None) };
+        let Some(alone) = self.gate.alone(how.patience) else { return Ok(None) };
         // Before points are asked for: what is purged later is of another mark.
         let mark = self.purge_mark();
         let points = points()?;
-        Ok(Some(self.sweep(&points, how, mark)?))
+        let going = self.decide(&points, how, mark)?;
+        alone.let_add();
+        Ok(Some(self.sweep(going, how.preview)?))
     }
 
-    fn sweep(
+    /// Finds out what goes. From then on it does not count as stored: whoever saves it again stores it
+    /// again, wherever the rest of this has got to, and whether or not a daemon dies in it.
+    pub(super) fn decide(
         &self,
         points: &[Root],
         how: &Collecting,
         mark: Option<Vec<u8>>,
-    ) -> Result<Collected, SnapshotError> {
+    ) -> Result<Going, SnapshotError> {
         let Reached { needed, lost, rotten } = deeply(|| self.reach(points))?;
         let mut collected = Collected {
             needed: needed.len() as u64,
@@ -119,8 +131,8 @@ impl Vault {
         let mut weighed = vec![];
         for (name, bytes) in known.into_iter().filter(|(name, _)| old(*name)) {
             match self.needed_of(name, &needed) {
-                Ok((needed, chunks)) if !held.contains(&name) => {
-                    weighed.push(Weighed { name, bytes, needed, chunks });
+                Ok((needed, rest)) if !held.contains(&name) => {
+                    weighed.push(Weighed { name, bytes, needed, rest });
                 }
                 Ok(_) | Err(SnapshotError::Damaged { .. }) => collected.held += 1,
                 Err(error) => return Err(error),
@@ -128,17 +140,25 @@ impl Vault {
         }
         let small = weighed.iter().filter(|pack| pack.bytes < SMALL).count();
         weighed.retain(|pack| {
-            let all = pack.needed.len() == pack.chunks;
             pack.needed_bytes() * 2 < pack.bytes
                 || (small > MANY && pack.bytes < SMALL)
-                || (purged && !all)
+                || (purged && !pack.rest.is_empty())
         });
-        let sound = self.sound(weighed, &mut collected)?;
+        if !how.preview {
+            weighed.iter().try_for_each(|pack| self.index().disown_of(pack.name, &pack.rest))?;
+        }
+        Ok(Going { packs: weighed, mark, collected })
+    }
+
+    /// Moves what is needed of packs that go, and removes them.
+    pub(super) fn sweep(&self, going: Going, preview: bool) -> Result<Collected, SnapshotError> {
+        let Going { packs, mark, mut collected } = going;
+        let sound = self.sound(packs, &mut collected)?;
         let moved: u64 = sound.iter().map(Weighed::needed_bytes).sum();
         collected.packs = sound.len() as u64;
         let all: u64 = sound.iter().map(|pack| pack.bytes).sum();
         collected.bytes = all.saturating_sub(moved);
-        if !how.preview {
+        if !preview {
             self.index().flush()?;
             self.repack(&sound)?;
             for pack in &sound {
@@ -222,22 +242,22 @@ impl Vault {
         Ok(())
     }
 
-    /// The chunks of a pack that are needed, and that are found nowhere else; and how many it has.
+    /// The chunks of a pack that are needed, and that are found nowhere else; and the others.
     fn needed_of(
         &self,
         name: Uuid,
         needed: &HashSet<ChunkId>,
-    ) -> Result<(Vec<Row>, usize), SnapshotError> {
+    ) -> Result<(Vec<Row>, Vec<ChunkId>), SnapshotError> {
         let gone =
             |_| SnapshotError::Damaged { what: format!("pack {name}"), how: "it cannot be opened" };
         let file = File::open(pack::path(&self.packs(), name)).map_err(gone)?;
-        let mut rows = pack::read_table(&file, name)?;
-        let (index, all) = (self.index(), rows.len());
-        rows.retain(|row| {
+        let rows = pack::read_table(&file, name)?;
+        let index = self.index();
+        let (kept, rest): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| {
             let here = || index.find(row.id).is_ok_and(|at| at.is_none_or(|at| at.pack == name));
             needed.contains(&row.id) && here()
         });
-        Ok((rows, all))
+        Ok((kept, rest.iter().map(|row| row.id).collect()))
     }
 
     /// Moves what is needed into packs of its own.

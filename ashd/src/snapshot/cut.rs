@@ -124,7 +124,7 @@ impl Vault {
         hold: &Hold<'_>,
         tell: &Tell<'_>,
     ) -> Result<Cut, SnapshotError> {
-        let pin = self.gate.enter_unless(cutting.cancel).ok_or(SnapshotError::Cancelled)?;
+        let pin = self.gate.enter_to_add(cutting.cancel).ok_or(SnapshotError::Cancelled)?;
         let path = self.scan(cutting.session);
         let mut scan = Scan::load(&path);
         if scan.root.is_some_and(|root| self.has(Vault::top(root)).is_err()) {

@@ -142,6 +142,21 @@ impl Index {
         Ok(self.conn.execute("DELETE FROM packs WHERE name = ?", [name.as_bytes()])? > 0)
     }
 
+    /// Forgets chunks of a pack, so that they are stored again when they are there again.
+    pub(super) fn disown_of(&mut self, pack: Uuid, ids: &[ChunkId]) -> Result<(), SnapshotError> {
+        self.flush()?;
+        let step = self.conn.transaction()?;
+        let sql = "SELECT key FROM packs WHERE name = ?";
+        let key = step.prepare_cached(sql)?.query_row([pack.as_bytes()], |row| row.get(0));
+        let Some(key) = key.optional()? else { return Ok(()) };
+        let key: i64 = key;
+        for id in ids {
+            let sql = "DELETE FROM chunks WHERE id = ? AND pack = ?";
+            step.prepare_cached(sql)?.execute(params![id.0, key])?;
+        }
+        Ok(step.commit()?)
+    }
+
     /// Forgets one chunk, so that it is stored again when it is there again.
     pub(super) fn disown(&mut self, id: ChunkId) -> Result<(), SnapshotError> {
         self.flush()?;

@@ -497,6 +497,30 @@ fn what_no_point_needs_is_collected() {
 }
 
 #[test]
+fn what_comes_back_while_it_is_removed_is_stored_again() {
+    let place = Place::new();
+    let how = Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
+    let old = place.workspace().join("old");
+    fs::write(&old, noise(1, 2_000_000)).unwrap();
+    fs::write(place.workspace().join("kept"), noise(2, 100_000)).unwrap();
+    drop(place.cut());
+    fs::remove_file(&old).unwrap();
+    let second = place.cut().root;
+    let alone = place.vault.gate.alone(Duration::ZERO).unwrap();
+    let going = place.vault.decide(&[second], &how, None).unwrap();
+    alone.let_add();
+    fs::write(&old, noise(1, 2_000_000)).unwrap();
+    let third = place.cut();
+    assert!(third.written > 1_900_000, "{}", third.written);
+    let collected = place.vault.sweep(going, false).unwrap();
+    assert!(collected.bytes > 1_900_000, "{collected:?}");
+    drop(alone);
+    place.vault.check(second, true).unwrap();
+    place.vault.check(third.root, true).unwrap();
+    assert_same(&place.live(), &place.restore(third.root, "back"));
+}
+
+#[test]
 fn small_packs_are_merged_and_scans_of_no_point_forgotten() {
     let place = Place::new();
     let how = Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
