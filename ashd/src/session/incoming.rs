@@ -4,10 +4,11 @@
 //! It lies in a directory of its own, on the file system of the workspaces, so that it comes in by
 //! renaming. What a daemon that died has left there is removed when the next one starts.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, Write as _};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
@@ -57,8 +58,42 @@ pub struct Parts<'a> {
 struct Place {
     shared: Arc<Shared>,
     parent: PathBuf,
-    name: String,
+    aside: Option<Aside>,
     tree: Tree,
+}
+
+/// What lies beside the sessions and belongs to something under way.
+#[derive(Clone, Default)]
+pub(super) struct Asides(Arc<Mutex<BTreeSet<String>>>);
+
+/// A name there, while this lives.
+struct Aside {
+    name: String,
+    all: Asides,
+}
+
+impl Asides {
+    /// The names.
+    pub(super) fn names(&self) -> BTreeSet<String> {
+        self.lock().clone()
+    }
+
+    /// A fresh one: what nobody needs after a restart is known by it.
+    fn begin(&self) -> Aside {
+        let name = format!("{}.in", uuid::Uuid::new_v4());
+        self.lock().insert(name.clone());
+        Aside { name, all: self.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.name);
+    }
 }
 
 impl<S> Upload<S>
@@ -132,7 +167,7 @@ impl Incoming {
 
     /// Where on this machine what came lies.
     pub(super) fn body_path(&self) -> PathBuf {
-        self.place.parent.join(&self.place.name).join(BODY)
+        self.place.path().join(BODY)
     }
 
     /// Its directory.
@@ -142,7 +177,7 @@ impl Incoming {
 
     /// A fresh directory beside what came.
     pub(super) fn make_dir(&self, name: &str) -> Result<Tree> {
-        let path = self.place.parent.join(&self.place.name).join(name);
+        let path = self.place.path().join(name);
         Tree::create_root(&path, 0, 0o700).map_err(|error| failed(&error))
     }
 }
@@ -172,43 +207,44 @@ impl Place {
         let make = move || {
             let parent = shared.places.sessions();
             std::fs::create_dir_all(&parent).map_err(|error| unwritable(&error))?;
-            let name = fresh_name();
-            let tree = Tree::create_root(&parent.join(&name), 0, 0o700);
+            let aside = shared.asides.begin();
+            let tree = Tree::create_root(&parent.join(&aside.name), 0, 0o700);
             let tree = tree.map_err(|error| failed(&error))?;
-            let place = Place { shared, parent, name, tree };
+            let place = Place { shared, parent, aside: Some(aside), tree };
             let made = place.tree.top().and_then(|dir| dir.make_file(c"body"));
             Ok((place, made.map_err(|error| unwritable(&error))?))
         };
         let made = spawn_blocking(make).await;
         made.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
     }
+
+    fn path(&self) -> PathBuf {
+        self.parent.join(self.aside.as_ref().map_or("", |aside| &aside.name))
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        remove_later(std::mem::take(&mut self.parent), std::mem::take(&mut self.name));
+        if let Some(aside) = self.aside.take() {
+            remove_later(std::mem::take(&mut self.parent), aside);
+        }
     }
 }
 
 /// Takes something out of a workspace. What is in it is removed later: that can take long, and an
 /// agent could make it take for ever. Blocks.
 pub(super) fn take_out(shared: &Shared, tree: &Tree, path: &RelPath) -> Result<()> {
-    let (parent, name) = (shared.places.sessions(), fresh_name());
+    let (parent, aside) = (shared.places.sessions(), shared.asides.begin());
     // As it is, without a directory made for it: a full disk is no reason to keep it.
     let to = Tree::open(&parent).map_err(|error| failed(&error))?;
-    tree.move_out(path, (&to, &name)).map_err(unchanged)?;
-    remove_later(parent, name);
+    tree.move_out(path, (&to, &aside.name)).map_err(unchanged)?;
+    remove_later(parent, aside);
     Ok(())
 }
 
-/// What nobody needs after a restart, by its name.
-fn fresh_name() -> String {
-    format!("{}.in", uuid::Uuid::new_v4())
-}
-
-fn remove_later(parent: PathBuf, name: String) {
+fn remove_later(parent: PathBuf, aside: Aside) {
     let remove = move || {
-        if let Err(error) = remove_all(&parent, &name) {
+        if let Err(error) = remove_all(&parent, &aside.name) {
             tracing::warn!(%error, "what was set aside could not be removed");
         }
     };

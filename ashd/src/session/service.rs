@@ -16,6 +16,7 @@ use super::copies::{self, Copies};
 use super::driver::{Begin, Command, Driver, Handle};
 use super::exec::ExecStream;
 use super::garbage::{self, Garbage};
+use super::incoming::Asides;
 use super::reconcile;
 use super::registry::{Registry, SessionView};
 use super::retention::{self, Retention};
@@ -87,6 +88,7 @@ impl Service {
             fresh_resumes: 0.into(),
             garbage: Garbage::default(),
             making: Making::default(),
+            asides: Asides::default(),
             copies: Copies::new(objects),
             retention: Retention::default(),
         });

@@ -12,6 +12,7 @@ use super::api::{Happened, Refusal};
 use super::cli::{self, Conversation, Defaults};
 use super::copies::Copies;
 use super::garbage::Garbage;
+use super::incoming::Asides;
 use super::machine::Sandbox;
 use super::places::Places;
 use super::registry::Registry;
@@ -91,6 +92,8 @@ pub(super) struct Shared {
     pub(super) garbage: Garbage,
     /// Sessions that are being made.
     pub(super) making: Making,
+    /// What comes in, and what goes out of workspaces.
+    pub(super) asides: Asides,
     pub(super) copies: Copies,
     pub(super) retention: Retention,
 }

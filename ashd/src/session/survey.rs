@@ -50,6 +50,8 @@ impl Drop for Made<'_> {
 #[derive(Default)]
 struct Facts {
     making: BTreeSet<(SessionId, u32)>,
+    /// Directories beside those of sessions that are in use.
+    asides: BTreeSet<String>,
     /// Sessions with drivers, which know better than anybody.
     driven: HashSet<SessionId>,
     sandboxes: BTreeSet<SandboxId>,
@@ -98,12 +100,13 @@ pub(super) async fn look_at_rest(
 impl Facts {
     async fn gather(shared: &Shared) -> Result<Facts, Refusal> {
         let making = shared.making.lock().clone();
+        let asides = shared.asides.names();
         let driven = shared.registry.views().iter().map(|view| view.session.id).collect();
         let mut sandboxes = shared.sandboxes.known();
         sandboxes.extend(shared.registry.views().iter().map(|view| view.session.sandbox));
         let sessions = shared.store.unended_sessions().await?;
         let agents = shared.store.all_agents().await?;
-        Ok(Facts { making, driven, sandboxes, sessions, agents })
+        Ok(Facts { making, asides, driven, sandboxes, sessions, agents })
     }
 
     fn is_under_way(&self, id: SessionId) -> bool {
@@ -167,7 +170,7 @@ impl Facts {
         let own = |name: &str| name.parse().is_ok_and(|id: SessionId| known.contains(&id));
         let busy = |name: &str| {
             let id = name.split('.').next().and_then(|id| id.parse().ok());
-            id.is_some_and(|id| self.is_under_way(id))
+            self.asides.contains(name) || id.is_some_and(|id| self.is_under_way(id))
         };
         let dirs = agents::names(&places.sessions()).into_iter();
         found.extend(dirs.filter(|name| !own(name) && !busy(name)).map(Difference::SessionDir));

@@ -68,6 +68,23 @@ fn what_is_left_is_shown_and_mended_at_the_start() -> Result<()> {
     talk.ash.finish()
 }
 
+#[test]
+fn what_comes_in_is_not_what_is_left() -> Result<()> {
+    let talk = Talk::begin(Options::stub())?;
+    let head = talk.api.head("PUT", &talk.path("files/large"));
+    let begun = talk.api.raw(format!("{head}content-length: 100\r\n\r\nhalf").as_bytes())?;
+    let comes_in = || -> Result<bool> {
+        let mut names = fs::read_dir(talk.ash.data_dir().join("sessions"))?;
+        Ok(names.any(|entry| entry.is_ok_and(|it| it.path().extension() == Some("in".as_ref()))))
+    };
+    process::until("a file comes in", || comes_in().is_ok_and(|comes| comes))?;
+    ensure!(fsck(&talk, &["fsck"])? == (0, vec![]));
+    drop(begun);
+    process::until("what came is gone", || comes_in().is_ok_and(|comes| !comes))?;
+    ensure!(fsck(&talk, &["fsck"])? == (0, vec![]));
+    talk.ash.finish()
+}
+
 /// An end that fails half-way leaves the session its uids; a purge gives them back.
 #[test]
 fn a_purge_finishes_an_end_that_failed() -> Result<()> {
