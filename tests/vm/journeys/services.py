@@ -141,6 +141,16 @@ def origin(machine, key):
 
 
 @journey()
+def a_state_directory_that_a_drop_in_closes_is_told(ash):
+    """Which is said, and where to look for it; a disk that is read-only is another thing."""
+    machine, unit = ash.machine, UNIT.format("ashd")
+    machine.write(unit, "[Service]\nReadOnlyPaths=/var/lib/ash\n")
+    machine.do("systemctl daemon-reload")
+    check_given_up(ash, "cannot use the state directory", "systemctl cat ashd")
+    put_right(ash, unit)
+
+
+@journey()
 def a_holder_that_lacks_a_capability_is_told(ash):
     """By itself, when it is started and not with the first sandbox; ashd names it and gives up, too.
     Starting ashd is all that is to be done when the unit is right again."""
