@@ -46,11 +46,13 @@ need_rust() {
     have cargo || die "cargo is missing; install Rust with rustup, the toolchain then installs itself"
 }
 
-# Installs a program that cargo knows how to build into .ash/tools, unless it is here.
+# Installs a program that cargo knows how to build into .ash/tools, unless it is here. It runs for
+# seconds: how long it is built counts for more than how fast it is.
 need_tool() {
     PATH=$STATE/tools/bin:$PATH
     have "$1" && return 0
     say "installing $1 into .ash/tools"
-    cargo install --quiet --locked --root "$STATE/tools" "$1@$2" || return
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG=0 \
+        cargo install --quiet --locked --root "$STATE/tools" "$1@$2" || return
     hash -r
 }
