@@ -134,7 +134,10 @@ class Ash:
         return sorted(map(int, found))
 
     def look(self):
-        """A line for each process, mount, control group, socket, file and lease."""
+        """A line for each process, mount, control group, socket, file and lease, when packs have the
+        names that they keep: what was purged is collected behind its end."""
+        purged = "/var/lib/ash/snapshots/store/default/purged"
+        self.machine.until(f"! test -e {purged}", "what was purged is collected")
         return set(self.machine.do("python3 /payload/look.py").splitlines())
 
     def check_left(self, before):
