@@ -57,8 +57,7 @@ pub struct Parts<'a> {
 
 struct Place {
     shared: Arc<Shared>,
-    parent: PathBuf,
-    aside: Option<Aside>,
+    aside: Aside,
     tree: Tree,
 }
 
@@ -66,8 +65,10 @@ struct Place {
 #[derive(Clone, Default)]
 pub(super) struct Asides(Arc<Mutex<BTreeSet<String>>>);
 
-/// A name there, while this lives.
+/// A name there. What has it goes with this, later: that can take long, and an agent could make it
+/// take for ever.
 struct Aside {
+    parent: PathBuf,
     name: String,
     all: Asides,
 }
@@ -79,10 +80,10 @@ impl Asides {
     }
 
     /// A fresh one: what nobody needs after a restart is known by it.
-    fn begin(&self) -> Aside {
+    fn begin(&self, parent: PathBuf) -> Aside {
         let name = format!("{}.in", uuid::Uuid::new_v4());
         self.lock().insert(name.clone());
-        Aside { name, all: self.clone() }
+        Aside { parent, name, all: self.clone() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -90,9 +91,27 @@ impl Asides {
     }
 }
 
+impl Aside {
+    fn path(&self) -> PathBuf {
+        self.parent.join(&self.name)
+    }
+}
+
 impl Drop for Aside {
     fn drop(&mut self) {
-        self.all.lock().remove(&self.name);
+        let (parent, name) = (std::mem::take(&mut self.parent), std::mem::take(&mut self.name));
+        let all = self.all.clone();
+        let remove = move || {
+            if let Err(error) = remove_all(&parent, &name) {
+                tracing::warn!(%error, "what was set aside could not be removed");
+            }
+            all.lock().remove(&name);
+        };
+        // Whoever lets go of it may not be one who blocks.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
     }
 }
 
@@ -167,7 +186,7 @@ impl Incoming {
 
     /// Where on this machine what came lies.
     pub(super) fn body_path(&self) -> PathBuf {
-        self.place.path().join(BODY)
+        self.place.aside.path().join(BODY)
     }
 
     /// Its directory.
@@ -177,7 +196,7 @@ impl Incoming {
 
     /// A fresh directory beside what came.
     pub(super) fn make_dir(&self, name: &str) -> Result<Tree> {
-        let path = self.place.path().join(name);
+        let path = self.place.aside.path().join(name);
         Tree::create_root(&path, 0, 0o700).map_err(|error| failed(&error))
     }
 }
@@ -207,52 +226,24 @@ impl Place {
         let make = move || {
             let parent = shared.places.sessions();
             std::fs::create_dir_all(&parent).map_err(|error| unwritable(&error))?;
-            let aside = shared.asides.begin();
-            let tree = Tree::create_root(&parent.join(&aside.name), 0, 0o700);
+            let aside = shared.asides.begin(parent);
+            let tree = Tree::create_root(&aside.path(), 0, 0o700);
             let tree = tree.map_err(|error| failed(&error))?;
-            let place = Place { shared, parent, aside: Some(aside), tree };
+            let place = Place { shared, aside, tree };
             let made = place.tree.top().and_then(|dir| dir.make_file(c"body"));
             Ok((place, made.map_err(|error| unwritable(&error))?))
         };
         let made = spawn_blocking(make).await;
         made.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
     }
-
-    fn path(&self) -> PathBuf {
-        self.parent.join(self.aside.as_ref().map_or("", |aside| &aside.name))
-    }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(aside) = self.aside.take() {
-            remove_later(std::mem::take(&mut self.parent), aside);
-        }
-    }
-}
-
-/// Takes something out of a workspace. What is in it is removed later: that can take long, and an
-/// agent could make it take for ever. Blocks.
+/// Takes something out of a workspace. Blocks.
 pub(super) fn take_out(shared: &Shared, tree: &Tree, path: &RelPath) -> Result<()> {
-    let (parent, aside) = (shared.places.sessions(), shared.asides.begin());
+    let aside = shared.asides.begin(shared.places.sessions());
     // As it is, without a directory made for it: a full disk is no reason to keep it.
-    let to = Tree::open(&parent).map_err(|error| failed(&error))?;
-    tree.move_out(path, (&to, &aside.name)).map_err(unchanged)?;
-    remove_later(parent, aside);
-    Ok(())
-}
-
-fn remove_later(parent: PathBuf, aside: Aside) {
-    let remove = move || {
-        if let Err(error) = remove_all(&parent, &aside.name) {
-            tracing::warn!(%error, "what was set aside could not be removed");
-        }
-    };
-    // Whoever lets go of it may not be one who blocks.
-    match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(remove)),
-        Err(_) => remove(),
-    }
+    let to = Tree::open(&aside.parent).map_err(|error| failed(&error))?;
+    tree.move_out(path, (&to, &aside.name)).map_err(unchanged)
 }
 
 /// What a failure of the daemon's own disk is to the caller.

@@ -15,6 +15,7 @@ use super::shared::Shared;
 use crate::domain::{Point, SandboxId, Session, SessionId};
 use crate::fault;
 use crate::store::{Store, StoreError, Unsynced};
+use crate::tree::{Tree, TreeError};
 
 impl Shared {
     /// Notes that a session's files are built from a point for this sandbox and do not wait for the
@@ -30,32 +31,37 @@ impl Shared {
         Ok(self.store.note_unsynced(files).await?)
     }
 
-    /// Has the files of a build put on the disk, in the background.
-    pub(super) fn sync_later(&self, session: SessionId, build: SandboxId) {
+    /// Has the files of builds put on the disk, in the background.
+    pub(super) fn sync_later(&self, builds: Vec<(SessionId, SandboxId)>) {
         let (store, dir) = (self.store.clone(), self.places.sessions());
-        tokio::spawn(async move { sync(&store, dir, vec![(session, build)]).await });
+        tokio::spawn(async move {
+            match sync(&store, dir, builds).await {
+                // The next daemon finds them.
+                Ok(()) | Err(Refusal::Store(StoreError::Closed)) => {}
+                // They are built again should the machine go down.
+                Err(error) => tracing::error!(
+                    %error, "files that were brought back may not be on the disk"
+                ),
+            }
+        });
     }
 
     /// Puts a session's files on the disk if they may not be there.
     pub(super) async fn sync_files(&self, session: SessionId) -> Result<(), Refusal> {
-        let all = self.store.unsynced().await?.into_iter();
-        let builds = all.filter(|files| files.session == session);
-        let builds: Vec<_> = builds.map(|files| (session, files.build)).collect();
-        if !builds.is_empty() {
-            sync(&self.store, self.places.sessions(), builds).await;
-        }
-        Ok(())
+        let mut builds = self.unsynced().await?;
+        builds.retain(|(of, _)| *of == session);
+        sync(&self.store, self.places.sessions(), builds).await
     }
 
     /// Has everything put on the disk that a daemon before this one left to be, in the background.
     pub(super) async fn sync_left(&self) -> Result<(), Refusal> {
-        let all = self.store.unsynced().await?.into_iter();
-        let builds: Vec<_> = all.map(|files| (files.session, files.build)).collect();
-        if !builds.is_empty() {
-            let (store, dir) = (self.store.clone(), self.places.sessions());
-            tokio::spawn(async move { sync(&store, dir, builds).await });
-        }
+        self.sync_later(self.unsynced().await?);
         Ok(())
+    }
+
+    async fn unsynced(&self) -> Result<Vec<(SessionId, SandboxId)>, Refusal> {
+        let all = self.store.unsynced().await?.into_iter();
+        Ok(all.map(|files| (files.session, files.build)).collect())
     }
 }
 
@@ -73,27 +79,30 @@ pub(super) async fn unsure(store: &dyn Store) -> Result<Vec<SessionId>, Refusal>
     Ok(of_before.map(|files| files.session).collect())
 }
 
-/// Waits until everything beneath a directory is on the disk, and records that these builds are.
-async fn sync(store: &Arc<dyn Store>, dir: PathBuf, builds: Vec<(SessionId, SandboxId)>) {
-    let flush = move || -> std::io::Result<()> {
-        rustix::fs::syncfs(std::fs::File::open(dir)?)?;
+/// Waits until everything beneath a directory is on the disk, if there are builds that may not be, and
+/// records that they are.
+async fn sync(
+    store: &Arc<dyn Store>,
+    dir: PathBuf,
+    builds: Vec<(SessionId, SandboxId)>,
+) -> Result<(), Refusal> {
+    if builds.is_empty() {
+        return Ok(());
+    }
+    let flush = move || -> Result<(), TreeError> {
+        Tree::open(&dir)?.sync()?;
         fault::point("restore.synced");
         Ok(())
     };
-    let flushed = spawn_blocking(flush).await.map_err(std::io::Error::other).flatten();
-    if let Err(error) = flushed {
-        // They are built again should the machine go down.
-        return tracing::error!(%error, "files that were brought back may not be on the disk");
-    }
+    let flushed = spawn_blocking(flush).await.map_err(|error| error.to_string());
+    flushed.and_then(|flushed| flushed.map_err(|error| error.to_string())).map_err(|error| {
+        tracing::error!(error, "the disk could not be flushed");
+        Refusal::Internal("the session's files may not be on the disk".to_owned())
+    })?;
     for (session, build) in builds {
-        match store.synced(session, build).await {
-            // The next daemon finds them.
-            Ok(()) | Err(StoreError::Closed) => {}
-            Err(error) => {
-                tracing::warn!(ash_session = %session, %error, "not recorded as on the disk")
-            }
-        }
+        store.synced(session, build).await?;
     }
+    Ok(())
 }
 
 /// Names the time since this machine was started, see random(4).

@@ -121,7 +121,7 @@ impl Driver {
         let recorded = self.commit(change, events).await;
         if found == Found::InStore {
             // Not before: whoever commits waits for a disk that is busy with this.
-            self.shared.sync_later(self.session.id, running.id);
+            self.shared.sync_later(vec![(self.session.id, running.id)]);
         }
         if let Err(error) = recorded {
             self.shared.end_sandbox(running).await;
