@@ -46,6 +46,28 @@ fn event(seq: u64) -> NewEvent {
     }
 }
 
+fn id(n: u8) -> SessionId {
+    SessionId(uuid(n))
+}
+
+/// A point of a session, saved at a time.
+fn point(n: u8, session: u8, seq: u64, at: i64) -> Point {
+    Point {
+        id: PointId(uuid(n)),
+        session: id(session),
+        name: None,
+        seq,
+        turn: None,
+        cli_session: String::new(),
+        root: Root([n; 32]),
+        files: 1,
+        bytes: 1,
+        written: 100,
+        left_out: 0,
+        created_at: Timestamp(at),
+    }
+}
+
 /// A commit of events only.
 fn append(n: u8, events: Vec<NewEvent>) -> Commit {
     Commit::of(SessionId(uuid(n)), Default::default(), events)

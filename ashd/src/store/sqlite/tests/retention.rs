@@ -2,28 +2,7 @@
 
 use super::super::retention;
 use super::*;
-use crate::domain::{AgentConfig, AgentId, Root, Scope, SessionChange, Which};
-
-fn id(n: u8) -> SessionId {
-    SessionId(uuid(n))
-}
-
-fn point(n: u8, session: u8, seq: u64, at: i64) -> Point {
-    Point {
-        id: PointId(uuid(n)),
-        session: id(session),
-        name: None,
-        seq,
-        turn: None,
-        cli_session: String::new(),
-        root: Root([n; 32]),
-        files: 1,
-        bytes: 1,
-        written: 100,
-        left_out: 0,
-        created_at: Timestamp(at),
-    }
-}
+use crate::domain::{AgentConfig, AgentId, Scope, SessionChange, Which};
 
 async fn points(store: &Sqlite, session: u8) -> Vec<u8> {
     let points = store.points(id(session)).await.unwrap();

@@ -1,32 +1,11 @@
 //! Files that may not be on the disk.
 
 use super::*;
-use crate::domain::{Root, SessionChange};
-
-fn id(n: u8) -> SessionId {
-    SessionId(uuid(n))
-}
+use crate::domain::SessionChange;
 
 fn files(session: u8, point: u8, build: u8) -> Unsynced {
     let (point, build) = (PointId(uuid(point)), SandboxId(uuid(build)));
     Unsynced { session: id(session), point, build, boot: "boot".to_owned() }
-}
-
-fn point(n: u8, seq: u64) -> Point {
-    Point {
-        id: PointId(uuid(n)),
-        session: id(1),
-        name: None,
-        seq,
-        turn: None,
-        cli_session: String::new(),
-        root: Root([n; 32]),
-        files: 1,
-        bytes: 1,
-        written: 1,
-        left_out: 0,
-        created_at: Timestamp(0),
-    }
 }
 
 /// A session with two points, and files that were built from the older one.
@@ -34,7 +13,7 @@ async fn built(dir: &Path) -> Sqlite {
     let store = open(dir);
     store.create_session(session(1), vec![]).await.unwrap();
     for n in [1, 2] {
-        store.add_point(point(n, n.into()), 9).await.unwrap();
+        store.add_point(point(n, 1, n.into(), 0), 9).await.unwrap();
     }
     store.note_unsynced(files(1, 1, 1)).await.unwrap();
     store
@@ -70,7 +49,7 @@ fn what_they_were_built_from_stays_until_there_is_a_newer_point() {
         assert!(!store.remove_point(id(1), PointId(uuid(1))).await.unwrap());
         assert_eq!(store.remove_old_points(Timestamp(9), 9).await.unwrap(), 0);
         assert_eq!(left().await, 2);
-        store.add_point(point(3, 3), 1).await.unwrap();
+        store.add_point(point(3, 1, 3, 0), 1).await.unwrap();
         assert_eq!(left().await, 1);
         assert_eq!(store.unsynced().await.unwrap(), [files(1, 3, 1)]);
         store.build_again(id(1)).await.unwrap();
