@@ -23,7 +23,7 @@ use crate::domain::{
 };
 use crate::fault;
 use crate::sandbox::Running;
-use crate::snapshot::{Cut, Cutting, Donor, Limits, Restoring, SnapshotError, Stage};
+use crate::snapshot::{Cut, Cutting, Donor, Restoring, SnapshotError, Stage};
 use crate::store::StoreError;
 use crate::tree::remove_all;
 
@@ -71,8 +71,7 @@ impl Shared {
             let paths = ROOTS.map(|name| (name, root.join(name)));
             let there = paths.iter().filter(|(_, path)| path.is_dir());
             let roots: Vec<_> = there.map(|(name, path)| (*name, path.as_path())).collect();
-            let limits = Limits::default();
-            let cutting = Cutting { session: id, roots: &roots, cancel: &cancel, limits };
+            let cutting = Cutting::new(id, &roots, &cancel);
             let tell = tell(told);
             let hold = || -> std::io::Result<Box<dyn Any>> {
                 let frozen = sandboxes.freeze(sandbox).map_err(std::io::Error::other)?;
@@ -104,9 +103,7 @@ impl Shared {
     pub(super) async fn bring_back(&self, session: &Session) -> Result<(), Refusal> {
         let Some(point) = self.wanted(session).await? else { return Ok(()) };
         self.build(session, &point, None).await?;
-        self.put_in_place(session.id).await?;
-        told(session, &point);
-        Ok(())
+        self.placed(session, &point, true).await
     }
 
     /// Like [`bring_back`](Self::bring_back), and makes a sandbox for them. It starts while they are
@@ -156,14 +153,11 @@ impl Shared {
         let noting = self.note_unsynced(session, point, sandbox);
         let (built, noted, launched) = tokio::join!(building, noting, launching);
         let placed = match (built, noted) {
-            (Ok(()), Ok(())) => Some(self.put(session.id, false).await),
+            (Ok(()), Ok(())) => Some(self.placed(session, point, false).await),
             _ => None,
         };
         match (placed, launched) {
-            (Some(Ok(())), Some(launched)) => {
-                told(session, point);
-                return launched;
-            }
+            (Some(Ok(())), Some(launched)) => return launched,
             (placed, launched) => {
                 // What it was made for is gone.
                 if let Some(Ok(running)) = launched {
@@ -173,10 +167,15 @@ impl Shared {
             }
         }
         self.build(session, point, None).await?;
-        self.put_in_place(session.id).await?;
+        self.placed(session, point, true).await?;
         self.store.synced(session.id, sandbox).await?;
-        told(session, point);
         self.launch(session, sandbox).await
+    }
+
+    async fn placed(&self, session: &Session, point: &Point, synced: bool) -> Result<(), Refusal> {
+        self.put(session.id, synced).await?;
+        tracing::info!(ash_session = %session.id, point = %point.id, "brought back from a point");
+        Ok(())
     }
 
     /// Builds workspace and home of a session as they were at a point, beside their place. With a
@@ -236,16 +235,8 @@ impl Shared {
             let donor = donor.map(|(session, root)| Donor { session, root });
             let cancel = AtomicBool::new(false);
             let tell = |root: &Path| drop(begun.send_replace(Some(root.to_owned())));
-            let restoring = Restoring {
-                session: id,
-                parent: &parent,
-                name: &name,
-                owner,
-                synced,
-                donor,
-                begun: Some(&tell),
-                cancel: &cancel,
-            };
+            let plain = Restoring::new(id, (&parent, &name), &cancel);
+            let restoring = Restoring { owner, synced, donor, begun: Some(&tell), ..plain };
             snapshots.vault(&tenant)?.restore(root, &restoring)
         };
         let built = spawn_blocking(build).await.unwrap_or(Err(SnapshotError::Cancelled));
@@ -355,10 +346,6 @@ struct How {
     synced: bool,
     /// Learns where it is built, once that has begun.
     begun: watch::Sender<Option<PathBuf>>,
-}
-
-fn told(session: &Session, point: &Point) {
-    tracing::info!(ash_session = %session.id, point = %point.id, "brought back from a point");
 }
 
 /// Where a session's files are built.

@@ -218,16 +218,7 @@ impl Service {
             build_folder(&places.staging(), &place, |parent, name| {
                 let cancel = AtomicBool::new(false);
                 let session = SessionId::random();
-                let restoring = Restoring {
-                    session,
-                    parent,
-                    name,
-                    owner: 0,
-                    synced: true,
-                    donor: None,
-                    begun: None,
-                    cancel: &cancel,
-                };
+                let restoring = Restoring::new(session, (parent, name), &cancel);
                 let vault = snapshots.vault(&owned)?;
                 vault.restore(root, &restoring)?;
                 vault.forget(session)

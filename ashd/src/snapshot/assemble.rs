@@ -1,5 +1,6 @@
 //! Putting together what was looked at: the nodes of a point. The agent need not stand still for it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::Mutex;
@@ -76,15 +77,6 @@ impl<'l, 'a, 'v> Assembly<'l, 'a, 'v> {
         below.push(b'/');
         for ((name, _), seen) in moment.names.iter().zip(&moment.seen) {
             let name = name.to_bytes();
-            if let Seen::Known(known) = seen
-                && !node::is_curtailed(&known.entry)
-            {
-                // Nearly all of them.
-                self.count(known);
-                self.met += 1;
-                leaves.push(name, &known.entry);
-                continue;
-            }
             below.truncate(path.len() + 1);
             below.extend(name);
             if let Some(entry) = self.entry(&below, seen)? {
@@ -107,26 +99,34 @@ impl<'l, 'a, 'v> Assembly<'l, 'a, 'v> {
         self.all.bytes += file.mark.size();
     }
 
-    fn entry(&mut self, path: &[u8], seen: &Seen<'_>) -> Result<Option<Vec<u8>>, SnapshotError> {
+    fn entry<'s>(
+        &mut self,
+        path: &[u8],
+        seen: &'s Seen<'_>,
+    ) -> Result<Option<Cow<'s, [u8]>>, SnapshotError>
+    where
+        'l: 's,
+    {
+        let read = self.read;
         Ok(match seen {
             Seen::Known(known) => {
                 self.count(known);
                 self.met += 1;
-                Some(known.entry.clone())
+                Some(Cow::Borrowed(&known.entry))
             }
             Seen::Read => {
-                let met = self.read.get(path).ok_or_else(overlooked)?;
+                let met = read.get(path).ok_or_else(overlooked)?;
                 self.count(&met.known);
                 self.met += usize::from(met.is_sure && self.before.contains_key(path));
-                Some(met.known.entry.clone())
+                Some(Cow::Borrowed(&met.known.entry))
             }
             Seen::Dir => {
                 self.all.files += 1;
-                Some(self.dir(path)?)
+                Some(Cow::Owned(self.dir(path)?))
             }
             Seen::Small(entry) => {
                 self.all.files += 1;
-                Some(entry.clone())
+                Some(Cow::Borrowed(entry))
             }
             Seen::LeftOut(what) => {
                 self.all.left_out.add(path, what);

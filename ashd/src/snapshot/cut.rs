@@ -40,6 +40,17 @@ pub struct Cutting<'a> {
     pub limits: Limits,
 }
 
+impl<'a> Cutting<'a> {
+    /// As much of it as a point can have.
+    pub fn new(
+        session: SessionId,
+        roots: &'a [(&'a str, &'a Path)],
+        cancel: &'a AtomicBool,
+    ) -> Cutting<'a> {
+        Cutting { session, roots, cancel, limits: Limits::default() }
+    }
+}
+
 /// Stops whoever changes the files, until what is returned is dropped.
 pub type Hold<'a> = dyn Fn() -> io::Result<Box<dyn Any>> + Sync + 'a;
 

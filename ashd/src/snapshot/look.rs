@@ -32,7 +32,7 @@ use crate::tree::dir::{Attributes, Dir, FileTime, Kind, Stat, attributes, stat_o
 
 /// How long before a look something may have been changed once more without its times telling:
 /// kernels before 6.13 keep them by the tick.
-const TICK: Duration = Duration::from_millis(20);
+pub(super) const TICK: Duration = Duration::from_millis(20);
 
 /// Looking at a session's files.
 pub(super) struct Look<'a, 'v> {
@@ -413,10 +413,11 @@ pub(super) fn check_cancelled(cancel: &AtomicBool) -> Result<(), SnapshotError> 
 /// What an error says about something that was there a moment ago.
 fn is_moved(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    let moved = [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::ISDIR, Errno::NXIO, Errno::INVAL];
-    // These of attributes.
-    let mut moved = moved.into_iter().chain([Errno::RANGE, Errno::NODATA]);
-    Errno::from_io_error(error).is_some_and(|errno| moved.any(|other| other == errno))
+    let of_files =
+        [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::ISDIR, Errno::NXIO, Errno::INVAL];
+    let of_attributes = [Errno::RANGE, Errno::NODATA];
+    Errno::from_io_error(error)
+        .is_some_and(|errno| of_files.contains(&errno) || of_attributes.contains(&errno))
 }
 
 fn shortly_before(now: SystemTime) -> FileTime {

@@ -49,6 +49,18 @@ pub struct Restoring<'a> {
     pub cancel: &'a AtomicBool,
 }
 
+impl<'a> Restoring<'a> {
+    /// For root, from the store alone, and on the disk when it is done.
+    pub fn new(
+        session: SessionId,
+        (parent, name): (&'a Path, &'a str),
+        cancel: &'a AtomicBool,
+    ) -> Restoring<'a> {
+        let (donor, begun) = (None, None);
+        Restoring { session, parent, name, owner: 0, synced: true, donor, begun, cancel }
+    }
+}
+
 /// A session whose files are there.
 #[derive(Clone, Copy)]
 pub struct Donor<'a> {

@@ -17,6 +17,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::{Root, SessionId};
 
+mod collected;
 mod damaged;
 mod held;
 mod limited;
@@ -29,6 +30,10 @@ struct Place {
     vault: Arc<Vault>,
     session: SessionId,
 }
+
+/// What is not needed goes, whatever its age; whoever is in the way is not waited for.
+const AT_ONCE: Collecting =
+    Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
@@ -55,14 +60,23 @@ impl Place {
     }
 
     fn try_cut(&self, hold: &Hold<'_>) -> Result<Cut, SnapshotError> {
-        self.cut_within(Limits::default(), hold)
+        self.cut_as((&NEVER, Limits::default()), hold, &|_| true)
     }
 
-    fn cut_within(&self, limits: Limits, hold: &Hold<'_>) -> Result<Cut, SnapshotError> {
+    fn cut_within(&self, limits: Limits) -> Result<Cut, SnapshotError> {
+        self.cut_as((&NEVER, limits), &nobody, &|_| true)
+    }
+
+    fn cut_as(
+        &self,
+        (cancel, limits): (&AtomicBool, Limits),
+        hold: &Hold<'_>,
+        tell: &Tell<'_>,
+    ) -> Result<Cut, SnapshotError> {
         let paths = [self.live().join("workspace"), self.live().join("home")];
         let roots = [("workspace", paths[0].as_path()), ("home", paths[1].as_path())];
-        let cutting = Cutting { session: self.session, roots: &roots, cancel: &NEVER, limits };
-        self.vault.cut(&cutting, hold, &|_| true)
+        let cutting = Cutting { limits, ..Cutting::new(self.session, &roots, cancel) };
+        self.vault.cut(&cutting, hold, tell)
     }
 
     fn cut(&self) -> Cut {
@@ -74,16 +88,8 @@ impl Place {
         let donor = donor.then(|| Donor { session: self.session, root: &live });
         let parent = self.dir.path();
         let session = SessionId::random();
-        let restoring = Restoring {
-            session,
-            parent,
-            name,
-            owner: 0,
-            synced: true,
-            donor,
-            begun: None,
-            cancel: &NEVER,
-        };
+        let plain = Restoring::new(session, (parent, name), &NEVER);
+        let restoring = Restoring { donor, ..plain };
         self.vault.restore(root, &restoring)?;
         Ok(parent.join(name))
     }
@@ -370,16 +376,13 @@ fn one_that_is_given_up_is_gone_on_with() {
         fs::write(place.workspace().join(format!("f{n}")), noise(n, 100_000)).unwrap();
     }
     settle(&place.workspace());
-    let paths = [place.live().join("workspace"), place.live().join("home")];
-    let roots = [("workspace", paths[0].as_path()), ("home", paths[1].as_path())];
     let cancel = AtomicBool::new(false);
-    let limits = Limits::default();
-    let cutting = Cutting { session: place.session, roots: &roots, cancel: &cancel, limits };
     let hold = || -> io::Result<Box<dyn Any>> {
         cancel.store(true, Ordering::SeqCst);
         nobody()
     };
-    assert!(matches!(place.vault.cut(&cutting, &hold, &|_| true), Err(SnapshotError::Cancelled)));
+    let given_up = place.cut_as((&cancel, Limits::default()), &hold, &|_| true);
+    assert!(matches!(given_up, Err(SnapshotError::Cancelled)));
     let cut = place.cut();
     assert!(cut.written < 200_000, "{}", cut.written);
     assert_same(&place.live(), &place.restore(cut.root, "back"));
@@ -389,9 +392,9 @@ fn one_that_is_given_up_is_gone_on_with() {
 fn one_that_is_given_up_does_not_wait_for_who_collects() {
     let place = Place::new();
     let _alone = place.vault.gate.alone(Duration::ZERO).unwrap();
-    let (roots, cancel, limits) = ([], AtomicBool::new(true), Limits::default());
-    let cutting = Cutting { session: place.session, roots: &roots, cancel: &cancel, limits };
-    assert!(matches!(place.vault.cut(&cutting, &nobody, &|_| true), Err(SnapshotError::Cancelled)));
+    let cancel = AtomicBool::new(true);
+    let given_up = place.cut_as((&cancel, Limits::default()), &nobody, &|_| true);
+    assert!(matches!(given_up, Err(SnapshotError::Cancelled)));
 }
 
 #[test]
@@ -411,22 +414,12 @@ fn damage_is_told_and_leaves_nothing() {
         let vault = open(place.dir.path());
         let name = format!("back-{at}");
         let (session, parent) = (SessionId::random(), place.dir.path());
-        let (name, donor) = (name.as_str(), None);
-        let restoring = Restoring {
-            session,
-            parent,
-            name,
-            owner: 0,
-            synced: true,
-            donor,
-            begun: None,
-            cancel: &NEVER,
-        };
+        let restoring = Restoring::new(session, (parent, &name), &NEVER);
         match vault.restore(cut.root, &restoring) {
-            Ok(_) => assert_eq!(seen(&parent.join(name)), before),
+            Ok(_) => assert_eq!(seen(&parent.join(&name)), before),
             Err(SnapshotError::Damaged { .. }) => {
                 let left = fs::read_dir(parent).unwrap().count();
-                assert!(left <= 3 && !parent.join(name).exists());
+                assert!(left <= 3 && !parent.join(&name).exists());
             }
             Err(other) => panic!("{other}"),
         }
@@ -464,86 +457,6 @@ fn a_pack_that_the_index_does_not_know_is_taken_in() {
     other.check(cut.root, true).unwrap();
 }
 
-#[test]
-fn what_no_point_needs_is_collected() {
-    let place = Place::new();
-    let how = Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
-    fs::write(place.workspace().join("old"), noise(1, 2_000_000)).unwrap();
-    let first = place.cut();
-    fs::remove_file(place.workspace().join("old")).unwrap();
-    fs::write(place.workspace().join("new"), noise(2, 1_000_000)).unwrap();
-    let second = place.cut();
-    let points = |roots: &[Root]| Ok::<_, SnapshotError>(roots.to_vec());
-    assert_eq!(place.vault.collect(&how, || points(&[])).unwrap(), None, "cuts are still pinned");
-    let roots = (first.root, second.root);
-    drop((first, second));
-    let (first, second) = roots;
-    let both = place.vault.collect(&how, || points(&[first, second])).unwrap().unwrap();
-    assert_eq!((both.packs, both.bytes), (0, 0));
-    let young = Collecting { grace: Duration::from_secs(3600), ..how };
-    assert_eq!(place.vault.collect(&young, || points(&[second])).unwrap().unwrap().bytes, 0);
-    let preview = Collecting { preview: true, ..how };
-    let would = place.vault.collect(&preview, || points(&[second])).unwrap().unwrap();
-    assert!(would.bytes > 1_900_000, "{would:?}");
-    place.vault.check(first, true).unwrap();
-    assert_eq!(place.vault.collect(&how, || points(&[second])).unwrap().unwrap(), would);
-    assert!(place.vault.check(first, false).is_err());
-    place.vault.check(second, true).unwrap();
-    assert_same(&place.live(), &place.restore(second, "back"));
-    // What is known of the session's files still fits.
-    let third = place.cut();
-    assert_eq!(third.root, second);
-    place.vault.check(third.root, true).unwrap();
-}
-
-#[test]
-fn what_comes_back_while_it_is_removed_is_stored_again() {
-    let place = Place::new();
-    let how = Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
-    let old = place.workspace().join("old");
-    fs::write(&old, noise(1, 2_000_000)).unwrap();
-    fs::write(place.workspace().join("kept"), noise(2, 100_000)).unwrap();
-    drop(place.cut());
-    fs::remove_file(&old).unwrap();
-    let second = place.cut().root;
-    let alone = place.vault.gate.alone(Duration::ZERO).unwrap();
-    let going = place.vault.decide(&[second], &how, None).unwrap();
-    alone.let_add();
-    fs::write(&old, noise(1, 2_000_000)).unwrap();
-    let third = place.cut();
-    assert!(third.written > 1_900_000, "{}", third.written);
-    let collected = place.vault.sweep(going, false).unwrap();
-    assert!(collected.bytes > 1_900_000, "{collected:?}");
-    drop(alone);
-    place.vault.check(second, true).unwrap();
-    place.vault.check(third.root, true).unwrap();
-    assert_same(&place.live(), &place.restore(third.root, "back"));
-}
-
-#[test]
-fn small_packs_are_merged_and_scans_of_no_point_forgotten() {
-    let place = Place::new();
-    let how = Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
-    let mut roots = vec![];
-    for n in 0..20 {
-        fs::write(place.workspace().join("file"), noise(n, 10_000)).unwrap();
-        roots.push(place.cut().root);
-    }
-    let packs = || fs::read_dir(place.dir.path().join("store/default/packs")).unwrap().count();
-    assert_eq!(packs(), 20);
-    place.vault.collect(&how, || Ok::<_, SnapshotError>(roots.clone())).unwrap().unwrap();
-    assert_eq!(packs(), 1);
-    for root in &roots {
-        place.vault.check(*root, true).unwrap();
-    }
-    // The newest root goes: what is known of the files is in no point any more.
-    roots.pop();
-    place.vault.collect(&how, || Ok::<_, SnapshotError>(roots.clone())).unwrap().unwrap();
-    let again = place.cut();
-    place.vault.check(again.root, true).unwrap();
-    assert_same(&place.live(), &place.restore(again.root, "back"));
-}
-
 /// The node of a directory of a point.
 fn node_of(vault: &Vault, root: Root, path: &[&str]) -> chunk::ChunkId {
     path.iter().fold(Vault::top(root), |node, part| {
@@ -569,8 +482,7 @@ fn a_file_that_reads_like_a_directory_hides_nothing() {
     fs::write(place.workspace().join("a"), place.vault.chunk(dir).unwrap()).unwrap();
     fs::write(place.workspace().join("b"), place.vault.chunk(lists[0].id).unwrap()).unwrap();
     let second = place.cut().root;
-    let how = Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
-    place.vault.collect(&how, || Ok::<_, SnapshotError>(vec![second])).unwrap().unwrap();
+    place.vault.collect(&AT_ONCE, || Ok::<_, SnapshotError>(vec![second])).unwrap().unwrap();
     assert_same(&place.live(), &place.restore(second, "back"));
 }
 
@@ -611,28 +523,6 @@ fn what_could_not_be_published_is_not_forgotten() {
     fs::rename(&away, &packs).unwrap();
     // Else files would be noted as stored whose chunks are nowhere.
     assert!(stash.lock().unwrap().publish().is_err());
-}
-
-#[test]
-fn what_comes_back_after_it_was_collected_is_stored_again() {
-    let place = Place::new();
-    let dir = place.workspace().join("dir");
-    let make = || {
-        fs::create_dir(&dir).unwrap();
-        fs::write(dir.join("file"), "the same").unwrap();
-        let times = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
-        File::open(dir.join("file")).unwrap().set_times(times).unwrap();
-    };
-    make();
-    drop(place.cut());
-    fs::remove_dir_all(&dir).unwrap();
-    let second = place.cut().root;
-    let how = Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
-    place.vault.collect(&how, || Ok::<_, SnapshotError>(vec![second])).unwrap().unwrap();
-    make();
-    let third = place.cut();
-    place.vault.check(third.root, true).unwrap();
-    assert_same(&place.live(), &place.restore(third.root, "back"));
 }
 
 #[test]

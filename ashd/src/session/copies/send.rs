@@ -16,7 +16,7 @@ use crate::objects::{
     Place, PointCopy, SessionCopy, history,
 };
 use crate::session::shared::Shared;
-use crate::snapshot::{Cutting, Limits, SnapshotError};
+use crate::snapshot::{Cutting, SnapshotError};
 use crate::store::EventRange;
 use crate::tree::Tree;
 
@@ -282,8 +282,8 @@ async fn agent(
         let vault = snapshots.vault(&owned)?;
         let session = SessionId::random();
         let roots = [("agent", path.as_path())];
-        let (cancel, limits) = (&AtomicBool::new(false), Limits::default());
-        let cutting = Cutting { session, roots: &roots, cancel, limits };
+        let cancel = AtomicBool::new(false);
+        let cutting = Cutting::new(session, &roots, &cancel);
         let nobody = || -> std::io::Result<Box<dyn std::any::Any>> { Ok(Box::new(())) };
         let cut = vault.cut(&cutting, &nobody, &|_| true)?;
         vault.forget(session)?;

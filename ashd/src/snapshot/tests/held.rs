@@ -31,11 +31,7 @@ fn nodes_are_stored_when_the_agent_goes_on() {
         assert!(stage == Stage::Passed || fs::create_dir_all(path).is_ok());
         true
     };
-    let paths = [place.workspace(), place.live().join("home")];
-    let roots = [("workspace", paths[0].as_path()), ("home", paths[1].as_path())];
-    let limits = Limits::default();
-    let cutting = Cutting { session: place.session, roots: &roots, cancel: &NEVER, limits };
-    let cut = place.vault.cut(&cutting, &hold, &moves).unwrap();
+    let cut = place.cut_as((&NEVER, Limits::default()), &hold, &moves).unwrap();
     assert!(cut.held && !STORED.load(Ordering::SeqCst));
     assert_same(&place.live(), &place.restore(cut.root, "back"));
 }
@@ -54,11 +50,7 @@ fn a_name_that_came_between_the_looks_is_found() {
         }
         true
     };
-    let paths = [place.workspace(), place.live().join("home")];
-    let roots = [("workspace", paths[0].as_path()), ("home", paths[1].as_path())];
-    let limits = Limits::default();
-    let cutting = Cutting { session: place.session, roots: &roots, cancel: &NEVER, limits };
-    let cut = place.vault.cut(&cutting, &nobody, &moves).unwrap();
+    let cut = place.cut_as((&NEVER, Limits::default()), &nobody, &moves).unwrap();
     assert!(cut.held);
     assert_same(&place.live(), &place.restore(cut.root, "back"));
 }

@@ -21,7 +21,7 @@ fn attributes_that_are_too_many_are_left_out_and_said() {
     let limits = Limits { attributes: 500, ..Limits::default() };
     // Also when nothing is read any more.
     loop {
-        let cut = place.cut_within(limits, &nobody).unwrap();
+        let cut = place.cut_within(limits).unwrap();
         assert_eq!(cut.left_out.count, 3, "{}", cut.left_out);
         assert!(cut.left_out.to_string().contains("workspace/file (some of its attributes)"));
         if !cut.held {
@@ -49,10 +49,10 @@ fn more_entries_than_a_point_can_have_are_refused_until_there_are_less() {
     settle(&place.workspace());
     // What is looked at twice is counted once.
     let limits = |entries| Limits { entries, ..Limits::default() };
-    let cut = place.cut_within(limits(62), &nobody).unwrap();
+    let cut = place.cut_within(limits(62)).unwrap();
     assert_eq!(cut.files, 62);
     for _ in 0..3 {
-        let refused = place.cut_within(limits(61), &nobody).err().unwrap();
+        let refused = place.cut_within(limits(61)).err().unwrap();
         assert!(matches!(refused, SnapshotError::TooMany(61)), "{refused}");
     }
     // Also when they come too late for the first look.
@@ -62,14 +62,11 @@ fn more_entries_than_a_point_can_have_are_refused_until_there_are_less() {
         }
         true
     };
-    let paths = [place.workspace(), place.live().join("home")];
-    let roots = [("workspace", paths[0].as_path()), ("home", paths[1].as_path())];
     let limits = limits(70);
-    let cutting = Cutting { session: place.session, roots: &roots, cancel: &NEVER, limits };
-    let refused = place.vault.cut(&cutting, &nobody, &late).err().unwrap();
+    let refused = place.cut_as((&NEVER, limits), &nobody, &late).err().unwrap();
     assert!(matches!(refused, SnapshotError::TooMany(70)), "{refused}");
     fs::remove_dir_all(&many).unwrap();
-    let cut = place.cut_within(limits, &nobody).unwrap();
+    let cut = place.cut_within(limits).unwrap();
     assert_same(&place.live(), &place.restore(cut.root, "back"));
 }
 
@@ -86,8 +83,11 @@ fn what_cuts_that_fail_have_read_does_not_add_up() {
             fs::write(dir.join(format!("{round:02}-{n:02}")), "").unwrap();
         }
         // Until their times tell, so that what is read is kept.
-        std::thread::sleep(Duration::from_millis(25));
-        let refused = place.cut_within(limits, &nobody).err().unwrap();
+        let changed = fs::metadata(&dir).unwrap().modified().unwrap();
+        while changed.elapsed().unwrap_or_default() <= look::TICK {
+            std::thread::yield_now();
+        }
+        let refused = place.cut_within(limits).err().unwrap();
         assert!(matches!(refused, SnapshotError::TooLong(_)), "{refused}");
         fs::remove_dir_all(&dir).unwrap();
     }
@@ -99,9 +99,9 @@ fn what_cuts_that_fail_have_read_does_not_add_up() {
 fn more_than_can_be_noted_of_files_is_refused() {
     let place = Place::new();
     let limits = Limits { bytes: 20_000, ..Limits::default() };
-    place.cut_within(limits, &nobody).unwrap();
+    place.cut_within(limits).unwrap();
     let too_long = |what: &str| {
-        let refused = place.cut_within(limits, &nobody).err().unwrap();
+        let refused = place.cut_within(limits).err().unwrap();
         assert!(matches!(refused, SnapshotError::TooLong(_)), "{what}: {refused}");
     };
     for n in 0..10 {
@@ -111,7 +111,7 @@ fn more_than_can_be_noted_of_files_is_refused() {
     for n in 0..10 {
         fs::remove_file(place.workspace().join(n.to_string())).unwrap();
     }
-    place.cut_within(limits, &nobody).unwrap();
+    place.cut_within(limits).unwrap();
     let mut deep = place.workspace();
     for _ in 0..15 {
         deep.push("d".repeat(200));
@@ -119,6 +119,6 @@ fn more_than_can_be_noted_of_files_is_refused() {
     fs::create_dir_all(&deep).unwrap();
     too_long("paths");
     fs::remove_dir_all(place.workspace().join("d".repeat(200))).unwrap();
-    let cut = place.cut_within(limits, &nobody).unwrap();
+    let cut = place.cut_within(limits).unwrap();
     assert_same(&place.live(), &place.restore(cut.root, "back"));
 }

@@ -52,11 +52,7 @@ fn what_was_read_while_the_agent_stood_still_is_read_again() {
         }
         nobody()
     };
-    let paths = [place.workspace(), place.live().join("home")];
-    let roots = [("workspace", paths[0].as_path()), ("home", paths[1].as_path())];
-    let limits = Limits::default();
-    let cutting = Cutting { session: place.session, roots: &roots, cancel: &NEVER, limits };
-    assert!(place.vault.cut(&cutting, &hold, &moves).unwrap().held);
+    assert!(place.cut_as((&NEVER, Limits::default()), &hold, &moves).unwrap().held);
     mapping.store(2, 7);
     let cut = place.cut();
     assert_same(&place.live(), &place.restore(cut.root, "back"));

@@ -1,0 +1,105 @@
+//! What no point needs goes, and nothing else.
+
+use super::*;
+
+#[test]
+fn what_no_point_needs_is_collected() {
+    let place = Place::new();
+    fs::write(place.workspace().join("old"), noise(1, 2_000_000)).unwrap();
+    let first = place.cut();
+    fs::remove_file(place.workspace().join("old")).unwrap();
+    fs::write(place.workspace().join("new"), noise(2, 1_000_000)).unwrap();
+    let second = place.cut();
+    let points = |roots: &[Root]| Ok::<_, SnapshotError>(roots.to_vec());
+    assert_eq!(
+        place.vault.collect(&AT_ONCE, || points(&[])).unwrap(),
+        None,
+        "cuts are still pinned"
+    );
+    let roots = (first.root, second.root);
+    drop((first, second));
+    let (first, second) = roots;
+    let both = place.vault.collect(&AT_ONCE, || points(&[first, second])).unwrap().unwrap();
+    assert_eq!((both.packs, both.bytes), (0, 0));
+    let young = Collecting { grace: Duration::from_secs(3600), ..AT_ONCE };
+    assert_eq!(place.vault.collect(&young, || points(&[second])).unwrap().unwrap().bytes, 0);
+    let preview = Collecting { preview: true, ..AT_ONCE };
+    let would = place.vault.collect(&preview, || points(&[second])).unwrap().unwrap();
+    assert!(would.bytes > 1_900_000, "{would:?}");
+    place.vault.check(first, true).unwrap();
+    assert_eq!(place.vault.collect(&AT_ONCE, || points(&[second])).unwrap().unwrap(), would);
+    assert!(place.vault.check(first, false).is_err());
+    place.vault.check(second, true).unwrap();
+    assert_same(&place.live(), &place.restore(second, "back"));
+    // What is known of the session's files still fits.
+    let third = place.cut();
+    assert_eq!(third.root, second);
+    place.vault.check(third.root, true).unwrap();
+}
+
+#[test]
+fn what_comes_back_while_it_is_removed_is_stored_again() {
+    let place = Place::new();
+    let old = place.workspace().join("old");
+    fs::write(&old, noise(1, 2_000_000)).unwrap();
+    fs::write(place.workspace().join("kept"), noise(2, 100_000)).unwrap();
+    drop(place.cut());
+    fs::remove_file(&old).unwrap();
+    let second = place.cut().root;
+    let alone = place.vault.gate.alone(Duration::ZERO).unwrap();
+    let going = place.vault.decide(&[second], &AT_ONCE, None).unwrap();
+    alone.let_add();
+    fs::write(&old, noise(1, 2_000_000)).unwrap();
+    let third = place.cut();
+    assert!(third.written > 1_900_000, "{}", third.written);
+    let collected = place.vault.sweep(going, false).unwrap();
+    assert!(collected.bytes > 1_900_000, "{collected:?}");
+    drop(alone);
+    place.vault.check(second, true).unwrap();
+    place.vault.check(third.root, true).unwrap();
+    assert_same(&place.live(), &place.restore(third.root, "back"));
+}
+
+#[test]
+fn what_comes_back_after_it_was_collected_is_stored_again() {
+    let place = Place::new();
+    let dir = place.workspace().join("dir");
+    let make = || {
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("file"), "the same").unwrap();
+        let times = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
+        File::open(dir.join("file")).unwrap().set_times(times).unwrap();
+    };
+    make();
+    drop(place.cut());
+    fs::remove_dir_all(&dir).unwrap();
+    let second = place.cut().root;
+    place.vault.collect(&AT_ONCE, || Ok::<_, SnapshotError>(vec![second])).unwrap().unwrap();
+    make();
+    let third = place.cut();
+    place.vault.check(third.root, true).unwrap();
+    assert_same(&place.live(), &place.restore(third.root, "back"));
+}
+
+#[test]
+fn small_packs_are_merged_and_scans_of_no_point_forgotten() {
+    let place = Place::new();
+    let mut roots = vec![];
+    for n in 0..20 {
+        fs::write(place.workspace().join("file"), noise(n, 10_000)).unwrap();
+        roots.push(place.cut().root);
+    }
+    let packs = || fs::read_dir(place.dir.path().join("store/default/packs")).unwrap().count();
+    assert_eq!(packs(), 20);
+    place.vault.collect(&AT_ONCE, || Ok::<_, SnapshotError>(roots.clone())).unwrap().unwrap();
+    assert_eq!(packs(), 1);
+    for root in &roots {
+        place.vault.check(*root, true).unwrap();
+    }
+    // The newest root goes: what is known of the files is in no point any more.
+    roots.pop();
+    place.vault.collect(&AT_ONCE, || Ok::<_, SnapshotError>(roots.clone())).unwrap().unwrap();
+    let again = place.cut();
+    place.vault.check(again.root, true).unwrap();
+    assert_same(&place.live(), &place.restore(again.root, "back"));
+}
