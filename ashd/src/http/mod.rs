@@ -33,6 +33,7 @@ mod rate;
 mod sessions;
 mod sse;
 mod streams;
+mod tags;
 mod unread;
 mod workspace;
 mod writing;

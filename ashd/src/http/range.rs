@@ -3,6 +3,8 @@
 use http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, Method};
 
+use super::tags;
+
 /// What to answer with.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Part {
@@ -23,13 +25,13 @@ pub(super) enum Part {
 /// allows; only GET has ranges (section 14.2).
 pub(super) fn wanted(method: &Method, headers: &HeaderMap, size: u64, etag: &str) -> Part {
     let named = |field: HeaderName, same: &dyn Fn(&str) -> bool| {
-        let lists = headers.get_all(field).iter().filter_map(|value| value.to_str().ok());
-        lists.flat_map(|list| list.split(',')).any(|tag| tag.trim() == "*" || same(tag.trim()))
+        let tags = tags::listed(headers, &field)?;
+        Some(tags.iter().any(|tag| *tag == "*" || same(tag)))
     };
-    if headers.contains_key(IF_MATCH) && !named(IF_MATCH, &|tag| tag == etag) {
+    if named(IF_MATCH, &|tag| tag == etag) == Some(false) {
         return Part::Changed;
     }
-    if named(IF_NONE_MATCH, &|tag| tag.strip_prefix("W/").unwrap_or(tag) == etag) {
+    if named(IF_NONE_MATCH, &|tag| tags::opaque(tag) == etag) == Some(true) {
         return Part::Unchanged;
     }
     if method != Method::GET {

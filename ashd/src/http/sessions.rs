@@ -1,5 +1,7 @@
 //! `/api/sessions`, but for what flows: see [`super::streams`] and [`super::history`].
 
+use std::borrow::Cow;
+
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{StatusCode, Uri};
@@ -133,17 +135,29 @@ pub(super) async fn exec(
     let body = context.read(request, |limits| limits.other).await?;
     let command = create::parse_exec(&body)?;
     let output = context.service.exec(&caller, id, command).await?;
-    Ok(json(StatusCode::OK, &shown(&output)))
+    Ok(json(StatusCode::OK, &Executed::from(&output)))
 }
 
-fn shown(output: &ExecOutput) -> impl Serialize {
-    json!({
-        "exitCode": output.exit_code,
-        "stdout": String::from_utf8_lossy(&output.stdout),
-        "stderr": String::from_utf8_lossy(&output.stderr),
-        "timedOut": output.timed_out,
-        "truncated": output.truncated,
-    })
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Executed<'a> {
+    exit_code: i32,
+    stdout: Cow<'a, str>,
+    stderr: Cow<'a, str>,
+    timed_out: bool,
+    truncated: bool,
+}
+
+impl<'a> From<&'a ExecOutput> for Executed<'a> {
+    fn from(output: &'a ExecOutput) -> Self {
+        Self {
+            exit_code: output.exit_code,
+            stdout: String::from_utf8_lossy(&output.stdout),
+            stderr: String::from_utf8_lossy(&output.stderr),
+            timed_out: output.timed_out,
+            truncated: output.truncated,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::context::{At, Context, Who};
 use super::error::{ApiError, json};
 use super::files::AtFile;
 use super::query::Params;
+use super::tags;
 use crate::session::api::Refusal;
 use crate::session::files;
 use crate::session::incoming::Upload;
@@ -96,30 +97,15 @@ pub(super) fn upload(
     Upload { body: body::stream(request.into_body(), patience), announced, limit }
 }
 
-/// What `If-Match` and `If-None-Match` say.
+/// What `If-Match` and `If-None-Match` say. A weak tag is like no strong one where something has to be
+/// as it was.
 fn condition(headers: &HeaderMap) -> Condition {
-    let is_not = tags(headers, IF_NONE_MATCH);
-    let strong = |tag: String| tag.strip_prefix("W/\"").map(str::to_owned).unwrap_or(tag);
-    let is_not = is_not.map(|tags| tags.into_iter().map(strong).collect());
-    Condition { is: tags(headers, IF_MATCH), is_not }
-}
-
-/// The tags that a header names, without their quotes; none for `*`. A weak one keeps its mark, with
-/// which it is like no strong one (RFC 9110, section 8.8.3.2).
-fn tags(headers: &HeaderMap, name: HeaderName) -> Option<Vec<String>> {
-    let mut values = headers.get_all(name).iter().peekable();
-    values.peek()?;
-    let values = values.filter_map(|value| value.to_str().ok());
-    let tags: Vec<_> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
-    if tags == ["*"] {
-        return Some(vec![]);
-    }
-    let mut tags: Vec<_> = tags.into_iter().map(|tag| tag.trim_matches('"').to_owned()).collect();
-    if tags.is_empty() {
-        // What cannot be read is no tag of anything.
-        tags.push(String::new());
-    }
-    Some(tags)
+    let named = |field: HeaderName, read: fn(&str) -> &str| {
+        let tags = tags::listed(headers, &field)?;
+        let bare = |tag: &&str| read(tag).trim_matches('"').to_owned();
+        Some(if tags == ["*"] { vec![] } else { tags.iter().map(bare).collect() })
+    };
+    Condition { is: named(IF_MATCH, |tag| tag), is_not: named(IF_NONE_MATCH, tags::opaque) }
 }
 
 #[cfg(test)]
@@ -132,7 +118,7 @@ mod tests {
             let values = values.iter().map(|v| (IF_MATCH, HeaderValue::from_bytes(v).unwrap()));
             let mut headers = HeaderMap::new();
             headers.extend(values);
-            tags(&headers, IF_MATCH)
+            condition(&headers).is
         };
         assert_eq!(read(&[]), None);
         assert_eq!(read(&[b"*"]), Some(vec![]));
