@@ -76,11 +76,9 @@ impl Vault {
     /// # Errors
     /// When the disk fails.
     pub fn set_right(&self, survey: &Survey) -> Result<bool, SnapshotError> {
-        let mut lost = false;
-        for pack in &survey.packs {
-            lost |= self.index().forget(pack.pack)?;
-            self.close(pack.pack);
-        }
+        let packs: Vec<Uuid> = survey.packs.iter().map(|bad| bad.pack).collect();
+        let lost = self.index().forget(&packs)?;
+        packs.iter().for_each(|pack| self.close(*pack));
         if lost || !survey.damaged.is_empty() {
             self.store_again(&survey.rotten)?;
         }

@@ -161,9 +161,9 @@ impl Vault {
         if !preview {
             self.index().flush()?;
             self.repack(&sound)?;
-            for pack in &sound {
-                self.drop_pack(pack.name)?;
-            }
+            let names: Vec<Uuid> = sound.iter().map(|pack| pack.name).collect();
+            self.index().forget(&names)?;
+            names.iter().try_for_each(|name| self.remove_pack(*name))?;
             if let Some(mark) = mark.filter(|_| collected.held == 0) {
                 self.forget_purge(&mark)?;
             }
@@ -289,8 +289,7 @@ impl Vault {
         self.index().add((written.name, written.bytes), &written.rows)
     }
 
-    fn drop_pack(&self, name: Uuid) -> Result<(), SnapshotError> {
-        self.index().forget(name)?;
+    fn remove_pack(&self, name: Uuid) -> Result<(), SnapshotError> {
         let removed = std::fs::remove_file(pack::path(&self.packs(), name));
         // Behind that nobody opens it any more: its room is given back.
         self.close(name);

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::SnapshotError;
@@ -60,11 +61,11 @@ impl Index {
     fn agree(&mut self) -> Result<bool, SnapshotError> {
         let there: HashSet<Known> = on_disk(&self.packs)?.into_iter().collect();
         let known: HashSet<Known> = self.known()?.into_iter().collect();
-        let mut lost = false;
-        for (gone, _) in known.difference(&there) {
-            tracing::error!(pack = %gone, "a pack of the snapshot store is gone or cut off");
-            lost |= self.forget(*gone)?;
+        let gone: Vec<Uuid> = known.difference(&there).map(|(name, _)| *name).collect();
+        for name in &gone {
+            tracing::error!(pack = %name, "a pack of the snapshot store is gone or cut off");
         }
+        let mut lost = self.forget(&gone)?;
         for (name, bytes) in there.difference(&known).copied() {
             let table = File::open(pack::path(&self.packs, name)).map_err(SnapshotError::from);
             match table.and_then(|file| pack::read_table(&file, name)) {
@@ -134,22 +135,34 @@ impl Index {
         Ok(())
     }
 
-    /// Forgets a pack and what is in it; false if it is not known.
-    pub(super) fn forget(&mut self, name: Uuid) -> Result<bool, SnapshotError> {
+    /// Forgets packs and what is in them; false if none of them is known.
+    pub(super) fn forget(&mut self, names: &[Uuid]) -> Result<bool, SnapshotError> {
         self.flush()?;
-        let sql = "DELETE FROM chunks WHERE pack = (SELECT key FROM packs WHERE name = ?)";
-        self.conn.execute(sql, [name.as_bytes()])?;
-        Ok(self.conn.execute("DELETE FROM packs WHERE name = ?", [name.as_bytes()])? > 0)
+        let step = self.conn.transaction()?;
+        let mut keys = vec![];
+        for name in names {
+            keys.extend(key_of(&step, *name)?);
+        }
+        if keys.is_empty() {
+            return Ok(false);
+        }
+        // Every chunk is looked at, so that this is asked once, however many packs go.
+        let keys = json!(keys).to_string();
+        for sql in [
+            "DELETE FROM chunks WHERE pack IN (SELECT value FROM json_each(?))",
+            "DELETE FROM packs WHERE key IN (SELECT value FROM json_each(?))",
+        ] {
+            step.execute(sql, [&keys])?;
+        }
+        step.commit()?;
+        Ok(true)
     }
 
     /// Forgets chunks of a pack, so that they are stored again when they are there again.
     pub(super) fn disown_of(&mut self, pack: Uuid, ids: &[ChunkId]) -> Result<(), SnapshotError> {
         self.flush()?;
         let step = self.conn.transaction()?;
-        let sql = "SELECT key FROM packs WHERE name = ?";
-        let key = step.prepare_cached(sql)?.query_row([pack.as_bytes()], |row| row.get(0));
-        let Some(key) = key.optional()? else { return Ok(()) };
-        let key: i64 = key;
+        let Some(key) = key_of(&step, pack)? else { return Ok(()) };
         for id in ids {
             let sql = "DELETE FROM chunks WHERE id = ? AND pack = ?";
             step.prepare_cached(sql)?.execute(params![id.0, key])?;
@@ -170,6 +183,11 @@ impl Drop for Index {
         // What cannot be written now is read from the packs at the next start.
         let _ = self.flush();
     }
+}
+
+fn key_of(conn: &Connection, pack: Uuid) -> Result<Option<i64>, SnapshotError> {
+    let mut query = conn.prepare_cached("SELECT key FROM packs WHERE name = ?")?;
+    Ok(query.query_row([pack.as_bytes()], |row| row.get(0)).optional()?)
 }
 
 /// The packs that are there.

@@ -95,7 +95,7 @@ impl Vault {
         File::open(self.packs())?.sync_all()?;
         self.close(*name);
         let mut index = self.index();
-        index.forget(*name)?;
+        index.forget(&[*name])?;
         index.add((*name, bytes), &rows)
     }
 }
