@@ -14,6 +14,7 @@ use super::manifest::{Entry, Manifest};
 use super::name::Name;
 use super::target;
 use crate::domain::{Node, Timestamp};
+use crate::fault;
 use crate::tree::{Links, Tree, TreeLimits, remove_all};
 
 type Result<T> = std::result::Result<T, BackupError>;
@@ -82,11 +83,13 @@ pub fn restore(dir: &Path, data: &Path, schema: u32) -> Result<Restored> {
     read_all(dir, &manifest, schema)?;
     clear(data)?;
     mark(data)?;
+    fault::point("fill.marked");
     if let Err(error) = fill(dir, data, &manifest) {
         clear(data)?;
         unmark(data)?;
         return Err(error);
     }
+    fault::point("fill.filled");
     unmark(data)?;
     Ok(Restored::from(&manifest))
 }
@@ -192,6 +195,7 @@ fn fill(dir: &Path, data: &Path, manifest: &Manifest) -> Result<()> {
         manifest.entries.iter().partition(|entry| entry.name == database);
     for entry in others {
         put(dir, data, entry)?;
+        fault::point("fill.part");
     }
     for tenant in &manifest.purged {
         let vault = data.join("snapshots/store").join(tenant.as_str());

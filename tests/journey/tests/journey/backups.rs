@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use anyhow::{Context as _, Result, ensure};
 use ash_journey::{Ash, Client, Options, process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::killed::points::POINTS;
@@ -24,9 +26,15 @@ pub(crate) fn back_up(talk: &Talk, dir: &Path) -> Result<Value> {
 
 /// `ashctl restore`, for the stage's data directory.
 pub(crate) fn restore(talk: &Talk, dir: &Path, arguments: &[&str]) -> Result<Output> {
+    restore_to_die(talk, dir, arguments, "")
+}
+
+/// The same with a fault asked for (`ASH_FAULT`).
+fn restore_to_die(talk: &Talk, dir: &Path, arguments: &[&str], fault: &str) -> Result<Output> {
     let mut command = talk.ash.ctl().command()?;
     command.env("ASH_DATA_DIR", talk.ash.data_dir());
     command.env("ASH_CONFIG", talk.ash.scratch().join("ashd.toml"));
+    command.env("ASH_FAULT", fault);
     Ok(command.arg("restore").args(arguments).arg(dir).output()?)
 }
 
@@ -180,7 +188,7 @@ fn of_a_machine_and_its_backup_one_has_a_session() -> Result<()> {
 
 #[test]
 fn a_running_daemon_keeps_its_data_directory_to_itself() -> Result<()> {
-    let mut talk = Talk::begin(Options::stub())?;
+    let talk = Talk::begin(Options::stub())?;
     let dir = talk.ash.scratch().join("backup");
     talk.ask("[[say hello]]")?;
     back_up(&talk, &dir)?;
@@ -194,16 +202,37 @@ fn a_running_daemon_keeps_its_data_directory_to_itself() -> Result<()> {
     let text = back_up(&talk, &open).unwrap_err().to_string();
     ensure!(text.contains("chmod 0700"), "{text}");
 
-    // A restore that was killed keeps the daemon from starting, and is begun again.
-    talk.ash.terminate()?;
-    start_over(&talk, 1)?;
-    fs::write(talk.ash.data_dir().join("restoring"), "")?;
-    let (status, log) = talk.ash.refused()?;
-    ensure!(status.code() == Some(78) && log.contains("ashctl restore"), "{status}: {log}");
-    let restored = restore(&talk, &dir, &[])?;
-    ensure!(restored.status.success(), "{}", said(&restored));
-    talk.boot()?;
-    ensure!(talk.api.session(&talk.session)?["status"] == "paused");
+    talk.ash.finish()
+}
+
+/// A restore that was killed keeps the daemon from starting, and is begun again.
+#[test]
+fn a_restore_that_dies_is_begun_again() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    let dir = talk.ash.scratch().join("backup");
+    talk.ask(&talk.bash("echo saved > file"))?;
+    back_up(&talk, &dir)?;
+    for (number, (point, _)) in
+        (1..).zip(POINTS.iter().filter(|(point, _)| point.starts_with("fill.")))
+    {
+        talk.ash.terminate()?;
+        start_over(&talk, number)?;
+        let killed = restore_to_die(&talk, &dir, &[], point)?;
+        ensure!(
+            killed.status.signal() == Some(Signal::KILL.as_raw()),
+            "{point}: {}",
+            killed.status
+        );
+        let (status, log) = talk.ash.refused()?;
+        ensure!(status.code() == Some(78) && log.contains("ashctl restore"), "{status}: {log}");
+        let restored = restore(&talk, &dir, &[])?;
+        ensure!(restored.status.success(), "{point}: {}", said(&restored));
+        talk.boot()?;
+        let found = talk.ash.ctl().json(&["fsck", "--deep"])?;
+        ensure!(found["differences"] == json!([]), "{point}: {found}");
+        ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
+        ensure!(talk.api.exec(&talk.session, "cat file")?.stdout == "saved\n", "{point}");
+    }
     talk.ash.finish()
 }
 

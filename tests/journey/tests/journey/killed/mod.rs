@@ -205,7 +205,7 @@ fn at_every_point_where_it_hurts() -> Result<()> {
     // Others die where there is a machine to import from, a backup, a tenant, or a session whose files
     // are only in the store.
     let elsewhere = |point: &str| {
-        ["import.", "backup.", "tenant.", "restore.synced"]
+        ["import.", "backup.", "fill.", "tenant.", "restore.synced"]
             .iter()
             .any(|start| point.starts_with(start))
     };
@@ -243,6 +243,7 @@ fn passes_once(point: &str) -> bool {
         "create.undo",
         "import.",
         "backup.",
+        "fill.",
         "tenant.",
     ];
     starts.iter().any(|start| point.starts_with(start))
