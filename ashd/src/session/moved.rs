@@ -141,14 +141,41 @@ impl Service {
             return Err(Refusal::TakenElsewhere);
         }
         fault::point("import.claimed");
+        match self.bring_last(objects, (tenant, found), (point, slot)).await {
+            // It is with nobody else any more, and what was found is whole.
+            Err(Refusal::Damaged { .. }) => {
+                self.begin_anew(objects, (tenant, found), slot).await?;
+                Ok(None)
+            }
+            brought => brought,
+        }
+    }
+
+    /// Brings what was put there between the look and the claim.
+    async fn bring_last(
+        &self,
+        objects: &Objects,
+        (tenant, found): (&Tenant, &Found),
+        (point, slot): (Option<PointId>, u32),
+    ) -> Result<Option<Found>> {
+        let id = SessionId(found.manifest.session_id());
         let last = look(objects, tenant, id, point).await?;
         if last.name == found.name {
             return Ok(None);
         }
         self.bring(objects, tenant, &last).await?;
-        self.shared.store.purge_session(id).await?;
-        self.begin_import(objects, (tenant, &last), slot).await?;
+        self.begin_anew(objects, (tenant, &last), slot).await?;
         Ok(Some(last))
+    }
+
+    async fn begin_anew(
+        &self,
+        objects: &Objects,
+        found: (&Tenant, &Found),
+        slot: u32,
+    ) -> Result<()> {
+        self.shared.store.purge_session(SessionId(found.1.manifest.session_id())).await?;
+        self.begin_import(objects, found, slot).await
     }
 
     /// A session that is here can be taken over only when it has ended because another machine did.

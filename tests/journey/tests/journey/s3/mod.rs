@@ -6,12 +6,12 @@ mod troubled;
 use std::fs;
 use std::sync::atomic::Ordering;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use ash_journey::{Api, Ash, Client as _, process};
 use serde_json::json;
 
 use self::server::{S3, options};
-use self::troubled::Troubled;
+use self::troubled::{Held, Troubled};
 use crate::backups;
 use crate::moved::{checkpoint, copying, files, import};
 use crate::support::Talk;
@@ -159,6 +159,32 @@ fn what_fails_behind_the_claim_is_tried_again() -> Result<()> {
     troubled.troubles.behind_claim.store(2, Ordering::Relaxed);
     import(&there.api(), &here.session, 201)?;
     ensure!(troubled.troubles.behind_claim.load(Ordering::Relaxed) == 0, "nothing was claimed");
+    check_kept(&there, &here.session)?;
+    there.finish()?;
+    here.ash.finish()
+}
+
+/// What was put there at the last moment and is damaged costs nothing but itself: the session goes on
+/// at what was whole, and stays with nobody else.
+#[test]
+fn what_is_damaged_behind_the_claim_is_left_out() -> Result<()> {
+    let Some(server) = S3::start("s3::what_is_damaged_behind_the_claim_is_left_out")? else {
+        return Ok(());
+    };
+    let troubled = Troubled::start(server.port)?;
+    let here = Talk::begin(options(server.port))?;
+    here.ask(&here.bash("echo kept > kept"))?;
+    checkpoint(&here.api, &here.session, "whole")?;
+    let there = Ash::start(options(troubled.port))?;
+    troubled.troubles.hold_claim(Held::Next);
+    let (api, session) = (there.api(), here.session.clone());
+    let importing = std::thread::spawn(move || import(&api, &session, 201));
+    troubled.troubles.await_claim()?;
+    here.ask(&here.bash("echo late > kept"))?;
+    let late = checkpoint(&here.api, &here.session, "late")?;
+    troubled.troubles.lie_about(late["id"].as_str().context("no id")?);
+    troubled.troubles.hold_claim(Held::No);
+    importing.join().map_err(|_| anyhow!("the import panicked"))??;
     check_kept(&there, &here.session)?;
     there.finish()?;
     here.ash.finish()

@@ -3,9 +3,10 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
+use ash_journey::PATIENCE;
 
 /// One request in so many goes wrong, when they do.
 const OFTEN: usize = 3;
@@ -32,10 +33,24 @@ pub(super) struct Troubles {
     /// So many requests are refused behind the next one that makes somebody a session's owner.
     pub(super) behind_claim: AtomicUsize,
     refused: AtomicUsize,
+    /// Whether the next of these waits, and until when.
+    claim: Mutex<Held>,
+    held: Condvar,
     /// What comes from paths with this in them has a flipped bit; nothing, if it is empty.
     lies: Mutex<String>,
     requests: AtomicUsize,
     over: AtomicBool,
+}
+
+/// How a request is held up.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+pub(super) enum Held {
+    #[default]
+    No,
+    /// The next one will be.
+    Next,
+    /// It is.
+    Now,
 }
 
 /// What goes wrong with a request.
@@ -90,12 +105,49 @@ impl Troubles {
         part.clone_into(&mut self.refuses.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Has the next request wait that makes somebody a session's owner, or lets it go on.
+    pub(super) fn hold_claim(&self, held: Held) {
+        *self.claim.lock().unwrap_or_else(PoisonError::into_inner) = held;
+        self.held.notify_all();
+    }
+
+    /// Waits until one does.
+    pub(super) fn await_claim(&self) -> Result<()> {
+        self.await_held(|held| held == Held::Now).context("nobody claims anything")
+    }
+
+    fn await_held(&self, is: impl Fn(Held) -> bool) -> Option<()> {
+        let held = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.held.wait_timeout_while(held, PATIENCE, |held| !is(*held));
+        let (_held, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        (!waited.timed_out()).then_some(())
+    }
+
+    /// Waits where a claim is held up.
+    fn pass_claim(&self) {
+        let is_held = {
+            let mut held = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+            if *held == Held::Next {
+                *held = Held::Now;
+            }
+            *held == Held::Now
+        };
+        if is_held {
+            self.held.notify_all();
+            self.await_held(|held| held == Held::No);
+        }
+    }
+
     fn refuses_one(&self) -> bool {
         let less = |left: usize| left.checked_sub(1);
         self.refused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
     fn of(&self, request: &Request) -> Option<Trouble> {
+        let claims = request.method == "PUT" && request.path.contains("/owner/");
+        if claims {
+            self.pass_claim();
+        }
         let lies = self.lies.lock().unwrap_or_else(PoisonError::into_inner);
         let is_object = request.method == "GET" && !request.path.contains("list-type");
         if is_object && !lies.is_empty() && request.path.contains(lies.as_str()) {
@@ -111,7 +163,7 @@ impl Troubles {
         {
             return Some(Trouble::Refused("403 Forbidden"));
         }
-        if request.method == "PUT" && request.path.contains("/owner/") {
+        if claims {
             let refused = self.behind_claim.swap(0, Ordering::Relaxed);
             self.refused.store(refused, Ordering::Relaxed);
         } else if self.refuses_one() {
