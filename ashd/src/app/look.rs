@@ -11,7 +11,8 @@ use crate::config::{Config, Explained, Origin};
 use crate::store::lock::StateDir;
 use crate::store::sqlite::Sqlite;
 
-/// Does a task that is not to run; returns what to print, and the exit code. `file` is what the command line names.
+/// Does a task that is not to run; returns what to print, and the exit code. `file` is what the
+/// command line names.
 ///
 /// # Errors
 /// Everything that is wrong with the configuration, or what keeps a backup from being restored.

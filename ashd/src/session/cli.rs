@@ -37,8 +37,8 @@ pub mod place {
 /// What the daemon's configuration adds.
 #[derive(Clone, Debug)]
 pub struct Defaults {
-    /// Model where neither message, session, agent nor folder name one: a full id, because what an alias means
-    /// changes with the CLI.
+    /// Model where neither message, session, agent nor folder name one: a full id, because what an
+    /// alias means changes with the CLI.
     pub model: String,
     /// Permission mode of sessions that name none.
     pub permission_mode: PermissionMode,

@@ -1,8 +1,9 @@
 //! Bringing a point back: the same directories, under another owner if need be.
 //!
-//! Everything is built beneath a name that nobody looks for and flushed; to give it its own is the
-//! caller's. Every chunk is checked before it is written. What a live tree has unchanged can be taken from there
-//! instead, which costs nothing where the file system shares blocks.
+//! Everything is built beneath a name that nobody looks for; to give it its own is the caller's, and so
+//! is to flush it, if it was not asked for. Every chunk is checked before it is written. What a live
+//! tree has unchanged can be taken from there instead, which costs nothing where the file system shares
+//! blocks.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};

@@ -15,8 +15,8 @@ use clap::Parser;
 /// Every figure starts an ashd of its own with what it needs around it: directories, bus, user ids,
 /// control group, model API; nothing of it is left afterwards. It runs as root, on a machine that
 /// should have nothing else to do. The programs are those in ASH_LIBEXEC_DIR; `turn`, `first` and
-/// `again` need the Claude Code CLI (CLAUDE_CODE_EXECUTABLE), which talks to nobody but a stand-in for the
-/// model API.
+/// `again` need the Claude Code CLI (CLAUDE_CODE_EXECUTABLE), which talks to nobody but a stand-in for
+/// the model API.
 ///
 /// What is measured again replaces its older self in bench/RESULTS.md; the rest stays, each with
 /// its own date and load. A missed floor is no error: it is written down.
