@@ -6,6 +6,7 @@ use super::service::{Result, Service, detached};
 use crate::domain::{AgentName, Status};
 use crate::fault;
 use crate::store::SessionFilter;
+use crate::telemetry::message;
 
 impl Service {
     /// Deletes an agent; ends its sessions first. Goes on when the caller is gone.
@@ -27,6 +28,10 @@ impl Service {
         if let Ok(Err(error)) = removed {
             tracing::warn!(ash_agent = %name, %error, "the agent's folder could not be removed");
         }
+        tracing::info!(
+            message_id = message::AGENT_DELETED, ash_agent = %name, ash_tenant = %agent.tenant,
+            "agent deleted"
+        );
         self.shared.tell(Happened::AgentDeleted(agent.tenant, agent.name));
         Ok(())
     }

@@ -12,6 +12,7 @@ use crate::auth::{Grant, Keys, generate, hash};
 use crate::domain::{Scope, Tenant, Timestamp, Unfit, check};
 use crate::fault;
 use crate::store::{Store, StoreError};
+use crate::telemetry::message;
 
 pub use crate::store::Key;
 
@@ -115,7 +116,10 @@ impl KeyRing {
         let (key, text) = fresh(caller.tenant.clone(), name, scope);
         self.store.add_key(key.clone()).await?;
         self.keys.add(key.hash, grant(&key));
-        tracing::info!(key = %key.id, name, %scope, "API key created");
+        tracing::info!(
+            message_id = message::KEY_MADE, key = %key.id, name, %scope, ash_tenant = %key.tenant,
+            "API key created"
+        );
         Ok((key, text))
     }
 
@@ -141,7 +145,10 @@ impl KeyRing {
             let key = removed.ok_or(Refusal::NoKey)?;
             ring.keys.remove(&key.hash);
             ring.take_back(&key);
-            tracing::info!(key = %id, name = key.label, "API key revoked");
+            tracing::info!(
+                message_id = message::KEY_REVOKED, key = %id, name = key.label, ash_tenant = %tenant,
+                "API key revoked"
+            );
             Ok(())
         });
         revoked.await.unwrap_or(Err(Refusal::ShuttingDown))

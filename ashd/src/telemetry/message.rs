@@ -25,6 +25,24 @@ pub const LINES_LEFT_OUT: &str = "f0df2d51415d4a48b06792830975af63";
 /// A version of an agent was deployed.
 pub const AGENT_DEPLOYED: &str = "1040a6c121a54c9ea8712399199055d1";
 
+/// An agent was deleted.
+pub const AGENT_DELETED: &str = "5c1c6f4a0e0b4d6d9f0a1f5b7d2c8e13";
+
+/// Nothing of a session is left.
+pub const SESSION_PURGED: &str = "b02d7e6c9a414f0e8d5b3c1f6a7e9d24";
+
+/// An API key was made.
+pub const KEY_MADE: &str = "e7a3b1d95c2f48f6a0d4c6b8f1e2a735";
+
+/// An API key was revoked.
+pub const KEY_REVOKED: &str = "1f6d8c2b7e5a4930b9c4d7e8a1f3b546";
+
+/// Somebody was refused.
+pub const REFUSED: &str = "94c5e2a7d1b64f38a6f0e9d3c7b8a157";
+
+/// What is kept of a session is damaged.
+pub const CHECKPOINT_DAMAGED: &str = "c38f0b6e4d7a4125b1e9f2d6a5c7e868";
+
 /// The broker went away without being told to.
 pub const BROKER_LOST: &str = "919b3c8b8e6b4d2298b372fbbe3151fb";
 

@@ -63,11 +63,16 @@ where
 {
     let stderr = io::stderr();
     if stderr_is_journal()
-        && let Ok(journal) = tracing_journald::layer()
+        && let Ok(journal) = journal()
     {
-        return journal.with_field_prefix(None).boxed();
+        return journal.boxed();
     }
     lines(io::stderr, stderr.is_terminal()).boxed()
+}
+
+/// The journal, with fields under their own names.
+fn journal() -> io::Result<tracing_journald::Layer> {
+    Ok(tracing_journald::layer()?.with_field_prefix(None))
 }
 
 /// Whether what is written to standard error comes to the journal.
@@ -209,19 +214,20 @@ mod tests {
         }
         fs::create_dir_all("/run/systemd/journal").unwrap();
         let journal = UnixDatagram::bind("/run/systemd/journal/socket").unwrap();
-        let layer = tracing_journald::layer().unwrap().with_field_prefix(Some("ASH".into()));
-        let subscriber = tracing_subscriber::registry().with(layer);
+        let subscriber = tracing_subscriber::registry().with(super::journal().unwrap());
         tracing::subscriber::with_default(subscriber, || {
-            let _inside = tracing::info_span!("turn", session = "5f").entered();
-            tracing::info!(ash_agent = "hello", "begun");
+            tracing::info!(message_id = message::ENDING, ash_session = "5f", "begun");
         });
         let mut datagram = [0; 4096];
         // An empty one came first: the layer looked whether anybody listens.
         assert_eq!(journal.recv(&mut datagram).unwrap(), 0);
         let length = journal.recv(&mut datagram).unwrap();
+        // systemd's native protocol: a name, the length of the value, and the value.
         let text = String::from_utf8_lossy(&datagram[..length]);
-        for part in ["ASH_SESSION\n", "5f\n", "ASH_AGENT\n", "hello\n", "MESSAGE\n", "PRIORITY\n"] {
-            assert!(text.contains(part), "{part:?} in {text:?}");
+        let names: Vec<&str> = text.split('\n').filter(|line| !line.contains('\0')).collect();
+        for name in ["ASH_SESSION", "MESSAGE_ID", "MESSAGE", "PRIORITY"] {
+            assert!(names.contains(&name), "{name} in {text:?}");
         }
+        assert!(text.contains("5f\n") && text.contains(message::ENDING), "{text:?}");
     }
 }
