@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::time::{sleep_until, timeout, timeout_at};
+use tokio::time::{sleep_until, timeout_at};
 
 use self::waiting::Waiting;
 use super::shared::Shared;
@@ -36,6 +36,9 @@ const IN_A_ROW: u32 = 3;
 
 /// How often what no point needs is removed from the object store.
 const SWEEP_EVERY: Duration = Duration::from_secs(6 * 3600);
+
+/// How long after the start that is done first: also a daemon that is restarted often does it.
+const FIRST_SWEEP: Duration = Duration::from_secs(10 * 60);
 
 /// What is known of the object store, and what is to be done.
 #[derive(Default)]
@@ -97,7 +100,14 @@ impl NotCopied {
         match self {
             NotCopied::Objects(error) => error.is_passing(),
             NotCopied::Store(_) | NotCopied::Disk(_) => true,
-            NotCopied::Snapshots(_) | NotCopied::Folder(_) | NotCopied::Lost => false,
+            NotCopied::Folder(error) => matches!(error, crate::tree::TreeError::Io { .. }),
+            NotCopied::Snapshots(error) => !matches!(
+                error,
+                SnapshotError::Damaged { .. }
+                    | SnapshotError::TooMany(_)
+                    | SnapshotError::TooLong(_)
+            ),
+            NotCopied::Lost => false,
         }
     }
 }
@@ -183,7 +193,7 @@ pub(super) async fn copy_for_ever(shared: Arc<Shared>) {
     if let Err(error) = wake_all(&shared).await {
         tracing::error!(%error, "what is to be copied is not known");
     }
-    let (mut pause, mut swept) = (PAUSE.0, Instant::now());
+    let (mut pause, mut sweep_at) = (PAUSE.0, Instant::now() + FIRST_SWEEP);
     let mut again_at: Option<Instant> = None;
     loop {
         if again_at.take_if(|at| *at <= Instant::now()).is_some() {
@@ -193,11 +203,11 @@ pub(super) async fn copy_for_ever(shared: Arc<Shared>) {
         copies.note(pass.failed.as_ref());
         if !copies.waiting().has_failed() {
             (pause, again_at) = (PAUSE.0, None);
-            if swept.elapsed() >= SWEEP_EVERY {
-                swept = Instant::now();
+            if Instant::now() >= sweep_at {
+                sweep_at = Instant::now() + SWEEP_EVERY;
                 sweep::sweep(&shared).await;
             }
-            let _ = timeout(SWEEP_EVERY, copies.there.notified()).await;
+            let _ = timeout_at(sweep_at.into(), copies.there.notified()).await;
             continue;
         }
         let at = *again_at.get_or_insert_with(|| Instant::now() + pause);

@@ -54,7 +54,7 @@ pub(super) async fn session(
         Owned::Anew(generation) => (generation, true),
     };
     if points.is_empty() {
-        return Ok(());
+        return prune(shared, objects, (session, generation)).await;
     }
     let Some(agent) = agent(shared, objects, session).await? else {
         tracing::debug!(ash_session = %id, "not copied: its agent is deleted");
@@ -343,8 +343,9 @@ pub(in crate::session) async fn read(
     }
 }
 
-/// Removes points that nobody would look for any more: what has no name, but for the newest. Which of
-/// those of this generation have one, the rows here say; what others wrote says so itself.
+/// Removes points that nobody would look for any more: what has no name, but for the newest few, and what
+/// was removed here. Which of those of this generation have a name, the rows here say; what others wrote
+/// says so itself.
 async fn prune(
     shared: &Arc<Shared>,
     objects: &Objects,
@@ -356,6 +357,15 @@ async fn prune(
     let points = shared.store.points(id).await?;
     let named: BTreeSet<_> =
         points.iter().filter(|point| point.name.is_some()).map(|point| point.id).collect();
+    let there: BTreeSet<_> = points.iter().map(|point| point.id).collect();
+    let is_removed =
+        |name: &ManifestName| name.generation == generation && !there.contains(&name.point);
+    // Without the newest the session would not be there.
+    for name in names.iter().skip(1).filter(|name| is_removed(name)) {
+        objects.remove(&Place::Point(tenant, id, *name)).await?;
+    }
+    let newest = names.first().copied();
+    names.retain(|name| Some(*name) == newest || !is_removed(name));
     let unnamed = names.into_iter().filter(|name| !named.contains(&name.point));
     for name in unnamed.skip(KEPT) {
         if name.generation == generation || !has_name(shared, objects, (tenant, id), name).await? {

@@ -34,7 +34,8 @@ pub(super) async fn sweep(shared: &Arc<Shared>) {
     }
 }
 
-/// Removes what no manifest names. Nothing is removed when a manifest cannot be read: what it names is not known.
+/// Removes what no manifest names. Nothing is removed when a manifest cannot be read: what it names is
+/// not known.
 pub(super) async fn sweep_tenant(
     shared: &Arc<Shared>,
     objects: &Objects,
