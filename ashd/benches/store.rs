@@ -118,6 +118,7 @@ fn session() -> Session {
         parent: None,
         restore: None,
         cold: false,
+        changed: false,
         last_error: None,
         turn: None,
         slot: None,

@@ -74,6 +74,9 @@ pub enum AppError {
     /// No threads.
     #[error("a thread cannot be started: {0}")]
     Threads(io::Error),
+    /// Which boot of the machine this is is not known.
+    #[error("/proc/sys/kernel/random/boot_id cannot be read: {0}; see random(4) and proc(5)")]
+    Boot(io::Error),
     /// There is nothing to look at.
     #[error("there is no database in {}; ashd has never run on it", .0.display())]
     NothingThere(std::path::PathBuf),

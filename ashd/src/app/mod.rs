@@ -40,7 +40,7 @@ use crate::session::keys;
 use crate::session::service::Places;
 use crate::store::Store;
 use crate::store::lock::StateDir;
-use crate::store::sqlite::{self, Sqlite};
+use crate::store::sqlite::Sqlite;
 use crate::telemetry::{self, Level, message};
 
 /// How long the edges may take to finish what they write when the daemon goes away.
@@ -92,7 +92,7 @@ impl Daemon {
             return Err(AppError::Restoring);
         }
         let store: Arc<dyn Store> =
-            Arc::new(Sqlite::open(&state.path().join("ash.db"), sqlite::Options::default())?);
+            Arc::new(Sqlite::open(&state.path().join("ash.db"), setup::database()?)?);
         let operator = config.http.api_key.as_ref().map(|key| key.expose().to_owned());
         let keys = keys::bootstrap(store.as_ref(), operator.as_deref(), state.path()).await?;
         config.check_exposure(address.ip(), !store.keys().await?.is_empty())?;

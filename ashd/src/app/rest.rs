@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::AppError;
+use super::{AppError, setup};
 use crate::config::Config;
 use crate::sandbox::lease::slots_in;
 use crate::session::service::Places;
 use crate::session::{Difference, Found, Mending, look_at_rest};
 use crate::store::Store;
 use crate::store::lock::StateDir;
-use crate::store::sqlite::{Options, Sqlite};
+use crate::store::sqlite::Sqlite;
 
 /// Looks, and changes nothing; returns what to print, and the exit code.
 ///
@@ -38,7 +38,7 @@ pub(super) fn look(
     let places = Places { data_dir: state.path().to_owned() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
     let found = runtime.map_err(AppError::Threads)?.block_on(async {
-        let store: Arc<dyn Store> = Arc::new(Sqlite::open(&database, Options::default())?);
+        let store: Arc<dyn Store> = Arc::new(Sqlite::open(&database, setup::database()?)?);
         let found = look_at_rest(&store, &places, (uids, deep)).await;
         store.close().await;
         Ok::<Found, AppError>(found?)

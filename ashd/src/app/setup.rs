@@ -17,7 +17,18 @@ use crate::sandbox::limits::Limits;
 use crate::session::Keeping;
 use crate::session::cli::Defaults;
 use crate::session::shared::{Live, Options};
+use crate::store::sqlite;
 use crate::tree::TreeLimits;
+
+/// How to work with the database.
+///
+/// # Errors
+/// When it is not known which boot of the machine this is, see random(4).
+pub(super) fn database() -> Result<sqlite::Options, AppError> {
+    let boot =
+        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(AppError::Boot)?;
+    Ok(sqlite::Options { boot: boot.trim_end().to_owned(), ..sqlite::Options::default() })
+}
 
 /// Where things are and how sandboxes are to be.
 pub(super) fn sandboxes(config: &Config, data_dir: &Path) -> Setup {

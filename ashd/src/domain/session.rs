@@ -36,6 +36,8 @@ pub struct Session {
     pub restore: Option<PointId>,
     /// Whether its sandbox was ended on purpose, and nothing was lost with it.
     pub cold: bool,
+    /// Whether something of its files may be in no point, and no turn will save it.
+    pub changed: bool,
     /// Its place in the range of leased uids, while it has one.
     pub slot: Option<u32>,
     /// The newest event's number; 0 before the first.
@@ -142,6 +144,8 @@ pub struct SessionChange {
     pub restore: Option<Option<PointId>>,
     /// Whether its sandbox was ended on purpose.
     pub cold: Option<bool>,
+    /// Whether something of its files may be in no point.
+    pub changed: Option<bool>,
     /// `Some(None)`: the uids are given back.
     pub slot: Option<Option<u32>>,
     /// New settings.
@@ -179,6 +183,7 @@ impl SessionChange {
         set(&mut session.turn, &self.turn);
         set(&mut session.restore, &self.restore);
         set(&mut session.cold, &self.cold);
+        set(&mut session.changed, &self.changed);
         set(&mut session.slot, &self.slot);
         set(&mut session.settings, &self.settings);
         set(&mut session.last_active_at, &self.last_active_at);
@@ -204,6 +209,7 @@ impl Session {
             parent: None,
             restore: None,
             cold: false,
+            changed: false,
             last_error: None,
             turn: None,
             slot: None,

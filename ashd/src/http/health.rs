@@ -114,7 +114,8 @@ fn shape<'a>(health: &'a Health, node: &'a str) -> Shape<'a> {
             resume_cold_hits: health.resume_cold_hits,
             resume_cold_local_hits: health
                 .resume_cold_hits
-                .saturating_sub(health.resume_fresh_hits),
+                .saturating_sub(health.resume_fresh_hits + health.resume_cloud_hits),
+            resume_cold_cloud_hits: health.resume_cloud_hits,
             resume_cold_fresh_hits: health.resume_fresh_hits,
             ..Pool::default()
         },
@@ -147,6 +148,7 @@ mod tests {
             resume_warm_hits: 7,
             resume_cold_hits: 3,
             resume_fresh_hits: 1,
+            resume_cloud_hits: 0,
             uptime_s: 60,
             damaged_checkpoints: 0,
             missing: vec!["no landlock".into()],

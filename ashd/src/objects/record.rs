@@ -172,6 +172,7 @@ impl Manifest {
             turn: None,
             restore: Some(PointId(self.point.id)),
             cold: false,
+            changed: false,
             slot: None,
             last_seq: 0,
             created_at: Timestamp(copy.created_at),

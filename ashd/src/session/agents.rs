@@ -15,7 +15,7 @@ use super::cli;
 use super::difference::Difference;
 use super::places::Places;
 use super::shared::{Options, Shared};
-use crate::domain::{Agent, AgentId, AgentName, Scope, Timestamp};
+use crate::domain::{Agent, AgentId, AgentName, Scope, Tenant, Timestamp};
 use crate::fault;
 use crate::telemetry::message;
 use crate::tree::{Links, Tree, TreeError, remove_all};
@@ -76,7 +76,7 @@ impl Deployments {
             }
         };
         tracing::info!(
-            message_id = message::AGENT_DEPLOYED, ash_agent = %agent.name,
+            message_id = message::AGENT_DEPLOYED, ash_agent = %agent.name, ash_tenant = %agent.tenant,
             version = agent.version, "agent deployed"
         );
         let (tenant, name) = (agent.tenant.clone(), agent.name.clone());
@@ -101,7 +101,7 @@ impl Deployments {
         if !shared.store.change_agent(agent.clone()).await? {
             return Err(Refusal::NoAgent);
         }
-        tracing::info!(ash_agent = %name, "agent changed");
+        tracing::info!(ash_agent = %name, ash_tenant = %agent.tenant, "agent changed");
         shared.tell(Happened::AgentChanged(agent.tenant.clone(), agent.name.clone()));
         Ok(agent)
     }
@@ -294,12 +294,12 @@ pub(super) fn names(dir: &Path) -> Vec<String> {
 /// Makes a new session's workspace and home from its agent's folder, owned by the agent's uid.
 pub(super) fn lay_out(
     places: &Places,
-    agent: &Agent,
+    (tenant, agent, version): (&Tenant, &AgentName, u32),
     session: &Path,
     owner: u32,
     options: &Options,
 ) -> Result<(), Refusal> {
-    let folder = places.version(&agent.tenant, &agent.name, agent.version);
+    let folder = places.version(tenant, agent, version);
     std::fs::create_dir_all(places.sessions()).map_err(|error| unwritable(&error))?;
     let made = (|| {
         Tree::create_root(session, 0, 0o700)?;
@@ -312,7 +312,7 @@ pub(super) fn lay_out(
     made.map_err(|error| match error {
         TreeError::Io { error, .. } => unwritable(&error),
         error => {
-            tracing::error!(ash_agent = %agent.name, %error, "no workspace could be made");
+            tracing::error!(ash_agent = %agent, %error, "no workspace could be made");
             Refusal::Internal("the session's workspace could not be made".to_owned())
         }
     })

@@ -183,6 +183,8 @@ pub struct Health {
     pub resume_cold_hits: u64,
     /// Those of them whose conversation began anew, because its transcript was gone.
     pub resume_fresh_hits: u64,
+    /// Of the cold ones: so many needed the object store.
+    pub resume_cloud_hits: u64,
     /// Seconds since start.
     pub uptime_s: u64,
     /// Layers of protection or limits that are missing, a sentence each.

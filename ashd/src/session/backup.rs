@@ -111,7 +111,9 @@ impl Service {
         let (pinned, copied, at) = shared.copy_database(id).await?;
         fault::point("backup.database");
         let path = copied.file();
-        let opened = blocking(move || Ok(Sqlite::open(&path, Options { readers: 1, group: 256 })?));
+        let opened = blocking(move || {
+            Ok(Sqlite::open(&path, Options { readers: 1, ..Options::default() })?)
+        });
         let copy = opened.await?;
         let left_out = settle(&copy).await?;
         let (sessions, agents) = (count(&copy).await?, copy.all_agents().await?);
@@ -409,6 +411,7 @@ async fn go_back(copy: &Sqlite, session: &Session, point: &Point) -> Result<()> 
         turn: Some(None),
         restore: Some(Some(point.id)),
         cold: Some(false),
+        changed: Some(false),
         ..SessionChange::none()
     };
     let back_to = (!is_there).then_some(point.id);

@@ -6,21 +6,13 @@ use tokio::task::spawn_blocking;
 
 use super::api::{Caller, Refusal};
 use super::driver::Command;
+use super::going_on;
 use super::keeping::unkept;
 use super::registry::SessionView;
 use super::service::{Result, Service, detached};
 use crate::domain::{Event, EventKind, Point, PointName, SessionId, Status, Which};
 use crate::snapshot::SnapshotError;
 use crate::store::EventRange;
-
-/// What a conversation is made of.
-const SPOKEN: [EventKind; 5] = [
-    EventKind::User,
-    EventKind::Assistant,
-    EventKind::ToolResult,
-    EventKind::Result,
-    EventKind::Error,
-];
 
 /// A point, and what is known to be damaged of it.
 #[derive(Clone, Debug)]
@@ -104,6 +96,7 @@ impl Service {
         // Files that were built from it may need it until they are on the disk.
         self.shared.sync_files(id).await?;
         self.shared.store.remove_point(id, point.id).await?;
+        self.shared.copies.wake(id);
         Ok(())
     }
 
@@ -142,7 +135,8 @@ impl Service {
             return Err(Refusal::NotAtCheckpoint { nearest });
         };
         // What is no part of the conversation may lie between.
-        let next = self.history(caller, id, range(point.seq, 1, SPOKEN.to_vec())).await?.pop();
+        let next =
+            self.history(caller, id, range(point.seq, 1, going_on::SPOKEN.to_vec())).await?.pop();
         if next.is_none_or(|next: Event| next.seq != before) || point.turn.is_some() {
             return Err(Refusal::NotAtCheckpoint { nearest: point.id.to_string() });
         }

@@ -45,7 +45,8 @@ impl Service {
         let (places, options) = (shared.places.clone(), shared.options.clone());
         let lay_out = move || {
             let model = agents::folder_model(&places, &agent);
-            agents::lay_out(&places, &agent, &root, owner, &options).map(|()| model)
+            let version = (&agent.tenant, &agent.name, agent.version);
+            agents::lay_out(&places, version, &root, owner, &options).map(|()| model)
         };
         let laid_out = tokio::task::spawn_blocking(lay_out).await;
         let laid_out = laid_out.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())));
@@ -143,6 +144,7 @@ fn draft(agent: &Agent, settings: Settings, slot: u32) -> Session {
         parent: None,
         restore: None,
         cold: false,
+        changed: false,
         last_error: None,
         turn: None,
         slot: Some(slot),

@@ -9,14 +9,14 @@ use crate::sandbox::Stray;
 /// One thing that is not as another says it is.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Difference {
-    /// The machine went down before files that were brought back were on the disk.
+    /// A session counts as running, and nothing runs.
+    SandboxGone(SessionId),
+    /// The machine went down while a session's files were in use.
     FilesUnsure(SessionId),
     /// A fork was begun and not finished.
     HalfFork(SessionId),
     /// A session has ended and was not put away.
     HalfEnded(SessionId),
-    /// A session counts as running, and nothing runs.
-    SandboxGone(SessionId),
     /// Something of a sandbox is there, and no session has it.
     SandboxLeft(SandboxId),
     /// A process under a leased user is in no sandbox.
@@ -208,8 +208,8 @@ impl fmt::Display for Difference {
         match self {
             Difference::FilesUnsure(id) => write!(
                 f,
-                "the machine went down before the files of session {id} were on the disk: they are \
-                 built again from its checkpoint"
+                "the machine went down while session {id} was in use: it goes on with the files of its \
+                 newest checkpoint"
             ),
             Difference::HalfFork(id) => write!(f, "session {id} is a fork that was not finished"),
             Difference::HalfEnded(id) => write!(f, "session {id} has ended and was not put away"),

@@ -95,7 +95,8 @@ impl Service {
             Ok(())
         };
         let (built, copied) = tokio::join!(built, copied);
-        built.and(copied)?;
+        built?;
+        copied?;
         fault::point("fork.built");
         self.shared.put_in_place(child.id).await?;
         fault::point("fork.placed");
@@ -146,6 +147,7 @@ fn draft(parent: &Session, point: &Point, slot: u32) -> Session {
         turn: None,
         restore: None,
         cold: false,
+        changed: false,
         slot: Some(slot),
         last_seq: 0,
         created_at: now,

@@ -5,6 +5,15 @@ use serde_json::{Value, json};
 use super::frames;
 use crate::domain::{EventKind, NewEvent, Point, Timestamp};
 
+/// What a conversation is made of.
+pub(super) const SPOKEN: [EventKind; 5] = [
+    EventKind::User,
+    EventKind::Assistant,
+    EventKind::ToolResult,
+    EventKind::Result,
+    EventKind::Error,
+];
+
 /// Behind number `after`: the end of the turn that was running at the point, in words, and where the
 /// session comes from.
 pub(super) fn events(
@@ -33,4 +42,19 @@ pub(super) fn restored(point: &Point) -> Value {
         "name": point.name.as_ref().map(|name| name.as_str()),
         "sequence": point.seq,
     })
+}
+
+/// Number `seq`: that the machine went down, and that the agent knows nothing of what history has behind
+/// a point, or of anything.
+pub(super) fn gone_down(point: Option<&Point>, seq: u64) -> NewEvent {
+    let body = json!({
+        "action": "restored",
+        "checkpoint": point.map(|point| point.id),
+        "name": point.and_then(|point| point.name.as_ref()).map(|name| name.as_str()),
+        "sequence": point.map_or(0, |point| point.seq),
+        "reason": "machine-down",
+    });
+    let (kind, body) = (EventKind::Lifecycle, body.to_string().into());
+    let at = Timestamp::now();
+    NewEvent { seq, kind, turn: None, origin: None, replaces: false, body, at }
 }

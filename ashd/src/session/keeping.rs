@@ -25,6 +25,7 @@ use crate::fault;
 use crate::sandbox::Running;
 use crate::snapshot::{Cut, Cutting, Donor, Restoring, SnapshotError, Stage};
 use crate::store::StoreError;
+use crate::telemetry::message;
 use crate::tree::remove_all;
 
 /// How long a cut waits until its moment is noted. An agent may stand still for it.
@@ -51,9 +52,11 @@ pub(super) struct Life {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Found {
     /// Where they were left.
-    InPlace,
+    Place,
     /// In the snapshot store.
-    InStore,
+    Store,
+    /// Some of them only in the object store.
+    Objects,
 }
 
 impl Shared {
@@ -109,7 +112,7 @@ impl Shared {
     /// Like [`bring_back`](Self::bring_back), and makes a sandbox for them. It starts while they are
     /// brought back: it has them by their directories, which get their name when they are whole, and
     /// until then nothing but the bridge runs in it. Nobody waits for them to be on the disk: what is
-    /// [`Found::InStore`] is to be [synced](Self::sync_later) when the sandbox is recorded.
+    /// [`Found::Store`] is to be [synced](Self::sync_later) when the sandbox is recorded.
     pub(super) async fn bring_to_life(
         &self,
         session: &Session,
@@ -119,11 +122,11 @@ impl Shared {
             None => {
                 let launching = self.launch(session, sandbox);
                 let (running, conversation) = tokio::join!(launching, self.conversation(session));
-                (running?, Found::InPlace, conversation)
+                (running?, Found::Place, conversation)
             }
             Some(point) => {
-                let running = self.bring_back_to_life(session, &point, sandbox).await?;
-                (running, Found::InStore, self.conversation(session).await)
+                let (running, found) = self.bring_back_to_life(session, &point, sandbox).await?;
+                (running, found, self.conversation(session).await)
             }
         };
         match conversation {
@@ -140,7 +143,7 @@ impl Shared {
         session: &Session,
         point: &Point,
         sandbox: SandboxId,
-    ) -> Result<Running, Refusal> {
+    ) -> Result<(Running, Found), Refusal> {
         self.admit()?;
         let (begun, mut begins) = watch::channel(None::<PathBuf>);
         let launching = async {
@@ -150,14 +153,14 @@ impl Shared {
         };
         let to = (point, self.owner(session)?);
         let building = self.build_once(session, to, How { donor: None, synced: false, begun });
-        let noting = self.note_unsynced(session, point, sandbox);
+        let noting = self.store.note_unsynced(session.id, sandbox);
         let (built, noted, launched) = tokio::join!(building, noting, launching);
         let placed = match (built, noted) {
             (Ok(()), Ok(())) => Some(self.placed(session, point, false).await),
             _ => None,
         };
         match (placed, launched) {
-            (Some(Ok(())), Some(launched)) => return launched,
+            (Some(Ok(())), Some(launched)) => return Ok((launched?, Found::Store)),
             (placed, launched) => {
                 // What it was made for is gone.
                 if let Some(Ok(running)) = launched {
@@ -166,10 +169,10 @@ impl Shared {
                 placed.transpose()?;
             }
         }
-        self.build(session, point, None).await?;
+        let found = self.build(session, point, None).await?;
         self.placed(session, point, true).await?;
         self.store.synced(session.id, sandbox).await?;
-        self.launch(session, sandbox).await
+        Ok((self.launch(session, sandbox).await?, found))
     }
 
     async fn placed(&self, session: &Session, point: &Point, synced: bool) -> Result<(), Refusal> {
@@ -186,13 +189,16 @@ impl Shared {
         session: &Session,
         point: &Point,
         donor: Option<SessionId>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Found, Refusal> {
         let to = (point, self.owner(session)?);
         let how = || How { donor, synced: true, begun: watch::Sender::new(None) };
         let built = match self.build_once(session, to, how()).await {
             Err(damaged @ SnapshotError::Damaged { .. }) => {
                 match self.fetch_point(&session.tenant, point.session, point.id).await {
-                    Ok(true) => self.build_once(session, to, how()).await,
+                    Ok(true) => {
+                        let built = self.build_once(session, to, how()).await;
+                        built.map(|()| Found::Objects)
+                    }
                     Ok(false) => Err(damaged),
                     Err(error) => {
                         tracing::warn!(ash_session = %session.id, %error, "not in the object store");
@@ -200,19 +206,18 @@ impl Shared {
                     }
                 }
             }
-            built => built,
+            built => built.map(|()| Found::Store),
         };
         match built.map_err(|error| unkept(session.id, error)) {
-            Ok(()) => Ok(()),
             Err(Refusal::Damaged { how, .. }) => {
                 let whole = self.older_whole(point, &session.tenant).await?;
                 Err(Refusal::Damaged { how, whole })
             }
-            Err(refusal) => Err(refusal),
+            built => built,
         }
     }
 
-    fn owner(&self, session: &Session) -> Result<u32, Refusal> {
+    pub(super) fn owner(&self, session: &Session) -> Result<u32, Refusal> {
         let slot = session.slot.ok_or_else(|| internal("the session has no uids"))?;
         Ok(self.slots.uids(slot).agent)
     }
@@ -371,7 +376,10 @@ pub(super) fn unkept(session: SessionId, error: SnapshotError) -> Refusal {
     match error {
         SnapshotError::Full => Refusal::Store(StoreError::Full),
         SnapshotError::Damaged { .. } => {
-            tracing::error!(ash_session = %session, %error, "a point is damaged");
+            tracing::error!(
+                message_id = message::CHECKPOINT_DAMAGED, ash_session = %session, %error,
+                "a point is damaged"
+            );
             Refusal::Damaged { how: error.to_string(), whole: None }
         }
         SnapshotError::Cancelled => Refusal::ShuttingDown,

@@ -34,13 +34,13 @@ pub(super) enum Outcome {
 pub(super) async fn mend(shared: &Arc<Shared>, what: &Difference) -> Result<Outcome, Refusal> {
     let places = &shared.places;
     match what {
-        Difference::FilesUnsure(id) => shared.store.build_again(*id).await?,
-        Difference::HalfFork(id) => abandon(shared, &recorded(shared, *id).await?).await?,
-        Difference::HalfEnded(id) => put_away(shared, &recorded(shared, *id).await?).await?,
         Difference::SandboxGone(id) => {
             set_aside(shared, &recorded(shared, *id).await?).await?;
             fault::point("reconcile.set_aside");
         }
+        Difference::FilesUnsure(id) => shared.give_up_files(&recorded(shared, *id).await?).await?,
+        Difference::HalfFork(id) => abandon(shared, &recorded(shared, *id).await?).await?,
+        Difference::HalfEnded(id) => put_away(shared, &recorded(shared, *id).await?).await?,
         Difference::SandboxLeft(id) => {
             let ended = shared.sandboxes.end(*id).await;
             ended.map_err(|error| Refusal::Internal(error.in_full()))?;

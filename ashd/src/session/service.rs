@@ -35,6 +35,7 @@ use crate::sandbox::broker::Usage as SeenUsage;
 use crate::sandbox::lease::Slots;
 use crate::snapshot::Snapshots;
 use crate::store::{EventRange, SessionFilter, Store, Usage};
+use crate::telemetry::message;
 
 pub use super::places::Places;
 
@@ -86,6 +87,7 @@ impl Service {
             warm_resumes: 0.into(),
             cold_resumes: 0.into(),
             fresh_resumes: 0.into(),
+            cloud_resumes: 0.into(),
             garbage: Garbage::default(),
             making: Making::default(),
             asides: Asides::default(),
@@ -123,6 +125,10 @@ impl Service {
         for ended in ends {
             let _ = ended.await;
         }
+        // Whatever happens to the machine then, nothing has to be built again.
+        if end && let Err(error) = self.shared.sync_all().await {
+            tracing::warn!(%error, "sessions' files may not be on the disk");
+        }
     }
 
     /// How the daemon is.
@@ -137,6 +143,7 @@ impl Service {
             resume_warm_hits: shared.warm_resumes.load(Ordering::Relaxed),
             resume_cold_hits: shared.cold_resumes.load(Ordering::Relaxed),
             resume_fresh_hits: shared.fresh_resumes.load(Ordering::Relaxed),
+            resume_cloud_hits: shared.cloud_resumes.load(Ordering::Relaxed),
             uptime_s: self.started.elapsed().as_secs(),
             missing: shared.sandboxes.missing().to_vec(),
             damaged_checkpoints: shared.snapshots.damaged(),
@@ -320,6 +327,10 @@ impl Service {
             self.shared.garbage.left_by(&caller.tenant);
             self.shared.copies.wake(id);
             fault::point("purge.recorded");
+            tracing::info!(
+                message_id = message::SESSION_PURGED, ash_session = %id,
+                ash_agent = %view.session.agent, ash_tenant = %caller.tenant, "session purged"
+            );
             self.shared.tell(Happened::SessionPurged(caller.tenant.clone(), id));
         }
         Ok(view)

@@ -89,6 +89,8 @@ pub(super) struct Shared {
     pub(super) cold_resumes: AtomicU64,
     /// Those of them whose conversation began anew, because its transcript was gone.
     pub(super) fresh_resumes: AtomicU64,
+    /// Of the cold ones: so many needed the object store.
+    pub(super) cloud_resumes: AtomicU64,
     pub(super) garbage: Garbage,
     /// Sessions that are being made.
     pub(super) making: Making,

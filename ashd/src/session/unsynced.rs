@@ -1,36 +1,29 @@
-//! Files that are in their place before they are on the disk.
+//! Files that a machine that goes down may lose.
 //!
-//! A session that is brought back does not wait for the disk to have its files: whatever a machine
-//! that goes down loses of them can be built again from where they came. Until they are on the disk,
-//! which is seen to behind its back, the store knows so, and in which boot of the machine they were
-//! built. A daemon that finds this in the same boot has all the files; in another one nobody knows.
+//! What an agent writes is on the disk when the kernel has put it there, or never. The store knows which
+//! sessions have had a sandbox in this boot of the machine. After another boot their files are what
+//! they were at their newest point, or what the agent's folder has if they have none: with them the
+//! conversation is one that there was. Only what was changed from outside, which is flushed before it is
+//! acknowledged, can be in no point: then the files stay as they are.
+//!
+//! For the same reason a session that is brought back does not wait for the disk to have its files:
+//! until they are, which is seen to behind its back, they are those of the point in any case.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
+use super::agents;
 use super::api::Refusal;
+use super::going_on;
 use super::shared::Shared;
-use crate::domain::{Point, SandboxId, Session, SessionId};
+use crate::domain::{SandboxId, Session, SessionChange, SessionId, Which};
 use crate::fault;
-use crate::store::{Store, StoreError, Unsynced};
-use crate::tree::{Tree, TreeError};
+use crate::store::{Commit, EventRange, Store, StoreError, Unsynced};
+use crate::tree::{Tree, TreeError, remove_all};
 
 impl Shared {
-    /// Notes that a session's files are built from a point for this sandbox and do not wait for the
-    /// disk.
-    pub(super) async fn note_unsynced(
-        &self,
-        session: &Session,
-        point: &Point,
-        build: SandboxId,
-    ) -> Result<(), Refusal> {
-        let boot = boot().map_err(|error| Refusal::Internal(error.to_string()))?;
-        let files = Unsynced { session: session.id, point: point.id, build, boot };
-        Ok(self.store.note_unsynced(files).await?)
-    }
-
     /// Has the files of builds put on the disk, in the background.
     pub(super) fn sync_later(&self, builds: Vec<(SessionId, SandboxId)>) {
         let (store, dir) = (self.store.clone(), self.places.sessions());
@@ -46,37 +39,92 @@ impl Shared {
         });
     }
 
-    /// Puts a session's files on the disk if they may not be there.
+    /// Puts all of a session's files on the disk if none of them may be there.
     pub(super) async fn sync_files(&self, session: SessionId) -> Result<(), Refusal> {
         let mut builds = self.unsynced().await?;
         builds.retain(|(of, _)| *of == session);
         sync(&self.store, self.places.sessions(), builds).await
     }
 
-    /// Has everything put on the disk that a daemon before this one left to be, in the background.
+    /// Has everything put on the disk that a daemon before this one left to be, in the background. What
+    /// stays as a boot before this one left it is put there now.
     pub(super) async fn sync_left(&self) -> Result<(), Refusal> {
+        let all = self.store.unsynced().await?.into_iter();
+        let kept = all.filter(|files| files.lost && stays(files)).map(|files| files.session);
+        let kept: Vec<SessionId> = kept.collect();
+        if !kept.is_empty() {
+            flush(self.places.sessions()).await?;
+        }
+        for session in kept {
+            self.store.at_rest(Some(session)).await?;
+        }
         self.sync_later(self.unsynced().await?);
         Ok(())
     }
 
+    /// Puts everything on the disk when there is no sandbox any more.
+    pub(super) async fn sync_all(&self) -> Result<(), Refusal> {
+        if self.store.unsynced().await?.is_empty() {
+            return Ok(());
+        }
+        flush(self.places.sessions()).await?;
+        Ok(self.store.at_rest(None).await?)
+    }
+
     async fn unsynced(&self) -> Result<Vec<(SessionId, SandboxId)>, Refusal> {
         let all = self.store.unsynced().await?.into_iter();
-        Ok(all.map(|files| (files.session, files.build)).collect())
+        Ok(all.filter_map(|files| Some((files.session, files.build?))).collect())
+    }
+
+    /// Has a session go on with files that there were, when those in place may be torn. What history has
+    /// behind them stays, and says so.
+    pub(super) async fn give_up_files(&self, session: &Session) -> Result<(), Refusal> {
+        let id = session.id;
+        let point = self.store.point(id, Which::Newest).await?;
+        if point.is_none() {
+            self.lay_out_again(session).await?;
+        }
+        let behind = point.as_ref().map_or(0, |point| point.seq);
+        let kinds = going_on::SPOKEN.to_vec();
+        let spoken = EventRange { after: behind, limit: 1, kinds, undone: false };
+        if session.restore.is_none() && !self.store.events(id, spoken).await?.is_empty() {
+            let event = going_on::gone_down(point.as_ref(), session.last_seq + 1);
+            self.store.commit(Commit::of(id, SessionChange::none(), vec![event])).await?;
+        }
+        Ok(self.store.build_again(id).await?)
+    }
+
+    /// Makes workspace and home of a session once more as they were when it was made.
+    async fn lay_out_again(&self, session: &Session) -> Result<(), Refusal> {
+        let (places, options) = (self.places.clone(), self.options.clone());
+        let (owner, session) = (self.owner(session)?, session.clone());
+        let lay_out = move || {
+            let version = (&session.tenant, &session.agent, session.agent_version);
+            if !places.version(version.0, version.1, version.2).is_dir() {
+                return Err(agents::named(&session.agent));
+            }
+            let failed = |error: TreeError| Refusal::Internal(error.to_string());
+            remove_all(&places.sessions(), &session.id.to_string()).map_err(failed)?;
+            agents::lay_out(&places, version, &places.session(session.id), owner, &options)?;
+            Tree::open(&places.sessions()).and_then(|tree| tree.sync()).map_err(failed)
+        };
+        let laid_out = spawn_blocking(lay_out).await;
+        laid_out.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
     }
 }
 
-/// Sessions of which files may be lost, because the machine went down before they were on the disk.
+/// Sessions whose files may be torn, because the machine went down while they had sandboxes.
 ///
 /// # Errors
-/// When the store cannot be read, or the boot is not known.
+/// When the store cannot be read.
 pub(super) async fn unsure(store: &dyn Store) -> Result<Vec<SessionId>, Refusal> {
-    let all = store.unsynced().await?;
-    if all.is_empty() {
-        return Ok(vec![]);
-    }
-    let boot = boot().map_err(|error| Refusal::Internal(error.to_string()))?;
-    let of_before = all.into_iter().filter(|files| files.boot != boot);
-    Ok(of_before.map(|files| files.session).collect())
+    let torn = store.unsynced().await?.into_iter().filter(|files| files.lost && !stays(files));
+    Ok(torn.map(|files| files.session).collect())
+}
+
+/// Whether files are left as they are, also behind another boot.
+fn stays(files: &Unsynced) -> bool {
+    files.changed && files.build.is_none()
 }
 
 /// Waits until everything beneath a directory is on the disk, if there are builds that may not be, and
@@ -89,6 +137,14 @@ async fn sync(
     if builds.is_empty() {
         return Ok(());
     }
+    flush(dir).await?;
+    for (session, build) in builds {
+        store.synced(session, build).await?;
+    }
+    Ok(())
+}
+
+async fn flush(dir: PathBuf) -> Result<(), Refusal> {
     let flush = move || -> Result<(), TreeError> {
         Tree::open(&dir)?.sync()?;
         fault::point("restore.synced");
@@ -98,14 +154,5 @@ async fn sync(
     flushed.and_then(|flushed| flushed.map_err(|error| error.to_string())).map_err(|error| {
         tracing::error!(error, "the disk could not be flushed");
         Refusal::Internal("the session's files may not be on the disk".to_owned())
-    })?;
-    for (session, build) in builds {
-        store.synced(session, build).await?;
-    }
-    Ok(())
-}
-
-/// Names the time since this machine was started, see random(4).
-fn boot() -> std::io::Result<String> {
-    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())
+    })
 }

@@ -111,6 +111,7 @@ mod tests {
             parent: None,
             restore: None,
             cold: false,
+            changed: false,
             last_error: None,
             turn: None,
             slot: Some(7),

@@ -66,17 +66,17 @@ pub struct Copying {
     pub limit: u32,
 }
 
-/// Files of a session that were built from a point and may not be on the disk yet.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// Files of a session that may be lost when the machine goes down.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Unsynced {
     /// Whose they are.
     pub session: SessionId,
-    /// Where they come from; a point that was saved since takes its place.
-    pub point: PointId,
-    /// The sandbox that they were built for, which tells one build from the next.
-    pub build: SandboxId,
-    /// The boot of the machine in which they were built.
-    pub boot: String,
+    /// The sandbox that all of them were built for, while none of them may be on the disk.
+    pub build: Option<SandboxId>,
+    /// Whether the machine has gone down since.
+    pub lost: bool,
+    /// Whether something of them may be in no point.
+    pub changed: bool,
 }
 
 /// What a session still had when it was purged.
@@ -229,8 +229,8 @@ pub trait Store: Send + Sync {
     -> Result<(Vec<Session>, u64)>;
     /// Every session that is not ended or still has uids, for start-up.
     async fn unended_sessions(&self) -> Result<Vec<Session>>;
-    /// Sessions that have not ended, run no turn, and have no point as new as their newest message,
-    /// answer or error.
+    /// Sessions that have not ended, run no turn, have their files, and have no point as new as their
+    /// newest message, answer, error or change of files.
     async fn unsaved_sessions(&self) -> Result<Vec<Session>>;
     /// How many sessions have this status, over all tenants.
     async fn count_sessions(&self, status: Status) -> Result<u64>;
@@ -249,22 +249,26 @@ pub trait Store: Send + Sync {
     async fn points(&self, id: SessionId) -> Result<Vec<Point>>;
     /// One point of a session.
     async fn point(&self, id: SessionId, which: Which) -> Result<Option<Point>>;
-    /// Removes a point of a session; false if there was none.
+    /// Removes a point of a session; false if there was none. Without its newest one a session that has
+    /// not ended counts as changed.
     async fn remove_point(&self, id: SessionId, point: PointId) -> Result<bool>;
     /// The points of a tenant with this content.
     async fn points_with(&self, tenant: &Tenant, root: Root) -> Result<Vec<Point>>;
     /// The content of every point of a tenant, each once.
     async fn roots(&self, tenant: &Tenant) -> Result<Vec<Root>>;
 
-    /// Records that files of a session may not be on the disk, until [`synced`](Store::synced) of the same
-    /// build, or until the session is to be brought back to another point.
-    async fn note_unsynced(&self, files: Unsynced) -> Result<()>;
-    /// Records that the files of a build are on the disk.
+    /// Records that the files of a session are built for a sandbox, and may not be on the disk until
+    /// they are [`synced`](Store::synced).
+    async fn note_unsynced(&self, id: SessionId, build: SandboxId) -> Result<()>;
+    /// Records that what was built for a sandbox is on the disk.
     async fn synced(&self, id: SessionId, build: SandboxId) -> Result<()>;
-    /// Files that may not be on the disk, of sessions that have not ended.
+    /// Records that the files of a session, or of all, are on the disk, and that no sandbox uses them.
+    async fn at_rest(&self, id: Option<SessionId>) -> Result<()>;
+    /// Sessions that have or had a sandbox since their files were at rest, and have not ended or still
+    /// have uids.
     async fn unsynced(&self) -> Result<Vec<Unsynced>>;
-    /// Records that a session's files have to be built again from where they came, unless it is to be
-    /// brought back to another point anyway.
+    /// Records that a session is to be brought back to its newest point, if it has one, unless it is to
+    /// be brought back to another one anyway. What is in place counts as lost.
     async fn build_again(&self, id: SessionId) -> Result<()>;
 
     /// Records an attachment; false, and nothing is recorded, when the session has `most` already.

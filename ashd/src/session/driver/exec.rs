@@ -38,6 +38,11 @@ impl Execs {
         }
     }
 
+    /// Whether no command runs.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
     /// What the running commands do is not heard any more, for this reason.
     pub(super) fn lost(&mut self, why: &Refusal) {
         for (_, sink) in self.running.drain() {
@@ -60,18 +65,21 @@ impl Driver {
             return drop(reply.send(Err(refusal)));
         }
         match self.state.sandbox {
-            Sandbox::Up => self.run_exec(&request, reply),
+            Sandbox::Up => self.run_exec(&request, reply).await,
             Sandbox::Launching | Sandbox::None => self.execs.waiting.push((request, reply)),
         }
     }
 
-    pub(super) fn run_waiting_execs(&mut self) {
+    pub(super) async fn run_waiting_execs(&mut self) {
         for (request, reply) in std::mem::take(&mut self.execs.waiting) {
-            self.run_exec(&request, reply);
+            self.run_exec(&request, reply).await;
         }
     }
 
-    fn run_exec(&mut self, request: &ExecRequest, reply: Reply<ExecStream>) {
+    async fn run_exec(&mut self, request: &ExecRequest, reply: Reply<ExecStream>) {
+        if let Err(refusal) = self.note_change().await {
+            return drop(reply.send(Err(refusal)));
+        }
         let Some(link) = &self.link else { return };
         let exec = Exec {
             command: request.command.clone(),

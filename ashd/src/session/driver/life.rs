@@ -114,12 +114,15 @@ impl Driver {
         };
         let mut events = vec![];
         if self.state.resuming {
+            if found == Found::Objects && conversation != Conversation::Lost {
+                self.shared.cloud_resumes.fetch_add(1, Ordering::Relaxed);
+            }
             change.status = Some(Status::Active);
             events.push(self.event(EventKind::Lifecycle, None, resumed_cold(found, conversation)));
         }
         fault::point("resume.launched");
         let recorded = self.commit(change, events).await;
-        if found == Found::InStore {
+        if found != Found::Place {
             // Not before: whoever commits waits for a disk that is busy with this.
             self.shared.sync_later(vec![(self.session.id, running.id)]);
         }
@@ -129,6 +132,7 @@ impl Driver {
         }
         fault::point("resume.recorded");
         self.link = Some(running);
+        self.is_synced = false;
         self.cli = None;
         self.own_turn = false;
         self.replay = Replay::default();
@@ -154,7 +158,7 @@ impl Driver {
         self.start_cli(conversation, &options);
         // What fails of a turn that begins now is told to whoever sent the message.
         let _ = self.step(Event::Launched).await;
-        self.run_waiting_execs();
+        self.run_waiting_execs().await;
     }
 
     /// Tells in the session's log of a conversation that begins anew.
@@ -184,7 +188,8 @@ impl Driver {
     pub(super) async fn lost(&mut self, why: &str) {
         tracing::warn!(
             message_id = message::SANDBOX_LOST, ash_session = %self.session.id,
-            ash_agent = %self.session.agent, ash_tenant = %self.session.tenant, why, "sandbox lost"
+            ash_agent = %self.session.agent, ash_tenant = %self.session.tenant,
+            ash_turn = self.session.turn.map(|turn| turn.id.to_string()), why, "sandbox lost"
         );
         self.logs.system(&format!("the sandbox was lost: {why}"));
         let _ = self.step(Event::SandboxLost).await;
@@ -216,6 +221,7 @@ impl Driver {
         }
         self.cli = None;
         self.own_turn = false;
+        self.changes += 1;
         self.execs.lost(&Refusal::Sandbox(why_lost));
         // Whoever waited for the launch waits in vain.
         let gone = Refusal::NotActive(self.state.status);
@@ -296,13 +302,15 @@ impl Driver {
 
 /// The body of the lifecycle event of a session that is active again in a new sandbox.
 fn resumed_cold(found: Found, conversation: Conversation) -> Bytes {
-    let source = match conversation {
-        Conversation::Lost => "fresh",
+    let source = match (conversation, found) {
+        (Conversation::Lost, _) => "fresh",
+        (_, Found::Objects) => "cloud",
         _ => "local",
     };
     let from = match found {
-        Found::InPlace => "disk",
-        Found::InStore => "store",
+        Found::Place => "disk",
+        Found::Store => "store",
+        Found::Objects => "objects",
     };
     json!({ "action": "resumed", "path": "cold", "source": source, "from": from })
         .to_string()

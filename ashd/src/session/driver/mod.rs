@@ -145,6 +145,10 @@ pub(super) struct Driver {
     keeps_all: bool,
     /// Changes of files that wait.
     writes: Vec<Write>,
+    /// So many times files were changed, or may have been, by others than turns.
+    changes: u64,
+    /// Whether it was seen to that what a change leaves alone is on the disk.
+    is_synced: bool,
     /// When what was changed is saved.
     settles_at: Option<tokio::time::Instant>,
     /// The newest point, when it was made for nothing but changes of files.
@@ -213,6 +217,8 @@ impl Driver {
             wishes: vec![],
             keeps_all: false,
             writes: vec![],
+            changes: 0,
+            is_synced: false,
             settles_at: None,
             changes_point: None,
             over: false,

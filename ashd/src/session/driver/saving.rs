@@ -1,10 +1,10 @@
 //! Points: when they are made, and what they are of.
 //!
-//! At every boundary (the end of a turn, a pause, the end of a sandbox) workspace and home are
-//! saved in the background. The barrier is the moment at which they were seen whole: a turn that
-//! is about to begin waits for it, but not long, and not at all when there was one lately; what is
-//! not saved at this boundary is saved at the next. A point that somebody asked for is made at once, also in mid-turn: then the agent
-//! stands still for the moment itself.
+//! At every boundary (the end of a turn, a pause, the end of a sandbox) workspace and home are saved in
+//! the background. The barrier is the moment at which they were seen whole: a turn that is about to
+//! begin waits for it, but not long, and not at all when there was one lately; what is not saved at
+//! this boundary is saved at the next. A point that somebody asked for is made at once, also in
+//! mid-turn: then the agent stands still for the moment itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ use crate::session::api::Refusal;
 use crate::session::keeping::{Told, point_of, unkept};
 use crate::session::machine::Turn;
 use crate::snapshot::{Cut, SnapshotError};
-use crate::store::StoreError;
+use crate::store::{Commit, StoreError};
 
 /// How long a turn waits for the moment of a cut under way, when there has been none lately.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -33,8 +33,8 @@ pub(super) struct Saving {
     task: JoinHandle<Result<Cut, SnapshotError>>,
     told: mpsc::UnboundedReceiver<Told>,
     cancel: Arc<AtomicBool>,
-    /// What the session was at the moment that the cut is of, once that has come.
-    moment: Option<Session>,
+    /// What was so at the moment that the cut is of, once that has come.
+    moment: Option<Moment>,
     /// Whether the files may change again.
     passed: bool,
     /// Who waits for it.
@@ -43,6 +43,13 @@ pub(super) struct Saving {
     again: bool,
     /// It is made for nothing but changes of files from outside.
     of_changes: bool,
+}
+
+/// What a point is of, beside its files.
+struct Moment {
+    session: Session,
+    /// How often files had been changed by others than turns.
+    changes: u64,
 }
 
 /// Somebody who asked for a point.
@@ -173,7 +180,8 @@ impl Driver {
         let Some(saving) = &mut self.saving else { return };
         match told {
             Told::Moment(noted) => {
-                saving.moment = Some(self.session.clone());
+                saving.moment =
+                    Some(Moment { session: self.session.clone(), changes: self.changes });
                 drop(noted);
             }
             Told::Passed => {
@@ -300,7 +308,7 @@ impl Driver {
     async fn record_by_itself(
         &mut self,
         cut: &Cut,
-        moment: &Session,
+        moment: &Moment,
         of_changes: bool,
     ) -> Result<(), StoreError> {
         let (store, id) = (self.shared.store.clone(), self.session.id);
@@ -317,18 +325,27 @@ impl Driver {
     async fn record_point(
         &mut self,
         cut: &Cut,
-        moment: &Session,
+        Moment { session, changes }: &Moment,
         name: Option<PointName>,
     ) -> Result<Point, StoreError> {
+        // Commands that run may change more.
+        let has_all = *changes == self.changes && self.execs.is_idle();
+        let change = SessionChange { changed: has_all.then_some(false), ..SessionChange::none() };
         let newest = self.shared.store.point(self.session.id, Which::Newest).await?;
         let left_out = newest.as_ref().map_or(0, |newest| newest.left_out);
-        let same = |newest: &Point| newest.root == cut.root && newest.seq == moment.last_seq;
+        let same = |newest: &Point| newest.root == cut.root && newest.seq == session.last_seq;
         if let Some(newest) = newest.filter(|newest| name.is_none() && same(newest)) {
+            if self.session.changed && has_all {
+                self.commit(change, vec![]).await?;
+            }
             return Ok(newest);
         }
-        let point = point_of(cut, moment, name);
+        let point = point_of(cut, session, name);
         let keep = if self.keeps_all { u32::MAX } else { self.shared.live().keep_points };
-        self.shared.add_point(point.clone(), keep).await?;
+        let recorded = Some((point.clone(), keep));
+        let commit = Commit { point: recorded, ..Commit::of(self.session.id, change, vec![]) };
+        self.commit_as(commit).await?;
+        self.shared.copies.wake(self.session.id);
         fault::point("point.recorded");
         tracing::debug!(
             ash_session = %self.session.id, seq = point.seq, files = cut.files, written = cut.written,

@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::Driver;
+use crate::domain::SessionChange;
 use crate::session::api::Refusal;
 use crate::session::machine::Turn;
 use crate::tree::Tree;
@@ -38,7 +39,10 @@ impl Driver {
             return;
         }
         let writes = std::mem::take(&mut self.writes);
-        let workspace = self.workspace().await;
+        let workspace = match self.workspace().await {
+            Ok(workspace) => self.begin_change().await.map(|()| workspace),
+            Err(refusal) => Err(refusal),
+        };
         let carry_out = move || {
             for write in writes {
                 write(workspace.as_ref().map_err(Clone::clone));
@@ -48,6 +52,27 @@ impl Driver {
             tracing::error!(ash_session = %self.session.id, %error, "a change of files broke off");
         }
         self.settle_soon();
+    }
+
+    /// Before files are changed: whatever becomes of this daemon, the store knows that something has to
+    /// be saved. When the machine goes down they stay as they are, so that all of them have to be on the
+    /// disk by then.
+    async fn begin_change(&mut self) -> Result<(), Refusal> {
+        if !self.is_synced {
+            self.shared.sync_files(self.session.id).await?;
+            self.is_synced = true;
+        }
+        self.note_change().await
+    }
+
+    /// Notes that files are about to be changed, or may be, by others than a turn.
+    pub(super) async fn note_change(&mut self) -> Result<(), Refusal> {
+        self.changes += 1;
+        if self.session.changed {
+            return Ok(());
+        }
+        let change = SessionChange { changed: Some(true), ..SessionChange::none() };
+        Ok(self.commit(change, vec![]).await?)
     }
 
     /// Files were changed, or may have been: they are saved when that is over.

@@ -46,17 +46,19 @@ use crate::domain::{
 };
 
 /// How to work with the database.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Connections for reading.
     pub readers: usize,
     /// At most this many operations in one transaction.
     pub group: usize,
+    /// Names the time since the machine was started.
+    pub boot: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { readers: 4, group: 256 }
+        Options { readers: 4, group: 256, boot: String::new() }
     }
 }
 
@@ -65,6 +67,7 @@ pub struct Sqlite {
     path: PathBuf,
     readers: Readers,
     writer: Arc<Writer>,
+    boot: Arc<str>,
 }
 
 impl Sqlite {
@@ -92,7 +95,7 @@ impl Sqlite {
         let readers = Readers::new(readers.collect::<Result<_>>()?);
         let checkpointer = Checkpointer::start(connect(path, Role::Write)?)?;
         let writer = Arc::new(Writer::start(conn, checkpointer, options.group)?);
-        Ok(Sqlite { path: path.to_owned(), readers, writer })
+        Ok(Sqlite { path: path.to_owned(), readers, writer, boot: options.boot.into() })
     }
 
     /// Transactions since the database was opened; operations share them.
@@ -144,7 +147,8 @@ impl Store for Sqlite {
     }
 
     async fn begin_session(&self, session: Session, events: Vec<NewEvent>) -> Result<bool> {
-        self.writer.write(move |conn| sessions::begin(conn, &session, &events)).await
+        let boot = self.boot.clone();
+        self.writer.write(move |conn| sessions::begin(conn, (&session, &boot), &events)).await
     }
 
     async fn create_session(&self, session: Session, events: Vec<NewEvent>) -> Result<()> {
@@ -152,7 +156,8 @@ impl Store for Sqlite {
     }
 
     async fn commit(&self, commit: Commit) -> Result<()> {
-        self.writer.write(move |conn| sessions::commit(conn, &commit)).await
+        let boot = self.boot.clone();
+        self.writer.write(move |conn| sessions::commit(conn, (&commit, &boot))).await
     }
 
     async fn session(&self, id: SessionId) -> Result<Option<Session>> {
@@ -214,16 +219,22 @@ impl Store for Sqlite {
         self.readers.read(move |conn| points::roots(conn, &tenant)).await
     }
 
-    async fn note_unsynced(&self, files: Unsynced) -> Result<()> {
-        self.writer.write(move |conn| unsynced::note(conn, &files)).await
+    async fn note_unsynced(&self, id: SessionId, build: SandboxId) -> Result<()> {
+        let boot = self.boot.clone();
+        self.writer.write(move |conn| unsynced::note(conn, id, (&boot, build))).await
     }
 
     async fn synced(&self, id: SessionId, build: SandboxId) -> Result<()> {
-        self.writer.write(move |conn| unsynced::forget(conn, id, build)).await
+        self.writer.write(move |conn| unsynced::synced(conn, id, build)).await
+    }
+
+    async fn at_rest(&self, id: Option<SessionId>) -> Result<()> {
+        self.writer.write(move |conn| unsynced::at_rest(conn, id)).await
     }
 
     async fn unsynced(&self) -> Result<Vec<Unsynced>> {
-        self.readers.read(unsynced::all).await
+        let boot = self.boot.clone();
+        self.readers.read(move |conn| unsynced::all(conn, &boot)).await
     }
 
     async fn build_again(&self, id: SessionId) -> Result<()> {

@@ -2,7 +2,6 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::unsynced;
 use super::values::{Json, exists};
 use crate::domain::session::RunningTurn;
 use crate::domain::{Point, PointId, Root, SessionId, Tenant, Which};
@@ -34,7 +33,6 @@ pub(super) struct History {
 
 pub(super) fn add(conn: &Connection, point: &Point, keep: u32) -> Result<()> {
     insert(conn, point)?;
-    unsynced::saved(conn, point.session, point.id)?;
     // Newest first. The one that a session is to be brought back to is needed until it is.
     let sql = "DELETE FROM points WHERE key IN (
              SELECT points.key FROM points JOIN sessions ON session = sessions.key
@@ -103,9 +101,13 @@ pub(super) fn ended(conn: &Connection, id: PointId, of: Option<i64>) -> Result<H
 }
 
 pub(super) fn remove(conn: &Connection, id: SessionId, point: PointId) -> Result<bool> {
+    let newest = find(conn, id, &Which::Newest)?;
+    if newest.is_some_and(|newest| newest.id == point) {
+        let sql = "UPDATE sessions SET changed = 1 WHERE id = ? AND status <> 'ended'";
+        conn.prepare_cached(sql)?.execute([id])?;
+    }
     let sql = "DELETE FROM points
-         WHERE id = ?2 AND session = (SELECT key FROM sessions WHERE id = ?1)
-         AND id NOT IN (SELECT point FROM unsynced)";
+         WHERE id = ?2 AND session = (SELECT key FROM sessions WHERE id = ?1)";
     Ok(conn.prepare_cached(sql)?.execute(params![id, point])? > 0)
 }
 

@@ -16,7 +16,7 @@ const WHAT: &str = "the session";
 
 const SELECT: &str = "SELECT id, tenant, agent, agent_version, status, sandbox, settings,
          cli_session, cli_version, turn, turn_user_seq, slot, last_seq, created_at, last_active_at,
-         last_error, parent, restore, cold
+         last_error, parent, restore, cold, changed
      FROM sessions JOIN session_settings ON session = key";
 
 /// What a commit needs to know of a session.
@@ -27,11 +27,17 @@ pub(super) struct Head {
     pub(super) last_seq: u64,
 }
 
-pub(super) fn begin(conn: &Connection, session: &Session, events: &[NewEvent]) -> Result<bool> {
+pub(super) fn begin(
+    conn: &Connection,
+    (session, boot): (&Session, &str),
+    events: &[NewEvent],
+) -> Result<bool> {
     if agents::find(conn, &session.tenant, &session.agent)?.is_none() {
         return Ok(false);
     }
-    create(conn, session, events).map(|()| true)
+    create(conn, session, events)?;
+    unsynced::note(conn, session.id, (boot, session.sandbox))?;
+    Ok(true)
 }
 
 pub(super) fn create(conn: &Connection, session: &Session, events: &[NewEvent]) -> Result<()> {
@@ -48,8 +54,8 @@ pub(super) fn create(conn: &Connection, session: &Session, events: &[NewEvent]) 
 fn insert(conn: &Connection, session: &Session) -> Result<()> {
     let sql = "INSERT INTO sessions (id, tenant, agent, agent_version, status, sandbox,
              cli_session, cli_version, turn, turn_user_seq, last_seq, created_at, last_active_at,
-             last_error, parent, restore, cold)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?)";
+             last_error, parent, restore, cold, changed)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?)";
     let row = params![
         session.id,
         session.tenant,
@@ -67,6 +73,7 @@ fn insert(conn: &Connection, session: &Session) -> Result<()> {
         session.parent,
         session.restore,
         session.cold,
+        session.changed,
     ];
     conn.prepare_cached(sql)?.execute(row).map_err(exists(WHAT))?;
     Ok(())
@@ -79,7 +86,7 @@ pub(super) fn head(conn: &Connection, id: SessionId) -> Result<Head> {
     head.ok_or(StoreError::Missing { what: WHAT })
 }
 
-pub(super) fn commit(conn: &Connection, commit: &Commit) -> Result<()> {
+pub(super) fn commit(conn: &Connection, (commit, boot): (&Commit, &str)) -> Result<()> {
     let head = head(conn, commit.session)?;
     if let Some(point) = commit.back_to {
         go_back(conn, &head, points::ended(conn, point, Some(head.key))?)?;
@@ -89,6 +96,10 @@ pub(super) fn commit(conn: &Connection, commit: &Commit) -> Result<()> {
     }
     if commit.change != SessionChange::none() {
         change(conn, &head, &commit.change)?;
+    }
+    let goes_back = matches!(commit.change.restore, Some(Some(_)));
+    if commit.change.sandbox.is_some() && !goes_back {
+        unsynced::used(conn, head.key, (boot, None))?;
     }
     match &commit.point {
         Some((point, keep)) => points::add(conn, point, *keep),
@@ -135,7 +146,8 @@ fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> 
              last_active_at = coalesce(?11, last_active_at),
              last_error = iif(?12, ?13, last_error),
              restore = iif(?14, ?15, restore),
-             cold = coalesce(?16, cold)
+             cold = coalesce(?16, cold),
+             changed = coalesce(?17, changed)
          WHERE key = ?1";
     let turn = change.turn.flatten();
     let row = params![
@@ -155,10 +167,11 @@ fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> 
         change.restore.is_some(),
         change.restore.flatten(),
         change.cold,
+        change.changed,
     ];
     conn.prepare_cached(sql)?.execute(row).map_err(exists("a session with these uids"))?;
-    if matches!(change.restore, Some(Some(_))) {
-        unsynced::forget_all(conn, head.key)?;
+    if matches!(change.restore, Some(Some(_))) || change.slot == Some(None) {
+        unsynced::forget(conn, head.key)?;
     }
     let Some(settings) = &change.settings else { return Ok(()) };
     let sql = "UPDATE session_settings SET settings = ? WHERE session = ?";
@@ -209,9 +222,10 @@ pub(super) fn unended(conn: &Connection) -> Result<Vec<Session>> {
 
 pub(super) fn unsaved(conn: &Connection) -> Result<Vec<Session>> {
     let sql = format!(
-        "{SELECT} WHERE status <> 'ended' AND slot IS NOT NULL AND turn IS NULL
-             AND EXISTS (SELECT 1 FROM events WHERE session = sessions.key AND kind <> 'lifecycle'
-                 AND seq > (SELECT ifnull(max(seq), 0) FROM points WHERE session = sessions.key))
+        "{SELECT} WHERE status <> 'ended' AND slot IS NOT NULL AND turn IS NULL AND restore IS NULL
+             AND (changed OR EXISTS (
+                 SELECT 1 FROM events WHERE session = sessions.key AND kind <> 'lifecycle'
+                     AND seq > (SELECT ifnull(max(seq), 0) FROM points WHERE session = sessions.key)))
          ORDER BY key"
     );
     Ok(conn.prepare_cached(&sql)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
@@ -266,5 +280,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Session> {
         parent: row.get(16)?,
         restore: row.get(17)?,
         cold: row.get(18)?,
+        changed: row.get(19)?,
     })
 }

@@ -1,55 +1,70 @@
-//! Files that may not be on the disk.
+//! Files that may be lost when the machine goes down.
 
 use rusqlite::{Connection, Row, params};
 
+use super::points;
 use super::sessions::head;
-use crate::domain::{PointId, SandboxId, SessionId};
+use crate::domain::{SandboxId, SessionId, Which};
 use crate::store::{Result, Unsynced};
 
-pub(super) fn note(conn: &Connection, files: &Unsynced) -> Result<()> {
-    let head = head(conn, files.session)?;
-    let sql = "INSERT OR REPLACE INTO unsynced (session, point, build, boot) VALUES (?, ?, ?, ?)";
-    let row = params![head.key, files.point, files.build, files.boot];
-    conn.prepare_cached(sql)?.execute(row)?;
+/// A session has a sandbox in this boot. With `build`, all of its files are built for it.
+pub(super) fn used(
+    conn: &Connection,
+    session: i64,
+    (boot, build): (&str, Option<SandboxId>),
+) -> Result<()> {
+    let sql = "INSERT INTO unsynced (session, boot, build) VALUES (?1, ?2, ?3)
+         ON CONFLICT DO UPDATE SET boot = ?2, build = coalesce(?3, build)";
+    conn.prepare_cached(sql)?.execute(params![session, boot, build])?;
     Ok(())
 }
 
-/// A session has another point: whatever is lost of its files, they are in there.
-pub(super) fn saved(conn: &Connection, session: SessionId, point: PointId) -> Result<()> {
-    let sql = "UPDATE unsynced SET point = ?2
-         WHERE session = (SELECT key FROM sessions WHERE id = ?1)";
-    conn.prepare_cached(sql)?.execute(params![session, point])?;
-    Ok(())
+pub(super) fn note(
+    conn: &Connection,
+    session: SessionId,
+    (boot, build): (&str, SandboxId),
+) -> Result<()> {
+    used(conn, head(conn, session)?.key, (boot, Some(build)))
 }
 
-pub(super) fn forget(conn: &Connection, session: SessionId, build: SandboxId) -> Result<()> {
-    let sql = "DELETE FROM unsynced
+pub(super) fn synced(conn: &Connection, session: SessionId, build: SandboxId) -> Result<()> {
+    let sql = "UPDATE unsynced SET build = NULL
          WHERE session = (SELECT key FROM sessions WHERE id = ?1) AND build = ?2";
     conn.prepare_cached(sql)?.execute(params![session, build])?;
     Ok(())
 }
 
+pub(super) fn at_rest(conn: &Connection, session: Option<SessionId>) -> Result<()> {
+    let sql = "DELETE FROM unsynced
+         WHERE ?1 IS NULL OR session = (SELECT key FROM sessions WHERE id = ?1)";
+    conn.prepare_cached(sql)?.execute([session])?;
+    Ok(())
+}
+
 /// What is in place does not matter any more.
-pub(super) fn forget_all(conn: &Connection, session: i64) -> Result<()> {
+pub(super) fn forget(conn: &Connection, session: i64) -> Result<()> {
     conn.prepare_cached("DELETE FROM unsynced WHERE session = ?")?.execute([session])?;
     Ok(())
 }
 
-pub(super) fn all(conn: &Connection) -> Result<Vec<Unsynced>> {
-    let sql = "SELECT id, point, build, boot FROM unsynced JOIN sessions ON session = key
-         WHERE status <> 'ended' ORDER BY key";
+pub(super) fn all(conn: &Connection, boot: &str) -> Result<Vec<Unsynced>> {
+    let sql = "SELECT id, build, boot <> ?, changed FROM unsynced JOIN sessions ON session = key
+         WHERE status <> 'starting' AND (status <> 'ended' OR slot IS NOT NULL) ORDER BY key";
     let read = |row: &Row<'_>| {
-        let (session, point, build) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok(Unsynced { session, point, build, boot: row.get(3)? })
+        let (session, build, lost) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(Unsynced { session, build, lost, changed: row.get(3)? })
     };
-    Ok(conn.prepare_cached(sql)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
+    Ok(conn.prepare_cached(sql)?.query_map([boot], read)?.collect::<rusqlite::Result<_>>()?)
 }
 
 pub(super) fn build_again(conn: &Connection, session: SessionId) -> Result<()> {
     let head = head(conn, session)?;
-    let sql = "UPDATE sessions SET restore =
-             coalesce(restore, (SELECT point FROM unsynced WHERE session = key))
-         WHERE key = ?";
-    conn.prepare_cached(sql)?.execute([head.key])?;
-    forget_all(conn, head.key)
+    if let Some(newest) = points::find(conn, session, &Which::Newest)? {
+        let sql = "UPDATE sessions SET restore = ?2, cli_session = ?3
+             WHERE key = ?1 AND restore IS NULL";
+        let row = params![head.key, newest.id, newest.cli_session];
+        conn.prepare_cached(sql)?.execute(row)?;
+    }
+    conn.prepare_cached("UPDATE sessions SET changed = 0 WHERE key = ?")?.execute([head.key])?;
+    forget(conn, head.key)
 }

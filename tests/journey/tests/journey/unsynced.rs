@@ -1,5 +1,5 @@
-//! A session that was brought back does not wait for the disk to have its files, and loses none of
-//! them.
+//! A machine that goes down loses what was not on the disk. A session goes on with files that there were
+//! at one moment, and with the conversation of that moment.
 
 use std::fs;
 
@@ -18,6 +18,8 @@ fn away(fault: &str) -> Result<Talk> {
     ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
     talk.ash.kill9()?;
     fs::remove_dir_all(files(&talk))?;
+    // What it was made with has been there for long.
+    database(&talk)?.execute("UPDATE unsynced SET build = NULL", [])?;
     talk.ash.boot_with(&[("ASH_FAULT", fault)])?;
     talk.api = talk.ash.api();
     Ok(talk)
@@ -46,8 +48,9 @@ fn database(talk: &Talk) -> Result<Connection> {
     Ok(Connection::open(talk.ash.data_dir().join("ash.db"))?)
 }
 
+/// How many sessions' files were built and may not be on the disk.
 fn unsynced(talk: &Talk) -> Result<u64> {
-    let count = "SELECT count(*) FROM unsynced";
+    let count = "SELECT count(build) FROM unsynced";
     Ok(database(talk)?.query_row(count, [], |row| row.get(0))?)
 }
 
@@ -84,21 +87,121 @@ fn a_daemon_that_dies_before_it_notes_that_the_disk_has_the_files_is_followed_by
     talk.ash.finish()
 }
 
-/// What a machine that loses its memory may leave of files that were not on the disk.
+/// The machine goes down: everything is killed, and another boot finds what was on the disk.
+fn go_down(talk: &mut Talk) -> Result<()> {
+    talk.ash.kill9()?;
+    if !talk.ash.inside("bridge").is_empty() {
+        talk.ash.kill_inside("bridge")?;
+    }
+    database(talk)?.execute("UPDATE unsynced SET boot = 'the one before'", [])?;
+    Ok(())
+}
+
+/// Whether a start has given up files of this boot of the machine.
+fn has_given_up(talk: &Talk) -> bool {
+    talk.ash.log().contains("mended: the machine went down while session")
+}
+
+fn go_on(talk: &mut Talk) -> Result<()> {
+    talk.boot()?;
+    ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
+    Ok(())
+}
+
+fn read(talk: &Talk, file: &str) -> Result<String> {
+    Ok(talk.api.exec(&talk.session, &format!("cat {file} 2>&1"))?.stdout)
+}
+
 #[test]
 fn a_machine_that_goes_down_before_the_disk_has_the_files_loses_none() -> Result<()> {
     let mut talk = brought_back()?;
     ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
     save(&talk)?;
-    talk.ash.kill9()?;
-    database(&talk)?.execute("UPDATE unsynced SET boot = 'the one before'", [])?;
+    go_down(&mut talk)?;
     let workspace = files(&talk).join("workspace");
     fs::write(workspace.join("kept"), "")?;
     fs::remove_file(workspace.join("since"))?;
-    talk.boot()?;
-    let log = talk.ash.log();
-    ensure!(log.contains("mended: the machine went down before the files of session"), "{log}");
-    ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
+    go_on(&mut talk)?;
+    ensure!(has_given_up(&talk), "{}", talk.ash.log());
     check_whole(&talk)?;
     talk.ash.finish()
+}
+
+/// What history has behind the newest checkpoint stays, and the agent knows nothing of it: it is said.
+#[test]
+fn a_session_in_use_goes_on_where_it_was_saved_last() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("echo one > kept"))?;
+    save(&talk)?;
+    talk.ash.kill9()?;
+    talk.ash.boot_with(&[("ASH_FAULT", "pack.publish.before:stall")])?;
+    talk.api = talk.ash.api();
+    talk.ask(&talk.bash("echo two > kept; echo two > since"))?;
+    go_down(&mut talk)?;
+    fs::write(files(&talk).join("workspace/kept"), "")?;
+    go_on(&mut talk)?;
+    ensure!(has_given_up(&talk), "{}", talk.ash.log());
+    ensure!(read(&talk, "kept")? == "one\n", "{}", read(&talk, "kept")?);
+    ensure!(!read(&talk, "since")?.contains("two"));
+    let told = talk.ask("[[history]]")?;
+    ensure!(told.contains("echo one") && !told.contains("echo two"), "{told}");
+    let events = talk.api.events(&talk.session)?;
+    let with = |words| events.iter().filter(|event| event.to_string().contains(words)).count();
+    ensure!(with("machine-down") == 1 && with("echo two") > 0, "{events:#?}");
+    talk.ash.finish()
+}
+
+#[test]
+fn a_session_without_a_checkpoint_begins_with_its_agents_folder() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    go_down(&mut talk)?;
+    let workspace = files(&talk).join("workspace");
+    fs::write(workspace.join("CLAUDE.md"), "")?;
+    fs::write(workspace.join("left"), "by nobody")?;
+    go_on(&mut talk)?;
+    ensure!(has_given_up(&talk), "{}", talk.ash.log());
+    ensure!(read(&talk, "CLAUDE.md")?.contains("Answer briefly."));
+    ensure!(!read(&talk, "left")?.contains("by nobody"));
+    ensure!(talk.ask("[[say hello]]")? == "hello");
+    talk.ash.finish()
+}
+
+/// What was acknowledged is on the disk, and stays.
+#[test]
+fn what_was_put_there_from_outside_outlives_the_machine() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("echo one > kept"))?;
+    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    save(&talk)?;
+    put(&talk)?;
+    go_down(&mut talk)?;
+    go_on(&mut talk)?;
+    ensure!(!has_given_up(&talk), "{}", talk.ash.log());
+    ensure!(read(&talk, "kept")? == "one\n" && read(&talk, "put")? == "from outside");
+    talk.ash.finish()
+}
+
+/// It is saved by the next daemon, if this one does not come to it.
+#[test]
+fn what_was_put_there_from_outside_is_saved_by_the_next_daemon() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("echo one > kept"))?;
+    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    save(&talk)?;
+    let points = |talk: &Talk| -> Result<usize> {
+        let path = format!("/api/sessions/{}/checkpoints", talk.session);
+        let all = talk.api.call("GET", &path, None)?.expect(200)?;
+        Ok(all["checkpoints"].as_array().map_or(0, Vec::len))
+    };
+    let before = points(&talk)?;
+    put(&talk)?;
+    talk.ash.kill9()?;
+    talk.boot()?;
+    process::until("it is saved", || points(&talk).is_ok_and(|now| now > before))?;
+    talk.ash.finish()
+}
+
+fn put(talk: &Talk) -> Result<()> {
+    let path = format!("/api/sessions/{}/files/put", talk.session);
+    talk.api.open("PUT", &path, Some(b"from outside"))?.answer()?.expect(201).map(drop)
 }

@@ -134,6 +134,7 @@ fn change() -> impl Strategy<Value = SessionChange> {
             cli_version,
             turn,
             cold: slot.map(|slot| slot.is_none()),
+            changed: turn.map(|turn| turn.is_none()),
             restore: slot.map(|slot| slot.map(|n| PointId(uuid(n as u8)))),
             slot,
             settings,
@@ -249,11 +250,12 @@ struct Whole(
 
 impl Whole {
     fn is_unsaved(&self) -> bool {
-        let Session { status, slot, turn, .. } = &self.0;
+        let Session { status, slot, turn, restore, changed, .. } = &self.0;
         let saved = self.3.iter().map(|(point, _)| point.seq).max().unwrap_or(0);
         let newest = self.1.iter().rfind(|event| event.kind != EventKind::Lifecycle);
         let behind = newest.is_some_and(|event| event.seq > saved);
-        *status != Status::Ended && slot.is_some() && turn.is_none() && behind
+        let is_there = slot.is_some() && restore.is_none();
+        *status != Status::Ended && is_there && turn.is_none() && (*changed || behind)
     }
 }
 
@@ -391,6 +393,9 @@ impl Model {
     fn remove_point(&mut self, session: SessionId, id: PointId) -> bool {
         let Ok(whole) = self.find(session) else { return false };
         let before = whole.3.len();
+        let newest = whole.3.iter().enumerate().max_by_key(|(at, (point, _))| (point.seq, *at));
+        let is_newest = newest.is_some_and(|(_, (point, _))| point.id == id);
+        whole.0.changed |= is_newest && whole.0.status != Status::Ended;
         whole.3.retain(|(point, _)| point.id != id);
         whole.3.len() < before
     }

@@ -1,26 +1,37 @@
-//! Files that may not be on the disk.
+//! Files that may be lost when the machine goes down.
 
 use super::*;
 use crate::domain::SessionChange;
 
-fn files(session: u8, point: u8, build: u8) -> Unsynced {
-    let (point, build) = (PointId(uuid(point)), SandboxId(uuid(build)));
-    Unsynced { session: id(session), point, build, boot: "boot".to_owned() }
+fn build(n: u8) -> SandboxId {
+    SandboxId(uuid(n))
 }
 
-/// A session with two points, and files that were built from the older one.
+/// A session with a sandbox, and two points.
 async fn built(dir: &Path) -> Sqlite {
     let store = open(dir);
     store.create_session(session(1), vec![]).await.unwrap();
+    store.note_unsynced(id(1), build(1)).await.unwrap();
     for n in [1, 2] {
         store.add_point(point(n, 1, n.into(), 0), 9).await.unwrap();
     }
-    store.note_unsynced(files(1, 1, 1)).await.unwrap();
     store
 }
 
-async fn restore(store: &Sqlite) -> Option<PointId> {
-    store.session(id(1)).await.unwrap().unwrap().restore
+/// The same database behind the next boot of the machine.
+async fn boot(store: Sqlite, dir: &Path) -> Sqlite {
+    store.close().await;
+    drop(store);
+    let options = Options { boot: "the next".to_owned(), ..Options::default() };
+    Sqlite::open(&dir.join("ash.db"), options).unwrap()
+}
+
+async fn change(store: &Sqlite, change: SessionChange) {
+    store.commit(Commit::of(id(1), change, vec![])).await.unwrap();
+}
+
+async fn row(store: &Sqlite) -> Session {
+    store.session(id(1)).await.unwrap().unwrap()
 }
 
 #[test]
@@ -28,53 +39,68 @@ fn only_the_same_build_is_on_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     block_on(async {
         let store = built(dir.path()).await;
-        assert_eq!(store.unsynced().await.unwrap(), [files(1, 1, 1)]);
-        store.note_unsynced(files(1, 2, 2)).await.unwrap();
-        store.synced(id(1), SandboxId(uuid(1))).await.unwrap();
-        assert_eq!(store.unsynced().await.unwrap(), [files(1, 2, 2)]);
-        store.synced(id(1), SandboxId(uuid(2))).await.unwrap();
-        assert_eq!(store.unsynced().await.unwrap(), []);
-        store.build_again(id(1)).await.unwrap();
-        assert_eq!(restore(&store).await, None);
-        assert!(store.note_unsynced(files(7, 1, 1)).await.is_err());
+        let found = async || store.unsynced().await.unwrap()[0].build;
+        assert_eq!(found().await, Some(build(1)));
+        store.note_unsynced(id(1), build(7)).await.unwrap();
+        store.synced(id(1), build(8)).await.unwrap();
+        assert_eq!(found().await, Some(build(7)));
+        store.synced(id(1), build(7)).await.unwrap();
+        assert_eq!(found().await, None);
+        assert!(store.note_unsynced(id(9), build(7)).await.is_err());
     });
 }
 
 #[test]
-fn what_they_were_built_from_stays_until_there_is_a_newer_point() {
+fn what_had_a_sandbox_in_another_boot_is_lost_unless_it_was_at_rest() {
     let dir = tempfile::tempdir().unwrap();
     block_on(async {
         let store = built(dir.path()).await;
-        let left = async || store.points(id(1)).await.unwrap().len();
-        assert!(!store.remove_point(id(1), PointId(uuid(1))).await.unwrap());
-        assert_eq!(store.remove_old_points(Timestamp(9), 9).await.unwrap(), 0);
-        assert_eq!(left().await, 2);
-        store.add_point(point(3, 1, 3, 0), 1).await.unwrap();
-        assert_eq!(left().await, 1);
-        assert_eq!(store.unsynced().await.unwrap(), [files(1, 3, 1)]);
-        store.build_again(id(1)).await.unwrap();
-        assert_eq!(restore(&store).await, Some(PointId(uuid(3))));
-        assert_eq!(store.unsynced().await.unwrap(), []);
+        let lost = async |store: &Sqlite| {
+            let all = store.unsynced().await.unwrap();
+            all.first().map(|files| files.lost)
+        };
+        assert_eq!(lost(&store).await, Some(false));
+        let store = boot(store, dir.path()).await;
+        assert_eq!(lost(&store).await, Some(true));
+        let sandbox = SessionChange { sandbox: Some(build(9)), ..SessionChange::none() };
+        change(&store, sandbox).await;
+        assert_eq!(lost(&store).await, Some(false), "a new one is of this boot");
+        store.at_rest(None).await.unwrap();
+        assert_eq!(lost(&store).await, None);
     });
 }
 
 #[test]
-fn where_a_session_goes_back_to_counts_more() {
+fn a_session_goes_on_at_its_newest_point() {
     let dir = tempfile::tempdir().unwrap();
     block_on(async {
         let store = built(dir.path()).await;
-        let to = |point| Commit::of(id(1), restoring(point), vec![]);
-        let restoring_now = async |point| store.commit(to(point)).await.unwrap();
-        restoring_now(None).await;
-        assert_eq!(store.unsynced().await.unwrap().len(), 1);
-        restoring_now(Some(PointId(uuid(2)))).await;
-        assert_eq!(store.unsynced().await.unwrap(), []);
-        store.note_unsynced(files(1, 1, 1)).await.unwrap();
+        change(&store, SessionChange { changed: Some(true), ..SessionChange::none() }).await;
         store.build_again(id(1)).await.unwrap();
-        assert_eq!(restore(&store).await, Some(PointId(uuid(2))));
+        let Session { restore, changed, .. } = row(&store).await;
+        assert_eq!((restore, changed), (Some(PointId(uuid(2))), false));
+        assert_eq!(store.unsynced().await.unwrap(), []);
+        // Where it goes back to by itself counts more.
+        let back = SessionChange { restore: Some(Some(PointId(uuid(1)))), ..SessionChange::none() };
+        change(&store, back).await;
+        store.build_again(id(1)).await.unwrap();
+        assert_eq!(row(&store).await.restore, Some(PointId(uuid(1))));
     });
 }
 
-fn restoring(point: Option<PointId>) -> SessionChange {
-    SessionChange { restore: Some(point), ..SessionChange::none() }
+#[test]
+fn without_its_newest_point_a_session_has_something_to_save() {
+    let dir = tempfile::tempdir().unwrap();
+    block_on(async {
+        let store = built(dir.path()).await;
+        change(&store, SessionChange { slot: Some(Some(1)), ..SessionChange::none() }).await;
+        let unsaved = async || store.unsaved_sessions().await.unwrap().len();
+        assert!(store.remove_point(id(1), PointId(uuid(1))).await.unwrap());
+        assert_eq!((row(&store).await.changed, unsaved().await), (false, 0));
+        assert!(store.remove_point(id(1), PointId(uuid(2))).await.unwrap());
+        assert_eq!((row(&store).await.changed, unsaved().await), (true, 1));
+        let back = SessionChange { restore: Some(Some(PointId(uuid(1)))), ..SessionChange::none() };
+        change(&store, back).await;
+        assert_eq!(unsaved().await, 0, "its files are not in their place");
+    });
 }
