@@ -8,6 +8,7 @@ log, then for each write a sector that says where it went, and what was written.
 import contextlib
 import random
 import struct
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ MAGIC = 0x6A736677736872
 HEAD = struct.Struct("<QQQQ")
 FLUSH, FUA, DISCARD = 1, 2, 4
 LABEL = "state"
+AGAIN = "/dev/disk/by-id/virtio-again"
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,18 @@ class Write:
 
 
 class LoggedDisk:
-    """An ext4 file system called `state`, for one machine."""
+    """An ext4 file system called `state`, for one machine; and a disk beside it that can be what a power
+    failure has left."""
 
     def __init__(self, scratch, size="2G"):
         self.scratch = Path(scratch)
         self.disk, self.log = self.scratch / "state.img", self.scratch / "state.log"
-        self.before = self.scratch / "state.before"
+        self.before, self.again = self.scratch / "state.before", self.scratch / "again.img"
         empty = self.scratch / "empty"
         empty.mkdir()
         filesystem(empty, self.disk, size, LABEL)
-        sparse(self.disk, self.before)
+        for copy in (self.before, self.again):
+            sparse(self.disk, copy)
         self.log.touch()
 
     def options(self):
@@ -60,26 +64,37 @@ class LoggedDisk:
             *("-blockdev", "driver=blklogwrites,file=state-raw,log=state-log,node-name=state"),
             # Behind the others: the kernel counts disks in the order of their slots.
             *("-device", "virtio-blk-pci,drive=state,addr=0x10"),
+            *("-blockdev", f"driver=file,filename={self.again},node-name=again-file"),
+            *("-blockdev", "driver=raw,file=again-file,node-name=again"),
+            *("-device", "virtio-blk-pci,drive=again,serial=again,addr=0x11"),
         ]
 
     def now(self):
         """This moment: what was flushed before it is on the disk behind it."""
         return self.log.stat().st_size
 
+    def give_back(self, image):
+        """Has the machine find this at AGAIN, where nothing may be mounted."""
+        size = str(image.stat().st_size)
+        subprocess.run(["fallocate", "--punch-hole", "--length", size, self.again], check=True)
+        sparse(image, self.again)
+
     @contextlib.contextmanager
-    def at(self, moment, seed):
+    def at(self, moment, seed, heeded=None):
         """The disk as the power failure at a moment leaves it. What was written behind the last
-        flush is there, or not, or the beginning of it."""
+        flush is there, or not, or the beginning of it. A disk that is not what it should be heeds no
+        flush behind the moment `heeded`."""
+        heeded = moment if heeded is None else heeded
         image = self.scratch / f"state.{moment}"
         sparse(self.before, image)
         chance = random.Random(seed)
         try:
             with open(self.log, "rb") as log, open(image, "r+b") as disk:
                 writes = [write for write in read(log) if write.end <= moment]
-                flushes = (n for n, write in enumerate(writes) if write.flags & FLUSH)
-                flushed = max(flushes, default=0)
+                kept = [write.flags if write.end <= heeded else 0 for write in writes]
+                flushed = max((n for n, flags in enumerate(kept) if flags & FLUSH), default=0)
                 for n, write in enumerate(writes):
-                    sure = n < flushed or write.flags & FUA
+                    sure = n < flushed or kept[n] & FUA
                     part = 1 if sure else chance.choice([0, 1, chance.random()])
                     apply(log, disk, write, int(write.count * part))
             yield image
@@ -88,9 +103,10 @@ class LoggedDisk:
 
 
 def sparse(source, target):
-    """Copies what is not empty."""
+    """Copies what is not empty, over what is."""
     piece = 1 << 20
-    with open(source, "rb") as old, open(target, "wb") as new:
+    target.touch()
+    with open(source, "rb") as old, open(target, "r+b") as new:
         new.truncate(source.stat().st_size)
         at = 0
         while data := old.read(piece):
