@@ -63,6 +63,13 @@ impl Bus {
         Ok((session.cache_properties(CacheProperties::No).build().await?, info))
     }
 
+    /// Whether somebody has this name on the bus, or is started when the name is called.
+    pub(crate) async fn has(&self, name: &str) -> zbus::Result<bool> {
+        let bus = DBusProxy::new(&self.connection).await?;
+        let (there, startable) = (bus.list_names().await?, bus.list_activatable_names().await?);
+        Ok(there.iter().chain(&startable).any(|known| known.as_str() == name))
+    }
+
     /// Waits until `ashd` is on the bus, at once if it is.
     pub(crate) async fn wait_for_daemon(&self) -> Result<(), Failure> {
         let bus = DBusProxy::new(&self.connection).await?;

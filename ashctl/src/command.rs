@@ -177,10 +177,15 @@ fn hangs() -> Failure {
 /// That the daemon is not there, with what the service manager says of it.
 async fn absent(sentence: &str) -> Failure {
     let unit = systemctl::DAEMON;
-    Failure::Absent(match systemctl::state(unit).await {
-        Some(state) => format!("{sentence}; systemctl says that {unit} is {state}"),
-        None => sentence.to_owned(),
-    })
+    let Some(state) = systemctl::state(unit).await else {
+        return Failure::Absent(sentence.to_owned());
+    };
+    let why = match state.as_str() {
+        "failed" => systemctl::last_words(unit).await,
+        _ => None,
+    };
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    Failure::Absent(format!("{sentence}; systemctl says that {unit} is {state}{why}"))
 }
 
 fn row(name: &str, value: impl Into<String>) -> Vec<String> {

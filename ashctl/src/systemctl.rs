@@ -30,6 +30,14 @@ pub(crate) async fn state(unit: &str) -> Option<String> {
     (!said.is_empty()).then_some(said)
 }
 
+/// What a unit last said of itself (`STATUS=` of sd_notify(3)), in short; absent when it said nothing.
+pub(crate) async fn last_words(unit: &str) -> Option<String> {
+    let show = ["show", "--property=StatusText", "--value", unit];
+    let asked = Command::new("systemctl").args(show).stdin(Stdio::null()).output();
+    let said = crate::text::short(&String::from_utf8_lossy(&asked.await.ok()?.stdout), 300);
+    (!said.is_empty()).then_some(said)
+}
+
 /// Whether a unit runs; not, when nobody can tell.
 pub(crate) async fn is_active(unit: &str) -> bool {
     state(unit).await.as_deref() == Some("active")

@@ -28,6 +28,7 @@ pub(super) async fn all(places: &Places, bus: Option<&str>) -> Readings {
     let libexec = &places.libexec_dir;
     let config = service::config().await;
     let said = service::daemon(bus).await;
+    let has_polkit = service::polkit(bus).await;
     Readings {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         systemd: first_line("systemctl", &["--version"]).await,
@@ -52,6 +53,7 @@ pub(super) async fn all(places: &Places, bus: Option<&str>) -> Readings {
         unit: systemctl::state(systemctl::DAEMON).await,
         daemon: said.daemon,
         damaged: said.damaged,
+        has_polkit,
         user: user().await,
         config,
     }

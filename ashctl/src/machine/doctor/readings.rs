@@ -46,6 +46,8 @@ pub(super) struct Readings {
     pub(super) daemon: Daemon,
     /// Checkpoints that it knows to be damaged; absent when it does not say.
     pub(super) damaged: Option<u64>,
+    /// Whether polkit is on the bus, or starts when it is asked; absent when the bus cannot be reached.
+    pub(super) has_polkit: Option<bool>,
     /// Who asks.
     pub(super) user: User,
 }

@@ -18,6 +18,9 @@ use crate::failure::Failure;
 use crate::machine::program;
 use crate::systemctl::BROKER;
 
+/// What ashd asks about everybody who is not root.
+const POLKIT: &str = "org.freedesktop.PolicyKit1";
+
 /// Asks `ashd` what it would run with.
 pub(super) async fn config() -> Config {
     let Some(ashd) = program::ashd() else { return Config::Unknown };
@@ -142,6 +145,12 @@ pub(super) async fn daemon(address: Option<&str>) -> Said {
         Ok(Err((true, failure))) => Daemon::Odd(failure.to_string()),
     };
     Said { daemon, ..Said::default() }
+}
+
+/// Whether polkit is on the bus, or starts when it is asked.
+pub(super) async fn polkit(address: Option<&str>) -> Option<bool> {
+    let asked = async { Bus::connect(address).await.ok()?.has(POLKIT).await.ok() };
+    timeout(PATIENCE, asked).await.ok().flatten()
 }
 
 #[cfg(test)]

@@ -170,6 +170,11 @@ pub(super) fn rights(readings: &Readings) -> Finding {
     let user = &readings.user;
     let join = "run `sudo usermod -aG ash $USER` and log in again";
     match (user.is_root, user.is_in_group, &readings.daemon) {
+        (true, ..) if readings.has_polkit == Some(false) => Finding::warn(
+            name,
+            "polkit is not on the bus: nobody but root may do anything, nor group ash",
+            "install it: `apt install polkitd`, or `dnf install polkit`",
+        ),
         (true, ..) => Finding::ok(name, "root may do everything"),
         (_, true, Daemon::Denied) => Finding::missing(
             name,

@@ -20,6 +20,7 @@ fn fit() -> Readings {
         unit: Some("active".into()),
         daemon: Daemon::There("0.1.0".into(), vec![]),
         damaged: Some(0),
+        has_polkit: Some(true),
         config: Config::Good([("http.port".to_owned(), "4100".to_owned())].into()),
         vulnerabilities: vec![("meltdown".into(), "Mitigation: PTI".into())],
         ..Readings::default()
