@@ -183,7 +183,8 @@ impl<'a> Check<'a> {
         if let Ok(found) = path.metadata()
             && let Err(reason) = private(path, &found)
         {
-            self.refuse("model.key", reason);
+            let key = "model.key".into();
+            self.problems.push(Problem { origin: Origin::Credential, key, reason });
         }
     }
 

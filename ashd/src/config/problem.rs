@@ -10,6 +10,8 @@ pub enum Origin {
     File(PathBuf, usize),
     /// In an environment variable.
     Variable(&'static str),
+    /// In the file that a service is given it from.
+    Credential,
     /// Nowhere: it is the default, or follows from other values.
     Default,
 }
@@ -19,6 +21,7 @@ impl fmt::Display for Origin {
         match self {
             Origin::File(path, line) => write!(f, "{}:{line}", path.display()),
             Origin::Variable(name) => write!(f, "environment variable {name}"),
+            Origin::Credential => f.write_str("credential"),
             Origin::Default => f.write_str("default"),
         }
     }
