@@ -16,6 +16,7 @@ use zbus::{Connection, Message, fdo};
 
 use super::polkit::{self, Answer, Patience, Question};
 use super::rights::{Need, Right, needed};
+use crate::telemetry::refused;
 
 /// How many calls of one user may wait for polkit.
 const MOST_WAITING: usize = 16;
@@ -106,7 +107,7 @@ impl Gate {
         let _place = self.wait(uid, call.data().len())?;
         let interactive = header.primary().flags().contains(Flags::AllowInteractiveAuth);
         let question = Question { caller: sender, right };
-        match polkit::ask(bus, &question, interactive, self.patience).await {
+        let verdict = match polkit::ask(bus, &question, interactive, self.patience).await {
             Answer::Allowed => Ok(()),
             Answer::Refused => Err(denied(what, right, right.holders())),
             Answer::Challenge => {
@@ -120,7 +121,11 @@ impl Gate {
             Answer::Silent => {
                 Err(denied(what, right, "polkit did not answer, and without it only root has it"))
             }
+        };
+        if let Err(fdo::Error::AccessDenied(text)) = &verdict {
+            refused(format_args!("uid {uid}"), text);
         }
+        verdict
     }
 
     /// Counts a call that waits, until the place is given back.

@@ -52,6 +52,11 @@ impl ApiError {
         ApiError { message: Some(message), ..error }.code("rate_limited").retry_after(seconds)
     }
 
+    /// What the client is told.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     fn code(self, code: &'static str) -> Self {
         ApiError { code: Some(code), ..self }
     }

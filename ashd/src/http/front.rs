@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::net::IpAddr;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use super::unread::{self, Watch};
 use crate::auth::Keys;
 use crate::domain::SessionId;
 use crate::session::api::Caller;
+use crate::telemetry::refused;
 
 /// Where a session's JSON comes from when it is in memory.
 pub type Cached = Arc<dyn Fn(&Caller, SessionId) -> Option<Bytes> + Send + Sync>;
@@ -52,6 +54,19 @@ pub struct Front {
     pub router: Router,
 }
 
+/// Refuses a client for want of a key or of a right, and says so in the log.
+fn refuse(from: Peer, error: ApiError) -> Response {
+    refused(from.address, error.text());
+    error.into_response()
+}
+
+/// Who is on the other end of a connection.
+#[derive(Clone, Copy)]
+pub(super) struct Peer {
+    address: IpAddr,
+    client: Client,
+}
+
 /// A request that the router shall answer.
 struct Admitted {
     /// Who calls; nobody, where everybody may.
@@ -60,8 +75,13 @@ struct Admitted {
 }
 
 impl Front {
+    /// Who comes from an address.
+    pub(super) fn peer(&self, address: IpAddr) -> Peer {
+        Peer { address, client: self.limits.client(address) }
+    }
+
     /// Answers a client's request.
-    pub(super) fn answer<B>(&self, client: Client, request: Request<B>) -> Answering
+    pub(super) fn answer<B>(&self, from: Peer, request: Request<B>) -> Answering
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
@@ -70,7 +90,7 @@ impl Front {
             Ok(origin) => origin,
             Err(error) => return unrouted(&request, error.into_response()),
         };
-        match self.at_once(client, &request, origin.is_some()) {
+        match self.at_once(from, &request, origin.is_some()) {
             Continue(admitted) => self.route(request, admitted, origin),
             Break(mut response) => {
                 cors::name_origin(response.headers_mut(), origin);
@@ -83,7 +103,7 @@ impl Front {
     /// not counted: they would use up what others behind the same address may ask for.
     fn at_once<B>(
         &self,
-        client: Client,
+        from: Peer,
         request: &Request<B>,
         from_page: bool,
     ) -> ControlFlow<Response, Admitted> {
@@ -96,17 +116,17 @@ impl Front {
             true => None,
             false => match admit_caller(&self.keys, headers) {
                 Ok(caller) => Some(caller),
-                Err(error) => return Break(error.into_response()),
+                Err(error) => return Break(refuse(from, error)),
             },
         };
-        let standing = self.limits.count(client, method, path);
+        let standing = self.limits.count(from.client, method, path);
         if let Some(refusal) = standing.as_ref().and_then(Standing::refusal) {
             return Break(refusal);
         }
         if let Some(caller) = &caller
             && let Err(error) = admit_scope(caller, needed(method, path))
         {
-            return Break(error.into_response());
+            return Break(refuse(from, error));
         }
         match caller.as_ref().and_then(|caller| self.hot(caller, method, path)) {
             Some(mut response) => {
@@ -161,7 +181,7 @@ pub(super) struct Visit<'a> {
     /// The door.
     pub(super) front: &'a Front,
     /// Who is on the other end.
-    pub(super) client: Client,
+    pub(super) peer: Peer,
 }
 
 impl hyper::service::Service<Request<hyper::body::Incoming>> for Visit<'_> {
@@ -170,7 +190,7 @@ impl hyper::service::Service<Request<hyper::body::Incoming>> for Visit<'_> {
     type Future = Answering;
 
     fn call(&self, request: Request<hyper::body::Incoming>) -> Answering {
-        self.front.answer(self.client, request)
+        self.front.answer(self.peer, request)
     }
 }
 
@@ -246,8 +266,8 @@ mod tests {
             .header(AUTHORIZATION, format!("Bearer {key}"))
             .body(Body::empty())
             .unwrap();
-        let client = front.limits.client(std::net::Ipv4Addr::LOCALHOST.into());
-        let (head, body) = front.answer(client, request).await.unwrap().into_parts();
+        let peer = front.peer(std::net::Ipv4Addr::LOCALHOST.into());
+        let (head, body) = front.answer(peer, request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (Response::from_parts(head, ()), serde_json::from_slice(&body).unwrap_or_default())
     }

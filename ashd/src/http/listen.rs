@@ -142,7 +142,7 @@ async fn connection(
         tracing::debug!(%error, "a connection ended at once");
         return;
     }
-    let visit = Visit { front: &front, client: front.limits.client(peer) };
+    let visit = Visit { front: &front, peer: front.peer(peer) };
     tokio::select! {
         () = leaving.now.cancelled() => {}
         () = converse(stream, visit, limits, &leaving.soon) => {}

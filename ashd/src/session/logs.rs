@@ -4,22 +4,17 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::api::LogLine;
 use crate::domain::{AgentName, Session, SessionId, Tenant, Timestamp, TurnId};
-use crate::telemetry::message;
+use crate::telemetry::{Pace, message};
 
 /// The most lines kept.
 const LINES: usize = 2_000;
 
 /// The most bytes of a line.
 const LINE: usize = 8 * 1024;
-
-/// The most lines and bytes of a session that go to the journal in [`SPAN`].
-const JOURNAL_LINES: u32 = 200;
-const JOURNAL_BYTES: usize = 64 * 1024;
-const SPAN: Duration = Duration::from_secs(30);
 
 /// A session's log.
 pub(super) struct Logs {
@@ -41,31 +36,6 @@ struct Inner {
     /// The turn that is running.
     turn: Option<TurnId>,
     pace: Pace,
-}
-
-/// What a session has written to the journal lately.
-#[derive(Default)]
-struct Pace {
-    since: Option<Instant>,
-    lines: u32,
-    bytes: usize,
-    left_out: u64,
-}
-
-impl Pace {
-    /// Whether a line of this length may go to the journal now; if so, how many before it did not.
-    fn step(&mut self, now: Instant, bytes: usize) -> Option<u64> {
-        if self.since.is_none_or(|since| now >= since + SPAN) {
-            *self = Pace { since: Some(now), left_out: self.left_out, ..Pace::default() };
-        }
-        if self.lines == JOURNAL_LINES || self.bytes + bytes > JOURNAL_BYTES {
-            self.left_out += 1;
-            return None;
-        }
-        self.lines += 1;
-        self.bytes += bytes;
-        Some(std::mem::take(&mut self.left_out))
-    }
 }
 
 impl Logs {
@@ -155,17 +125,5 @@ mod tests {
         assert_eq!((all.len(), all[0].index), (LINES, 5));
         assert_eq!(all[0].text.len(), LINE);
         assert_eq!(logs.after(LINES as i64 + 3).len(), 1);
-    }
-
-    #[test]
-    fn one_session_does_not_fill_the_journal() {
-        let (mut pace, start) = (Pace::default(), Instant::now());
-        for _ in 0..JOURNAL_LINES {
-            assert_eq!(pace.step(start, 1), Some(0));
-        }
-        assert_eq!((pace.step(start, 1), pace.step(start, 1)), (None, None));
-        assert_eq!(pace.step(start + SPAN, 1), Some(2));
-        assert_eq!(pace.step(start + SPAN, JOURNAL_BYTES), None);
-        assert_eq!(pace.step(start + 2 * SPAN, JOURNAL_BYTES), Some(1));
     }
 }

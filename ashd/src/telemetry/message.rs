@@ -77,6 +77,10 @@ mod tests {
         let explained: BTreeSet<_> =
             catalog.filter_map(|line| id(line.strip_prefix("-- ")?)).collect();
         assert_eq!(ours, explained);
+        let page = include_str!("../../../docs/operating.md").lines();
+        let listed: BTreeSet<_> =
+            page.filter_map(|line| id(line.strip_suffix("` |")?.rsplit('`').next()?)).collect();
+        assert_eq!(ours, listed);
         assert!(ours.len() > 10, "{ours:?}");
     }
 }

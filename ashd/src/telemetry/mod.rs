@@ -10,6 +10,7 @@
 
 mod fields;
 pub mod message;
+mod pace;
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
@@ -23,6 +24,8 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
+
+pub use pace::{Pace, refused};
 
 /// Why logging cannot be set up or changed.
 #[derive(Debug, thiserror::Error)]

@@ -15,6 +15,7 @@ EXAMPLES = [
     "ashctl backup /var/backups/ash",
     "ashctl restore --check /var/backups/ash",
     "systemctl stop ashd",
+    "ashctl logs",
     "rm -rf --one-file-system /var/lib/ash",
 ]
 
@@ -36,7 +37,7 @@ def examples():
 @journey(fresh=True)
 def the_operating_manual_is_followed(machine):
     """From the package to its removal, with a backup of each kind that is restored."""
-    install, key, backup, restoring, offline, remove = examples().values()
+    install, key, backup, restoring, offline, logs, remove = examples().values()
     ash = Ash(machine)
     machine.do("mkdir /root/here; cp /payload/packages/ashd.deb /root/here/ashd_1_amd64.deb")
     follow_install(ash, install)
@@ -55,6 +56,7 @@ def the_operating_manual_is_followed(machine):
     ash.await_up()
     restore(ash)
     check_restored(ash, id)
+    machine.do(f"set -e\n{logs}")
     machine.do(ash.apt("remove ashd"), limit=600)
     machine.do(f"set -e\n{remove}", limit=300)
     left = machine.do("ls -d /var/lib/ash /etc/ash /usr/lib/ash /etc/credstore*/ash* || :")
