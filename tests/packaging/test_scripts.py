@@ -63,6 +63,12 @@ class Scripts(unittest.TestCase):
         (self.scratch / "lib/bwrap").unlink()
         self.assertIn(HINT, self.script("deb/postinst", "configure", "0.1.0-1"))
 
+    def test_a_deb_copies_bubblewrap_again_when_that_has_changed(self):
+        self.script("deb/postinst", "configure", "")
+        (self.scratch / "bin/bwrap").write_text("#!/bin/sh\n# newer\n")
+        self.assertEqual(self.script("deb/postinst", "triggered", "/usr/bin/bwrap"), "")
+        self.assertIn("newer", (self.scratch / "lib/bwrap").read_text())
+
     def test_an_rpm_does_the_same(self):
         self.assertIn(HINT, self.script("rpm/post", "1"))
         self.assertNotIn("systemctl try-restart ashd.service", self.called())

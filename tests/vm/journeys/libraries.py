@@ -37,3 +37,22 @@ def needrestart_ends_no_turn(ash):
     assert ash.ask(id, "[[say after]]") == "after"
     machine.do("rm /etc/needrestart/conf.d/vm.conf")
     ash.delete(id)
+
+
+@journey()
+def the_copy_of_bubblewrap_follows_the_distributions(ash):
+    """As an upgrade of bubblewrap does it: dpkg tells our package that a file has changed."""
+    ash.machine.do("cp -p /usr/bin/bwrap /var/tmp/bwrap; printf '\\n' >>/usr/bin/bwrap")
+    try:
+        check_copy(ash)
+        id = ash.create()
+        assert ash.ask(id, "[[say in a new one]]") == "in a new one"
+        ash.delete(id)
+    finally:
+        ash.machine.do("cp -p /var/tmp/bwrap /usr/bin/bwrap; rm /var/tmp/bwrap")
+    check_copy(ash)
+
+
+def check_copy(ash):
+    changed = "dpkg-trigger --by-package=bubblewrap --no-await /usr/bin/bwrap"
+    ash.machine.do(f"{changed} && dpkg --triggers-only --pending && cmp /usr/bin/bwrap /usr/lib/ash/bwrap")

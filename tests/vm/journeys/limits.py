@@ -36,6 +36,8 @@ def a_memory_hog_is_killed_whole(ash):
     turn.check_history()
     ash.machine.do("journalctl -k | grep 'oom-kill:.*task=perl'")
     ash.machine.do("journalctl -k | grep 'memory.oom.group set'")
+    told = ash.machine.do(f"ashctl session info {id}")
+    assert "ran out of memory" in told, told
     assert ash.session(id)["status"] == "active"
     assert "[[say before]]" in ash.ask(id, "[[history]]")
     other.check()

@@ -2,10 +2,14 @@
 
 import re
 
-from harness.ash import AGENT
+from harness.ash import AGENT, bash
 from harness.journey import journey
 
 DENIED = 6
+
+# Of ashd/src/telemetry/message.rs.
+CREATED = "670679b4f06e4d739e1e1f4b07b1e679"
+FAILED = "2d7c3a6e48514e9794c5ac8ca9836775"
 
 
 @journey(core=True)
@@ -69,8 +73,16 @@ def somebody_else_is_refused(ash):
 
 @journey(core=True)
 def the_journal_tells_of_a_session(ash):
-    """The fields that operators search."""
+    """What operators search: fields, and ids that the catalog explains."""
     id = ash.create()
     ash.ask(id, "[[say noted]]")
-    ash.machine.until(f"journalctl -q ASH_SESSION={id} | grep -q .", "a line about the session")
+    fields = f"ASH_SESSION={id} ASH_AGENT={AGENT} ASH_TENANT=default"
+    created = f"MESSAGE_ID={CREATED} {fields}"
+    ash.machine.until(f"journalctl -q {created} | grep -q .", "a line about the session")
+    explained = ash.machine.do(f"journalctl -q -x {created}")
+    assert f"Session {id} of agent {AGENT} was made" in explained, explained
+    lost = ash.send(id, bash("kill -9 -1")).end()
+    assert lost.errors(), lost.told()
+    failed = f"MESSAGE_ID={FAILED} {fields}"
+    ash.machine.until(f"journalctl -q {failed} -o json | grep -q ASH_TURN", "the turn that failed")
     ash.delete(id)

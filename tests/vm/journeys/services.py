@@ -43,6 +43,8 @@ def check_given_up(ash, *words):
     assert len(told) == 1, f"{words}\n{said}"
     status = ash.machine.run("systemctl status ashd -n 0 --no-pager --full").out
     assert all(word in status for word in words), status
+    ours = ash.machine.run("ashctl status")
+    assert ours.code == 3 and all(word in ours.err for word in words), ours
 
 
 def put_right(ash, *files):
@@ -53,11 +55,13 @@ def put_right(ash, *files):
 
 @journey()
 def a_key_that_others_can_read_is_told(ash):
-    """By doctor, wherever it is; by the check of the configuration, when that names it."""
+    """By doctor and at the start, wherever it is; where the configuration names it, with the line."""
     ash.machine.do(f"chmod 0644 {KEY}")
     found = findings(ash)
     assert "open to others" in found["Model key"] and KEY in found["Model key"], found
-    ash.machine.do(f"chmod 0600 {KEY}")
+    check_given_up(ash, "credential", KEY, "others can read it")
+    ash.machine.do(f"chmod 0600 {KEY}; systemctl reset-failed ashd")
+    ash.start()
     assert findings(ash) == {}
 
     ash.machine.write("/etc/ash/key", "stand-in", mode="0644")
