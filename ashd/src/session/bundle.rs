@@ -149,12 +149,15 @@ impl Service {
             Ok((incoming, tree, summary))
         });
         let (incoming, tree, summary) = unpacked.await?;
-        self.change(caller, id, move |workspace| {
+        let merged = self.change(caller, id, move |workspace| {
             let merged = workspace.tree.merge(&tree, LIMITS).map_err(in_the_way);
             drop(incoming);
             merged.map(|()| (summary, workspace.live))
-        })
-        .await
+        });
+        let merged = merged.await?;
+        // Nobody but whoever sent it waits for the disk.
+        self.shared.flush().await?;
+        Ok(merged)
     }
 }
 

@@ -19,6 +19,7 @@ use super::registry::Registry;
 use super::retention::{Keeping, Retention};
 use super::survey::Making;
 use crate::domain::{Event, EventKind, SandboxId, Session, SessionId, Status, Timestamp};
+use crate::fault;
 use crate::sandbox::admission::{self, NoRoom, Room};
 use crate::sandbox::lease::Slots;
 use crate::sandbox::limits::Limits;
@@ -320,6 +321,7 @@ fn remove_at_once(parent: &Path, name: &str) -> Result<(), String> {
     }
     let synced = std::fs::File::open(parent).and_then(|parent| parent.sync_all());
     synced.map_err(|error| error.to_string())?;
+    fault::point("files.aside");
     remove()
 }
 

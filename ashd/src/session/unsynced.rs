@@ -53,7 +53,7 @@ impl Shared {
         let kept = all.filter(|files| files.lost && stays(files)).map(|files| files.session);
         let kept: Vec<SessionId> = kept.collect();
         if !kept.is_empty() {
-            flush(self.places.sessions()).await?;
+            self.flush().await?;
         }
         for session in kept {
             self.store.at_rest(Some(session)).await?;
@@ -67,8 +67,13 @@ impl Shared {
         if self.store.unsynced().await?.is_empty() {
             return Ok(());
         }
-        flush(self.places.sessions()).await?;
+        self.flush().await?;
         Ok(self.store.at_rest(None).await?)
+    }
+
+    /// Waits until everything that sessions have is on the disk.
+    pub(super) async fn flush(&self) -> Result<(), Refusal> {
+        flush(self.places.sessions(), || ()).await
     }
 
     async fn unsynced(&self) -> Result<Vec<(SessionId, SandboxId)>, Refusal> {
@@ -137,17 +142,18 @@ async fn sync(
     if builds.is_empty() {
         return Ok(());
     }
-    flush(dir).await?;
+    flush(dir, || fault::point("restore.synced")).await?;
     for (session, build) in builds {
         store.synced(session, build).await?;
     }
     Ok(())
 }
 
-async fn flush(dir: PathBuf) -> Result<(), Refusal> {
+/// Waits until everything on the file system of a directory is on the disk.
+async fn flush(dir: PathBuf, then: impl FnOnce() + Send + 'static) -> Result<(), Refusal> {
     let flush = move || -> Result<(), TreeError> {
         Tree::open(&dir)?.sync()?;
-        fault::point("restore.synced");
+        then();
         Ok(())
     };
     let flushed = spawn_blocking(flush).await.map_err(|error| error.to_string());

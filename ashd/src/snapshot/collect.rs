@@ -14,6 +14,7 @@ use super::vault::{PACK, Vault};
 use super::walk::{Depth, Walk};
 use super::{Damage, SnapshotError, deeply};
 use crate::domain::Root;
+use crate::fault;
 
 /// A pack smaller than this is merged with others, in bytes.
 const SMALL: u64 = 8 * 1024 * 1024;
@@ -161,8 +162,10 @@ impl Vault {
         if !preview {
             self.index().flush()?;
             self.repack(&sound)?;
+            fault::point("collect.moved");
             let names: Vec<Uuid> = sound.iter().map(|pack| pack.name).collect();
             self.index().forget(&names)?;
+            fault::point("collect.forgotten");
             names.iter().try_for_each(|name| self.remove_pack(*name))?;
             if let Some(mark) = mark.filter(|_| collected.held == 0) {
                 self.forget_purge(&mark)?;

@@ -14,6 +14,7 @@ use super::vault::Vault;
 use super::walk::{Depth, Walk};
 use super::{SnapshotError, chunk, deeply};
 use crate::domain::Root;
+use crate::fault;
 
 /// The most bytes that a pack has: as many as one is filled with, a last chunk, and its table.
 pub const LARGEST_PACK: u64 = 128 * 1024 * 1024;
@@ -93,6 +94,7 @@ impl Vault {
         file.sync_data()?;
         std::fs::rename(path, pack::path(&self.packs(), *name))?;
         File::open(self.packs())?.sync_all()?;
+        fault::point("import.pack");
         self.close(*name);
         let mut index = self.index();
         index.forget(&[*name])?;

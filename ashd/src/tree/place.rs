@@ -98,7 +98,8 @@ impl Tree {
     /// Moves everything in `from` into this tree: files and links take the places of those that are
     /// there, directories come together with those that are there, which keep their modes.
     ///
-    /// Looks through everything first, and changes nothing when something does not fit.
+    /// Looks through everything first, and changes nothing when something does not fit. That it is on
+    /// the disk is the caller's to see to ([`sync`](Self::sync)).
     ///
     /// # Errors
     /// [`TreeError::NotDirectory`] where a directory would take the place of something else,
@@ -108,7 +109,7 @@ impl Tree {
             let mut merge = Merge { meter: Meter::new(limits), act };
             merge.dir(from.fd(), self.fd())?;
         }
-        self.sync()
+        Ok(())
     }
 
     /// The directory that holds what is at a path, and its name there.

@@ -145,6 +145,8 @@ pub(super) struct Driver {
     keeps_all: bool,
     /// Changes of files that wait.
     writes: Vec<Write>,
+    /// When it was last asked whether the session is this machine's.
+    asked_at: Option<Instant>,
     /// So many times files were changed, or may have been, by others than turns.
     changes: u64,
     /// Whether it was seen to that what a change leaves alone is on the disk.
@@ -217,6 +219,7 @@ impl Driver {
             wishes: vec![],
             keeps_all: false,
             writes: vec![],
+            asked_at: None,
             changes: 0,
             is_synced: false,
             settles_at: None,

@@ -1,5 +1,7 @@
 //! How turns begin, fail and are refused.
 
+use std::time::{Duration, Instant};
+
 use ash_wire::words::Turn as WireTurn;
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -16,6 +18,9 @@ use crate::session::frames;
 use crate::session::machine::{Denied, Event, Sandbox};
 use crate::session::stream::{Starter, Subscription};
 use crate::telemetry::message;
+
+/// How long a session is taken for this machine's without asking the object store.
+const OWNED: Duration = Duration::from_secs(60);
 
 /// A message whose turn has not begun.
 pub(super) struct Waiting {
@@ -95,6 +100,15 @@ impl Driver {
         }
     }
 
+    /// Finds out beside the turn whether another machine has taken the session, when nobody has asked
+    /// for long: at its end it would be too late to say so.
+    fn ask_for_owner(&mut self) {
+        if self.asked_at.is_none_or(|asked| asked.elapsed() > OWNED) {
+            self.asked_at = Some(Instant::now());
+            self.shared.copies.wake(self.session.id);
+        }
+    }
+
     /// Commits the user message, tells the caller, and gives the turn to the bridge. Returns what
     /// happened if the turn did not begin.
     pub(super) async fn begin_turn(&mut self, turn: TurnId) -> Option<Event> {
@@ -115,6 +129,7 @@ impl Driver {
             return ended;
         }
         fault::point("turn.recorded");
+        self.ask_for_owner();
         let request = &waiting.request;
         let given = self.give_turn(turn, &request.content, &request.options).await;
         fault::point("turn.given");

@@ -243,6 +243,25 @@ fn the_agent_killed_while_ashd_is_away(options: Options) -> Result<()> {
     talk.ash.finish()
 }
 
+both_engines!(bubblewrap_killed_in_mid_turn);
+
+/// What it leaves outside of a sandbox only waits for the end of it.
+fn bubblewrap_killed_in_mid_turn(options: Options) -> Result<()> {
+    let talk = Talk::begin(options)?;
+    let mut turn = talk.send("[[count 200 5ms]]")?;
+    turn.deltas(5)?;
+    let outside = process::children(talk.ash.helper("ash-launcher")?);
+    let outside: Vec<u32> =
+        outside.into_iter().filter(|pid| process::name(*pid) == "bwrap").collect();
+    ensure!(outside.len() == 1, "{outside:?}");
+    process::signal(outside[0], Signal::KILL)?;
+    process::wait(outside[0], Duration::from_secs(10))?;
+    let turn = turn.to_end()?;
+    ensure!(turn.text() == counted(200) && turn.errors().is_empty(), "{}", turn.raw());
+    ensure!(talk.ask("[[say still]]")? == "still");
+    talk.ash.finish()
+}
+
 both_engines!(the_launcher_killed);
 
 fn the_launcher_killed(options: Options) -> Result<()> {

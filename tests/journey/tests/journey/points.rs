@@ -1,9 +1,12 @@
 //! A session is a conversation and a workspace at one moment: saved, brought back, made into two.
 
+use std::fs;
+
 use anyhow::{Context as _, Result, ensure};
 use ash_journey::{Client, Options, process};
 use serde_json::{Value, json};
 
+use crate::killed::points::POINTS;
 use crate::support::{Talk, both_engines};
 
 /// A session beside the one that a talk is about.
@@ -343,6 +346,38 @@ fn what_is_purged_leaves_the_disk() -> Result<()> {
     talk.post("checkpoints/other/restore", json!({}), 200)?;
     ensure!(talk.shell("cat file")? == "other");
     talk.ash.finish()
+}
+
+/// Content that two sessions share is moved when one of them is purged, and outlives a daemon that dies
+/// on the way.
+#[test]
+fn a_daemon_that_dies_while_it_collects_loses_nothing() -> Result<()> {
+    for (point, _) in POINTS.iter().filter(|(point, _)| point.starts_with("collect.")) {
+        let mut talk = Talk::begin(Options::stub())?;
+        talk.ask(&talk.bash("head -c 300000 /dev/urandom > kept; sha256sum kept > sum"))?;
+        talk.ask(&talk.bash("head -c 3000000 /dev/urandom > own"))?;
+        talk.checkpoint("parent")?;
+        let (parent, child) = (talk.session.clone(), talk.fork(json!({}))?);
+        talk.ash.kill9()?;
+        ensure!(talk.ash.boot_to_die(point, &[])?, "{point} came before anything was purged");
+        talk.api = talk.ash.api();
+        // Its caller may not hear of it any more.
+        let _ = talk.api.purge(&parent);
+        talk.ash.wait_killed()?;
+        talk.boot()?;
+        talk.session = child;
+        let found = talk.ash.ctl().json(&["fsck", "--deep"])?;
+        ensure!(found["differences"] == json!([]), "{point}: {found}");
+        resume(&talk)?;
+        talk.ash.kill9()?;
+        talk.ash.kill_inside("bridge")?;
+        fs::remove_dir_all(talk.ash.data_dir().join("sessions").join(&talk.session))?;
+        talk.boot()?;
+        resume(&talk)?;
+        ensure!(talk.shell("sha256sum -c sum")? == "kept: OK", "{point}");
+        talk.ash.finish()?;
+    }
+    Ok(())
 }
 
 #[test]
