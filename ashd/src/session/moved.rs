@@ -37,6 +37,9 @@ struct Found {
     manifest: Manifest,
 }
 
+/// A point that becomes this machine's, and what was undone in its history.
+type Adopted = (Point, Vec<(u64, u64)>);
+
 impl Found {
     /// Session and point, as they become here.
     fn rows(&self, tenant: &Tenant, slot: u32) -> Result<(Session, Point)> {
@@ -82,13 +85,14 @@ impl Service {
         let found = look(objects, tenant, id, point).await?;
         let _pin = self.pinned(tenant, id).await?;
         self.bring(objects, tenant, &found).await?;
+        let named = self.bring_named(objects, tenant, &found).await?;
         let slot = shared.take_slot()?;
         if was_here && let Err(refusal) = self.make_way(caller, id).await {
             shared.slots.give_back(slot);
             return Err(refusal);
         }
         let _making = shared.making.begin(id, slot);
-        let made = self.take(objects, (tenant, found), (point, slot), generation + 1).await;
+        let made = self.take(objects, (tenant, found, named), (point, slot), generation + 1).await;
         if made.is_err() {
             self.unmake(id, slot).await;
         }
@@ -100,7 +104,7 @@ impl Service {
     async fn take(
         &self,
         objects: &Objects,
-        (tenant, found): (&Tenant, Found),
+        (tenant, found, named): (&Tenant, Found, Vec<Adopted>),
         (point, slot): (Option<PointId>, u32),
         generation: u32,
     ) -> Result<Arc<SessionView>> {
@@ -123,7 +127,7 @@ impl Service {
             }
         };
         store.set_generation(id, generation).await?;
-        self.finish_import(tenant, &last, slot).await
+        self.finish_import((tenant, &last, named), slot).await
     }
 
     /// Makes a session this machine's. What was put there up to now counts; what is put there from
@@ -221,6 +225,53 @@ impl Service {
         self.bring_agent(tenant, manifest).await
     }
 
+    /// Brings the content of the other points up to this one that have a name, oldest first: they move
+    /// along. One that is not whole stays where it is, and is said in the log.
+    async fn bring_named(
+        &self,
+        objects: &Objects,
+        tenant: &Tenant,
+        found: &Found,
+    ) -> Result<Vec<Adopted>> {
+        let id = SessionId(found.manifest.session_id());
+        let trouble = |error| Refusal::from(Trouble(id, error));
+        let mut names = manifests(objects, tenant, id).await.map_err(trouble)?;
+        names.retain(|name| name.seq <= found.name.seq && name.point != found.name.point);
+        names.sort_unstable();
+        let mut named: Vec<Adopted> = vec![];
+        for name in names {
+            match self.bring_if_named(objects, (tenant, id), name).await {
+                Ok(Some(point)) => {
+                    // A name that was given again is the newer one's.
+                    named.retain(|(other, _)| other.id != point.0.id && other.name != point.0.name);
+                    named.push(point);
+                }
+                Ok(None) => {}
+                Err(error) if error.is_passing() => return Err(trouble(error)),
+                Err(error) => tracing::error!(
+                    ash_session = %id, point = %name.point, %error, "a checkpoint did not move along"
+                ),
+            }
+        }
+        Ok(named)
+    }
+
+    async fn bring_if_named(
+        &self,
+        objects: &Objects,
+        (tenant, id): (&Tenant, SessionId),
+        name: ManifestName,
+    ) -> std::result::Result<Option<Adopted>, NotCopied> {
+        let manifest = read(objects, tenant, id, name).await?;
+        let Ok(point) = manifest.point() else { return Ok(None) };
+        if point.name.is_none() {
+            return Ok(None);
+        }
+        let packs = manifest.packs.iter().copied().collect();
+        self.shared.fetch_packs(objects, tenant, packs).await?;
+        Ok(Some((point, manifest.undone)))
+    }
+
     /// Puts the version of the agent in its place, when there is none; one that is there must be the
     /// same.
     async fn bring_agent(&self, tenant: &Tenant, manifest: &Manifest) -> Result<()> {
@@ -291,14 +342,16 @@ impl Service {
     /// Makes a session of what was brought here.
     async fn finish_import(
         &self,
-        tenant: &Tenant,
-        found: &Found,
+        (tenant, found, named): (&Tenant, &Found, Vec<Adopted>),
         slot: u32,
     ) -> Result<Arc<SessionView>> {
         let store = &self.shared.store;
         let (session, point) = found.rows(tenant, slot)?;
         let id = session.id;
-        store.adopt_points(vec![(point.clone(), found.manifest.undone.clone())]).await?;
+        let mut points = named;
+        points.retain(|(other, _)| other.id != point.id && other.name != point.name);
+        points.push((point.clone(), found.manifest.undone.clone()));
+        store.adopt_points(points).await?;
         let at = (point.seq, session.last_active_at);
         let events = going_on::events(&point, at, TAKEN_OVER, &imported(&point));
         let last_seq = point.seq + events.len() as u64;

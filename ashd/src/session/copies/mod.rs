@@ -96,7 +96,7 @@ pub(super) enum NotCopied {
 
 impl NotCopied {
     /// Whether trying again can help without anything having changed here.
-    fn is_passing(&self) -> bool {
+    pub(super) fn is_passing(&self) -> bool {
         match self {
             NotCopied::Objects(error) => error.is_passing(),
             NotCopied::Store(_) | NotCopied::Disk(_) => true,

@@ -122,7 +122,8 @@ fn a_session_goes_on_where_only_the_object_store_is_the_same(options: Options) -
     here.ash.finish()
 }
 
-/// However long it goes on elsewhere: who has it now removes nothing that somebody gave a name before.
+/// What has a name moves along. However long it goes on elsewhere: who has it now removes nothing that
+/// somebody gave a name before.
 #[test]
 fn what_has_a_name_stays_where_a_session_moves_on() -> Result<()> {
     let bucket = tempfile::tempdir()?;
@@ -136,6 +137,10 @@ fn what_has_a_name_stays_where_a_session_moves_on() -> Result<()> {
     let api = there.api();
     import(&api, &here.session, 201)?;
     api.turn_to(&here.session, "resume")?;
+    let back = format!("/api/sessions/{}/checkpoints/named/restore", here.session);
+    api.call("POST", &back, None)?.expect(200)?;
+    api.turn_to(&here.session, "resume")?;
+    ensure!(api.exec(&here.session, "cat file")?.stdout == "named\n");
     let points = bucket.path().join(format!("default/sessions/{}/points", here.session));
     let newest = || files(&points).ok().and_then(|points| points.into_iter().max());
     for number in 0..6 {

@@ -184,7 +184,7 @@ fn files_that_are_lost_come_back_from_the_store(options: Options) -> Result<()> 
     ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
     // What is saved in the background is saved before the daemon goes.
     talk.ash.terminate()?;
-    std::fs::remove_dir_all(talk.ash.data_dir().join("sessions").join(&talk.session))?;
+    fs::remove_dir_all(talk.ash.data_dir().join("sessions").join(&talk.session))?;
     talk.boot()?;
     resume(&talk)?;
     let found = talk.shell("cat file; sha256sum -c sum")?;
@@ -210,7 +210,7 @@ fn files_come_back_while_the_sandbox_starts() -> Result<()> {
     for (fault, dies) in dies.into_iter().chain(fails) {
         talk.api.turn_to(&talk.session, "stop")?;
         talk.ash.terminate()?;
-        std::fs::remove_dir_all(talk.ash.data_dir().join("sessions").join(&talk.session))?;
+        fs::remove_dir_all(talk.ash.data_dir().join("sessions").join(&talk.session))?;
         ensure!(talk.ash.boot_to_die(&fault, &[])?, "{fault} came before the daemon was ready");
         talk.api = talk.ash.api();
         let path = format!("/api/sessions/{}/resume", talk.session);
@@ -325,7 +325,7 @@ fn what_is_left_of_an_ended_session_is_whole() -> Result<()> {
 /// Bytes of everything that is kept of sessions.
 fn kept(talk: &Talk) -> u64 {
     let packs = talk.ash.data_dir().join("snapshots/store/default/packs");
-    let packs = std::fs::read_dir(packs).into_iter().flatten().flatten();
+    let packs = fs::read_dir(packs).into_iter().flatten().flatten();
     packs.filter_map(|pack| pack.metadata().ok()).map(|pack| pack.len()).sum()
 }
 
@@ -403,7 +403,7 @@ fn the_oldest_point_that_is_kept_can_be_gone_back_to() -> Result<()> {
     }
     // What is saved on the way back is one more.
     let files = talk.ash.data_dir().join("sessions").join(&talk.session).join("workspace");
-    std::fs::write(files.join("file"), "not saved yet")?;
+    fs::write(files.join("file"), "not saved yet")?;
     let oldest = talk.checkpoints()?.pop().context("no checkpoint")?;
     let id = oldest["id"].as_str().context("no id")?;
     talk.post(&format!("checkpoints/{id}/restore"), json!({}), 200)?;
@@ -440,7 +440,7 @@ fn a_conversation_that_is_lost_is_said(options: Options) -> Result<()> {
     talk.ask("[[say remember the owl]]")?;
     ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
     let home = talk.ash.data_dir().join("sessions").join(&talk.session).join("home");
-    std::fs::remove_dir_all(home.join(".claude"))?;
+    fs::remove_dir_all(home.join(".claude"))?;
     resume(&talk)?;
     let newest = talk.api.events(&talk.session)?.pop().context("no events")?;
     let told = newest["data"].as_str().unwrap_or_default();
