@@ -19,6 +19,8 @@ MAGIC = 0x6A736677736872
 HEAD = struct.Struct("<QQQQ")
 FLUSH, FUA, DISCARD = 1, 2, 4
 LABEL = "state"
+# Not by label: the two disks are alike.
+STATE = "/dev/disk/by-id/virtio-state"
 AGAIN = "/dev/disk/by-id/virtio-again"
 
 
@@ -63,7 +65,7 @@ class LoggedDisk:
             *("-blockdev", f"driver=file,filename={self.log},node-name=state-log"),
             *("-blockdev", "driver=blklogwrites,file=state-raw,log=state-log,node-name=state"),
             # Behind the others: the kernel counts disks in the order of their slots.
-            *("-device", "virtio-blk-pci,drive=state,addr=0x10"),
+            *("-device", "virtio-blk-pci,drive=state,serial=state,addr=0x10"),
             *("-blockdev", f"driver=file,filename={self.again},node-name=again-file"),
             *("-blockdev", "driver=raw,file=again-file,node-name=again"),
             *("-device", "virtio-blk-pci,drive=again,serial=again,addr=0x11"),

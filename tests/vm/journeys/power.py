@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from harness.ash import AGENT, bash, installed
 from harness.journey import journey
-from harness.powercut import AGAIN
+from harness.powercut import AGAIN, STATE
 
 ROUNDS = 6
 CUTS = 10
@@ -66,7 +66,7 @@ def the_power_fails_ten_times(machine):
     """During turns, checkpoints and deployments. The disk is looked at as each failure leaves it:
     file system, database, every chunk of every checkpoint, and what clients were told. Then ash goes
     on with it."""
-    machine.do("install -d -m 0700 /var/lib/ash; mount LABEL=state /var/lib/ash")
+    machine.do(f"install -d -m 0700 /var/lib/ash; mount {STATE} /var/lib/ash")
     ash = installed(machine)
     promised = Promised(machine.disk)
     begin = machine.disk.now()
