@@ -6,6 +6,7 @@ mod support;
 
 mod anything;
 mod attachments;
+mod azure;
 mod backups;
 mod busy;
 mod calls;

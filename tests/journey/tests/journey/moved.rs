@@ -28,7 +28,7 @@ pub(crate) fn copying(api: &Api) -> Result<Value> {
 }
 
 /// A session that another machine has taken ends where it was, when it goes on there.
-fn notices_its_loss(here: &Talk) -> Result<()> {
+pub(crate) fn notices_its_loss(here: &Talk) -> Result<()> {
     here.api.turn_to(&here.session, "pause")?;
     here.api.turn_to(&here.session, "resume")?;
     process::until("the session has ended where it was", || {

@@ -31,22 +31,31 @@ fn the_python_client_works(options: Options) -> Result<()> {
     ash.finish()
 }
 
-/// An interpreter that has a package, which is installed once per target directory.
+const INSTALL: &str = r#"python3 -m venv "$0" &&
+    exec "$0/bin/python" -m pip install --quiet --disable-pip-version-check "$1""#;
+
+/// An interpreter that has a package.
 pub(crate) fn python_with(package: &str) -> Result<PathBuf> {
+    let home = installed(package, |home| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", INSTALL]).arg(home).arg(package);
+        shell
+    });
+    Ok(home?.join("bin/python"))
+}
+
+/// Where a package is, which is installed once per target directory.
+pub(crate) fn installed(package: &str, install: impl Fn(&Path) -> Command) -> Result<PathBuf> {
     let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(package);
-    let python = home.join("bin/python");
-    if !python.exists() {
+    if !home.exists() {
         let fresh = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-        let run = |command: &mut Command| run(package, command);
-        run(Command::new("python3").args(["-m", "venv"]).arg(fresh.path()))?;
-        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", package];
-        run(Command::new(fresh.path().join("bin/python")).args(install))?;
+        run(package, &mut install(fresh.path()))?;
         // Whoever comes second finds it there, and the attempt goes.
         if std::fs::rename(fresh.path(), &home).is_ok() {
             drop(fresh.keep());
         }
     }
-    Ok(python)
+    Ok(home)
 }
 
 fn run(package: &str, command: &mut Command) -> Result<()> {
