@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use ashd::domain::event::Origin;
 use ashd::domain::{
-    EventKind, NewEvent, SandboxId, Session, SessionChange, SessionId, Settings, Status, Tenant,
-    Timestamp, TurnId,
+    Changed, EventKind, NewEvent, SandboxId, Session, SessionChange, SessionId, Settings, Status,
+    Tenant, Timestamp, TurnId,
 };
 use ashd::store::sqlite::{Options, Sqlite};
 use ashd::store::{Commit, Store, StoreError};
@@ -118,7 +118,7 @@ fn session() -> Session {
         parent: None,
         restore: None,
         cold: false,
-        changed: false,
+        changed: Changed::No,
         last_error: None,
         turn: None,
         slot: None,

@@ -218,6 +218,7 @@ impl Daemon {
         }
         if fate == Fate::End {
             self.sandboxes.stop().await;
+            manager::patiently(self.service.rest()).await;
         }
         self.store.close().await;
         tracing::info!("ended");

@@ -35,6 +35,7 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         | Refusal::NotAtCheckpoint { .. }
         | Refusal::NameTaken
         | Refusal::LastCheckpoint
+        | Refusal::NewestCheckpoint
         | Refusal::NoObjectStore
         | Refusal::HereAlready
         | Refusal::TakenElsewhere

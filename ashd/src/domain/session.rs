@@ -36,8 +36,8 @@ pub struct Session {
     pub restore: Option<PointId>,
     /// Whether its sandbox was ended on purpose, and nothing was lost with it.
     pub cold: bool,
-    /// Whether something of its files may be in no point, and no turn will save it.
-    pub changed: bool,
+    /// What of its files may be in no point, and no turn will save.
+    pub changed: Changed,
     /// Its place in the range of leased uids, while it has one.
     pub slot: Option<u32>,
     /// The newest event's number; 0 before the first.
@@ -64,6 +64,18 @@ pub struct RunningTurn {
     pub id: TurnId,
     /// The event number of its user message.
     pub user_seq: u64,
+}
+
+/// What of a session's files may be in no point, and no turn will save. The order is that of how much.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Changed {
+    /// Nothing.
+    #[default]
+    No,
+    /// What commands may have done.
+    Maybe,
+    /// What was acknowledged, and is on the disk; or what could not be saved.
+    Kept,
 }
 
 /// Where a session is in its life.
@@ -144,8 +156,8 @@ pub struct SessionChange {
     pub restore: Option<Option<PointId>>,
     /// Whether its sandbox was ended on purpose.
     pub cold: Option<bool>,
-    /// Whether something of its files may be in no point.
-    pub changed: Option<bool>,
+    /// What of its files may be in no point.
+    pub changed: Option<Changed>,
     /// `Some(None)`: the uids are given back.
     pub slot: Option<Option<u32>>,
     /// New settings.
@@ -209,7 +221,7 @@ impl Session {
             parent: None,
             restore: None,
             cold: false,
-            changed: false,
+            changed: Changed::No,
             last_error: None,
             turn: None,
             slot: None,

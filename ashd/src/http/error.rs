@@ -129,6 +129,7 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         | Refusal::TooMuch(_)
         | Refusal::NameTaken
         | Refusal::LastCheckpoint
+        | Refusal::NewestCheckpoint
         | Refusal::NoObjectStore
         | Refusal::HereAlready
         | Refusal::TakenElsewhere

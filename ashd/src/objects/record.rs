@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use crate::domain::session::RunningTurn;
 use crate::domain::{
-    Agent, AgentConfig, AgentId, AgentName, Point, PointId, Root, SandboxId, Session, SessionId,
-    Settings, Status, Tenant, Timestamp, TurnId,
+    Agent, AgentConfig, AgentId, AgentName, Changed, Point, PointId, Root, SandboxId, Session,
+    SessionId, Settings, Status, Tenant, Timestamp, TurnId,
 };
 
 /// The newest form of a manifest that this program knows.
@@ -172,7 +172,7 @@ impl Manifest {
             turn: None,
             restore: Some(PointId(self.point.id)),
             cold: false,
-            changed: false,
+            changed: Changed::No,
             slot: None,
             last_seq: 0,
             created_at: Timestamp(copy.created_at),

@@ -247,6 +247,12 @@ pub enum Refusal {
     /// It holds what is left of the session.
     #[error("This checkpoint is all that is left of the session; purge the session to remove it")]
     LastCheckpoint,
+    /// The session would be brought back from it.
+    #[error(
+        "This is the newest checkpoint, which the session is brought back from when its files are \
+         lost; it can be removed when there is a newer one"
+    )]
+    NewestCheckpoint,
     /// The session's files are gone and no point holds them.
     #[error("The session's files are lost: there is neither a workspace nor a checkpoint")]
     NothingKept,

@@ -23,7 +23,8 @@ use super::service::{Result, Service, blocking, detached};
 use super::shared::Shared;
 use crate::backup::{BackupError, Entry, Manifest, Name, Target};
 use crate::domain::{
-    Agent, Attachment, Point, SandboxId, Session, SessionChange, Status, Tenant, Timestamp, Which,
+    Agent, Attachment, Changed, Point, SandboxId, Session, SessionChange, Status, Tenant,
+    Timestamp, Which,
 };
 use crate::fault;
 use crate::snapshot::{Pin, SnapshotError, Vault};
@@ -411,7 +412,7 @@ async fn go_back(copy: &Sqlite, session: &Session, point: &Point) -> Result<()> 
         turn: Some(None),
         restore: Some(Some(point.id)),
         cold: Some(false),
-        changed: Some(false),
+        changed: Some(Changed::No),
         ..SessionChange::none()
     };
     let back_to = (!is_there).then_some(point.id);

@@ -81,21 +81,23 @@ impl Service {
         self.shared.store.point(id, which).await?.ok_or(Refusal::NoCheckpoint)
     }
 
-    /// Removes a point. The newest one of an ended session stays, unless it is damaged: it is all that
-    /// is left.
+    /// Removes a point. The newest one stays, unless it is damaged, and only loses its name: it is what a
+    /// session is brought back from, and all that is left of one that has ended.
     pub async fn remove_point(&self, caller: &Caller, id: SessionId, which: Which) -> Result<()> {
         let session = self.stored(caller, id).await?;
         let Kept { point, damage } = self.judged_point(caller, id, which).await?;
-        let newest = self.shared.store.point(id, Which::Newest).await?;
-        let is_last = newest.is_some_and(|newest| newest.id == point.id)
-            && session.status == Status::Ended
-            && damage.is_none();
-        if is_last || session.restore == Some(point.id) {
+        let store = &self.shared.store;
+        let newest = store.point(id, Which::Newest).await?;
+        let is_newest = newest.is_some_and(|newest| newest.id == point.id) && damage.is_none();
+        let is_ended = session.status == Status::Ended;
+        if is_newest && is_ended || session.restore == Some(point.id) {
             return Err(Refusal::LastCheckpoint);
         }
-        // Files that were built from it may need it until they are on the disk.
-        self.shared.sync_files(id).await?;
-        self.shared.store.remove_point(id, point.id).await?;
+        match (is_newest, &point.name) {
+            (true, None) => return Err(Refusal::NewestCheckpoint),
+            (true, Some(_)) => store.unname_point(id, point.id).await?,
+            (false, _) => store.remove_point(id, point.id).await?,
+        };
         self.shared.copies.wake(id);
         Ok(())
     }

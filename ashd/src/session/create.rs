@@ -8,7 +8,7 @@ use super::driver::{Begin, Driver};
 use super::registry::SessionView;
 use super::service::{Result, Service, detached};
 use crate::domain::{
-    Agent, EventKind, NewEvent, SandboxId, Session, SessionId, Settings, Status, Timestamp,
+    Agent, Changed, EventKind, NewEvent, SandboxId, Session, SessionId, Settings, Status, Timestamp,
 };
 use crate::fault;
 use crate::sandbox::Running;
@@ -144,7 +144,7 @@ fn draft(agent: &Agent, settings: Settings, slot: u32) -> Session {
         parent: None,
         restore: None,
         cold: false,
-        changed: false,
+        changed: Changed::No,
         last_error: None,
         turn: None,
         slot: Some(slot),

@@ -8,7 +8,7 @@ use super::going_on;
 use super::registry::SessionView;
 use super::service::{Result, Service, detached};
 use crate::domain::{
-    Point, SandboxId, Session, SessionChange, SessionId, Status, Timestamp, Which,
+    Changed, Point, SandboxId, Session, SessionChange, SessionId, Status, Timestamp, Which,
 };
 use crate::fault;
 use crate::snapshot::Pin;
@@ -147,7 +147,7 @@ fn draft(parent: &Session, point: &Point, slot: u32) -> Session {
         turn: None,
         restore: None,
         cold: false,
-        changed: false,
+        changed: Changed::No,
         slot: Some(slot),
         last_seq: 0,
         created_at: now,

@@ -123,10 +123,18 @@ impl Service {
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                 }
-                claimed => break claimed?.unwrap_or(found),
+                claimed => break claimed?,
             }
         };
         store.set_generation(id, generation).await?;
+        let (last, named) = match last {
+            None => (found, named),
+            // What was the newest till then may have a name.
+            Some(last) => {
+                let now = self.bring_named(objects, tenant, &last).await;
+                (last, now.unwrap_or(named))
+            }
+        };
         self.finish_import((tenant, &last, named), slot).await
     }
 
@@ -147,7 +155,7 @@ impl Service {
         fault::point("import.claimed");
         match self.bring_last(objects, (tenant, found), (point, slot)).await {
             // It is with nobody else any more, and what was found is whole.
-            Err(Refusal::Damaged { .. }) => {
+            Err(Refusal::Damaged { .. } | Refusal::NoCheckpoint | Refusal::NotStored) => {
                 self.begin_anew(objects, (tenant, found), slot).await?;
                 Ok(None)
             }

@@ -25,12 +25,14 @@ const AT_ONCE: usize = 16;
 pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<(), Refusal> {
     let ours = |session: &&Session| session.status != Status::Ended && !session.is_arriving();
     let adopted = stream::iter(sessions.iter().filter(ours)).map(|session| async move {
-        if adopt(shared, session).await? {
+        let is_adopted = adopt(shared, session).await?;
+        if is_adopted {
             fault::point("reconcile.adopted");
         }
-        Ok::<(), Refusal>(())
+        Ok::<_, Refusal>(is_adopted.then_some(session.id))
     });
-    adopted.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    let adopted: Vec<_> = adopted.buffer_unordered(AT_ONCE).try_collect().await?;
+    shared.note_in_use(adopted.into_iter().flatten().collect()).await?;
     let found = survey::look(shared).await?.into_iter();
     let (running, lying): (Vec<_>, Vec<_>) = found.partition(Difference::is_of_what_runs);
     for difference in running {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -88,6 +88,7 @@ impl Service {
             cold_resumes: 0.into(),
             fresh_resumes: 0.into(),
             cloud_resumes: 0.into(),
+            resting: Mutex::default(),
             garbage: Garbage::default(),
             making: Making::default(),
             asides: Asides::default(),
@@ -125,8 +126,12 @@ impl Service {
         for ended in ends {
             let _ = ended.await;
         }
-        // Whatever happens to the machine then, nothing has to be built again.
-        if end && let Err(error) = self.shared.sync_all().await {
+    }
+
+    /// Puts everything on the disk, when there is no sandbox any more: whatever happens to the machine
+    /// then, nothing has to be built again.
+    pub async fn rest(&self) {
+        if let Err(error) = self.shared.sync_all().await {
             tracing::warn!(%error, "sessions' files may not be on the disk");
         }
     }

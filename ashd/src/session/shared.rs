@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -90,6 +90,8 @@ pub(super) struct Shared {
     pub(super) cold_resumes: AtomicU64,
     /// Those of them whose conversation began anew, because its transcript was gone.
     pub(super) fresh_resumes: AtomicU64,
+    /// Sandboxes that are gone, and what they have written may not be on the disk.
+    pub(super) resting: Mutex<Vec<(SessionId, SandboxId)>>,
     /// Of the cold ones: so many needed the object store.
     pub(super) cloud_resumes: AtomicU64,
     pub(super) garbage: Garbage,

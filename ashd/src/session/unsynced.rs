@@ -9,8 +9,10 @@
 //! For the same reason a session that is brought back does not wait for the disk to have its files:
 //! until they are, which is seen to behind its back, they are those of the point in any case.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
@@ -18,10 +20,13 @@ use super::agents;
 use super::api::Refusal;
 use super::going_on;
 use super::shared::Shared;
-use crate::domain::{SandboxId, Session, SessionChange, SessionId, Which};
+use crate::domain::{Changed, SandboxId, Session, SessionId, Which};
 use crate::fault;
-use crate::store::{Commit, EventRange, Store, StoreError, Unsynced};
+use crate::store::{EventRange, Store, StoreError, Unsynced};
 use crate::tree::{Tree, TreeError, remove_all};
+
+/// How long to wait for others whose files can be put on the disk together.
+const GATHERING: Duration = Duration::from_secs(2);
 
 impl Shared {
     /// Has the files of builds put on the disk, in the background.
@@ -46,29 +51,63 @@ impl Shared {
         sync(&self.store, self.places.sessions(), builds).await
     }
 
+    /// Records which sessions have sandboxes, if a daemon from before that was recorded has left them.
+    pub(super) async fn note_in_use(&self, mut sessions: Vec<SessionId>) -> Result<(), Refusal> {
+        let known: BTreeSet<_> =
+            self.store.unsynced().await?.into_iter().map(|files| files.session).collect();
+        sessions.retain(|id| !known.contains(id));
+        match sessions.is_empty() {
+            true => Ok(()),
+            false => Ok(self.store.in_use(sessions).await?),
+        }
+    }
+
     /// Has everything put on the disk that a daemon before this one left to be, in the background. What
     /// stays as a boot before this one left it is put there now.
     pub(super) async fn sync_left(&self) -> Result<(), Refusal> {
         let all = self.store.unsynced().await?.into_iter();
-        let kept = all.filter(|files| files.lost && stays(files)).map(|files| files.session);
-        let kept: Vec<SessionId> = kept.collect();
-        if !kept.is_empty() {
-            self.flush().await?;
-        }
-        for session in kept {
-            self.store.at_rest(Some(session)).await?;
-        }
+        let kept = all.filter(|files| files.lost && stays(files));
+        self.put_to_rest(kept.map(|files| (files.session, files.sandbox)).collect()).await?;
         self.sync_later(self.unsynced().await?);
         Ok(())
     }
 
-    /// Puts everything on the disk when there is no sandbox any more.
+    /// Puts everything on the disk that a sandbox has written, when there is none any more.
     pub(super) async fn sync_all(&self) -> Result<(), Refusal> {
-        if self.store.unsynced().await?.is_empty() {
+        let all = self.store.unsynced().await?.into_iter();
+        self.put_to_rest(all.map(|files| (files.session, files.sandbox)).collect()).await
+    }
+
+    /// Has the files of a session put on the disk whose sandbox is gone: in the background, and
+    /// together with those of others.
+    pub(super) fn rest_later(self: &Arc<Self>, session: SessionId, sandbox: SandboxId) {
+        let is_first = {
+            let mut resting = self.resting();
+            resting.push((session, sandbox));
+            resting.len() == 1
+        };
+        if is_first {
+            let shared = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(GATHERING).await;
+                let all = std::mem::take(&mut *shared.resting());
+                if let Err(error) = shared.put_to_rest(all).await {
+                    tracing::warn!(%error, "sessions' files may not be on the disk");
+                }
+            });
+        }
+    }
+
+    fn resting(&self) -> MutexGuard<'_, Vec<(SessionId, SandboxId)>> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn put_to_rest(&self, sandboxes: Vec<(SessionId, SandboxId)>) -> Result<(), Refusal> {
+        if sandboxes.is_empty() {
             return Ok(());
         }
         self.flush().await?;
-        Ok(self.store.at_rest(None).await?)
+        Ok(self.store.at_rest(sandboxes).await?)
     }
 
     /// Waits until everything that sessions have is on the disk.
@@ -92,11 +131,10 @@ impl Shared {
         let behind = point.as_ref().map_or(0, |point| point.seq);
         let kinds = going_on::SPOKEN.to_vec();
         let spoken = EventRange { after: behind, limit: 1, kinds, undone: false };
-        if session.restore.is_none() && !self.store.events(id, spoken).await?.is_empty() {
-            let event = going_on::gone_down(point.as_ref(), session.last_seq + 1);
-            self.store.commit(Commit::of(id, SessionChange::none(), vec![event])).await?;
-        }
-        Ok(self.store.build_again(id).await?)
+        let is_behind =
+            session.restore.is_none() && !self.store.events(id, spoken).await?.is_empty();
+        let told = is_behind.then(|| going_on::gone_down(point.as_ref(), session.last_seq + 1));
+        Ok(self.store.build_again(id, told).await?)
     }
 
     /// Makes workspace and home of a session once more as they were when it was made.
@@ -129,7 +167,7 @@ pub(super) async fn unsure(store: &dyn Store) -> Result<Vec<SessionId>, Refusal>
 
 /// Whether files are left as they are, also behind another boot.
 fn stays(files: &Unsynced) -> bool {
-    files.changed && files.build.is_none()
+    files.changed == Changed::Kept && files.build.is_none()
 }
 
 /// Waits until everything beneath a directory is on the disk, if there are builds that may not be, and

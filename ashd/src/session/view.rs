@@ -96,6 +96,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::Changed;
 
     fn session(settings: Value) -> Session {
         Session {
@@ -111,7 +112,7 @@ mod tests {
             parent: None,
             restore: None,
             cold: false,
-            changed: false,
+            changed: Changed::No,
             last_error: None,
             turn: None,
             slot: Some(7),

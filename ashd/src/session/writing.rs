@@ -153,6 +153,8 @@ impl Service {
         id: SessionId,
         work: impl FnOnce(&Workspace) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        // Here nobody else waits for it.
+        self.shared.sync_files(id).await?;
         let changed = self.ask(caller, id, |reply| {
             Command::Write(Box::new(move |workspace| {
                 // Whoever is gone does not need the answer.

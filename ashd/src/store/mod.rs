@@ -11,8 +11,9 @@ use std::path::Path;
 use async_trait::async_trait;
 
 use crate::domain::{
-    Agent, AgentName, Attachment, AttachmentId, Event, EventKind, NewEvent, Point, PointId, Root,
-    SandboxId, Scope, Session, SessionChange, SessionId, Status, Tenant, Timestamp, Which,
+    Agent, AgentName, Attachment, AttachmentId, Changed, Event, EventKind, NewEvent, Point,
+    PointId, Root, SandboxId, Scope, Session, SessionChange, SessionId, Status, Tenant, Timestamp,
+    Which,
 };
 
 /// An API key, as stored: never the key itself.
@@ -71,12 +72,14 @@ pub struct Copying {
 pub struct Unsynced {
     /// Whose they are.
     pub session: SessionId,
+    /// Its newest sandbox.
+    pub sandbox: SandboxId,
     /// The sandbox that all of them were built for, while none of them may be on the disk.
     pub build: Option<SandboxId>,
     /// Whether the machine has gone down since.
     pub lost: bool,
-    /// Whether something of them may be in no point.
-    pub changed: bool,
+    /// What of them may be in no point.
+    pub changed: Changed,
 }
 
 /// What a session still had when it was purged.
@@ -249,8 +252,9 @@ pub trait Store: Send + Sync {
     async fn points(&self, id: SessionId) -> Result<Vec<Point>>;
     /// One point of a session.
     async fn point(&self, id: SessionId, which: Which) -> Result<Option<Point>>;
-    /// Removes a point of a session; false if there was none. Without its newest one a session that has
-    /// not ended counts as changed.
+    /// Takes a point's name away; false if there is no such point.
+    async fn unname_point(&self, id: SessionId, point: PointId) -> Result<bool>;
+    /// Removes a point of a session; false if there was none.
     async fn remove_point(&self, id: SessionId, point: PointId) -> Result<bool>;
     /// The points of a tenant with this content.
     async fn points_with(&self, tenant: &Tenant, root: Root) -> Result<Vec<Point>>;
@@ -262,14 +266,18 @@ pub trait Store: Send + Sync {
     async fn note_unsynced(&self, id: SessionId, build: SandboxId) -> Result<()>;
     /// Records that what was built for a sandbox is on the disk.
     async fn synced(&self, id: SessionId, build: SandboxId) -> Result<()>;
-    /// Records that the files of a session, or of all, are on the disk, and that no sandbox uses them.
-    async fn at_rest(&self, id: Option<SessionId>) -> Result<()>;
+    /// Records that the files of sessions are on the disk and were last used by these sandboxes, which
+    /// are gone; those of a session that has another one since are in use again.
+    async fn at_rest(&self, sandboxes: Vec<(SessionId, SandboxId)>) -> Result<()>;
+    /// Records that sessions have sandboxes in this boot, of which that is not recorded yet.
+    async fn in_use(&self, ids: Vec<SessionId>) -> Result<()>;
     /// Sessions that have or had a sandbox since their files were at rest, and have not ended or still
     /// have uids.
     async fn unsynced(&self) -> Result<Vec<Unsynced>>;
     /// Records that a session is to be brought back to its newest point, if it has one, unless it is to
-    /// be brought back to another one anyway. What is in place counts as lost.
-    async fn build_again(&self, id: SessionId) -> Result<()>;
+    /// be brought back to another one anyway; and what is to be told of it. What is in place counts as
+    /// lost.
+    async fn build_again(&self, id: SessionId, told: Option<NewEvent>) -> Result<()>;
 
     /// Records an attachment; false, and nothing is recorded, when the session has `most` already.
     async fn add_attachment(&self, attachment: Attachment, most: u32) -> Result<bool>;

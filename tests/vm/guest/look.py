@@ -44,11 +44,22 @@ def sockets():
 
 
 def files():
-    """The database grows by itself; what it says is looked at apart."""
+    """The database grows by itself; what it says is looked at apart. So is what packs hold: they are
+    written anew, under other names, when something of them goes."""
     for top in (STATE, pathlib.Path("/run/ash"), pathlib.Path("/tmp")):
         for path in top.rglob("*"):
-            if not path.name.startswith("ash.db"):
+            if not path.name.startswith("ash.db") and path.suffix != ".pack":
                 yield "file " + PRIVATE.sub(r"\1", str(path))
+
+
+def chunks():
+    """By the table at the end of each pack, see ashd/src/snapshot/pack.rs."""
+    for path in STATE.glob("snapshots/store/*/packs/*.pack"):
+        pack = path.read_bytes()
+        rows = int.from_bytes(pack[-44:-40], "little")
+        table = pack[len(pack) - 44 - rows * 41 : -44]
+        for at in range(0, len(table), 41):
+            yield f"chunk {table[at : at + 32].hex()}"
 
 
 def leases():
@@ -60,6 +71,6 @@ def leases():
 
 
 if __name__ == "__main__":
-    for kind in (processes, groups, mounts, sockets, files, leases):
+    for kind in (processes, groups, mounts, sockets, files, chunks, leases):
         for line in sorted(set(kind())):
             print(line)

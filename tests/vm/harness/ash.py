@@ -134,8 +134,8 @@ class Ash:
         return sorted(map(int, found))
 
     def look(self):
-        """A line for each process, mount, control group, socket, file and lease, when packs have the
-        names that they keep: what was purged is collected behind its end."""
+        """A line for each process, mount, control group, socket, file, chunk and lease, when what was
+        purged is collected, which happens behind its end."""
         purged = "/var/lib/ash/snapshots/store/default/purged"
         self.machine.until(f"! test -e {purged}", "what was purged is collected")
         return set(self.machine.do("python3 /payload/look.py").splitlines())

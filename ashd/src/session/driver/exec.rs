@@ -6,7 +6,7 @@ use ash_wire::words::{Exec, ExecExit};
 use bytes::Bytes;
 
 use super::{Driver, Reply};
-use crate::domain::ExecRequest;
+use crate::domain::{Changed, ExecRequest};
 use crate::session::api::{ExecOutput, Refusal};
 use crate::session::cli;
 use crate::session::exec::{self, ExecPiece, ExecSink, ExecStream, OUTPUT_LIMIT};
@@ -36,6 +36,11 @@ impl Execs {
         if let Some(sink) = self.running.remove(&id) {
             sink.end(output(exit));
         }
+    }
+
+    /// Whether commands wait for a sandbox.
+    pub(super) fn are_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Whether no command runs.
@@ -77,7 +82,7 @@ impl Driver {
     }
 
     async fn run_exec(&mut self, request: &ExecRequest, reply: Reply<ExecStream>) {
-        if let Err(refusal) = self.note_change().await {
+        if let Err(refusal) = self.note_change(Changed::Maybe).await {
             return drop(reply.send(Err(refusal)));
         }
         let Some(link) = &self.link else { return };

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::{Begin, Driver, Replay, Reply, RunningCli};
-use crate::domain::{EventKind, SandboxId, SessionChange, Status, TurnOptions};
+use crate::domain::{Changed, EventKind, SandboxId, SessionChange, Status, TurnOptions};
 use crate::fault;
 use crate::sandbox::Running;
 use crate::session::api::Refusal;
@@ -120,6 +120,10 @@ impl Driver {
             change.status = Some(Status::Active);
             events.push(self.event(EventKind::Lifecycle, None, resumed_cold(found, conversation)));
         }
+        if self.execs.are_waiting() {
+            // Said here, so that they need not wait for a commit of their own.
+            change.changed = Some(self.session.changed.max(Changed::Maybe));
+        }
         fault::point("resume.launched");
         let recorded = self.commit(change, events).await;
         if found != Found::Place {
@@ -217,11 +221,14 @@ impl Driver {
         };
         let why_lost = self.why_lost("the command ran");
         if let Some(running) = self.link.take().or(launched) {
-            self.shared.end_sandbox(running).await;
+            let sandbox = running.id;
+            if self.shared.end_sandbox(running).await {
+                self.shared.rest_later(self.session.id, sandbox);
+            }
         }
         self.cli = None;
         self.own_turn = false;
-        self.changes += 1;
+        self.changes.all += 1;
         self.execs.lost(&Refusal::Sandbox(why_lost));
         // Whoever waited for the launch waits in vain.
         let gone = Refusal::NotActive(self.state.status);

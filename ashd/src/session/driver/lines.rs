@@ -76,7 +76,7 @@ impl Driver {
                 Incoming::ExecStderr { id, bytes } => self.execs.stderr(id, bytes),
                 Incoming::ExecExit { id, exit } => {
                     self.execs.exit(id, exit);
-                    self.changes += 1;
+                    self.changes.all += 1;
                     self.settle_soon();
                 }
                 Incoming::Stderr(line) => self.logs.stderr(&line),

@@ -28,6 +28,7 @@ use self::exec::Execs;
 pub(super) use self::replay::Replay;
 use self::saving::{Saved, Saving, Wish};
 use self::turns::Waiting;
+use self::writes::Changes;
 pub(super) use self::writes::{Workspace, Write};
 use super::api::{Happened, Reading, Refusal};
 use super::cli::{Controls, StartKey};
@@ -147,8 +148,8 @@ pub(super) struct Driver {
     writes: Vec<Write>,
     /// When it was last asked whether the session is this machine's.
     asked_at: Option<Instant>,
-    /// So many times files were changed, or may have been, by others than turns.
-    changes: u64,
+    /// How often files were changed by others than turns, or may have been.
+    changes: Changes,
     /// Whether it was seen to that what a change leaves alone is on the disk.
     is_synced: bool,
     /// When what was changed is saved.
@@ -220,7 +221,7 @@ impl Driver {
             keeps_all: false,
             writes: vec![],
             asked_at: None,
-            changes: 0,
+            changes: Changes::default(),
             is_synced: false,
             settles_at: None,
             changes_point: None,

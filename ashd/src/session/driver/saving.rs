@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Driver, Reply};
-use crate::domain::{Point, PointName, Session, SessionChange, Which};
+use super::{Changes, Driver, Reply};
+use crate::domain::{Changed, Point, PointName, Session, SessionChange, Which};
 use crate::fault;
 use crate::session::api::Refusal;
 use crate::session::keeping::{Told, point_of, unkept};
@@ -49,7 +49,7 @@ pub(super) struct Saving {
 struct Moment {
     session: Session,
     /// How often files had been changed by others than turns.
-    changes: u64,
+    changes: Changes,
 }
 
 /// Somebody who asked for a point.
@@ -280,6 +280,7 @@ impl Driver {
                 if !matches!(error, SnapshotError::Cancelled) || !wishes.is_empty() {
                     self.logs.system(&format!("the session's files were not saved: {error}"));
                 }
+                self.note_unsaved(&error).await;
                 let refusal = unkept_or_cancelled(self.session.id, error);
                 for wish in wishes {
                     let _ = wish.reply.send(Err(refusal.clone()));
@@ -301,6 +302,18 @@ impl Driver {
         }
         // From here on the points keep what was cut from being collected.
         drop(cut);
+    }
+
+    /// What cannot be saved stays as it is, whatever becomes of the machine: the newest point may be of
+    /// long ago.
+    async fn note_unsaved(&mut self, why: &SnapshotError) {
+        if matches!(why, SnapshotError::Cancelled) || self.session.changed == Changed::Kept {
+            return;
+        }
+        let change = SessionChange { changed: Some(Changed::Kept), ..SessionChange::none() };
+        if let Err(error) = self.commit(change, vec![]).await {
+            tracing::warn!(ash_session = %self.session.id, %error, "it counts as saved");
+        }
     }
 
     /// Makes a point that nobody asked for. Of those that were made for changes from outside alone,
@@ -328,14 +341,14 @@ impl Driver {
         Moment { session, changes }: &Moment,
         name: Option<PointName>,
     ) -> Result<Point, StoreError> {
-        // Commands that run may change more.
-        let has_all = *changes == self.changes && self.execs.is_idle();
-        let change = SessionChange { changed: has_all.then_some(false), ..SessionChange::none() };
+        let left = self.changes.since(*changes, self.execs.is_idle());
+        let changed = (left < self.session.changed).then_some(left);
+        let change = SessionChange { changed, ..SessionChange::none() };
         let newest = self.shared.store.point(self.session.id, Which::Newest).await?;
         let left_out = newest.as_ref().map_or(0, |newest| newest.left_out);
         let same = |newest: &Point| newest.root == cut.root && newest.seq == session.last_seq;
         if let Some(newest) = newest.filter(|newest| name.is_none() && same(newest)) {
-            if self.session.changed && has_all {
+            if changed.is_some() {
                 self.commit(change, vec![]).await?;
             }
             return Ok(newest);

@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::Driver;
-use crate::domain::SessionChange;
+use crate::domain::{Changed, SessionChange};
 use crate::session::api::Refusal;
 use crate::session::machine::Turn;
 use crate::tree::Tree;
@@ -31,6 +31,27 @@ pub(in crate::session) struct Workspace {
 
 /// A change of files, done on a thread that may block; tells whoever asked for it by itself.
 pub(in crate::session) type Write = Box<dyn FnOnce(Result<&Workspace, Refusal>) + Send>;
+
+/// How often files were changed.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+pub(super) struct Changes {
+    /// By what was put or removed from outside.
+    puts: u64,
+    /// By that, or maybe by commands.
+    pub(super) all: u64,
+}
+
+impl Changes {
+    /// What is in no point when one is recorded that has everything up to `then`, and commands run, or
+    /// not, that may have changed more.
+    pub(super) fn since(self, then: Changes, is_idle: bool) -> Changed {
+        match self.puts == then.puts {
+            false => Changed::Kept,
+            true if self == then && is_idle => Changed::No,
+            true => Changed::Maybe,
+        }
+    }
+}
 
 impl Driver {
     /// Carries out the changes that wait, unless something is under way that they would disturb.
@@ -62,16 +83,17 @@ impl Driver {
             self.shared.sync_files(self.session.id).await?;
             self.is_synced = true;
         }
-        self.note_change().await
+        self.changes.puts += 1;
+        self.note_change(Changed::Kept).await
     }
 
     /// Notes that files are about to be changed, or may be, by others than a turn.
-    pub(super) async fn note_change(&mut self) -> Result<(), Refusal> {
-        self.changes += 1;
-        if self.session.changed {
+    pub(super) async fn note_change(&mut self, what: Changed) -> Result<(), Refusal> {
+        self.changes.all += 1;
+        if self.session.changed >= what {
             return Ok(());
         }
-        let change = SessionChange { changed: Some(true), ..SessionChange::none() };
+        let change = SessionChange { changed: Some(what), ..SessionChange::none() };
         Ok(self.commit(change, vec![]).await?)
     }
 

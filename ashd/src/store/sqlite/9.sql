@@ -1,4 +1,5 @@
--- Something of a session's files may be in no point, and no turn will save it.
+-- Something of a session's files may be in no point, and no turn will save it: 1, what commands may have
+-- done; 2, what was acknowledged and is on the disk, or could not be saved.
 ALTER TABLE sessions ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
 
 -- In which boot of the machine a session last had a sandbox: when the machine goes down, files that it

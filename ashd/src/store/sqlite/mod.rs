@@ -209,6 +209,10 @@ impl Store for Sqlite {
         self.writer.write(move |conn| points::remove(conn, id, point)).await
     }
 
+    async fn unname_point(&self, id: SessionId, point: PointId) -> Result<bool> {
+        self.writer.write(move |conn| points::unname(conn, id, point)).await
+    }
+
     async fn points_with(&self, tenant: &Tenant, root: Root) -> Result<Vec<Point>> {
         let tenant = tenant.clone();
         self.readers.read(move |conn| points::with(conn, &tenant, root)).await
@@ -228,8 +232,13 @@ impl Store for Sqlite {
         self.writer.write(move |conn| unsynced::synced(conn, id, build)).await
     }
 
-    async fn at_rest(&self, id: Option<SessionId>) -> Result<()> {
-        self.writer.write(move |conn| unsynced::at_rest(conn, id)).await
+    async fn at_rest(&self, sandboxes: Vec<(SessionId, SandboxId)>) -> Result<()> {
+        self.writer.write(move |conn| unsynced::at_rest(conn, &sandboxes)).await
+    }
+
+    async fn in_use(&self, ids: Vec<SessionId>) -> Result<()> {
+        let boot = self.boot.clone();
+        self.writer.write(move |conn| unsynced::in_use(conn, &ids, &boot)).await
     }
 
     async fn unsynced(&self) -> Result<Vec<Unsynced>> {
@@ -237,8 +246,8 @@ impl Store for Sqlite {
         self.readers.read(move |conn| unsynced::all(conn, &boot)).await
     }
 
-    async fn build_again(&self, id: SessionId) -> Result<()> {
-        self.writer.write(move |conn| unsynced::build_again(conn, id)).await
+    async fn build_again(&self, id: SessionId, told: Option<NewEvent>) -> Result<()> {
+        self.writer.write(move |conn| unsynced::build_again(conn, id, told)).await
     }
 
     async fn add_attachment(&self, attachment: Attachment, most: u32) -> Result<bool> {

@@ -100,12 +100,13 @@ pub(super) fn ended(conn: &Connection, id: PointId, of: Option<i64>) -> Result<H
     found.ok_or(StoreError::Missing { what: "the point" })
 }
 
+pub(super) fn unname(conn: &Connection, id: SessionId, point: PointId) -> Result<bool> {
+    let sql = "UPDATE points SET name = NULL
+         WHERE id = ?2 AND session = (SELECT key FROM sessions WHERE id = ?1)";
+    Ok(conn.prepare_cached(sql)?.execute(params![id, point])? > 0)
+}
+
 pub(super) fn remove(conn: &Connection, id: SessionId, point: PointId) -> Result<bool> {
-    let newest = find(conn, id, &Which::Newest)?;
-    if newest.is_some_and(|newest| newest.id == point) {
-        let sql = "UPDATE sessions SET changed = 1 WHERE id = ? AND status <> 'ended'";
-        conn.prepare_cached(sql)?.execute([id])?;
-    }
     let sql = "DELETE FROM points
          WHERE id = ?2 AND session = (SELECT key FROM sessions WHERE id = ?1)";
     Ok(conn.prepare_cached(sql)?.execute(params![id, point])? > 0)

@@ -223,7 +223,7 @@ pub(super) fn unended(conn: &Connection) -> Result<Vec<Session>> {
 pub(super) fn unsaved(conn: &Connection) -> Result<Vec<Session>> {
     let sql = format!(
         "{SELECT} WHERE status <> 'ended' AND slot IS NOT NULL AND turn IS NULL AND restore IS NULL
-             AND (changed OR EXISTS (
+             AND (changed > 0 OR EXISTS (
                  SELECT 1 FROM events WHERE session = sessions.key AND kind <> 'lifecycle'
                      AND seq > (SELECT ifnull(max(seq), 0) FROM points WHERE session = sessions.key)))
          ORDER BY key"

@@ -3,9 +3,9 @@
 use rusqlite::{Connection, Row, params};
 
 use super::points;
-use super::sessions::head;
-use crate::domain::{SandboxId, SessionId, Which};
-use crate::store::{Result, Unsynced};
+use super::sessions::{self, head};
+use crate::domain::{NewEvent, SandboxId, SessionChange, SessionId, Which};
+use crate::store::{Commit, Result, Unsynced};
 
 /// A session has a sandbox in this boot. With `build`, all of its files are built for it.
 pub(super) fn used(
@@ -34,10 +34,24 @@ pub(super) fn synced(conn: &Connection, session: SessionId, build: SandboxId) ->
     Ok(())
 }
 
-pub(super) fn at_rest(conn: &Connection, session: Option<SessionId>) -> Result<()> {
+pub(super) fn at_rest(conn: &Connection, sandboxes: &[(SessionId, SandboxId)]) -> Result<()> {
     let sql = "DELETE FROM unsynced
-         WHERE ?1 IS NULL OR session = (SELECT key FROM sessions WHERE id = ?1)";
-    conn.prepare_cached(sql)?.execute([session])?;
+         WHERE session = (SELECT key FROM sessions WHERE id = ?1 AND sandbox = ?2)
+         AND (build IS NULL OR build = ?2)";
+    let mut delete = conn.prepare_cached(sql)?;
+    for (session, sandbox) in sandboxes {
+        delete.execute(params![session, sandbox])?;
+    }
+    Ok(())
+}
+
+pub(super) fn in_use(conn: &Connection, sessions: &[SessionId], boot: &str) -> Result<()> {
+    let sql = "INSERT OR IGNORE INTO unsynced (session, boot)
+         SELECT key, ?2 FROM sessions WHERE id = ?1";
+    let mut insert = conn.prepare_cached(sql)?;
+    for session in sessions {
+        insert.execute(params![session, boot])?;
+    }
     Ok(())
 }
 
@@ -48,16 +62,25 @@ pub(super) fn forget(conn: &Connection, session: i64) -> Result<()> {
 }
 
 pub(super) fn all(conn: &Connection, boot: &str) -> Result<Vec<Unsynced>> {
-    let sql = "SELECT id, build, boot <> ?, changed FROM unsynced JOIN sessions ON session = key
+    let sql =
+        "SELECT id, sandbox, build, boot <> ?, changed FROM unsynced JOIN sessions ON session = key
          WHERE status <> 'starting' AND (status <> 'ended' OR slot IS NOT NULL) ORDER BY key";
     let read = |row: &Row<'_>| {
-        let (session, build, lost) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok(Unsynced { session, build, lost, changed: row.get(3)? })
+        let (session, sandbox, build) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(Unsynced { session, sandbox, build, lost: row.get(3)?, changed: row.get(4)? })
     };
     Ok(conn.prepare_cached(sql)?.query_map([boot], read)?.collect::<rusqlite::Result<_>>()?)
 }
 
-pub(super) fn build_again(conn: &Connection, session: SessionId) -> Result<()> {
+pub(super) fn build_again(
+    conn: &Connection,
+    session: SessionId,
+    told: Option<NewEvent>,
+) -> Result<()> {
+    if let Some(event) = told {
+        let told = Commit::of(session, SessionChange::none(), vec![event]);
+        sessions::commit(conn, (&told, ""))?;
+    }
     let head = head(conn, session)?;
     if let Some(newest) = points::find(conn, session, &Which::Newest)? {
         let sql = "UPDATE sessions SET restore = ?2, cli_session = ?3

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::domain::{
-    AgentId, AgentName, AttachmentId, EventKind, FileName, MediaType, PointId, PointName, Root,
-    SandboxId, Scope, SessionId, Status, Tenant, Timestamp, TurnId,
+    AgentId, AgentName, AttachmentId, Changed, EventKind, FileName, MediaType, PointId, PointName,
+    Root, SandboxId, Scope, SessionId, Status, Tenant, Timestamp, TurnId,
 };
 use crate::store::StoreError;
 
@@ -60,6 +60,22 @@ impl ToSql for Root {
 impl FromSql for Root {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         <[u8; 32]>::column_result(value).map(Root)
+    }
+}
+
+/// In their order.
+const CHANGED: [Changed; 3] = [Changed::No, Changed::Maybe, Changed::Kept];
+
+impl ToSql for Changed {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok((*self as u8).into())
+    }
+}
+
+impl FromSql for Changed {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let number = usize::try_from(value.as_i64()?).ok();
+        number.and_then(|number| CHANGED.get(number).copied()).ok_or(FromSqlError::InvalidType)
     }
 }
 

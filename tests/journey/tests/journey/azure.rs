@@ -1,7 +1,7 @@
 //! Copies in Azure's blob storage, as Microsoft's own emulator of it has them.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Result, ensure};

@@ -479,6 +479,16 @@ fn wrong_wishes_are_refused() -> Result<()> {
     let path = format!("/api/sessions/{}/checkpoints/one", talk.session);
     talk.api.call("DELETE", &path, None)?.expect(200)?;
     talk.api.call("DELETE", &path, None)?.expect(404)?;
+    // Without its name the newest one is what the session is brought back from.
+    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    let newest = talk.checkpoint("newest")?;
+    let path = |which: &str| format!("/api/sessions/{}/checkpoints/{which}", talk.session);
+    talk.api.call("DELETE", &path("newest"), None)?.expect(200)?;
+    let left = talk.checkpoints()?.remove(0);
+    ensure!(left["id"] == newest["id"] && left["name"].is_null(), "{left}");
+    let id = newest["id"].as_str().context("no id")?;
+    let refused = talk.api.call("DELETE", &path(id), None)?.expect(409)?;
+    ensure!(refused["error"].as_str().is_some_and(|text| text.contains("newest")), "{refused}");
     talk.ash.finish()
 }
 

@@ -16,10 +16,9 @@ fn away(fault: &str) -> Result<Talk> {
     talk.ask(&talk.bash("echo one > kept"))?;
     save(&talk)?;
     ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    wait_at_rest(&talk)?;
     talk.ash.kill9()?;
     fs::remove_dir_all(files(&talk))?;
-    // What it was made with has been there for long.
-    database(&talk)?.execute("UPDATE unsynced SET build = NULL", [])?;
     talk.ash.boot_with(&[("ASH_FAULT", fault)])?;
     talk.api = talk.ash.api();
     Ok(talk)
@@ -52,6 +51,13 @@ fn database(talk: &Talk) -> Result<Connection> {
 fn unsynced(talk: &Talk) -> Result<u64> {
     let count = "SELECT count(build) FROM unsynced";
     Ok(database(talk)?.query_row(count, [], |row| row.get(0))?)
+}
+
+/// Waits until what a sandbox has written that is gone is on the disk.
+fn wait_at_rest(talk: &Talk) -> Result<()> {
+    let count = "SELECT count(*) FROM unsynced";
+    let left = || Ok::<u64, anyhow::Error>(database(talk)?.query_row(count, [], |row| row.get(0))?);
+    process::until("the session is at rest", || left().is_ok_and(|left| left == 0))
 }
 
 fn check_whole(talk: &Talk) -> Result<()> {
@@ -178,6 +184,55 @@ fn what_was_put_there_from_outside_outlives_the_machine() -> Result<()> {
     go_on(&mut talk)?;
     ensure!(!has_given_up(&talk), "{}", talk.ash.log());
     ensure!(read(&talk, "kept")? == "one\n" && read(&talk, "put")? == "from outside");
+    talk.ash.finish()
+}
+
+/// What has been at rest is on the disk: nothing of it has to be built again.
+#[test]
+fn a_session_at_rest_stays_as_it_is() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("echo one > kept"))?;
+    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    wait_at_rest(&talk)?;
+    go_down(&mut talk)?;
+    go_on(&mut talk)?;
+    ensure!(!has_given_up(&talk) && read(&talk, "kept")? == "one\n", "{}", talk.ash.log());
+    talk.ash.finish()
+}
+
+/// Also while a command runs that may change anything at any time.
+#[test]
+fn a_command_that_runs_keeps_no_files_that_are_torn() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    put(&talk)?;
+    let (api, session) = (talk.ash.api(), talk.session.clone());
+    let running = std::thread::spawn(move || api.exec(&session, "touch begun; sleep 1000"));
+    let begun = files(&talk).join("workspace/begun");
+    process::until("the command runs", || begun.exists())?;
+    talk.ask(&talk.bash("echo one > kept"))?;
+    save(&talk)?;
+    go_down(&mut talk)?;
+    ensure!(running.join().is_ok_and(|ran| ran.is_err()), "the command has ended");
+    fs::write(files(&talk).join("workspace/kept"), "")?;
+    go_on(&mut talk)?;
+    ensure!(has_given_up(&talk), "{}", talk.ash.log());
+    ensure!(read(&talk, "kept")? == "one\n" && read(&talk, "put")? == "from outside");
+    talk.ash.finish()
+}
+
+/// One that a daemon from before this was recorded has left, and that was gone on with.
+#[test]
+fn a_session_that_was_gone_on_with_is_one_in_use() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("echo one > kept"))?;
+    save(&talk)?;
+    talk.ash.kill9()?;
+    database(&talk)?.execute("DELETE FROM unsynced", [])?;
+    talk.boot()?;
+    go_down(&mut talk)?;
+    fs::write(files(&talk).join("workspace/kept"), "")?;
+    go_on(&mut talk)?;
+    ensure!(has_given_up(&talk) && read(&talk, "kept")? == "one\n", "{}", talk.ash.log());
     talk.ash.finish()
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::*;
 use crate::domain::TurnId;
 use crate::domain::session::RunningTurn;
-use crate::domain::{AgentConfig, AgentId, PermissionMode, Scope, SessionChange};
+use crate::domain::{AgentConfig, AgentId, Changed, PermissionMode, Scope, SessionChange};
 use crate::domain::{Attachment, AttachmentId};
 use crate::domain::{Point, PointId, Root, Which};
 use crate::store::{Copying, Purged, StoreError};
@@ -134,7 +134,7 @@ fn change() -> impl Strategy<Value = SessionChange> {
             cli_version,
             turn,
             cold: slot.map(|slot| slot.is_none()),
-            changed: turn.map(|turn| turn.is_none()),
+            changed: turn.map(|turn| if turn.is_none() { Changed::Kept } else { Changed::No }),
             restore: slot.map(|slot| slot.map(|n| PointId(uuid(n as u8)))),
             slot,
             settings,
@@ -255,7 +255,7 @@ impl Whole {
         let newest = self.1.iter().rfind(|event| event.kind != EventKind::Lifecycle);
         let behind = newest.is_some_and(|event| event.seq > saved);
         let is_there = slot.is_some() && restore.is_none();
-        *status != Status::Ended && is_there && turn.is_none() && (*changed || behind)
+        *status != Status::Ended && is_there && turn.is_none() && (*changed > Changed::No || behind)
     }
 }
 
@@ -393,9 +393,6 @@ impl Model {
     fn remove_point(&mut self, session: SessionId, id: PointId) -> bool {
         let Ok(whole) = self.find(session) else { return false };
         let before = whole.3.len();
-        let newest = whole.3.iter().enumerate().max_by_key(|(at, (point, _))| (point.seq, *at));
-        let is_newest = newest.is_some_and(|(_, (point, _))| point.id == id);
-        whole.0.changed |= is_newest && whole.0.status != Status::Ended;
         whole.3.retain(|(point, _)| point.id != id);
         whole.3.len() < before
     }

@@ -1,7 +1,7 @@
 //! Files that may be lost when the machine goes down.
 
 use super::*;
-use crate::domain::SessionChange;
+use crate::domain::{Changed, SessionChange};
 
 fn build(n: u8) -> SandboxId {
     SandboxId(uuid(n))
@@ -65,8 +65,13 @@ fn what_had_a_sandbox_in_another_boot_is_lost_unless_it_was_at_rest() {
         let sandbox = SessionChange { sandbox: Some(build(9)), ..SessionChange::none() };
         change(&store, sandbox).await;
         assert_eq!(lost(&store).await, Some(false), "a new one is of this boot");
-        store.at_rest(None).await.unwrap();
+        store.at_rest(vec![(id(1), build(8))]).await.unwrap();
+        assert_eq!(lost(&store).await, Some(false), "it has another one since");
+        store.synced(id(1), build(1)).await.unwrap();
+        store.at_rest(vec![(id(1), build(9))]).await.unwrap();
         assert_eq!(lost(&store).await, None);
+        store.in_use(vec![id(1), id(7)]).await.unwrap();
+        assert_eq!(lost(&store).await, Some(false));
     });
 }
 
@@ -75,32 +80,48 @@ fn a_session_goes_on_at_its_newest_point() {
     let dir = tempfile::tempdir().unwrap();
     block_on(async {
         let store = built(dir.path()).await;
-        change(&store, SessionChange { changed: Some(true), ..SessionChange::none() }).await;
-        store.build_again(id(1)).await.unwrap();
+        change(&store, SessionChange { changed: Some(Changed::Kept), ..SessionChange::none() })
+            .await;
+        store.build_again(id(1), Some(event(1))).await.unwrap();
         let Session { restore, changed, .. } = row(&store).await;
-        assert_eq!((restore, changed), (Some(PointId(uuid(2))), false));
+        assert_eq!((restore, changed), (Some(PointId(uuid(2))), Changed::No));
+        assert_eq!(numbers(&store, 1).await, [1]);
         assert_eq!(store.unsynced().await.unwrap(), []);
         // Where it goes back to by itself counts more.
         let back = SessionChange { restore: Some(Some(PointId(uuid(1)))), ..SessionChange::none() };
         change(&store, back).await;
-        store.build_again(id(1)).await.unwrap();
+        store.build_again(id(1), None).await.unwrap();
         assert_eq!(row(&store).await.restore, Some(PointId(uuid(1))));
     });
 }
 
 #[test]
-fn without_its_newest_point_a_session_has_something_to_save() {
+fn what_is_in_no_point_is_to_be_saved() {
     let dir = tempfile::tempdir().unwrap();
     block_on(async {
         let store = built(dir.path()).await;
-        change(&store, SessionChange { slot: Some(Some(1)), ..SessionChange::none() }).await;
         let unsaved = async || store.unsaved_sessions().await.unwrap().len();
-        assert!(store.remove_point(id(1), PointId(uuid(1))).await.unwrap());
-        assert_eq!((row(&store).await.changed, unsaved().await), (false, 0));
-        assert!(store.remove_point(id(1), PointId(uuid(2))).await.unwrap());
-        assert_eq!((row(&store).await.changed, unsaved().await), (true, 1));
+        change(&store, SessionChange { slot: Some(Some(1)), ..SessionChange::none() }).await;
+        for (changed, left) in [(Changed::Maybe, 1), (Changed::Kept, 1), (Changed::No, 0)] {
+            change(&store, SessionChange { changed: Some(changed), ..SessionChange::none() }).await;
+            assert_eq!((row(&store).await.changed, unsaved().await), (changed, left));
+        }
         let back = SessionChange { restore: Some(Some(PointId(uuid(1)))), ..SessionChange::none() };
-        change(&store, back).await;
+        change(&store, SessionChange { changed: Some(Changed::Kept), ..back }).await;
         assert_eq!(unsaved().await, 0, "its files are not in their place");
+    });
+}
+
+#[test]
+fn a_point_can_lose_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    block_on(async {
+        let store = built(dir.path()).await;
+        let named = Point { name: Some("it".parse().unwrap()), ..point(3, 1, 3, 0) };
+        store.add_point(named.clone(), 9).await.unwrap();
+        assert!(store.unname_point(id(1), named.id).await.unwrap());
+        assert!(!store.unname_point(id(2), named.id).await.unwrap());
+        let found = store.point(id(1), Which::Id(named.id)).await.unwrap();
+        assert_eq!(found, Some(Point { name: None, ..named }));
     });
 }
