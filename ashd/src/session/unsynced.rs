@@ -25,8 +25,9 @@ use crate::fault;
 use crate::store::{EventRange, Store, StoreError, Unsynced};
 use crate::tree::{Tree, TreeError, remove_all};
 
-/// How long to wait for others whose files can be put on the disk together.
-const GATHERING: Duration = Duration::from_secs(2);
+/// How long to wait for others whose files can be put on the disk together, and for those that go on
+/// soon.
+const GATHERING: Duration = Duration::from_secs(5);
 
 impl Shared {
     /// Has the files of builds put on the disk, in the background.
@@ -102,7 +103,10 @@ impl Shared {
         self.resting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn put_to_rest(&self, sandboxes: Vec<(SessionId, SandboxId)>) -> Result<(), Refusal> {
+    async fn put_to_rest(&self, mut sandboxes: Vec<(SessionId, SandboxId)>) -> Result<(), Refusal> {
+        let all = self.store.unsynced().await?.into_iter();
+        let newest: BTreeSet<_> = all.map(|files| (files.session, files.sandbox)).collect();
+        sandboxes.retain(|sandbox| newest.contains(sandbox));
         if sandboxes.is_empty() {
             return Ok(());
         }
