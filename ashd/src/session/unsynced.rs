@@ -47,8 +47,8 @@ impl Shared {
 
     /// Puts all of a session's files on the disk if none of them may be there.
     pub(super) async fn sync_files(&self, session: SessionId) -> Result<(), Refusal> {
-        let mut builds = self.unsynced().await?;
-        builds.retain(|(of, _)| *of == session);
+        let build = self.store.unsynced_build(session).await?;
+        let builds = build.map(|build| (session, build)).into_iter().collect();
         sync(&self.store, self.places.sessions(), builds).await
     }
 

@@ -264,6 +264,8 @@ pub trait Store: Send + Sync {
     /// Records that the files of a session are built for a sandbox, and may not be on the disk until
     /// they are [`synced`](Store::synced).
     async fn note_unsynced(&self, id: SessionId, build: SandboxId) -> Result<()>;
+    /// The sandbox that a session's files were built for, while none of them may be on the disk.
+    async fn unsynced_build(&self, id: SessionId) -> Result<Option<SandboxId>>;
     /// Records that what was built for a sandbox is on the disk.
     async fn synced(&self, id: SessionId, build: SandboxId) -> Result<()>;
     /// Records that the files of sessions are on the disk and were last used by these sandboxes, which

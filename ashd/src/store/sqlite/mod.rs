@@ -228,6 +228,10 @@ impl Store for Sqlite {
         self.writer.write(move |conn| unsynced::note(conn, id, (&boot, build))).await
     }
 
+    async fn unsynced_build(&self, id: SessionId) -> Result<Option<SandboxId>> {
+        self.readers.read(move |conn| unsynced::build_of(conn, id)).await
+    }
+
     async fn synced(&self, id: SessionId, build: SandboxId) -> Result<()> {
         self.writer.write(move |conn| unsynced::synced(conn, id, build)).await
     }

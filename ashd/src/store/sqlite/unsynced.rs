@@ -1,6 +1,6 @@
 //! Files that may be lost when the machine goes down.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::points;
 use super::sessions::{self, head};
@@ -25,6 +25,13 @@ pub(super) fn note(
     (boot, build): (&str, SandboxId),
 ) -> Result<()> {
     used(conn, head(conn, session)?.key, (boot, Some(build)))
+}
+
+pub(super) fn build_of(conn: &Connection, session: SessionId) -> Result<Option<SandboxId>> {
+    let sql = "SELECT build FROM unsynced
+         WHERE session = (SELECT key FROM sessions WHERE id = ?)";
+    let build = conn.prepare_cached(sql)?.query_row([session], |row| row.get(0)).optional()?;
+    Ok(build.flatten())
 }
 
 pub(super) fn synced(conn: &Connection, session: SessionId, build: SandboxId) -> Result<()> {

@@ -44,8 +44,10 @@ fn only_the_same_build_is_on_the_disk() {
         store.note_unsynced(id(1), build(7)).await.unwrap();
         store.synced(id(1), build(8)).await.unwrap();
         assert_eq!(found().await, Some(build(7)));
+        assert_eq!(store.unsynced_build(id(1)).await.unwrap(), Some(build(7)));
         store.synced(id(1), build(7)).await.unwrap();
-        assert_eq!(found().await, None);
+        assert_eq!((found().await, store.unsynced_build(id(1)).await.unwrap()), (None, None));
+        assert_eq!(store.unsynced_build(id(9)).await.unwrap(), None);
         assert!(store.note_unsynced(id(9), build(7)).await.is_err());
     });
 }
