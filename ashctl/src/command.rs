@@ -32,8 +32,8 @@ use crate::out::Out;
 use crate::person::Person;
 use crate::systemctl;
 
-/// How long `ashd` may take to say how it is.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long `ashd` may take to say how it is: longer than it waits for polkit.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// What every command has at hand.
 struct Context {

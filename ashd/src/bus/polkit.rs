@@ -17,7 +17,7 @@ use super::rights::Right;
 /// How long answers may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// polkit by itself.
+    /// polkit by itself, also on a machine that is short of everything.
     pub(super) alone: Duration,
     /// A person who authenticates.
     pub(super) with_people: Duration,
@@ -25,7 +25,7 @@ pub(super) struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Patience { alone: Duration::from_secs(5), with_people: Duration::from_secs(120) }
+        Patience { alone: Duration::from_secs(20), with_people: Duration::from_secs(120) }
     }
 }
 

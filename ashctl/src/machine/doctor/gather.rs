@@ -18,7 +18,7 @@ use crate::machine::runtime::Shelf;
 use crate::systemctl;
 
 /// How long another program may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// The distribution's bubblewrap.
 const SYSTEM_BWRAP: &str = "/usr/bin/bwrap";
