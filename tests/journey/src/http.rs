@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpStream};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::PATIENCE;
+use crate::patience;
 
 /// Where requests go, and with which key.
 #[derive(Clone, Debug)]
@@ -111,8 +111,8 @@ impl Http {
         let stream = TcpStream::connect(&self.address)
             .with_context(|| format!("cannot connect to {}", self.address))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience()))?;
+        stream.set_write_timeout(Some(patience()))?;
         match (&stream).write_all(bytes) {
             Err(error) if !broken(&error) => Err(error.into()),
             _ => Ok(Connection { stream }),
