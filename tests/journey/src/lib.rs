@@ -58,9 +58,13 @@ pub use stage::{Engine, Options, Stage};
 /// and busy.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// Whether there is time for more than `make test` has.
+pub fn is_long() -> bool {
+    std::env::var_os("ASH_TEST_LONG").is_some_and(|long| long == "1")
+}
+
 /// How long to wait for the other end of a connection: where there is time, some of what is asked for
 /// takes minutes.
 fn patience() -> std::time::Duration {
-    let is_long = std::env::var_os("ASH_TEST_LONG").is_some_and(|long| long == "1");
-    if is_long { 10 * PATIENCE } else { PATIENCE }
+    if is_long() { 10 * PATIENCE } else { PATIENCE }
 }

@@ -15,9 +15,8 @@ pub(super) const POINTS: &str = "points INDEXED BY points_by_age
      JOIN sessions ON session = sessions.key";
 
 /// Points that may go: without a name, not the newest of their session, and none that it is to be
-/// brought back to, or would be if the machine went down.
-pub(super) const SPARE: &str = "name IS NULL AND points.id IS NOT restore
-     AND EXISTS (
+/// brought back to.
+pub(super) const SPARE: &str = "name IS NULL AND points.id IS NOT restore AND EXISTS (
      SELECT 1 FROM points AS newer WHERE newer.session = points.session
      AND (newer.seq, newer.key) > (points.seq, points.key))";
 

@@ -38,6 +38,17 @@ fn restore_to_die(talk: &Talk, dir: &Path, arguments: &[&str], fault: &str) -> R
     Ok(command.arg("restore").args(arguments).arg(dir).output()?)
 }
 
+/// Restores, and goes on with the session: everything agrees.
+fn come_back(talk: &mut Talk, dir: &Path) -> Result<()> {
+    let restored = restore(talk, dir, &[])?;
+    ensure!(restored.status.success(), "{}", said(&restored));
+    talk.boot()?;
+    let found = talk.ash.ctl().json(&["fsck", "--deep"])?;
+    ensure!(found["differences"] == json!([]), "{found}");
+    ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
+    Ok(())
+}
+
 pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -225,12 +236,7 @@ fn a_restore_that_dies_is_begun_again() -> Result<()> {
         );
         let (status, log) = talk.ash.refused()?;
         ensure!(status.code() == Some(78) && log.contains("ashctl restore"), "{status}: {log}");
-        let restored = restore(&talk, &dir, &[])?;
-        ensure!(restored.status.success(), "{point}: {}", said(&restored));
-        talk.boot()?;
-        let found = talk.ash.ctl().json(&["fsck", "--deep"])?;
-        ensure!(found["differences"] == json!([]), "{point}: {found}");
-        ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
+        come_back(&mut talk, &dir).context(*point)?;
         ensure!(talk.api.exec(&talk.session, "cat file")?.stdout == "saved\n", "{point}");
     }
     talk.ash.finish()
@@ -256,12 +262,7 @@ fn a_daemon_that_dies_in_a_backup_leaves_a_whole_one() -> Result<()> {
         ensure!(back_up(&talk, &dir).is_err(), "{point} was not passed");
         talk.ash.wait_killed()?;
         start_over(&talk, number)?;
-        let restored = restore(&talk, &dir, &[])?;
-        ensure!(restored.status.success(), "{point}: {}", said(&restored));
-        talk.boot()?;
-        let found = talk.ash.ctl().json(&["fsck", "--deep"])?;
-        ensure!(found["differences"] == json!([]), "{point}: {found}");
-        ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
+        come_back(&mut talk, &dir).context(*point)?;
         let file = talk.api.exec(&talk.session, "cat file")?.stdout;
         let expected = if *point == "backup.published" { number } else { 0 };
         ensure!(file == format!("{expected}\n"), "{point}: {file}");

@@ -1,6 +1,7 @@
 //! What the tests share.
 
 use anyhow::{Result, bail, ensure};
+pub(crate) use ash_journey::is_long;
 use ash_journey::sse::Frame;
 use ash_journey::{Api, Ash, Client, Engine, Options};
 use ash_modelapi::Server;
@@ -96,11 +97,6 @@ pub(crate) fn bash(real: bool, command: &str) -> String {
         true => format!("[[tool Bash {}]]", json!({ "command": command, "timeout": 60_000 })),
         false => format!("[[exec {command}]]"),
     }
-}
-
-/// Whether there is time for what takes long.
-pub(crate) fn is_long() -> bool {
-    std::env::var_os("ASH_TEST_LONG").is_some_and(|long| long == "1")
 }
 
 /// How often a request had this prompt as the newest thing in it.
