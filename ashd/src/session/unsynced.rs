@@ -91,8 +91,7 @@ impl Shared {
             let shared = self.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(GATHERING).await;
-                let all = std::mem::take(&mut *shared.resting());
-                if let Err(error) = shared.put_to_rest(all).await {
+                if let Err(error) = shared.rest_now().await {
                     tracing::warn!(%error, "sessions' files may not be on the disk");
                 }
             });
@@ -103,10 +102,16 @@ impl Shared {
         self.resting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn put_to_rest(&self, mut sandboxes: Vec<(SessionId, SandboxId)>) -> Result<(), Refusal> {
+    /// Sessions that have gone on meanwhile are in use again.
+    async fn rest_now(&self) -> Result<(), Refusal> {
+        let mut sandboxes = std::mem::take(&mut *self.resting());
         let all = self.store.unsynced().await?.into_iter();
         let newest: BTreeSet<_> = all.map(|files| (files.session, files.sandbox)).collect();
         sandboxes.retain(|sandbox| newest.contains(sandbox));
+        self.put_to_rest(sandboxes).await
+    }
+
+    async fn put_to_rest(&self, sandboxes: Vec<(SessionId, SandboxId)>) -> Result<(), Refusal> {
         if sandboxes.is_empty() {
             return Ok(());
         }
