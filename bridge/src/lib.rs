@@ -18,7 +18,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
+use ash_sys::process::{fork, fork_into};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FileType, fstat};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 pub mod options;
@@ -48,7 +50,7 @@ pub mod commands;
 pub mod bridge;
 
 use crate::bridge::{Bridge, Parts};
-use crate::confine::{ConfineError, Half, Step, Steps};
+use crate::confine::{ConfineError, Half, Step};
 use crate::options::{Options, OptionsError};
 use crate::spawner::Report;
 
@@ -92,7 +94,7 @@ pub fn run(args: impl Iterator<Item = String>) -> Result<(), BridgeError> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_with(args: impl Iterator<Item = String>, steps: Steps<'_>) -> Result<(), BridgeError> {
+pub fn run_with(args: impl Iterator<Item = String>, steps: &[Step]) -> Result<(), BridgeError> {
     let options = Options::parse(args)?;
     ash_sys::fds::shed(LAST_FD + 1).map_err(|error| BridgeError::Descriptor(LAST_FD, error))?;
     let inherited = |number: u32| {
@@ -100,14 +102,13 @@ pub fn run_with(args: impl Iterator<Item = String>, steps: Steps<'_>) -> Result<
     };
     let cgroup = inherited(options.agent_cgroup_fd)?;
     let half = Half { uid: options.bridge_uid, domain: confine::files::bridge };
-    confine::take(steps.before_fork, &half)?;
-    let spawner = fork_spawner(&options, cgroup, steps.after_fork)?;
+    let spawner = fork_spawner(&options, cgroup, steps)?;
     let listener = inherited(options.listen_fd)?;
     rustix::io::ioctl_fionbio(&listener, true)
         .map_err(|error| BridgeError::Descriptor(options.listen_fd, error.into()))?;
     let null = std::fs::File::open("/dev/null").map_err(BridgeError::Null)?.into();
     // Both halves confine themselves at the same time.
-    confine::take(steps.after_fork, &half)?;
+    confine::take(steps, &half)?;
     wait_until_ready(&spawner).map_err(BridgeError::Spawner)?;
     let parts = Parts {
         listener,
@@ -119,7 +120,7 @@ pub fn run_with(args: impl Iterator<Item = String>, steps: Steps<'_>) -> Result<
     Bridge::new(parts).run().map_err(BridgeError::Alone)
 }
 
-/// Forks the spawner.
+/// Forks the spawner, into the agent's group where that can be done from here.
 fn fork_spawner(
     options: &Options,
     cgroup: OwnedFd,
@@ -128,21 +129,29 @@ fn fork_spawner(
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
     let (ours, its) = socketpair(AddressFamily::UNIX, kind, flags, None)
         .map_err(|error| BridgeError::Spawner(error.into()))?;
-    let mut both = Some((ours, its, cgroup));
-    let forked = ash_sys::process::fork(|| {
-        let Some((ours, its, cgroup)) = both.take() else { return 1 };
+    let mut both = Some((ours, its));
+    let mut child = |join| {
+        let Some((ours, its)) = both.take() else { return 1 };
         drop(ours);
         // The listening socket is not the spawner's business.
         drop(ash_sys::fds::take_inherited(options.listen_fd));
-        spawner::run(its, cgroup, steps, options.agent_uid)
-    });
+        spawner::run(its, join, steps, options.agent_uid)
+    };
+    let forked = match is_directory(&cgroup) {
+        true => fork_into(cgroup, || child(None)),
+        false => fork(|| child(Some(cgroup))),
+    };
     forked.map_err(BridgeError::Spawner)?;
-    let Some((ours, ..)) = both else {
+    let Some((ours, _)) = both else {
         return Err(BridgeError::Spawner(io::ErrorKind::Other.into()));
     };
     // The agent can stop the spawner: orders that pile up then must not stop us too.
     rustix::io::ioctl_fionbio(&ours, true).map_err(|error| BridgeError::Spawner(error.into()))?;
     Ok(ours)
+}
+
+fn is_directory(fd: &OwnedFd) -> bool {
+    fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
 }
 
 /// Waits until the spawner has confined itself.

@@ -7,7 +7,8 @@ use std::time::Duration;
 pub struct Options {
     /// Descriptor of the listening socket.
     pub listen_fd: u32,
-    /// Descriptor of `cgroup.procs` of the agent's cgroup.
+    /// Descriptor of the agent's cgroup, or of `cgroup.procs` in it: from a launcher of before, or
+    /// where it lies beyond this namespace.
     pub agent_cgroup_fd: u32,
     /// The sandbox's id.
     pub sandbox: String,

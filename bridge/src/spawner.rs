@@ -167,8 +167,10 @@ pub fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, V
 
 /// The spawner's whole life. Returns its exit status, when the bridge is gone or it cannot
 /// confine itself; then a sentence is on standard error.
-pub fn run(socket: OwnedFd, cgroup: OwnedFd, steps: &[Step], agent_uid: u32) -> u8 {
-    match confine(cgroup, steps, agent_uid).map_err(io::Error::other).and_then(|()| serve(socket)) {
+///
+/// `join` is `cgroup.procs` of the agent's group, unless it is in there already.
+pub fn run(socket: OwnedFd, join: Option<OwnedFd>, steps: &[Step], agent_uid: u32) -> u8 {
+    match confine(join, steps, agent_uid).map_err(io::Error::other).and_then(|()| serve(socket)) {
         Ok(()) => 0,
         Err(error) => {
             let _ = writeln!(io::stderr(), "spawner: {error}");
@@ -177,10 +179,11 @@ pub fn run(socket: OwnedFd, cgroup: OwnedFd, steps: &[Step], agent_uid: u32) -> 
     }
 }
 
-fn confine(cgroup: OwnedFd, steps: &[Step], agent_uid: u32) -> Result<(), ConfineError> {
-    let joined = rustix::io::write(&cgroup, b"0").map(drop);
-    confine::step("join the agent's cgroup", joined)?;
-    drop(cgroup);
+fn confine(join: Option<OwnedFd>, steps: &[Step], agent_uid: u32) -> Result<(), ConfineError> {
+    if let Some(procs) = join {
+        let joined = rustix::io::write(&procs, b"0").map(drop);
+        confine::step("join the agent's cgroup", joined)?;
+    }
     confine::step("adopt orphans", set_child_subreaper(Some(rustix::process::getpid())))?;
     confine::take(steps, &Half { uid: agent_uid, domain: confine::files::agent })
 }

@@ -111,8 +111,8 @@ sections! {
         /// Launcher and broker are services of their own, `ash-sandboxes` and `ash-broker`, instead of
         /// children of the daemon. The unit of `ashd` sets the variable.
         services: bool = "false" { env: &["ASH_SERVICES"], }
-        /// Control group that holds the sandboxes; when absent that of `ash-sandboxes`, or else one
-        /// of the daemon's own.
+        /// Control group that holds the sandboxes, within that of `ash-sandboxes`; when absent that
+        /// one, or without the service one of the daemon's own.
         cgroup_root: Option<PathBuf> = "" { env: &["ASH_CGROUP_ROOT"], }
         /// Start although the machine cannot enforce all limits; what is missing is told in the
         /// log and in `/health`. For development only.

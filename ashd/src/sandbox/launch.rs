@@ -198,7 +198,7 @@ fn prepare(
     let listener = socket::listen(bridge, 0)?;
     fault::fail("spawn.listening")?;
     let (said, stderr) = socket::pipe()?;
-    let mut fds = vec![listener, group.bridge_procs()?, group.agent_procs()?, stderr];
+    let mut fds = vec![listener, group.open_bridge()?, group.open_agent()?, stderr];
     for file in &files {
         fds.push(sealed(file)?);
     }

@@ -5,15 +5,17 @@
 //! its unit what this daemon was told by its configuration: what it says of itself is compared.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use ash_wire::plan::{
-    FIXED_FDS, Greeting, LAUNCHER_VERSION, MAX_FILES, MAX_PLAN, OLDEST_LAUNCHER_VERSION, Plan,
-    Reply,
+    FIXED_FDS, GROUPS_AS_DIRECTORIES, Greeting, LAUNCHER_VERSION, MAX_FILES, MAX_PLAN,
+    OLDEST_LAUNCHER_VERSION, Plan, Reply,
 };
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::de::DeserializeOwned;
 use tokio::process::{Child, Command};
@@ -33,6 +35,9 @@ const KNOCK: Duration = Duration::from_millis(2);
 
 /// Room for the control message with all descriptors, with space to spare for its header.
 const ANCILLARY: usize = 4 * (FIXED_FDS + MAX_FILES) + 64;
+
+/// The places of control groups among a request's descriptors.
+const GROUPS: Range<usize> = 1..3;
 
 /// The longest answer, in bytes.
 const MAX_REPLY: usize = 16 * 1024;
@@ -121,7 +126,15 @@ pub struct Launcher {
     group: Option<String>,
     /// Absent while nobody was reached, and while a request is under way: one that is given up
     /// leaves no answer behind for the next.
-    link: Mutex<Option<UnixSeqpacket>>,
+    link: Mutex<Option<Link>>,
+}
+
+/// A launcher that was reached.
+#[derive(Debug)]
+struct Link {
+    socket: UnixSeqpacket,
+    /// What it speaks.
+    version: u16,
 }
 
 impl Launcher {
@@ -158,7 +171,7 @@ impl Launcher {
         }
         let mut slot = self.link.lock().await;
         let link = match slot.take() {
-            Some(link) => send(&link, &request, fds).await.is_ok().then_some(link),
+            Some(link) => link.send(&request, fds).await.is_ok().then_some(link),
             None => None,
         };
         // A request that could not even be sent has started nothing.
@@ -166,11 +179,11 @@ impl Launcher {
             Some(link) => link,
             None => {
                 let (link, _) = self.reach().await?;
-                send(&link, &request, fds).await?;
+                link.send(&request, fds).await?;
                 link
             }
         };
-        let reply = timeout(PATIENCE, receive::<Reply>(&link)).await;
+        let reply = timeout(PATIENCE, receive::<Reply>(&link.socket)).await;
         let reply = reply.map_err(|_| LauncherError::Silent)??;
         *slot = Some(link);
         match reply {
@@ -183,22 +196,22 @@ impl Launcher {
     pub(super) async fn end(&self) {
         let link = self.link.lock().await.take();
         let (Some(link), Some(_)) = (link, &self.setup.program) else { return };
-        if let Err(error) = terminate(&link) {
+        if let Err(error) = terminate(&link.socket) {
             tracing::warn!(%error, "the launcher was not ended");
         }
     }
 
-    async fn reach(&self) -> Result<(UnixSeqpacket, Greeting), LauncherError> {
-        let link = match (UnixSeqpacket::connect(&self.setup.socket).await, &self.setup.program) {
-            (Ok(link), _) => link,
+    async fn reach(&self) -> Result<(Link, Greeting), LauncherError> {
+        let socket = match (UnixSeqpacket::connect(&self.setup.socket).await, &self.setup.program) {
+            (Ok(socket), _) => socket,
             (Err(_), Some(program)) => self.spawn(program).await?,
             // The service manager starts it again when it has ended.
             (Err(_), None) => self.knock(|| Ok(())).await.map_err(LauncherError::NoService)?,
         };
-        let greeting = timeout(PATIENCE, receive::<Greeting>(&link)).await;
+        let greeting = timeout(PATIENCE, receive::<Greeting>(&socket)).await;
         let greeting = greeting.map_err(|_| LauncherError::Silent)??;
         self.setup.compare(&greeting)?;
-        Ok((link, greeting))
+        Ok((Link { socket, version: greeting.version }, greeting))
     }
 
     async fn spawn(&self, program: &Path) -> Result<UnixSeqpacket, LauncherError> {
@@ -208,9 +221,9 @@ impl Launcher {
         self.setup.arguments(&mut command);
         let mut child = command.spawn().map_err(LauncherError::Start)?;
         fault::point("launcher.spawned");
-        let link = self.knock(|| alive(&mut child)).await.map_err(LauncherError::Start)?;
+        let socket = self.knock(|| alive(&mut child)).await.map_err(LauncherError::Start)?;
         self.children.watch("launcher", child);
-        Ok(link)
+        Ok(socket)
     }
 
     /// Connects as soon as a launcher listens, while `hope` lasts. Nothing tells when it does.
@@ -218,7 +231,7 @@ impl Launcher {
         let end = Instant::now() + self.setup.patience;
         loop {
             match UnixSeqpacket::connect(&self.setup.socket).await {
-                Ok(link) => return Ok(link),
+                Ok(socket) => return Ok(socket),
                 Err(error) if Instant::now() > end => return Err(error),
                 Err(_) => {}
             }
@@ -226,6 +239,30 @@ impl Launcher {
             sleep(KNOCK).await;
         }
     }
+}
+
+impl Link {
+    async fn send(&self, request: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+        let before = match fds.get(GROUPS) {
+            Some(groups) if self.version < GROUPS_AS_DIRECTORIES => procs(groups)?,
+            _ => Vec::new(),
+        };
+        let mut sent: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        for (place, procs) in GROUPS.zip(&before) {
+            sent[place] = procs.as_fd();
+        }
+        let mut buffer = [0; ANCILLARY];
+        let mut ancillary = AncillaryMessageWriter::new(&mut buffer);
+        ancillary.add_fds(sent).map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.socket.send_with_ancillary(request, &mut ancillary).await.map(drop)
+    }
+}
+
+/// What a launcher of before joins groups by.
+fn procs(groups: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let open = |group: &OwnedFd| openat(group, "cgroup.procs", flags, Mode::empty());
+    Ok(groups.iter().map(open).collect::<Result<_, _>>()?)
 }
 
 /// Whether a launcher that was started can still come to listen.
@@ -283,25 +320,16 @@ impl LauncherSetup {
 
 /// Sends SIGTERM to the process at the other end. It is there: its end of the socket is open, and
 /// it does not pass it on.
-fn terminate(link: &UnixSeqpacket) -> io::Result<()> {
-    let pid = link.peer_cred()?.pid().and_then(Pid::from_raw);
+fn terminate(socket: &UnixSeqpacket) -> io::Result<()> {
+    let pid = socket.peer_cred()?.pid().and_then(Pid::from_raw);
     let pid = pid.ok_or(io::ErrorKind::NotFound)?;
     let process = pidfd_open(pid, PidfdFlags::empty())?;
     Ok(pidfd_send_signal(process, Signal::TERM)?)
 }
 
-async fn send(link: &UnixSeqpacket, request: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
-    use std::os::fd::AsFd;
-    let mut buffer = [0; ANCILLARY];
-    let mut ancillary = AncillaryMessageWriter::new(&mut buffer);
-    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-    ancillary.add_fds(borrowed).map_err(|_| io::ErrorKind::InvalidInput)?;
-    link.send_with_ancillary(request, &mut ancillary).await.map(drop)
-}
-
-async fn receive<T: DeserializeOwned>(link: &UnixSeqpacket) -> io::Result<T> {
+async fn receive<T: DeserializeOwned>(socket: &UnixSeqpacket) -> io::Result<T> {
     let mut answer = vec![0; MAX_REPLY];
-    let read = link.recv(&mut answer).await?.bytes_read();
+    let read = socket.recv(&mut answer).await?.bytes_read();
     if read == 0 {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up"));
     }

@@ -1,5 +1,5 @@
-use std::fs::File;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 
 use ash_wire::plan::Rlimits;
 use tempfile::TempDir;
@@ -40,20 +40,27 @@ fn plan() -> Plan {
 
 /// Takes one request: its sandbox, and what its descriptors hold.
 async fn request(link: &UnixSeqpacket) -> (String, Vec<String>) {
+    let (sandbox, files) = descriptors(link).await;
+    let held = files.into_iter().map(|mut file| {
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        text
+    });
+    (sandbox, held.collect())
+}
+
+/// Takes one request: its sandbox, and its descriptors.
+async fn descriptors(link: &UnixSeqpacket) -> (String, Vec<File>) {
     let (mut bytes, mut space) = (vec![0; MAX_PLAN], [0; ANCILLARY]);
     let (info, ancillary) = link.recv_with_ancillary(&mut bytes, &mut space).await.unwrap();
     assert!(!info.truncated() && !info.ancillary_truncated());
     let plan: Plan = serde_json::from_slice(&bytes[..info.bytes_read()]).unwrap();
-    let mut held = Vec::new();
+    let mut files = Vec::new();
     for message in ancillary.into_messages() {
         let OwnedAncillaryMessage::FileDescriptors(fds) = message else { continue };
-        for fd in fds {
-            let mut text = String::new();
-            File::from(fd).read_to_string(&mut text).unwrap();
-            held.push(text);
-        }
+        files.extend(fds.map(File::from));
     }
-    (plan.sandbox, held)
+    (plan.sandbox, files)
 }
 
 fn greeting() -> Greeting {
@@ -112,6 +119,36 @@ async fn a_request_brings_its_descriptors_in_order_and_an_answer_comes_back() {
     assert!(matches!(error, LauncherError::Refused(reason) if reason == "no"));
     let expected: Vec<_> = (0..FIXED_FDS + MAX_FILES).map(|n| n.to_string()).collect();
     assert_eq!((sandbox.as_str(), held), ("s", expected));
+}
+
+#[tokio::test]
+async fn a_launcher_of_before_gets_what_it_joins_groups_by() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut listener = UnixSeqpacketListener::bind(dir.path().join("s")).unwrap();
+    let groups = ["bridge", "agent"].map(|name| {
+        let group = dir.path().join(name);
+        fs::create_dir(&group).unwrap();
+        fs::write(group.join("cgroup.procs"), "").unwrap();
+        OwnedFd::from(File::open(&group).unwrap())
+    });
+    let [bridge, agent] = groups;
+    let fds = [File::open("/dev/null").unwrap().into(), bridge, agent];
+    let greeting = Greeting { version: GROUPS_AS_DIRECTORIES - 1, ..greeting() };
+    let server = async {
+        let link = accept(&mut listener, &greeting).await;
+        for fd in descriptors(&link).await.1.iter_mut().skip(1) {
+            fd.write_all(b"0").unwrap();
+        }
+        reply(&link, Reply::Launched { pid: 9 }).await;
+    };
+    let client = async {
+        let launcher = Launcher::start(setup(&dir), Children::default()).await.unwrap();
+        launcher.launch(&plan(), &fds).await.unwrap()
+    };
+    assert_eq!(tokio::join!(client, server).0, 9);
+    for name in ["bridge/cgroup.procs", "agent/cgroup.procs"] {
+        assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), "0");
+    }
 }
 
 #[tokio::test]

@@ -282,8 +282,8 @@ async fn hold(
     // Without control groups there is no launcher either, which would be told instead.
     cgroup::mount_point()?;
     let launcher = Launcher::start(launcher_setup(setup, runtime), children).await?;
-    let group = launcher.group().map(cgroup::directory).transpose()?;
-    let cgroups = prepare(root.or(group.as_deref()))?;
+    let held = launcher.group().map(cgroup::directory).transpose()?;
+    let cgroups = prepare(cgroup::within(root, held.as_deref())?)?;
     Ok((launcher, cgroups))
 }
 

@@ -15,7 +15,7 @@ pub const BRIDGE: &str = "/opt/ash/bridge";
 /// The number under which the bridge gets its listening socket.
 pub const LISTEN_FD: u32 = 3;
 
-/// The number under which it gets `cgroup.procs` of the agent's cgroup.
+/// The number under which it gets its way into the agent's cgroup.
 pub const AGENT_CGROUP_FD: u32 = 4;
 
 /// The number of the first file's contents.
@@ -24,12 +24,11 @@ pub const FIRST_FILE_FD: u32 = 5;
 /// Namespaces, an empty environment, a session of its own, and no capability but the three that
 /// the bridge needs to change its uid. No user namespace: the uids are the host's. The sandbox
 /// outlives the launcher, so there is no `--die-with-parent`.
-const ALWAYS: [&str; 17] = [
+const ALWAYS: [&str; 16] = [
     "--unshare-pid",
     "--unshare-net",
     "--unshare-ipc",
     "--unshare-uts",
-    "--unshare-cgroup",
     "--as-pid-1",
     "--new-session",
     "--clearenv",
@@ -44,9 +43,14 @@ const ALWAYS: [&str; 17] = [
     "--hostname",
 ];
 
+/// Unless the launcher has a namespace of control groups, which its sandboxes then share: they see
+/// their own groups beneath its root, and are made in them.
+const OWN_GROUPS: &str = "--unshare-cgroup";
+
 /// The arguments for a plan that [`check`](crate::validate::check) let through.
 pub fn arguments(plan: &Plan, options: &Options) -> Vec<String> {
     let mut argv = Argv::default();
+    argv.add((!options.service).then_some(OWN_GROUPS));
     argv.add(ALWAYS);
     argv.add([plan.hostname.as_str()]);
     plan.mounts.iter().for_each(|mount| argv.mount(mount));
@@ -169,6 +173,14 @@ mod tests {
     #[test]
     fn a_typical_sandbox() {
         insta::assert_snapshot!(as_written(&arguments(&plan(), &options())));
+    }
+
+    #[test]
+    fn sandboxes_of_a_service_share_its_control_groups() {
+        let alone = arguments(&plan(), &options());
+        let mut service = arguments(&plan(), &Options { service: true, ..options() });
+        service.insert(0, OWN_GROUPS.to_owned());
+        assert_eq!(service, alone, "nothing else");
     }
 
     #[test]

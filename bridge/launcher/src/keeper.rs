@@ -46,6 +46,12 @@ pub enum KeeperError {
     /// The kernel does not say what it allows.
     #[error("the capabilities of this process cannot be read: {0}")]
     Unknown(io::Error),
+    /// No namespace of control groups.
+    #[error(
+        "the launcher gets no namespace of control groups ({0}); the sysctl user.max_cgroup_namespaces \
+         forbids it, or a container around it"
+    )]
+    Namespace(io::Error),
     /// Its control group is of no use.
     #[error(
         "{}: {error}; --service needs control groups version 2 and a systemd service with \
@@ -105,7 +111,8 @@ fn serve(server: Server) -> u8 {
 }
 
 /// Moves this process into a group beneath its own, which is then free for sandboxes; returns that
-/// one, from the root of the hierarchy.
+/// one, from the root of the hierarchy. It is all that this process and sandboxes see of control groups
+/// from then on.
 fn settle() -> Result<String, KeeperError> {
     let hierarchy = found("/proc/self/mountinfo", cgroup::mount_in)?;
     // The root is none that a service could have.
@@ -113,6 +120,8 @@ fn settle() -> Result<String, KeeperError> {
     let own = |groups: &str| cgroup::own_in(groups).filter(service).map(str::to_owned);
     let group = found("/proc/self/cgroup", own)?;
     let below = hierarchy.join(group.trim_start_matches('/')).join(OURS);
+    // Before it leaves: the root is where a process is when it asks.
+    cgroup::become_root().map_err(KeeperError::Namespace)?;
     match fs::create_dir(&below) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(failed(&below)(error));

@@ -5,11 +5,12 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use ash_sys::process::{Child, Exec, fork};
+use ash_sys::cgroup;
+use ash_sys::process::{Child, Exec, fork_into};
 use ash_wire::plan::{FIXED_FDS, Mount, Plan};
 use rustix::fs::{
     CWD, FileType, Mode, OFlags, ResolveFlags, SealFlags, SeekFrom, fcntl_get_seals, fstat,
-    fstatfs, openat2, seek,
+    fstatfs, openat, openat2, seek,
 };
 use rustix::net::sockopt::socket_acceptconn;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -64,16 +65,18 @@ pub fn launch(plan: &Plan, fds: &[OwnedFd], options: &Options) -> Result<Child, 
     check_descriptors(fds)?;
     check_sources(plan, options)?;
     let null = step("open /dev/null", std::fs::File::open("/dev/null"))?;
-    let [listener, bridge_cgroup, agent_cgroup, stderr, files @ ..] = fds else {
+    let [listener, bridge_group, agent_group, stderr, files @ ..] = fds else {
         return Err(LaunchError::Descriptor { index: fds.len(), expected: "there" });
     };
+    let procs = procs_beyond_namespace(agent_group, options)?;
+    let way_in = procs.as_ref().unwrap_or(agent_group);
     let mut descriptors: Vec<BorrowedFd<'_>> =
-        vec![null.as_fd(), null.as_fd(), stderr.as_fd(), listener.as_fd(), agent_cgroup.as_fd()];
+        vec![null.as_fd(), null.as_fd(), stderr.as_fd(), listener.as_fd(), way_in.as_fd()];
     descriptors.extend(files.iter().map(|file| file.as_fd()));
     let args = argv::arguments(plan, options);
     let (failure, its_failure) = step("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
-    let child = fork(|| {
-        let prepared = prepare(plan, bridge_cgroup);
+    let child = fork_into(bridge_group, || {
+        let prepared = prepare(plan);
         let Err(error) = prepared else {
             let failure = its_failure.as_fd();
             Exec { program: &options.bwrap, args: &args, descriptors: &descriptors, failure }.run()
@@ -81,14 +84,32 @@ pub fn launch(plan: &Plan, fds: &[OwnedFd], options: &Options) -> Result<Child, 
         let _ = rustix::io::write(&its_failure, error.to_string().as_bytes());
         1
     });
-    let child = step("fork", child)?;
+    let child = step("fork into the bridge's cgroup", child)?;
     drop(its_failure);
     await_exec(child, failure)
 }
 
+/// `cgroup.procs` of the agent's group, if nobody in the sandbox could be made there: it then has a
+/// namespace of its own, rooted at the bridge's group, and that may be a boundary. Opened here, the
+/// file lets a process through.
+fn procs_beyond_namespace(
+    group: &OwnedFd,
+    options: &Options,
+) -> Result<Option<OwnedFd>, LaunchError> {
+    if options.service {
+        return Ok(None);
+    }
+    let mounts = step("look at the mounts", std::fs::read_to_string("/proc/self/mountinfo"))?;
+    if !cgroup::is_bounded_in(&mounts) {
+        return Ok(None);
+    }
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let procs = openat(group, "cgroup.procs", flags, Mode::empty());
+    step("open the agent's cgroup", procs).map(Some)
+}
+
 /// In the child: what bubblewrap and all that follows inherit.
-fn prepare(plan: &Plan, bridge_cgroup: &OwnedFd) -> Result<(), LaunchError> {
-    step("join the bridge's cgroup", rustix::io::write(bridge_cgroup, b"0"))?;
+fn prepare(plan: &Plan) -> Result<(), LaunchError> {
     step("volunteer for the end", volunteer())?;
     let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
     step("limit file sizes", setrlimit(Resource::Fsize, both(plan.rlimits.file_size)))?;
@@ -127,7 +148,7 @@ fn check_descriptors(fds: &[OwnedFd]) -> Result<(), LaunchError> {
     for (index, fd) in fds.iter().enumerate() {
         let (is_it, expected) = match index {
             0 => (socket_acceptconn(fd).unwrap_or(false), "a listening socket"),
-            1 | 2 => (is_on_cgroup2(fd), "a file of cgroup v2"),
+            1 | 2 => (is_group(fd), "a directory of cgroup v2"),
             3 => (true, "anything"),
             _ => (is_sealed(fd), "a sealed memfd of bounded size"),
         };
@@ -141,8 +162,9 @@ fn check_descriptors(fds: &[OwnedFd]) -> Result<(), LaunchError> {
     Ok(())
 }
 
-fn is_on_cgroup2(fd: &OwnedFd) -> bool {
-    fstatfs(fd).is_ok_and(|fs| fs.f_type == CGROUP2)
+fn is_group(fd: &OwnedFd) -> bool {
+    let directory = |fd| fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
+    fstatfs(fd).is_ok_and(|fs| fs.f_type == CGROUP2) && directory(fd)
 }
 
 fn is_sealed(fd: &OwnedFd) -> bool {

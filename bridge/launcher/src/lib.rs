@@ -10,6 +10,7 @@
 
 use std::process::ExitCode;
 
+use ash_sys::process::can_fork_into;
 use rustix::fs::Mode;
 
 pub mod options;
@@ -39,6 +40,12 @@ pub enum LauncherError {
     /// What was inherited could not be shed.
     #[error("cannot close inherited descriptors: {0}")]
     Shed(std::io::Error),
+    /// A call that it makes sandboxes with is kept from it.
+    #[error(
+        "the launcher may not use clone3 ({0}); a filter hides it: RestrictNamespaces= in a drop-in of \
+         ash-sandboxes.service, or a container around it"
+    )]
+    Hidden(std::io::Error),
     /// It cannot serve.
     #[error(transparent)]
     Server(#[from] ServerError),
@@ -55,6 +62,7 @@ pub fn run(args: impl Iterator<Item = String>) -> Result<(), LauncherError> {
     ash_sys::fds::shed(3).map_err(LauncherError::Shed)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let options = Options::parse(args)?;
+    can_fork_into().map_err(LauncherError::Hidden)?;
     if options.service {
         return Ok(keeper::keep(&options)?);
     }
@@ -72,9 +80,10 @@ pub fn exit_code(outcome: &Result<(), LauncherError>) -> ExitCode {
             complain(&error.to_string());
             match error {
                 LauncherError::Options(_) => ExitCode::from(64),
-                LauncherError::Keeper(KeeperError::NoGroups(_) | KeeperError::Rights(_)) => {
-                    ExitCode::from(78)
-                }
+                LauncherError::Hidden(_)
+                | LauncherError::Keeper(
+                    KeeperError::NoGroups(_) | KeeperError::Rights(_) | KeeperError::Namespace(_),
+                ) => ExitCode::from(78),
                 _ => ExitCode::FAILURE,
             }
         }

@@ -43,32 +43,20 @@ pub struct Step {
     pub take: fn(&Half) -> Result<(), ConfineError>,
 }
 
-/// The steps of both halves, in order.
-#[derive(Clone, Copy, Debug)]
-pub struct Steps<'a> {
-    /// What the bridge does before it forks the spawner: both halves have it then.
-    pub before_fork: &'a [Step],
-    /// What each half does for itself.
-    pub after_fork: &'a [Step],
-}
-
-/// From root with three capabilities to a uid with none.
+/// From root with three capabilities to a uid with none. Each half takes them for itself: with the
+/// filters the bridge could not make the spawner where it belongs.
 ///
 /// The filters need `no_new_privs`; to limit capabilities needs one, which becoming another user
 /// takes away. The domains come last, because the steps before read files. Each half has one
 /// domain: processes in separate ones cannot signal each other, and a shell must reach its jobs.
-pub const STEPS: Steps<'static> = Steps {
-    before_fork: &[
-        Step { layer: Layer::NoNewPrivs, take: |_| syscalls::forbid_new_privileges() },
-        Step { layer: Layer::Syscalls, take: |_| syscalls::restrict() },
-    ],
-    after_fork: &[
-        Step { layer: Layer::Capabilities, take: |_| credentials::limit_capabilities() },
-        Step { layer: Layer::Identity, take: |half| credentials::become_user(half.uid) },
-        Step { layer: Layer::Capabilities, take: |_| credentials::empty_capabilities() },
-        Step { layer: Layer::Files, take: |half| (half.domain)() },
-    ],
-};
+pub const STEPS: &[Step] = &[
+    Step { layer: Layer::NoNewPrivs, take: |_| syscalls::forbid_new_privileges() },
+    Step { layer: Layer::Syscalls, take: |_| syscalls::restrict() },
+    Step { layer: Layer::Capabilities, take: |_| credentials::limit_capabilities() },
+    Step { layer: Layer::Identity, take: |half| credentials::become_user(half.uid) },
+    Step { layer: Layer::Capabilities, take: |_| credentials::empty_capabilities() },
+    Step { layer: Layer::Files, take: |half| (half.domain)() },
+];
 
 /// Takes steps in their order.
 ///
@@ -115,8 +103,7 @@ mod tests {
     #[test]
     fn all_layers_are_laid_in_the_order_in_which_they_can_be() {
         use Layer::{Capabilities, Files, Identity, NoNewPrivs, Syscalls};
-        let layers = |steps: &[Step]| steps.iter().map(|step| step.layer).collect::<Vec<_>>();
-        assert_eq!(layers(STEPS.before_fork), [NoNewPrivs, Syscalls]);
-        assert_eq!(layers(STEPS.after_fork), [Capabilities, Identity, Capabilities, Files]);
+        let layers: Vec<_> = STEPS.iter().map(|step| step.layer).collect();
+        assert_eq!(layers, [NoNewPrivs, Syscalls, Capabilities, Identity, Capabilities, Files]);
     }
 }

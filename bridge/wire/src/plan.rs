@@ -6,10 +6,12 @@
 //! | index | what |
 //! |---|---|
 //! | 0 | the bridge's listening socket |
-//! | 1 | `cgroup.procs` of the bridge's cgroup, open for writing |
-//! | 2 | `cgroup.procs` of the agent's cgroup, open for writing |
+//! | 1 | the directory of the bridge's cgroup |
+//! | 2 | the directory of the agent's cgroup |
 //! | 3 | where standard error of the launch goes (write end of a pipe) |
 //! | 4 … | the contents of [`Plan::files`], one sealed memfd each, in order |
+//!
+//! Until version 2 the groups were `cgroup.procs` in them, open for writing.
 //!
 //! The answer is one packet with the JSON of a [`Reply`]. Before all this, to whoever connects, the
 //! launcher says who it is: one packet with the JSON of a [`Greeting`].
@@ -29,7 +31,10 @@ pub const MAX_PLAN: usize = 64 * 1024;
 pub const MAX_FILES: usize = 64;
 
 /// The version of this conversation that this build speaks.
-pub const LAUNCHER_VERSION: u16 = 1;
+pub const LAUNCHER_VERSION: u16 = 2;
+
+/// The first version that takes control groups as directories.
+pub const GROUPS_AS_DIRECTORIES: u16 = 2;
 
 /// The oldest version of this conversation that this build still understands: an upgrade leaves the
 /// launcher of before running.

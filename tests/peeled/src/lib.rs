@@ -4,27 +4,21 @@
 //! looks what one layer stops while another is off.
 
 use anyhow::{Result, bail};
-use ash_bridge::confine::{Layer, STEPS, Step, Steps};
+use ash_bridge::confine::{Layer, STEPS, Step};
 
 /// Steps from which some were taken.
 #[derive(Clone, Debug)]
-pub struct Peeled {
-    before_fork: Vec<Step>,
-    after_fork: Vec<Step>,
-}
+pub struct Peeled(Vec<Step>);
 
 impl Peeled {
     /// All steps of the bridge but those of these layers.
     pub fn without(layers: &[Layer]) -> Peeled {
-        let rest = |steps: &[Step]| {
-            steps.iter().filter(|step| !layers.contains(&step.layer)).copied().collect()
-        };
-        Peeled { before_fork: rest(STEPS.before_fork), after_fork: rest(STEPS.after_fork) }
+        Peeled(STEPS.iter().filter(|step| !layers.contains(&step.layer)).copied().collect())
     }
 
     /// What is left, in the bridge's order.
-    pub fn steps(&self) -> Steps<'_> {
-        Steps { before_fork: &self.before_fork, after_fork: &self.after_fork }
+    pub fn steps(&self) -> &[Step] {
+        &self.0
     }
 }
 
@@ -54,9 +48,8 @@ mod tests {
     #[test]
     fn only_what_is_named_is_taken_away() {
         let peeled = Peeled::without(&layers("capabilities,no_new_privs").unwrap());
-        let left = |steps: &[Step]| steps.iter().map(|step| step.layer).collect::<Vec<_>>();
-        assert_eq!(left(peeled.steps().before_fork), [Layer::Syscalls]);
-        assert_eq!(left(peeled.steps().after_fork), [Layer::Identity, Layer::Files]);
+        let left: Vec<_> = peeled.steps().iter().map(|step| step.layer).collect();
+        assert_eq!(left, [Layer::Syscalls, Layer::Identity, Layer::Files]);
         assert!(layers("").unwrap().is_empty());
         assert!(layers("seccomp,else").is_err());
     }

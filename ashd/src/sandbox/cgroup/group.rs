@@ -1,6 +1,6 @@
 //! The groups of one sandbox.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use cgroups_rs::fs::cpu::CpuController;
 use cgroups_rs::fs::memory::{MemController, SetMemory};
 use cgroups_rs::fs::pid::PidController;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::limits::Limits;
@@ -88,20 +89,20 @@ impl Group {
         self.path.is_dir()
     }
 
-    /// `cgroup.procs` of the bridge's group, for writing.
+    /// The bridge's group, for making a process in it.
     ///
     /// # Errors
     /// When the group does not exist.
-    pub fn bridge_procs(&self) -> Result<OwnedFd, CgroupError> {
-        procs(&self.bridge())
+    pub fn open_bridge(&self) -> Result<OwnedFd, CgroupError> {
+        open(&self.bridge())
     }
 
-    /// `cgroup.procs` of the agent's group, for writing.
+    /// The agent's group, for making a process in it.
     ///
     /// # Errors
     /// When the group does not exist.
-    pub fn agent_procs(&self) -> Result<OwnedFd, CgroupError> {
-        procs(&self.agent())
+    pub fn open_agent(&self) -> Result<OwnedFd, CgroupError> {
+        open(&self.agent())
     }
 
     /// Kills every process in the sandbox at once, however many it makes meanwhile. It is fine
@@ -261,10 +262,10 @@ fn saturate(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn procs(group: &Path) -> Result<OwnedFd, CgroupError> {
-    let path = group.join("cgroup.procs");
-    let file = OpenOptions::new().write(true).open(&path).map_err(CgroupError::io(&path))?;
-    Ok(file.into())
+fn open(group: &Path) -> Result<OwnedFd, CgroupError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(group, flags, Mode::empty());
+    opened.map_err(|error| CgroupError::io(group)(error.into()))
 }
 
 fn remove(group: &Path) -> Result<(), CgroupError> {

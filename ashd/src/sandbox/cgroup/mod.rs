@@ -46,6 +46,18 @@ pub enum CgroupError {
         /// Where control groups are mounted.
         mount: PathBuf,
     },
+    /// The configured root is not in the group of the launcher's service, which makes sandboxes
+    /// nowhere else.
+    #[error(
+        "sandbox.cgroup_root {} is not in {}, the control group of ash-sandboxes.service; leave it \
+         out, or name a group in there", root.display(), held.display()
+    )]
+    NotHeld {
+        /// What was configured.
+        root: PathBuf,
+        /// What the service has.
+        held: PathBuf,
+    },
     /// Limits cannot be enforced.
     #[error("sandboxes would have no limits: {}; {mend}", missing.join("; "))]
     Missing {
@@ -187,6 +199,22 @@ impl Cgroups {
             all.extend(entry.file_name().to_str().and_then(|name| name.parse::<SandboxId>().ok()));
         }
         Ok(all)
+    }
+}
+
+/// The configured root, if it is in the group that the launcher's service has, or else that.
+///
+/// # Errors
+/// When it is not.
+pub(super) fn within<'a>(
+    root: Option<&'a Path>,
+    held: Option<&'a Path>,
+) -> Result<Option<&'a Path>, CgroupError> {
+    match (root, held) {
+        (Some(root), Some(held)) if !root.starts_with(held) => {
+            Err(CgroupError::NotHeld { root: root.to_owned(), held: held.to_owned() })
+        }
+        _ => Ok(root.or(held)),
     }
 }
 

@@ -1,6 +1,9 @@
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags, openat};
 
 use super::*;
 
@@ -29,13 +32,14 @@ impl Drop for Place {
 }
 
 /// A shell in a group, which waits for ever with a child of its own.
-fn inhabitant(procs: std::os::fd::OwnedFd) -> std::process::Child {
+fn inhabitant(group: &OwnedFd) -> std::process::Child {
     let mut shell = Command::new("sh")
         .args(["-c", "read go; sleep 1000 & echo here; wait"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+    let procs = openat(group, "cgroup.procs", OFlags::WRONLY, Mode::empty()).unwrap();
     rustix::io::write(&procs, shell.id().to_string().as_bytes()).unwrap();
     shell.stdin.take().unwrap().write_all(b"go\n").unwrap();
     let mut here = [0; 5];
@@ -51,8 +55,8 @@ fn a_group_is_made_killed_emptied_and_removed() {
     assert_eq!(place.0.list().unwrap(), [id]);
     assert!(group.exists());
     assert!(group.wait_empty(Duration::ZERO).unwrap());
-    let mut agent = inhabitant(group.agent_procs().unwrap());
-    let mut bridge = inhabitant(group.bridge_procs().unwrap());
+    let mut agent = inhabitant(&group.open_agent().unwrap());
+    let mut bridge = inhabitant(&group.open_bridge().unwrap());
     assert!(!group.wait_empty(Duration::from_millis(10)).unwrap());
     assert!(group.remove().is_err(), "it is inhabited");
     group.kill().unwrap();
@@ -70,14 +74,14 @@ fn what_is_not_there_is_gone_already() {
     assert!(group.wait_empty(Duration::ZERO).unwrap());
     group.remove().unwrap();
     assert_eq!((group.stats(), group.oom_kills()), (Stats::default(), 0));
-    assert!(group.agent_procs().is_err());
+    assert!(group.open_agent().is_err());
 }
 
 #[test]
 fn an_agent_stands_still_until_it_is_let_go_on() {
     let place = Place::new();
     let group = place.0.create(SandboxId::random(), &Limits::default()).unwrap();
-    let mut agent = inhabitant(group.agent_procs().unwrap());
+    let mut agent = inhabitant(&group.open_agent().unwrap());
     let events = group.path().join("agent/cgroup.events");
     let stands = || fs::read_to_string(&events).unwrap().contains("frozen 1");
     let frozen = group.freeze(Duration::from_secs(10)).unwrap().unwrap();
@@ -104,7 +108,26 @@ fn a_group_is_not_made_twice() {
     let id = SandboxId::random();
     let group = place.0.create(id, &Limits::default()).unwrap();
     assert!(place.0.create(id, &Limits::default()).is_err());
-    assert!(group.agent_procs().is_ok(), "the first one is as it was");
+    assert!(group.open_agent().is_ok(), "the first one is as it was");
+}
+
+#[test]
+fn a_root_beside_the_services_group_is_refused() {
+    let chosen = |root, held| within(root, held).map(|chosen| chosen.map(Path::to_owned));
+    let (held, below) = (Path::new("/c/unit"), Path::new("/c/unit/below"));
+    for (root, held, expected) in [
+        (None, Some(held), Some(held)),
+        (Some(held), Some(held), Some(held)),
+        (Some(below), Some(held), Some(below)),
+        (Some(below), None, Some(below)),
+        (None, None, None),
+    ] {
+        assert_eq!(chosen(root, held).unwrap().as_deref(), expected);
+    }
+    for root in ["/c", "/c/unit-2", "/other"] {
+        let error = chosen(Some(Path::new(root)), Some(held)).unwrap_err();
+        assert!(matches!(error, CgroupError::NotHeld { .. }), "{error}");
+    }
 }
 
 #[test]

@@ -130,7 +130,13 @@ fn programs_start_with_three_descriptors_and_their_own_environment() {
 
 #[test]
 fn the_bridge_and_the_spawner_hold_nothing_but_what_they_need() {
-    let Some(machine) = Machine::new() else { return };
+    let (Some(alone), Some(service)) = (Machine::new(), Machine::service()) else { return };
+    for machine in [alone, service] {
+        hold_nothing_but_what_they_need(&machine);
+    }
+}
+
+fn hold_nothing_but_what_they_need(machine: &Machine) {
     let (sandbox, _peer) = machine.sandbox();
     for group in ["bridge", "agent"] {
         // bubblewrap is in the bridge's group too, and its own affair.

@@ -34,7 +34,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 /// The launcher, and what it works with.
 pub(crate) struct Machine {
     pub(crate) dir: tempfile::TempDir,
-    cgroup: PathBuf,
+    pub(crate) cgroup: PathBuf,
     launcher: Child,
     made: AtomicU32,
 }
@@ -142,17 +142,17 @@ impl Machine {
             chown(session.join(name), Some(AGENT_UID), Some(AGENT_UID)).unwrap();
         }
         let cgroup = self.cgroup.join(&sandbox);
-        let procs = ["bridge", "agent"].map(|group| {
-            fs::create_dir_all(cgroup.join(group)).unwrap();
-            let path = cgroup.join(group).join("cgroup.procs");
-            OwnedFd::from(fs::OpenOptions::new().write(true).open(path).unwrap())
+        let groups = ["bridge", "agent"].map(|group| {
+            let group = cgroup.join(group);
+            fs::create_dir_all(&group).unwrap();
+            OwnedFd::from(fs::File::open(group).unwrap())
         });
         let socket = self.dir.path().join(format!("run/{number}.sock"));
         let listener = UnixListener::bind(&socket).unwrap();
         let (stderr, its_stderr) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let mut fds = vec![OwnedFd::from(listener)];
-        fds.extend(procs);
+        fds.extend(groups);
         fds.push(its_stderr);
         let plan = plan(&sandbox, &session);
         fds.extend(plan.files.iter().map(|file| sealed(content(file).as_bytes())));

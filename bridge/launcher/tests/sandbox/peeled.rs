@@ -186,7 +186,7 @@ impl Drop for Limited {
 }
 
 /// A program of the crate that takes layers away.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     static BUILD: Once = Once::new();
     BUILD.call_once(|| build("ash-peeled"));
     beside_launcher(name)

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 
 use ash_wire::plan::{Mount, Reply};
+use rustix::fs::{Mode, OFlags, openat};
 
 use crate::machine::{Machine, Request, sealed, wait_until};
 
@@ -57,6 +58,13 @@ fn descriptors_must_be_what_the_table_says() {
     for (index, expected) in [(0, "listening"), (1, "cgroup"), (2, "cgroup"), (4, "sealed")] {
         let reason = refusal(&machine, |request| request.fds[index] = null());
         assert!(reason.contains(expected), "{reason}");
+    }
+    for index in [1, 2] {
+        let reason = refusal(&machine, |request| {
+            let procs = openat(&request.fds[index], "cgroup.procs", OFlags::WRONLY, Mode::empty());
+            request.fds[index] = procs.unwrap();
+        });
+        assert!(reason.contains("directory of cgroup v2"), "{reason}");
     }
     let large = refusal(&machine, |request| request.fds[4] = sealed(&vec![0; 5 << 20]));
     assert!(large.contains("sealed memfd of bounded size"), "{large}");

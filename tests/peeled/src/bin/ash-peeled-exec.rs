@@ -14,7 +14,6 @@ fn main() -> Result<()> {
     let (uid, names, program) = (next()?.parse()?, next()?, next()?);
     let peeled = Peeled::without(&layers(&names)?);
     let half = Half { uid, domain: confine::files::agent };
-    confine::take(peeled.steps().before_fork, &half)?;
-    confine::take(peeled.steps().after_fork, &half)?;
+    confine::take(peeled.steps(), &half)?;
     Err(Command::new(program).args(args).exec().into())
 }
