@@ -5,21 +5,28 @@
 //! outside and is never a path of this machine. It is there before its row, and goes behind it, so
 //! that what has no row is a left-over; the next start removes it.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::Stream;
 use uuid::Uuid;
 
+use super::agents::names;
 use super::api::{Caller, Refusal};
+use super::difference::Difference;
 use super::driver::Workspace;
 use super::files::Opened;
 use super::incoming::{Incoming, Upload, unwritable};
+use super::places::Places;
 use super::service::{Result, Service, blocking, detached};
 use super::shared::Shared;
 use super::writing::unchanged;
 use crate::domain::{Attachment, AttachmentId, FileName, MediaType, SessionId, Timestamp};
 use crate::fault;
+use crate::store::Store;
 use crate::tree::dir::{self, Stat};
 use crate::tree::{Over, RelPath, Tree, TreeError, remove_all};
 
@@ -34,6 +41,40 @@ const LAID: &str = "attachments";
 
 /// What the copy for the workspace is called beside what came in.
 const COPY: &str = "copy";
+
+/// Sessions whose attachments are being changed, each as often as that happens: until it is done, rows
+/// and contents differ.
+#[derive(Default)]
+pub(super) struct Attaching(Mutex<Vec<SessionId>>);
+
+/// A change of a session's attachments, while it lives.
+pub(super) struct Changes<'a>(&'a Attaching, SessionId);
+
+impl Attaching {
+    /// The attachments of a session are changed.
+    pub(super) fn begin(&self, id: SessionId) -> Changes<'_> {
+        self.lock().push(id);
+        Changes(self, id)
+    }
+
+    /// These sessions.
+    pub(super) fn sessions(&self) -> BTreeSet<SessionId> {
+        self.lock().iter().copied().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<SessionId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Changes<'_> {
+    fn drop(&mut self) {
+        let mut all = self.0.lock();
+        if let Some(place) = all.iter().position(|id| *id == self.1) {
+            all.swap_remove(place);
+        }
+    }
+}
 
 /// What is said of an attachment that comes in.
 #[derive(Clone, Debug)]
@@ -87,6 +128,7 @@ impl Service {
         let (service, caller) = (self.clone(), caller.clone());
         detached(async move {
             let session = service.stored(&caller, id).await?;
+            let changes = service.shared.attaching.begin(id);
             let NewAttachment { name, media, message } = new;
             let attachment = Attachment {
                 id: AttachmentId::random(),
@@ -99,6 +141,7 @@ impl Service {
                 created_at: Timestamp::now(),
             };
             let incoming = service.shared.keep_attachment(&attachment, incoming).await?;
+            drop(changes);
             fault::point("attach.recorded");
             let laid = service.lay(&caller, &attachment, incoming).await;
             let laid = laid.inspect_err(|error| {
@@ -152,6 +195,7 @@ impl Service {
     /// Removes an attachment; what was laid into the workspace is the agent's.
     pub async fn detach(&self, caller: &Caller, id: AttachmentId) -> Result<()> {
         let attachment = self.attachment(caller, id).await?;
+        let _changes = self.shared.attaching.begin(attachment.session);
         if !self.shared.store.remove_attachment(id).await? {
             return Err(Refusal::NoAttachment);
         }
@@ -185,8 +229,8 @@ impl Shared {
                 dir::copy(&from, &top.make_file(c"copy")?, &stat, &mut true)?;
                 fs::create_dir_all(&folder)?;
                 fs::rename(incoming.body_path(), folder.join(name))?;
-                File::open(&folder)?.sync_all()?;
-                folder.parent().map_or(Ok(()), |all| File::open(all)?.sync_all())
+                // Its own directory, that of all sessions, and the state directory.
+                folder.ancestors().take(3).try_for_each(|dir| File::open(dir)?.sync_all())
             };
             keep().map_err(|error| unwritable(&error))?;
             Ok(incoming)
@@ -229,48 +273,37 @@ impl Shared {
             tracing::warn!(ash_session = %id, %error, "attachments were not removed");
         }
     }
-
-    /// Removes contents that no attachment has, for start-up; makes the directory of all.
-    ///
-    /// # Errors
-    /// When the store or the directory fails.
-    pub(super) async fn mend_attachments(&self) -> Result<()> {
-        let all = self.places.attachments();
-        let sessions = blocking(move || {
-            fs::create_dir_all(&all).map_err(|error| unwritable(&error))?;
-            Ok(names(&all))
-        });
-        for session in sessions.await? {
-            let known = match session.parse() {
-                Ok(id) => self.store.attachments(id).await?,
-                Err(_) => vec![],
-            };
-            let known: Vec<_> = known.iter().map(|known| known.id.to_string()).collect();
-            let all = self.places.attachments();
-            let removed = blocking(move || {
-                let folder = all.join(&session);
-                let failed = |error: TreeError| Refusal::Internal(error.to_string());
-                if known.is_empty() {
-                    remove_all(&all, &session).map_err(failed)?;
-                    return Ok(vec![session]);
-                }
-                let lost: Vec<_> =
-                    names(&folder).into_iter().filter(|n| !known.contains(n)).collect();
-                lost.iter().try_for_each(|name| remove_all(&folder, name)).map_err(failed)?;
-                Ok(lost)
-            });
-            for name in removed.await? {
-                tracing::warn!("removed what was left: attachment {name}");
-            }
-        }
-        Ok(())
-    }
 }
 
-/// What lies in a directory; nothing when there is none.
-fn names(dir: &std::path::Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+/// What lies among attachments and belongs to none, but for those of sessions where they are being
+/// changed.
+///
+/// # Errors
+/// When the store fails.
+pub(super) async fn unrecorded(
+    (places, store): (&Places, &dyn Store),
+    changing: &BTreeSet<SessionId>,
+) -> Result<Vec<Difference>> {
+    let all = places.attachments();
+    let look = all.clone();
+    let mut found = vec![];
+    for session in blocking(move || Ok(names(&look))).await? {
+        let folder = all.join(&session);
+        let contents = blocking(move || Ok(names(&folder))).await?;
+        let known = match session.parse() {
+            Ok(id) if changing.contains(&id) => continue,
+            Ok(id) => store.attachments(id).await?,
+            Err(_) => vec![],
+        };
+        if known.is_empty() {
+            found.push(Difference::Attachment(PathBuf::new(), session));
+            continue;
+        }
+        let known: HashSet<_> = known.iter().map(|known| known.id.to_string()).collect();
+        let lost = contents.into_iter().filter(|name| !known.contains(name));
+        found.extend(lost.map(|name| Difference::Attachment(PathBuf::from(&session), name)));
+    }
+    Ok(found)
 }
 
 fn lay(workspace: &Workspace, name: &FileName, incoming: &Incoming) -> Result<String> {

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::api::Refusal;
 use super::copies::send::RESTORED;
 use super::going_on;
+use super::incoming::{Asides, Noted};
 use super::keys::KEY_FILE;
 use super::service::{Result, Service, blocking, detached};
 use super::shared::Shared;
@@ -33,7 +34,7 @@ use crate::store::{Commit, Store};
 use crate::tree::remove_all;
 
 /// What directories begin with in which a copy of the database is made ready.
-const ASIDE: &str = "backup-";
+pub(super) const ASIDE: &str = "backup-";
 
 /// The file in such a directory.
 const COPY: &str = "ash.db";
@@ -67,6 +68,7 @@ struct Pinned(Vec<(Tenant, Arc<Vault>, Pin)>);
 struct Copied {
     parent: PathBuf,
     name: String,
+    _noted: Noted,
 }
 
 impl Drop for Copied {
@@ -78,8 +80,9 @@ impl Drop for Copied {
 }
 
 impl Copied {
-    fn begin(data: &Path, id: Uuid) -> io::Result<Copied> {
-        let copied = Copied { parent: data.to_owned(), name: format!("{ASIDE}{id}") };
+    fn begin(asides: &Asides, parent: PathBuf, id: Uuid) -> io::Result<Copied> {
+        let name = format!("{ASIDE}{id}");
+        let copied = Copied { parent, _noted: asides.note(&name), name };
         let mut private = std::fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
         private.create(copied.parent.join(&copied.name))?;
@@ -165,8 +168,9 @@ impl Shared {
         loop {
             // A point's packs are there before its row: what is pinned before stays whole.
             pinned = self.pin_more(pinned).await?;
-            let (before, parent) = (pinned.0.len(), data.clone());
-            let copied = blocking(move || Ok(Copied::begin(&parent, id).map_err(broken)?)).await?;
+            let (before, parent, asides) = (pinned.0.len(), data.clone(), self.asides.clone());
+            let begin = move || Ok(Copied::begin(&asides, parent, id).map_err(broken)?);
+            let copied = blocking(begin).await?;
             let at = Timestamp::now();
             self.store.copy_to(&copied.file()).await?;
             // A tenant whose first session was saved meanwhile is in the copy as well.
@@ -320,24 +324,6 @@ impl Shared {
             true => Err(BackupError::Stopped.into()),
             false => Ok(()),
         }
-    }
-
-    /// Removes copies of the database that a daemon has left which died in a backup.
-    ///
-    /// # Errors
-    /// When one cannot be removed.
-    pub(super) async fn mend_backups(&self) -> Result<()> {
-        let data = self.places.data_dir.clone();
-        blocking(move || {
-            let left = super::agents::names(&data).into_iter();
-            for name in left.filter(|name| name.starts_with(ASIDE)) {
-                let removed = remove_all(&data, &name);
-                removed.map_err(|error| Refusal::Internal(error.to_string()))?;
-                tracing::warn!("removed what was left of a backup: {name}");
-            }
-            Ok(())
-        })
-        .await
     }
 }
 

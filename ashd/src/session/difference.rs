@@ -33,6 +33,11 @@ pub enum Difference {
     VersionDir(String, String, String),
     /// The folder of a version that is needed is not there.
     VersionGone(Tenant, AgentName, u32),
+    /// In a session's folder of attachments (in none: beside these folders) lies something of this name
+    /// that belongs to no attachment.
+    Attachment(PathBuf, String),
+    /// A copy of the database that a backup has left.
+    BackupCopy(String),
     /// A session has no files in place, but a point.
     FilesAway(SessionId),
     /// A session has neither files nor a point.
@@ -110,6 +115,8 @@ impl Difference {
             Difference::AgentDir(..) => "agent-directory",
             Difference::VersionDir(..) => "version-directory",
             Difference::VersionGone(..) => "version-gone",
+            Difference::Attachment(..) => "attachment",
+            Difference::BackupCopy(_) => "backup-copy",
             Difference::FilesAway(_) => "files-away",
             Difference::FilesLost(_) => "files-lost",
             Difference::Owner { .. } => "owner",
@@ -236,6 +243,12 @@ impl fmt::Display for Difference {
             Difference::VersionGone(tenant, name, version) => {
                 write!(f, "the folder of version {version} of agent {name} of {tenant} is gone")
             }
+            Difference::Attachment(folder, name) => {
+                write!(f, "{} among attachments belongs to none", folder.join(name).display())
+            }
+            Difference::BackupCopy(name) => {
+                write!(f, "{name}, a copy of the database, is left of a backup")
+            }
             Difference::FilesAway(id) => write!(f, "the files of session {id} are not in place"),
             Difference::FilesLost(id) => {
                 write!(f, "the files of session {id} are lost: they are in no checkpoint either")
@@ -253,11 +266,8 @@ impl fmt::Display for Difference {
                 write!(f, "pack {pack} of {tenant} cannot be used: {how}")
             }
             Difference::Point { session, point, name, how } => {
-                write!(f, "checkpoint {point} ")?;
-                if let Some(name) = name {
-                    write!(f, "(\"{name}\") ")?;
-                }
-                write!(f, "of session {session} is damaged: {how}")
+                let name = name.as_ref().map(|name| format!("(\"{name}\") ")).unwrap_or_default();
+                write!(f, "checkpoint {point} {name}of session {session} is damaged: {how}")
             }
             Difference::Database(how) => write!(f, "the database is damaged: {how}"),
         }

@@ -125,6 +125,7 @@ impl Service {
         shared.discard(child.id).await;
         let files = shared.remove_files(child).await;
         let row = shared.store.purge_session(child.id).await;
+        shared.forget_attachments(child.id).await;
         match (files, row, child.slot) {
             (Ok(()), Ok(_), Some(slot)) => shared.slots.give_back(slot),
             (files, row, _) => {

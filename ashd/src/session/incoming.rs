@@ -61,16 +61,19 @@ struct Place {
     tree: Tree,
 }
 
-/// What lies beside the sessions and belongs to something under way.
+/// Names of what lies in the state directory and belongs to something under way.
 #[derive(Clone, Default)]
 pub(super) struct Asides(Arc<Mutex<BTreeSet<String>>>);
 
-/// A name there. What has it goes with this, later: that can take long, and an agent could make it
-/// take for ever.
+/// One of them, as long as this lives.
+pub(super) struct Noted(Asides, String);
+
+/// What has such a name goes with this, later: that can take long, and an agent could make it take for
+/// ever.
 struct Aside {
     parent: PathBuf,
     name: String,
-    all: Asides,
+    noted: Option<Noted>,
 }
 
 impl Asides {
@@ -79,15 +82,27 @@ impl Asides {
         self.lock().clone()
     }
 
+    /// This is one of them from now on.
+    pub(super) fn note(&self, name: &str) -> Noted {
+        self.lock().insert(name.to_owned());
+        Noted(self.clone(), name.to_owned())
+    }
+
     /// A fresh one: what nobody needs after a restart is known by it.
     fn begin(&self, parent: PathBuf) -> Aside {
         let name = format!("{}.in", uuid::Uuid::new_v4());
-        self.lock().insert(name.clone());
-        Aside { parent, name, all: self.clone() }
+        let noted = Some(self.note(&name));
+        Aside { parent, name, noted }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
     }
 }
 
@@ -100,12 +115,12 @@ impl Aside {
 impl Drop for Aside {
     fn drop(&mut self) {
         let (parent, name) = (std::mem::take(&mut self.parent), std::mem::take(&mut self.name));
-        let all = self.all.clone();
+        let noted = self.noted.take();
         let remove = move || {
             if let Err(error) = remove_all(&parent, &name) {
                 tracing::warn!(%error, "what was set aside could not be removed");
             }
-            all.lock().remove(&name);
+            drop(noted);
         };
         // Whoever lets go of it may not be one who blocks.
         match tokio::runtime::Handle::try_current() {

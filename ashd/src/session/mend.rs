@@ -52,6 +52,10 @@ pub(super) async fn mend(shared: &Arc<Shared>, what: &Difference) -> Result<Outc
         Difference::VersionDir(tenant, name, version) => {
             remove(places.agents().join(tenant).join(name), version).await?;
         }
+        Difference::Attachment(folder, name) => {
+            remove(places.attachments().join(folder), name).await?;
+        }
+        Difference::BackupCopy(name) => remove(places.data_dir.clone(), name).await?,
         Difference::OldKept(id) => take_over(shared, *id).await?,
         Difference::Lease(slot) => shared.slots.give_back(*slot),
         Difference::FilesAway(_) => return Ok(Outcome::Later),
@@ -142,6 +146,7 @@ async fn keep_last(shared: &Shared, session: &Session, root: PathBuf) -> Result<
 async fn abandon(shared: &Shared, session: &Session) -> Result<(), Refusal> {
     shared.remove_files(session).await?;
     shared.store.purge_session(session.id).await?;
+    shared.forget_attachments(session.id).await;
     if let Some(slot) = session.slot {
         shared.slots.give_back(slot);
     }

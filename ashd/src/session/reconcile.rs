@@ -47,8 +47,6 @@ pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<
     for difference in fsck::packs(shared).await {
         tracing::error!("{difference}; {}", difference.advice());
     }
-    shared.mend_attachments().await?;
-    shared.mend_backups().await?;
     fault::point("reconcile.removed");
     Ok(())
 }

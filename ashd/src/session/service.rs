@@ -11,6 +11,7 @@ use super::agents::Deployments;
 use super::api::{
     AgentChange, Caller, Deployment, ExecOutput, Happened, Health, LogLine, Reading, Refusal,
 };
+use super::attachments::Attaching;
 use super::behind;
 use super::copies::{self, Copies};
 use super::driver::{Begin, Command, Driver, Handle};
@@ -92,6 +93,7 @@ impl Service {
             garbage: Garbage::default(),
             making: Making::default(),
             asides: Asides::default(),
+            attaching: Attaching::default(),
             copies: Copies::new(objects),
             retention: Retention::default(),
         });
@@ -321,6 +323,7 @@ impl Service {
         if purge {
             fault::point("purge.put_away");
             self.shared.note_purge(&caller.tenant).await?;
+            let _attachments = self.shared.attaching.begin(id);
             let purged = self.shared.store.purge_session(id).await?;
             // An end that failed half-way has left it its uids.
             if let Some(slot) = purged.and_then(|purged| purged.slot) {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use super::api::{Happened, Refusal};
+use super::attachments::Attaching;
 use super::cli::{self, Conversation, Defaults};
 use super::copies::Copies;
 use super::garbage::Garbage;
@@ -97,8 +98,9 @@ pub(super) struct Shared {
     pub(super) garbage: Garbage,
     /// Sessions that are being made.
     pub(super) making: Making,
-    /// What comes in, and what goes out of workspaces.
+    /// What comes in, what goes out of workspaces, and copies of the database.
     pub(super) asides: Asides,
+    pub(super) attaching: Attaching,
     pub(super) copies: Copies,
     pub(super) retention: Retention,
 }

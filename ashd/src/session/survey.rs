@@ -11,12 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::task::spawn_blocking;
 
-use super::agents;
 use super::api::Refusal;
 use super::difference::Difference;
 use super::places::Places;
 use super::shared::Shared;
-use super::unsynced;
+use super::{agents, attachments, backup, unsynced};
 use crate::domain::{Agent, SandboxId, Session, SessionId, Status, Which};
 use crate::sandbox::lease::Slots;
 use crate::store::Store;
@@ -50,8 +49,10 @@ impl Drop for Made<'_> {
 #[derive(Default)]
 struct Facts {
     making: BTreeSet<(SessionId, u32)>,
-    /// Directories beside those of sessions that are in use.
+    /// Directories in the state directory that are in use.
     asides: BTreeSet<String>,
+    /// Sessions whose attachments are being changed.
+    attaching: BTreeSet<SessionId>,
     /// Sessions with drivers, which know better than anybody.
     driven: HashSet<SessionId>,
     sandboxes: BTreeSet<SandboxId>,
@@ -68,6 +69,8 @@ pub(super) async fn look(shared: &Arc<Shared>) -> Result<BTreeSet<Difference>, R
     let facts = Facts::gather(shared).await?;
     let mut found = BTreeSet::new();
     facts.sessions((&shared.places, &*shared.store), &mut found).await?;
+    let lost = attachments::unrecorded((&shared.places, &*shared.store), &facts.attaching);
+    found.extend(lost.await?);
     let looking = shared.clone();
     let looked = spawn_blocking(move || {
         facts.machine(&looking, &mut found);
@@ -92,6 +95,7 @@ pub(super) async fn look_at_rest(
     let facts = Facts { sessions, agents, ..Facts::default() };
     let mut found = BTreeSet::new();
     facts.sessions((places, store), &mut found).await?;
+    found.extend(attachments::unrecorded((places, store), &facts.attaching).await?);
     facts.disk(places, slots, &mut found);
     found.retain(|difference| !matches!(difference, Difference::SandboxGone(_)));
     Ok(found)
@@ -101,12 +105,13 @@ impl Facts {
     async fn gather(shared: &Shared) -> Result<Facts, Refusal> {
         let making = shared.making.lock().clone();
         let asides = shared.asides.names();
+        let attaching = shared.attaching.sessions();
         let driven = shared.registry.views().iter().map(|view| view.session.id).collect();
         let mut sandboxes = shared.sandboxes.known();
         sandboxes.extend(shared.registry.views().iter().map(|view| view.session.sandbox));
         let sessions = shared.store.unended_sessions().await?;
         let agents = shared.store.all_agents().await?;
-        Ok(Facts { making, asides, driven, sandboxes, sessions, agents })
+        Ok(Facts { making, asides, attaching, driven, sandboxes, sessions, agents })
     }
 
     fn is_under_way(&self, id: SessionId) -> bool {
@@ -186,6 +191,9 @@ impl Facts {
         for session in recorded.iter().filter(|session| !self.is_under_way(session.id)) {
             found.extend(foreign(places, slots, session));
         }
+        let copies = agents::names(&places.data_dir).into_iter();
+        let copies = copies.filter(|name| name.starts_with(backup::ASIDE) && !busy(name));
+        found.extend(copies.map(Difference::BackupCopy));
         let kept = agents::names(&places.old_snapshots()).into_iter();
         found.extend(kept.filter_map(|name| name.parse().ok()).map(Difference::OldKept));
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
+use ash_journey::http::Connection;
 use ash_journey::{Client, Options, process};
 use serde_json::{Value, json};
 
@@ -52,19 +53,35 @@ fn what_is_left_is_shown_and_mended_at_the_start() -> Result<()> {
     fs::create_dir_all(data.join("agents/.staging/half"))?;
     fs::create_dir_all(data.join("agents/default/hello/2"))?;
     fs::create_dir_all(data.join("agents/default/gone/1"))?;
-    let expected = ["agent-directory", "half-deployment", "session-directory", "version-directory"];
+    let body = json!({ "filename": "note", "content": "a2VwdA==" });
+    let made = talk.api.call("POST", &talk.path("attachments"), Some(&body))?.expect(201)?;
+    let id = made["attachment"]["id"].as_str().context("no attachment")?;
+    fs::write(data.join(format!("attachments/{}/half", talk.session)), "half")?;
+    fs::create_dir_all(data.join("attachments/22222222-2222-4333-8444-555555555555"))?;
+    fs::create_dir_all(data.join("backup-1"))?;
+    let expected = [
+        "agent-directory",
+        "attachment",
+        "attachment",
+        "backup-copy",
+        "half-deployment",
+        "session-directory",
+        "version-directory",
+    ];
     let (code, mut kinds) = fsck(&talk, &["fsck"])?;
     kinds.sort();
     ensure!((code, &kinds[..]) == (10, &expected.map(String::from)), "{code} {kinds:?}");
     ensure!(strange.exists(), "nothing is mended by looking");
-    ensure!(fsck(&talk, &["fsck"])?.1.len() == 4);
+    ensure!(fsck(&talk, &["fsck"])?.1.len() == expected.len());
 
     talk.crash()?;
     ensure!(fsck(&talk, &["fsck"])? == (0, vec![]));
     ensure!(!strange.exists());
+    let kept = talk.api.call("GET", &format!("/api/attachments/{id}"), None)?;
+    ensure!(kept.text() == "kept", "{}", kept.text());
     let log = talk.ash.log();
     let mended = log.lines().filter(|line| line.contains("mended: ")).count();
-    ensure!(mended == 4, "a line for each:\n{log}");
+    ensure!(mended == expected.len(), "a line for each:\n{log}");
     talk.ash.finish()
 }
 
@@ -82,6 +99,44 @@ fn what_comes_in_is_not_what_is_left() -> Result<()> {
     drop(begun);
     process::until("what came is gone", || comes_in().is_ok_and(|comes| !comes))?;
     ensure!(fsck(&talk, &["fsck"])? == (0, vec![]));
+    talk.ash.finish()
+}
+
+/// Begins a request on a daemon that stops at a point of it for ever.
+fn begin_and_stop(talk: &mut Talk, point: &str, request: (&str, &str, &str)) -> Result<Connection> {
+    talk.ash.kill9()?;
+    talk.ash.boot_with(&[("ASH_FAULT", &format!("{point}:stall"))])?;
+    talk.api = talk.ash.api();
+    let (method, path, body) = request;
+    let head = talk.api.head(method, path);
+    let length = body.len();
+    let headers = format!("content-type: application/json\r\ncontent-length: {length}\r\n\r\n");
+    talk.api.raw(format!("{head}{headers}{body}").as_bytes())
+}
+
+#[test]
+fn an_attachment_that_comes_or_goes_is_not_what_is_left() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    let (path, body) = (talk.path("attachments"), r#"{"filename":"note","content":"a2VwdA=="}"#);
+    let folder = talk.ash.data_dir().join("attachments").join(&talk.session);
+    let comes = begin_and_stop(&mut talk, "attach.kept", ("POST", &path, body))?;
+    let contents = || fs::read_dir(&folder).map_or(0, Iterator::count);
+    process::until("a content is there", || contents() == 1)?;
+    ensure!(fsck(&talk, &["fsck"])? == (0, vec![]));
+    drop(comes);
+    talk.crash()?;
+    ensure!(contents() == 0, "nothing was acknowledged");
+
+    let made = talk.api.call("POST", &path, Some(&serde_json::from_str(body)?))?.expect(201)?;
+    let id = made["attachment"]["id"].as_str().context("no attachment")?;
+    let one = format!("/api/attachments/{id}");
+    let goes = begin_and_stop(&mut talk, "detach.recorded", ("DELETE", &one, ""))?;
+    let gone = || Ok::<_, anyhow::Error>(talk.api.call("GET", &one, None)?.status == 404);
+    process::until("it is not recorded", || gone().is_ok_and(|gone| gone))?;
+    ensure!((contents(), fsck(&talk, &["fsck"])?) == (1, (0, vec![])));
+    drop(goes);
+    talk.crash()?;
+    ensure!((contents(), fsck(&talk, &["fsck"])?) == (0, (0, vec![])));
     talk.ash.finish()
 }
 
@@ -115,6 +170,9 @@ fn what_is_under_way_is_no_difference() -> Result<()> {
                     for _ in 0..4 {
                         let session = talk.api.create("hello", json!({}))?;
                         talk.api.send(&session, json!({ "content": "[[say x]]" }))?.to_end()?;
+                        let path = format!("/api/sessions/{session}/attachments");
+                        let file = json!({ "filename": "x", "content": "eA==" });
+                        talk.api.call("POST", &path, Some(&file))?.expect(201)?;
                         talk.api.turn_to(&session, "pause")?;
                         talk.api.turn_to(&session, "resume")?;
                         talk.api.purge(&session)?;
