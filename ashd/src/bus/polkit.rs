@@ -13,6 +13,7 @@ use zbus::zvariant::{DynamicType, Value};
 use zbus::{Connection, Message};
 
 use super::rights::Right;
+use crate::telemetry::SharedPace;
 
 /// How long answers may take.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +116,10 @@ async fn gone(bus: &Connection, caller: &UniqueName<'_>) {
 }
 
 fn failed(error: &zbus::Error) -> Answer {
-    tracing::warn!(%error, "polkit cannot be asked; only root may call");
+    static PACE: SharedPace = SharedPace::new();
+    if let Some(left_out) = PACE.step(0) {
+        tracing::warn!(%error, left_out, "polkit cannot be asked; only root may call");
+    }
     Answer::Absent
 }
 

@@ -20,6 +20,7 @@ use super::polkit::Patience;
 use crate::session::Service;
 use crate::session::api::Happened;
 use crate::session::keys::KeyRing;
+use crate::telemetry::message;
 
 /// Waits between attempts to get onto the bus: the first, and the longest.
 const BACK_OFF: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(30)];
@@ -84,7 +85,9 @@ pub async fn serve(
                 pause = BACK_OFF[0];
             }
             Err(error) if is_first && error.is_final() => return Err(error),
-            Err(error) if pause == BACK_OFF[0] => warn!(%error, "not on D-Bus, trying again"),
+            Err(error) if pause == BACK_OFF[0] => {
+                warn!(message_id = message::NO_BUS, %error, "not on D-Bus, trying again");
+            }
             Err(error) => debug!(%error, "still not on D-Bus"),
         }
         tokio::select! {

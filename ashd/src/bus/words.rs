@@ -31,6 +31,7 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         | Refusal::NoTenant
         | Refusal::NoKey => Error::NotFound(text),
         Refusal::NotActive(_)
+        | Refusal::Arriving
         | Refusal::WrongStatus { .. }
         | Refusal::NotAtCheckpoint { .. }
         | Refusal::NameTaken

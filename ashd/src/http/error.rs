@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::domain::Unfit;
 use crate::session::StoreError;
 use crate::session::api::Refusal;
+use crate::telemetry::SharedPace;
 
 /// Seconds after which a client may try again when too many messages wait.
 const QUEUE_RETRY_S: u32 = 5;
@@ -87,7 +88,10 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         let error = ApiError::new(status_of(&refusal), refusal.public_text());
         if matches!(refusal, Refusal::Store(_) | Refusal::Internal(_)) {
-            tracing::error!(%refusal, "a request was not served");
+            static PACE: SharedPace = SharedPace::new();
+            if let Some(left_out) = PACE.step(0) {
+                tracing::error!(%refusal, left_out, "a request was not served");
+            }
         }
         match refusal {
             Refusal::Busy => error.code("busy"),
@@ -122,6 +126,7 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         Refusal::Ended => StatusCode::GONE,
         Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
         Refusal::Busy
+        | Refusal::Arriving
         | Refusal::FilesNotReady
         | Refusal::ReadOnly
         | Refusal::InTheWay(_)

@@ -302,7 +302,10 @@ impl Shared {
     /// No broker is to be expected: whoever knocks is told so until there is one.
     fn despair(&self) {
         if !self.is_hopeless.swap(true, Ordering::SeqCst) {
-            tracing::error!("there is still no broker; turns fail until ash-broker.service runs");
+            tracing::error!(
+                message_id = message::NO_BROKER,
+                "there is still no broker; turns fail until ash-broker.service runs"
+            );
             self.for_each(|sandbox| self.stand_in(sandbox));
         }
     }

@@ -340,6 +340,9 @@ pub enum Refusal {
     /// The session's status does not allow it.
     #[error("Session is {0}")]
     NotActive(Status),
+    /// The session is being made out of another, or of a copy.
+    #[error("Session is still being made — try again when it is there")]
+    Arriving,
     /// The session's status does not allow this verb.
     #[error("Cannot {verb} session with status \"{status}\"")]
     WrongStatus {

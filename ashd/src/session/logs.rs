@@ -13,6 +13,10 @@ use crate::telemetry::{Pace, message};
 /// The most lines kept.
 const LINES: usize = 2_000;
 
+/// Whose line it is.
+const STDERR: &str = "stderr";
+const SYSTEM: &str = "system";
+
 /// The most bytes of a line.
 const LINE: usize = 8 * 1024;
 
@@ -35,7 +39,9 @@ struct Inner {
     lines: VecDeque<LogLine>,
     /// The turn that is running.
     turn: Option<TurnId>,
-    pace: Pace,
+    /// That of the CLI. What the daemon has to say is not pushed out by it.
+    stderr: Pace,
+    system: Pace,
 }
 
 impl Logs {
@@ -50,28 +56,34 @@ impl Logs {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on lines belong to this turn, or to none.
+    /// From now on lines belong to this turn, or to none. What was left out of the journal in the one
+    /// before is said.
     pub(super) fn in_turn(&self, turn: Option<TurnId>) {
-        self.lock().turn = turn;
+        let mut inner = self.lock();
+        if std::mem::replace(&mut inner.turn, turn) != turn {
+            self.who.left_out(inner.owed());
+        }
     }
 
     /// Adds a line of the CLI's standard error.
     pub(super) fn stderr(&self, line: &[u8]) {
         let line = &line[..line.len().min(LINE)];
-        self.add("stderr", &String::from_utf8_lossy(line));
+        self.add(STDERR, &String::from_utf8_lossy(line));
     }
 
     /// Adds a line of the daemon's.
     pub(super) fn system(&self, line: &str) {
-        self.add("system", line);
+        self.add(SYSTEM, line);
     }
 
     /// Adds a line, cut to the limit: also what the daemon says may quote a sandbox.
     fn add(&self, level: &'static str, line: &str) {
         let text = line[..line.floor_char_boundary(LINE)].to_owned();
         let mut inner = self.lock();
-        if let Some(left_out) = inner.pace.step(Instant::now(), text.len()) {
-            self.who.journal((level, inner.turn), &text, left_out);
+        let pace = if level == SYSTEM { &mut inner.system } else { &mut inner.stderr };
+        if let Some(left_out) = pace.step(Instant::now(), text.len()) {
+            self.who.left_out(left_out);
+            self.who.journal((level, inner.turn), &text);
         }
         let index = inner.next;
         inner.next += 1;
@@ -88,15 +100,32 @@ impl Logs {
     }
 }
 
+impl Drop for Logs {
+    fn drop(&mut self) {
+        let owed = self.lock().owed();
+        self.who.left_out(owed);
+    }
+}
+
+impl Inner {
+    fn owed(&mut self) -> u64 {
+        self.stderr.owed() + self.system.owed()
+    }
+}
+
 impl Who {
-    fn journal(&self, (level, turn): (&str, Option<TurnId>), text: &str, left_out: u64) {
-        let Who { session, agent, tenant } = self;
-        if left_out > 0 {
+    fn left_out(&self, lines: u64) {
+        if lines > 0 {
+            let Who { session, agent, tenant } = self;
             tracing::warn!(
                 message_id = message::LINES_LEFT_OUT, ash_session = %session, ash_agent = %agent,
-                ash_tenant = %tenant, lines = left_out, "lines of a session's log were left out"
+                ash_tenant = %tenant, lines, "lines of a session's log were left out"
             );
         }
+    }
+
+    fn journal(&self, (level, turn): (&str, Option<TurnId>), text: &str) {
+        let Who { session, agent, tenant } = self;
         // Control characters could make a line look like another's on a terminal.
         let text = text.replace(char::is_control, "\u{fffd}");
         tracing::info!(
@@ -110,14 +139,36 @@ impl Who {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_newest_lines_are_kept() {
+    fn logs() -> Logs {
         let who = Who {
             session: SessionId::random(),
             agent: "hello".parse().unwrap(),
             tenant: Tenant::default(),
         };
-        let logs = Logs { who, inner: Mutex::default() };
+        Logs { who, inner: Mutex::default() }
+    }
+
+    #[test]
+    fn a_cli_that_floods_silences_itself_only_and_is_counted() {
+        let logs = logs();
+        for _ in 0..1_000 {
+            logs.stderr(b"x");
+        }
+        let left_out = |logs: &Logs| {
+            let inner = logs.lock();
+            (format!("{:?}", inner.stderr), format!("{:?}", inner.system))
+        };
+        let (stderr, system) = left_out(&logs);
+        assert!(stderr.contains("left_out: 800"), "{stderr}");
+        logs.system("the CLI ended");
+        assert!(left_out(&logs).1.contains("lines: 1, ") && system.contains("lines: 0, "));
+        logs.in_turn(Some(TurnId::random()));
+        assert!(left_out(&logs).0.contains("left_out: 0"), "it was said when the turn changed");
+    }
+
+    #[test]
+    fn the_newest_lines_are_kept() {
+        let logs = logs();
         for _ in 0..LINES + 5 {
             logs.stderr(&vec![b'x'; LINE + 1]);
         }

@@ -188,6 +188,13 @@ impl Shared {
         let counted = Counted::new(&self.launching);
         let launched = self.sandboxes.launch(new).await;
         drop(counted);
+        // What launcher and broker say of a sandbox names nothing else.
+        if launched.is_ok() {
+            tracing::info!(
+                ash_session = %session.id, ash_agent = %session.agent, ash_tenant = %session.tenant,
+                ash_sandbox = %sandbox, "sandbox made"
+            );
+        }
         launched.map_err(|error| {
             tracing::error!(
                 message_id = message::NO_SANDBOX, ash_session = %session.id,

@@ -46,6 +46,15 @@ pub const CHECKPOINT_DAMAGED: &str = "c38f0b6e4d7a4125b1e9f2d6a5c7e868";
 /// The broker went away without being told to.
 pub const BROKER_LOST: &str = "919b3c8b8e6b4d2298b372fbbe3151fb";
 
+/// There is no broker, and turns fail.
+pub const NO_BROKER: &str = "5ce0e8baf5ff456b855c49950dcd66a3";
+
+/// What happens in a session cannot be stored.
+pub const NOT_STORED: &str = "e0cdf76a2a004bc395ff3ac9fc3ebf64";
+
+/// There is no D-Bus interface.
+pub const NO_BUS: &str = "8621c135505d496eb5bad6582bdca87b";
+
 /// This machine lacks a layer of protection.
 pub const LAYER_MISSING: &str = "350c512214a64be892eeb798ea9815a6";
 
@@ -60,6 +69,9 @@ pub const NOT_COPIED: &str = "b7c1d7b7c5a14f3c9f0c6a1f6a0d2e51";
 
 /// Another machine goes on with a session.
 pub const SESSION_LOST: &str = "3d9a1c58f0e24b6f8f3b1e9c4a7d6b02";
+
+/// The daemon is up.
+pub const UP: &str = "5efe25c9554b4c9c8509c4cae48d2857";
 
 /// The daemon ends.
 pub const ENDING: &str = "8ac31241d9b64b69932f086fd36e3149";

@@ -25,7 +25,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
-pub use pace::{Pace, refused};
+pub use pace::{Pace, SharedPace, refused};
 
 /// Why logging cannot be set up or changed.
 #[derive(Debug, thiserror::Error)]

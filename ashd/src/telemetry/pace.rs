@@ -36,15 +36,36 @@ impl Pace {
         }
         self.lines += 1;
         self.bytes += bytes;
-        Some(std::mem::take(&mut self.left_out))
+        Some(self.owed())
+    }
+
+    /// How many lines did not go to the journal, for somebody who says so now.
+    pub fn owed(&mut self) -> u64 {
+        std::mem::take(&mut self.left_out)
     }
 }
 
-/// Says that somebody was refused, and with which words. All who are refused share one pace.
+/// A pace that all share whom something is said of.
+#[derive(Debug)]
+pub struct SharedPace(Mutex<Pace>);
+
+impl SharedPace {
+    /// None yet.
+    #[expect(clippy::new_without_default, reason = "it is for statics")]
+    pub const fn new() -> SharedPace {
+        SharedPace(Mutex::new(Pace::NONE))
+    }
+
+    /// As [`Pace::step`], now.
+    pub fn step(&self, bytes: usize) -> Option<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).step(Instant::now(), bytes)
+    }
+}
+
+/// Says that somebody was refused, and with which words.
 pub fn refused(who: impl Display, text: &str) {
-    static PACE: Mutex<Pace> = Mutex::new(Pace::NONE);
-    let step = PACE.lock().unwrap_or_else(PoisonError::into_inner).step(Instant::now(), text.len());
-    if let Some(left_out) = step {
+    static PACE: SharedPace = SharedPace::new();
+    if let Some(left_out) = PACE.step(text.len()) {
         tracing::info!(message_id = message::REFUSED, %who, left_out, "refused: {text}");
     }
 }
@@ -63,5 +84,6 @@ mod tests {
         assert_eq!(pace.step(start + SPAN, 1), Some(2));
         assert_eq!(pace.step(start + SPAN, BYTES), None);
         assert_eq!(pace.step(start + 2 * SPAN, BYTES), Some(1));
+        assert_eq!((pace.step(start + 2 * SPAN, 1), pace.owed(), pace.owed()), (None, 1, 0));
     }
 }

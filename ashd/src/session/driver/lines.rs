@@ -15,6 +15,7 @@ use crate::sandbox::link::Incoming;
 use crate::session::api::{Frame, Refusal};
 use crate::session::machine::{Event, Turn};
 use crate::store::{StoreError, Usage};
+use crate::telemetry::message;
 
 /// How long to wait before a commit that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -125,15 +126,27 @@ impl Driver {
         change: SessionChange,
         events: Vec<NewEvent>,
     ) -> Result<(), Refusal> {
+        let mut fails = false;
         loop {
             match self.commit(change.clone(), events.clone()).await {
                 Err(error @ (StoreError::Full | StoreError::Database(_)))
                     if !self.shared.is_shutting_down() && !self.is_leaving() =>
                 {
-                    tracing::error!(ash_session = %self.session.id, %error, "trying again");
+                    if !std::mem::replace(&mut fails, true) {
+                        tracing::error!(
+                            message_id = message::NOT_STORED, ash_session = %self.session.id,
+                            ash_agent = %self.session.agent, ash_tenant = %self.session.tenant, %error,
+                            "what happens in the session cannot be stored; it waits until it can"
+                        );
+                    }
                     tokio::time::sleep(RETRY).await;
                 }
-                result => return Ok(result?),
+                result => {
+                    if fails && result.is_ok() {
+                        tracing::info!(ash_session = %self.session.id, "what happened is stored");
+                    }
+                    return Ok(result?);
+                }
             }
         }
     }
