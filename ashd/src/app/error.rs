@@ -108,26 +108,38 @@ impl AppError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             AppError::Config(_)
-            | AppError::State(_)
+            | AppError::State(LockError::Open { .. } | LockError::Foreign { .. })
             | AppError::Restoring
             | AppError::Objects(_)
             | AppError::Holder => ExitCode::from(78),
             AppError::Store(StoreError::Newer { .. }) => ExitCode::from(78),
+            AppError::State(LockError::Unusable { source, .. }) if is_closed(source) => {
+                ExitCode::from(78)
+            }
             AppError::Sandboxes(error) if is_lasting(error) => ExitCode::from(78),
             _ => ExitCode::FAILURE,
         }
     }
 }
 
+/// Whether the unit keeps something closed.
+fn is_closed(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ReadOnlyFilesystem
+}
+
 /// Whether another start would find the same.
 fn is_lasting(error: &StartError) -> bool {
-    let is_closed = |error: &io::Error| error.kind() == io::ErrorKind::ReadOnlyFilesystem;
     matches!(error, StartError::Io { error, .. } if is_closed(error))
         || matches!(
             error,
             StartError::BelowFloor(_)
                 | StartError::LongRunDir(_)
-                | StartError::Cgroup(CgroupError::NotMounted | CgroupError::Missing { .. })
+                | StartError::Cgroup(
+                    CgroupError::NotMounted
+                        | CgroupError::Missing { .. }
+                        | CgroupError::Outside { .. }
+                        | CgroupError::NotHeld { .. }
+                )
                 | StartError::Launcher(LauncherError::Differs { .. } | LauncherError::Version(_))
         )
 }

@@ -1,16 +1,18 @@
 //! What the service manager is told, and what it gives (sd_notify(3), sd_listen_fds(3)). Without
 //! one nothing of this has an effect.
 
-use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::task::JoinSet;
 
-/// How much longer the end may take, each time that it is said to be still going on.
+/// How much longer the start or the end may take, each time that it is said to be still going on.
 const MORE_TIME: Duration = Duration::from_secs(20);
+
+/// How long that is said.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// The first descriptor that a service manager passes.
 const FIRST: u32 = 3;
@@ -25,6 +27,11 @@ pub(super) fn notify(states: &[NotifyState<'_>]) {
 /// It is up, and listens there.
 pub(super) fn ready(address: SocketAddr) {
     notify(&[NotifyState::Ready, NotifyState::Status(&format!("listening on http://{address}"))]);
+}
+
+/// It goes on with the configuration of before.
+pub(super) fn not_reloaded(why: &str) {
+    notify(&[NotifyState::Ready, NotifyState::Status(&format!("nothing was reloaded: {why}"))]);
 }
 
 /// `Type=notify-reload` wants the time of the reload as well.
@@ -50,17 +57,21 @@ pub(super) fn feed_watchdog() -> JoinSet<()> {
     tasks
 }
 
-/// Runs what belongs to the end, and asks for more time as long as it takes.
-pub(super) async fn patiently<T>(end: impl Future<Output = T>) -> T {
-    let mut pulse = tokio::time::interval(MORE_TIME / 2);
+/// Asks for more time than the unit gives, again and again, as long as what is returned is there: for a
+/// start that brings a large database up to date, and an end that saves much. What takes longer than
+/// [`LONGEST`] hangs, and is left to the service manager.
+pub(super) fn more_time() -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
     let micros = u32::try_from(MORE_TIME.as_micros()).unwrap_or(u32::MAX);
-    tokio::pin!(end);
-    loop {
-        tokio::select! {
-            done = &mut end => return done,
-            _ = pulse.tick() => notify(&[NotifyState::ExtendTimeoutUsec(micros)]),
+    tasks.spawn(async move {
+        let mut pulse = tokio::time::interval(MORE_TIME / 2);
+        let begun = Instant::now();
+        while begun.elapsed() < LONGEST {
+            pulse.tick().await;
+            notify(&[NotifyState::ExtendTimeoutUsec(micros)]);
         }
-    }
+    });
+    tasks
 }
 
 /// The listening socket that came from a socket unit; absent when none did.

@@ -63,7 +63,9 @@ pub async fn run(file: Option<PathBuf>) -> Result<(), AppError> {
     let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let config = Config::load(file.as_deref(), environment.iter().cloned())?;
     let level = telemetry::init(&config.log.level)?;
+    let more_time = manager::more_time();
     let mut daemon = Daemon::start(config, level).await?;
+    drop(more_time);
     while signals.next().await == Signal::Reload {
         daemon.reload(file.as_deref(), &environment).await;
     }
@@ -73,6 +75,8 @@ pub async fn run(file: Option<PathBuf>) -> Result<(), AppError> {
 
 struct Daemon {
     config: Config,
+    /// Where it listens.
+    address: SocketAddr,
     level: Level,
     service: Service,
     store: Arc<dyn Store>,
@@ -108,6 +112,7 @@ impl Daemon {
         let (shutdown, edges, pulse) = (CancellationToken::new(), JoinSet::new(), JoinSet::new());
         let mut daemon = Daemon {
             config,
+            address,
             level,
             service,
             store,
@@ -117,19 +122,15 @@ impl Daemon {
             pulse,
             _state: state,
         };
-        daemon.open((listener, address), Arc::new(keys)).await;
+        daemon.open(listener, Arc::new(keys)).await;
         Ok(daemon)
     }
 
     /// Opens the edges, and says so when both serve.
-    async fn open(
-        &mut self,
-        (listener, address): (TcpListener, SocketAddr),
-        keys: Arc<auth::Keys>,
-    ) {
+    async fn open(&mut self, listener: TcpListener, keys: Arc<auth::Keys>) {
         self.open_http(listener, keys.clone());
         self.open_bus(keys).await;
-        announce(&self.config, address);
+        announce(&self.config, self.address);
         self.pulse = manager::feed_watchdog();
     }
 
@@ -154,7 +155,7 @@ impl Daemon {
         let (attempted, dropped) = oneshot::channel();
         self.edges.spawn(async move {
             if let Err(error) = bus::serve(verbs, bus, attempted, shutdown).await {
-                tracing::error!(%error, "no D-Bus interface");
+                tracing::error!(message_id = message::NO_BUS, %error, "no D-Bus interface");
             }
         });
         if tokio::time::timeout(BUS_PATIENCE, dropped).await.is_err() {
@@ -166,15 +167,18 @@ impl Daemon {
     async fn reload(&mut self, file: Option<&Path>, environment: &[(OsString, OsString)]) {
         manager::reloading();
         match Config::load(file, environment.iter().cloned()) {
-            Ok(new) => self.adopt(&new).await,
+            Ok(new) => {
+                self.adopt(&new).await;
+                manager::ready(self.address);
+            }
             Err(error) => {
                 tracing::error!(
                     message_id = message::NOT_RELOADED,
                     "nothing was reloaded: {error}"
                 );
+                manager::not_reloaded(&error.to_string());
             }
         }
-        manager::notify(&[sd_notify::NotifyState::Ready]);
     }
 
     async fn adopt(&mut self, new: &Config) {
@@ -210,7 +214,8 @@ impl Daemon {
         manager::notify(&[sd_notify::NotifyState::Stopping]);
         let fate = systemd::fate().await;
         tracing::info!(message_id = message::ENDING, "{}", farewell(fate));
-        manager::patiently(self.service.shut_down(fate == Fate::End)).await;
+        let _more_time = manager::more_time();
+        self.service.shut_down(fate == Fate::End).await;
         self.shutdown.cancel();
         let drained = async { while self.edges.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
@@ -218,7 +223,7 @@ impl Daemon {
         }
         if fate == Fate::End {
             self.sandboxes.stop().await;
-            manager::patiently(self.service.rest()).await;
+            self.service.rest().await;
         }
         self.store.close().await;
         tracing::info!("ended");
@@ -265,7 +270,7 @@ fn announce(config: &Config, address: SocketAddr) {
     if let Err(error) = std::fs::write(&path, format!("http://{address}\n")) {
         tracing::warn!(%error, "{} was not written", path.display());
     }
-    tracing::info!("listening on http://{address}");
+    tracing::info!(message_id = message::UP, "listening on http://{address}");
     manager::ready(address);
 }
 

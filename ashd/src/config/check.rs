@@ -55,6 +55,7 @@ impl<'a> Check<'a> {
         self.uids(config);
         self.model(config);
         self.model_key(config);
+        self.authorities(config);
         self.snapshots(config);
         self.retention(config);
         if config.sandbox.services {
@@ -144,6 +145,19 @@ impl<'a> Check<'a> {
             Ok(key) if config.model.key.is_none() => config.model.key = Some(key),
             Ok(_) => {}
             Err(reason) => self.refuse("model.key_file", reason),
+        }
+    }
+
+    /// The broker gets the file open, and could not say which it was.
+    fn authorities(&mut self, config: &Config) {
+        let Some(path) = &config.model.ca_file else { return };
+        let opened = File::open(path).and_then(|file| file.metadata());
+        match opened {
+            Ok(found) if found.is_file() => {}
+            Ok(_) => self.refuse("model.ca_file", format!("{} is no regular file", path.display())),
+            Err(error) => {
+                self.refuse("model.ca_file", format!("{} cannot be read: {error}", path.display()));
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use strsim::normalized_damerau_levenshtein;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
@@ -131,12 +132,20 @@ fn line(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }
 
+/// How alike a key's path must be to what was written to be meant by it, of 1.
+const ALIKE: f64 = 0.7;
+
 fn unknown(path: &str) -> String {
     let name = path.rsplit('.').next().unwrap_or(path);
     let elsewhere = keys().find(|key| key.path.rsplit('.').next() == Some(name));
-    match elsewhere {
+    let alike = |key: &Key| normalized_damerau_levenshtein(path, key.path);
+    let nearest = || {
+        let best = keys().max_by(|one, other| alike(one).total_cmp(&alike(other)));
+        best.filter(|key| alike(key) >= ALIKE)
+    };
+    match elsewhere.or_else(nearest) {
         Some(key) => format!("is no key of the configuration; did you mean {}?", key.path),
-        None => "is no key of the configuration".into(),
+        None => "is no key of the configuration; ashd.toml(5) has them all".into(),
     }
 }
 

@@ -156,6 +156,16 @@ fn the_key_file_must_be_private() {
 }
 
 #[test]
+fn the_file_of_authorities_must_be_one() {
+    let dir = Dir::new("[model]\nca_file = \"/no/such.pem\"\n");
+    let problem = &dir.problems(&[])[0];
+    let expected = "ashd.toml:2: model.ca_file: /no/such.pem cannot be read: No such file";
+    assert!(problem.starts_with(expected), "{problem}");
+    let problem = &dir.problems(&[("SSL_CERT_FILE", "/")])[0];
+    assert!(problem.ends_with("model.ca_file: / is no regular file"), "{problem}");
+}
+
+#[test]
 fn sockets_have_a_short_home_of_their_own() {
     let dir = Dir::new("");
     let run_dir = |data: &Path| {
