@@ -100,6 +100,18 @@ pub(crate) async fn run(command: Command, common: &Common) -> Result<u8, Failure
     Ok(0)
 }
 
+/// What every turn needs and is not there, by whether the broker has a key.
+fn missing_for_turns(has_key: Option<bool>) -> Option<&'static str> {
+    match has_key {
+        Some(true) => None,
+        Some(false) => Some("missing: a model API key; `ashctl setup` stores one"),
+        None => Some(
+            "missing: the model broker, turns wait for it or fail; `systemctl status ash-broker` says \
+             why",
+        ),
+    }
+}
+
 async fn status(context: &mut Context) -> Result<(), Failure> {
     let asked = timeout(PATIENCE, context.bus.manager.status()).await;
     let health = match asked.map_err(|_| hangs())?.map_err(Failure::from) {
@@ -127,8 +139,8 @@ async fn status(context: &mut Context) -> Result<(), Failure> {
             format!("{} warm, {} cold", health.resume_warm_hits, health.resume_cold_hits),
         ),
     ])?;
-    if health.model_key == Some(false) {
-        context.out.line("missing: a model API key; `ashctl setup` stores one")?;
+    if let Some(missing) = missing_for_turns(health.model_key) {
+        context.out.line(missing)?;
     }
     if health.damaged_checkpoints > 0 {
         let count = health.damaged_checkpoints;

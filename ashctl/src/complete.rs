@@ -96,12 +96,41 @@ pub(crate) fn versions() -> Vec<CompletionCandidate> {
     installed.map(|one| CompletionCandidate::new(one.version)).collect()
 }
 
-/// What the daemon answers; nothing when it does not.
+/// What the command line that is being completed says of where the daemon is.
+#[derive(Debug, Eq, PartialEq)]
+enum Where {
+    /// On another machine, which nobody asks who only pressed a key.
+    Elsewhere,
+    /// On this bus; without one on that of the system.
+    Here(Option<String>),
+}
+
+impl Where {
+    /// What the shell hands over begins with this program's name, its own words behind `--`.
+    fn read(words: impl Iterator<Item = String>, variable: Option<String>) -> Where {
+        let mut bus = variable.filter(|address| !address.is_empty());
+        let mut words = words.skip_while(|word| word != "--").skip(1);
+        while let Some(word) = words.next() {
+            let is_host = word.starts_with("--host") || word.starts_with("-H");
+            match word.strip_prefix("--bus") {
+                _ if is_host => return Where::Elsewhere,
+                Some("") => bus = words.next(),
+                Some(rest) => bus = rest.strip_prefix('=').map(str::to_owned).or(bus),
+                None => {}
+            }
+        }
+        Where::Here(bus)
+    }
+}
+
+/// What the daemon answers; nothing when it does not, or is on another machine.
 fn asked<F>(question: impl FnOnce(Bus) -> F) -> Vec<CompletionCandidate>
 where
     F: Future<Output = Result<Vec<CompletionCandidate>, Failure>>,
 {
-    let address = std::env::var("ASH_BUS_ADDRESS").ok().filter(|address| !address.is_empty());
+    let variable = std::env::var("ASH_BUS_ADDRESS").ok();
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let Where::Here(address) = Where::read(words, variable) else { return Vec::new() };
     let asked = async { question(Bus::connect(address.as_deref()).await?).await };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return Vec::new();
@@ -113,6 +142,28 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_come_from_where_the_command_will_go() {
+        let read = |line: &str, variable: Option<&str>| {
+            let words = line.split(' ').map(str::to_owned);
+            Where::read(words, variable.map(str::to_owned))
+        };
+        let here = |bus: &str| Where::Here(Some(bus.to_owned()));
+        assert_eq!(read("ashctl -- ashctl session end ", None), Where::Here(None));
+        assert_eq!(read("ashctl -- ashctl session end ", Some("unix:a")), here("unix:a"));
+        assert_eq!(
+            read("ashctl -- ashctl --bus unix:b session end ", Some("unix:a")),
+            here("unix:b")
+        );
+        assert_eq!(read("ashctl -- ashctl session --bus=unix:b end ", None), here("unix:b"));
+        for host in ["-H prod", "-Hprod", "--host prod", "--host=prod"] {
+            assert_eq!(
+                read(&format!("ashctl -- ashctl {host} session end "), None),
+                Where::Elsewhere
+            );
+        }
+    }
 
     #[test]
     fn every_shell_has_its_script() {

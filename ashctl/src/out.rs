@@ -47,17 +47,7 @@ impl Out {
 
     /// Writes a table, columns aligned.
     pub(crate) fn table(&mut self, rows: &[Vec<String>]) -> Result<(), Failure> {
-        let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-        let width = |column: usize| {
-            let cells = rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
-        };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        for row in rows {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-            self.line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
-        }
-        Ok(())
+        aligned(rows).iter().try_for_each(|line| self.line(line))
     }
 
     /// Writes bytes as they are.
@@ -68,6 +58,21 @@ impl Out {
             _ => Failure::Failed(format!("cannot write the output: {error}")),
         })
     }
+}
+
+/// The lines of a table, columns aligned.
+pub(crate) fn aligned(rows: &[Vec<String>]) -> Vec<String> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }
 
 /// Says on standard error what went wrong.

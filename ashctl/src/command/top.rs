@@ -1,5 +1,6 @@
 //! `ashctl top`.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -11,17 +12,21 @@ use tokio::time::sleep;
 use super::Context;
 use crate::failure::Failure;
 use crate::json;
+use crate::out::aligned;
 
 /// The terminal's corner, and everything behind it gone.
 const HOME: &[u8] = b"\x1b[H\x1b[J";
 
-const COLUMNS: [&str; 11] = [
-    "SESSION", "AGENT", "STATE", "CPU", "TIME", "MEMORY", "PIDS", "READ", "WRITTEN", "TOKENS",
-    "COST",
+const COLUMNS: [&str; 12] = [
+    "SESSION", "AGENT", "STATE", "TURN", "CPU", "TIME", "MEMORY", "PIDS", "READ", "WRITTEN",
+    "TOKENS", "COST",
 ];
 
 /// The column that takes two looks.
-const SHARE: usize = 3;
+const SHARE: usize = 4;
+
+/// Characters of a turn's id that are shown.
+const TURN: usize = 8;
 
 /// Shows a table, on a terminal again and again until Ctrl-C.
 pub(super) async fn run(mut context: Context, interval: Duration) -> Result<(), Failure> {
@@ -43,7 +48,7 @@ pub(super) async fn run(mut context: Context, interval: Duration) -> Result<(), 
 async fn refresh(context: &mut Context, interval: Duration) -> Result<(), Failure> {
     let mut before = (Instant::now(), HashMap::new());
     loop {
-        let loads = match context.bus.manager.top().await.map_err(Failure::from) {
+        let mut loads = match context.bus.manager.top().await.map_err(Failure::from) {
             // It restarts, perhaps: whoever watches wants to see that, and what comes then.
             Err(Failure::Absent(_)) => {
                 context.bus.wait_for_daemon().await?;
@@ -54,19 +59,35 @@ async fn refresh(context: &mut Context, interval: Duration) -> Result<(), Failur
         let now = Instant::now();
         let shares = shares(&loads, &before.1, now - before.0);
         before = (now, loads.iter().map(|load| (load.id.clone(), load.cpu_us)).collect());
-        let mut rows = table(&loads, &shares);
-        rows.truncate(height());
+        loads.sort_by(|one, other| busier(one, other, &shares));
+        let (width, height) = size();
+        // One line is the head's, and the last one the cursor's.
+        let left_out = loads.len().saturating_sub(height.saturating_sub(2).max(1));
+        loads.truncate(loads.len() - left_out);
+        let mut lines = aligned(&table(&loads, &shares));
+        if left_out > 0 {
+            lines.pop();
+            lines.push(format!("and {} more, which do less", left_out + 1));
+        }
         context.out.bytes(HOME)?;
-        context.out.table(&rows)?;
+        for line in lines {
+            context.out.line(&line.chars().take(width).collect::<String>())?;
+        }
         sleep(interval).await;
     }
 }
 
-/// Lines that the terminal can show, without the one for the cursor.
-fn height() -> usize {
+/// Characters of a line and lines that the terminal shows, as far as it says.
+fn size() -> (usize, usize) {
     let size = rustix::termios::tcgetwinsize(std::io::stdout());
-    let rows = size.map_or(0, |size| usize::from(size.ws_row));
-    if rows == 0 { usize::MAX } else { rows.saturating_sub(1).max(1) }
+    let said = |length: u16| if length == 0 { usize::MAX } else { length.into() };
+    size.map_or((usize::MAX, usize::MAX), |size| (said(size.ws_col), said(size.ws_row)))
+}
+
+/// Whoever uses more of the processors comes first, then who holds more memory.
+fn busier(one: &LoadInfo, other: &LoadInfo, shares: &HashMap<String, f64>) -> Ordering {
+    let share = |load: &LoadInfo| shares.get(&load.id).copied().unwrap_or_default();
+    share(other).total_cmp(&share(one)).then(other.memory.cmp(&one.memory))
 }
 
 /// Processors' worth of time in between, by session, in percent.
@@ -90,11 +111,12 @@ fn table(loads: &[LoadInfo], shares: &HashMap<String, f64>) -> Vec<Vec<String>> 
 }
 
 fn row(load: &LoadInfo, share: Option<f64>) -> Vec<String> {
-    let state = if load.turn.is_empty() { &load.status } else { "in a turn" };
+    let turn = if load.turn.is_empty() { "-" } else { load.turn.get(..TURN).unwrap_or(&load.turn) };
     vec![
         load.id.clone(),
         load.agent_name.clone(),
-        state.to_owned(),
+        load.status.clone(),
+        turn.to_owned(),
         share.map_or_else(|| "-".to_owned(), |share| format!("{share:.0}%")),
         time(load.cpu_us),
         bytes(load.memory),
@@ -144,6 +166,15 @@ mod tests {
         assert_eq!(short(999), "999");
         assert_eq!(short(1_234_567), "1.2M");
         assert_eq!(time(83_400_000), "1:23.4");
+    }
+
+    #[test]
+    fn who_does_most_comes_first() {
+        let load = |id: &str, memory| LoadInfo { id: id.into(), memory, ..LoadInfo::default() };
+        let mut loads = [load("idle", 1), load("large", 9), load("hog", 0)];
+        let shares = HashMap::from([("hog".to_owned(), 80.0)]);
+        loads.sort_by(|one, other| busier(one, other, &shares));
+        assert_eq!(loads.map(|load| load.id), ["hog", "large", "idle"]);
     }
 
     #[test]

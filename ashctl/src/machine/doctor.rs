@@ -13,6 +13,12 @@ use super::Page;
 use crate::cli::Places;
 use crate::failure::Failure;
 
+/// Which key of the configuration gives the model API key, if one does: a credential has no effect then.
+pub(super) async fn configured_key() -> Option<&'static str> {
+    let is_in_environment = gather::has_key_in_environment();
+    judge::configured_key(&gather::config().await, is_in_environment)
+}
+
 /// Looks at the machine, says what was found, returns 1 if something needed is missing.
 pub(super) async fn run(
     page: &mut Page,

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use self::credential::Credentials;
 use super::runtime::{self, Shelf};
-use super::{Page, installed};
+use super::{Page, doctor, installed};
 use crate::bus::Bus;
 use crate::cli::Setup;
 use crate::command;
@@ -42,6 +42,19 @@ pub(super) async fn run(
 
 async fn key(page: &mut Page, options: &Setup) -> Result<(), Failure> {
     let credentials = Credentials::beneath(&options.places.etc_dir);
+    if let Some(given) = doctor::configured_key().await {
+        return match &options.key_file {
+            None => page.say(
+                &format!("Key: {given} of the configuration gives it"),
+                &json!({"step": "key", "configured": given, "changed": false}),
+            ),
+            Some(_) => Err(Failure::Failed(format!(
+                "{given} of the configuration gives the model API key, and a stored one would have no \
+                 effect; change it there, or take it out and run this again (`ashctl config show` says \
+                 where it is)"
+            ))),
+        };
+    }
     let there = credentials.found();
     let Some(key) = wanted_key(options, there.as_deref())? else {
         let path = there.unwrap_or_default();

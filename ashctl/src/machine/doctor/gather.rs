@@ -4,6 +4,8 @@ mod disk;
 mod kernel;
 mod service;
 
+pub(super) use service::{config, has_key_in_environment};
+
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
@@ -26,7 +28,7 @@ const SYSTEM_BWRAP: &str = "/usr/bin/bwrap";
 /// Takes all readings.
 pub(super) async fn all(places: &Places, bus: Option<&str>) -> Readings {
     let libexec = &places.libexec_dir;
-    let config = service::config().await;
+    let config = config().await;
     let said = service::daemon(bus).await;
     let has_polkit = service::polkit(bus).await;
     Readings {
@@ -51,6 +53,10 @@ pub(super) async fn all(places: &Places, bus: Option<&str>) -> Readings {
         vulnerabilities: kernel::vulnerabilities(),
         is_smt_on: line("/sys/devices/system/cpu/smt/active").as_deref() == Some("1"),
         unit: systemctl::state(systemctl::DAEMON).await,
+        helpers: [
+            (systemctl::BROKER, systemctl::state(systemctl::BROKER).await),
+            (systemctl::SANDBOXES, systemctl::state(systemctl::SANDBOXES).await),
+        ],
         daemon: said.daemon,
         damaged: said.damaged,
         has_polkit,

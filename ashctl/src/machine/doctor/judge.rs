@@ -5,6 +5,8 @@ mod kernel;
 mod sandbox;
 mod service;
 
+pub(super) use service::configured_key;
+
 #[cfg(test)]
 mod tests;
 

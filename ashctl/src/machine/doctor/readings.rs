@@ -42,6 +42,8 @@ pub(super) struct Readings {
     pub(super) is_smt_on: bool,
     /// What the service manager says of `ashd`: `active`, `inactive`, …; absent without one.
     pub(super) unit: Option<String>,
+    /// The same of the services that it works with, broker and launcher.
+    pub(super) helpers: [(&'static str, Option<String>); 2],
     /// The daemon on the bus.
     pub(super) daemon: Daemon,
     /// Checkpoints that it knows to be damaged; absent when it does not say.
@@ -169,6 +171,8 @@ pub(super) enum Config {
     Unknown,
     /// It can be used: values by key.
     Good(BTreeMap<String, String>),
+    /// Some of it is for root alone, and somebody else asks: what.
+    Closed(String),
     /// It cannot: what is wrong.
     Bad(String),
 }

@@ -22,7 +22,7 @@ use crate::systemctl::BROKER;
 const POLKIT: &str = "org.freedesktop.PolicyKit1";
 
 /// Asks `ashd` what it would run with.
-pub(super) async fn config() -> Config {
+pub(in super::super) async fn config() -> Config {
     let Some(ashd) = program::ashd() else { return Config::Unknown };
     let variables = match program::unit_environment().await {
         Ok(variables) => variables,
@@ -39,7 +39,19 @@ pub(super) async fn config() -> Config {
         (Some(0), Ok(values)) => Config::Good(values_of(&values)),
         // An older one does not know the question.
         (Some(2), _) => Config::Unknown,
-        _ => Config::Bad(problems(&String::from_utf8_lossy(&output.stderr))),
+        _ => {
+            let is_root = rustix::process::geteuid().is_root();
+            unusable(problems(&String::from_utf8_lossy(&output.stderr)), is_root)
+        }
+    }
+}
+
+/// A file that is for root alone is not wrong for that.
+fn unusable(why: String, is_root: bool) -> Config {
+    let is_closed = |problem: &str| problem.ends_with("Permission denied (os error 13)");
+    match !is_root && why.split("; ").any(is_closed) {
+        true => Config::Closed(why),
+        false => Config::Bad(why),
     }
 }
 
@@ -85,8 +97,13 @@ pub(super) fn key(etc: &Path) -> Key {
         plain: plain.ok().flatten(),
         encrypted: encrypted.ok().flatten(),
         is_undecryptable: false,
-        is_in_environment: std::env::var_os("ANTHROPIC_API_KEY").is_some_and(|key| !key.is_empty()),
+        is_in_environment: has_key_in_environment(),
     }
+}
+
+/// Whether whoever asks has a key in the environment, which `ashd config` then takes for its own.
+pub(in super::super) fn has_key_in_environment() -> bool {
+    std::env::var_os("ANTHROPIC_API_KEY").is_some_and(|key| !key.is_empty())
 }
 
 /// Whether the broker did not start because its key cannot be decrypted (EXIT_CREDENTIALS of
@@ -169,6 +186,15 @@ mod tests {
         assert_eq!(value(&config, "state.data_dir"), Some("/srv/ash"));
         assert_eq!(value(&config, "model.key_file"), None);
         assert_eq!(value(&Config::Unknown, "state.data_dir"), None);
+    }
+
+    #[test]
+    fn what_is_for_root_alone_is_not_wrong() {
+        let closed = "a.toml:1: model.key_file: /k cannot be read: Permission denied (os error 13)";
+        let is_closed =
+            |why: &str, is_root| matches!(unusable(why.into(), is_root), Config::Closed(_));
+        assert!(is_closed(closed, false) && !is_closed(closed, true));
+        assert!(!is_closed("a.toml:1: x: wrong", false));
     }
 
     #[test]

@@ -2,9 +2,13 @@
 
 use super::super::finding::{Finding, Grade};
 use super::super::readings::{Config, Daemon, KeyFile, Readings};
+use crate::systemctl::BROKER;
 
 /// Keys of the configuration that hold or name the model API key.
-const KEYS: [&str; 2] = ["model.key", "model.key_file"];
+const KEYS: [&str; 2] = [OF_ENVIRONMENT, "model.key_file"];
+
+/// The one that only an environment can set.
+const OF_ENVIRONMENT: &str = "model.key";
 
 /// The key as a credential that is encrypted.
 const SEALED: &str = "/etc/credstore.encrypted/ash-model-key.sealed";
@@ -50,33 +54,43 @@ fn no_key(name: &'static str) -> Finding {
     )
 }
 
-/// What there is for the broker to start with.
+/// Which key of the configuration gives the model API key. One that is in the environment of whoever
+/// asks is none of the services'.
+pub(in super::super) fn configured_key(
+    config: &Config,
+    is_in_environment: bool,
+) -> Option<&'static str> {
+    let Config::Good(values) = config else { return None };
+    let is_given =
+        |key: &&str| values.contains_key(*key) && (*key != OF_ENVIRONMENT || !is_in_environment);
+    KEYS.into_iter().rfind(is_given)
+}
+
+/// What there is for the broker to start with. What the configuration gives goes before a credential.
 fn stored_key(readings: &Readings) -> Finding {
     let name = "Model key";
     let key = &readings.key;
+    if let Some(given) = configured_key(&readings.config, key.is_in_environment) {
+        return Finding::ok(name, format!("by {given} of the configuration"));
+    }
     if let Some(file) = key.encrypted {
         return credential(name, SEALED, file);
     }
     if let Some(file) = key.plain {
         return credential(name, PLAIN, file);
     }
-    let given = match &readings.config {
-        Config::Good(values) => KEYS.into_iter().find(|key| values.contains_key(*key)),
-        _ => None,
-    };
-    match (given, key.is_hidden) {
-        (Some("model.key"), _) | (None, false) if key.is_in_environment => Finding::warn(
+    match (key.is_hidden, key.is_in_environment) {
+        (false, true) => Finding::warn(
             name,
             "only ANTHROPIC_API_KEY of this shell, which the services do not see",
             "run `ashctl setup`, which stores it as a credential",
         ),
-        (Some(key), _) => Finding::ok(name, format!("by {key} of the configuration")),
-        (None, true) => Finding::warn(
+        (true, _) => Finding::warn(
             name,
             "only root can see whether there is one",
             "run `sudo ashctl doctor`",
         ),
-        (None, false) => no_key(name),
+        (false, false) => no_key(name),
     }
 }
 
@@ -106,6 +120,11 @@ pub(super) fn config(readings: &Readings) -> Finding {
             "there is no ashd to check it",
             "install the package ashd, or put ashctl and ashd into one directory",
         ),
+        Config::Closed(why) => Finding::warn(
+            name,
+            format!("only root can read all of it ({why})"),
+            "run `sudo ashctl doctor`",
+        ),
         Config::Bad(why) => Finding::missing(
             name,
             why.clone(),
@@ -117,6 +136,9 @@ pub(super) fn config(readings: &Readings) -> Finding {
 pub(super) fn daemon(readings: &Readings) -> Finding {
     let name = "Daemon";
     let unit = readings.unit.as_deref().unwrap_or("unknown");
+    if let Some(gone) = without_helper(name, readings).filter(|_| unit == "active") {
+        return gone;
+    }
     match &readings.daemon {
         Daemon::There(version, layers) if layers.is_empty() => {
             Finding::ok(name, format!("version {version} answers on the bus"))
@@ -149,6 +171,25 @@ pub(super) fn daemon(readings: &Readings) -> Finding {
         ),
         Daemon::Absent => Finding::warn(name, "ashd does not run", "run `systemctl start ashd`"),
     }
+}
+
+/// One of the services without which the daemon is of no use, if it does not run.
+fn without_helper(name: &'static str, readings: &Readings) -> Option<Finding> {
+    let runs = |state: &str| matches!(state, "active" | "activating" | "reloading");
+    let (unit, state) = readings.helpers.iter().find_map(|(unit, state)| {
+        state.as_deref().filter(|state| !runs(state)).map(|state| (*unit, state))
+    })?;
+    let what = match unit {
+        BROKER => "every turn fails",
+        _ => "no sandbox can be made",
+    };
+    Some(Finding::missing(
+        name,
+        format!("{unit} is {state}: {what}"),
+        format!(
+            "`systemctl status {unit}` says why in one sentence; then `systemctl start {unit}`"
+        ),
+    ))
 }
 
 /// What was kept and is damaged, as far as the daemon has noticed.

@@ -4,6 +4,7 @@ use super::super::finding::Grade;
 use super::super::readings::{Config, Daemon, KeyFile, Readings};
 use super::*;
 use crate::machine::runtime::PINNED;
+use crate::systemctl::{BROKER, SANDBOXES};
 
 /// What is wrong with a machine that is fit otherwise.
 type Spoil = fn(&mut Readings);
@@ -18,6 +19,7 @@ fn fit() -> Readings {
         seccomp: Some("kill_process trap errno user_notif allow".into()),
         is_clock_synchronised: Some(true),
         unit: Some("active".into()),
+        helpers: [BROKER, SANDBOXES].map(|unit| (unit, Some("active".to_owned()))),
         daemon: Daemon::There("0.1.0".into(), vec![]),
         damaged: Some(0),
         has_polkit: Some(true),
@@ -93,6 +95,8 @@ fn what_is_needed_and_not_there_is_missing() {
         ("Model key", |it| it.key.encrypted = Some(KeyFile { mode: 0o620, uid: 0 })),
         ("Model key", |it| it.key.encrypted = Some(KeyFile { mode: 0o600, uid: 7 })),
         ("Configuration", |it| it.config = Config::Bad("ashd.toml:3: is not TOML".into())),
+        ("Daemon", |it| it.helpers[0].1 = Some("failed".into())),
+        ("Daemon", |it| it.helpers[1].1 = Some("inactive".into())),
     ];
     for (name, spoil) in cases {
         let found = without(spoil);
@@ -122,6 +126,7 @@ fn what_could_be_better_is_a_warning() {
         ("Daemon", |it| it.daemon = Daemon::There("1".into(), vec!["TCP".into()]), "TCP"),
         ("Checkpoints", |it| it.damaged = Some(3), "3 are known to be damaged"),
         ("Configuration", |it| it.config = Config::Unknown, "no ashd"),
+        ("Configuration", |it| it.config = Config::Closed("a: closed".into()), "only root"),
     ];
     for (name, spoil, word) in cases {
         let found = without(spoil);
