@@ -9,6 +9,7 @@ pub const POINTS: &[(&str, &str)] = &[
     ("tree.removing", "a file of a tree is removed; others of it are there"),
     ("write.staged", "a file from outside is on disk beside the workspace, which is as before"),
     ("write.placed", "a file from outside is in the workspace; its sender does not know"),
+    ("change.synced", "a session's files are on disk; none is changed from outside yet"),
     ("attach.kept", "an attachment's content is in its place; it is not recorded"),
     ("attach.recorded", "an attachment is recorded; it is not in the workspace"),
     ("detach.recorded", "an attachment is not recorded any more; its content is there"),

@@ -1,9 +1,12 @@
 //! Deleting an agent.
 
+use std::sync::Arc;
+
 use super::agents;
 use super::api::{Caller, Happened, Refusal};
+use super::registry::SessionView;
 use super::service::{Result, Service, detached};
-use crate::domain::{AgentName, Status};
+use crate::domain::{AgentName, SessionId, Status};
 use crate::fault;
 use crate::store::SessionFilter;
 use crate::telemetry::message;
@@ -41,12 +44,28 @@ impl Service {
         let filter = SessionFilter { agent: Some(name.clone()), ..SessionFilter::default() };
         let (sessions, _) = self.shared.store.sessions(&caller.tenant, filter).await?;
         for session in sessions.iter().filter(|session| session.status != Status::Ended) {
-            match self.end(caller, session.id, false).await {
+            match self.end_when_made(caller, session.id, false).await {
                 // Its owner was quicker.
                 Ok(_) | Err(Refusal::NoSession) => {}
                 Err(refusal) => return Err(refusal),
             }
         }
         Ok(())
+    }
+
+    /// Ends a session; waits for one that is being made.
+    pub(super) async fn end_when_made(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        purge: bool,
+    ) -> Result<Arc<SessionView>> {
+        loop {
+            match self.end(caller, id, purge).await {
+                // Or what is left of it is mended at the next start.
+                Err(Refusal::Arriving) if self.shared.making.wait_for(id).await => {}
+                ended => return ended,
+            }
+        }
     }
 }

@@ -88,6 +88,13 @@ async fn adopt(shared: &Arc<Shared>, session: &Session) -> Result<bool, Refusal>
             return Ok(false);
         }
     };
+    // One that was told to go failed its turn first. Whatever it does is nobody's.
+    let ours = session.turn.map(|turn| turn.id.to_string());
+    if running.welcome.turn.is_some() && running.welcome.turn != ours {
+        tracing::warn!(ash_session = %session.id, "a sandbox goes on with a turn that is over; it ends");
+        shared.end_sandbox(running).await;
+        return Ok(false);
+    }
     let replay = replay(shared, session, &running).await?;
     tracing::info!(ash_session = %session.id, ash_turn = session.turn.map(|turn| turn.id.to_string()), "going on with a sandbox");
     let (driver_shared, started) = (shared.clone(), session.clone());

@@ -243,6 +243,10 @@ impl Service {
         if session.status == Status::Ended {
             return Err(Refusal::Ended);
         }
+        // Whoever makes it owns its row until it is there.
+        if session.is_arriving() {
+            return Err(Refusal::Arriving);
+        }
         if self.shared.is_shutting_down() {
             return Err(Refusal::ShuttingDown);
         }

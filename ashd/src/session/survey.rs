@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
@@ -22,7 +23,10 @@ use crate::store::Store;
 
 /// Sessions that are being made: what there is of them is not recorded yet.
 #[derive(Default)]
-pub(super) struct Making(Mutex<BTreeSet<(SessionId, u32)>>);
+pub(super) struct Making {
+    all: Mutex<BTreeSet<(SessionId, u32)>>,
+    fewer: Notify,
+}
 
 /// Counts a session as being made while it lives.
 pub(super) struct Made<'a>(&'a Making, (SessionId, u32));
@@ -34,14 +38,28 @@ impl Making {
         Made(self, (id, slot))
     }
 
+    /// Waits until this session is not being made, if it is; false if it was not.
+    pub(super) async fn wait_for(&self, id: SessionId) -> bool {
+        let mut waited = false;
+        loop {
+            let fewer = self.fewer.notified();
+            if !self.lock().iter().any(|(made, _)| *made == id) {
+                return waited;
+            }
+            fewer.await;
+            waited = true;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeSet<(SessionId, u32)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Made<'_> {
     fn drop(&mut self) {
         self.0.lock().remove(&self.1);
+        self.0.fewer.notify_waiters();
     }
 }
 

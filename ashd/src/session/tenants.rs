@@ -108,7 +108,7 @@ impl Service {
                 return Ok(purged);
             }
             for session in sessions {
-                match self.end(caller, session.id, true).await {
+                match self.end_when_made(caller, session.id, true).await {
                     Ok(_) => purged += 1,
                     // A client of its own was quicker.
                     Err(Refusal::NoSession) => {}

@@ -52,6 +52,19 @@ impl Shared {
         sync(&self.store, self.places.sessions(), builds).await
     }
 
+    /// Before files are changed from outside, which then stay as they are should the machine go down:
+    /// puts everything of the session on the disk that may not be there.
+    pub(super) async fn sync_before_change(&self, session: SessionId) -> Result<(), Refusal> {
+        let mut all = self.store.unsynced().await?.into_iter();
+        match all.find(|files| files.session == session) {
+            Some(Unsynced { build: Some(_), .. }) => self.sync_files(session).await,
+            Some(files) if files.changed < Changed::Kept => {
+                flush(self.places.sessions(), || fault::point("change.synced")).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Records which sessions have sandboxes, if a daemon from before that was recorded has left them.
     pub(super) async fn note_in_use(&self, mut sessions: Vec<SessionId>) -> Result<(), Refusal> {
         let known: BTreeSet<_> =

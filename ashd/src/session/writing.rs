@@ -154,7 +154,7 @@ impl Service {
         work: impl FnOnce(&Workspace) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         // Here nobody else waits for it.
-        self.shared.sync_files(id).await?;
+        self.shared.sync_before_change(id).await?;
         let changed = self.ask(caller, id, |reply| {
             Command::Write(Box::new(move |workspace| {
                 // Whoever is gone does not need the answer.

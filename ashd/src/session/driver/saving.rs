@@ -25,6 +25,9 @@ use crate::store::{Commit, StoreError};
 /// How long a turn waits for the moment of a cut under way, when there has been none lately.
 const PATIENCE: Duration = Duration::from_millis(50);
 
+/// How often a cut is begun again whose moment was missed.
+const TRIES: u32 = 3;
+
 /// What is lately: messages that follow at once on each other's answers wait for nothing.
 const LATELY: Duration = Duration::from_secs(10);
 
@@ -43,6 +46,8 @@ pub(super) struct Saving {
     again: bool,
     /// It is made for nothing but changes of files from outside.
     of_changes: bool,
+    /// How often it was begun before: its moment came, and nobody had time to note it.
+    missed: u32,
 }
 
 /// What a point is of, beside its files.
@@ -90,8 +95,8 @@ fn finished(
 impl Driver {
     /// Saves the session's files in the background, if nothing does so already.
     pub(super) fn save(&mut self) {
-        if self.session.restore.is_some() {
-            // What is in their place is not what the session has; that is in a point already.
+        if self.session.restore.is_some() || !self.shared.has_files(self.session.id) {
+            // What is in their place, or on its way there, is in a point already.
             return;
         }
         match &mut self.saving {
@@ -170,9 +175,29 @@ impl Driver {
         let flag = cancel.clone();
         let root = shared.places.session(session.id);
         let task = tokio::spawn(async move { shared.cut(&session, root, (flag, tell)).await });
-        let (moment, passed, again, of_changes) = (None, false, false, false);
+        let (moment, passed, again, of_changes, missed) = (None, false, false, false, 0);
         self.saving =
-            Some(Saving { task, told, cancel, moment, passed, wishes, again, of_changes });
+            Some(Saving { task, told, cancel, moment, passed, wishes, again, of_changes, missed });
+    }
+
+    /// Begins a cut anew whose moment came while we were busy, for the same reasons; gives it back if
+    /// that is not what happened, or does not help.
+    fn missed_moment(
+        &mut self,
+        result: &Result<Cut, SnapshotError>,
+        saving: Saving,
+    ) -> Option<Saving> {
+        let missed = matches!(result, Err(SnapshotError::Cancelled)) && !saving.is_cancelled();
+        let wanted = !saving.wishes.is_empty() || self.state.turn == Turn::None;
+        if !missed || !wanted || saving.missed == TRIES || self.launching.is_some() {
+            return Some(saving);
+        }
+        self.begin_cut(saving.wishes);
+        if let Some(next) = &mut self.saving {
+            (next.again, next.of_changes) = (saving.again, saving.of_changes);
+            next.missed = saving.missed + 1;
+        }
+        None
     }
 
     /// Notes what the session is at the moment of a cut.
@@ -196,6 +221,7 @@ impl Driver {
             Saved::Told(told) => self.told(told),
             Saved::Done(result) => {
                 let Some(saving) = self.saving.take() else { return };
+                let Some(saving) = self.missed_moment(&result, saving) else { return };
                 let again = saving.again;
                 self.record_cut(*result, saving).await;
                 if self.launching.is_some() {

@@ -115,10 +115,11 @@ impl Driver {
         Ok(Workspace { tree, owner, live: self.link.is_some() })
     }
 
-    /// What was changed has settled: it is saved, unless a turn runs, which saves at its end.
+    /// What was changed has settled: it is saved. A turn that runs saves at its end, which is too late
+    /// only for what would keep its files as a machine leaves them that goes down.
     pub(super) fn settled(&mut self) {
         self.settles_at = None;
-        if self.state.turn == Turn::None {
+        if self.state.turn == Turn::None || self.session.changed == Changed::Kept {
             self.save_changes();
         }
     }

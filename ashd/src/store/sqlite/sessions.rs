@@ -222,7 +222,8 @@ pub(super) fn unended(conn: &Connection) -> Result<Vec<Session>> {
 
 pub(super) fn unsaved(conn: &Connection) -> Result<Vec<Session>> {
     let sql = format!(
-        "{SELECT} WHERE status <> 'ended' AND slot IS NOT NULL AND turn IS NULL AND restore IS NULL
+        "{SELECT} WHERE status NOT IN ('ended', 'starting') AND slot IS NOT NULL AND turn IS NULL
+             AND restore IS NULL
              AND (changed > 0 OR EXISTS (
                  SELECT 1 FROM events WHERE session = sessions.key AND kind <> 'lifecycle'
                      AND seq > (SELECT ifnull(max(seq), 0) FROM points WHERE session = sessions.key)))

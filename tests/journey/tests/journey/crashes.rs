@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use ash_journey::process::until;
 use ash_journey::{Client, Options, Turn, process};
+use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -106,6 +107,24 @@ fn ashd_killed_in_mid_tool(options: Options) -> Result<()> {
     ensure!(turn.named("tool_result").count() == 1, "{}", turn.raw());
     ensure!(turn.text() == "tool said: went", "{}", turn.text());
     talk.check_asked_once(&prompt)?;
+    talk.ash.finish()
+}
+
+/// A turn that is stopped is recorded as over before its sandbox ends.
+#[test]
+fn ashd_killed_while_it_stopped_a_turn() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    let mut turn = talk.send("[[deltas 3 10]][[hang]]")?;
+    turn.deltas(3)?;
+    talk.ash.kill9()?;
+    let database = Connection::open(talk.ash.data_dir().join("ash.db"))?;
+    database.execute("UPDATE sessions SET turn = NULL, turn_user_seq = NULL", [])?;
+    drop(database);
+    talk.boot()?;
+    ensure!(talk.ash.log().contains("a turn that is over"), "{}", talk.ash.log());
+    ensure!(talk.api.session(&talk.session)?["status"] == "paused");
+    talk.api.turn_to(&talk.session, "resume")?;
+    ensure!(talk.ask("[[say next]]")? == "next");
     talk.ash.finish()
 }
 

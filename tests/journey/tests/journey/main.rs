@@ -5,6 +5,8 @@ mod s3;
 mod support;
 
 mod anything;
+mod arriving;
+
 mod attachments;
 mod azure;
 mod backups;

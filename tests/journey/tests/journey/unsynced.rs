@@ -157,6 +157,25 @@ fn a_session_in_use_goes_on_where_it_was_saved_last() -> Result<()> {
     talk.ash.finish()
 }
 
+/// What is put there right before a message does not make its turn one that only the disk has.
+#[test]
+fn a_turn_behind_an_upload_is_saved_in_its_middle() -> Result<()> {
+    let talk = Talk::begin(Options::stub())?;
+    talk.ask("[[say hello]]")?;
+    let points = |talk: &Talk| -> Result<Vec<i64>> {
+        let database = database(talk)?;
+        let mut changed = database.prepare("SELECT changed FROM sessions")?;
+        Ok(changed.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
+    };
+    talk.api.call("PUT", &talk.path("files/given"), Some(&json!("kept")))?.expect(201)?;
+    ensure!(points(&talk)? == [2], "it may be in no point");
+    let turn = talk.send(&talk.bash("until [ -e go ]; do sleep 0.02; done; echo went"))?;
+    process::until("it is in a point", || points(&talk).is_ok_and(|changed| changed != [2]))?;
+    talk.api.exec(&talk.session, "touch go")?;
+    ensure!(turn.to_end()?.text().contains("went"));
+    talk.ash.finish()
+}
+
 #[test]
 fn a_session_without_a_checkpoint_begins_with_its_agents_folder() -> Result<()> {
     let mut talk = Talk::begin(Options::stub())?;
