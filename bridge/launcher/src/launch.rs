@@ -9,8 +9,8 @@ use ash_sys::cgroup;
 use ash_sys::process::{Child, Exec, fork_into};
 use ash_wire::plan::{FIXED_FDS, Mount, Plan};
 use rustix::fs::{
-    CWD, FileType, Mode, OFlags, ResolveFlags, SealFlags, SeekFrom, fcntl_get_seals, fstat,
-    fstatfs, openat, openat2, seek,
+    CWD, FileType, Mode, OFlags, ResolveFlags, SealFlags, SeekFrom, StatVfsMountFlags,
+    fcntl_get_seals, fstat, fstatfs, fstatvfs, openat, openat2, seek,
 };
 use rustix::net::sockopt::socket_acceptconn;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -47,6 +47,12 @@ pub enum LaunchError {
     /// The source of a writable mount is not a directory of this agent.
     #[error("{0:?} is not a directory, reached without links, that belongs to the agent's uid")]
     Source(String),
+    /// The source of a writable mount cannot be written here.
+    #[error(
+        "{0:?} is read-only for the launcher; when the state directory was put anew in its place, \
+         `systemctl restart ash-sandboxes` lets it see that"
+    )]
+    ReadOnly(String),
     /// A step was refused by the kernel.
     #[error("cannot {0}: {1}")]
     Step(&'static str, io::Error),
@@ -175,26 +181,31 @@ fn is_sealed(fd: &OwnedFd) -> bool {
 
 fn check_sources(plan: &Plan, options: &Options) -> Result<(), LaunchError> {
     for mount in &plan.mounts {
-        if let Mount::Writable { source, .. } = mount
-            && !is_agents_directory(source, &options.sessions_dir, plan.agent_uid).unwrap_or(false)
-        {
-            return Err(LaunchError::Source(source.clone()));
+        let Mount::Writable { source, .. } = mount else { continue };
+        let found = agents_directory(source, &options.sessions_dir, plan.agent_uid);
+        let Ok(Some(directory)) = found else { return Err(LaunchError::Source(source.clone())) };
+        // bubblewrap keeps what a mount forbids, and would say nothing.
+        let mount = step("look at a mount", fstatvfs(&directory))?;
+        if mount.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Err(LaunchError::ReadOnly(source.clone()));
         }
     }
     Ok(())
 }
 
 /// Only the sessions directory's own path is trusted to lead where it says.
-fn is_agents_directory(source: &str, sessions: &Path, uid: u32) -> io::Result<bool> {
+fn agents_directory(source: &str, sessions: &Path, uid: u32) -> io::Result<Option<OwnedFd>> {
     let open = |base: BorrowedFd<'_>, path: &OsStr, resolve| {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         openat2(base, path, flags, Mode::empty(), resolve)
     };
-    let Ok(inner) = Path::new(source).strip_prefix(sessions) else { return Ok(false) };
+    let Ok(inner) = Path::new(source).strip_prefix(sessions) else { return Ok(None) };
     let base = open(CWD, sessions.as_os_str(), ResolveFlags::empty())?;
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let stat = fstat(open(base.as_fd(), inner.as_os_str(), beneath)?)?;
-    Ok(stat.st_uid == uid && FileType::from_raw_mode(stat.st_mode).is_dir())
+    let directory = open(base.as_fd(), inner.as_os_str(), beneath)?;
+    let stat = fstat(&directory)?;
+    let is_its = stat.st_uid == uid && FileType::from_raw_mode(stat.st_mode).is_dir();
+    Ok(is_its.then_some(directory))
 }
 
 fn step<T>(step: &'static str, result: Result<T, impl Into<io::Error>>) -> Result<T, LaunchError> {

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 
 use ash_wire::plan::{Mount, Reply};
 use rustix::fs::{Mode, OFlags, openat};
@@ -49,6 +50,23 @@ fn a_source_must_be_a_directory_of_this_agent_reached_without_links() {
         });
         assert!(reason.contains("belongs to the agent"), "{reason}");
     }
+}
+
+/// As what the unit protects is, and a mount that was made behind its back.
+#[test]
+fn a_source_that_cannot_be_written_is_refused() {
+    let Some(machine) = Machine::new() else { return };
+    let mut request = machine.request();
+    let path = last_mount(&mut request).clone();
+    let bind = |options: &[&str]| {
+        assert!(Command::new("mount").args(options).arg(&path).status().unwrap().success());
+    };
+    bind(&["--bind", &path]);
+    bind(&["-o", "remount,bind,ro"]);
+    let said = machine.ask(&request);
+    assert!(Command::new("umount").arg(&path).status().unwrap().success());
+    let Reply::Refused { reason } = said else { panic!("{said:?}") };
+    assert!(reason.contains("read-only for the launcher"), "{reason}");
 }
 
 #[test]
