@@ -132,6 +132,8 @@ mod tests {
         assert_eq!(fdo(zbus::fdo::Error::ServiceUnknown(text())), 3);
         assert_eq!(fdo(zbus::fdo::Error::AccessDenied(text())), 6);
         assert_eq!(fdo(zbus::fdo::Error::UnknownObject(text())), 4);
+        let misread = zbus::Error::FDO(Box::new(zbus::fdo::Error::InvalidArgs(text())));
+        assert!(Failure::from(misread).to_string().contains("does not fit the ashd"));
         let bus = "Rejected send message, 2 matched rules; type=\"method_call\"".to_owned();
         let denied = zbus::Error::FDO(Box::new(zbus::fdo::Error::AccessDenied(bus)));
         assert!(Failure::from(denied).to_string().contains("policy is installed"));

@@ -6,7 +6,8 @@ use std::fmt;
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a call failed. Every name begins with `org.ashd.Ash1.Error.`; the text is one sentence for
-/// people. A caller without the right gets `org.freedesktop.DBus.Error.AccessDenied` instead.
+/// people. A caller without the right gets `org.freedesktop.DBus.Error.AccessDenied` instead, and one
+/// whose arguments cannot be read `org.freedesktop.DBus.Error.InvalidArgs`.
 #[derive(Debug, zbus::DBusError)]
 #[zbus(prefix = "org.ashd.Ash1.Error", impl_display = false)]
 pub enum Error {

@@ -7,14 +7,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::sync::{Arc, Mutex};
 
-use ash_dbus::value::{DeployOptions, FollowOptions, SessionFilter};
+use ash_dbus::value::{
+    AgentInfo, DeployOptions, FollowOptions, Health, SessionFilter, SessionInfo, Usage,
+};
 use ash_dbus::{AgentProxy, ManagerProxy, SessionProxy};
 use futures_util::StreamExt;
 use tokio::net::UnixStream;
 use zbus::connection::Builder;
 use zbus::message::Type;
 use zbus::proxy::CacheProperties;
-use zbus::zvariant::Fd;
+use zbus::zvariant::{Fd, OwnedValue};
 use zbus::{Connection, Guid, Message, MessageStream};
 
 const XML: [&str; 3] = [
@@ -123,4 +125,42 @@ async fn proxies_and_interfaces_agree() {
     );
     let declared: BTreeSet<String> = XML.iter().flat_map(|xml| declared(xml)).collect();
     assert_eq!(*called.lock().unwrap(), declared);
+}
+
+/// The members of a dictionary that is a message's body, as the reference begins their rows.
+fn rows(message: &Message) -> BTreeSet<String> {
+    let body = message.body();
+    let members: HashMap<String, OwnedValue> = body.deserialize().unwrap();
+    let row = |(name, value): (&String, &OwnedValue)| {
+        format!("| `{name}` | `{}` |", value.value_signature())
+    };
+    members.iter().map(row).collect()
+}
+
+#[test]
+fn the_reference_names_every_member() {
+    let reference = include_str!("../../../docs/dbus.md");
+    let health = Health {
+        model_key: Some(true),
+        copies_waiting: Some(0),
+        copies_failing: Some(false),
+        purged_sessions: Some(0),
+        forgotten_events: Some(0),
+        removed_checkpoints: Some(0),
+        retention_over: Some(0),
+        retention_failing: Some(false),
+        ..Default::default()
+    };
+    let carry = || Message::signal("/", "org.example.Example", "Carry").unwrap();
+    for (heading, message) in [
+        ("an agent", carry().build(&AgentInfo::default()).unwrap()),
+        ("a session", carry().build(&SessionInfo::default()).unwrap()),
+        ("`Usage`", carry().build(&Usage::default()).unwrap()),
+        ("`Status`", carry().build(&health).unwrap()),
+    ] {
+        let (_, table) = reference.split_once(&format!("\n| {heading} | | |\n")).unwrap();
+        let lines = table.lines().take_while(|line| line.starts_with('|')).skip(1);
+        let begins = |line: &str| line.splitn(4, '|').take(3).collect::<Vec<_>>().join("|") + "|";
+        assert_eq!(lines.map(begins).collect::<BTreeSet<_>>(), rows(&message), "{heading}");
+    }
 }

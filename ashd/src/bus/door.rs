@@ -29,6 +29,9 @@ use super::gate::{Admitted, Gate};
 const QUEUE: usize = 64;
 /// The most bytes of a message that we send: a system bus cuts off whoever sends 32 MiB.
 const LARGEST: usize = 31 << 20;
+/// What zbus calls an error that has no name. None of ours is without: it says that the arguments of
+/// a call cannot be read.
+const UNNAMED: &str = "org.freedesktop.zbus.Error";
 
 /// Connects to a bus, behind a gate that is still shut.
 ///
@@ -132,13 +135,17 @@ impl ReadHalf for Door {
     }
 }
 
-/// What zbus writes to: an answer that the bus would not carry becomes an error that says so.
+/// What zbus writes to: an answer that the bus would not carry becomes an error that says so, and an
+/// error that only zbus knows gets the name that every client knows.
 #[derive(Debug)]
 struct Bounded(OwnedWriteHalf);
 
 #[async_trait]
 impl WriteHalf for Bounded {
     async fn send_message(&mut self, message: &Message) -> zbus::Result<()> {
+        if let Some(error) = misread(message) {
+            return self.0.send_message(&error?).await;
+        }
         if message.data().len() <= LARGEST {
             return self.0.send_message(message).await;
         }
@@ -170,13 +177,27 @@ impl WriteHalf for Bounded {
 
 /// The error in the place of an answer; nothing stands in the place of a signal.
 fn too_large(answer: &Message) -> Option<zbus::Result<Message>> {
+    let text = "the answer is larger than a message may be; ask for less at once";
+    in_place_of(answer, "org.freedesktop.DBus.Error.LimitsExceeded", text)
+}
+
+/// The error in the place of one that says that arguments cannot be read, in the same words.
+fn misread(answer: &Message) -> Option<zbus::Result<Message>> {
+    if answer.message_type() != Type::Error || answer.header().error_name()?.as_str() != UNNAMED {
+        return None;
+    }
+    let text: String = answer.body().deserialize().unwrap_or_default();
+    in_place_of(answer, "org.freedesktop.DBus.Error.InvalidArgs", &text)
+}
+
+/// An error for whoever waits for this answer.
+fn in_place_of(answer: &Message, name: &str, text: &str) -> Option<zbus::Result<Message>> {
     let header = answer.header();
     let BusName::Unique(caller) = header.destination()? else { return None };
     let error = |serial| {
         // An error is made for a call: one with the same number, from the same caller.
         let call = Message::method_call("/", "Call")?.serial(serial).sender(caller)?.build(&())?;
-        let text = "the answer is larger than a message may be; ask for less at once";
-        Message::error(&call.header(), "org.freedesktop.DBus.Error.LimitsExceeded")?.build(&text)
+        Message::error(&call.header(), name)?.build(&text)
     };
     header.reply_serial().map(error)
 }

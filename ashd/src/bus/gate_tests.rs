@@ -367,6 +367,20 @@ async fn an_answer_that_no_bus_carries_becomes_an_error() {
     assert!(listed.contains("listed") && !served.is_closed());
 }
 
+#[tokio::test]
+async fn arguments_that_cannot_be_read_have_the_name_that_every_client_knows() {
+    let bus = TestBus::start();
+    let (served, _gate) = serve(&bus, Patience::default()).await;
+    for arguments in [&["string:many"][..], &["uint32:1", "uint32:2"], &[]] {
+        let call = [&["org.ashd.Ash1.Manager.GetAgent"][..], arguments].concat();
+        let said = told(&bus, 0, "/o/manager", &call).await;
+        let want = "Error org.freedesktop.DBus.Error.InvalidArgs: Signature mismatch: got ";
+        assert!(said.starts_with(want), "{said}");
+    }
+    let listed = told(&bus, 0, "/o/manager", &["org.ashd.Ash1.Manager.ListAgents"]).await;
+    assert!(listed.contains("listed") && !served.is_closed());
+}
+
 /// Reads until the answer came.
 fn read_until(stream: &mut impl Read, want: &[u8]) {
     let (mut all, mut part) = (Vec::<u8>::new(), [0; 4096]);
@@ -425,10 +439,10 @@ fn declared() -> HashSet<(String, String)> {
         include_str!("../../dbus/xml/org.ashd.Ash1.Agent.xml"),
         include_str!("../../dbus/xml/org.ashd.Ash1.Session.xml"),
     ] {
-        let interface = attribute(xml.lines().next().unwrap());
+        let mut lines = xml.lines().map(str::trim);
+        let interface = attribute(lines.find(|line| line.starts_with("<interface")).unwrap());
         let named = |line: &&str| line.starts_with("<method") || line.starts_with("<property");
-        let lines = xml.lines().map(str::trim).filter(named);
-        members.extend(lines.map(|line| (interface.clone(), attribute(line))));
+        members.extend(lines.filter(named).map(|line| (interface.clone(), attribute(line))));
     }
     members
 }

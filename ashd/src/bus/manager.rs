@@ -11,7 +11,7 @@ use zbus::Connection;
 use zbus::object_server::SignalEmitter;
 use zbus::zvariant::{OwnedFd, OwnedObjectPath};
 
-use super::objects::{Desk, agent_path, session_path};
+use super::objects::{Desk, agent_path, behind, session_path};
 use super::{parse, top, upload, words};
 use crate::domain::{AgentName, SessionId, Status, Tenant};
 use crate::session::api::{Deployment, NewSession, Refusal, Source};
@@ -54,7 +54,7 @@ impl Manager {
         };
         let deployed = self.desk.service.deploy(&self.desk.caller, deployment).await;
         let agent = deployed.map_err(words::refused)?;
-        self.desk.sync_agent(bus, &name).await?;
+        self.desk.sync_agent(bus, &name).await.map_err(behind)?;
         Ok((agent_path(&name)?, agent.version))
     }
 
@@ -90,7 +90,7 @@ impl Manager {
         let found = self.desk.service.session(&self.desk.caller, id).await;
         let view = found.map_err(words::refused)?;
         if view.session.status == Status::Ended {
-            self.desk.make_readable(bus, id).await?;
+            self.desk.make_readable(bus, id).await.map_err(behind)?;
         }
         Ok((session_path(id)?, words::session(&view.session)))
     }
@@ -106,7 +106,7 @@ impl Manager {
         let new = NewSession { agent, settings: parse::settings(settings)? };
         let created = self.desk.service.create(&self.desk.caller, new).await;
         let id = created.map_err(words::refused)?.session.id;
-        self.desk.sync_session(bus, id).await?;
+        self.desk.sync_session(bus, id).await.map_err(behind)?;
         Ok((session_path(id)?, id.to_string()))
     }
 
@@ -124,7 +124,7 @@ impl Manager {
         };
         let imported = self.desk.service.import(&self.desk.caller, id, point).await;
         imported.map_err(words::refused)?;
-        self.desk.sync_session(bus, id).await?;
+        self.desk.sync_session(bus, id).await.map_err(behind)?;
         Ok((session_path(id)?, id.to_string()))
     }
 

@@ -20,7 +20,7 @@ use super::manager::Manager;
 use super::serve::Verbs;
 use super::session::Session;
 use super::words;
-use crate::domain::{self, AgentName, Scope, SessionId, Status};
+use crate::domain::{self, AgentId, AgentName, Scope, SessionId, Status, Timestamp};
 use crate::session::api::{Caller, Happened, Refusal};
 use crate::session::keys::KeyRing;
 use crate::session::{Service, SessionFilter, SessionView};
@@ -43,10 +43,24 @@ pub(super) struct Desk {
 #[derive(Default)]
 struct Known {
     stage: Stage,
-    agents: HashSet<AgentName>,
+    agents: HashMap<AgentName, Said>,
     sessions: HashSet<SessionId>,
     /// Ended ones, oldest first.
     readable: VecDeque<SessionId>,
+}
+
+/// How an agent was when it was last spoken of: what did not happen since is not told again.
+#[derive(Clone, Copy, Eq, PartialEq)]
+struct Said {
+    /// Which agent, at which version: one that is deleted and made anew has another id.
+    deployed: (AgentId, u32),
+    updated_at: Timestamp,
+}
+
+impl Said {
+    fn of(agent: &domain::Agent) -> Self {
+        Said { deployed: (agent.id, agent.version), updated_at: agent.updated_at }
+    }
 }
 
 /// Whether there is somebody to tell.
@@ -71,6 +85,14 @@ pub(super) fn session_path(id: SessionId) -> Result<OwnedObjectPath, Error> {
     path::of_session(&id.to_string()).ok_or_else(|| Error::Failed("an id without a path".into()))
 }
 
+/// What a caller is told when the tree could not be changed. An error of zbus has no name of ours.
+pub(super) fn behind(error: Error) -> Error {
+    match error {
+        Error::Bus(error) => Error::Failed(format!("the objects on D-Bus are behind: {error}")),
+        named => named,
+    }
+}
+
 impl Desk {
     /// Nothing is in the tree yet.
     pub(super) fn new(verbs: Verbs) -> Arc<Self> {
@@ -93,7 +115,7 @@ impl Desk {
     pub(super) async fn sync_all(self: &Arc<Self>, bus: &Connection) -> Result<(), Error> {
         let (mut agents, mut sessions) = {
             let known = self.known.lock().await;
-            (known.agents.clone(), known.sessions.clone())
+            (known.agents.keys().cloned().collect::<HashSet<_>>(), known.sessions.clone())
         };
         let found = self.service.agents(&self.caller).await.map_err(words::refused)?;
         agents.extend(found.into_iter().map(|agent| agent.name));
@@ -151,21 +173,9 @@ impl Desk {
             return Ok(());
         }
         match self.service.agent(&self.caller, name).await {
-            Ok(agent) => {
-                if known.agents.contains(name) {
-                    announce_agent(bus, &agent).await?;
-                } else {
-                    let object = Agent { desk: self.clone(), name: name.clone() };
-                    bus.object_server().at(agent_path(name)?, object).await?;
-                    known.agents.insert(name.clone());
-                }
-                if known.stage == Stage::Serving {
-                    Manager::agent_deployed(&root(bus)?, name.as_str(), agent.version).await?;
-                }
-                Ok(())
-            }
+            Ok(agent) => self.show_agent(bus, &mut known, &agent).await,
             Err(Refusal::NoAgent | Refusal::NoAgentNamed(_)) => {
-                if known.agents.remove(name) {
+                if known.agents.remove(name).is_some() {
                     bus.object_server().remove::<Agent, _>(agent_path(name)?).await?;
                     Manager::agent_deleted(&root(bus)?, name.as_str()).await?;
                 }
@@ -175,14 +185,42 @@ impl Desk {
         }
     }
 
+    /// Gives an agent its object, or says what is new about one that has it.
+    async fn show_agent(
+        self: &Arc<Self>,
+        bus: &Connection,
+        known: &mut Known,
+        agent: &domain::Agent,
+    ) -> Result<(), Error> {
+        let (said, now) = (known.agents.get(&agent.name).copied(), Said::of(agent));
+        match said {
+            Some(said) if said == now => return Ok(()),
+            Some(_) => announce_agent(bus, agent).await?,
+            None => {
+                let object = Agent { desk: self.clone(), name: agent.name.clone() };
+                bus.object_server().at(agent_path(&agent.name)?, object).await?;
+            }
+        }
+        known.agents.insert(agent.name.clone(), now);
+        let is_deployed = said.is_none_or(|said| said.deployed != now.deployed);
+        if is_deployed && known.stage == Stage::Serving {
+            Manager::agent_deployed(&root(bus)?, agent.name.as_str(), agent.version).await?;
+        }
+        Ok(())
+    }
+
     /// Says that an agent is not as it was, if it has an object.
     async fn announce_agent(&self, bus: &Connection, name: &AgentName) -> Result<(), Error> {
-        let known = self.known.lock().await;
-        if known.stage == Stage::Leaving || !known.agents.contains(name) {
+        let mut known = self.known.lock().await;
+        if known.stage == Stage::Leaving {
             return Ok(());
         }
+        let Some(said) = known.agents.get_mut(name) else { return Ok(()) };
         let agent = self.service.agent(&self.caller, name).await.map_err(words::refused)?;
-        announce_agent(bus, &agent).await
+        announce_agent(bus, &agent).await?;
+        // A deployment has news of its own.
+        said.updated_at = agent.updated_at;
+        Ok(())
     }
 
     /// Says that a turn has begun or ended, if the session has an object.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use ash_dbus::Error;
 use ash_dbus::value::{CheckpointInfo, Event, FollowOptions, LogLine, Message, SessionInfo, Usage};
-use zbus::fdo;
 use zbus::zvariant::{OwnedFd, OwnedObjectPath};
+use zbus::{Connection, fdo};
 
-use super::objects::{Desk, agent_path, session_path};
+use super::objects::{Desk, agent_path, behind, session_path};
 use super::pipe::{self, Outlet, Outlets};
 use super::{parse, words};
 use crate::domain::{EventKind, ExecRequest, NewEvent, SessionId};
@@ -171,10 +171,15 @@ impl Session {
     }
 
     #[zbus(out_args("path", "id"))]
-    async fn fork(&self, checkpoint: &str) -> Result<(OwnedObjectPath, String)> {
+    async fn fork(
+        &self,
+        checkpoint: &str,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<(OwnedObjectPath, String)> {
         let from = (!checkpoint.is_empty()).then(|| parse::which(checkpoint)).transpose()?;
         let forked = self.desk.service.fork(&self.desk.caller, self.id, from).await;
         let id = forked.map_err(words::refused)?.session.id;
+        self.desk.sync_session(bus, id).await.map_err(behind)?;
         Ok((session_path(id)?, id.to_string()))
     }
 

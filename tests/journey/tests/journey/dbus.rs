@@ -55,12 +55,24 @@ fn the_examples_of_the_reference_work() -> Result<()> {
     }
     if has("gdbus", "the_examples_of_the_reference_work") {
         let said = script(&talk.ash, &examples("gdbus")?)?;
-        for promised in ["'name': <'hello'>", "handle 0", "interface org.ashd.Ash1.Manager {"] {
+        for promised in [
+            "(objectpath '/org/ashd/Ash1/agents/hello', uint32 2)",
+            "'name': <'hello'>",
+            "handle 0",
+            "interface org.ashd.Ash1.Manager {",
+        ] {
             ensure!(said.contains(promised), "{promised:?} is not in\n{said}");
         }
     }
     talk.ash.finish()
 }
+
+/// What a file with a description begins with.
+const HEAD: &str = "\
+<!DOCTYPE node PUBLIC \"-//freedesktop//DTD D-BUS Object Introspection 1.0//EN\"
+ \"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd\">
+<node>
+";
 
 /// An interface as an object describes it, as it is written into its file.
 fn described(ash: &Ash, path: &str, interface: &str) -> Result<String> {
@@ -75,12 +87,11 @@ fn described(ash: &Ash, path: &str, interface: &str) -> Result<String> {
     let first = lines.iter().position(|line| line.trim() == opening);
     let first = first.with_context(|| format!("{path} has no {interface}"))?;
     let indent = lines[first].len() - opening.len();
-    let mut text = String::new();
+    let mut text = HEAD.to_owned();
     for line in &lines[first..] {
-        text += line.get(indent..).unwrap_or_default().trim_end();
-        text.push('\n');
+        text += &format!("  {}\n", line.get(indent..).unwrap_or_default().trim_end());
         if line.trim() == "</interface>" {
-            return Ok(text);
+            return Ok(text + "</node>\n");
         }
     }
     anyhow::bail!("the description of {interface} does not end")
@@ -169,14 +180,87 @@ fn what_changes_is_announced_once() -> Result<()> {
     let ended = monitor.until("'Turn': <''>")?;
     ensure!(ended.len() == 1, "something was announced within the turn: {ended:?}");
 
-    script(
-        &talk.ash,
-        "gdbus call --system --dest org.ashd.Ash1 --object-path /org/ashd/Ash1/agents/hello \
-         --method org.ashd.Ash1.Agent.SetEnv \"{'A': 'b'}\"",
-    )?;
+    script(&talk.ash, &set_env("{'A': 'b'}"))?;
     let changed = monitor.until("'EnvNames': <['A']>")?;
     ensure!(changed.len() == 1, "{changed:?}");
+
+    let folder = talk.ash.agents_dir().join("hello");
+    let folder = folder.to_str().context("the folder's path is no text")?;
+    talk.ash.ctl().json(&["deploy", folder, "-n", "hello"])?;
+    // What comes behind it is announced behind all of it.
+    script(&talk.ash, &set_env("{'B': 'c'}"))?;
+    let deployed = monitor.until("'EnvNames': <['B']>")?;
+    let of = |what: &str| deployed.iter().filter(|line| line.contains(what)).count();
+    ensure!(of("AgentDeployed ('hello', uint32 2)") == 1, "{deployed:?}");
+    ensure!(of("AgentDeployed") == 1, "{deployed:?}");
+    ensure!(of("('org.ashd.Ash1.Agent', {") == 2, "{deployed:?}");
     drop(monitor);
+    talk.ash.finish()
+}
+
+/// The call that gives the agent this environment.
+fn set_env(env: &str) -> String {
+    format!(
+        "gdbus call --system --dest org.ashd.Ash1 --object-path /org/ashd/Ash1/agents/hello \
+         --method org.ashd.Ash1.Agent.SetEnv \"{env}\""
+    )
+}
+
+#[test]
+fn a_fork_is_there_when_its_path_is() -> Result<()> {
+    if !has("gdbus", "a_fork_is_there_when_its_path_is") {
+        return Ok(());
+    }
+    let talk = Talk::begin(Options::stub())?;
+    let session = talk.session.replace('-', "_");
+    let said = script(
+        &talk.ash,
+        &format!(
+            "object='--system --dest org.ashd.Ash1 --object-path'
+             session=/org/ashd/Ash1/sessions/{session}
+             fork=$(gdbus call $object $session --method org.ashd.Ash1.Session.Fork '' |
+                 cut -d \"'\" -f 2)
+             gdbus call $object $fork --method org.freedesktop.DBus.Properties.Get \
+                 org.ashd.Ash1.Session Status"
+        ),
+    )?;
+    ensure!(said == "(<'paused'>,)\n", "{said}");
+    talk.ash.finish()
+}
+
+/// What a call is told that has to fail.
+fn refusal(ash: &Ash, call: &str) -> Result<String> {
+    let refused = script(ash, call).err().with_context(|| format!("it was taken: {call}"))?;
+    Ok(refused.to_string())
+}
+
+#[test]
+fn wrong_arguments_have_the_name_that_every_client_knows() -> Result<()> {
+    let talk = Talk::begin(Options::stub())?;
+    let send = format!("dbus-send --bus={} --print-reply --dest=org.ashd.Ash1", talk.ash.bus());
+    let call = format!("{send} /org/ashd/Ash1 org.ashd.Ash1.Manager.GetAgent uint32:1");
+    let said = refusal(&talk.ash, &call)?;
+    let wanted = "org.freedesktop.DBus.Error.InvalidArgs: Signature mismatch: got `u`";
+    ensure!(said.contains(wanted), "{said}");
+    if !has("gdbus", "wrong_arguments_have_the_name_that_every_client_knows") {
+        return talk.ash.finish();
+    }
+    let session = format!("sessions/{}", talk.session.replace('-', "_"));
+    for (object, call) in [
+        ("", "Manager.ListSessions \"{'mine': <true>}\""),
+        ("", "Manager.Deploy hello 0 \"{'mine': <true>}\""),
+        (session.as_str(), "Session.Follow \"{'mine': <true>}\""),
+    ] {
+        let path = format!("/org/ashd/Ash1/{object}");
+        let path = path.trim_end_matches('/');
+        // The descriptor 0 of `Deploy` is a pipe.
+        let call = format!(
+            ": | gdbus call --system --dest org.ashd.Ash1 --object-path {path} --method \
+             org.ashd.Ash1.{call}"
+        );
+        let said = refusal(&talk.ash, &call)?;
+        ensure!(said.contains("DBus.Error.InvalidArgs: unknown field `mine`"), "{said}");
+    }
     talk.ash.finish()
 }
 
