@@ -18,6 +18,13 @@ copy_bwrap() {
     mv -f "$lib/bwrap.new" "$lib/bwrap"
 }
 
+# What others left in a directory stays, and the directory with it.
+remove_empty() {
+    for directory; do
+        [ ! -d "$directory" ] || rmdir --ignore-fail-on-non-empty "$directory"
+    done
+}
+
 # Lets everybody notice that files of theirs have come or gone.
 reload() {
     journalctl --update-catalog || :

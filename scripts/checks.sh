@@ -69,7 +69,7 @@ units() {
     fi
     check "exposure of ashd" exposure ashd 24
     check "exposure of ash-broker" exposure ash-broker 13
-    check "exposure of ash-sandboxes" exposure ash-sandboxes 49
+    check "exposure of ash-sandboxes" exposure ash-sandboxes 45
 }
 
 exposure() {

@@ -4,7 +4,8 @@
 # what is installed, for a machine that has no cargo.
 #
 #   DESTDIR  directory that stands for /
-#   PREFIX   beneath which things are (/usr/local); what D-Bus and polkit read stays beneath /usr, where they look for it
+#   PREFIX   beneath which things are (/usr/local); what D-Bus and polkit read stays beneath /usr, where
+#            they look for it, and what systemd reads beneath /usr/local, unless PREFIX is /usr
 #   BUILT    directory of programs that are built already; without it they are built for release
 #   PAYLOAD  directory of what `install.sh payload` made, on whatever machine: nothing is built then
 set -euo pipefail
@@ -15,12 +16,25 @@ set -euo pipefail
 # shellcheck source=packaging/common.sh
 . "$ROOT/packaging/common.sh"
 
+# The services see no homes, and a /tmp of their own.
+check_prefix() {
+    case $PREFIX/ in
+        /home/* | /root/* | /run/* | /tmp/* | /var/tmp/*)
+            die "the services of ash would not see PREFIX=$PREFIX; /usr/local or /opt/ash will do"
+            ;;
+        *[!A-Za-z0-9/._+-]* | [!/]*)
+            die "PREFIX=$PREFIX is no absolute path of letters, digits and any of ._+-"
+            ;;
+    esac
+}
+
 # Into target/payload, which goes with this checkout to the other machine.
 keep_payload() {
     local out=$ROOT/target/payload program
     rm -rf "$out"
     mkdir -p "$out/bin"
     payload "$work"
+    stage third-party >"$made/third-party"
     cp -r "$made" "$out/made"
     while read -r program; do
         strip -o "$out/bin/$program" "$bin/$program"
@@ -40,6 +54,7 @@ install_all() {
 
 uninstall_all() {
     [ -n "$DESTDIR" ] || { stop_all && rm -f "$lib/bwrap"; }
+    [ -n "$DESTDIR" ] || remove_empty /etc/ash/ashd.toml.d
     stage uninstall "${DESTDIR:-/}" --prefix "$PREFIX"
     [ -z "$DESTDIR" ] || return 0
     rm -rf --one-file-system /run/ash
@@ -50,6 +65,7 @@ uninstall_all() {
 DESTDIR=${DESTDIR:-} PREFIX=${PREFIX:-/usr/local}
 lib=$PREFIX/lib/ash
 cd "$ROOT"
+check_prefix
 [ -n "$DESTDIR" ] || [ "${1:-}" = payload ] || need_root
 bin='' made=''
 work=$(mktemp -d)

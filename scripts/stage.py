@@ -5,6 +5,7 @@
     stage.py uninstall ROOT    removes them again
     stage.py manifest ROOT     prints the Cargo.toml from which packages of what is in ROOT are made
     stage.py changelog         prints the changelog of the deb
+    stage.py third-party       prints the notices of what is linked; `install` makes them by itself
 
 Packages name who answers for them: MAINTAINER="NAME <ADDRESS>", who makes them.
 """
@@ -21,8 +22,10 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
+import third_party
+
 TOP = Path(__file__).resolve().parent.parent
-FLAGS = {"config", "doc", "fixed", "deb", "not-deb"}
+FLAGS = {"config", "doc", "fixed", "systemd", "deb", "not-deb"}
 
 # Our own programs, as units and scripts name them.
 OURS = re.compile(r"/usr(?=/(?:sbin/ashd|bin/ashctl|lib/ash)\b)")
@@ -89,9 +92,11 @@ class Stage:
         return {"bin": self.bin, "made": self.made, "": TOP}[kind] / name
 
     def place(self, entry: Entry) -> str:
-        if entry.destination.startswith("/usr/") and "fixed" not in entry.flags:
-            return self.prefix + entry.destination.removeprefix("/usr")
-        return entry.destination
+        if not entry.destination.startswith("/usr/") or "fixed" in entry.flags:
+            return entry.destination
+        elsewhere = "systemd" in entry.flags and self.prefix != "/usr"
+        prefix = "/usr/local" if elsewhere else self.prefix
+        return prefix + entry.destination.removeprefix("/usr")
 
     def target(self, entry: Entry) -> Path:
         return self.root / self.place(entry).lstrip("/")
@@ -102,7 +107,14 @@ class Stage:
             data = OURS.sub(self.prefix, data.decode()).encode()
         return gzip.compress(data, mtime=0) if entry.destination.endswith(".gz") else data
 
+    def make_notices(self) -> None:
+        """Unless they came with the rest of what was made."""
+        notices = self.made / "third-party"
+        if not notices.exists():
+            notices.write_text(third_party.text(), encoding="utf-8")
+
     def install(self) -> None:
+        self.make_notices()
         for entry in self.entries:
             target = self.target(entry)
             if "config" in entry.flags and target.exists():
@@ -177,17 +189,21 @@ def changelog() -> str:
     )
 
 
+# What is only printed.
+TEXTS = {"changelog": changelog, "third-party": third_party.text}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("verb", choices=["install", "uninstall", "manifest", "changelog"])
+    parser.add_argument("verb", choices=["install", "uninstall", "manifest", *TEXTS])
     parser.add_argument("root", nargs="?", type=Path, default=Path("/"))
     parser.add_argument("--prefix", default="/usr", help="instead of /usr")
     parser.add_argument("--bin", type=Path, help="directory of the programs")
     parser.add_argument("--made", type=Path, help="directory of what was made")
     parser.add_argument("--deb", action="store_true", help="as a deb wants it")
     options = parser.parse_args()
-    if options.verb == "changelog":
-        print(changelog(), end="")
+    if options.verb in TEXTS:
+        print(TEXTS[options.verb](), end="")
         return
     stage = Stage(options)
     if options.verb == "manifest":

@@ -1,5 +1,6 @@
 """The list of files that are installed, and what scripts/stage.py does with it."""
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -64,14 +65,61 @@ class Installing(unittest.TestCase):
         self.assertEqual(list(self.root.iterdir()), [])
 
     def test_a_prefix_moves_what_can_be_moved(self):
-        self.run_stage("install", "--prefix", "/opt/ash")
-        self.assertTrue((self.root / "opt/ash/sbin/ashd").is_file())
-        beneath_usr = {path.relative_to(self.root) for path in (self.root / "usr").rglob("*")}
-        self.assertFalse([path for path in beneath_usr if "lib" in path.parts])
-        for unit in (self.root / "opt/ash").rglob("*.service"):
-            self.assertNotIn("/usr/lib/ash", unit.read_text())
-        self.run_stage("uninstall", "--prefix", "/opt/ash")
-        self.assertEqual(list(self.root.iterdir()), [])
+        """What systemd reads only to where systemd looks, and naming programs where they are."""
+        for prefix, home in [("/usr/local", "/usr/local"), ("/opt/ash", "/usr/local")]:
+            self.run_stage("install", "--prefix", prefix)
+            self.assertTrue((self.root / f"{prefix[1:]}/sbin/ashd").is_file())
+            self.assertFalse((self.root / "usr/lib").exists())
+            below = [entry for entry in ENTRIES if entry.source.startswith("systemd/")]
+            for entry in below:
+                place = entry.destination
+                if "fixed" not in entry.flags:
+                    place = home + place.removeprefix("/usr")
+                text = (self.root / place[1:]).read_text()
+                self.assertNotRegex(text, "/usr/(sbin/ashd|bin/ashctl|lib/ash)", place)
+            unit = self.root / "usr/local/lib/systemd/system/ashd.service"
+            self.assertIn(f"ExecStart={prefix}/sbin/ashd\n", unit.read_text())
+            self.run_stage("uninstall", "--prefix", prefix)
+            self.assertEqual(list(self.root.iterdir()), [])
+
+    def test_a_prefix_that_no_service_sees_is_refused_before_anything_is_written(self):
+        for prefix in ("/home/ann/ash", "/root", "/tmp/ash/", "opt/ash", "/opt/our ash"):
+            told = subprocess.run(
+                [TOP / "scripts/install.sh", "install"],
+                env=os.environ | {"DESTDIR": str(self.root), "PREFIX": prefix},
+                text=True,
+                capture_output=True,
+            )
+            self.assertEqual((told.returncode, told.stdout), (1, ""), told)
+            self.assertEqual(told.stderr.count("\n"), 1, told)
+            self.assertIn(f"PREFIX={prefix}", told.stderr)
+            self.assertFalse(self.root.exists())
+
+    def test_an_image_that_presets_everything_has_it_off(self):
+        if not shutil.which("systemctl"):
+            self.skipTest("systemctl is not here")
+        for prefix in ("/usr", "/opt/ash"):
+            self.run_stage("install", "--prefix", prefix)
+            command = ["systemctl", f"--root={self.root}", "preset-all"]
+            subprocess.run(command, check=True, capture_output=True)
+            links = [path for path in (self.root / "etc").rglob("*") if path.is_symlink()]
+            self.assertEqual(links, [])
+            shutil.rmtree(self.root)
+
+    def test_notices_are_made_unless_they_are_there(self):
+        made = self.scratch / "made/third-party"
+        options = ["--bin", self.scratch / "bin", "--made", self.scratch / "made"]
+        argv = ["stage.py", "install", *map(str, [self.root, *options])]
+        made.write_text("those of before")
+        with (
+            unittest.mock.patch.object(sys, "argv", argv),
+            unittest.mock.patch.object(stage.third_party, "text", return_value="new"),
+        ):
+            stage.main()
+            made.unlink()
+            stage.main()
+        installed = self.root / "usr/share/doc/ashd/THIRD-PARTY.gz"
+        self.assertEqual(gzip.decompress(installed.read_bytes()), b"new")
 
     def test_a_configuration_that_was_changed_is_kept(self):
         self.run_stage("install")

@@ -8,7 +8,14 @@ from pathlib import Path
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 CALLED = ("systemctl", "journalctl", "systemd-sysusers", "systemd-tmpfiles")
-PLACES = {"/usr/lib/ash": "lib", "/usr/bin/bwrap": "bin/bwrap", "/run/systemd/system": "run"}
+PLACES = {
+    "/usr/lib/ash": "lib",
+    "/usr/bin/bwrap": "bin/bwrap",
+    "/run/systemd/system": "run",
+    "/run/ash": "sockets",
+    "/etc/ash": "etc",
+    "/usr/share": "share",
+}
 HINT = "ashd is installed, not started."
 
 
@@ -74,6 +81,16 @@ class Scripts(unittest.TestCase):
         self.assertNotIn("systemctl try-restart ashd.service", self.called())
         self.assertEqual(self.script("rpm/post", "2"), "")
         self.assertIn("systemctl try-restart ashd.service", self.called())
+
+    def test_an_rpm_that_is_removed_leaves_only_what_others_wrote(self):
+        settings = self.scratch / "etc/ashd.toml.d"
+        for written in (True, False):
+            settings.mkdir(parents=True, exist_ok=True)
+            local = settings / "local.toml"
+            local.touch() if written else local.unlink()
+            self.script("rpm/postun", "0")
+            self.assertEqual((self.scratch / "etc").exists(), written)
+        self.assertFalse((self.scratch / "lib").exists())
 
 
 if __name__ == "__main__":

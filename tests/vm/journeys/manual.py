@@ -14,7 +14,7 @@ EXAMPLES = [
     "install -d -m 0700 /etc/credstore.encrypted",
     "ashctl backup /var/backups/ash",
     "ashctl restore --check /var/backups/ash",
-    "systemctl stop ashd",
+    "systemctl stop ashd ash-sandboxes",
     "ashctl logs",
     "rm -rf --one-file-system /var/lib/ash",
 ]
@@ -69,6 +69,8 @@ def follow_install(ash, block):
     apt, doctor, setup, enable = block.splitlines()
     machine = ash.machine
     machine.do(f"cd /root/here; DEBIAN_FRONTEND=noninteractive {apt} 2>&1", limit=600)
+    machine.do("test -d /etc/ash/ashd.toml.d")
+    machine.do("zgrep -q '^GNU C Library' /usr/share/doc/ashd/THIRD-PARTY.gz")
     assert machine.run(doctor).code == 1, "nothing is missing on a new machine"
     ash.point_at_model()
     assert setup.split("#")[0].strip() == "ashctl setup", setup
@@ -82,7 +84,7 @@ def follow_install(ash, block):
 def restore(ash):
     """What tar has packed, as the document says in words."""
     machine = ash.machine
-    machine.do("systemctl stop ashd", limit=300)
+    machine.do("systemctl stop ashd ash-sandboxes", limit=300)
     machine.do("rm -rf --one-file-system /var/lib/ash /etc/ash")
     machine.do("tar --numeric-owner --acls --xattrs -xpf /root/here/ash.tar -C /", limit=300)
     machine.do("systemctl start ashd", limit=300)
@@ -90,9 +92,11 @@ def restore(ash):
 
 
 def check_restored(ash, id):
-    """Conversation and files are there, and go on."""
+    """Conversation and files are there, and go on: a launcher of before would see the directory that
+    was put there, and nobody could write to it."""
     if ash.session(id)["status"] != "active":
         ash.verb(id, "resume")
-    assert ash.exec(id, "cat file") == "kept\n"
+    done = ash.exec(id, "cat file && echo on | tee later ~/later && rm later ~/later")
+    assert done == "kept\non\n", done
     told = ash.ask(id, "[[history]]")
     assert "[[say before]]" in told, told

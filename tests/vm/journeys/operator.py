@@ -11,6 +11,7 @@ def an_administrator_sets_it_up(machine):
     """Doctor says what is missing, setup puts it there, and the rest is looking after it."""
     ash = Ash(machine)
     ash.install()
+    check_off(machine)
     assert missing(machine, 1) == {"CLI runtime", "Model key"}
     ash.point_at_model()
     said = machine.do(
@@ -29,6 +30,14 @@ def an_administrator_sets_it_up(machine):
     stopped = machine.run("ashctl status")
     assert stopped.code == 3 and "inactive" in stopped.err, stopped
     machine.do("ashctl start; ashctl status")
+
+
+def check_off(machine):
+    """That nothing is enabled, and that an image which presets everything does not change that."""
+    units = "ashd.service ashd.socket ash-broker.socket ash-sandboxes.service"
+    machine.do(f"systemctl preset {units}")
+    states = machine.run(f"systemctl is-enabled {units}").out.split()
+    assert states == ["disabled"] * 4, states
 
 
 def look_around(machine):

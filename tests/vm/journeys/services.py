@@ -56,6 +56,13 @@ def check_given_up(ash, *words):
     assert ours.code == 3 and all(word in ours.err for word in words), ours
 
 
+def check_by_hand(ash, *words):
+    """That whoever starts ashd on a terminal is told the same, on standard error alone."""
+    told = ash.machine.run("ASH_SERVICES=true ashd", limit=120)
+    assert told.code == 78 and not told.out, told
+    assert any(all(word in line for word in words) for line in told.err.splitlines()), told
+
+
 def put_right(ash, *files):
     """Takes these files away, and has ashd again."""
     ash.machine.do(f"rm {' '.join(files)}; systemctl daemon-reload; systemctl reset-failed ashd")
