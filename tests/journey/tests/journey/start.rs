@@ -74,7 +74,7 @@ fn a_cli_that_is_missing_or_cannot_be_run() -> Result<()> {
 fn a_state_directory_that_is_in_use() -> Result<()> {
     let ash = Ash::start(Options::stub())?;
     let data = ash.data_dir().display().to_string();
-    refused(Options::stub().env("ASH_DATA_DIR", &data), 78, &["ashd", &data])?;
+    refused(Options::stub().env("ASH_DATA_DIR", &data), 1, &["ashd", &data])?;
     let health = ash.api().call("GET", "/health", None)?.expect(200)?;
     ensure!(health["status"] == "ok", "the first one goes on");
     ash.finish()

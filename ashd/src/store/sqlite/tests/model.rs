@@ -255,7 +255,8 @@ impl Whole {
         let newest = self.1.iter().rfind(|event| event.kind != EventKind::Lifecycle);
         let behind = newest.is_some_and(|event| event.seq > saved);
         let is_there = slot.is_some() && restore.is_none();
-        *status != Status::Ended && is_there && turn.is_none() && (*changed > Changed::No || behind)
+        let is_busy = matches!(status, Status::Ended | Status::Starting);
+        !is_busy && is_there && turn.is_none() && (*changed > Changed::No || behind)
     }
 }
 
