@@ -117,6 +117,7 @@ pub(crate) fn backup(made: &BackupInfo) -> Value {
         "bytes": made.bytes,
         "written": made.written,
         "leftOut": made.left_out,
+        "stale": made.stale,
     })
 }
 

@@ -23,7 +23,7 @@ pub(super) async fn run(context: &mut Context, directory: &Path) -> Result<(), F
     if context.document(&json::backup(&made))? {
         return Ok(());
     }
-    let BackupInfo { sessions, files, written, left_out, .. } = made;
+    let BackupInfo { sessions, files, written, left_out, stale, .. } = made;
     let all = bytes(made.bytes);
     context.out.line(&format!(
         "Saved {sessions} sessions as of {}: {files} files with {all}, of which {} are new",
@@ -32,6 +32,12 @@ pub(super) async fn run(context: &mut Context, directory: &Path) -> Result<(), F
     ))?;
     if left_out > 0 {
         context.out.line(&format!("{left_out} sessions that were being made are not in it"))?;
+    }
+    if stale > 0 {
+        context.out.line(&format!(
+            "{stale} sessions could not be saved: they are in it as they were saved last, and \
+             `journalctl -u ashd` says why"
+        ))?;
     }
     Ok(())
 }

@@ -239,7 +239,8 @@ impl Manager {
         }
         let (files, bytes, written) = (12, 3 << 20, 1 << 20);
         let (id, created_at) = (ID.into(), "then".into());
-        Ok(BackupInfo { id, created_at, sessions: 4, files, bytes, written, left_out: 1 })
+        let (left_out, stale) = (1, 2);
+        Ok(BackupInfo { id, created_at, sessions: 4, files, bytes, written, left_out, stale })
     }
 
     #[zbus(property)]

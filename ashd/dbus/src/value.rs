@@ -288,6 +288,8 @@ pub struct BackupInfo {
     pub written: u64,
     /// Sessions that are not in it, because they were being made.
     pub left_out: u64,
+    /// Sessions that could not be saved, and are in it as they were saved last.
+    pub stale: u64,
 }
 
 /// A message: event number, `user` or `assistant`, JSON, time.

@@ -2,8 +2,8 @@
 //!
 //! What is in there is said by a manifest ([`manifest`]), which comes last and in one step: a backup
 //! that was interrupted leaves the one before. Everything else never changes under its name
-//! ([`name`]), so that what is there already is not written again ([`Target`]); what no manifest names
-//! any more goes behind the next one.
+//! ([`name`]), so that what is there already, and is what was written ([`part`]), is not written again
+//! ([`Target`]); what no manifest names any more goes behind the next one.
 //!
 //! Restoring ([`restore`]) reads all of it before it writes anything. What makes a backup is not here:
 //! the session layer knows which files belong together. Everything here blocks.
@@ -11,6 +11,7 @@
 mod error;
 mod manifest;
 mod name;
+mod part;
 
 mod restore;
 mod target;

@@ -5,13 +5,14 @@
 //! restore that fails takes back what it has written.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::BackupError;
 use super::manifest::{Entry, Manifest};
 use super::name::Name;
+use super::part::{self, Source};
 use super::target;
 use crate::domain::{Node, Timestamp};
 use crate::fault;
@@ -24,9 +25,6 @@ pub const RESTORING: &str = "restoring";
 
 /// The file by which a data directory belongs to one process at a time.
 const LOCK: &str = "lock";
-
-/// What is read at once, in bytes.
-const PIECE: usize = 1 << 20;
 
 /// What says which server a backup is of is not longer, in bytes.
 const NODE: u64 = 4096;
@@ -135,57 +133,7 @@ fn read_all(dir: &Path, manifest: &Manifest, known: u32) -> Result<()> {
     if manifest.schema > known {
         return Err(BackupError::Newer { what: "schema", found: manifest.schema, known });
     }
-    manifest.entries.iter().try_for_each(|entry| read(dir, entry, &mut io::sink()))
-}
-
-/// Reads a part into `out`, and checks it.
-fn read(dir: &Path, entry: &Entry, out: &mut dyn Write) -> Result<()> {
-    let mut source = Source::open(dir, entry)?;
-    let mut piece = vec![0; PIECE];
-    loop {
-        match source.read(&mut piece)? {
-            0 => return source.end(entry),
-            read => out.write_all(&piece[..read])?,
-        }
-    }
-}
-
-/// A part while it is read.
-struct Source {
-    file: File,
-    hash: blake3::Hasher,
-}
-
-impl Source {
-    fn open(dir: &Path, entry: &Entry) -> Result<Source> {
-        let file = match File::open(dir.join(entry.name.to_string())) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(BackupError::damaged(&entry.name, "is missing"));
-            }
-            file => file?,
-        };
-        if file.metadata()?.len() != entry.bytes {
-            return Err(BackupError::damaged(&entry.name, "has another size"));
-        }
-        Ok(Source { file, hash: blake3::Hasher::new() })
-    }
-
-    /// Reads what is left, and checks all of it.
-    fn end(mut self, entry: &Entry) -> Result<()> {
-        io::copy(&mut self, &mut io::sink())?;
-        match self.hash.finalize() == entry.hash {
-            true => Ok(()),
-            false => Err(BackupError::damaged(&entry.name, "is not what was written")),
-        }
-    }
-}
-
-impl Read for Source {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(into)?;
-        self.hash.update(&into[..read]);
-        Ok(read)
-    }
+    manifest.entries.iter().try_for_each(|entry| part::read(dir, entry, &mut io::sink()))
 }
 
 /// Writes everything, the database last.
@@ -224,7 +172,7 @@ fn put(dir: &Path, data: &Path, entry: &Entry) -> Result<()> {
         let node = read_node(dir, entry)?.successor();
         return Ok(file.write_all(node.to_string().as_bytes())?);
     }
-    read(dir, entry, &mut file)
+    part::read(dir, entry, &mut file)
 }
 
 /// Whose backup it is. That one may live on: who goes on with the backup is another one.
@@ -234,7 +182,7 @@ fn read_node(dir: &Path, entry: &Entry) -> Result<Node> {
         return Err(wrong());
     }
     let mut text = vec![];
-    read(dir, entry, &mut text)?;
+    part::read(dir, entry, &mut text)?;
     std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).ok_or_else(wrong)
 }
 

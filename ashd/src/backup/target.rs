@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use super::BackupError;
 use super::manifest::{Entry, LARGEST, Manifest};
 use super::name::Name;
+use super::part::{self, PIECE};
 use crate::fault;
 
 type Result<T> = std::result::Result<T, BackupError>;
@@ -27,15 +28,12 @@ pub(super) const MANIFEST: &str = "manifest";
 /// What else may be in the topmost directory, beside names that are called after their backup.
 const OURS: [&str; 6] = [MANIFEST, "manifest.new", "agents", "attachments", "packs", "lost+found"];
 
-/// What is read and written at once, in bytes.
-const PIECE: usize = 1 << 20;
-
 /// A directory that gets a backup. Nobody else writes there while it lives.
 #[derive(Debug)]
 pub struct Target {
     dir: OwnedFd,
     path: PathBuf,
-    /// What is there and whole.
+    /// What the backup before names, and is there in its size.
     before: HashMap<Name, Entry>,
     written: u64,
 }
@@ -74,9 +72,15 @@ impl Target {
         Ok(Target { dir, path, before, written: 0 })
     }
 
-    /// A part that is there already, from the backup before.
+    /// A part that is there already, from the backup before. All of it is read: one that is not what
+    /// was written counts as not there, and is written again.
     pub fn has(&self, name: &Name) -> Option<Entry> {
-        self.before.get(name).cloned()
+        let entry = self.before.get(name)?;
+        let is_whole = part::read(&self.path, entry, &mut io::sink()).is_ok();
+        if !is_whole {
+            tracing::warn!(part = %name, "the backup before is damaged: this is written again");
+        }
+        is_whole.then(|| entry.clone())
     }
 
     /// Writes a part: what `fill` writes. It is on the disk with [`publish`](Target::publish).

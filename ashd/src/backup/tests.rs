@@ -129,6 +129,28 @@ fn what_is_there_is_not_written_again_and_what_is_not_needed_goes() {
 }
 
 #[test]
+fn what_is_not_what_was_written_any_more_is_written_again() {
+    let (dir, data, node) = (private(), private(), NODE.len() as u64);
+    back_up(dir.path(), "one");
+    let path = dir.path().join(pack().to_string());
+    // As large as it was, and as old.
+    let file = File::options().write(true).open(&path).unwrap();
+    let modified = file.metadata().unwrap().modified().unwrap();
+    file.write_all_at(b"X", 3).unwrap();
+    file.set_modified(modified).unwrap();
+    let target = open(dir.path()).unwrap();
+    assert!(target.has(&pack()).is_none());
+    assert!(target.has(&attachment()).is_some() && target.has(&agent()).is_some());
+    drop(target);
+    assert!(check(dir.path(), SCHEMA).is_err());
+    assert_eq!(back_up(dir.path(), "two"), 3 + node + 7);
+    assert_eq!(text(&path), "content");
+    restore(dir.path(), data.path(), SCHEMA).unwrap();
+    assert_eq!(text(&data.path().join("ash.db")), "two");
+    assert_eq!(back_up(dir.path(), "three"), 5 + node, "it is whole, and stays");
+}
+
+#[test]
 fn one_that_is_interrupted_leaves_the_one_before() {
     let (dir, data) = (private(), private());
     back_up(dir.path(), "one");

@@ -154,6 +154,7 @@ pub(super) fn backup(made: &BackedUp) -> BackupInfo {
         bytes: made.bytes,
         written: made.written,
         left_out: made.left_out,
+        stale: made.stale,
     }
 }
 

@@ -174,18 +174,20 @@ sections! {
     /// How long what is kept. By default everything is, until somebody removes it. What is removed is
     /// gone; a backup before it is the only way back. With `0s`, or 0, nothing is removed.
     retention: Retention {
-        /// Sessions that have ended are purged when they were last active longer ago than this, with
-        /// their history, checkpoints, attachments and copies.
+        /// Sessions are purged when they have ended longer ago than this, with their history,
+        /// checkpoints, attachments and copies.
         ended_sessions: Duration = "0s" { live: true, }
         /// What the history of sessions says is forgotten when it is older than this: events keep
         /// their numbers and times. Of sessions that have not ended the newest two turns stay. The
         /// conversation as the agent itself remembers it is a file of the session, and stays.
         events: Duration = "0s" { live: true, }
         /// Checkpoints without a name are removed when they are older than this. The newest of each
-        /// session stays.
+        /// session stays, and all of a session while its newest is known to be damaged.
         checkpoints: Duration = "0s" { live: true, }
-        /// What all checkpoints together may take on the disk. Above it those without a name are
-        /// removed, the oldest first; the newest of each session stays.
+        /// What all checkpoints together may take on the disk. Above it what no checkpoint needs is
+        /// collected at once, and then those that `checkpoints` could remove go, the oldest first.
+        /// Of a tenant of which not all can be collected, because a backup is under way or
+        /// something is damaged, none go until it can be, and what they take does not count.
         checkpoint_bytes: Size = "0" { live: true, }
         /// How often it is looked for what was kept long enough.
         every: Duration = "1h" {}

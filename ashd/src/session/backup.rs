@@ -24,8 +24,8 @@ use super::service::{Result, Service, blocking, detached};
 use super::shared::Shared;
 use crate::backup::{BackupError, Entry, Manifest, Name, Target};
 use crate::domain::{
-    Agent, Attachment, Changed, Point, SandboxId, Session, SessionChange, Status, Tenant,
-    Timestamp, Which,
+    Agent, Attachment, Changed, Point, SandboxId, Session, SessionChange, SessionId, Status,
+    Tenant, Timestamp, Which,
 };
 use crate::fault;
 use crate::snapshot::{Pin, SnapshotError, Vault};
@@ -59,6 +59,8 @@ pub struct BackedUp {
     pub written: u64,
     /// Sessions that are not in it, because they were being made.
     pub left_out: u64,
+    /// Sessions that could not be saved, and are in it as they were saved last: that may be long ago.
+    pub stale: u64,
 }
 
 /// The vaults of some tenants, pinned.
@@ -109,7 +111,7 @@ impl Service {
     async fn back_up_now(&self, dir: OwnedFd) -> Result<BackedUp> {
         let shared = self.shared.clone();
         let target = blocking(move || Ok(Target::open(dir)?)).await?;
-        self.save_all().await?;
+        let unsaved = self.save_all().await?;
         let no_deployment = self.deployments.pause().await;
         let id = Uuid::new_v4();
         let (pinned, copied, at) = shared.copy_database(id).await?;
@@ -120,6 +122,7 @@ impl Service {
         });
         let copy = opened.await?;
         let left_out = settle(&copy).await?;
+        let stale = count_stale(&copy, &unsaved).await?;
         let (sessions, agents) = (count(&copy).await?, copy.all_agents().await?);
         let (target, mut entries) = shared.write_agents(target, agents).await?;
         drop(no_deployment);
@@ -138,23 +141,26 @@ impl Service {
             written = made.written,
             sessions,
             left_out,
+            stale,
             "backed up"
         );
-        Ok(BackedUp { left_out, ..made })
+        if stale > 0 {
+            tracing::warn!(stale, "sessions are in the backup as they were saved last");
+        }
+        Ok(BackedUp { left_out, stale, ..made })
     }
 
     /// Makes a point of every session whose files may have changed since its newest one: of those
     /// that have been used since the daemon started, and of those that it has not caught up with.
-    /// One that cannot be saved is in the backup as it was saved last.
-    async fn save_all(&self) -> Result<()> {
+    /// One that cannot be saved is in the backup as it was saved last; which ones, is returned.
+    async fn save_all(&self) -> Result<Vec<SessionId>> {
         let used = self.shared.registry.views().into_iter().map(|view| view.session.clone());
         let used = used.filter(|session| session.status != Status::Ended);
         let mut changed: Vec<_> = used.filter(|session| session.restore.is_none()).collect();
         let unsaved = self.shared.store.unsaved_sessions().await?.into_iter();
         let known: HashSet<_> = changed.iter().map(|session| session.id).collect();
         changed.extend(unsaved.filter(|session| !known.contains(&session.id)));
-        self.save_each(changed).await;
-        Ok(())
+        Ok(self.save_each(changed).await)
     }
 }
 
@@ -292,7 +298,7 @@ impl Shared {
             let (files, bytes) = (manifest.entries.len() as u64, manifest.bytes());
             let written = target.written();
             target.publish(&manifest)?;
-            Ok(BackedUp { id, at, sessions, files, bytes, written, left_out: 0 })
+            Ok(BackedUp { id, at, sessions, files, bytes, written, left_out: 0, stale: 0 })
         })
         .await
     }
@@ -346,6 +352,17 @@ async fn count(copy: &Sqlite) -> Result<u64> {
         all += copy.count_sessions(status).await?;
     }
     Ok(all)
+}
+
+/// How many of the sessions that could not be saved are in a copy of the database as they were saved
+/// last: some have ended meanwhile, or are not in it.
+async fn count_stale(copy: &Sqlite, unsaved: &[SessionId]) -> Result<u64> {
+    let mut stale = 0;
+    for id in unsaved {
+        let session = copy.session(*id).await?;
+        stale += u64::from(session.is_some_and(|session| session.status != Status::Ended));
+    }
+    Ok(stale)
 }
 
 /// Brings every session in a copy of the database to its newest point. Those that were being made
@@ -429,7 +446,7 @@ impl From<BackupError> for Refusal {
 mod tests {
     use super::*;
     use crate::domain::session::RunningTurn;
-    use crate::domain::{EventKind, NewEvent, PointId, Root, SessionId, TurnId};
+    use crate::domain::{EventKind, NewEvent, PointId, Root, TurnId};
     use crate::store::EventRange;
 
     fn session(n: u128) -> Session {
@@ -508,6 +525,12 @@ mod tests {
         let now = store.session(idle.id).await.unwrap().unwrap();
         assert_eq!((now.status, now.last_seq), (Status::Stopped, 1));
         assert_eq!(now.restore, Some(PointId(Uuid::from_u128(2))));
+
+        // Whoever could not be saved and is not in it, or had ended, is saved as well as can be.
+        let over = Session { status: Status::Ended, ..session(4) };
+        store.create_session(over.clone(), vec![event(1)]).await.unwrap();
+        let stale = count_stale(&store, &[busy.id, new.id, over.id]).await.unwrap();
+        assert_eq!(stale, 1);
         store.close().await;
     }
 

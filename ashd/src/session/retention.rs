@@ -2,18 +2,26 @@
 //!
 //! Now and then, in small steps: whoever writes meanwhile waits for none of them longer than for a page
 //! of rows. What is old by the clock of the moment is asked of the store, so that the clock is an
-//! argument of everything here.
+//! argument of everything here. What fails of one session or tenant keeps no other one from being
+//! looked at.
+//!
+//! What a point gives back is only known when its vault has been collected, for others have content in
+//! common with it. So before points go because of their size, everything is collected that no point needs,
+//! and a tenant of whom that cannot be done now is left alone, with what its points take: otherwise
+//! each pass would find as much as the one before, and remove more, until only the newest are left.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
+use tokio::runtime::Handle;
 
 use super::api::{Caller, Refusal};
-use super::service::{Result, Service};
+use super::fsck::Failed;
+use super::service::{Result, Service, blocking};
 use super::shared::Shared;
-use crate::domain::{Scope, SessionId, Timestamp};
-use crate::snapshot::SnapshotError;
+use crate::domain::{Root, Scope, SessionId, Tenant, Timestamp};
+use crate::snapshot::{Collecting, SnapshotError, Vault};
+use crate::store::{Spared, Store};
 
 /// Rows that one step takes.
 const STEP: u32 = 200;
@@ -21,10 +29,13 @@ const STEP: u32 = 200;
 /// Points that go in one pass because of their size: what this gives back is known behind it.
 const MOST_OVER: u32 = 1000;
 
+/// How long to wait until nobody saves or brings back.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How long something is kept, and how much. What is absent is kept for ever.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Keeping {
-    /// Sessions that have ended, since they were last active.
+    /// Sessions that have ended, since their end.
     pub ended: Option<Duration>,
     /// What events say.
     pub events: Option<Duration>,
@@ -51,9 +62,9 @@ pub struct Gone {
     /// Points that were removed.
     pub points: u64,
     /// Bytes that points take beyond what they may, as of the newest pass; what is left are the newest
-    /// of each session, and those with a name.
+    /// of each session, those with a name, and those of which it is not known what they would give back.
     pub over: u64,
-    /// Whether the newest pass failed.
+    /// Whether something of the newest pass failed.
     pub failing: bool,
 }
 
@@ -87,8 +98,9 @@ pub(super) async fn keep_for_ever(service: Service) {
         let before = service.shared.retention.gone();
         let done = service.retain(Timestamp::now()).await;
         service.shared.retention.change(|gone| gone.failing = done.is_err());
+        say(before, service.shared.retention.gone());
         match done {
-            Ok(()) => say(before, service.shared.retention.gone()),
+            Ok(()) => {}
             Err(Refusal::ShuttingDown) => return,
             Err(error) => tracing::error!(%error, "what is too old was not all removed"),
         }
@@ -104,123 +116,223 @@ fn say(before: Gone, now: Gone) {
     if now.over > 0 && now.over != before.over {
         tracing::warn!(
             bytes = now.over,
-            "checkpoints take more than retention.checkpoint_bytes; what is left are named ones and \
-             the newest of each session"
+            "checkpoints take more than retention.checkpoint_bytes; what is left are named ones, \
+             the newest of each session, and what would give nothing back now"
         );
     }
 }
 
+/// What the points of a tenant take.
+struct Take {
+    tenant: Tenant,
+    bytes: u64,
+    /// Something that no point needs may be among it and cannot be removed now: a backup is under way,
+    /// or something is damaged.
+    is_stuck: bool,
+}
+
+/// Bytes that points take beyond what they may, without those of tenants that are spared.
+fn over(takes: &[Take], spared: &Spared, most: u64) -> u64 {
+    let counts = |take: &&Take| !spared.tenants.contains(&take.tenant);
+    let sum: u64 = takes.iter().filter(counts).map(|take| take.bytes).sum();
+    sum.saturating_sub(most)
+}
+
 impl Service {
-    /// Removes what is too old at a time, and what there is too much of.
+    /// Removes what is too old at a time, and what there is too much of. The first failure is returned
+    /// when everything else is done.
     async fn retain(&self, now: Timestamp) -> Result<()> {
         let keeping = self.shared.live().keeping;
-        if keeping.is_all() {
-            self.shared.retention.change(|gone| gone.over = 0);
-            return Ok(());
-        }
+        let mut done = Ok(());
         if let Some(age) = keeping.ended {
-            self.purge_ended(before(now, age)).await?;
+            done = done.and(self.purge_ended(before(now, age)).await);
         }
         if let Some(age) = keeping.events {
-            self.forget_old(before(now, age)).await?;
+            done = done.and(self.forget_old(before(now, age)).await);
         }
         if let Some(age) = keeping.points {
-            self.remove_old(before(now, age)).await?;
+            done = done.and(self.remove_old(before(now, age)).await);
         }
-        self.remove_over(keeping.bytes).await
+        done.and(self.remove_over(keeping.bytes).await)
     }
 
     async fn purge_ended(&self, before: Timestamp) -> Result<()> {
+        let (mut done, mut left) = (Ok(()), 0);
         loop {
-            let sessions = self.shared.store.ended_before(before, STEP).await?;
+            // Those that could not be purged would be the first ones again.
+            let sessions = self.shared.store.ended_before(before, left, STEP).await?;
             let count = sessions.len();
             for (tenant, id) in sessions {
                 self.may_go_on()?;
-                let caller = Caller { tenant, scope: Scope::Manage };
-                match self.end(&caller, id, true).await {
-                    Ok(_) => self.shared.retention.change(|gone| gone.sessions += 1),
-                    // Somebody else was quicker.
-                    Err(Refusal::NoSession) => {}
-                    Err(error) => return Err(error),
-                }
+                let purged = self.purge_kept(tenant, id).await;
+                left += u32::from(purged.is_err());
+                done = done.and(purged);
             }
             if count < STEP as usize {
-                return Ok(());
+                return done;
             }
         }
+    }
+
+    async fn purge_kept(&self, tenant: Tenant, id: SessionId) -> Result<()> {
+        let caller = Caller { tenant, scope: Scope::Manage };
+        match self.end(&caller, id, true).await {
+            Ok(_) => self.shared.retention.change(|gone| gone.sessions += 1),
+            // Somebody else was quicker.
+            Err(Refusal::NoSession) => {}
+            Err(error) => {
+                tracing::warn!(ash_session = %id, %error, "not purged");
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     async fn forget_old(&self, before: Timestamp) -> Result<()> {
         let store = &self.shared.store;
-        let mut after: Option<SessionId> = None;
+        let (mut done, mut after) = (Ok(()), None::<SessionId>);
         loop {
             let sessions = store.sessions_with_old_events(before, after, STEP).await?;
             for id in &sessions {
-                loop {
-                    self.may_go_on()?;
-                    let forgotten = store.forget_events(*id, before, STEP).await?;
-                    self.shared.retention.change(|gone| gone.events += forgotten);
-                    if forgotten < STEP.into() {
-                        break;
-                    }
-                }
+                self.may_go_on()?;
+                done = done.and(self.forget_old_of(*id, before).await);
             }
             match sessions.last() {
                 Some(last) => after = Some(*last),
-                None => return Ok(()),
+                None => return done,
+            }
+        }
+    }
+
+    async fn forget_old_of(&self, id: SessionId, before: Timestamp) -> Result<()> {
+        loop {
+            self.may_go_on()?;
+            let forgotten = self.shared.store.forget_events(id, before, STEP).await?;
+            self.shared.retention.change(|gone| gone.events += forgotten);
+            if forgotten < STEP.into() {
+                return Ok(());
             }
         }
     }
 
     async fn remove_old(&self, before: Timestamp) -> Result<()> {
+        let mut done = Ok(());
+        let spared = self.spared(&mut done).await?;
         loop {
             self.may_go_on()?;
-            let removed = self.shared.store.remove_old_points(before, STEP).await?;
+            let removed = self.shared.store.remove_old_points(before, &spared, STEP).await?;
             self.shared.retention.change(|gone| gone.points += removed);
             if removed < STEP.into() {
-                return Ok(());
+                return done;
             }
         }
     }
 
     /// Removes the oldest points until the others take no more than so many bytes.
     async fn remove_over(&self, most: Option<u64>) -> Result<()> {
-        let Some(most) = most else {
-            self.shared.retention.change(|gone| gone.over = 0);
-            return Ok(());
+        let mut done = Ok(());
+        let over = match most {
+            Some(most) => self.remove_beyond(most, &mut done).await?,
+            None => 0,
         };
-        let mut over = self.points_take().await?.saturating_sub(most);
+        self.shared.retention.change(|gone| gone.over = over);
+        done
+    }
+
+    /// Removes points and says how many bytes there are too many of all the same. The first failure
+    /// that kept nothing else from being done goes into `done`.
+    async fn remove_beyond(&self, most: u64, done: &mut Result<()>) -> Result<u64> {
+        let mut takes = self.points_take(done).await?;
+        let nobody = Spared::default();
+        if over(&takes, &nobody, most) > 0 {
+            self.give_back(&mut takes, done).await?;
+            let mut spared = self.spared(done).await?;
+            let stuck = takes.iter().filter(|take| take.is_stuck);
+            spared.tenants.extend(stuck.map(|take| take.tenant.clone()));
+            let over = over(&takes, &spared, most);
+            if self.remove_oldest(over, &spared).await? > 0 {
+                self.give_back(&mut takes, done).await?;
+            }
+        }
+        Ok(over(&takes, &nobody, most))
+    }
+
+    /// Removes the oldest points for which so many bytes were written; how many.
+    async fn remove_oldest(&self, bytes: u64, spared: &Spared) -> Result<u64> {
         let (mut freed, mut removed) = (0, 0);
-        while freed < over && removed < MOST_OVER.into() {
+        while freed < bytes && removed < MOST_OVER.into() {
             self.may_go_on()?;
-            let left = over - freed;
-            let (points, bytes) = self.shared.store.remove_oldest_points(left, STEP).await?;
+            let left = bytes - freed;
+            let (points, written) =
+                self.shared.store.remove_oldest_points(left, spared, STEP).await?;
             self.shared.retention.change(|gone| gone.points += points);
-            (freed, removed) = (freed + bytes, removed + points);
+            (freed, removed) = (freed + written, removed + points);
             if points < STEP.into() {
                 break;
             }
         }
-        if removed > 0 {
-            self.collect(false).await?;
-            over = self.points_take().await?.saturating_sub(most);
+        Ok(removed)
+    }
+
+    /// Removes what no point needs, all of it, and looks what is left.
+    async fn give_back(&self, takes: &mut [Take], done: &mut Result<()>) -> Result<()> {
+        for take in takes.iter_mut().filter(|take| !take.is_stuck) {
+            self.may_go_on()?;
+            let left = self.in_vault(&take.tenant, collect_all).await;
+            match note(done, &take.tenant, left) {
+                Some(left) => (take.bytes, take.is_stuck) = left.unwrap_or((0, false)),
+                None => take.is_stuck = true,
+            }
         }
-        self.shared.retention.change(|gone| gone.over = over);
         Ok(())
     }
 
-    /// Bytes of all packs of all tenants.
-    async fn points_take(&self) -> Result<u64> {
-        let snapshots = self.shared.snapshots.clone();
-        let sum = move || -> std::result::Result<u64, SnapshotError> {
-            let mut sum = 0;
-            for tenant in snapshots.tenants()? {
-                sum += snapshots.vault(&tenant)?.all_packs()?.iter().map(|it| it.1).sum::<u64>();
+    /// What is left alone of points: content that is known to be damaged, and tenants of whom nothing is
+    /// known.
+    async fn spared(&self, done: &mut Result<()>) -> Result<Spared> {
+        let mut spared = Spared::default();
+        for tenant in self.vaults().await? {
+            let damaged = self.in_vault(&tenant, known_damaged).await;
+            match note(done, &tenant, damaged) {
+                Some(damaged) => spared.damaged.extend(damaged.unwrap_or_default()),
+                None => spared.tenants.push(tenant),
             }
-            Ok(sum)
-        };
-        let summed = spawn_blocking(sum).await.unwrap_or(Err(SnapshotError::Cancelled));
-        summed.map_err(|error| Refusal::Internal(error.to_string()))
+        }
+        Ok(spared)
+    }
+
+    /// What the points of each tenant take.
+    async fn points_take(&self, done: &mut Result<()>) -> Result<Vec<Take>> {
+        let mut takes = vec![];
+        for tenant in self.vaults().await? {
+            let taken = self.in_vault(&tenant, |vault, _, _| Ok(bytes(vault)?)).await;
+            let is_stuck = taken.is_err();
+            let bytes = note(done, &tenant, taken).flatten().unwrap_or(0);
+            takes.push(Take { tenant, bytes, is_stuck });
+        }
+        Ok(takes)
+    }
+
+    /// Every tenant that has a vault.
+    async fn vaults(&self) -> Result<Vec<Tenant>> {
+        let snapshots = self.shared.snapshots.clone();
+        blocking(move || Ok(snapshots.tenants().map_err(Failed::from)?)).await
+    }
+
+    /// Does something with the vault of a tenant; `None` when there is none any more.
+    async fn in_vault<T: Send + 'static>(
+        &self,
+        tenant: &Tenant,
+        what: impl FnOnce(&Vault, &dyn Store, &Tenant) -> Looked<T> + Send + 'static,
+    ) -> Result<Option<T>> {
+        let (shared, tenant) = (self.shared.clone(), tenant.clone());
+        blocking(move || {
+            // One that was deleted meanwhile is not made again.
+            let vault = shared.snapshots.known_vault(&tenant).map_err(Failed::from)?;
+            let Some(vault) = vault else { return Ok(None) };
+            Ok(Some(what(&vault, &*shared.store, &tenant)?))
+        })
+        .await
     }
 
     fn may_go_on(&self) -> Result<()> {
@@ -229,6 +341,54 @@ impl Service {
             false => Ok(()),
         }
     }
+}
+
+/// What was found of a tenant; the first failure is noted, and the others are looked at all the same.
+fn note<T>(done: &mut Result<()>, tenant: &Tenant, found: Result<T>) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
+        Err(error) => {
+            tracing::warn!(ash_tenant = %tenant, %error, "its checkpoints are left alone");
+            if done.is_ok() {
+                *done = Err(error);
+            }
+            None
+        }
+    }
+}
+
+/// What is found in a vault.
+type Looked<T> = std::result::Result<T, Failed>;
+
+/// Removes all of a vault that no point needs. Returns what is left, and whether there may be something
+/// among it that no point needs.
+fn collect_all(vault: &Vault, store: &dyn Store, tenant: &Tenant) -> Looked<(u64, bool)> {
+    // Otherwise packs stay that are young, or of which half is needed.
+    vault.note_purge()?;
+    let how = Collecting { grace: Duration::ZERO, preview: false, patience: PATIENCE };
+    let collected = vault.collect(&how, || roots(store, tenant))?;
+    let is_all = collected.is_some_and(|collected| collected.held == 0);
+    Ok((bytes(vault)?, !is_all))
+}
+
+/// Content of points that is known to be damaged.
+fn known_damaged(vault: &Vault, store: &dyn Store, tenant: &Tenant) -> Looked<Vec<Root>> {
+    if vault.damaged() == 0 {
+        return Ok(vec![]);
+    }
+    let mut roots = roots(store, tenant)?;
+    roots.retain(|root| vault.damage(*root).is_some());
+    Ok(roots)
+}
+
+/// Bytes of all packs of a vault.
+fn bytes(vault: &Vault) -> std::result::Result<u64, SnapshotError> {
+    Ok(vault.all_packs()?.iter().map(|pack| pack.1).sum())
+}
+
+/// The content of every point of a tenant.
+fn roots(store: &dyn Store, tenant: &Tenant) -> Looked<Vec<Root>> {
+    Handle::current().block_on(store.roots(tenant)).map_err(Failed::Store)
 }
 
 fn before(now: Timestamp, age: Duration) -> Timestamp {
@@ -246,5 +406,29 @@ mod tests {
         assert_eq!(before(Timestamp(0), Duration::MAX), Timestamp(-i64::MAX));
         assert!(Keeping::default().is_all());
         assert!(!Keeping { bytes: Some(0), ..Keeping::default() }.is_all());
+    }
+
+    #[test]
+    fn a_tenant_of_whom_nothing_can_be_given_back_does_not_count() {
+        let take = |name: &str, bytes, is_stuck| {
+            let tenant: Tenant = name.parse().unwrap();
+            Take { tenant, bytes, is_stuck }
+        };
+        let takes = [take("one", 70, false), take("two", 50, true)];
+        let mut spared = Spared::default();
+        assert_eq!(over(&takes, &spared, 100), 20);
+        spared.tenants.push(takes[1].tenant.clone());
+        assert_eq!(over(&takes, &spared, 100), 0);
+        assert_eq!(over(&takes, &spared, 60), 10);
+    }
+
+    #[test]
+    fn the_first_failure_is_kept_and_the_others_are_looked_at() {
+        let (mut done, tenant) = (Ok(()), Tenant::default());
+        assert_eq!(note(&mut done, &tenant, Ok(1)), Some(1));
+        assert_eq!(note::<u8>(&mut done, &tenant, Err(Refusal::NoSession)), None);
+        assert_eq!(note::<u8>(&mut done, &tenant, Err(Refusal::NoAgent)), None);
+        assert_eq!(note(&mut done, &tenant, Ok(2)), Some(2));
+        assert!(matches!(done, Err(Refusal::NoSession)));
     }
 }

@@ -100,6 +100,16 @@ pub struct PurgedCopy {
     pub generation: u32,
 }
 
+/// Points that stay although they are old, or too many.
+#[derive(Clone, Debug, Default)]
+pub struct Spared {
+    /// Tenants, all of whose points stay.
+    pub tenants: Vec<Tenant>,
+    /// Content that is known to be damaged: of a session that would be brought back from it all points
+    /// stay, for it has to go on from an older one.
+    pub damaged: Vec<Root>,
+}
+
 /// Which sessions to list.
 #[derive(Clone, Debug, Default)]
 pub struct SessionFilter {
@@ -336,15 +346,30 @@ pub trait Store: Send + Sync {
     /// The sum of a session's usage; `model` is that of the newest row.
     async fn usage(&self, id: SessionId) -> Result<Usage>;
 
-    /// Ended sessions that were last active before a time, those of longest ago first.
-    async fn ended_before(&self, before: Timestamp, limit: u32)
-    -> Result<Vec<(Tenant, SessionId)>>;
+    /// Sessions whose end was before a time, those that were active longest ago first, without the
+    /// first `skip`.
+    async fn ended_before(
+        &self,
+        before: Timestamp,
+        skip: u32,
+        limit: u32,
+    ) -> Result<Vec<(Tenant, SessionId)>>;
     /// Removes points of before a time, the oldest first, and says how many. Those with a name stay,
-    /// the newest of each session, and the one that a session is to be brought back to.
-    async fn remove_old_points(&self, before: Timestamp, limit: u32) -> Result<u64>;
+    /// the newest of each session, the one that a session is to be brought back to, and what is spared.
+    async fn remove_old_points(
+        &self,
+        before: Timestamp,
+        spared: &Spared,
+        limit: u32,
+    ) -> Result<u64>;
     /// Removes the oldest points, of those that may go by their age, until so many bytes were written
     /// for them. Says how many points, and how many bytes.
-    async fn remove_oldest_points(&self, bytes: u64, limit: u32) -> Result<(u64, u64)>;
+    async fn remove_oldest_points(
+        &self,
+        bytes: u64,
+        spared: &Spared,
+        limit: u32,
+    ) -> Result<(u64, u64)>;
     /// Sessions with events of before a time that are not forgotten, by their ids, behind one.
     async fn sessions_with_old_events(
         &self,

@@ -37,8 +37,8 @@ use self::open::{Role, connect};
 use self::readers::Readers;
 use self::writer::Writer;
 use super::{
-    Commit, Copying, EventRange, Key, Purged, PurgedCopy, Result, SessionFilter, Store, StoreError,
-    Unsynced, Usage,
+    Commit, Copying, EventRange, Key, Purged, PurgedCopy, Result, SessionFilter, Spared, Store,
+    StoreError, Unsynced, Usage,
 };
 use crate::domain::{
     Agent, AgentName, Attachment, AttachmentId, Event, EventKind, NewEvent, Point, PointId, Root,
@@ -346,17 +346,30 @@ impl Store for Sqlite {
     async fn ended_before(
         &self,
         before: Timestamp,
+        skip: u32,
         limit: u32,
     ) -> Result<Vec<(Tenant, SessionId)>> {
-        self.readers.read(move |conn| retention::ended(conn, before, limit)).await
+        self.readers.read(move |conn| retention::ended(conn, before, skip, limit)).await
     }
 
-    async fn remove_old_points(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        self.writer.write(move |conn| retention::old_points(conn, before, limit)).await
+    async fn remove_old_points(
+        &self,
+        before: Timestamp,
+        spared: &Spared,
+        limit: u32,
+    ) -> Result<u64> {
+        let spared = spared.clone();
+        self.writer.write(move |conn| retention::old_points(conn, before, &spared, limit)).await
     }
 
-    async fn remove_oldest_points(&self, bytes: u64, limit: u32) -> Result<(u64, u64)> {
-        self.writer.write(move |conn| retention::oldest_points(conn, bytes, limit)).await
+    async fn remove_oldest_points(
+        &self,
+        bytes: u64,
+        spared: &Spared,
+        limit: u32,
+    ) -> Result<(u64, u64)> {
+        let spared = spared.clone();
+        self.writer.write(move |conn| retention::oldest_points(conn, bytes, &spared, limit)).await
     }
 
     async fn sessions_with_old_events(

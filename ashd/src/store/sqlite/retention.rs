@@ -2,57 +2,87 @@
 
 use rusqlite::{Connection, params};
 
-use crate::domain::{SessionId, Tenant, Timestamp};
-use crate::store::Result;
+use super::values::Json;
+use crate::domain::{Root, SessionId, Tenant, Timestamp};
+use crate::store::{Result, Spared};
 
-/// Sessions by how long ago they were last active.
+/// Sessions that ended before a time. Their newest event is their end, or says why it was; they were
+/// last active before it, by which they are found.
 pub(super) const ENDED: &str = "SELECT tenant, id FROM sessions INDEXED BY sessions_ended
-     WHERE status = 'ended' AND slot IS NULL AND last_active_at < ?
-     ORDER BY last_active_at LIMIT ?";
+     WHERE status = 'ended' AND slot IS NULL AND last_active_at < ?1
+     AND ifnull((SELECT at FROM events WHERE session = sessions.key AND seq = last_seq),
+         last_active_at) < ?1
+     ORDER BY last_active_at LIMIT ?2 OFFSET ?3";
 
 /// Points by how old they are.
 pub(super) const POINTS: &str = "points INDEXED BY points_by_age
      JOIN sessions ON session = sessions.key";
 
 /// Points that may go: without a name, not the newest of their session, and none that it is to be
-/// brought back to.
+/// brought back to. None of some tenants (?1), and none of a session that would be brought back from
+/// content that is damaged (?2).
 pub(super) const SPARE: &str = "name IS NULL AND points.id IS NOT restore AND EXISTS (
      SELECT 1 FROM points AS newer WHERE newer.session = points.session
-     AND (newer.seq, newer.key) > (points.seq, points.key))";
+     AND (newer.seq, newer.key) > (points.seq, points.key))
+     AND tenant NOT IN (SELECT value FROM json_each(?1))
+     AND lower(hex(ifnull((SELECT back.root FROM points AS back WHERE back.id = restore),
+         (SELECT newest.root FROM points AS newest WHERE newest.session = points.session
+          ORDER BY newest.seq DESC, newest.key DESC LIMIT 1))))
+         NOT IN (SELECT value FROM json_each(?2))";
 
 /// What is left of an event that was forgotten.
 const FORGOTTEN: &[u8] = br#"{"action":"forgotten"}"#;
 
-/// Ended sessions that were last active before a time, those of longest ago first.
+/// Sessions whose end was before a time, those that were active longest ago first, without the first
+/// `skip`.
 pub(super) fn ended(
     conn: &Connection,
     before: Timestamp,
+    skip: u32,
     limit: u32,
 ) -> Result<Vec<(Tenant, SessionId)>> {
     let mut query = conn.prepare_cached(ENDED)?;
-    let rows = query.query_map(params![before, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let both = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let rows = query.query_map(params![before, limit, skip], both)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
+/// What is spared, as conditions name it.
+fn lists(spared: &Spared) -> (Json<&[Tenant]>, Json<Vec<String>>) {
+    (Json(spared.tenants.as_slice()), Json(spared.damaged.iter().map(Root::to_string).collect()))
+}
+
 /// Removes points of before a time; how many.
-pub(super) fn old_points(conn: &Connection, before: Timestamp, limit: u32) -> Result<u64> {
+pub(super) fn old_points(
+    conn: &Connection,
+    before: Timestamp,
+    spared: &Spared,
+    limit: u32,
+) -> Result<u64> {
     let sql = format!(
         "DELETE FROM points WHERE key IN (
              SELECT points.key FROM {POINTS}
-             WHERE points.created_at < ? AND {SPARE} ORDER BY points.created_at LIMIT ?)"
+             WHERE points.created_at < ?3 AND {SPARE} ORDER BY points.created_at LIMIT ?4)"
     );
-    Ok(conn.prepare_cached(&sql)?.execute(params![before, limit])? as u64)
+    let (tenants, damaged) = lists(spared);
+    Ok(conn.prepare_cached(&sql)?.execute(params![tenants, damaged, before, limit])? as u64)
 }
 
 /// Removes the oldest points until so many bytes were written for them; how many, and how many bytes
 /// that was.
-pub(super) fn oldest_points(conn: &Connection, bytes: u64, limit: u32) -> Result<(u64, u64)> {
+pub(super) fn oldest_points(
+    conn: &Connection,
+    bytes: u64,
+    spared: &Spared,
+    limit: u32,
+) -> Result<(u64, u64)> {
     let sql = format!(
         "SELECT points.key, written FROM {POINTS}
-         WHERE {SPARE} ORDER BY points.created_at LIMIT ?"
+         WHERE {SPARE} ORDER BY points.created_at LIMIT ?3"
     );
+    let (tenants, damaged) = lists(spared);
     let mut query = conn.prepare_cached(&sql)?;
-    let mut rows = query.query([limit])?;
+    let mut rows = query.query(params![tenants, damaged, limit])?;
     let mut chosen = vec![];
     let mut sum = 0u64;
     while sum < bytes

@@ -17,7 +17,7 @@ fn a_fork_that_is_being_made_is_nobodys_to_change() -> Result<()> {
     let mut talk = Talk::begin(Options::stub())?;
     talk.ask("[[say hello]]")?;
     talk.ash.kill9()?;
-    talk.ash.boot_with(&[("ASH_FAULT", "fork.placed:stall")])?;
+    talk.ash.boot_with(&[("ASH_FAULT", "restore.built:stall")])?;
     talk.api = talk.ash.api();
     let head = talk.api.head("POST", &talk.path("fork"));
     let fork = talk.api.raw(format!("{head}content-length: 0\r\n\r\n").as_bytes())?;

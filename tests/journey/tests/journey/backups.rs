@@ -128,6 +128,31 @@ fn what_was_saved_in_mid_turn_goes_on_elsewhere() -> Result<()> {
     talk.ash.finish()
 }
 
+/// A session that cannot be saved is in a backup as it was saved last. Whoever makes it is told.
+#[test]
+fn what_could_not_be_saved_is_said() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    let dir = talk.ash.scratch().join("backup");
+    talk.ask(&talk.bash("echo saved > file"))?;
+    let other = talk.api.create("hello", json!({}))?;
+    talk.api.send(&other, json!({ "content": "[[say other]]" }))?.to_end()?;
+    let first = back_up(&talk, &dir)?;
+    ensure!(first["stale"] == 0, "{first}");
+    // There is no place for what is new; of the other one nothing is.
+    let tmp = talk.ash.data_dir().join("snapshots/store/default/tmp");
+    process::until("nothing to be written", || fs::remove_dir(&tmp).is_ok())?;
+    talk.ask(&talk.bash("echo lost > file"))?;
+    let second = back_up(&talk, &dir)?;
+    ensure!(second["stale"] == 1 && second["leftOut"] == 0, "{second}");
+    ensure!(talk.ash.log().contains("not saved"), "the log says which");
+    talk.ash.terminate()?;
+    start_over(&talk, 1)?;
+    come_back(&mut talk, &dir)?;
+    ensure!(talk.api.exec(&talk.session, "cat file")?.stdout == "saved\n");
+    ensure!(back_up(&talk, &dir)?["stale"] == 0);
+    talk.ash.finish()
+}
+
 /// What was copied to an object store after the backup happened otherwise than what happens from then
 /// on: whoever imports gets the one that went on.
 #[test]

@@ -24,16 +24,24 @@ fn sessions_that_ended_long_ago_are_found_by_the_clock() {
             let session = Session { status, last_active_at: Timestamp(at), ..session(n) };
             store.create_session(session, vec![]).await.unwrap();
         }
+        // Nothing had happened in it for long when it was ended.
+        let idle = Session { status: Status::Ended, last_active_at: Timestamp(10), ..session(7) };
+        let end = NewEvent { at: Timestamp(95), ..event(1) };
+        store.create_session(idle, vec![end]).await.unwrap();
         // One that is still being put away has its uids.
         let busy = Session { status: Status::Ended, slot: Some(3), ..session(6) };
         store.create_session(busy, vec![]).await.unwrap();
-        let before = async |at, limit| {
-            let found = store.ended_before(Timestamp(at), limit).await.unwrap();
+        let before = async |at, skip, limit| {
+            let found = store.ended_before(Timestamp(at), skip, limit).await.unwrap();
             found.into_iter().map(|(_, id)| id).collect::<Vec<_>>()
         };
-        assert_eq!(before(10, 9).await, []);
-        assert_eq!(before(31, 9).await, [id(2), id(1)]);
-        assert_eq!(before(99, 2).await, [id(2), id(1)]);
+        assert_eq!(before(10, 0, 9).await, []);
+        assert_eq!(before(31, 0, 9).await, [id(2), id(1)]);
+        assert_eq!(before(95, 0, 9).await, [id(2), id(1), id(5)]);
+        assert_eq!(before(96, 0, 2).await, [id(2), id(7)]);
+        // Those that could not be purged do not stand in the way of others.
+        assert_eq!(before(96, 1, 2).await, [id(7), id(1)]);
+        assert_eq!(before(96, 4, 2).await, []);
     });
 }
 
@@ -54,19 +62,58 @@ fn old_points_go_but_never_the_newest_a_named_or_a_needed_one() {
         let change = SessionChange { restore: Some(Some(PointId(uuid(2)))), ..Default::default() };
         store.commit(Commit::of(id(1), change, vec![])).await.unwrap();
 
-        assert_eq!(store.remove_old_points(Timestamp(1), 9).await.unwrap(), 0);
-        assert_eq!(store.remove_old_points(Timestamp(99), 1).await.unwrap(), 1);
+        let none = Spared::default();
+        assert_eq!(store.remove_old_points(Timestamp(1), &none, 9).await.unwrap(), 0);
+        assert_eq!(store.remove_old_points(Timestamp(99), &none, 1).await.unwrap(), 1);
         assert_eq!(points(&store, 1).await, [6, 5, 4, 3, 2]);
         // So many bytes, and no more than are asked for at a time.
-        assert_eq!(store.remove_oldest_points(0, 9).await.unwrap(), (0, 0));
-        assert_eq!(store.remove_oldest_points(1, 9).await.unwrap(), (1, 100));
+        assert_eq!(store.remove_oldest_points(0, &none, 9).await.unwrap(), (0, 0));
+        assert_eq!(store.remove_oldest_points(1, &none, 9).await.unwrap(), (1, 100));
         assert_eq!(points(&store, 1).await, [6, 5, 4, 2]);
-        assert_eq!(store.remove_oldest_points(u64::MAX, 9).await.unwrap(), (1, 100));
-        assert_eq!(store.remove_old_points(Timestamp(99), 9).await.unwrap(), 0);
+        assert_eq!(store.remove_oldest_points(u64::MAX, &none, 9).await.unwrap(), (1, 100));
+        assert_eq!(store.remove_old_points(Timestamp(99), &none, 9).await.unwrap(), 0);
         assert_eq!(points(&store, 1).await, [6, 5, 2]);
         assert_eq!(points(&store, 2).await, [7]);
         let newest = store.point(id(1), Which::Newest).await.unwrap().unwrap();
         assert_eq!(newest.id, PointId(uuid(6)));
+    });
+}
+
+#[test]
+fn what_a_damaged_point_needs_and_what_is_spared_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    block_on(async {
+        let theirs = Session { tenant: "acme".parse().unwrap(), ..session(2) };
+        for session in [session(1), theirs, session(3)] {
+            store.create_session(session, (1..=3).map(event).collect()).await.unwrap();
+        }
+        for (session, first) in [(1, 1), (2, 4), (3, 7)] {
+            for n in 0..3 {
+                let seq = u64::from(n) + 1;
+                store.add_point(point(first + n, session, seq, 5), 99).await.unwrap();
+            }
+        }
+        let change = SessionChange { restore: Some(Some(PointId(uuid(8)))), ..Default::default() };
+        store.commit(Commit::of(id(3), change, vec![])).await.unwrap();
+        let remove = async |tenants: &[&str], damaged: &[u8]| {
+            let tenants: Vec<Tenant> = tenants.iter().map(|it| it.parse().unwrap()).collect();
+            let damaged: Vec<Root> = damaged.iter().map(|n| Root([*n; 32])).collect();
+            let spared = Spared { tenants, damaged };
+            let old = store.remove_old_points(Timestamp(99), &spared, 9).await.unwrap();
+            (old, store.remove_oldest_points(u64::MAX, &spared, 9).await.unwrap().0)
+        };
+        // The newest, or the one that a session is to be brought back to: it needs an older one.
+        assert_eq!(remove(&["acme"], &[3, 8]).await, (0, 0));
+        // An older one that is damaged is nothing to go on from.
+        assert_eq!(remove(&["acme"], &[1, 8]).await, (2, 0));
+        assert_eq!(points(&store, 1).await, [3]);
+        assert_eq!(points(&store, 2).await, [6, 5, 4]);
+        assert_eq!(points(&store, 3).await, [9, 8, 7]);
+        assert_eq!(remove(&[], &[6, 9]).await, (1, 0));
+        assert_eq!(points(&store, 3).await, [9, 8]);
+        assert_eq!(remove(&[], &[]).await, (2, 0));
+        assert_eq!(points(&store, 2).await, [6]);
     });
 }
 
@@ -193,9 +240,9 @@ fn what_is_looked_for_by_age_has_an_index() {
     let ended = plan(retention::ENDED);
     assert!(ended.contains("INDEX sessions_ended") && !ended.contains("TEMP"), "{ended}");
     let (points, spare) = (retention::POINTS, retention::SPARE);
-    for age in ["", "points.created_at < ? AND"] {
+    for age in ["", "points.created_at < ?3 AND"] {
         let old = plan(&format!(
-            "SELECT points.key FROM {points} WHERE {age} {spare} ORDER BY points.created_at LIMIT ?"
+            "SELECT points.key FROM {points} WHERE {age} {spare} ORDER BY points.created_at LIMIT 9"
         ));
         assert!(old.contains("INDEX points_by_age") && !old.contains("TEMP"), "{old}");
     }
