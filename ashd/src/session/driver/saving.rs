@@ -71,6 +71,13 @@ pub(super) enum Saved {
     Done(Box<Result<Cut, SnapshotError>>),
 }
 
+impl Saved {
+    /// Whether the moment has come, and is to be noted.
+    pub(super) fn is_moment(&self) -> bool {
+        matches!(self, Saved::Told(Told::Moment(_)))
+    }
+}
+
 impl Saving {
     /// Waits for what the cut says next. Nothing is lost when this is not waited for to its end.
     pub(super) async fn next(&mut self) -> Saved {
