@@ -71,8 +71,7 @@ impl Browser {
     /// [`SnapshotError::Damaged`], and when the store cannot be read.
     pub fn list(&self, path: &[u8]) -> Result<Option<Vec<Listed>>, SnapshotError> {
         let Some(node) = self.dir(path)? else { return Ok(None) };
-        let entries = self.vault.leaves(node)?.into_iter().flatten();
-        Ok(Some(entries.map(|(name, entry)| listed(name, &entry)).collect()))
+        self.all(node).map(Some)
     }
 
     /// Lets the point go for the time being.
@@ -86,8 +85,7 @@ impl Browser {
     /// As for [`list`](Self::list).
     pub fn children(&self, dir: &Listed) -> Result<Vec<Listed>, SnapshotError> {
         let What::Dir(node) = &dir.what else { return Ok(vec![]) };
-        let entries = self.vault.leaves(*node)?.into_iter().flatten();
-        Ok(entries.map(|(name, entry)| listed(name, &entry)).collect())
+        self.all(*node)
     }
 
     /// Opens a regular file that was listed; `None` when it is none.
@@ -105,7 +103,7 @@ impl Browser {
     /// # Errors
     /// As for [`list`](Self::list).
     pub fn find(&self, path: &[u8]) -> Result<Option<Listed>, SnapshotError> {
-        Ok(self.entry(path)?.map(|(name, entry)| listed(name, &entry)))
+        Ok(self.entry(path)?.map(|(name, entry)| listed(name.to_vec(), entry)))
     }
 
     /// Opens a regular file; `None` when there is none at this path.
@@ -120,22 +118,29 @@ impl Browser {
         Ok(Some(Reading { vault: self.vault.clone(), size: content.size, pieces }))
     }
 
-    fn entry(&self, path: &[u8]) -> Result<Option<(Vec<u8>, Entry)>, SnapshotError> {
+    fn all(&self, node: ChunkId) -> Result<Vec<Listed>, SnapshotError> {
+        let mut all = vec![];
+        for leaf in self.vault.leaves(node)? {
+            all.extend(leaf?.into_iter().map(|(name, entry)| listed(name, entry)));
+        }
+        Ok(all)
+    }
+
+    /// What there is at a path, and its name.
+    fn entry<'p>(&self, path: &'p [u8]) -> Result<Option<(&'p [u8], Entry)>, SnapshotError> {
         let at = path.iter().rposition(|byte| *byte == b'/');
         let (parent, name) = match at {
             Some(at) => (&path[..at], &path[at + 1..]),
             None => (&path[..0], path),
         };
         let Some(node) = self.dir(parent)? else { return Ok(None) };
-        let mut entries = self.vault.leaves(node)?.into_iter().flatten();
-        Ok(entries.find(|(found, _)| found == name))
+        Ok(self.vault.entry(node, name)?.map(|entry| (name, entry)))
     }
 
     fn dir(&self, path: &[u8]) -> Result<Option<ChunkId>, SnapshotError> {
         let mut node = Vault::top(self.root);
         for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
-            let mut entries = self.vault.leaves(node)?.into_iter().flatten();
-            match entries.find(|(name, _)| name == part).map(|(_, entry)| entry.what) {
+            match self.vault.entry(node, part)?.map(|entry| entry.what) {
                 Some(What::Dir(child)) => node = child,
                 _ => return Ok(None),
             }
@@ -169,13 +174,13 @@ impl Reading {
     }
 }
 
-fn listed(name: Vec<u8>, entry: &Entry) -> Listed {
-    let (kind, size, target) = match &entry.what {
+fn listed(name: Vec<u8>, entry: Entry) -> Listed {
+    let Entry { mode, modified, what, .. } = entry;
+    let (kind, size, target) = match &what {
         What::File(content) => (Kind::File, content.size, vec![]),
         What::Dir(_) => (Kind::Dir, 0, vec![]),
         What::Link(target) => (Kind::Link, 0, target.clone()),
         What::Fifo => (Kind::Fifo, 0, vec![]),
     };
-    let what = entry.what.clone();
-    Listed { name, kind, mode: entry.mode, size, modified: entry.modified, target, what }
+    Listed { name, kind, mode, size, modified, target, what }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
 use super::chunk::{self, ChunkId};
+use super::index::Known;
 use super::pack::{self, Row, Writing};
 use super::scan::Scan;
 use super::vault::{PACK, Vault};
@@ -21,6 +22,10 @@ const SMALL: u64 = 8 * 1024 * 1024;
 
 /// Small packs that may be there before they are merged.
 const MANY: usize = 16;
+
+/// The most chunks that are forgotten at once, if they are not of one pack: whoever saves waits for
+/// that.
+const TOGETHER: usize = 1 << 16;
 
 /// How to collect.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +52,7 @@ pub struct Collected {
     pub bytes: u64,
     /// Points that cannot be followed. What they may need stays.
     pub damaged: u64,
-    /// Packs that stay because of them, or because something in them is damaged.
+    /// Packs that stay because of them, or because something in them is damaged or cannot be read.
     pub held: u64,
 }
 
@@ -77,6 +82,12 @@ struct Reached {
 impl Weighed {
     fn needed_bytes(&self) -> u64 {
         self.needed.iter().map(|row| u64::from(row.stored)).sum()
+    }
+
+    /// Its name, and every chunk that is in it.
+    fn whole(&self) -> (Uuid, Vec<ChunkId>) {
+        let needed = self.needed.iter().map(|row| row.id);
+        (self.name, needed.chain(self.rest.iter().copied()).collect())
     }
 }
 
@@ -130,13 +141,11 @@ impl Vault {
         let old = |name: Uuid| purged || is_older(&pack::path(&self.packs(), name), how.grace);
         let known = self.index().known()?;
         let mut weighed = vec![];
-        for (name, bytes) in known.into_iter().filter(|(name, _)| old(*name)) {
-            match self.needed_of(name, &needed) {
-                Ok((needed, rest)) if !held.contains(&name) => {
-                    weighed.push(Weighed { name, bytes, needed, rest });
-                }
-                Ok(_) | Err(SnapshotError::Damaged { .. }) => collected.held += 1,
-                Err(error) => return Err(error),
+        for pack in known.into_iter().filter(|(name, _)| old(*name)) {
+            let pack = if held.contains(&pack.0) { None } else { self.weigh(pack, &needed)? };
+            match pack {
+                Some(pack) => weighed.push(pack),
+                None => collected.held += 1,
             }
         }
         let small = weighed.iter().filter(|pack| pack.bytes < SMALL).count();
@@ -151,27 +160,46 @@ impl Vault {
         Ok(Going { packs: weighed, mark, collected })
     }
 
-    /// Moves what is needed of packs that go, and removes them.
+    /// Moves what is needed of packs that go, and removes them, a lot after the other: a disk that is
+    /// nearly full has room for the next by then. Wherever this ends, the next collecting goes on.
     pub(super) fn sweep(&self, going: Going, preview: bool) -> Result<Collected, SnapshotError> {
         let Going { packs, mark, mut collected } = going;
-        let sound = self.sound(packs, &mut collected)?;
-        let moved: u64 = sound.iter().map(Weighed::needed_bytes).sum();
-        collected.packs = sound.len() as u64;
-        let all: u64 = sound.iter().map(|pack| pack.bytes).sum();
-        collected.bytes = all.saturating_sub(moved);
-        if !preview {
-            self.index().flush()?;
-            self.repack(&sound)?;
-            fault::point("collect.moved");
-            let names: Vec<Uuid> = sound.iter().map(|pack| pack.name).collect();
-            self.index().forget(&names)?;
-            fault::point("collect.forgotten");
-            names.iter().try_for_each(|name| self.remove_pack(*name))?;
-            if let Some(mark) = mark.filter(|_| collected.held == 0) {
-                self.forget_purge(&mark)?;
+        for lot in lots(packs) {
+            let lot = self.sound(lot, &mut collected)?;
+            if !preview {
+                self.clear(&lot)?;
             }
+            let moved: u64 = lot.iter().map(Weighed::needed_bytes).sum();
+            let all: u64 = lot.iter().map(|pack| pack.bytes).sum();
+            collected.packs += lot.len() as u64;
+            collected.bytes += all.saturating_sub(moved);
+        }
+        if let Some(mark) = mark.filter(|_| !preview && collected.held == 0) {
+            self.forget_purge(&mark)?;
         }
         Ok(collected)
+    }
+
+    /// Moves what is needed of packs, and removes them. When there is no room for that, fewer are
+    /// tried at a time.
+    fn clear(&self, packs: &[Weighed]) -> Result<(), SnapshotError> {
+        match self.clear_at_once(packs) {
+            Err(SnapshotError::Full) if packs.len() > 1 => {
+                let (less, more) = packs.split_at(packs.len() / 2);
+                self.clear(less)?;
+                self.clear(more)
+            }
+            cleared => cleared,
+        }
+    }
+
+    fn clear_at_once(&self, packs: &[Weighed]) -> Result<(), SnapshotError> {
+        self.repack(packs)?;
+        fault::point("collect.moved");
+        let whole: Vec<_> = packs.iter().map(Weighed::whole).collect();
+        self.index().forget_with(&whole)?;
+        fault::point("collect.forgotten");
+        packs.iter().try_for_each(|pack| self.remove_pack(pack.name))
     }
 
     /// Notes that something is about to be purged: the next collecting leaves nothing of what no point
@@ -245,30 +273,43 @@ impl Vault {
         Ok(())
     }
 
-    /// The chunks of a pack that are needed, and that are found nowhere else; and the others.
-    fn needed_of(
+    /// Which chunks of a pack are needed and found nowhere else, and which are not; `None` when it
+    /// cannot be read: what is in it stays.
+    fn weigh(
         &self,
-        name: Uuid,
-        needed: &HashSet<ChunkId>,
-    ) -> Result<(Vec<Row>, Vec<ChunkId>), SnapshotError> {
-        let gone =
-            |_| SnapshotError::Damaged { what: format!("pack {name}"), how: "it cannot be opened" };
-        let file = File::open(pack::path(&self.packs(), name)).map_err(gone)?;
-        let rows = pack::read_table(&file, name)?;
+        (name, bytes): Known,
+        all: &HashSet<ChunkId>,
+    ) -> Result<Option<Weighed>, SnapshotError> {
+        let file = pack::open(&self.packs(), name);
+        let rows = match file.and_then(|file| pack::read_table(&file, name)) {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(%error, "a pack of the snapshot store is not collected");
+                return Ok(None);
+            }
+        };
         let index = self.index();
-        let (kept, rest): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| {
-            let here = || index.find(row.id).is_ok_and(|at| at.is_none_or(|at| at.pack == name));
-            needed.contains(&row.id) && here()
-        });
-        Ok((kept, rest.iter().map(|row| row.id).collect()))
+        let (mut needed, mut rest) = (vec![], vec![]);
+        for row in rows {
+            let is_here = || index.find(row.id).map(|at| at.is_none_or(|at| at.pack == name));
+            match all.contains(&row.id) && is_here()? {
+                true => needed.push(row),
+                false => rest.push(row.id),
+            }
+        }
+        Ok(Some(Weighed { name, bytes, needed, rest }))
     }
 
     /// Moves what is needed into packs of its own.
     fn repack(&self, weighed: &[Weighed]) -> Result<(), SnapshotError> {
         let mut writing: Option<Writing> = None;
         for pack in weighed.iter().filter(|pack| !pack.needed.is_empty()) {
-            let file = File::open(pack::path(&self.packs(), pack.name))?;
+            let file = pack::open(&self.packs(), pack.name)?;
             for row in &pack.needed {
+                // A try that found no room may have moved it.
+                if self.index().find(row.id)?.is_some_and(|at| at.pack != pack.name) {
+                    continue;
+                }
                 let packed = pack::read(&file, row)?;
                 let again = pack::read(&file, row)?;
                 // It has been looked at, a while ago.
@@ -300,8 +341,62 @@ impl Vault {
     }
 }
 
+/// Which packs go together: first those of which nothing is needed, then, the least first, so many that
+/// what is needed of them makes one pack.
+fn lots(mut packs: Vec<Weighed>) -> Vec<Vec<Weighed>> {
+    packs.sort_by_cached_key(|pack| (!pack.needed.is_empty(), pack.needed_bytes()));
+    let mut lots: Vec<Vec<Weighed>> = vec![];
+    let (mut bytes, mut chunks) = (0, 0);
+    for pack in packs {
+        let (more, rows) = (pack.needed_bytes(), pack.needed.len() + pack.rest.len());
+        (bytes, chunks) = (bytes + more, chunks + rows);
+        let room = bytes <= PACK && chunks <= TOGETHER;
+        let free = pack.needed.is_empty();
+        match lots.last_mut() {
+            Some(lot) if room && lot[0].needed.is_empty() == free => lot.push(pack),
+            _ => {
+                (bytes, chunks) = (more, rows);
+                lots.push(vec![pack]);
+            }
+        }
+    }
+    lots
+}
+
 fn is_older(path: &Path, grace: Duration) -> bool {
     let written = std::fs::metadata(path).and_then(|stat| stat.modified());
     let age = written.ok().and_then(|written| SystemTime::now().duration_since(written).ok());
     age.is_some_and(|age| age >= grace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pack of so many bytes, of which so many are needed.
+    fn pack(bytes: u64, needed: u32) -> Weighed {
+        let id = ChunkId([7; 32]);
+        let row = Row { id, offset: 8, stored: needed, length: needed, compressed: false };
+        let needed = (needed > 0).then_some(row).into_iter().collect();
+        Weighed { name: Uuid::nil(), bytes, needed, rest: vec![id; 9] }
+    }
+
+    #[test]
+    fn what_takes_no_room_goes_first_and_a_pack_at_most_at_once() {
+        let needed = [30, 0, 66, 3, 0, 31, 1].map(|mib| pack(PACK, mib << 20));
+        let lots = lots(needed.into());
+        let lots: Vec<Vec<u64>> = lots
+            .iter()
+            .map(|lot| lot.iter().map(|pack| pack.needed_bytes() >> 20).collect())
+            .collect();
+        assert_eq!(lots, [vec![0, 0], vec![1, 3, 30], vec![31], vec![66]]);
+    }
+
+    #[test]
+    fn not_too_much_is_forgotten_at_once() {
+        let packs = (0..TOGETHER / 3).map(|_| pack(PACK, 0)).collect();
+        let lots = lots(packs);
+        assert!(lots.len() > 2);
+        assert!(lots.iter().all(|lot| lot.len() * 9 <= TOGETHER));
+    }
 }

@@ -1,13 +1,14 @@
 //! Cutting a point: the files of a session as they are at one moment.
 //!
 //! 1. Everything is looked at, and what has changed since the last cut is read and stored.
+//!    When that was much, and something moved meanwhile, it is done again, a few times at most.
 //! 2. Everything is looked at again. When nothing has moved since it was read, the moment between
 //!    the two is what the point is of. Else, and when something was changed so shortly before that
 //!    its times cannot tell whether it was changed again, the agent is stopped for this second
 //!    look, and what has moved is read then.
 //!
 //! So the agent stands still seldom, and then not for the time that it takes to read its files,
-//! but to look at them.
+//! but to look at them. Nothing is brought to the disk before it goes on.
 
 use std::any::Any;
 use std::path::Path;

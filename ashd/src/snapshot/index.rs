@@ -158,15 +158,28 @@ impl Index {
         Ok(true)
     }
 
+    /// Forgets packs, each with every chunk that is in it. Unlike [`forget`](Self::forget) this looks at
+    /// no others: whoever saves meanwhile does not wait for long.
+    pub(super) fn forget_with(
+        &mut self,
+        packs: &[(Uuid, Vec<ChunkId>)],
+    ) -> Result<(), SnapshotError> {
+        self.flush()?;
+        let step = self.conn.transaction()?;
+        for (name, ids) in packs {
+            let Some(key) = key_of(&step, *name)? else { continue };
+            disown_all(&step, key, ids)?;
+            step.prepare_cached("DELETE FROM packs WHERE key = ?")?.execute([key])?;
+        }
+        Ok(step.commit()?)
+    }
+
     /// Forgets chunks of a pack, so that they are stored again when they are there again.
     pub(super) fn disown_of(&mut self, pack: Uuid, ids: &[ChunkId]) -> Result<(), SnapshotError> {
         self.flush()?;
         let step = self.conn.transaction()?;
         let Some(key) = key_of(&step, pack)? else { return Ok(()) };
-        for id in ids {
-            let sql = "DELETE FROM chunks WHERE id = ? AND pack = ?";
-            step.prepare_cached(sql)?.execute(params![id.0, key])?;
-        }
+        disown_all(&step, key, ids)?;
         Ok(step.commit()?)
     }
 
@@ -188,6 +201,15 @@ impl Drop for Index {
 fn key_of(conn: &Connection, pack: Uuid) -> Result<Option<i64>, SnapshotError> {
     let mut query = conn.prepare_cached("SELECT key FROM packs WHERE name = ?")?;
     Ok(query.query_row([pack.as_bytes()], |row| row.get(0)).optional()?)
+}
+
+/// Forgets that chunks are in this pack; those that are in another one by now stay.
+fn disown_all(conn: &Connection, key: i64, ids: &[ChunkId]) -> Result<(), SnapshotError> {
+    let mut step = conn.prepare_cached("DELETE FROM chunks WHERE id = ? AND pack = ?")?;
+    for id in ids {
+        step.execute(params![id.0, key])?;
+    }
+    Ok(())
 }
 
 /// The packs that are there.

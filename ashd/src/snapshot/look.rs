@@ -2,7 +2,9 @@
 //!
 //! Both looks go through the tree on several threads. The first reads what has changed and keeps the
 //! names; the second compares, and while the agent stands still for it does nothing else but read
-//! what has moved. What they found is put together behind it: see [`assemble`](super::assemble).
+//! what has moved, and nothing that waits for the disk to have it. So that this is little, the first is
+//! repeated while it reads much. What they found is put together behind it: see
+//! [`assemble`](super::assemble).
 
 mod first;
 
@@ -10,7 +12,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -34,6 +36,13 @@ use crate::tree::dir::{Attributes, Dir, FileTime, Kind, Stat, attributes, stat_o
 /// kernels before 6.13 keep them by the tick.
 pub(super) const TICK: Duration = Duration::from_millis(20);
 
+/// Bytes of files that a first look reads when much is likely to have moved meanwhile: more than an
+/// agent should stand still for.
+const MUCH: u64 = 16 << 20;
+
+/// The most first looks.
+const FIRST_LOOKS: usize = 4;
+
 /// Looking at a session's files.
 pub(super) struct Look<'a, 'v> {
     cutting: &'a Cutting<'a>,
@@ -53,6 +62,7 @@ pub(super) struct Look<'a, 'v> {
 }
 
 /// A file that was met by this cut.
+#[derive(Clone)]
 pub(super) struct Met {
     pub(super) known: Known,
     /// Whether its times tell that it is what was read.
@@ -143,18 +153,38 @@ impl<'a, 'v> Look<'a, 'v> {
         hold: &Hold<'_>,
         tell: &Tell<'_>,
     ) -> Result<Moments<'a>, SnapshotError> {
-        self.first()?;
-        if !self.is_unsure {
-            note(tell)?;
-            match self.second() {
-                Ok(moments) => {
-                    tell(Stage::Passed);
-                    return Ok(moments);
+        let mut before = u64::MAX;
+        for _ in 0..FIRST_LOOKS {
+            let read = self.first()?;
+            if !self.is_unsure {
+                note(tell)?;
+                match self.second() {
+                    Ok(moments) => {
+                        tell(Stage::Passed);
+                        return Ok(moments);
+                    }
+                    Err(Halt::Failed(error)) => return Err(error),
+                    Err(Halt::Moved) => {}
                 }
-                Err(Halt::Failed(error)) => return Err(error),
-                Err(Halt::Moved) => {}
             }
+            // Less has moved the less there was to read; what always changes is never read in time.
+            if read < MUCH || read > before / 2 {
+                break;
+            }
+            before = read;
         }
+        self.stand_still(hold, tell)
+    }
+
+    /// The second look while the agent stands still.
+    fn stand_still(
+        &mut self,
+        hold: &Hold<'_>,
+        tell: &Tell<'_>,
+    ) -> Result<Moments<'a>, SnapshotError> {
+        let stash = self.stash;
+        let hold_back = |held| stash.lock().unwrap_or_else(PoisonError::into_inner).hold(held);
+        hold_back(true);
         let held = hold().map_err(|error| SnapshotError::at(b"", error))?;
         self.held = true;
         note(tell)?;
@@ -164,21 +194,28 @@ impl<'a, 'v> Look<'a, 'v> {
         });
         tell(Stage::Passed);
         drop(held);
+        hold_back(false);
         moments
     }
 
     /// Reads what has changed, and what has changed just now last: by then times may tell that it
-    /// has not changed once more.
-    fn first(&mut self) -> Result<(), SnapshotError> {
-        let (listings, found) = Default::default();
-        let first = First { look: self, listings: Mutex::new(listings), found: Mutex::new(found) };
+    /// has not changed once more. Returns how many bytes of files were read.
+    fn first(&mut self) -> Result<u64, SnapshotError> {
+        self.tally = Tally::new(self.cutting.limits);
+        let (listings, found, read) = Default::default();
+        let first = First { look: self, listings, found, read };
         let done = work(self.roots()?, |todo, queue| first.see_to(todo, queue));
-        let First { listings, found, .. } = first;
+        let First { listings, found, read, .. } = first;
         self.first = listings.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.is_unsure = self.first.values().any(|listing| !listing.is_settled);
+        if done.is_ok() {
+            // What a look before this one has read and this one has not met is gone.
+            self.read.clear();
+        }
         self.take(found.into_inner().unwrap_or_else(PoisonError::into_inner));
         done?;
-        check_cancelled(self.cutting.cancel)
+        check_cancelled(self.cutting.cancel)?;
+        Ok(AtomicU64::into_inner(read))
     }
 
     /// Looks again; what has moved is read if the agent stands still.
@@ -227,6 +264,12 @@ impl<'a, 'v> Look<'a, 'v> {
     /// What was stored for a file, if it is still what it was then.
     fn known(&self, path: &[u8], stat: &Stat) -> Option<&'a Known> {
         self.before.get(path).filter(|known| known.mark == Mark::of(stat))
+    }
+
+    /// What this cut has read of a file, if it is still what it was then and its times tell that.
+    fn met(&self, path: &[u8], stat: &Stat) -> Option<Met> {
+        let met = self.read.get(path)?;
+        (met.is_sure && met.known.mark == Mark::of(stat)).then(|| met.clone())
     }
 
     /// Reads a file; `None` when it changes meanwhile.

@@ -9,10 +9,11 @@
 //! changes after that. Everything that the index knows can be read from the packs.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::SnapshotError;
@@ -44,11 +45,23 @@ pub(super) struct Row {
 /// A pack that is being written. One that is dropped leaves nothing.
 pub(super) struct Writing {
     file: BufWriter<File>,
-    path: PathBuf,
+    draft: Draft,
     name: Uuid,
     rows: Vec<Row>,
     end: u64,
 }
+
+/// A pack to which nothing comes any more. Nothing has waited for the disk yet. One that is dropped
+/// leaves nothing.
+pub(super) struct Full {
+    file: File,
+    draft: Draft,
+    name: Uuid,
+    rows: Vec<Row>,
+}
+
+/// The name that nobody looks for.
+struct Draft(PathBuf);
 
 /// A pack that has its name.
 pub(super) struct Written {
@@ -63,8 +76,9 @@ impl Writing {
         let name = Uuid::new_v4();
         let path = tmp.join(name.to_string());
         let mut file = BufWriter::with_capacity(256 * 1024, File::create_new(&path)?);
+        let draft = Draft(path);
         file.write_all(BEGIN)?;
-        Ok(Writing { file, path, name, rows: vec![], end: BEGIN.len() as u64 })
+        Ok(Writing { file, draft, name, rows: vec![], end: BEGIN.len() as u64 })
     }
 
     /// Adds a chunk.
@@ -87,26 +101,36 @@ impl Writing {
         self.end >= bytes || self.rows.len() >= MOST
     }
 
+    /// Writes what is behind the chunks.
+    pub(super) fn close(mut self) -> Result<Full, SnapshotError> {
+        self.file.write_all(&table(&self.rows))?;
+        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok(Full { file, draft: self.draft, name: self.name, rows: self.rows })
+    }
+
     /// Brings the pack to the disk and gives it its name.
-    pub(super) fn finish(mut self, packs: &Path) -> Result<Written, SnapshotError> {
-        let table = table(&self.rows);
-        self.file.write_all(&table)?;
-        self.file.flush()?;
-        let file = self.file.get_ref();
-        file.sync_data()?;
-        let bytes = file.metadata()?.len();
-        fault::fail("pack.publish.before")?;
-        std::fs::rename(&self.path, path(packs, self.name))?;
-        File::open(packs)?.sync_all()?;
-        fault::fail("pack.publish.after")?;
-        Ok(Written { name: self.name, bytes, rows: std::mem::take(&mut self.rows) })
+    pub(super) fn finish(self, packs: &Path) -> Result<Written, SnapshotError> {
+        self.close()?.publish(packs)
     }
 }
 
-impl Drop for Writing {
+impl Full {
+    /// Brings the pack to the disk and gives it its name.
+    pub(super) fn publish(self, packs: &Path) -> Result<Written, SnapshotError> {
+        self.file.sync_data()?;
+        let bytes = self.file.metadata()?.len();
+        fault::fail("pack.publish.before")?;
+        std::fs::rename(&self.draft.0, path(packs, self.name))?;
+        File::open(packs)?.sync_all()?;
+        fault::fail("pack.publish.after")?;
+        Ok(Written { name: self.name, bytes, rows: self.rows })
+    }
+}
+
+impl Drop for Draft {
     fn drop(&mut self) {
-        // Behind `finish` there is nothing of this name.
-        let _ = std::fs::remove_file(&self.path);
+        // Behind `publish` there is nothing of this name.
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -135,22 +159,49 @@ pub(super) fn name_of(file: &str) -> Option<Uuid> {
     Uuid::try_parse(file.strip_suffix(".pack")?).ok()
 }
 
+/// Opens a pack.
+///
+/// # Errors
+/// [`SnapshotError::Damaged`] when there is none in the place where all are. Nothing else says anything
+/// about what is in it.
+pub(super) fn open(packs: &Path, name: Uuid) -> Result<File, SnapshotError> {
+    File::open(path(packs, name)).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound if packs.is_dir() => {
+            SnapshotError::Damaged { what: format!("pack {name}"), how: "it is not there" }
+        }
+        _ => error.into(),
+    })
+}
+
+/// What it means that bytes of a pack cannot be read: damage when they are not there, or the disk does
+/// not give them back. Else they may be sound.
+fn unread(what: &str, error: io::Error) -> SnapshotError {
+    let how = match Errno::from_io_error(&error) {
+        Some(Errno::IO) => "the disk does not give it back",
+        None if error.kind() == io::ErrorKind::UnexpectedEof => "its pack is cut off",
+        _ => return error.into(),
+    };
+    SnapshotError::Damaged { what: what.to_owned(), how }
+}
+
 /// Reads the table of a pack.
 pub(super) fn read_table(file: &File, name: Uuid) -> Result<Vec<Row>, SnapshotError> {
-    let damaged = |how| SnapshotError::Damaged { what: format!("pack {name}"), how };
+    let what = format!("pack {name}");
+    let damaged = |how| SnapshotError::Damaged { what: what.clone(), how };
+    let unread = |error| unread(&what, error);
     let size = file.metadata()?.len();
     let mut trailer = [0; TRAILER];
     let Some(end) = size.checked_sub(TRAILER as u64) else {
         return Err(damaged("it is too short"));
     };
-    file.read_exact_at(&mut trailer, end)?;
+    file.read_exact_at(&mut trailer, end).map_err(unread)?;
     let count = u32::from_le_bytes([trailer[0], trailer[1], trailer[2], trailer[3]]) as usize;
     let begin = end.checked_sub((count * ROW) as u64);
     let Some(begin) = begin.filter(|begin| *begin >= BEGIN.len() as u64 && count <= MOST) else {
         return Err(damaged("its table does not fit"));
     };
     let mut table = vec![0; count * ROW];
-    file.read_exact_at(&mut table, begin)?;
+    file.read_exact_at(&mut table, begin).map_err(unread)?;
     if trailer[4..36] != blake3::hash(&table).as_bytes()[..] || trailer[36..] != END[..] {
         return Err(damaged("its table is not what was written"));
     }
@@ -177,7 +228,8 @@ fn rows(table: &[u8], end: u64) -> Option<Vec<Row>> {
 /// Reads a chunk's bytes as they are kept.
 pub(super) fn read(file: &File, row: &Row) -> Result<Packed, SnapshotError> {
     let mut bytes = vec![0; row.stored as usize];
-    file.read_exact_at(&mut bytes, row.offset)?;
+    let unread = |error| unread(&format!("chunk {:?}", row.id), error);
+    file.read_exact_at(&mut bytes, row.offset).map_err(unread)?;
     Ok(Packed { bytes, compressed: row.compressed })
 }
 

@@ -19,7 +19,7 @@ use super::chunk::ChunkId;
 use super::crew::threads;
 use super::node::{Content, Entry, What};
 use super::scan::{self, Known, Mark, Scan};
-use super::vault::{Leaf, Vault};
+use super::vault::Vault;
 use super::{Damage, SnapshotError, deeply};
 use crate::domain::{Root, SessionId};
 use crate::fault;
@@ -230,10 +230,14 @@ impl<'a> Build<'a> {
 
     /// Makes the directories at the top, for their owner alone.
     fn roots(&self, top: &Dir, node: ChunkId) -> Result<(), SnapshotError> {
-        for (name, entry) in self.vault.leaves(node)?.into_iter().flat_map(Leaf::into_iter) {
-            if matches!(entry.what, What::Dir(_)) {
-                let make = || dir::own(&top.make_dir(&self::name(&name)?)?, self.restoring.owner);
-                make().map_err(|error| SnapshotError::at(&name, error))?;
+        let own = |name: &[u8]| -> io::Result<()> {
+            dir::own(&top.make_dir(&self::name(name)?)?, self.restoring.owner)
+        };
+        for leaf in self.vault.leaves(node)? {
+            for (name, entry) in leaf? {
+                if matches!(entry.what, What::Dir(_)) {
+                    own(&name).map_err(|error| SnapshotError::at(&name, error))?;
+                }
             }
         }
         Ok(())
@@ -268,29 +272,31 @@ impl<'a> Build<'a> {
         jobs: &mpsc::SyncSender<Job>,
         failed: &Mutex<Option<SnapshotError>>,
     ) -> Result<(), SnapshotError> {
-        let leaves = self.vault.leaves(node).map_err(|error| within(&self.path, error))?;
-        for (name, entry) in leaves.into_iter().flat_map(Leaf::into_iter) {
-            let stop = failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-            if stop || self.restoring.cancel.load(Ordering::Relaxed) {
-                return Err(SnapshotError::Cancelled);
-            }
-            let before = self.path.len();
-            if before > 0 {
-                self.path.push(b'/');
-            }
-            self.path.extend(&name);
-            let child = self.one(dir, &name, &entry, jobs);
-            let filled = match (child, &entry.what) {
-                (Ok(Some(child)), What::Dir(node)) => {
-                    self.fill(&Arc::new(child), *node, jobs, failed)
+        let vault = self.vault;
+        for leaf in vault.leaves(node).map_err(|error| within(&self.path, error))? {
+            for (name, entry) in leaf.map_err(|error| within(&self.path, error))? {
+                let stop = failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+                if stop || self.restoring.cancel.load(Ordering::Relaxed) {
+                    return Err(SnapshotError::Cancelled);
                 }
-                (Ok(_), _) => Ok(()),
-                (Err(error), _) => Err(SnapshotError::at(&self.path, error)),
-            };
-            self.entries.insert(self.path.clone(), entry);
-            self.path.truncate(before);
-            self.restored.files += 1;
-            filled?;
+                let before = self.path.len();
+                if before > 0 {
+                    self.path.push(b'/');
+                }
+                self.path.extend(&name);
+                let child = self.one(dir, &name, &entry, jobs);
+                let filled = match (child, &entry.what) {
+                    (Ok(Some(child)), What::Dir(node)) => {
+                        self.fill(&Arc::new(child), *node, jobs, failed)
+                    }
+                    (Ok(_), _) => Ok(()),
+                    (Err(error), _) => Err(SnapshotError::at(&self.path, error)),
+                };
+                self.entries.insert(self.path.clone(), entry);
+                self.path.truncate(before);
+                self.restored.files += 1;
+                filled?;
+            }
         }
         Ok(())
     }

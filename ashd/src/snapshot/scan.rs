@@ -118,8 +118,7 @@ impl Scan {
     }
 
     fn take(&mut self, mut block: &[u8]) -> Result<(), NotNode> {
-        let root: [u8; 32] = node::fixed(&mut block)?;
-        self.root = (root != [0; 32]).then_some(Root(root));
+        self.root = root_in(&mut block)?;
         if self.files.is_empty() {
             // The whole comes first.
             self.files.reserve(block.len() / TYPICAL);
@@ -134,9 +133,15 @@ impl Scan {
         Ok(())
     }
 
-    /// Only the root that a scan is for.
+    /// Only the root that a scan is for: what its sound part says about files is not looked at.
     pub(super) fn root_of(path: &Path) -> Option<Root> {
-        Scan::load(path).root
+        let bytes = std::fs::read(path).ok()?;
+        let (mut rest, mut root) = (bytes.strip_prefix(BEGIN)?, None);
+        while let Some((mut block, after)) = block(rest) {
+            root = root_in(&mut block).ok()?;
+            rest = after;
+        }
+        root
     }
 
     /// Appends what is new. The log is written anew when too much of it is out of date. Returns how
@@ -202,6 +207,12 @@ fn encode<'a>(
     block
 }
 
+/// The root that a block begins with.
+fn root_in(block: &mut &[u8]) -> Result<Option<Root>, NotNode> {
+    let root: [u8; 32] = node::fixed(block)?;
+    Ok((root != [0; 32]).then_some(Root(root)))
+}
+
 /// The next block, and what comes behind it.
 fn block(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     let (head, rest) = rest.split_at_checked(HEAD)?;
@@ -264,12 +275,14 @@ mod tests {
         assert!(written < 300, "{written}");
         let second = Scan::load(&path);
         assert_eq!((&second.files, second.root), (&all, root(2)));
+        assert_eq!(Scan::root_of(&path), root(2));
 
         // A torn block is as if it had never been written, and the next one takes its place.
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
         let torn = Scan::load(&path);
         assert_eq!((&torn.files, torn.root), (&first.files, root(1)));
+        assert_eq!(Scan::root_of(&path), root(1));
         torn.save(&path, root(2), new.to_vec()).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), whole);
     }
@@ -292,5 +305,10 @@ mod tests {
             let scan = Scan::decode(bytes);
             assert!(scan.files.is_empty() && scan.root.is_none());
         }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("scan");
+        assert_eq!(Scan::root_of(&path), None);
+        rewrite(&path, None, &HashMap::new()).unwrap();
+        assert_eq!(Scan::root_of(&path), None);
     }
 }

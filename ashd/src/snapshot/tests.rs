@@ -20,6 +20,7 @@ use crate::domain::{Root, SessionId};
 mod collected;
 mod damaged;
 mod held;
+mod large;
 mod limited;
 mod mapped;
 mod reading;
@@ -460,8 +461,7 @@ fn a_pack_that_the_index_does_not_know_is_taken_in() {
 /// The node of a directory of a point.
 fn node_of(vault: &Vault, root: Root, path: &[&str]) -> chunk::ChunkId {
     path.iter().fold(Vault::top(root), |node, part| {
-        let mut entries = vault.leaves(node).unwrap().into_iter().flatten();
-        match entries.find(|(name, _)| name == part.as_bytes()).unwrap().1.what {
+        match vault.entry(node, part.as_bytes()).unwrap().unwrap().what {
             node::What::Dir(child) => child,
             other => panic!("{other:?}"),
         }
@@ -475,7 +475,7 @@ fn a_file_that_reads_like_a_directory_hides_nothing() {
     fs::write(place.workspace().join("dir/large"), noise(1, 3_000_000)).unwrap();
     let first = place.cut().root;
     let dir = node_of(&place.vault, first, &["workspace", "dir"]);
-    let (_, entry) = place.vault.leaves(dir).unwrap().remove(0).remove(0);
+    let entry = place.vault.entry(dir, b"large").unwrap().unwrap();
     let node::What::File(content) = entry.what else { panic!("{entry:?}") };
     let node::Data::Listed(lists) = &content.extents[0].data else { panic!("{content:?}") };
     // They come before the directory, and are the same chunks as it and its file's list.

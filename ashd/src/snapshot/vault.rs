@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
 
 use uuid::Uuid;
 
@@ -12,8 +13,8 @@ use super::chunk::{self, ChunkId, ChunkRef, LARGEST};
 use super::damage::{self, Count, Notes};
 use super::gate::Gate;
 use super::index::{Index, Place};
-use super::node::{Content, Data, Node};
-use super::pack::{self, Writing};
+use super::node::{Content, Data, Entry, Node};
+use super::pack::{self, Full, Writing};
 use super::{SnapshotError, private};
 use crate::domain::{Root, SessionId};
 
@@ -22,6 +23,9 @@ pub(super) const PACK: u64 = 64 * 1024 * 1024;
 
 /// Packs that are held open for reading.
 const OPEN: usize = 64;
+
+/// How often whoever must not wait asks for the index.
+const ASKED: usize = 100;
 
 /// The vault of one tenant.
 pub struct Vault {
@@ -94,6 +98,18 @@ impl Vault {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The index, unless somebody keeps it for longer than a moment.
+    fn index_at_once(&self) -> Option<MutexGuard<'_, Index>> {
+        for _ in 0..ASKED {
+            match self.index.try_lock() {
+                Ok(index) => return Some(index),
+                Err(TryLockError::Poisoned(error)) => return Some(error.into_inner()),
+                Err(TryLockError::WouldBlock) => thread::yield_now(),
+            }
+        }
+        None
+    }
+
     pub(super) fn packs(&self) -> PathBuf {
         self.dir.join("packs")
     }
@@ -135,8 +151,11 @@ impl Vault {
     fn chunk_at(&self, id: ChunkId, place: Option<Place>) -> Result<Vec<u8>, SnapshotError> {
         let missing = |how| SnapshotError::Damaged { what: format!("chunk {id:?}"), how };
         let place = place.ok_or_else(|| missing("it is missing"))?;
-        let packed = self.pack(place.pack).and_then(|file| pack::read(&file, &place.row));
-        let packed = packed.map_err(|_| missing("its pack cannot be read"))?;
+        let file = match self.pack(place.pack) {
+            Err(SnapshotError::Damaged { .. }) => return Err(missing("its pack is not there")),
+            file => file?,
+        };
+        let packed = pack::read(&file, &place.row)?;
         chunk::unpack(id, packed, place.row.length as usize)
     }
 
@@ -157,7 +176,7 @@ impl Vault {
         if open.len() >= OPEN {
             open.clear();
         }
-        let file = Arc::new(File::open(pack::path(&self.packs(), name))?);
+        let file = Arc::new(pack::open(&self.packs(), name)?);
         open.insert(name, file.clone());
         Ok(file)
     }
@@ -172,17 +191,43 @@ impl Vault {
         ChunkId(root.0)
     }
 
-    /// Every leaf of a directory: what `each` makes of names and entries.
-    pub(super) fn leaves(&self, node: ChunkId) -> Result<Vec<Leaf>, SnapshotError> {
-        match self.node(node)? {
-            Node::Leaf(entries) => Ok(vec![entries]),
-            Node::Leaves(leaves) => leaves
-                .into_iter()
-                .map(|leaf| match self.node(leaf)? {
-                    Node::Leaf(entries) => Ok(entries),
-                    Node::Leaves(_) => Err(no_node(leaf)),
-                })
-                .collect(),
+    /// The leaves of a directory, in order. Each is read when it comes to it: of a large directory all
+    /// of them are more than should be in memory at once.
+    pub(super) fn leaves(
+        &self,
+        node: ChunkId,
+    ) -> Result<impl Iterator<Item = Result<Leaf, SnapshotError>>, SnapshotError> {
+        let (only, leaves) = match self.node(node)? {
+            Node::Leaf(entries) => (Some(entries), vec![]),
+            Node::Leaves(leaves) => (None, leaves),
+        };
+        let leaves = leaves.into_iter().map(move |leaf| self.leaf(leaf));
+        Ok(only.map(Ok).into_iter().chain(leaves))
+    }
+
+    /// What a directory has under a name. Names are in order: few of its leaves are read.
+    pub(super) fn entry(&self, node: ChunkId, name: &[u8]) -> Result<Option<Entry>, SnapshotError> {
+        let leaves = match self.node(node)? {
+            Node::Leaf(entries) => return Ok(named(entries, name)),
+            Node::Leaves(leaves) => leaves,
+        };
+        let mut left = &leaves[..];
+        while let Some(middle) = left.get(left.len() / 2) {
+            let entries = self.leaf(*middle)?;
+            let (before, after) = left.split_at(left.len() / 2);
+            left = match (entries.first(), entries.last()) {
+                (Some((first, _)), _) if name < &first[..] => before,
+                (_, Some((last, _))) if name > &last[..] => &after[1..],
+                _ => return Ok(named(entries, name)),
+            };
+        }
+        Ok(None)
+    }
+
+    fn leaf(&self, id: ChunkId) -> Result<Leaf, SnapshotError> {
+        match self.node(id)? {
+            Node::Leaf(entries) => Ok(entries),
+            Node::Leaves(_) => Err(no_node(id)),
         }
     }
 
@@ -226,7 +271,11 @@ impl Vault {
 }
 
 /// Entries of a directory, by name.
-pub(super) type Leaf = Vec<(Vec<u8>, super::node::Entry)>;
+pub(super) type Leaf = Vec<(Vec<u8>, Entry)>;
+
+fn named(entries: Leaf, name: &[u8]) -> Option<Entry> {
+    entries.into_iter().find(|(found, _)| found == name).map(|(_, entry)| entry)
+}
 
 fn no_node(id: ChunkId) -> SnapshotError {
     SnapshotError::Damaged { what: format!("chunk {id:?}"), how: "it makes no sense" }
@@ -236,20 +285,41 @@ fn no_node(id: ChunkId) -> SnapshotError {
 pub(super) struct Stash<'a> {
     vault: &'a Vault,
     writing: Option<Writing>,
+    /// Packs that are full and not on the disk yet.
+    full: Vec<Full>,
     own: HashSet<ChunkId>,
     bytes: u64,
+    /// Whether an agent stands still: nothing waits for the disk.
+    held: bool,
     /// Whether something that was added could not be written.
     lost: bool,
 }
 
 impl<'a> Stash<'a> {
     pub(super) fn new(vault: &'a Vault) -> Stash<'a> {
-        Stash { vault, writing: None, own: HashSet::new(), bytes: 0, lost: false }
+        let (writing, full, own) = (None, vec![], HashSet::new());
+        Stash { vault, writing, full, own, bytes: 0, held: false, lost: false }
     }
 
-    /// Whether the vault has a chunk already, or is about to.
+    /// Says whether an agent stands still. Packs that get full meanwhile come to the disk behind that.
+    pub(super) fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// Whether the vault has a chunk already, or is about to. While an agent stands still nobody is
+    /// waited for who has the index: what is stored twice is found in one place.
     fn has(&self, id: ChunkId) -> Result<bool, SnapshotError> {
-        Ok(self.own.contains(&id) || self.vault.index().find(id)?.is_some())
+        if self.own.contains(&id) {
+            return Ok(true);
+        }
+        let index = match self.held {
+            true => self.vault.index_at_once(),
+            false => Some(self.vault.index()),
+        };
+        match index {
+            Some(index) => Ok(index.find(id)?.is_some()),
+            None => Ok(false),
+        }
     }
 
     fn add(
@@ -276,9 +346,24 @@ impl<'a> Stash<'a> {
             if let Some(writing) = &mut self.writing {
                 writing.add(id, packed, length)?;
                 if writing.is_full(PACK) {
-                    self.publish()?;
+                    self.fill()?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Sees to it that a pack that is full is published, if that can be waited for.
+    fn fill(&mut self) -> Result<(), SnapshotError> {
+        match self.held {
+            true => self.set_aside(),
+            false => self.publish().map(drop),
+        }
+    }
+
+    fn set_aside(&mut self) -> Result<(), SnapshotError> {
+        if let Some(writing) = self.writing.take() {
+            self.full.push(writing.close()?);
         }
         Ok(())
     }
@@ -297,8 +382,9 @@ impl<'a> Stash<'a> {
     }
 
     fn write_out(&mut self) -> Result<u64, SnapshotError> {
-        if let Some(writing) = self.writing.take() {
-            let written = writing.finish(&self.vault.packs())?;
+        self.set_aside()?;
+        for full in std::mem::take(&mut self.full) {
+            let written = full.publish(&self.vault.packs())?;
             self.vault.index().add((written.name, written.bytes), &written.rows)?;
             self.bytes += written.bytes;
         }

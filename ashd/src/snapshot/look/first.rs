@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -17,6 +18,8 @@ pub(super) struct First<'l, 'a, 'v> {
     pub(super) look: &'l Look<'a, 'v>,
     pub(super) listings: Mutex<HashMap<Vec<u8>, Listing<'a>>>,
     pub(super) found: Mutex<Vec<Found>>,
+    /// Bytes of files that were read.
+    pub(super) read: AtomicU64,
 }
 
 impl<'a> First<'_, 'a, '_> {
@@ -32,8 +35,10 @@ impl<'a> First<'_, 'a, '_> {
             Err(Halt::Moved) | Ok(None) => Ok(()),
             Err(Halt::Failed(error)) => Err(error),
             Ok(Some(file)) => {
-                let found = self.look.read(&path, &file)?;
-                self.found.lock().unwrap_or_else(PoisonError::into_inner).extend(found);
+                if let Some(found) = self.look.read(&path, &file)? {
+                    self.read.fetch_add(found.stat.size, Ordering::Relaxed);
+                    self.note(found);
+                }
                 Ok(())
             }
         }
@@ -58,11 +63,10 @@ impl<'a> First<'_, 'a, '_> {
         for name in self.look.names(&dir).map_err(halt)?? {
             check_cancelled(self.look.cutting.cancel)?;
             let path = joined(&todo.path, &name);
-            let (known, task) = match self.entry(&dir, &name, &path) {
-                Err(error) if is_moved(&error) => (None, None),
+            let (known, noted, task) = match self.entry(&dir, &name, &path) {
+                Err(error) if is_moved(&error) => (None, 0, None),
                 entry => entry.map_err(halt)?,
             };
-            let noted = known.map_or(0, |known| known.entry.len());
             self.look.tally.bytes(path.len() + noted)?;
             let task = task.filter(|task| *task == Task::Read || depth < DEEPEST);
             more.extend(task.map(|task| {
@@ -78,26 +82,36 @@ impl<'a> First<'_, 'a, '_> {
         Ok(())
     }
 
-    /// What is known of an entry, and what has to be done with it.
+    /// What is known of an entry, how many bytes are noted of it, and what has to be done with it.
     fn entry(
         &self,
         dir: &Dir,
         name: &CStr,
         path: &[u8],
-    ) -> io::Result<(Option<&'a Known>, Option<Task>)> {
+    ) -> io::Result<(Option<&'a Known>, usize, Option<Task>)> {
         let stat = dir.stat(name)?;
         Ok(match (stat.kind, self.look.known(path, &stat)) {
-            (Kind::Dir, _) => (None, Some(Task::Look(0))),
+            (Kind::Dir, _) => (None, 0, Some(Task::Look(0))),
             (Kind::File, Some(known)) if stat.names > 1 => {
                 let met = Met { known: known.clone(), is_sure: true, is_new: false };
-                let found = Found { path: path.to_vec(), stat, met };
-                self.found.lock().unwrap_or_else(PoisonError::into_inner).push(found);
-                (None, None)
+                self.note(Found { path: path.to_vec(), stat, met });
+                (None, 0, None)
             }
-            (Kind::File, Some(known)) => (Some(known), None),
-            (Kind::File, None) => (None, Some(Task::Read)),
-            _ => (None, None),
+            (Kind::File, Some(known)) => (Some(known), known.entry.len(), None),
+            (Kind::File, None) => match self.look.met(path, &stat) {
+                Some(met) => {
+                    let noted = met.known.entry.len();
+                    self.note(Found { path: path.to_vec(), stat, met });
+                    (None, noted, None)
+                }
+                None => (None, 0, Some(Task::Read)),
+            },
+            _ => (None, 0, None),
         })
+    }
+
+    fn note(&self, found: Found) {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).push(found);
     }
 
     /// Opens a file that is to be read now.

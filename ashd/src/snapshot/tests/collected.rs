@@ -82,6 +82,36 @@ fn what_comes_back_after_it_was_collected_is_stored_again() {
 }
 
 #[test]
+fn what_is_not_needed_goes_although_the_rest_cannot_be_moved() {
+    let place = Place::new();
+    // What every point has is in a pack of its own.
+    drop(place.cut());
+    let (_, gone) = place.cut_with("gone", 1);
+    fs::remove_file(place.workspace().join("gone")).unwrap();
+    fs::write(place.workspace().join("kept"), noise(2, 10_000)).unwrap();
+    let (_, moved) = place.cut_with("too", 3);
+    fs::remove_file(place.workspace().join("too")).unwrap();
+    let root = place.cut().root;
+    // As when the disk is full.
+    let tmp = place.dir.path().join("store/default/tmp");
+    let away = tmp.with_extension("away");
+    fs::rename(&tmp, &away).unwrap();
+    let points = || Ok::<_, SnapshotError>(vec![root]);
+    assert!(place.vault.collect(&AT_ONCE, points).is_err());
+    assert!(!gone.exists() && moved.exists());
+    fs::rename(&away, &tmp).unwrap();
+    place.vault.check(root, true).unwrap();
+    // The next one finishes it, also when it is another daemon's.
+    let Place { dir, vault, session } = place;
+    drop(vault);
+    let place = Place { vault: open(dir.path()), dir, session };
+    place.vault.collect(&AT_ONCE, points).unwrap().unwrap();
+    assert!(!moved.exists());
+    place.vault.check(root, true).unwrap();
+    assert_same(&place.live(), &place.restore(root, "back"));
+}
+
+#[test]
 fn small_packs_are_merged_and_scans_of_no_point_forgotten() {
     let place = Place::new();
     let mut roots = vec![];

@@ -6,7 +6,7 @@ const HOW: Collecting =
     Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
 
 impl Place {
-    fn packs(&self) -> Vec<PathBuf> {
+    pub(super) fn packs(&self) -> Vec<PathBuf> {
         let packs = self.dir.path().join("store/default/packs");
         fs::read_dir(packs).unwrap().map(|entry| entry.unwrap().path()).collect()
     }
@@ -33,7 +33,7 @@ impl Place {
     }
 
     /// A cut of a file of its own, and its pack.
-    fn cut_with(&self, name: &str, seed: u64) -> (Root, PathBuf) {
+    pub(super) fn cut_with(&self, name: &str, seed: u64) -> (Root, PathBuf) {
         let before = self.packs();
         fs::write(self.workspace().join(name), noise(seed, 200_000)).unwrap();
         let root = self.cut().root;
@@ -121,6 +121,67 @@ fn a_pack_that_is_gone_or_cut_off_is_stored_again() {
         assert!(place.survey(&[root, next], true).damaged.is_empty());
         assert_same(&place.live(), &place.restore(root, "back"));
     }
+}
+
+#[test]
+fn what_cannot_be_read_now_is_not_damaged() {
+    let place = Place::new();
+    let (root, pack) = place.cut_with("file", 1);
+    let place = place.again();
+    let away = pack.with_extension("away");
+    fs::rename(&pack, &away).unwrap();
+    // It is there, and cannot be opened.
+    symlink(&pack, &pack).unwrap();
+    let refused = place.try_restore(root, "back", false).err().unwrap();
+    assert!(matches!(refused, SnapshotError::Store(_)), "{refused}");
+    fs::remove_file(&pack).unwrap();
+    fs::rename(&away, &pack).unwrap();
+    // As when a disk is away.
+    let packs = pack.parent().unwrap();
+    let away = packs.with_extension("away");
+    fs::rename(packs, &away).unwrap();
+    let refused = place.try_restore(root, "back", false).err().unwrap();
+    assert!(matches!(refused, SnapshotError::Store(_)), "{refused}");
+    assert!(place.vault.survey(true, || Ok::<_, SnapshotError>(vec![root])).is_err());
+    fs::rename(&away, packs).unwrap();
+    assert_eq!(place.vault.damaged(), 0);
+    assert_same(&place.live(), &place.restore(root, "back"));
+}
+
+#[test]
+fn a_pack_that_is_not_there_and_one_that_is_cut_off_are_damage() {
+    for cut_off in [false, true] {
+        let place = Place::new();
+        let (root, pack) = place.cut_with("file", 1);
+        let place = place.again();
+        match cut_off {
+            true => File::options().write(true).open(&pack).unwrap().set_len(1000).unwrap(),
+            false => fs::remove_file(&pack).unwrap(),
+        }
+        let damaged = place.try_restore(root, "back", false).err().unwrap();
+        assert!(matches!(damaged, SnapshotError::Damaged { .. }), "{damaged}");
+        assert_eq!(place.vault.damaged(), 1);
+    }
+}
+
+#[test]
+fn a_pack_that_cannot_be_read_is_not_collected_and_keeps_no_others() {
+    let place = Place::new();
+    let (_, one) = place.cut_with("one", 1);
+    fs::remove_file(place.workspace().join("one")).unwrap();
+    let (_, two) = place.cut_with("two", 2);
+    fs::remove_file(place.workspace().join("two")).unwrap();
+    let root = place.cut().root;
+    let away = two.with_extension("away");
+    fs::rename(&two, &away).unwrap();
+    fs::create_dir(&two).unwrap();
+    let collected = place.collect(&[root]);
+    assert!(!one.exists() && collected.held == 1, "{collected:?}");
+    fs::remove_dir(&two).unwrap();
+    fs::rename(&away, &two).unwrap();
+    assert_eq!(place.collect(&[root]).held, 0);
+    assert!(!two.exists());
+    place.vault.check(root, true).unwrap();
 }
 
 #[test]

@@ -37,6 +37,75 @@ fn nodes_are_stored_when_the_agent_goes_on() {
 }
 
 #[test]
+fn packs_come_to_the_disk_when_the_agent_goes_on() {
+    let place = Place::new();
+    let count = |part: &str| {
+        fs::read_dir(place.dir.path().join("store/default").join(part)).unwrap().count()
+    };
+    let stash = Mutex::new(vault::Stash::new(&place.vault));
+    stash.lock().unwrap().hold(true);
+    let mut bytes = noise(1, chunk::LARGEST);
+    let mut chunks = vec![];
+    // More than a pack holds.
+    for n in 0..=vault::PACK / chunk::LARGEST as u64 {
+        bytes[..8].copy_from_slice(&n.to_le_bytes());
+        chunks.push(vault::put(&stash, bytes.clone()).unwrap());
+    }
+    assert_eq!((count("packs"), count("tmp")), (0, 2));
+    stash.lock().unwrap().hold(false);
+    let published = stash.lock().unwrap().publish().unwrap();
+    assert!(published > vault::PACK, "{published}");
+    assert_eq!((count("packs"), count("tmp")), (2, 0));
+    assert_eq!(place.vault.piece(*chunks.last().unwrap()).unwrap(), bytes);
+    assert!(chunks.iter().all(|chunk| place.vault.piece(*chunk).is_ok()));
+}
+
+#[test]
+fn whoever_stands_still_does_not_wait_for_the_index() {
+    let place = Place::new();
+    let stash = Mutex::new(vault::Stash::new(&place.vault));
+    stash.lock().unwrap().hold(true);
+    let index = place.vault.index();
+    let chunk = vault::put(&stash, noise(1, 1000)).unwrap();
+    drop(index);
+    stash.lock().unwrap().publish().unwrap();
+    assert_eq!(place.vault.piece(chunk).unwrap(), noise(1, 1000));
+}
+
+/// Waits until times tell that something has not changed since.
+fn grow_old(path: &Path) {
+    let stat = fs::metadata(path).unwrap();
+    let changed = Duration::new(stat.ctime() as u64, stat.ctime_nsec() as u32);
+    let changed = SystemTime::UNIX_EPOCH + changed;
+    while changed.elapsed().unwrap_or_default() <= 2 * look::TICK {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn behind_much_that_was_read_it_is_looked_once_more_before_the_agent_is_stopped() {
+    let place = Place::new();
+    let (large, small) = (place.workspace().join("large"), place.workspace().join("small"));
+    for (length, held) in [(20 << 20, false), (1 << 20, true)] {
+        fs::write(&large, vec![length as u8; length]).unwrap();
+        fs::write(&small, "before").unwrap();
+        grow_old(&small);
+        let moments = AtomicUsize::new(0);
+        let moves = |stage| {
+            if stage == Stage::Moment && moments.fetch_add(1, Ordering::SeqCst) == 0 {
+                fs::write(&small, "after").unwrap();
+                grow_old(&small);
+            }
+            true
+        };
+        let cut = place.cut_as((&NEVER, Limits::default()), &nobody, &moves).unwrap();
+        assert_eq!((cut.held, moments.into_inner()), (held, 2), "{length} bytes");
+        let back = place.restore(cut.root, &format!("back-{length}"));
+        assert_same(&place.live(), &back);
+    }
+}
+
+#[test]
 fn a_name_that_came_between_the_looks_is_found() {
     let place = Place::new();
     fs::create_dir(place.workspace().join("dir")).unwrap();
