@@ -216,6 +216,18 @@ impl Objects {
         Ok(names.map(str::to_owned).collect())
     }
 
+    /// When an object was put there; absent when there is none.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn put_at(&self, place: &Place<'_>) -> Result<Option<SystemTime>, ObjectsError> {
+        match self.store.head(&self.path(place)).await {
+            Ok(found) => Ok(Some(found.last_modified.into())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(ObjectsError::of(&place.to_string(), error)),
+        }
+    }
+
     /// Removes an object; one that is not there is removed.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use flate2::Compression;
 use flate2::bufread::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use futures_util::stream::{self, Stream};
+use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 
 use super::api::{Caller, Refusal};
@@ -33,11 +34,16 @@ use crate::tree::{Links, Summary, Tree, TreeError, TreeLimits};
 const PIECE: usize = 256 * 1024;
 const READ: usize = 4 * 1024 * 1024;
 
-/// The most names of directories under way.
+/// The most names of directories under way that are held.
 const NAMES: usize = 500_000;
 
 /// The most that an archive may hold.
 const LIMITS: TreeLimits = TreeLimits { files: 100_000, bytes: 4 * 1024 * 1024 * 1024 };
+
+/// What the system says of an entry that is gone, that became something else, or that is no file, no
+/// directory and no link of this file system.
+const CHANGED: [Errno; 6] =
+    [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::NXIO, Errno::ISDIR, Errno::XDEV];
 
 /// Bytes that may follow the end of a tar archive: what tar fills its last record with.
 const BEHIND: u64 = 1024 * 1024;
@@ -71,6 +77,7 @@ struct Packing {
     all: bool,
     levels: Vec<Level>,
     path: Vec<u8>,
+    /// Names of directories under way that are still to come.
     names: usize,
     file: Option<Open>,
 }
@@ -117,9 +124,10 @@ impl Service {
         };
         blocking(move || match place {
             Place::Disk(tree) => {
-                let top = tree.top().map_err(|error| Refusal::Internal(error.to_string()))?;
-                let names = top.names().map_err(|error| Refusal::Internal(error.to_string()))?;
-                let entries = Entries::Disk(top, names.into_iter());
+                let failed = |error: io::Error| Refusal::Internal(error.to_string());
+                let top = tree.top().map_err(failed)?;
+                let names = names(&top, NAMES).map_err(failed)?;
+                let entries = Entries::Disk(top, names);
                 Ok(Bundle::new(Origin::Sandbox, entries, (None, all)))
             }
             Place::Kept(browser, _) => {
@@ -164,8 +172,9 @@ impl Service {
 impl Bundle {
     fn new(origin: Origin, entries: Entries, (kept, all): (Option<Unpinned>, bool)) -> Bundle {
         let gzip = GzEncoder::new(Vec::with_capacity(PIECE), Compression::fast());
+        let names = entries.left();
         let levels = vec![Level { entries, path: 0 }];
-        let packing = Packing { gzip, kept, all, levels, path: vec![], names: 0, file: None };
+        let packing = Packing { gzip, kept, all, levels, path: vec![], names, file: None };
         Bundle { origin, packing }
     }
 
@@ -234,10 +243,11 @@ impl Packing {
     fn next(&mut self) -> io::Result<usize> {
         let Some(level) = self.levels.last_mut() else { return Ok(0) };
         self.path.truncate(level.path);
+        let room = NAMES.saturating_sub(self.names);
         let (name, found) = match &mut level.entries {
             Entries::Disk(dir, names) => match names.next() {
                 Some(name) if is_packed(name.to_bytes(), self.all) => {
-                    let found = on_disk(dir, &name)?;
+                    let found = on_disk(dir, &name, room)?;
                     (Some(name.into_bytes()), found)
                 }
                 name => (name.map(CString::into_bytes), Found::Other),
@@ -254,6 +264,7 @@ impl Packing {
             self.levels.pop();
             return Ok(0);
         };
+        self.names = self.names.saturating_sub(1);
         if !self.path.is_empty() {
             self.path.push(b'/');
         }
@@ -275,11 +286,11 @@ impl Packing {
                 self.file = Some(Open { content, size, at: 0 });
             }
             Found::Dir(entries, ..) => {
-                self.levels.push(Level { entries, path: self.path.len() });
-                self.names = self.levels.iter().map(Level::left).sum();
+                self.names += entries.left();
                 if self.names > NAMES {
-                    return Err(io::Error::other("directories have too many entries"));
+                    return Err(too_many());
                 }
+                self.levels.push(Level { entries, path: self.path.len() });
             }
             _ => {}
         }
@@ -287,17 +298,31 @@ impl Packing {
     }
 }
 
-impl Level {
+impl Entries {
     fn left(&self) -> usize {
-        match &self.entries {
+        match self {
             Entries::Disk(_, names) => names.len(),
             Entries::Kept(entries) => entries.len(),
         }
     }
 }
 
-/// Looks at an entry on the disk. What is gone, or something else by now, is left out.
-fn on_disk(dir: &Dir, name: &CString) -> io::Result<Found> {
+/// The names in a directory, if there is room for all of them.
+fn names(dir: &Dir, room: usize) -> io::Result<vec::IntoIter<CString>> {
+    let names = dir.some_names(room as u64)?;
+    match names.len() <= room {
+        true => Ok(names.into_iter()),
+        false => Err(too_many()),
+    }
+}
+
+fn too_many() -> io::Error {
+    io::Error::other("directories have too many entries")
+}
+
+/// Looks at an entry on the disk; of the names in a directory there is room for so many. What is gone, or
+/// something else by now, is left out.
+fn on_disk(dir: &Dir, name: &CString, room: usize) -> io::Result<Found> {
     let look = || -> io::Result<Found> {
         let stat = dir.stat(name)?;
         let (mode, modified) = (u32::from(stat.mode), stat.modified.0);
@@ -309,18 +334,26 @@ fn on_disk(dir: &Dir, name: &CString) -> io::Result<Found> {
             }
             Kind::Dir => {
                 let child = dir.dir(name)?;
-                let names = child.names()?.into_iter();
+                let names = names(&child, room)?;
                 Found::Dir(Entries::Disk(child, names), mode, modified)
             }
-            Kind::Link => Found::Link(dir.link(name)?, modified),
+            Kind::Link => match dir.link(name) {
+                // It is no link any more.
+                Err(error) if is_one_of(&error, &[Errno::INVAL]) => Found::Other,
+                target => Found::Link(target?, modified),
+            },
             _ => Found::Other,
         })
     };
-    // Whoever runs out of descriptors has not packed everything.
-    look().or_else(|error| match rustix::io::Errno::from_io_error(&error) {
-        Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => Err(error),
-        _ => Ok(Found::Other),
+    // Whatever else fails: an archive that lacks files must not look like a whole one.
+    look().or_else(|error| match is_one_of(&error, &CHANGED) {
+        true => Ok(Found::Other),
+        false => Err(error),
     })
+}
+
+fn is_one_of(error: &io::Error, those: &[Errno]) -> bool {
+    Errno::from_io_error(error).is_some_and(|error| those.contains(&error))
 }
 
 /// Looks at an entry of a point.
@@ -422,9 +455,13 @@ mod tests {
 
     use super::*;
 
+    fn top(root: &std::path::Path) -> Dir {
+        Tree::open(root).unwrap().top().unwrap()
+    }
+
     fn bundle(root: &std::path::Path, all: bool) -> Bundle {
-        let top = Tree::open(root).unwrap().top().unwrap();
-        let names = top.names().unwrap().into_iter();
+        let top = top(root);
+        let names = names(&top, NAMES).unwrap();
         Bundle::new(Origin::Sandbox, Entries::Disk(top, names), (None, all))
     }
 
@@ -471,5 +508,48 @@ mod tests {
         assert!(packed.len() < 1 << 20, "{}", packed.len());
         let copy = unpacked(&packed);
         assert_eq!(std::fs::metadata(copy.path().join("zeros")).unwrap().len(), 9 << 20);
+    }
+
+    #[test]
+    fn what_changes_is_left_out_and_what_fails_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = top(dir.path());
+        assert!(matches!(on_disk(&top, &c"gone".to_owned(), NAMES), Ok(Found::Other)));
+        for error in [Errno::NOENT, Errno::LOOP, Errno::XDEV] {
+            assert!(is_one_of(&io::Error::from(error), &CHANGED), "{error:?}");
+        }
+        for error in [Errno::IO, Errno::NOMEM, Errno::AGAIN, Errno::MFILE, Errno::STALE] {
+            assert!(!is_one_of(&io::Error::from(error), &CHANGED), "{error:?}");
+        }
+        assert!(!is_one_of(&io::Error::other("else"), &CHANGED));
+    }
+
+    #[test]
+    fn no_more_names_are_held_than_there_is_room_for() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        for name in ["d/a", "d/b", "d/c"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let (top, name) = (top(dir.path()), c"d".to_owned());
+        let found = on_disk(&top, &name, 3);
+        assert!(matches!(found, Ok(Found::Dir(entries, ..)) if entries.left() == 3));
+        let refused = on_disk(&top, &name, 2).err().unwrap().to_string();
+        assert_eq!(refused, "directories have too many entries");
+    }
+
+    #[test]
+    fn names_that_were_packed_are_not_held() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a/b/c", "d", "e/f"] {
+            std::fs::create_dir_all(dir.path().join(name)).unwrap();
+        }
+        let mut packing = bundle(dir.path(), false).packing;
+        assert_eq!(packing.names, 3);
+        while !packing.is_over() {
+            packing.next().unwrap();
+            let left = packing.levels.iter().map(|level| level.entries.left()).sum::<usize>();
+            assert_eq!(packing.names, left);
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Sessions that move from one machine to another, through the object store.
 
-use std::path::PathBuf;
+mod agent;
+
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
@@ -10,19 +10,16 @@ use tokio::task::spawn_blocking;
 use super::api::{Caller, Happened, Refusal};
 use super::copies::NotCopied;
 use super::copies::fetch::{first_stored, packs_of, stretch};
-use super::copies::send::{digest, manifests, read};
+use super::copies::send::{manifests, read};
 use super::going_on;
 use super::registry::SessionView;
 use super::service::{Result, Service, detached};
-use crate::domain::{
-    Point, PointId, Root, Session, SessionChange, SessionId, Status, Tenant, Timestamp,
-};
+use crate::domain::{Point, PointId, Session, SessionChange, SessionId, Status, Tenant, Timestamp};
 use crate::fault;
 use crate::objects::{Claimed, Manifest, ManifestName, Objects, ObjectsError};
-use crate::snapshot::{Pin, Restoring, SnapshotError};
+use crate::snapshot::{Pin, SnapshotError};
 use crate::store::Commit;
 use crate::telemetry::message;
-use crate::tree::remove_all;
 
 /// What becomes of a turn that was running at the point.
 const TAKEN_OVER: &str =
@@ -280,44 +277,6 @@ impl Service {
         Ok(Some((point, manifest.undone)))
     }
 
-    /// Puts the version of the agent in its place, when there is none; one that is there must be the
-    /// same.
-    async fn bring_agent(&self, tenant: &Tenant, manifest: &Manifest) -> Result<()> {
-        let shared = &self.shared;
-        let _no_deployment = self.deployments.pause().await;
-        let agent = manifest.agent(tenant).map_err(|error| damage(error.to_string()))?;
-        let known = shared.store.agent(tenant, &agent.name).await?;
-        let other = Refusal::OtherAgent { name: agent.name.clone(), version: agent.version };
-        let place = shared.places.version(tenant, &agent.name, agent.version);
-        if known.as_ref().is_some_and(|known| known.version >= agent.version) {
-            let there = spawn_blocking(move || digest(&place)).await;
-            let same = there.ok().and_then(std::result::Result::ok) == Some(manifest.agent.digest);
-            return if same { Ok(()) } else { Err(other) };
-        }
-        if known.is_some() {
-            return Err(other);
-        }
-        let (places, snapshots, owned) =
-            (shared.places.clone(), shared.snapshots.clone(), tenant.clone());
-        let root = Root(manifest.agent.root);
-        let build = move || -> std::result::Result<(), SnapshotError> {
-            build_folder(&places.staging(), &place, |parent, name| {
-                let cancel = AtomicBool::new(false);
-                let session = SessionId::random();
-                let restoring = Restoring::new(session, (parent, name), &cancel);
-                let vault = snapshots.vault(&owned)?;
-                vault.restore(root, &restoring)?;
-                vault.forget(session)
-            })
-        };
-        let built = spawn_blocking(build).await.unwrap_or(Err(SnapshotError::Cancelled));
-        built.map_err(|error| super::keeping::unkept(SessionId(manifest.session_id()), error))?;
-        fault::point("import.agent");
-        shared.store.adopt_agent(agent.clone()).await?;
-        shared.tell(Happened::AgentDeployed(tenant.clone(), agent.name, agent.version));
-        Ok(())
-    }
-
     /// Makes the row of a session that comes here, and writes its history down.
     async fn begin_import(
         &self,
@@ -439,28 +398,6 @@ async fn damaged(
 
 fn damage(how: String) -> Refusal {
     Refusal::Damaged { how, whole: None }
-}
-
-/// Builds a version's folder and moves it to its place.
-fn build_folder(
-    staging: &std::path::Path,
-    place: &std::path::Path,
-    build: impl FnOnce(&std::path::Path, &str) -> std::result::Result<(), SnapshotError>,
-) -> std::result::Result<(), SnapshotError> {
-    let name = uuid::Uuid::new_v4().to_string();
-    let parent: PathBuf = place.parent().unwrap_or(place).to_owned();
-    let version = place.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let tree = |error: crate::tree::TreeError| SnapshotError::Store(error.to_string());
-    std::fs::create_dir_all(staging)?;
-    let built = build(staging, &name).and_then(|()| {
-        std::fs::create_dir_all(&parent)?;
-        // One that is there was left by an import that was never recorded.
-        remove_all(&parent, version).map_err(tree)?;
-        std::fs::rename(staging.join(&name).join("agent"), place)?;
-        Ok(std::fs::File::open(&parent)?.sync_all()?)
-    });
-    remove_all(staging, &name).map_err(tree)?;
-    built
 }
 
 /// What the session's history says of how it came here.

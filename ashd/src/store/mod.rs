@@ -324,8 +324,8 @@ pub trait Store: Send + Sync {
     /// Records points that came from the object store, each with what was undone in its history.
     /// What is undone in the session's is that of the last.
     async fn adopt_points(&self, points: Vec<(Point, Vec<(u64, u64)>)>) -> Result<()>;
-    /// Records an agent that came from the object store, at any version. One that has its name is
-    /// [`StoreError::Exists`].
+    /// Records an agent that came from the object store, at any version. Of one that is known the id
+    /// must be the same and the version newer, else [`StoreError::Exists`].
     async fn adopt_agent(&self, agent: Agent) -> Result<()>;
 
     /// Events of a session in order.

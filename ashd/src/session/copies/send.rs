@@ -1,6 +1,8 @@
 //! How a session gets into the object store.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io::{self, Read as _};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -18,7 +20,7 @@ use crate::objects::{
 use crate::session::shared::Shared;
 use crate::snapshot::{Cutting, SnapshotError};
 use crate::store::EventRange;
-use crate::tree::Tree;
+use crate::tree::{Found, RelPath, Tree, TreeError};
 
 type Done<T> = Result<T, NotCopied>;
 
@@ -182,7 +184,7 @@ async fn packs(
         let (vault, name) = (vault.clone(), *pack);
         // One that was merged with others meanwhile is found under another name the next time.
         let file = blocking(move || vault.open_pack(name)).await?;
-        let file = file.map_err(|error| std::io::Error::other(error.to_string()))?;
+        let file = file.map_err(|error| io::Error::other(error.to_string()))?;
         objects.send(tenant, &Place::Pack(tenant, name), file).await?;
         fault::point("copy.pack");
         let mut all = shared.copies.packs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -284,7 +286,7 @@ async fn agent(
         let roots = [("agent", path.as_path())];
         let cancel = AtomicBool::new(false);
         let cutting = Cutting::new(session, &roots, &cancel);
-        let nobody = || -> std::io::Result<Box<dyn std::any::Any>> { Ok(Box::new(())) };
+        let nobody = || -> io::Result<Box<dyn std::any::Any>> { Ok(Box::new(())) };
         let cut = vault.cut(&cutting, &nobody, &|_| true)?;
         vault.forget(session)?;
         Ok((digest(&path)?, cut))
@@ -299,16 +301,22 @@ async fn agent(
     Ok(Some(copy))
 }
 
-/// Tells folders with other files apart, whatever their times.
-pub(in crate::session) fn digest(
-    folder: &std::path::Path,
-) -> Result<[u8; 32], crate::tree::TreeError> {
+/// Tells folders with other files apart, whatever their times. However large they are, little of them is
+/// in memory.
+pub(in crate::session) fn digest(folder: &Path) -> Result<[u8; 32], TreeError> {
     let tree = Tree::open(folder)?;
     let mut hash = blake3::Hasher::new();
-    for file in tree.list(u64::MAX, &|_| true)?.files {
-        let content = tree.read(&file.path, u64::MAX)?;
-        hash.update(&(file.path.len() as u64).to_le_bytes()).update(file.path.as_bytes());
-        hash.update(&(content.len() as u64).to_le_bytes()).update(&content);
+    for Found { path, .. } in tree.list(u64::MAX, &|_| true)?.files {
+        let (content, stat) = tree.open_file(&RelPath::parse(&path)?)?;
+        hash.update(&(path.len() as u64).to_le_bytes()).update(path.as_bytes());
+        hash.update(&stat.size.to_le_bytes());
+        let before = hash.count();
+        let read = hash.update_reader(content.take(stat.size)).map(|hash| hash.count() - before);
+        let whole = read.and_then(|read| match read == stat.size {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        });
+        whole.map_err(|error| TreeError::Io { path, error })?;
     }
     Ok(*hash.finalize().as_bytes())
 }
@@ -403,5 +411,31 @@ async fn has_name(
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Done<T> {
-    Ok(spawn_blocking(work).await.map_err(std::io::Error::other)?)
+    Ok(spawn_blocking(work).await.map_err(io::Error::other)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::digest;
+
+    /// Manifests that were written long ago have it.
+    #[test]
+    fn a_digest_is_of_names_lengths_and_contents() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let large: Vec<u8> = (0..200_003_u32).map(|at| (at % 251) as u8).collect();
+        std::fs::create_dir(root.join("b")).unwrap();
+        let files: [(&str, &[u8]); 3] = [("a", b""), ("b/large", &large), ("c", b"text")];
+        let mut whole: Vec<u8> = vec![];
+        for (path, content) in files {
+            std::fs::write(root.join(path), content).unwrap();
+            whole.extend((path.len() as u64).to_le_bytes());
+            whole.extend(path.as_bytes());
+            whole.extend((content.len() as u64).to_le_bytes());
+            whole.extend(content);
+        }
+        assert_eq!(digest(root).unwrap(), *blake3::hash(&whole).as_bytes());
+        std::fs::write(root.join("c"), "tex").unwrap();
+        assert_ne!(digest(root).unwrap(), *blake3::hash(&whole).as_bytes());
+    }
 }

@@ -30,9 +30,16 @@ pub(super) fn deploy(conn: &Connection, mut agent: Agent) -> Result<Agent> {
     Ok(agent)
 }
 
-/// Records an agent at whatever version it has.
+/// Records an agent at whatever version it has: one that is new here, or a newer version of one that is
+/// known.
 pub(super) fn adopt(conn: &Connection, agent: &Agent) -> Result<()> {
-    insert(conn, agent)?;
+    match find(conn, &agent.tenant, &agent.name)? {
+        None => insert(conn, agent)?,
+        Some(known) if known.id == agent.id && known.version < agent.version => {
+            advance(conn, agent)?;
+        }
+        Some(_) => return Err(StoreError::Exists { what: WHAT }),
+    }
     keep_version(conn, agent)
 }
 

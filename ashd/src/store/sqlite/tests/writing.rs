@@ -120,3 +120,28 @@ fn the_log_does_not_grow_for_ever() {
     let log = std::fs::metadata(dir.path().join("ash.db-wal")).unwrap().len();
     assert!(log < 80 << 20, "{} MiB", log >> 20);
 }
+
+#[test]
+fn an_agent_that_comes_from_elsewhere_is_new_or_newer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    block_on(async {
+        let agent = |id, version| Agent {
+            id: AgentId(Uuid::from_u128(id)),
+            tenant: Tenant::default(),
+            name: "a".parse().unwrap(),
+            version,
+            env: BTreeMap::new(),
+            config: AgentConfig::default(),
+            created_at: Timestamp(1),
+            updated_at: Timestamp(2),
+        };
+        store.deploy(agent(1, 1)).await.unwrap();
+        store.adopt_agent(agent(1, 5)).await.unwrap();
+        for other in [agent(1, 5), agent(1, 4), agent(2, 6)] {
+            let refused = store.adopt_agent(other).await.unwrap_err();
+            assert!(matches!(refused, StoreError::Exists { .. }), "{refused}");
+        }
+        assert_eq!(store.deploy(agent(9, 6)).await.unwrap(), agent(1, 6));
+    });
+}

@@ -6,14 +6,14 @@ mod troubled;
 use std::fs;
 use std::sync::atomic::Ordering;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use ash_journey::{Api, Ash, Client as _, process};
 use serde_json::json;
 
 use self::server::{S3, options};
-use self::troubled::{Held, Troubled};
+use self::troubled::{Lie, Troubled};
 use crate::backups;
-use crate::moved::{checkpoint, copying, files, import};
+use crate::moved::{checkpoint, copying, files, import, notices_its_loss};
 use crate::support::Talk;
 
 /// Whether the newest attempt at copying has failed, and how many sessions wait for one.
@@ -176,39 +176,105 @@ fn what_is_damaged_behind_the_claim_is_left_out() -> Result<()> {
     here.ask(&here.bash("echo kept > kept"))?;
     checkpoint(&here.api, &here.session, "whole")?;
     let there = Ash::start(options(troubled.port))?;
-    troubled.troubles.hold_claim(Held::Next);
+    troubled.troubles.ahead.hold("PUT", "/owner/");
     let (api, session) = (there.api(), here.session.clone());
     let importing = std::thread::spawn(move || import(&api, &session, 201));
-    troubled.troubles.await_claim()?;
+    troubled.troubles.ahead.await_held(1)?;
     here.ask(&here.bash("echo late > kept"))?;
     let late = checkpoint(&here.api, &here.session, "late")?;
-    troubled.troubles.lie_about(late["id"].as_str().context("no id")?);
-    troubled.troubles.hold_claim(Held::No);
+    troubled.troubles.lie_about(late["id"].as_str().context("no id")?, Lie::Flipped);
+    troubled.troubles.ahead.release();
     importing.join().map_err(|_| anyhow!("the import panicked"))??;
     check_kept(&there, &here.session)?;
     there.finish()?;
     here.ash.finish()
 }
 
-/// What comes with a flipped bit is not taken, and costs nothing but the attempt.
+/// Two have seen that another machine has the session before either takes it: one does, and the other
+/// is told and keeps nothing of it.
+#[test]
+fn of_two_who_claim_at_once_one_wins() -> Result<()> {
+    let Some(server) = S3::start("s3::of_two_who_claim_at_once_one_wins")? else { return Ok(()) };
+    let troubled = Troubled::start(server.port)?;
+    let here = Talk::begin(options(server.port))?;
+    here.ask(&here.bash("echo kept > kept"))?;
+    checkpoint(&here.api, &here.session, "it")?;
+    let others = [Ash::start(options(troubled.port))?, Ash::start(options(troubled.port))?];
+    troubled.troubles.ahead.hold("PUT", "/owner/");
+    let body = json!({ "sessionId": here.session });
+    let statuses = std::thread::scope(|scope| {
+        let ask = |other: &Ash| -> Result<u16> {
+            Ok(other.api().call("POST", "/api/sessions/import", Some(&body))?.status)
+        };
+        let asked: Vec<_> = others.iter().map(|other| scope.spawn(move || ask(other))).collect();
+        let held = troubled.troubles.ahead.await_held(2);
+        troubled.troubles.ahead.release();
+        let answers = asked.into_iter().map(|thread| thread.join());
+        let statuses = answers.map(|answer| answer.unwrap_or_else(|_| bail!("a panic")));
+        let statuses = statuses.collect::<Result<Vec<_>>>()?;
+        held.map(|()| statuses)
+    })?;
+    ensure!(statuses == [201, 409] || statuses == [409, 201], "{statuses:?}");
+    let winner = usize::from(statuses[0] != 201);
+    check_kept(&others[winner], &here.session)?;
+    let path = format!("/api/sessions/{}", here.session);
+    others[1 - winner].api().call("GET", &path, None)?.expect(404)?;
+    notices_its_loss(&here)?;
+    for other in others {
+        other.finish()?;
+    }
+    here.ash.finish()
+}
+
+/// What is there counts, also for as long as whoever put it there has not been told.
+#[test]
+fn what_was_put_there_and_not_answered_moves_along() -> Result<()> {
+    let name = "s3::what_was_put_there_and_not_answered_moves_along";
+    let Some(server) = S3::start(name)? else { return Ok(()) };
+    let troubled = Troubled::start(server.port)?;
+    let here = Talk::begin(options(troubled.port))?;
+    here.ask(&here.bash("echo early > kept"))?;
+    checkpoint(&here.api, &here.session, "early")?;
+    let there = Ash::start(options(server.port))?;
+    troubled.troubles.behind.hold("PUT", "/points/");
+    here.ask(&here.bash("echo kept > kept"))?;
+    troubled.troubles.behind.await_held(1)?;
+    ensure!(here.ask("[[say still here]]")? == "still here", "nothing waits for the store");
+    import(&there.api(), &here.session, 201)?;
+    check_kept(&there, &here.session)?;
+    troubled.troubles.behind.release();
+    process::until("the session has ended where it was", || {
+        here.api.session(&here.session).is_ok_and(|session| session["status"] == "ended")
+    })?;
+    there.finish()?;
+    here.ash.finish()
+}
+
+/// What is not what was put there is not taken, and costs nothing but the attempt: neither with a flipped
+/// bit, nor cut off, nor when it is whole and something else.
 #[test]
 fn a_server_that_lies_is_not_believed() -> Result<()> {
     let Some(server) = S3::start("s3::a_server_that_lies_is_not_believed")? else {
         return Ok(());
     };
     let troubled = Troubled::start(server.port)?;
-    let here = Talk::begin(options(server.port))?;
+    let here = Talk::begin(options(troubled.port))?;
+    here.ask(&here.bash("echo before > kept"))?;
+    checkpoint(&here.api, &here.session, "before")?;
     here.ask(&here.bash("echo kept > kept"))?;
     checkpoint(&here.api, &here.session, "it")?;
     let there = Ash::start(options(troubled.port))?;
-    for what in ["points", "packs", "events"] {
-        troubled.troubles.lie_about(what);
-        let refused = import(&there.api(), &here.session, 500)?;
-        let text = refused["error"].as_str().unwrap_or_default();
-        ensure!(text.contains("damaged"), "{what}: {text}");
+    // What comes first is not asked for again once it is here.
+    for what in ["/points/", "/packs/", "/events/"] {
+        for lie in [Lie::Flipped, Lie::Shorter, Lie::Another] {
+            troubled.troubles.lie_about(what, lie);
+            let refused = import(&there.api(), &here.session, 500)?;
+            let text = refused["error"].as_str().unwrap_or_default();
+            ensure!(text.contains("damaged"), "{what}, {lie:?}: {text}");
+        }
     }
     ensure!(here.api.session(&here.session)?["status"] == "active", "nothing was taken");
-    troubled.troubles.lie_about("");
+    troubled.troubles.lie_about("", Lie::Flipped);
     import(&there.api(), &here.session, 201)?;
     check_kept(&there, &here.session)?;
     there.finish()?;

@@ -3,9 +3,9 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use ash_journey::PATIENCE;
 
 /// One request in so many goes wrong, when they do.
@@ -33,24 +33,44 @@ pub(super) struct Troubles {
     /// So many requests are refused behind the next one that makes somebody a session's owner.
     pub(super) behind_claim: AtomicUsize,
     refused: AtomicUsize,
-    /// Whether the next of these waits, and until when.
-    claim: Mutex<Held>,
-    held: Condvar,
-    /// What comes from paths with this in them has a flipped bit; nothing, if it is empty.
-    lies: Mutex<String>,
+    /// Where requests wait before anything is done.
+    pub(super) ahead: Gate,
+    /// Where answers wait when all is done.
+    pub(super) behind: Gate,
+    /// Held for each claim: the server looks first and puts then, and would let two win at once.
+    claiming: Mutex<()>,
+    /// What comes from paths with this in them is not what is there; nothing, if it is empty.
+    lies: Mutex<(String, Lie)>,
+    /// Where something was put.
+    there: Mutex<Vec<String>>,
     requests: AtomicUsize,
     over: AtomicBool,
 }
 
-/// How a request is held up.
-#[derive(Clone, Copy, Default, Eq, PartialEq)]
-pub(super) enum Held {
+/// What comes instead of an object.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Lie {
+    /// It, with a bit that is another one.
     #[default]
-    No,
-    /// The next one will be.
-    Next,
-    /// It is.
-    Now,
+    Flipped,
+    /// Its first half, as if that were all.
+    Shorter,
+    /// Another one of the same kind, as it was put there.
+    Another,
+}
+
+/// Where requests of a kind are held up until somebody lets them go on.
+#[derive(Default)]
+pub(super) struct Gate {
+    held: Mutex<Held>,
+    changed: Condvar,
+}
+
+/// What is held up, by its method and a part of its path, and how many are.
+#[derive(Default)]
+struct Held {
+    what: Option<(&'static str, String)>,
+    waiting: usize,
 }
 
 /// What goes wrong with a request.
@@ -63,8 +83,8 @@ enum Trouble {
     Unanswered,
     /// Half of the answer comes.
     Half,
-    /// A bit of the answer is another one.
-    Flipped,
+    /// The answer is not what is there.
+    Lie(Lie),
 }
 
 struct Request {
@@ -95,9 +115,9 @@ impl Troubled {
 }
 
 impl Troubles {
-    /// Whose bits are flipped.
-    pub(super) fn lie_about(&self, part: &str) {
-        part.clone_into(&mut self.lies.lock().unwrap_or_else(PoisonError::into_inner));
+    /// What comes instead of whose content.
+    pub(super) fn lie_about(&self, part: &str, lie: Lie) {
+        *self.lies.lock().unwrap_or_else(PoisonError::into_inner) = (part.to_owned(), lie);
     }
 
     /// What cannot be put there.
@@ -105,36 +125,19 @@ impl Troubles {
         part.clone_into(&mut self.refuses.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Has the next request wait that makes somebody a session's owner, or lets it go on.
-    pub(super) fn hold_claim(&self, held: Held) {
-        *self.claim.lock().unwrap_or_else(PoisonError::into_inner) = held;
-        self.held.notify_all();
+    /// Where another object of the same kind was put, most lately.
+    fn another(&self, path: &str) -> Option<String> {
+        let there = self.there.lock().unwrap_or_else(PoisonError::into_inner);
+        let kind = |path: &str| path.rsplit_once('/').map(|(kind, _)| kind.to_owned());
+        let is_another = |other: &&String| *other != path && kind(other) == kind(path);
+        there.iter().rev().find(is_another).cloned()
     }
 
-    /// Waits until one does.
-    pub(super) fn await_claim(&self) -> Result<()> {
-        self.await_held(|held| held == Held::Now).context("nobody claims anything")
-    }
-
-    fn await_held(&self, is: impl Fn(Held) -> bool) -> Option<()> {
-        let held = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.held.wait_timeout_while(held, PATIENCE, |held| !is(*held));
-        let (_held, waited) = waited.unwrap_or_else(PoisonError::into_inner);
-        (!waited.timed_out()).then_some(())
-    }
-
-    /// Waits where a claim is held up.
-    fn pass_claim(&self) {
-        let is_held = {
-            let mut held = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
-            if *held == Held::Next {
-                *held = Held::Now;
-            }
-            *held == Held::Now
-        };
-        if is_held {
-            self.held.notify_all();
-            self.await_held(|held| held == Held::No);
+    /// Remembers where something was put at once.
+    fn note(&self, request: &Request) {
+        if request.method == "PUT" && !request.path.contains('?') {
+            let mut there = self.there.lock().unwrap_or_else(PoisonError::into_inner);
+            there.push(request.path.clone());
         }
     }
 
@@ -144,14 +147,10 @@ impl Troubles {
     }
 
     fn of(&self, request: &Request) -> Option<Trouble> {
-        let claims = request.method == "PUT" && request.path.contains("/owner/");
-        if claims {
-            self.pass_claim();
-        }
         let lies = self.lies.lock().unwrap_or_else(PoisonError::into_inner);
         let is_object = request.method == "GET" && !request.path.contains("list-type");
-        if is_object && !lies.is_empty() && request.path.contains(lies.as_str()) {
-            return Some(Trouble::Flipped);
+        if is_object && !lies.0.is_empty() && request.path.contains(&lies.0) {
+            return Some(Trouble::Lie(lies.1));
         }
         if self.full.load(Ordering::Relaxed) && request.method != "GET" {
             return Some(Trouble::Refused("403 Forbidden"));
@@ -163,7 +162,7 @@ impl Troubles {
         {
             return Some(Trouble::Refused("403 Forbidden"));
         }
-        if claims {
+        if request.claims() {
             let refused = self.behind_claim.swap(0, Ordering::Relaxed);
             self.refused.store(refused, Ordering::Relaxed);
         } else if self.refuses_one() {
@@ -184,16 +183,82 @@ impl Troubles {
     }
 }
 
+impl Gate {
+    /// Holds up from now on whatever has this method and this in its path.
+    pub(super) fn hold(&self, method: &'static str, part: &str) {
+        self.lock().what = Some((method, part.to_owned()));
+    }
+
+    /// Lets everything go on.
+    pub(super) fn release(&self) {
+        self.lock().what = None;
+        self.changed.notify_all();
+    }
+
+    /// Waits until so many are held up.
+    pub(super) fn await_held(&self, count: usize) -> Result<()> {
+        let too_few = |held: &mut Held| held.waiting < count;
+        let waited = self.changed.wait_timeout_while(self.lock(), PATIENCE, too_few);
+        let (held, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        ensure!(!waited.timed_out(), "only {} of {count} are held up", held.waiting);
+        Ok(())
+    }
+
+    /// Waits for as long as a request is held up.
+    fn pass(&self, request: &Request) {
+        let mut held = self.lock();
+        if !held.holds(request) {
+            return;
+        }
+        held.waiting += 1;
+        self.changed.notify_all();
+        let is_held = |held: &mut Held| held.holds(request);
+        let waited = self.changed.wait_while(held, is_held);
+        waited.unwrap_or_else(PoisonError::into_inner).waiting -= 1;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn holds(&self, request: &Request) -> bool {
+        let is = |(method, part): &(&'static str, String)| {
+            request.method == *method && request.path.contains(part)
+        };
+        self.what.as_ref().is_some_and(is)
+    }
+}
+
+impl Request {
+    /// Whether it makes somebody a session's owner.
+    fn claims(&self) -> bool {
+        self.method == "PUT" && self.path.contains("/owner/")
+    }
+
+    /// Asks for something else.
+    fn turn_to(&mut self, path: &str) -> Result<()> {
+        let head = std::str::from_utf8(&self.head)?.replacen(&self.path, path, 1);
+        self.head = head.into_bytes();
+        path.clone_into(&mut self.path);
+        Ok(())
+    }
+}
+
 impl Drop for Troubled {
     fn drop(&mut self) {
         self.troubles.over.store(true, Ordering::Relaxed);
+        self.troubles.ahead.release();
+        self.troubles.behind.release();
         // Wakes it up.
         drop(TcpStream::connect(("127.0.0.1", self.port)));
     }
 }
 
 fn serve(mut client: TcpStream, upstream: u16, troubles: &Troubles) -> Result<()> {
-    let request = read(&client)?;
+    let mut request = read(&client)?;
+    troubles.ahead.pass(&request);
     let trouble = troubles.of(&request);
     match trouble {
         Some(Trouble::Cut) => return Ok(()),
@@ -202,17 +267,19 @@ fn serve(mut client: TcpStream, upstream: u16, troubles: &Troubles) -> Result<()
                 format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
             return Ok(client.write_all(head.as_bytes())?);
         }
+        Some(Trouble::Lie(Lie::Another)) => {
+            let another = troubles.another(&request.path).context("there is no other one")?;
+            request.turn_to(&another)?;
+        }
         _ => {}
     }
-    let mut server = TcpStream::connect(("127.0.0.1", upstream))?;
-    server.write_all(&request.head)?;
-    server.write_all(&request.body)?;
-    let mut answer = vec![];
-    server.read_to_end(&mut answer)?;
+    let mut answer = pass_on(&request, upstream, troubles)?;
+    troubles.behind.pass(&request);
     match trouble {
         Some(Trouble::Unanswered) => return Ok(()),
         Some(Trouble::Half) => answer.truncate(answer.len() / 2),
-        Some(Trouble::Flipped) => {
+        Some(Trouble::Lie(Lie::Shorter)) => answer = shorter(&answer)?,
+        Some(Trouble::Lie(Lie::Flipped)) => {
             if let Some(last) = answer.last_mut() {
                 *last ^= 1;
             }
@@ -221,6 +288,37 @@ fn serve(mut client: TcpStream, upstream: u16, troubles: &Troubles) -> Result<()
     }
     client.write_all(&answer)?;
     Ok(client.shutdown(Shutdown::Both)?)
+}
+
+/// The server's answer to a request.
+fn pass_on(request: &Request, upstream: u16, troubles: &Troubles) -> Result<Vec<u8>> {
+    let one = || troubles.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+    let _one = request.claims().then(one);
+    let mut server = TcpStream::connect(("127.0.0.1", upstream))?;
+    server.write_all(&request.head)?;
+    server.write_all(&request.body)?;
+    let mut answer = vec![];
+    server.read_to_end(&mut answer)?;
+    if answer.starts_with(b"HTTP/1.1 200") {
+        troubles.note(request);
+    }
+    Ok(answer)
+}
+
+/// An answer with the first half of its body, which says that this is all of it.
+fn shorter(answer: &[u8]) -> Result<Vec<u8>> {
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    let (head, body) = answer.split_at(end.context("an answer has no body")? + 4);
+    let body = &body[..body.len() / 2];
+    let mut made: Vec<u8> = vec![];
+    for line in std::str::from_utf8(head)?.split_inclusive('\n') {
+        match line.to_lowercase().starts_with("content-length:") {
+            true => made.extend(format!("content-length: {}\r\n", body.len()).into_bytes()),
+            false => made.extend(line.as_bytes()),
+        }
+    }
+    made.extend(body);
+    Ok(made)
 }
 
 /// Reads a request. What is passed on asks for the connection to be closed behind the answer.
