@@ -9,7 +9,7 @@ from .services import DROP_IN, check_by_hand, check_given_up, findings, put_righ
 
 # What may be wrong with a configuration: where that is, what it is, and what would be right.
 WRONG = [
-    ("[http]\nport = 4100 4200\n", ["60-journey.toml:2: is not TOML:", "expected newline"]),
+    ("[http]\nport = 4100 4200\n", ["60-journey.toml:2: is not TOML:", "must be quoted"]),
     ("[http]\n\nprot = 1\n", ["60-journey.toml:3: http.prot: is no key", "did you mean http.port?"]),
     ('[http]\nport = "4100"\n', ["60-journey.toml:2: http.port:", "a whole number, without quotes"]),
 ]
