@@ -3,6 +3,7 @@
 //! Sandboxes that still answer are gone on with. Then comes the pass that `ashctl fsck` makes, and
 //! what it finds is mended; every difference is logged in one line.
 
+use std::fs;
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -11,7 +12,9 @@ use serde::Deserialize;
 use super::api::Refusal;
 use super::difference::{Difference, Mending};
 use super::driver::{Begin, Driver, Replay};
+use super::incoming::unwritable;
 use super::mend::{Outcome, mend};
+use super::service::blocking;
 use super::shared::Shared;
 use super::{fsck, survey};
 use crate::domain::{Event, EventKind, Session, Status};
@@ -23,6 +26,7 @@ const AT_ONCE: usize = 16;
 
 /// Brings everything into agreement.
 pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<(), Refusal> {
+    make_room(shared).await?;
     let ours = |session: &&Session| session.status != Status::Ended && !session.is_arriving();
     let adopted = stream::iter(sessions.iter().filter(ours)).map(|session| async move {
         let is_adopted = adopt(shared, session).await?;
@@ -49,6 +53,12 @@ pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<
     }
     fault::point("reconcile.removed");
     Ok(())
+}
+
+/// Makes the directories that are there for good, however little is in them.
+async fn make_room(shared: &Shared) -> Result<(), Refusal> {
+    let all = shared.places.attachments();
+    blocking(move || fs::create_dir_all(all).map_err(|error| unwritable(&error))).await
 }
 
 /// Mends a difference and says so. What cannot be mended stays for the next start, unless it is

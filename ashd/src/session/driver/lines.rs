@@ -20,6 +20,9 @@ use crate::telemetry::message;
 /// How long to wait before a commit that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long a line takes at most from an agent that stands still until it is here.
+const ON_ITS_WAY: Duration = Duration::from_millis(2);
+
 /// Bytes of deltas that are acknowledged together: one by one, they would wake the bridge as often as
 /// it wakes us.
 const TOGETHER: usize = 64 * 1024;
@@ -41,6 +44,19 @@ pub(super) struct Pending {
 }
 
 impl Driver {
+    /// Before the moment of a cut is noted in mid-turn: the agent stands still, and what it has said
+    /// until then is in its transcript and on its way here. It belongs to the same moment.
+    pub(super) async fn hear_all(&mut self, batch: &mut Vec<Incoming>) {
+        while let Some(link) = &mut self.link {
+            let said = link.receiver.recv_batch(batch, super::BATCH);
+            match tokio::time::timeout(ON_ITS_WAY, said).await {
+                Ok(Ok(Some(_))) => self.heard(batch).await,
+                // That it hung up is met again.
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
     /// Takes what the bridge said. What history keeps is committed as one, then shown in order.
     pub(super) async fn heard(&mut self, batch: &mut Vec<Incoming>) {
         let mut pending =

@@ -18,7 +18,7 @@ mod back;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -52,9 +52,6 @@ use crate::telemetry::message;
 
 /// Messages of the bridge that are taken at once.
 const BATCH: usize = 512;
-
-/// How long a line takes at most from an agent that stands still until it is here.
-const ON_ITS_WAY: Duration = Duration::from_millis(2);
 
 type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
@@ -296,19 +293,6 @@ impl Driver {
             said = said => Input::Said(said),
             saved = saved => Input::Saved(saved),
             () = settled => Input::Settled,
-        }
-    }
-
-    /// Before the moment of a cut is noted in mid-turn: the agent stands still, and what it has said
-    /// until then is in its transcript and on its way here. It belongs to the same moment.
-    async fn hear_all(&mut self, batch: &mut Vec<Incoming>) {
-        while let Some(link) = &mut self.link {
-            let said = link.receiver.recv_batch(batch, BATCH);
-            match tokio::time::timeout(ON_ITS_WAY, said).await {
-                Ok(Ok(Some(_))) => self.heard(batch).await,
-                // That it hung up is met again.
-                Ok(_) | Err(_) => return,
-            }
         }
     }
 
