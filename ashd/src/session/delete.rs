@@ -62,8 +62,13 @@ impl Service {
     ) -> Result<Arc<SessionView>> {
         loop {
             match self.end(caller, id, purge).await {
-                // Or what is left of it is mended at the next start.
-                Err(Refusal::Arriving) if self.shared.making.wait_for(id).await => {}
+                Err(Refusal::Arriving) => {
+                    let waited = self.shared.making.wait_for(id).await;
+                    // What is left of it is mended at the next start.
+                    if !waited && self.stored(caller, id).await?.is_arriving() {
+                        return Err(Refusal::Arriving);
+                    }
+                }
                 ended => return ended,
             }
         }

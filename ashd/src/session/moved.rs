@@ -172,7 +172,8 @@ impl Service {
         if last.name == found.name {
             return Ok(None);
         }
-        self.bring(objects, tenant, &last).await?;
+        // The agent has come before, and is the same: whoever deletes it waits for this session.
+        self.bring_content(objects, tenant, &last).await?;
         self.begin_anew(objects, (tenant, &last), slot).await?;
         Ok(Some(last))
     }
@@ -221,13 +222,17 @@ impl Service {
 
     /// Brings the content of a point, and the agent, here.
     async fn bring(&self, objects: &Objects, tenant: &Tenant, found: &Found) -> Result<()> {
+        self.bring_content(objects, tenant, found).await?;
+        self.bring_agent(tenant, &found.manifest).await
+    }
+
+    async fn bring_content(&self, objects: &Objects, tenant: &Tenant, found: &Found) -> Result<()> {
         let id = SessionId(found.manifest.session_id());
-        let manifest = &found.manifest;
-        let fetched = self.shared.fetch_packs(objects, tenant, packs_of(manifest)).await;
-        if let Err(error) = fetched {
-            return Err(damaged(objects, tenant, id, found.name, error).await);
+        let packs = packs_of(&found.manifest);
+        match self.shared.fetch_packs(objects, tenant, packs).await {
+            Err(error) => Err(damaged(objects, tenant, id, found.name, error).await),
+            Ok(_) => Ok(()),
         }
-        self.bring_agent(tenant, manifest).await
     }
 
     /// Brings the content of the other points up to this one that have a name, oldest first: they move

@@ -162,22 +162,22 @@ pub(super) fn name_of(file: &str) -> Option<Uuid> {
 /// Opens a pack.
 ///
 /// # Errors
-/// [`SnapshotError::Damaged`] when there is none in the place where all are. Nothing else says anything
-/// about what is in it.
+/// [`SnapshotError::Damaged`] when there is none in the place where all are, or the disk has lost it.
+/// Nothing else says anything about what is in it.
 pub(super) fn open(packs: &Path, name: Uuid) -> Result<File, SnapshotError> {
     File::open(path(packs, name)).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound if packs.is_dir() => {
             SnapshotError::Damaged { what: format!("pack {name}"), how: "it is not there" }
         }
-        _ => error.into(),
+        _ => unread(&format!("pack {name}"), error),
     })
 }
 
 /// What it means that bytes of a pack cannot be read: damage when they are not there, or the disk does
-/// not give them back. Else they may be sound.
+/// not give them back: a bad sector, or a file system that finds itself damaged. Else they may be sound.
 fn unread(what: &str, error: io::Error) -> SnapshotError {
     let how = match Errno::from_io_error(&error) {
-        Some(Errno::IO) => "the disk does not give it back",
+        Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG) => "the disk does not give it back",
         None if error.kind() == io::ErrorKind::UnexpectedEof => "its pack is cut off",
         _ => return error.into(),
     };

@@ -89,6 +89,8 @@ impl Vault {
     /// [`SnapshotError::Damaged`]; when the disk fails.
     pub fn take_in_pack(&self, arriving: &Arriving) -> Result<(), SnapshotError> {
         let Arriving { name, path, file } = arriving;
+        // Whoever collects has settled what goes of the one that it replaces.
+        let _pin = self.gate.enter();
         let rows = whole(file, *name)?;
         let bytes = file.metadata()?.len();
         file.sync_data()?;

@@ -21,7 +21,7 @@ use tokio::time::{sleep_until, timeout_at};
 
 use self::waiting::Waiting;
 use super::shared::Shared;
-use crate::domain::{AgentName, PointId, SessionId, Tenant};
+use crate::domain::{AgentId, PointId, SessionId, Tenant};
 use crate::objects::{Claimed, FolderCopy, Objects, ObjectsError, Place};
 use crate::snapshot::SnapshotError;
 use crate::store::{PurgedCopy, StoreError};
@@ -59,8 +59,8 @@ pub(super) struct Copies {
     named: Mutex<BTreeSet<PointId>>,
 }
 
-/// A version of an agent.
-type Version = (Tenant, AgentName, u32);
+/// A version of an agent. One that is made anew under the same name is another.
+type Version = (AgentId, u32);
 
 /// How the object store is doing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

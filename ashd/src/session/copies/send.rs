@@ -271,7 +271,7 @@ async fn agent(
     if !folder.is_dir() {
         return Ok(None);
     }
-    let key = (tenant.clone(), session.agent.clone(), session.agent_version);
+    let key = (agent.id, session.agent_version);
     let known = {
         let folders = shared.copies.folders.lock().unwrap_or_else(PoisonError::into_inner);
         folders.get(&key).filter(|(at, _)| at.elapsed() < FRESH / 3).cloned()

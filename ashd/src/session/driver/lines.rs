@@ -1,6 +1,6 @@
 //! What the bridge says: lines become events and frames, notices move the machine.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ash_wire::words::{Notice, TurnOutcome};
 use bytes::Bytes;
@@ -22,6 +22,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How long a line takes at most from an agent that stands still until it is here.
 const ON_ITS_WAY: Duration = Duration::from_millis(2);
+
+/// How long it is listened to then.
+const ALL_OF_IT: Duration = Duration::from_millis(30);
 
 /// Bytes of deltas that are acknowledged together: one by one, they would wake the bridge as often as
 /// it wakes us.
@@ -45,9 +48,11 @@ pub(super) struct Pending {
 
 impl Driver {
     /// Before the moment of a cut is noted in mid-turn: the agent stands still, and what it has said
-    /// until then is in its transcript and on its way here. It belongs to the same moment.
+    /// until then is in its transcript and on its way here. It belongs to the same moment. When it does
+    /// not stand still, because nothing had to be stopped, there is no end to wait for.
     pub(super) async fn hear_all(&mut self, batch: &mut Vec<Incoming>) {
-        while let Some(link) = &mut self.link {
+        let end = Instant::now() + ALL_OF_IT;
+        while let Some(link) = self.link.as_mut().filter(|_| Instant::now() < end) {
             let said = link.receiver.recv_batch(batch, super::BATCH);
             match tokio::time::timeout(ON_ITS_WAY, said).await {
                 Ok(Ok(Some(_))) => self.heard(batch).await,

@@ -187,6 +187,11 @@ impl Driver {
             Some(Saving { task, told, cancel, moment, passed, wishes, again, of_changes, missed });
     }
 
+    /// Whether what is to be saved does not wait for a turn's end.
+    pub(super) fn is_for_now(&self) -> bool {
+        self.state.turn == Turn::None || self.session.changed == Changed::Kept
+    }
+
     /// Begins a cut anew whose moment came while we were busy, for the same reasons; gives it back if
     /// that is not what happened, or does not help.
     fn missed_moment(
@@ -195,7 +200,7 @@ impl Driver {
         saving: Saving,
     ) -> Option<Saving> {
         let missed = matches!(result, Err(SnapshotError::Cancelled)) && !saving.is_cancelled();
-        let wanted = !saving.wishes.is_empty() || self.state.turn == Turn::None;
+        let wanted = !saving.wishes.is_empty() || self.is_for_now();
         if !missed || !wanted || saving.missed == TRIES || self.launching.is_some() {
             return Some(saving);
         }
@@ -235,7 +240,7 @@ impl Driver {
                     return;
                 }
                 let wishes = std::mem::take(&mut self.wishes);
-                if !wishes.is_empty() || (again && self.state.turn == Turn::None) {
+                if !wishes.is_empty() || (again && self.is_for_now()) {
                     self.begin_cut(wishes);
                 }
             }
@@ -255,6 +260,9 @@ impl Driver {
                 Err(_) => {
                     if saving.wishes.is_empty() {
                         saving.cancel.store(true, Ordering::Relaxed);
+                        if self.session.changed == Changed::Kept {
+                            self.settle_soon();
+                        }
                     }
                     return;
                 }
@@ -263,9 +271,14 @@ impl Driver {
     }
 
     /// Before an agent begins to run in a new sandbox: a cut whose moment has not passed by then
-    /// knows nothing of this sandbox, and could not stop it. Whoever asked for it gets the next one.
+    /// knows nothing of this sandbox, and could not stop it.
     pub(super) async fn end_capture(&mut self) {
         self.let_capture().await;
+        self.put_off_capture();
+    }
+
+    /// Gives up a cut whose moment has not passed. Whoever asked for it gets the next one.
+    pub(super) fn put_off_capture(&mut self) {
         if let Some(saving) = self.saving.as_mut().filter(|saving| !saving.passed) {
             saving.cancel.store(true, Ordering::Relaxed);
             self.wishes.append(&mut saving.wishes);

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use super::Driver;
 use crate::domain::{Changed, SessionChange};
 use crate::session::api::Refusal;
-use crate::session::machine::Turn;
 use crate::tree::Tree;
 
 /// How long after a change the files are saved, when no turn does so at its end. Those who change
@@ -119,7 +118,7 @@ impl Driver {
     /// only for what would keep its files as a machine leaves them that goes down.
     pub(super) fn settled(&mut self) {
         self.settles_at = None;
-        if self.state.turn == Turn::None || self.session.changed == Changed::Kept {
+        if self.is_for_now() {
             self.save_changes();
         }
     }
