@@ -151,13 +151,8 @@ impl<'a> Check<'a> {
     /// The broker gets the file open, and could not say which it was.
     fn authorities(&mut self, config: &Config) {
         let Some(path) = &config.model.ca_file else { return };
-        let opened = File::open(path).and_then(|file| file.metadata());
-        match opened {
-            Ok(found) if found.is_file() => {}
-            Ok(_) => self.refuse("model.ca_file", format!("{} is no regular file", path.display())),
-            Err(error) => {
-                self.refuse("model.ca_file", format!("{} cannot be read: {error}", path.display()));
-            }
+        if let Err(reason) = open_regular(path) {
+            self.refuse("model.ca_file", reason);
         }
     }
 
@@ -259,17 +254,25 @@ fn canonical(path: &Path) -> PathBuf {
 }
 
 fn read_key(path: &Path) -> Result<Secret, String> {
-    let failed = |e: io::Error| format!("{} cannot be read: {e}", path.display());
-    let file = File::open(path).map_err(failed)?;
-    let found = file.metadata().map_err(failed)?;
-    if !found.is_file() {
-        return Err(format!("{} is no regular file", path.display()));
-    }
+    let (file, found) = open_regular(path)?;
     private(path, &found)?;
     let mut text = Zeroizing::new(String::new());
-    file.take(MAX_KEY_FILE).read_to_string(&mut text).map_err(failed)?;
+    file.take(MAX_KEY_FILE).read_to_string(&mut text).map_err(unreadable(path))?;
     let key = Secret::read(&Written::Text(text.trim().into()));
     key.map_err(|reason| format!("the key in {} {reason}", path.display()))
+}
+
+fn open_regular(path: &Path) -> Result<(File, Metadata), String> {
+    let file = File::open(path).map_err(unreadable(path))?;
+    let found = file.metadata().map_err(unreadable(path))?;
+    match found.is_file() {
+        true => Ok((file, found)),
+        false => Err(format!("{} is no regular file", path.display())),
+    }
+}
+
+fn unreadable(path: &Path) -> impl Fn(io::Error) -> String {
+    move |error| format!("{} cannot be read: {error}", path.display())
 }
 
 /// Refuses a key's file that others can read.
