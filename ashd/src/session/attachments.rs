@@ -288,12 +288,15 @@ pub(super) async fn unrecorded(
     let look = all.clone();
     let mut found = vec![];
     for session in blocking(move || Ok(names(&look))).await? {
+        let id: Option<SessionId> = session.parse().ok();
+        if id.is_some_and(|id| changing.contains(&id)) {
+            continue;
+        }
         let folder = all.join(&session);
         let contents = blocking(move || Ok(names(&folder))).await?;
-        let known = match session.parse() {
-            Ok(id) if changing.contains(&id) => continue,
-            Ok(id) => store.attachments(id).await?,
-            Err(_) => vec![],
+        let known = match id {
+            Some(id) => store.attachments(id).await?,
+            None => vec![],
         };
         if known.is_empty() {
             found.push(Difference::Attachment(PathBuf::new(), session));

@@ -12,7 +12,7 @@ use super::places::Places;
 use super::service::{Result, Service, detached};
 use super::shared::Shared;
 use super::survey;
-use crate::domain::Tenant;
+use crate::domain::{Root, Tenant};
 use crate::sandbox::lease::Slots;
 use crate::snapshot::{SnapshotError, Snapshots, Survey};
 use crate::store::{Store, StoreError};
@@ -133,10 +133,14 @@ pub(super) async fn content(
     let (snapshots, store, tenant) = (snapshots.clone(), store.clone(), tenant.clone());
     let look = move || -> Result<Survey> {
         let vault = snapshots.vault(&tenant).map_err(Failed::from)?;
-        let points = || Handle::current().block_on(store.roots(&tenant)).map_err(Failed::Store);
-        Ok(vault.survey(deep, points)?)
+        Ok(vault.survey(deep, || roots(&*store, &tenant))?)
     };
     spawn_blocking(look).await.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
+}
+
+/// The content of every point of a tenant, for whoever looks at its vault. Blocks.
+pub(super) fn roots(store: &dyn Store, tenant: &Tenant) -> std::result::Result<Vec<Root>, Failed> {
+    Handle::current().block_on(store.roots(tenant)).map_err(Failed::Store)
 }
 
 fn unusable(tenant: &Tenant, survey: &Survey) -> Vec<Difference> {

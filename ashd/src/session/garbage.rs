@@ -5,12 +5,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
-use super::fsck::{Failed, Found, content, tenants};
+use super::fsck::{Failed, Found, content, roots, tenants};
 use super::service::{Service, detached};
 use super::shared::Shared;
 use crate::domain::Tenant;
@@ -192,9 +191,7 @@ async fn collect(
         let vault = shared.snapshots.known_vault(&tenant).map_err(Failed::from)?;
         let Some(vault) = vault else { return Ok(Some(Collected::default())) };
         let how = Collecting { grace: GRACE, preview, patience: PATIENCE };
-        let points =
-            || Handle::current().block_on(shared.store.roots(&tenant)).map_err(Failed::Store);
-        Ok(vault.collect(&how, points)?)
+        Ok(vault.collect(&how, || roots(&*shared.store, &tenant))?)
     };
     spawn_blocking(collect).await.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
 }

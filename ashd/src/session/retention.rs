@@ -13,10 +13,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-
 use super::api::{Caller, Refusal};
-use super::fsck::Failed;
+use super::fsck::{Failed, roots};
 use super::service::{Result, Service, blocking};
 use super::shared::Shared;
 use crate::domain::{Root, Scope, SessionId, Tenant, Timestamp};
@@ -384,11 +382,6 @@ fn known_damaged(vault: &Vault, store: &dyn Store, tenant: &Tenant) -> Looked<Ve
 /// Bytes of all packs of a vault.
 fn bytes(vault: &Vault) -> std::result::Result<u64, SnapshotError> {
     Ok(vault.all_packs()?.iter().map(|pack| pack.1).sum())
-}
-
-/// The content of every point of a tenant.
-fn roots(store: &dyn Store, tenant: &Tenant) -> Looked<Vec<Root>> {
-    Handle::current().block_on(store.roots(tenant)).map_err(Failed::Store)
 }
 
 fn before(now: Timestamp, age: Duration) -> Timestamp {

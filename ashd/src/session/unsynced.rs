@@ -57,7 +57,9 @@ impl Shared {
     pub(super) async fn sync_before_change(&self, session: SessionId) -> Result<(), Refusal> {
         let mut all = self.store.unsynced().await?.into_iter();
         match all.find(|files| files.session == session) {
-            Some(Unsynced { build: Some(_), .. }) => self.sync_files(session).await,
+            Some(Unsynced { build: Some(build), .. }) => {
+                sync(&self.store, self.places.sessions(), vec![(session, build)]).await
+            }
             Some(files) if files.changed < Changed::Kept => {
                 flush(self.places.sessions(), || fault::point("change.synced")).await
             }

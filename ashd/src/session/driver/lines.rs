@@ -47,18 +47,26 @@ pub(super) struct Pending {
 }
 
 impl Driver {
-    /// Before the moment of a cut is noted in mid-turn: the agent stands still, and what it has said
+    /// Before the moment of a cut is noted: in mid-turn the agent stands still, and what it has said
     /// until then is in its transcript and on its way here. It belongs to the same moment. When it does
     /// not stand still, because nothing had to be stopped, there is no end to wait for.
     pub(super) async fn hear_all(&mut self, batch: &mut Vec<Incoming>) {
+        if self.state.turn == Turn::None {
+            return;
+        }
+        let turn = self.session.turn.map(|turn| turn.id);
         let end = Instant::now() + ALL_OF_IT;
         while let Some(link) = self.link.as_mut().filter(|_| Instant::now() < end) {
             let said = link.receiver.recv_batch(batch, super::BATCH);
             match tokio::time::timeout(ON_ITS_WAY, said).await {
                 Ok(Ok(Some(_))) => self.heard(batch).await,
                 // That it hung up is met again.
-                Ok(_) | Err(_) => return,
+                Ok(_) | Err(_) => break,
             }
+        }
+        // The next one has begun, of which the files know nothing.
+        if self.session.turn.is_some_and(|now| Some(now.id) != turn) {
+            self.put_off_capture();
         }
     }
 

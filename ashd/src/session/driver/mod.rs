@@ -243,13 +243,8 @@ impl Driver {
                 Input::Said(Ok(None)) => self.lost("the bridge hung up").await,
                 Input::Said(Err(error)) => self.lost(&error.to_string()).await,
                 Input::Saved(saved) => {
-                    if saved.is_moment() && self.state.turn != Turn::None {
-                        let turn = self.session.turn.map(|turn| turn.id);
+                    if saved.is_moment() {
                         self.hear_all(&mut batch).await;
-                        // The next one has begun, of which the files know nothing.
-                        if self.session.turn.is_some_and(|now| Some(now.id) != turn) {
-                            self.put_off_capture();
-                        }
                     }
                     self.saved(saved).await;
                 }

@@ -167,10 +167,13 @@ fn what_a_session_with_a_damaged_checkpoint_has_to_go_back_to_stays() -> Result<
     talk.ash.ctl().json(&["session", "restore", &talk.session, &whole])?;
     ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
     ensure!(talk.api.exec(&talk.session, "cat file")?.stdout == "kept\n");
-    process::until("it to keep no more than others", || {
-        points(&talk, &talk.session).is_ok_and(|left| left.len() == 1)
-    })?;
+    until_the_newest_is_left(&talk)?;
     talk.ash.finish()
+}
+
+fn until_the_newest_is_left(talk: &Talk) -> Result<()> {
+    let is_left = || points(talk, &talk.session).is_ok_and(|left| left.len() == 1);
+    process::until("only the newest checkpoint is left", is_left)
 }
 
 #[test]
@@ -189,9 +192,7 @@ fn nothing_goes_by_its_size_while_that_gives_nothing_back() -> Result<()> {
     ensure!(health(&talk)?["failing"] == false && health(&talk)?["removedCheckpoints"] == 0);
     ensure!(points(&talk, &talk.session)?.len() == count);
     talk.api.purge(&damaged)?;
-    process::until("what is too much to go", || {
-        points(&talk, &talk.session).is_ok_and(|left| left.len() == 1)
-    })?;
+    until_the_newest_is_left(&talk)?;
     talk.ash.finish()
 }
 
