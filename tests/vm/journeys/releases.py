@@ -3,8 +3,7 @@
 from harness.ash import Ash, installed
 from harness.journey import journey
 
-from .crashes import ashd_is_restarted_in_mid_turn
-from .people import a_member_of_the_group_chats, somebody_else_is_refused
+from . import boots, crashes, limits, people
 
 # Documentation, licences and completions have places that the formats prescribe.
 PRESCRIBED = "/usr/share/(doc|licenses|lintian|zsh)/"
@@ -25,11 +24,23 @@ wc -l </var/tmp/deb.list
 
 @journey(fresh=True, suite="bookworm")
 def debian_12_works_as_well(machine):
-    """Older kernel, systemd and bubblewrap."""
+    """Older kernel, systemd and bubblewrap: who may what, limits, the journal, a reboot."""
     ash = installed(machine)
-    a_member_of_the_group_chats(ash)
-    somebody_else_is_refused(ash)
-    ashd_is_restarted_in_mid_turn(ash)
+    people.a_member_of_the_group_chats(ash)
+    people.somebody_else_is_refused(ash)
+    people.the_journal_tells_of_a_session(ash)
+    limits.a_memory_hog_is_killed_whole(ash)
+    boots.the_machine_is_rebooted(ash)
+
+
+@journey(fresh=True, suite="bookworm")
+def debian_12_brings_turns_to_their_end(machine):
+    """Whatever of ours is restarted or killed there."""
+    ash = installed(machine)
+    crashes.ashd_is_restarted_in_mid_turn(ash)
+    crashes.ashd_is_killed_in_mid_turn(ash)
+    crashes.the_broker_is_killed_in_mid_turn(ash)
+    crashes.the_bridge_is_killed_in_mid_turn(ash)
 
 
 @journey(fresh=True)
