@@ -21,6 +21,7 @@ package_of() {
         *:rpmlint) echo rpmlint ;;
         *:rpm) echo rpm ;;
         *:strip) echo binutils ;;
+        *:npm) echo npm ;;
         *:mke2fs) echo e2fsprogs ;;
         *:mkfs.xfs) echo xfsprogs ;;
         *:mmdebstrap) echo mmdebstrap ;;
@@ -99,8 +100,8 @@ install_cli() {
     local package scratch
     [ -z "${CLAUDE_CODE_EXECUTABLE:-}" ] || return 0
     [ ! -x "$STATE/runtime/$CLI_VERSION/claude" ] || return 0
-    have npm || die "npm is missing; install it, or set CLAUDE_CODE_EXECUTABLE to an existing" \
-        "Claude Code CLI ($CLI_VERSION) and run this again"
+    install_missing npm || die "npm cannot be installed here; install it, or set CLAUDE_CODE_EXECUTABLE" \
+        "to an existing Claude Code CLI ($CLI_VERSION), and run this again"
     package=$(cli_package)
     say "fetching $package $CLI_VERSION"
     mkdir -p "$STATE/runtime/$CLI_VERSION"
