@@ -25,7 +25,7 @@ const COLUMNS: [&str; 12] = [
 /// The column that takes two looks.
 const SHARE: usize = 4;
 
-/// Characters of a turn's id that are shown.
+/// Characters of a turn's id that are shown where lines are too long for all of it.
 const TURN: usize = 8;
 
 /// Shows a table, on a terminal again and again until Ctrl-C.
@@ -35,7 +35,7 @@ pub(super) async fn run(mut context: Context, interval: Duration) -> Result<(), 
         if context.document(&loads.iter().map(json::load).collect::<Value>())? {
             return Ok(());
         }
-        let mut rows = table(&loads, &HashMap::new());
+        let mut rows = table(&loads, &HashMap::new(), usize::MAX);
         rows.iter_mut().for_each(|row| drop(row.remove(SHARE)));
         return context.out.table(&rows);
     }
@@ -64,7 +64,7 @@ async fn refresh(context: &mut Context, interval: Duration) -> Result<(), Failur
         // One line is the head's, and the last one the cursor's.
         let left_out = loads.len().saturating_sub(height.saturating_sub(2).max(1));
         loads.truncate(loads.len() - left_out);
-        let mut lines = aligned(&table(&loads, &shares));
+        let mut lines = fitting(&loads, &shares, width);
         if left_out > 0 {
             lines.pop();
             lines.push(format!("and {} more, which do less", left_out + 1));
@@ -104,14 +104,24 @@ fn shares(
     loads.iter().filter_map(share).collect()
 }
 
-fn table(loads: &[LoadInfo], shares: &HashMap<String, f64>) -> Vec<Vec<String>> {
+/// The table with whole ids, to search the journal for, if it is not wider than this.
+fn fitting(loads: &[LoadInfo], shares: &HashMap<String, f64>, width: usize) -> Vec<String> {
+    let whole = aligned(&table(loads, shares, usize::MAX));
+    match whole.iter().all(|line| line.chars().count() <= width) {
+        true => whole,
+        false => aligned(&table(loads, shares, TURN)),
+    }
+}
+
+/// A row for each session, with so much of its turn's id at most.
+fn table(loads: &[LoadInfo], shares: &HashMap<String, f64>, most: usize) -> Vec<Vec<String>> {
     let mut rows = vec![COLUMNS.map(String::from).to_vec()];
-    rows.extend(loads.iter().map(|load| row(load, shares.get(&load.id).copied())));
+    rows.extend(loads.iter().map(|load| row(load, shares.get(&load.id).copied(), most)));
     rows
 }
 
-fn row(load: &LoadInfo, share: Option<f64>) -> Vec<String> {
-    let turn = if load.turn.is_empty() { "-" } else { load.turn.get(..TURN).unwrap_or(&load.turn) };
+fn row(load: &LoadInfo, share: Option<f64>, most: usize) -> Vec<String> {
+    let turn = if load.turn.is_empty() { "-" } else { load.turn.get(..most).unwrap_or(&load.turn) };
     vec![
         load.id.clone(),
         load.agent_name.clone(),
@@ -166,6 +176,19 @@ mod tests {
         assert_eq!(short(999), "999");
         assert_eq!(short(1_234_567), "1.2M");
         assert_eq!(time(83_400_000), "1:23.4");
+    }
+
+    #[test]
+    fn ids_are_shortened_only_where_they_do_not_fit() {
+        let id = "3f0c6a52-0c3e-4b1e-9a57-2f1f0e9d8c7b";
+        let load = LoadInfo { id: id.into(), turn: id.into(), ..LoadInfo::default() };
+        let of_width =
+            |width| fitting(std::slice::from_ref(&load), &HashMap::new(), width)[1].clone();
+        let whole = of_width(usize::MAX);
+        assert_eq!(whole.matches(id).count(), 2, "{whole}");
+        assert_eq!(of_width(whole.len()), whole);
+        let short = of_width(whole.len() - 1);
+        assert!(short.starts_with(id) && short.contains(" 3f0c6a52 "), "{short}");
     }
 
     #[test]
