@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use std::{env, error, fs, process, thread};
 
-use ash_broker::control::{self, Control, Launch, Limits, Settings};
+use ash_broker::control::{self, Control, Launch, Limits, Peer, Settings};
 use rustix::event::{PollFd, PollFlags};
 use tracing::level_filters::LevelFilter;
 use uuid::Uuid;
@@ -88,7 +88,7 @@ async fn start(upstream: &str) -> Result<Broker> {
         Settings { upstream, proxy: None, allow_plaintext: false, limits: Limits::default() };
     control.configure(&settings, None).await?;
     let listener = UnixListener::bind(dir.join("sandbox"))?;
-    control.grant(Uuid::nil(), 0, listener.as_fd()).await?;
+    control.grant(Uuid::nil(), Peer { uid: 0, session: None }, listener.as_fd()).await?;
     Ok(Broker { child, dir })
 }
 

@@ -15,10 +15,11 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::field::{DisplayValue, display};
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::control::Limits;
+use crate::control::{Limits, Peer};
 use crate::guard::{Guarded, HEAD_LIMIT};
 use crate::relay;
 use crate::server::House;
@@ -43,6 +44,8 @@ pub(crate) enum Error {
 /// A sandbox's place in the house.
 pub(crate) struct Seat {
     pub(crate) sandbox: Uuid,
+    /// What the log calls it.
+    session: Option<Uuid>,
     pub(crate) house: Arc<House>,
     /// Its requests on their way to the model API.
     pub(crate) under_way: AtomicUsize,
@@ -92,12 +95,13 @@ impl Drop for Gate {
 }
 
 impl Gates {
-    /// Opens a gate, or gives an open one another listener and uid; its connections go on.
+    /// Opens a gate, or gives an open one another listener and uid; its connections go on, and the log
+    /// calls it what it called it before.
     pub(crate) fn grant(
         &mut self,
         house: &Arc<House>,
         sandbox: Uuid,
-        (listener, uid): (OwnedFd, u32),
+        (listener, Peer { uid, session }): (OwnedFd, Peer),
     ) -> Result<(), Error> {
         let listener = adopt(listener)?;
         let accept = |seat: &Arc<Seat>| tokio::spawn(accept(seat.clone(), listener, uid));
@@ -105,7 +109,7 @@ impl Gates {
             gate.accepting.abort();
             gate.accepting = accept(&gate.seat);
         } else {
-            let seat = Arc::new(Seat::new(sandbox, house.clone()));
+            let seat = Arc::new(Seat::new(sandbox, session, house.clone()));
             let accepting = accept(&seat);
             self.0.insert(sandbox, Gate { seat, accepting });
         }
@@ -152,11 +156,17 @@ async fn accept(seat: Arc<Seat>, listener: UnixListener, uid: u32) {
             }
             Ok(_) => {
                 if let Some(others) = seat.complaint() {
-                    warn!(sandbox = %seat.sandbox, others, "refused a peer that is not the agent");
+                    warn!(
+                        ash_session = seat.session(), ash_sandbox = %seat.sandbox, others,
+                        "refused a peer that is not the agent"
+                    );
                 }
             }
             Err(error) => {
-                warn!(sandbox = %seat.sandbox, "cannot accept a connection: {error}");
+                warn!(
+                    ash_session = seat.session(), ash_sandbox = %seat.sandbox,
+                    "cannot accept a connection: {error}"
+                );
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -184,9 +194,10 @@ async fn serve(place: Place, stream: UnixStream, limits: Limits) {
 }
 
 impl Seat {
-    fn new(sandbox: Uuid, house: Arc<House>) -> Self {
+    fn new(sandbox: Uuid, session: Option<Uuid>, house: Arc<House>) -> Self {
         Self {
             sandbox,
+            session,
             house,
             under_way: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
@@ -201,6 +212,11 @@ impl Seat {
         while self.connections.load(Ordering::Relaxed) >= limit {
             self.left.notified().await;
         }
+    }
+
+    /// The session that it serves, for the log.
+    pub(crate) fn session(&self) -> Option<DisplayValue<Uuid>> {
+        self.session.map(display)
     }
 
     /// Whether a complaint about this sandbox may be logged now; if so, how many were left out since

@@ -1,5 +1,7 @@
 //! `ash-broker`: confines itself, then serves the control socket that it got as standard input.
 
+mod log;
+
 use std::io;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -48,27 +50,18 @@ enum Error {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // The log may be a pipe to an ashd that was killed; complaining about that on the same pipe would
-    // be the broker's end as well.
-    tracing_subscriber::fmt()
-        .log_internal_errors(false)
-        .with_writer(io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .without_time()
-        // What is finer is not ours, and may quote what passes.
-        .with_max_level(arguments.log.min(LevelFilter::INFO))
-        .init();
+    // What is finer is not ours, and may quote what passes.
+    log::begin(arguments.log.min(LevelFilter::INFO));
     if arguments.explain_end {
         if let Some(sentence) = key::why_absent(std::env::var("EXIT_STATUS").ok().as_deref()) {
-            error!("{sentence}");
+            log::last_words(&sentence);
         }
         return ExitCode::SUCCESS;
     }
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!("{error}");
+            log::last_words(&error);
             ExitCode::FAILURE
         }
     }

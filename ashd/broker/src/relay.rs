@@ -88,7 +88,10 @@ fn prepare(
 fn failed(seat: &Seat, error: &legacy::Error) -> Problem {
     if let Some(others) = seat.complaint() {
         let cause = upstream::chain(error);
-        warn!(sandbox = %seat.sandbox, others, "the model API did not answer: {cause}");
+        warn!(
+            ash_session = seat.session(), ash_sandbox = %seat.sandbox, others,
+            "the model API did not answer: {cause}"
+        );
     }
     if error.is_connect() {
         return Problem::unreachable(upstream::reason(error));

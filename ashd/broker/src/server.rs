@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 use tracing::{info, warn};
 
-use crate::control::{Ask, Event, Outcome, Packet, Request, Settings, Word, receive, send};
+use crate::control::{Ask, Event, Outcome, Packet, Peer, Request, Settings, Word, receive, send};
 use crate::gate::{self, Gates};
 use crate::key;
 use crate::outbox::Outbox;
@@ -317,8 +317,8 @@ fn obey(
     match request {
         Request::Configure(settings) => house.configure(&settings, optional(fds)?)?,
         Request::Key => house.change_key(one(fds)?)?,
-        Request::Grant { sandbox, agent_uid } => {
-            gates.grant(house, sandbox, (one(fds)?, agent_uid))?;
+        Request::Grant { sandbox, agent_uid: uid, session } => {
+            gates.grant(house, sandbox, (one(fds)?, Peer { uid, session }))?;
         }
         Request::Revoke { sandbox } => gates.revoke(sandbox),
         Request::Quit => {}

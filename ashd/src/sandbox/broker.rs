@@ -33,7 +33,7 @@ use crate::telemetry::message;
 use crate::tree;
 
 pub use self::setup::{BrokerError, BrokerSetup, ModelKey};
-pub use ash_broker::control::{Limits, Settings, Usage};
+pub use ash_broker::control::{Limits, Peer, Settings, Usage};
 
 /// How long a grant waits for a broker that is being started anew.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -60,8 +60,8 @@ impl Drop for Broker {
 
 /// A sandbox's way out.
 struct Grant {
-    /// The agent's uid.
-    uid: u32,
+    /// Who comes through it.
+    peer: Peer,
     /// A socket that no broker has yet.
     waiting: Option<OwnedFd>,
     /// Who answers there when no broker is to be expected.
@@ -69,8 +69,8 @@ struct Grant {
 }
 
 impl Grant {
-    fn new(uid: u32) -> Grant {
-        Grant { uid, waiting: None, stand_in: None }
+    fn new(peer: Peer) -> Grant {
+        Grant { peer, waiting: None, stand_in: None }
     }
 }
 
@@ -148,8 +148,8 @@ impl Broker {
     ///
     /// # Errors
     /// When the socket cannot be made, or the broker does not take it.
-    pub async fn grant(&self, sandbox: SandboxId, agent_uid: u32) -> Result<(), BrokerError> {
-        self.shared.grants().insert(sandbox, Grant::new(agent_uid));
+    pub async fn grant(&self, sandbox: SandboxId, peer: Peer) -> Result<(), BrokerError> {
+        self.shared.grants().insert(sandbox, Grant::new(peer));
         self.shared.prepare(sandbox)?;
         if self.shared.is_late() {
             return Ok(());
@@ -173,8 +173,8 @@ impl Broker {
     ///
     /// # Errors
     /// When the broker is not there just now, or the socket cannot be made.
-    pub async fn adopt(&self, sandbox: SandboxId, agent_uid: u32) -> Result<(), BrokerError> {
-        self.shared.grants().insert(sandbox, Grant::new(agent_uid));
+    pub async fn adopt(&self, sandbox: SandboxId, peer: Peer) -> Result<(), BrokerError> {
+        self.shared.grants().insert(sandbox, Grant::new(peer));
         if !self.shared.is_late() {
             let control = self.shared.reach().await?;
             if control.granted().await?.contains(&sandbox.0) {
@@ -258,7 +258,7 @@ impl Shared {
         let Some(grant) = grants.get_mut(&sandbox) else { return Ok(()) };
         let directory = self.directory(sandbox);
         let listener = socket::directory(&directory, 0o755)
-            .and_then(|()| socket::listen_instead(&directory.join("api.sock"), grant.uid))
+            .and_then(|()| socket::listen_instead(&directory.join("api.sock"), grant.peer.uid))
             .map_err(BrokerError::Socket)?;
         let hopeless = self.is_hopeless.load(Ordering::SeqCst);
         let stand_in = hopeless.then(|| StandIn::begin(&listener)).transpose();
@@ -272,10 +272,10 @@ impl Shared {
         fault::fail("broker.grant.before").map_err(BrokerError::Socket)?;
         let waiting = self.grants().get_mut(&sandbox).map(|grant| {
             grant.stand_in = None;
-            (grant.uid, grant.waiting.take())
+            (grant.peer, grant.waiting.take())
         });
-        let Some((uid, Some(listener))) = waiting else { return Ok(()) };
-        let handed = control.grant(sandbox.0, uid, listener.as_fd()).await;
+        let Some((peer, Some(listener))) = waiting else { return Ok(()) };
+        let handed = control.grant(sandbox.0, peer, listener.as_fd()).await;
         fault::point("broker.grant.after");
         match (self.grants().get_mut(&sandbox), handed) {
             (Some(grant), Err(error)) => {

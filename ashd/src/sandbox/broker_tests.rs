@@ -5,6 +5,8 @@ use ash_broker::server::{self, Begin};
 
 use super::*;
 
+const ROOT: Peer = Peer { uid: 0, session: None };
+
 fn setup(dir: &tempfile::TempDir) -> BrokerSetup {
     BrokerSetup {
         socket: dir.path().join("control"),
@@ -33,8 +35,8 @@ async fn a_broker_that_comes_late_holds_nobody_up() {
     let listener = control::listen(&setup.socket).unwrap();
     let (broker, _usage) = Broker::start(setup, Children::default()).await.unwrap();
     let sandbox = SandboxId::random();
-    broker.grant(sandbox, 0).await.unwrap();
-    broker.adopt(SandboxId::random(), 0).await.unwrap();
+    broker.grant(sandbox, ROOT).await.unwrap();
+    broker.adopt(SandboxId::random(), ROOT).await.unwrap();
     let mut client = UnixStream::connect(broker.directory(sandbox).join("api.sock")).unwrap();
     client.write_all(b"GET /v1/files HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
 
@@ -75,7 +77,7 @@ async fn a_broker_that_comes_meanwhile_has_every_socket() {
     let mut taken_over = Vec::new();
     while broker.shared.control.borrow().is_none() {
         let sandbox = SandboxId::random();
-        broker.adopt(sandbox, 0).await.unwrap();
+        broker.adopt(sandbox, ROOT).await.unwrap();
         taken_over.push(sandbox);
     }
     for sandbox in taken_over {
@@ -94,8 +96,8 @@ async fn a_broker_that_does_not_come_is_not_waited_for_for_ever() {
     let socket = setup.socket.clone();
     let (broker, _usage) = Broker::start(setup, Children::default()).await.unwrap();
     let (new, old) = (SandboxId::random(), SandboxId::random());
-    broker.grant(new, 0).await.unwrap();
-    broker.adopt(old, 0).await.unwrap();
+    broker.grant(new, ROOT).await.unwrap();
+    broker.adopt(old, ROOT).await.unwrap();
     for sandbox in [new, old] {
         let answer = told(&broker, sandbox).await;
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("does not run"), "{answer}");
@@ -142,7 +144,7 @@ async fn a_broker_that_leaves_is_heard_out() {
     let serving = tokio::spawn(server::run(listener, begin, async { drop(leaving.await) }));
     let (broker, mut usage) = Broker::start(setup, Children::default()).await.unwrap();
     let sandbox = SandboxId::random();
-    broker.grant(sandbox, 0).await.unwrap();
+    broker.grant(sandbox, ROOT).await.unwrap();
     let mut client = UnixStream::connect(broker.directory(sandbox).join("api.sock")).unwrap();
     client
         .write_all(b"POST /v1/messages HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")

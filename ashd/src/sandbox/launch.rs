@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::broker::Peer;
 use super::cgroup::Cgroups;
 use super::error::SandboxError;
 use super::lease::Uids;
@@ -21,7 +22,7 @@ use super::manager::Sandboxes;
 use super::plan::{Host, PlacedFile, Spec, plan};
 use super::said::Said;
 use super::socket;
-use crate::domain::SandboxId;
+use crate::domain::{SandboxId, SessionId};
 use crate::fault;
 
 /// How long a bridge that is there may take to answer a daemon that came back. One that does not
@@ -33,6 +34,8 @@ const GREETING: Duration = Duration::from_secs(10);
 pub struct NewSandbox {
     /// Its id.
     pub id: SandboxId,
+    /// The session that it serves: what logs call it.
+    pub session: SessionId,
     /// Its users.
     pub uids: Uids,
     /// The workspace on the host, owned by the agent's uid.
@@ -99,6 +102,7 @@ impl Sandboxes {
     pub async fn adopt(
         &self,
         id: SandboxId,
+        session: SessionId,
         uids: Uids,
         resend_from: u64,
     ) -> Result<Option<Running>, SandboxError> {
@@ -114,18 +118,24 @@ impl Sandboxes {
         fault::point("reconcile.greeted");
         // Whoever froze it is no more.
         if let Err(error) = self.cgroups.group(id).thaw() {
-            tracing::warn!(ash_sandbox = %id, %error, "an agent may stand still");
+            tracing::warn!(
+                ash_session = %session, ash_sandbox = %id, %error,
+                "an agent may stand still"
+            );
         }
         // Without a broker a turn waits; that is no reason to end it.
-        if let Err(error) = self.broker.adopt(id, uids.agent).await {
-            tracing::warn!(ash_sandbox = %id, %error, "a sandbox has no way to the model for now");
+        if let Err(error) = self.broker.adopt(id, peer(session, uids)).await {
+            tracing::warn!(
+                ash_session = %session, ash_sandbox = %id, %error,
+                "a sandbox has no way to the model for now"
+            );
         }
         Ok(Some(self.running(id, link)))
     }
 
     async fn make(&self, new: NewSandbox) -> Result<Running, SandboxError> {
-        let (id, socket) = (new.id, self.bridge_socket(new.id));
-        let granted = self.broker.grant(id, new.uids.agent);
+        let (id, session, socket) = (new.id, new.session, self.bridge_socket(new.id));
+        let granted = self.broker.grant(id, peer(session, new.uids));
         let (granted, prepared) = tokio::join!(granted, self.prepare(new, socket.clone()));
         granted?;
         let Prepared { plan, fds, said } = prepared?;
@@ -135,7 +145,7 @@ impl Sandboxes {
         // With our own copies gone, the death of the sandbox shows on its socket and its pipe.
         drop(fds);
         launched?;
-        let link = self.greet(id, &socket, Said::listen(id, said)?).await?;
+        let link = self.greet(id, &socket, Said::listen(id, session, said)?).await?;
         fault::fail("spawn.greeted")?;
         Ok(self.running(id, link))
     }
@@ -183,6 +193,11 @@ impl Sandboxes {
         self.live_ones().insert(id, sender.clone());
         Running { id, sender, receiver, welcome }
     }
+}
+
+/// Who comes to the broker from a sandbox.
+fn peer(session: SessionId, uids: Uids) -> Peer {
+    Peer { uid: uids.agent, session: Some(session.0) }
 }
 
 /// Makes everything of a sandbox that is no process. Blocks.

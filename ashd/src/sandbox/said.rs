@@ -10,7 +10,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::domain::SandboxId;
+use crate::domain::{SandboxId, SessionId};
 
 /// How much is kept, in bytes; the rest is read and thrown away.
 const KEPT: usize = 4096;
@@ -27,9 +27,22 @@ pub(super) struct Said {
 }
 
 impl Said {
-    pub(super) fn listen(sandbox: SandboxId, pipe: OwnedFd) -> io::Result<Said> {
+    pub(super) fn listen(
+        sandbox: SandboxId,
+        session: SessionId,
+        pipe: OwnedFd,
+    ) -> io::Result<Said> {
         let kept = Arc::<Mutex<Vec<u8>>>::default();
-        let reader = tokio::spawn(read(sandbox, Receiver::from_owned_fd(pipe)?, kept.clone()));
+        let (pipe, keep) = (Receiver::from_owned_fd(pipe)?, kept.clone());
+        let reader = tokio::spawn(async move {
+            let said = read(pipe, &keep).await;
+            if !said.is_empty() {
+                tracing::info!(
+                    ash_session = %session, ash_sandbox = %sandbox, said,
+                    "a sandbox ended with words on standard error"
+                );
+            }
+        });
         Ok(Said { kept, reader })
     }
 
@@ -41,17 +54,15 @@ impl Said {
     }
 }
 
-async fn read(sandbox: SandboxId, mut pipe: Receiver, kept: Arc<Mutex<Vec<u8>>>) {
+/// Reads to the end; returns what is kept of it.
+async fn read(mut pipe: Receiver, kept: &Mutex<Vec<u8>>) -> String {
     let mut buffer = [0; 1024];
     while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
-        let mut kept = lock(&kept);
+        let mut kept = lock(kept);
         let room = KEPT - kept.len();
         kept.extend_from_slice(&buffer[..read.min(room)]);
     }
-    let said = text(&lock(&kept));
-    if !said.is_empty() {
-        tracing::info!(ash_sandbox = %sandbox, said, "a sandbox ended with words on standard error");
-    }
+    text(&lock(kept))
 }
 
 fn lock(kept: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
@@ -73,7 +84,7 @@ mod tests {
     #[tokio::test]
     async fn the_beginning_is_kept_and_nobody_waits_for_room() {
         let (read, write) = socket::pipe().unwrap();
-        let said = Said::listen(SandboxId::random(), read).unwrap();
+        let said = Said::listen(SandboxId::random(), SessionId::random(), read).unwrap();
         // Much more than a pipe holds.
         let writer = tokio::task::spawn_blocking(move || {
             File::from(write).write_all(&[b'x'; 500_000]).unwrap();
@@ -85,7 +96,7 @@ mod tests {
     #[tokio::test]
     async fn who_keeps_the_pipe_open_is_not_waited_for() {
         let (read, write) = socket::pipe().unwrap();
-        let said = Said::listen(SandboxId::random(), read).unwrap();
+        let said = Said::listen(SandboxId::random(), SessionId::random(), read).unwrap();
         assert_eq!(said.last_words().await, "");
         drop(write);
     }

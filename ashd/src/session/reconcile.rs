@@ -90,7 +90,7 @@ async fn adopt(shared: &Arc<Shared>, session: &Session) -> Result<bool, Refusal>
         return Ok(false);
     }
     let uids = shared.slots.uids(slot);
-    let running = match shared.sandboxes.adopt(session.sandbox, uids, 1).await {
+    let running = match shared.sandboxes.adopt(session.sandbox, session.id, uids, 1).await {
         Ok(Some(running)) => running,
         Ok(None) => return Ok(false),
         Err(error) => {

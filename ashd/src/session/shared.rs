@@ -176,6 +176,7 @@ impl Shared {
         let files = cli::files(session, &prompt).into_iter();
         let new = NewSandbox {
             id: sandbox,
+            session: session.id,
             uids: self.slots.uids(slot),
             workspace: root.join("workspace"),
             home: root.join("home"),
@@ -188,7 +189,7 @@ impl Shared {
         let counted = Counted::new(&self.launching);
         let launched = self.sandboxes.launch(new).await;
         drop(counted);
-        // What launcher and broker say of a sandbox names nothing else.
+        // Control groups, sockets, and what is left of a sandbox have no other name.
         if launched.is_ok() {
             tracing::info!(
                 ash_session = %session.id, ash_agent = %session.agent, ash_tenant = %session.tenant,

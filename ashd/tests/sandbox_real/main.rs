@@ -60,11 +60,12 @@ async fn sandboxes_are_found_again_after_a_restart() {
     // The next daemon: as after kill -9, the first one ended nothing.
     drop((running, first));
     let all = place.start().await;
-    let mut running = all.adopt(kept.id, kept.uids, 0).await.unwrap().expect("it lives");
+    let mut running =
+        all.adopt(kept.id, kept.session, kept.uids, 0).await.unwrap().expect("it lives");
     assert_eq!(exec(&mut running, "kill -0 $(cat pid)").await.0, Some(0));
     assert!(exec(&mut running, ASK_BROKER).await.1.starts_with("HTTP/1.1 4"));
     fs::remove_file(place.setup.run_dir.join(format!("bridge/{}.sock", dead.id))).unwrap();
-    assert!(all.adopt(dead.id, dead.uids, 0).await.unwrap().is_none());
+    assert!(all.adopt(dead.id, dead.session, dead.uids, 0).await.unwrap().is_none());
     assert_eq!(all.leftovers(), BTreeSet::from([kept.id, lost.id]));
     assert_eq!(all.reap(&BTreeSet::from([kept.id])).await, BTreeSet::from([lost.id]));
     all.end(kept.id).await.unwrap();

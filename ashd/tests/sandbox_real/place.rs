@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ash_wire::words::Exec;
-use ashd::domain::SandboxId;
+use ashd::domain::{SandboxId, SessionId};
 use ashd::sandbox::broker::{Limits as ModelLimits, ModelKey, Settings};
 use ashd::sandbox::lease::{DEFAULT_BASE, Slots};
 use ashd::sandbox::limits::Limits;
@@ -81,6 +81,7 @@ impl Place {
         };
         NewSandbox {
             id,
+            session: SessionId::random(),
             uids,
             workspace: own("workspace"),
             home: own("home"),

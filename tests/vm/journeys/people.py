@@ -81,6 +81,11 @@ def the_journal_tells_of_a_session(ash):
     ash.machine.until(f"journalctl -q {created} | grep -q .", "a line about the session")
     explained = ash.machine.do(f"journalctl -q -x {created}")
     assert f"Session {id} of agent {AGENT} was made" in explained, explained
+    # Root is not the agent, and the broker says whose socket that was.
+    knock = "curl -sS -m 30 --unix-socket"
+    ash.machine.run(f"for each in /run/ash/model/*/api.sock; do {knock} $each http://ash/; done")
+    refused = f"journalctl -q -u ash-broker -p warning -o cat ASH_SESSION={id}"
+    ash.machine.until(f"{refused} | grep -q 'not the agent'", "the broker's line about the session")
     lost = ash.send(id, bash("kill -9 -1")).end()
     assert lost.errors(), lost.told()
     failed = f"MESSAGE_ID={FAILED} {fields}"

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_seqpacket::UnixSeqpacket;
 use uuid::Uuid;
 
-use super::{Ask, Event, Outcome, Request, Settings, Word, receive, send};
+use super::{Ask, Event, Outcome, Peer, Request, Settings, Word, receive, send};
 
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -81,14 +81,14 @@ impl Control {
         self.done(Request::Key, Some(secret)).await
     }
 
-    /// Lets a sandbox talk through this listening Unix socket, its peers having `agent_uid`.
+    /// Lets a sandbox talk through this listening Unix socket, on which this peer comes.
     pub async fn grant(
         &self,
         sandbox: Uuid,
-        agent_uid: u32,
+        Peer { uid: agent_uid, session }: Peer,
         listener: BorrowedFd<'_>,
     ) -> Result<(), Error> {
-        self.done(Request::Grant { sandbox, agent_uid }, Some(listener)).await
+        self.done(Request::Grant { sandbox, agent_uid, session }, Some(listener)).await
     }
 
     /// Closes a sandbox's listener and cuts its connections.

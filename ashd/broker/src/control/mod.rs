@@ -43,6 +43,9 @@ pub enum Request {
         sandbox: Uuid,
         /// The only uid that may connect to it.
         agent_uid: u32,
+        /// See [`Peer::session`]; an older `ashd` does not say.
+        #[serde(default)]
+        session: Option<Uuid>,
     },
     /// Closes the listener of this sandbox and cuts its connections. Also fine when there is none.
     Revoke {
@@ -56,6 +59,15 @@ pub enum Request {
     },
     /// Ends the broker, once this is answered.
     Quit,
+}
+
+/// Who comes through a sandbox's socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// The only uid that may connect.
+    pub uid: u32,
+    /// The session that the sandbox serves: what the log calls it, and nothing else.
+    pub session: Option<Uuid>,
 }
 
 /// Where the model API is and how much a sandbox may use of it.
@@ -211,4 +223,35 @@ pub struct Tokens {
     pub cache_creation_input_tokens: u64,
     /// Tokens read from the prompt cache.
     pub cache_read_input_tokens: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an `ashd` of before says, and what a broker of before reads.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Before {
+        Grant { sandbox: Uuid, agent_uid: u32 },
+    }
+
+    #[test]
+    fn a_grant_is_understood_across_versions() {
+        let (sandbox, agent_uid, session) = (Uuid::new_v4(), 7, Some(Uuid::new_v4()));
+        let old = serde_json::to_string(&Before::Grant { sandbox, agent_uid }).unwrap();
+        let read: Request = serde_json::from_str(&old).unwrap();
+        assert_eq!(read, Request::Grant { sandbox, agent_uid, session: None });
+        let new = serde_json::to_string(&Request::Grant { sandbox, agent_uid, session }).unwrap();
+        assert!(new.contains(&session.unwrap().to_string()), "{new}");
+        let read: Before = serde_json::from_str(&new).unwrap();
+        assert_eq!(read, Before::Grant { sandbox, agent_uid });
+    }
+
+    #[test]
+    fn a_session_is_an_id_or_the_request_is_none() {
+        let (sandbox, forged) = (Uuid::new_v4(), "x\nMESSAGE_ID=1");
+        let grant = serde_json::json!({"sandbox": sandbox, "agent_uid": 7, "session": forged});
+        assert!(serde_json::from_value::<Request>(serde_json::json!({"grant": grant})).is_err());
+    }
 }

@@ -11,7 +11,8 @@ use tracing::level_filters::LevelFilter;
 use uuid::Uuid;
 
 use crate::stage::{
-    DOCUMENT, NOBODY, Stage, Upstream, answer, connect, launch, launch_with, post, socket, soon,
+    DOCUMENT, NOBODY, ROOT, Stage, Upstream, answer, connect, launch, launch_with, post, socket,
+    soon,
 };
 
 #[tokio::test]
@@ -24,7 +25,7 @@ async fn a_replaced_grant_keeps_its_connections() {
     let mut api = upstream.accept().await;
     api.until("{}").await;
     // The same path, another socket.
-    assert_eq!(stage.grant_to(id, "a", 0).await, path);
+    assert_eq!(stage.grant_to(id, "a", ROOT).await, path);
     api.write(answer("application/json", DOCUMENT)).await;
     open.until(DOCUMENT).await;
     let mut fresh = connect(&path).await;
@@ -61,7 +62,7 @@ async fn a_new_broker_serves_the_same_paths() {
     stage.restart().await;
     assert_eq!(open.rest().await, "");
     assert_eq!(stage.control.granted().await.unwrap(), Vec::<Uuid>::new());
-    stage.grant_to(id, "a", 0).await;
+    stage.grant_to(id, "a", ROOT).await;
     let mut client = connect(&path).await;
     client.write("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     client.head().await;
@@ -118,7 +119,7 @@ async fn all_grants_are_listed() {
     let listener = UnixListener::bind(stage.dir.path().join("a")).unwrap();
     let mut ids: Vec<Uuid> = (0..2001).map(|_| Uuid::new_v4()).collect();
     for id in &ids {
-        stage.control.grant(*id, 0, listener.as_fd()).await.unwrap();
+        stage.control.grant(*id, ROOT, listener.as_fd()).await.unwrap();
     }
     ids.sort_unstable();
     assert_eq!(stage.control.granted().await.unwrap(), ids);
@@ -149,7 +150,7 @@ async fn odd_requests_are_refused_and_change_nothing() {
     let upstream = Upstream::start().await;
     let stage = Stage::new(&upstream).await;
     let secret = control::secret(b"not a socket").unwrap();
-    let refused = stage.control.grant(Uuid::new_v4(), 0, secret.as_fd()).await;
+    let refused = stage.control.grant(Uuid::new_v4(), ROOT, secret.as_fd()).await;
     assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
     let refused = stage.control.key(control::secret(b" ").unwrap().as_fd()).await;
     assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
@@ -169,7 +170,7 @@ async fn an_unused_broker_leaves() {
     let (control, _events) = Control::connect(&socket(dir.path())).await.unwrap();
     let path = dir.path().join("a");
     let listener = UnixListener::bind(&path).unwrap();
-    control.grant(Uuid::new_v4(), 0, listener.as_fd()).await.unwrap();
+    control.grant(Uuid::new_v4(), ROOT, listener.as_fd()).await.unwrap();
     let mut client = connect(&path).await;
     client.write("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     client.head().await;

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc;
 
-use ash_broker::control::Limits;
+use ash_broker::control::{Limits, Peer};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::process::Uid;
@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use uuid::Uuid;
 
-use crate::stage::{CANARY, Stage, Upstream, Wire, answer, chunk, connect, post, soon};
+use crate::stage::{CANARY, ROOT, Stage, Upstream, Wire, answer, chunk, connect, post, soon};
 
 #[tokio::test]
 async fn every_other_call_is_refused() {
@@ -107,7 +107,7 @@ async fn only_the_agent_may_connect() {
     const AGENT: u32 = 1_879_048_200;
     let upstream = Upstream::start().await;
     let stage = Stage::new(&upstream).await;
-    let path = stage.grant_to(Uuid::new_v4(), "a", AGENT).await;
+    let path = stage.grant_to(Uuid::new_v4(), "a", Peer { uid: AGENT, ..ROOT }).await;
     assert_eq!(connect(&path).await.rest().await, "");
     let other = connect_as(AGENT + 1, path.clone());
     assert_eq!(other.rest_of_greeting().await, "");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use ash_broker::control::{self, Control, Event, Events, Launch, Limits, Settings, Usage};
+use ash_broker::control::{self, Control, Event, Events, Launch, Limits, Peer, Settings, Usage};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -20,6 +20,9 @@ pub(crate) const CANARY: &str = "sk-ant-canary-7f3a";
 
 /// The user that the broker runs as.
 pub(crate) const NOBODY: u32 = 65534;
+
+/// Who comes through a sandbox's socket when the test itself does.
+pub(crate) const ROOT: Peer = Peer { uid: 0, session: None };
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -67,17 +70,17 @@ impl Stage {
     /// Grants a sandbox of this name to root, which the tests are; returns its socket.
     pub(crate) async fn grant(&self, name: &str) -> (Uuid, PathBuf) {
         let id = Uuid::new_v4();
-        (id, self.grant_to(id, name, 0).await)
+        (id, self.grant_to(id, name, ROOT).await)
     }
 
-    /// Grants this socket to a sandbox and a user.
-    pub(crate) async fn grant_to(&self, id: Uuid, name: &str, uid: u32) -> PathBuf {
+    /// Grants this socket to a sandbox and its peer.
+    pub(crate) async fn grant_to(&self, id: Uuid, name: &str, peer: Peer) -> PathBuf {
         let path = self.dir.path().join(name);
         let fresh = self.dir.path().join(format!("{name}.new"));
         let listener = UnixListener::bind(&fresh).unwrap();
         fs::set_permissions(&fresh, Permissions::from_mode(0o666)).unwrap();
         fs::rename(&fresh, &path).unwrap();
-        self.control.grant(id, uid, listener.as_fd()).await.unwrap();
+        self.control.grant(id, peer, listener.as_fd()).await.unwrap();
         path
     }
 
