@@ -3,10 +3,11 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// How much longer the start or the end may take, each time that it is said to be still going on.
 const MORE_TIME: Duration = Duration::from_secs(20);
@@ -105,4 +106,54 @@ pub fn report(error: &dyn std::error::Error) {
     // The journal reads the level off the line (sd-daemon(3)).
     let level = if crate::telemetry::stderr_is_journal() { "<3>" } else { "" };
     eprintln!("{level}ashd: {}", sentence.replace('\n', &format!("\n{level}")));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Tells the child below that the service manager is a socket of its own.
+    const CHILD: &str = "ASH_TEST_NOTIFY";
+
+    #[test]
+    fn more_time_is_asked_for_again_and_again_but_not_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "app::manager::tests::child", "--nocapture"]);
+        child.env(CHILD, "1").env("NOTIFY_SOCKET", dir.path().join("notify"));
+        let output = child.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}");
+    }
+
+    /// No test of its own: see above.
+    #[tokio::test(start_paused = true)]
+    async fn child() {
+        if std::env::var_os(CHILD).is_none() {
+            return;
+        }
+        let manager = UnixDatagram::bind(std::env::var_os("NOTIFY_SOCKET").unwrap()).unwrap();
+        // Beside the runtime: a queue that is full holds up who writes.
+        let told = std::thread::spawn(move || {
+            let (mut told, mut buffer) = (Vec::new(), [0; 256]);
+            while told.last().is_none_or(|last| last != "READY=1\n") {
+                let length = manager.recv(&mut buffer).unwrap();
+                told.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+            }
+            told
+        });
+        let begun = Instant::now();
+        more_time().join_next().await;
+        assert!(begun.elapsed() >= LONGEST);
+        notify(&[NotifyState::Ready]);
+        let mut told = told.join().unwrap();
+        told.pop();
+        let asked = format!("EXTEND_TIMEOUT_USEC={}\n", MORE_TIME.as_micros());
+        assert!(told.iter().all(|each| *each == asked), "{told:?}");
+        // At once, and then twice in the time that each gives.
+        assert_eq!(told.len(), 1 + LONGEST.div_duration_f64(MORE_TIME / 2) as usize);
+    }
 }
