@@ -11,9 +11,9 @@ const INTRODUCTION: &str = "\
 the environment. What comes later wins. Everything has a default: without any file `ashd` serves
 the loopback interface. Unknown keys are errors, and all errors are reported at once.
 
-Sizes are written like `512MiB` or `2GiB`, times like `500ms`, `10s` or `5min`. In environment
-variables lists are separated by commas, if nothing else is said; empty variables count as not set.
-Keys marked *reload* are taken over by `systemctl reload ashd`; the others need a restart.
+Sizes are written like `512MiB` or `2GiB`, times like `500ms`, `10s`, `5min`, `12h` or `30d`. In
+environment variables lists are separated by commas, if nothing else is said; empty variables count
+as not set. Keys marked *reload* are taken over by `systemctl reload ashd`; the others need a restart.
 ";
 
 /// The whole page.
