@@ -6,9 +6,11 @@
 //! are kept in the directory `found` and done again every time.
 
 mod call;
+mod known;
 mod look;
 mod model;
 mod step;
+mod verbs;
 mod world;
 
 use std::env;

@@ -1,4 +1,5 @@
-//! What a session may be. Pure: a state and a call give the states that are right behind it.
+//! What a session may be. Pure: a state and a call give the states that are right behind it, by
+//! `verbs`.
 //!
 //! A daemon that dies leaves it open whether the last call was carried out. So what is known of a
 //! session is a set of states, which every look at it narrows; when none is left, the daemon has done
@@ -63,12 +64,12 @@ pub(super) struct Said {
 
 /// A checkpoint.
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct Point {
-    said: Vec<Said>,
-    between: Vec<Vec<Files>>,
-    files: Files,
+pub(super) struct Point {
+    pub(super) said: Vec<Said>,
+    pub(super) between: Vec<Vec<Files>>,
+    pub(super) files: Files,
     /// Whether the last turn was running.
-    running: bool,
+    pub(super) running: bool,
 }
 
 /// What a session is.
@@ -76,14 +77,14 @@ struct Point {
 pub(super) struct State {
     pub(super) status: Status,
     /// Whether it has no sandbox, without having been set aside.
-    cold: bool,
+    pub(super) cold: bool,
     pub(super) said: Vec<Said>,
-    files: Files,
+    pub(super) files: Files,
     /// Whether its files are still there.
-    kept: bool,
+    pub(super) kept: bool,
     /// For every message, and for the one to come: what the files were since the turn before it.
-    between: Vec<Vec<Files>>,
-    points: BTreeMap<usize, Point>,
+    pub(super) between: Vec<Vec<Files>>,
+    pub(super) points: BTreeMap<usize, Point>,
 }
 
 /// A call: what, the word that only it has, and a number of its own.
@@ -117,19 +118,19 @@ pub(super) struct Seen {
 
 /// What may come of a call.
 #[derive(Default)]
-struct May {
-    granted: Vec<State>,
-    refused: bool,
+pub(super) struct May {
+    pub(super) granted: Vec<State>,
+    pub(super) refused: bool,
     /// Of one that nobody knows of: beside both, what a daemon may leave that died in the middle.
-    halfway: Vec<State>,
+    pub(super) halfway: Vec<State>,
 }
 
 impl May {
-    fn only(granted: Vec<State>) -> May {
+    pub(super) fn only(granted: Vec<State>) -> May {
         May { granted, ..May::default() }
     }
 
-    fn not() -> May {
+    pub(super) fn not() -> May {
         May { refused: true, ..May::default() }
     }
 }
@@ -154,12 +155,12 @@ impl State {
         State { status: Status::Active, cold: false, said, files, kept: true, between, points }
     }
 
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         self.said.last().is_some_and(|said| said.end.is_open())
     }
 
     /// With the running turn ended in these ways; as it is, when none runs.
-    fn ended(&self, ends: &[End]) -> Vec<State> {
+    pub(super) fn ended(&self, ends: &[End]) -> Vec<State> {
         if !self.is_open() {
             return vec![self.clone()];
         }
@@ -172,7 +173,7 @@ impl State {
     }
 
     /// With the running turn ended by itself, or by an interrupt that was under way.
-    fn run_out(&self) -> Vec<State> {
+    pub(super) fn run_out(&self) -> Vec<State> {
         match self.said.last().map(|said| said.end) {
             Some(End::Cutting) => self.ended(&[End::Result, End::Cut]),
             _ => self.ended(&[End::Result]),
@@ -180,249 +181,15 @@ impl State {
     }
 
     /// With the running turn ended somehow, because its sandbox goes.
-    fn torn(&self) -> Vec<State> {
+    pub(super) fn torn(&self) -> Vec<State> {
         let mut states = self.run_out();
         states.extend(self.ended(&[End::Error]));
         states
     }
 
-    fn with(mut self, status: Status) -> State {
+    pub(super) fn with(mut self, status: Status) -> State {
         self.status = status;
         self
-    }
-
-    fn spoken(mut self, call: &Call, file: Option<(usize, usize)>, end: End) -> State {
-        self.said.push(Said { mark: call.mark.clone(), end });
-        if let Some((file, size)) = file {
-            self.put(file, Some(content(call.number, size)));
-            let log = self.files.get("log").map_or("", |log| &**log);
-            self.files.insert("log".to_owned(), format!("{log}{}\n", call.mark).into());
-        }
-        self.between.push(vec![self.files.clone()]);
-        self.cold = false;
-        self
-    }
-
-    fn put(&mut self, file: usize, content: Option<Arc<str>>) {
-        let name = format!("f{file}");
-        match content {
-            Some(content) => drop(self.files.insert(name, content)),
-            None => drop(self.files.remove(&name)),
-        }
-    }
-
-    /// Beside the conversation.
-    fn changed(&self, file: usize, content: Option<Arc<str>>) -> May {
-        let mut state = self.clone();
-        state.put(file, content);
-        state.cold = false;
-        let now = state.files.clone();
-        state.between.last_mut().into_iter().for_each(|between| between.push(now.clone()));
-        May::only(vec![state])
-    }
-
-    /// What may come of a call.
-    fn may(&self, call: &Call) -> May {
-        let active = self.status == Status::Active;
-        match call.op {
-            _ if self.status == Status::Gone => May::not(),
-            Op::Say(..) | Op::Recall | Op::Begin(_) | Op::Write(..) | Op::Remove(_) | Op::Pause
-                if !active =>
-            {
-                May::not()
-            }
-            Op::Say(file, size) => self.told(call, Some((file, size)), End::Result),
-            Op::Begin(file) => self.told(call, Some((file, 20)), End::Open),
-            Op::Recall => self.told(call, None, End::Result),
-            Op::Write(file, size) => self.changed(file, Some(content(call.number, size))),
-            Op::Remove(file) => self.changed(file, None),
-            Op::Pause => May::only(vec![self.clone().with(Status::Paused)]),
-            Op::Finish => May::only(self.run_out()),
-            Op::Interrupt => {
-                let halfway = self.ended(&[End::Cutting]);
-                let granted = self.ended(&[End::Result, End::Cut]);
-                May { granted, halfway, refused: false }
-            }
-            Op::Stop if active => self.leave(Status::Stopped),
-            Op::Stop => May::not(),
-            Op::End => self.leave(Status::Ended),
-            Op::Purge => self.purge(),
-            Op::Resume if self.status == Status::Ended => May::not(),
-            Op::Resume => {
-                let mut state = self.clone().with(Status::Active);
-                state.cold &= active;
-                May::only(vec![state])
-            }
-            Op::Save(name) => self.save(name),
-            Op::Forget(name) => self.forget(name),
-            Op::Restore(name) => self.restore(name),
-            Op::Rewind(message) => self.rewind(message),
-            Op::Fork(_) | Op::Create => {
-                May { granted: vec![self.clone()], refused: true, halfway: vec![] }
-            }
-        }
-    }
-
-    fn told(&self, call: &Call, file: Option<(usize, usize)>, end: End) -> May {
-        let before = self.run_out().into_iter();
-        May::only(before.map(|state| state.spoken(call, file, end)).collect())
-    }
-
-    fn leave(&self, status: Status) -> May {
-        let left = |status: Status| self.torn().into_iter().map(move |state| state.with(status));
-        // A sandbox is ended before it is recorded why.
-        let halfway = if self.status == Status::Active { Status::Paused } else { self.status };
-        let granted = match self.status {
-            Status::Ended => vec![self.clone()],
-            _ => left(status).collect(),
-        };
-        May { granted, halfway: left(halfway).collect(), refused: false }
-    }
-
-    fn purge(&self) -> May {
-        let May { granted, mut halfway, .. } = self.leave(Status::Ended);
-        halfway.extend(granted.iter().cloned());
-        // The files go before the rest.
-        halfway.extend(granted.into_iter().map(|state| State { kept: false, ..state }));
-        let gone = State { said: vec![], points: BTreeMap::new(), ..State::new(Files::new()) };
-        May { granted: vec![gone.with(Status::Gone)], halfway, refused: false }
-    }
-
-    fn save(&self, name: usize) -> May {
-        if self.status == Status::Ended || self.points.contains_key(&name) {
-            return May::not();
-        }
-        let saved = |state: State, running: bool| {
-            let State { said, between, files, .. } = state.clone();
-            let mut state = state;
-            state.points.insert(name, Point { said, between, files, running });
-            state
-        };
-        let mut granted: Vec<_> =
-            self.run_out().into_iter().map(|state| saved(state, false)).collect();
-        if self.is_open() {
-            granted.push(saved(self.clone(), true));
-        }
-        May::only(granted)
-    }
-
-    fn forget(&self, name: usize) -> May {
-        let mut state = self.clone();
-        match state.points.remove(&name) {
-            None => May::not(),
-            // It may be all that is left.
-            Some(_) => {
-                May { granted: vec![state], refused: self.status == Status::Ended, halfway: vec![] }
-            }
-        }
-    }
-
-    fn back(&self, said: Vec<Said>, mut between: Vec<Vec<Files>>, files: Files) -> State {
-        between.truncate(said.len());
-        between.push(vec![files.clone()]);
-        State { said, between, files, cold: true, ..self.clone() }
-    }
-
-    fn restore(&self, name: usize) -> May {
-        let Some(point) = self.points.get(&name).filter(|_| self.status != Status::Ended) else {
-            return May::not();
-        };
-        let (said, files) = (point.settled(), point.files.clone());
-        let granted = vec![self.back(said, point.between.clone(), files)];
-        May { granted, refused: self.is_open(), halfway: self.cooled() }
-    }
-
-    fn rewind(&self, message: usize) -> May {
-        if self.status == Status::Ended {
-            return May::not();
-        }
-        let said = self.said[..message].to_vec();
-        let to = |files: &Files| self.back(said.clone(), self.between.clone(), files.clone());
-        let granted = self.between[message].iter().map(to).collect();
-        let saved = self.points.values().any(|point| !point.running && point.said == said);
-        May { granted, refused: self.is_open() || !saved, halfway: self.cooled() }
-    }
-
-    /// On the way back: without a sandbox, and as before otherwise.
-    fn cooled(&self) -> Vec<State> {
-        self.run_out().into_iter().map(|state| State { cold: true, ..state }).collect()
-    }
-
-    /// The states that are right behind a call.
-    pub(super) fn after(&self, call: &Call, reply: &Reply) -> Vec<State> {
-        let may = self.may(call);
-        match reply {
-            Reply::Granted(told) => {
-                may.granted.into_iter().filter(|state| state.agrees(call, told)).collect()
-            }
-            Reply::Refused(400..500) if may.refused => vec![self.clone()],
-            Reply::Refused(_) => vec![],
-            Reply::Lost => {
-                may.granted.into_iter().chain(may.halfway).chain([self.clone()]).collect()
-            }
-        }
-    }
-
-    /// Whether the answer to a call says what is so behind it.
-    fn agrees(&self, call: &Call, told: &Value) -> bool {
-        match call.op {
-            Op::Recall => self.remembers(told.as_str().unwrap_or_default()),
-            Op::Save(name) => {
-                self.points.get(&name).is_some_and(|point| told["running"] == point.running)
-            }
-            _ => true,
-        }
-    }
-
-    /// Whether what the agent remembers is this conversation: everything that was answered, in order,
-    /// and nothing else.
-    fn remembers(&self, text: &str) -> bool {
-        let mut words = vec![];
-        for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '.') {
-            if is_mark(word) && !words.contains(&word) {
-                words.push(word);
-            }
-        }
-        let before = &self.said[..self.said.len() - 1];
-        let known = |word: &&str| before.iter().any(|said| said.mark == **word);
-        let answered = before.iter().filter(|said| said.end == End::Result);
-        let answered: Vec<_> = answered.map(|said| said.mark.as_str()).collect();
-        let heard: Vec<_> = words.iter().filter(|word| answered.contains(word)).copied().collect();
-        words.iter().all(known) && heard == answered
-    }
-
-    /// What a session may be that is made out of this one.
-    pub(super) fn fork(&self, from: Option<usize>) -> Vec<State> {
-        let child = |said: Vec<Said>, files: &Files| {
-            let mut state = State::new(files.clone()).with(Status::Paused);
-            // It has no checkpoints but that of its beginning.
-            state.between = vec![vec![]; said.len()];
-            state.between.push(vec![files.clone()]);
-            state.said = said;
-            state
-        };
-        match from {
-            _ if !self.kept || self.status == Status::Gone => vec![],
-            Some(name) => {
-                let point = self.points.get(&name).into_iter();
-                point.map(|point| child(point.settled(), &point.files)).collect()
-            }
-            None => self.torn().into_iter().map(|state| child(state.said, &self.files)).collect(),
-        }
-    }
-
-    /// What may come of a daemon that ends politely and starts again.
-    pub(super) fn restarted(&self) -> Vec<State> {
-        match self.status {
-            Status::Active => {
-                let mut states: Vec<_> =
-                    self.torn().into_iter().map(|state| state.with(Status::Paused)).collect();
-                // Nobody may have looked after it.
-                states.extend(self.cold.then(|| self.clone()));
-                states
-            }
-            _ => self.torn(),
-        }
     }
 
     /// This state, if it can be what was seen, and what is known of it by that.
@@ -460,17 +227,6 @@ impl State {
     }
 }
 
-impl Point {
-    /// The conversation of whoever goes on from here.
-    fn settled(&self) -> Vec<Said> {
-        let mut said = self.said.clone();
-        if self.running {
-            said.last_mut().into_iter().for_each(|said| said.end = End::Error);
-        }
-        said
-    }
-}
-
 impl Seen {
     /// In short, for people.
     pub(super) fn told_short(&self) -> String {
@@ -492,12 +248,4 @@ fn outline<'a>(
     };
     let files = files.map(|files| files.iter().map(file).collect::<Vec<_>>());
     format!("said {said:?}, files {files:?}, checkpoints {:?}", points.collect::<Vec<_>>())
-}
-
-/// Whether a word is one of those that messages have.
-fn is_mark(word: &str) -> bool {
-    let digits = word.strip_prefix('m').and_then(|rest| rest.split_once('.'));
-    digits.is_some_and(|(step, at)| {
-        [step, at].iter().all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
-    })
 }

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ash_journey::leftovers::Snapshot;
-use ash_journey::sse::Frame;
-use ash_journey::{Api, Ash, Client, Options, process};
-use serde_json::Value;
+use ash_journey::{Ash, Client, Options, process};
 
-use super::call::{Caller, Done, go_on, is_accepted, wait_idle};
-use super::look::{Numbers, look};
-use super::model::{Call, End, Files, Reply, Said, State, Status};
+use super::call::{Caller, Done, go_on};
+use super::known::{Known, distinct, told};
+use super::look::Numbers;
+use super::model::{Call, Files, Reply, State, Status};
 use super::step::{Op, Step};
 use crate::killed::{clean, sessions};
 use crate::support::{check_ids, counted};
@@ -24,15 +23,6 @@ const ALIVE: usize = 5;
 
 /// What the agent is told.
 const PROMPT: &str = "Answer briefly.";
-
-/// A session, and what it may be.
-struct Known {
-    id: String,
-    may_be: Vec<State>,
-    numbers: Numbers,
-    /// What was seen of the turn that was begun last, if its end was not waited for.
-    open: Vec<Frame>,
-}
 
 /// A call that is carried out: on which session, none for one that is to be made.
 struct Job {
@@ -252,9 +242,6 @@ impl World {
             Op::Fork(from) => known.may_be.iter().flat_map(|state| state.fork(from)).collect(),
             _ => vec![],
         };
-        let told = |states: &[State]| {
-            states.iter().map(|state| format!("\n  {}", state.told_short())).collect::<String>()
-        };
         let after = known.may_be.iter().flat_map(|state| state.after(&call, &done.reply));
         let after = distinct(after);
         ensure!(!after.is_empty(), "{:?} cannot be of{}", done.reply, told(&known.may_be));
@@ -384,67 +371,11 @@ impl World {
     }
 }
 
-impl Known {
-    /// Whether the turn that was begun last is the last one.
-    fn can_be_followed(&self) -> bool {
-        let said = self.may_be[0].said.last();
-        let open = |said: &Said| said.end == End::Open || said.end == End::Cutting;
-        !self.open.is_empty() && said.is_some_and(open)
-    }
-
-    /// What became of a message whose stream broke off. The daemon is there again.
-    fn catch_up(&self, api: &Api, call: &Call, frames: &mut Vec<Frame>) -> Result<Reply> {
-        if is_accepted(frames) {
-            let reply = go_on(api, &self.id, frames)?;
-            return Ok(match call.op {
-                Op::Begin(_) => Reply::Granted(Value::Null),
-                _ => reply,
-            });
-        }
-        wait_idle(api, &self.id)?;
-        Ok(Reply::Lost)
-    }
-
-    /// Looks, and keeps what the session can be.
-    fn look(&mut self, api: &Api) -> Result<()> {
-        let seen = look(api, &self.id, &mut self.numbers)?;
-        let left = distinct(self.may_be.iter().filter_map(|state| state.narrowed(&seen)));
-        let told = |states: &[State]| {
-            states.iter().map(|state| format!("\n  {}", state.told_short())).collect::<String>()
-        };
-        ensure!(!left.is_empty(), "it is\n  {}\nand not{}", seen.told_short(), told(&self.may_be));
-        self.may_be = left;
-        let running = seen.said.last().is_some_and(|said| said.end == End::Open);
-        if seen.status != Status::Gone && !running {
-            self.check_numbers(seen.said.iter().filter(|said| said.end == End::Cut).count())?;
-        }
-        Ok(())
-    }
-
-    /// Numbers have no gaps, but for what is in no list: that somebody interrupted.
-    fn check_numbers(&self, cut: usize) -> Result<()> {
-        let last = self.numbers.keys().next_back().copied().unwrap_or(0);
-        let missing: Vec<u64> = (1..=last).filter(|n| !self.numbers.contains_key(n)).collect();
-        ensure!(missing.len() <= cut, "numbers {missing:?} of {last} mean nothing");
-        Ok(())
-    }
-}
-
 /// A session that was just made.
 fn fresh(version: usize) -> State {
     let files = [("CLAUDE.md", PROMPT.to_owned()), ("version", version.to_string())];
     let files: Files = files.map(|(name, text)| (name.to_owned(), text.into())).into();
     State::new(files)
-}
-
-fn distinct(states: impl Iterator<Item = State>) -> Vec<State> {
-    let mut all: Vec<State> = vec![];
-    for state in states {
-        if !all.contains(&state) {
-            all.push(state);
-        }
-    }
-    all
 }
 
 fn is_running(mark: &str) -> bool {

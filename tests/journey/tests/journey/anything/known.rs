@@ -1,0 +1,84 @@
+//! A session, and what is known of it.
+
+use anyhow::{Result, ensure};
+use ash_journey::Api;
+use ash_journey::sse::Frame;
+use serde_json::Value;
+
+use super::call::{go_on, is_accepted, wait_idle};
+use super::look::{Numbers, look};
+use super::model::{Call, End, Reply, Said, State, Status};
+use super::step::Op;
+
+/// A session, and what it may be.
+pub(super) struct Known {
+    pub(super) id: String,
+    pub(super) may_be: Vec<State>,
+    pub(super) numbers: Numbers,
+    /// What was seen of the turn that was begun last, if its end was not waited for.
+    pub(super) open: Vec<Frame>,
+}
+
+impl Known {
+    /// Whether the turn that was begun last is the last one.
+    pub(super) fn can_be_followed(&self) -> bool {
+        let said = self.may_be[0].said.last();
+        let open = |said: &Said| said.end == End::Open || said.end == End::Cutting;
+        !self.open.is_empty() && said.is_some_and(open)
+    }
+
+    /// What became of a message whose stream broke off. The daemon is there again.
+    pub(super) fn catch_up(
+        &self,
+        api: &Api,
+        call: &Call,
+        frames: &mut Vec<Frame>,
+    ) -> Result<Reply> {
+        if is_accepted(frames) {
+            let reply = go_on(api, &self.id, frames)?;
+            return Ok(match call.op {
+                Op::Begin(_) => Reply::Granted(Value::Null),
+                _ => reply,
+            });
+        }
+        wait_idle(api, &self.id)?;
+        Ok(Reply::Lost)
+    }
+
+    /// Looks, and keeps what the session can be.
+    pub(super) fn look(&mut self, api: &Api) -> Result<()> {
+        let seen = look(api, &self.id, &mut self.numbers)?;
+        let left = distinct(self.may_be.iter().filter_map(|state| state.narrowed(&seen)));
+        ensure!(!left.is_empty(), "it is\n  {}\nand not{}", seen.told_short(), told(&self.may_be));
+        self.may_be = left;
+        let running = seen.said.last().is_some_and(|said| said.end == End::Open);
+        if seen.status != Status::Gone && !running {
+            self.check_numbers(seen.said.iter().filter(|said| said.end == End::Cut).count())?;
+        }
+        Ok(())
+    }
+
+    /// Numbers have no gaps, but for what is in no list: that somebody interrupted.
+    fn check_numbers(&self, cut: usize) -> Result<()> {
+        let last = self.numbers.keys().next_back().copied().unwrap_or(0);
+        let missing: Vec<u64> = (1..=last).filter(|n| !self.numbers.contains_key(n)).collect();
+        ensure!(missing.len() <= cut, "numbers {missing:?} of {last} mean nothing");
+        Ok(())
+    }
+}
+
+/// These states, each once.
+pub(super) fn distinct(states: impl Iterator<Item = State>) -> Vec<State> {
+    let mut all: Vec<State> = vec![];
+    for state in states {
+        if !all.contains(&state) {
+            all.push(state);
+        }
+    }
+    all
+}
+
+/// States in short, a line each.
+pub(super) fn told(states: &[State]) -> String {
+    states.iter().map(|state| format!("\n  {}", state.told_short())).collect()
+}
