@@ -302,7 +302,7 @@ fn listed(archive: &[u8]) -> Result<Vec<String>> {
 }
 
 /// What tar makes of a directory.
-fn packed(dir: &std::path::Path, more: &[&str]) -> Result<Vec<u8>> {
+pub(crate) fn packed(dir: &std::path::Path, more: &[&str]) -> Result<Vec<u8>> {
     let mut tar = std::process::Command::new("tar");
     let output = tar.args(more).arg("-C").arg(dir).args(["-cz", "."]).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

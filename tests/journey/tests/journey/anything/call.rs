@@ -1,15 +1,18 @@
 //! Carrying one call out, and noting everything that comes back of it.
 
+use std::fs;
 use std::io::BufReader;
 
 use anyhow::{Context as _, Result, ensure};
-use ash_journey::http::Connection;
+use ash_journey::http::{Answer, Connection};
 use ash_journey::sse::{Frame, Id, Reader};
 use ash_journey::{Api, process};
 use serde_json::{Value, json};
 
+use super::files::{ATTACHED, content, packed, place};
 use super::model::{Call, Reply};
 use super::step::Op;
+use crate::writing;
 
 /// A call of a session, on a thread of its own.
 pub(super) struct Caller {
@@ -17,8 +20,16 @@ pub(super) struct Caller {
     /// The session; none for one that is to be made.
     pub(super) id: Option<String>,
     pub(super) call: Call,
-    /// The message that the session is to be brought back to, or the stream that is gone on with.
-    pub(super) before: Option<u64>,
+    pub(super) about: About,
+}
+
+/// What a call is about, beside its session.
+pub(super) enum About {
+    Nothing,
+    /// The message of this number.
+    Message(u64),
+    /// The attachment of this id.
+    Attached(String),
 }
 
 /// What came of it.
@@ -36,6 +47,7 @@ impl Caller {
             Op::Say(..) | Op::Begin(_) | Op::Recall => self.speak(&mut frames)?,
             Op::Interrupt => self.interrupt(),
             Op::Write(..) | Op::Remove(_) => self.exec()?,
+            Op::Put(..) | Op::Unpack(..) | Op::Attach(_) => self.upload()?,
             _ => self.plain(),
         };
         Ok(Done { reply, frames })
@@ -46,11 +58,7 @@ impl Caller {
     }
 
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Reply {
-        match self.api.call(method, path, body) {
-            Err(_) => Reply::Lost,
-            Ok(answer) if answer.status < 300 => Reply::Granted(answer.json()),
-            Ok(answer) => Reply::Refused(answer.status),
-        }
+        answered(self.api.call(method, path, body))
     }
 
     fn plain(&self) -> Reply {
@@ -70,11 +78,47 @@ impl Caller {
                 self.ask("DELETE", &self.path(&format!("/checkpoints/p{name}")), None)
             }
             Op::Restore(name) => post(&format!("/checkpoints/p{name}/restore"), json!({})),
-            Op::Rewind(_) => post("/rewind", json!({ "before": self.before })),
+            Op::Rewind(_) => post("/rewind", json!({ "before": self.message() })),
             Op::Fork(None) => post("/fork", json!({})),
             Op::Fork(Some(name)) => post("/fork", json!({ "checkpoint": format!("p{name}") })),
+            Op::Delete(file) => {
+                self.ask("DELETE", &self.path(&format!("/files/{}", place(file))), None)
+            }
+            Op::Detach(_) => self.ask("DELETE", &self.attachment(), None),
             _ => Reply::Granted(Value::Null),
         }
+    }
+
+    fn message(&self) -> Option<u64> {
+        if let About::Message(number) = self.about { Some(number) } else { None }
+    }
+
+    fn attachment(&self) -> String {
+        let id = if let About::Attached(id) = &self.about { id } else { "none" };
+        format!("/api/attachments/{id}")
+    }
+
+    /// Sends bytes as they are.
+    fn upload(&self) -> Result<Reply> {
+        let number = self.call.number;
+        let send = |method: &str, what: &str, body: &[u8]| {
+            let http = self.api.with("content-length", &body.len().to_string());
+            let head = http.head(method, &self.path(what)) + "\r\n";
+            let sent = http.raw(&[head.as_bytes(), body].concat());
+            answered(sent.and_then(Connection::answer))
+        };
+        Ok(match self.call.op {
+            Op::Put(file, size) => {
+                let what = format!("/files/{}", place(file));
+                send("PUT", &what, content(number, size).as_bytes())
+            }
+            Op::Attach(size) => {
+                let what = format!("/attachments?filename={ATTACHED}");
+                send("POST", &what, content(number, size).as_bytes())
+            }
+            Op::Unpack(file, size) => send("POST", "/workspace", &archive(number, (file, size))?),
+            _ => Reply::Granted(Value::Null),
+        })
     }
 
     /// What the message says: a word of its own, and what the agent does.
@@ -132,6 +176,25 @@ impl Caller {
         let begins = matches!(self.call.op, Op::Begin(_));
         read(sent, frames, |frame| begins && frame.name == "tool_result")
     }
+}
+
+fn answered(answer: Result<Answer>) -> Reply {
+    match answer {
+        Err(_) => Reply::Lost,
+        Ok(answer) if answer.status < 300 => Reply::Granted(answer.json()),
+        Ok(answer) => Reply::Refused(answer.status),
+    }
+}
+
+/// An archive of these files, as tar makes it.
+fn archive(number: usize, first: (usize, usize)) -> Result<Vec<u8>> {
+    let dir = tempfile::tempdir()?;
+    for (place, content) in packed(number, first) {
+        let path = dir.path().join(place);
+        fs::create_dir_all(path.parent().context("a file lies in no directory")?)?;
+        fs::write(path, &*content)?;
+    }
+    writing::packed(dir.path(), &[])
 }
 
 /// Reads a stream until a frame that is enough, or its end. Granted is the result's text.

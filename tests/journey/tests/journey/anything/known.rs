@@ -1,11 +1,14 @@
 //! A session, and what is known of it.
 
-use anyhow::{Result, ensure};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
 use ash_journey::Api;
 use ash_journey::sse::Frame;
 use serde_json::Value;
 
-use super::call::{go_on, is_accepted, wait_idle};
+use super::call::{About, go_on, is_accepted, wait_idle};
 use super::look::{Numbers, look};
 use super::model::{Call, End, Reply, Said, State, Status};
 use super::step::Op;
@@ -15,13 +18,46 @@ pub(super) struct Known {
     pub(super) id: String,
     pub(super) may_be: Vec<State>,
     pub(super) numbers: Numbers,
+    /// What is attached to it, and under which id, as it was looked at last.
+    attached: BTreeMap<Arc<str>, String>,
     /// What was seen of the turn that was begun last, if its end was not waited for.
     pub(super) open: Vec<Frame>,
 }
 
 impl Known {
+    /// One that was just made.
+    pub(super) fn new(id: String, may_be: Vec<State>, numbers: Numbers) -> Known {
+        Known { id, may_be, numbers, attached: BTreeMap::new(), open: vec![] }
+    }
+
+    /// What a call is about, whose numbers become those of what there is; none when it makes no sense.
+    pub(super) fn about(&self, op: &mut Op) -> Result<Option<About>> {
+        let said = &self.may_be[0].said;
+        Ok(match op {
+            Op::Rewind(_) if said.is_empty() => None,
+            Op::Rewind(message) => {
+                *message %= said.len();
+                Some(About::Message(self.number_of(&said[*message].mark)?))
+            }
+            Op::Detach(which) => {
+                *which %= self.attached.len().max(1);
+                self.attached.values().nth(*which).cloned().map(About::Attached)
+            }
+            Op::Finish if !self.can_be_followed() => None,
+            _ => Some(About::Nothing),
+        })
+    }
+
+    /// The number of the message with this word.
+    fn number_of(&self, mark: &str) -> Result<u64> {
+        let said = |text: &String| text.contains(&format!("\"{mark} "));
+        let is_it = |text: &String| text.starts_with("message ") && said(text);
+        let found = self.numbers.iter().rev().find(|(_, text)| is_it(text));
+        Ok(*found.context("the message has no number")?.0)
+    }
+
     /// Whether the turn that was begun last is the last one.
-    pub(super) fn can_be_followed(&self) -> bool {
+    fn can_be_followed(&self) -> bool {
         let said = self.may_be[0].said.last();
         let open = |said: &Said| said.end == End::Open || said.end == End::Cutting;
         !self.open.is_empty() && said.is_some_and(open)
@@ -51,6 +87,7 @@ impl Known {
         let left = distinct(self.may_be.iter().filter_map(|state| state.narrowed(&seen)));
         ensure!(!left.is_empty(), "it is\n  {}\nand not{}", seen.told_short(), told(&self.may_be));
         self.may_be = left;
+        self.attached = seen.attached;
         let running = seen.said.last().is_some_and(|said| said.end == End::Open);
         if seen.status != Status::Gone && !running {
             self.check_numbers(seen.said.iter().filter(|said| said.end == End::Cut).count())?;

@@ -1,12 +1,14 @@
 //! What a session is, seen from outside.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ash_journey::Api;
 use serde_json::Value;
 
-use super::model::{End, Files, Said, Seen, Status};
+use super::files::Files;
+use super::model::{End, Said, Seen, Status};
 
 /// Everything that a session's history has ever shown, by number: what it was.
 pub(super) type Numbers = BTreeMap<u64, String>;
@@ -15,13 +17,14 @@ pub(super) type Numbers = BTreeMap<u64, String>;
 pub(super) fn look(api: &Api, id: &str, numbers: &mut Numbers) -> Result<Seen> {
     let shown = api.call("GET", &format!("/api/sessions/{id}"), None)?;
     if shown.status == 404 {
-        let (said, files, points) = (vec![], None, BTreeSet::new());
-        return Ok(Seen { status: Status::Gone, said, files, points });
+        let (said, files, points, attached) = (vec![], None, BTreeSet::new(), BTreeMap::new());
+        return Ok(Seen { status: Status::Gone, said, files, points, attached });
     }
     let session = shown.expect(200)?["session"].take();
     let status = status(session["status"].as_str().unwrap_or_default())?;
     let said = conversation(api, id, numbers)?;
-    Ok(Seen { status, said, files: files(api, id)?, points: points(api, id)? })
+    let (files, points) = (files(api, id)?, points(api, id)?);
+    Ok(Seen { status, said, files, points, attached: attached(api, id)? })
 }
 
 pub(super) fn status(word: &str) -> Result<Status> {
@@ -132,9 +135,25 @@ fn files(api: &Api, id: &str) -> Result<Option<Files>> {
         let name = file["path"].as_str().context("a file without a path")?;
         let read = api.call("GET", &format!("{base}/{name}"), None)?;
         ensure!(read.status == 200, "{name} is listed and cannot be read: {}", read.text());
+        ensure!(file["size"] == read.body.len(), "{file} has {} bytes", read.body.len());
         files.insert(name.to_owned(), read.text().into());
     }
     Ok(Some(files))
+}
+
+/// Everything that is attached, whole, and under which id.
+fn attached(api: &Api, id: &str) -> Result<BTreeMap<Arc<str>, String>> {
+    let listed = api.call("GET", &format!("/api/sessions/{id}/attachments"), None)?.expect(200)?;
+    let mut attached = BTreeMap::new();
+    for one in listed["attachments"].as_array().context("no attachments")? {
+        let id = one["id"].as_str().context("an attachment without an id")?;
+        let read = api.call("GET", &format!("/api/attachments/{id}"), None)?;
+        ensure!(read.status == 200, "{one} cannot be read: {}", read.text());
+        ensure!(one["size"] == read.body.len(), "{one} has {} bytes", read.body.len());
+        let is_new = attached.insert(read.text().into(), id.to_owned()).is_none();
+        ensure!(is_new, "{one} is there twice");
+    }
+    Ok(attached)
 }
 
 /// The names of checkpoints: `pN`.

@@ -6,6 +6,7 @@
 //! are kept in the directory `found` and done again every time.
 
 mod call;
+mod files;
 mod known;
 mod look;
 mod model;

@@ -1,5 +1,5 @@
-//! What a session may be. Pure: a state and a call give the states that are right behind it, by
-//! `verbs`.
+//! What a session may be. Pure: a state and a call give the states that are right behind it; which
+//! these are, is in `verbs` and `files`.
 //!
 //! A daemon that dies leaves it open whether the last call was carried out. So what is known of a
 //! session is a set of states, which every look at it narrows; when none is left, the daemon has done
@@ -10,10 +10,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::files::Files;
 use super::step::Op;
-
-/// Files by name.
-pub(super) type Files = BTreeMap<String, Arc<str>>;
 
 /// As the API shows it; `Gone`: not at all.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -85,6 +83,8 @@ pub(super) struct State {
     /// For every message, and for the one to come: what the files were since the turn before it.
     pub(super) between: Vec<Vec<Files>>,
     pub(super) points: BTreeMap<usize, Point>,
+    /// What is attached, whatever it is called.
+    pub(super) attached: BTreeSet<Arc<str>>,
 }
 
 /// A call: what, the word that only it has, and a number of its own.
@@ -114,6 +114,8 @@ pub(super) struct Seen {
     /// None: they cannot be had.
     pub(super) files: Option<Files>,
     pub(super) points: BTreeSet<usize>,
+    /// What is attached, and under which id.
+    pub(super) attached: BTreeMap<Arc<str>, String>,
 }
 
 /// What may come of a call.
@@ -135,24 +137,12 @@ impl May {
     }
 }
 
-/// What a file of this size holds: what `seq` counts from a number of the call's own.
-pub(super) fn content(number: usize, size: usize) -> Arc<str> {
-    let mut text = String::with_capacity(size + 16);
-    for n in number * 1000.. {
-        if text.len() >= size {
-            break;
-        }
-        text += &format!("{n}\n");
-    }
-    text.truncate(size);
-    text.into()
-}
-
 impl State {
     pub(super) fn new(files: Files) -> State {
         let between = vec![vec![files.clone()]];
-        let (said, points) = (vec![], BTreeMap::new());
-        State { status: Status::Active, cold: false, said, files, kept: true, between, points }
+        let (said, points, attached) = (vec![], BTreeMap::new(), BTreeSet::new());
+        let (status, cold, kept) = (Status::Active, false, true);
+        State { status, cold, said, files, kept, between, points, attached }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -203,6 +193,7 @@ impl State {
                 .zip(&seen.said)
                 .all(|(known, seen)| known.mark == seen.mark && known.end.fits(seen.end))
             && points == seen.points
+            && self.attached.iter().eq(seen.attached.keys())
             && (self.status == Status::Gone
                 || seen.files.as_ref() == self.kept.then_some(&self.files));
         let mut state = self.clone();
@@ -222,16 +213,18 @@ impl State {
 
     /// In short, for people.
     pub(super) fn told_short(&self) -> String {
-        let State { status, cold, said, files, points, .. } = self;
-        format!("{status:?} (cold: {cold}), {}", outline(said, Some(files), points.keys()))
+        let State { status, cold, said, files, points, attached, .. } = self;
+        let outline = outline(said, Some(files), points.keys());
+        format!("{status:?} (cold: {cold}), {outline}, {} attached", attached.len())
     }
 }
 
 impl Seen {
     /// In short, for people.
     pub(super) fn told_short(&self) -> String {
-        let Seen { status, said, files, points } = self;
-        format!("{status:?}, {}", outline(said, files.as_ref(), points.iter()))
+        let Seen { status, said, files, points, attached } = self;
+        let outline = outline(said, files.as_ref(), points.iter());
+        format!("{status:?}, {outline}, {} attached", attached.len())
     }
 }
 

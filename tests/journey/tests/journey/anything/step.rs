@@ -5,9 +5,11 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Error, Result, bail};
 
-/// How many files a session writes, and how many names its checkpoints have: few, so that things
+use super::files::FILES;
+
+/// How many files are written from outside, and how many names checkpoints have: few, so that things
 /// meet.
-const FILES: usize = 4;
+const PLACES: usize = FILES + 2;
 const NAMES: usize = 3;
 
 /// How large files are, in bytes: a line, a chunk, a few chunks.
@@ -68,6 +70,16 @@ pub(super) enum Op {
     Rewind(usize),
     /// A new session from how this one is now, or from a checkpoint.
     Fork(Option<usize>),
+    /// A file of this size is put from outside.
+    Put(usize, usize),
+    /// A file is removed from outside.
+    Delete(usize),
+    /// An archive is unpacked, with this file of this size in it, and others.
+    Unpack(usize, usize),
+    /// A file of this size is attached.
+    Attach(usize),
+    /// One of those that are attached is removed.
+    Detach(usize),
 }
 
 impl fmt::Display for Step {
@@ -108,6 +120,11 @@ impl fmt::Display for Op {
             Op::Rewind(message) => write!(f, "rewind {message}"),
             Op::Fork(None) => f.write_str("fork"),
             Op::Fork(Some(name)) => write!(f, "fork {name}"),
+            Op::Put(file, size) => write!(f, "put {file} {size}"),
+            Op::Delete(file) => write!(f, "delete {file}"),
+            Op::Unpack(file, size) => write!(f, "unpack {file} {size}"),
+            Op::Attach(size) => write!(f, "attach {size}"),
+            Op::Detach(which) => write!(f, "detach {which}"),
         }
     }
 }
@@ -169,6 +186,11 @@ impl FromStr for Op {
             ("rewind", [message]) => Op::Rewind(*message),
             ("fork", []) => Op::Fork(None),
             ("fork", [name]) => Op::Fork(Some(*name)),
+            ("put", [file, size]) => Op::Put(*file, *size),
+            ("delete", [file]) => Op::Delete(*file),
+            ("unpack", [file, size]) => Op::Unpack(*file, *size),
+            ("attach", [size]) => Op::Attach(*size),
+            ("detach", [which]) => Op::Detach(*which),
             _ => bail!("not a call: {text}"),
         })
     }
@@ -220,7 +242,7 @@ impl Random {
     fn op(&mut self) -> Op {
         let (file, size) = (self.below(FILES), SIZES[self.below(SIZES.len())]);
         let name = self.below(NAMES);
-        match self.below(44) {
+        match self.below(56) {
             0 | 1 => Op::Create,
             2..=9 => Op::Say(file, size),
             10..=12 => Op::Begin(file),
@@ -239,7 +261,12 @@ impl Random {
             36..=38 => Op::Restore(name),
             39 | 40 => Op::Rewind(self.below(8)),
             41 => Op::Fork(Some(name)),
-            _ => Op::Fork(None),
+            42 | 43 => Op::Fork(None),
+            44..=48 => Op::Put(self.below(PLACES), size),
+            49 | 50 => Op::Delete(self.below(PLACES)),
+            51 | 52 => Op::Unpack(file, size),
+            53 | 54 => Op::Attach(size),
+            _ => Op::Detach(self.below(8)),
         }
     }
 }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::model::{Call, End, Files, May, Point, Reply, Said, State, Status, content};
+use super::files::{Files, content, place};
+use super::model::{Call, End, May, Point, Reply, Said, State, Status};
 use super::step::Op;
 
 impl State {
     fn spoken(mut self, call: &Call, file: Option<(usize, usize)>, end: End) -> State {
         self.said.push(Said { mark: call.mark.clone(), end });
         if let Some((file, size)) = file {
-            self.put(file, Some(content(call.number, size)));
+            self.files.insert(place(file), content(call.number, size));
             let log = self.files.get("log").map_or("", |log| &**log);
             self.files.insert("log".to_owned(), format!("{log}{}\n", call.mark).into());
         }
@@ -21,22 +22,9 @@ impl State {
         self
     }
 
-    fn put(&mut self, file: usize, content: Option<Arc<str>>) {
-        let name = format!("f{file}");
-        match content {
-            Some(content) => drop(self.files.insert(name, content)),
-            None => drop(self.files.remove(&name)),
-        }
-    }
-
-    /// Beside the conversation.
-    fn changed(&self, file: usize, content: Option<Arc<str>>) -> May {
-        let mut state = self.clone();
-        state.put(file, content);
-        state.cold = false;
-        let now = state.files.clone();
-        state.between.last_mut().into_iter().for_each(|between| between.push(now.clone()));
-        May::only(vec![state])
+    /// By a command, for which there is a sandbox.
+    fn commanded(&self, file: usize, content: Option<Arc<str>>) -> May {
+        May::only(vec![State { cold: false, ..self.changed([(place(file), content)]) }])
     }
 
     /// What may come of a call.
@@ -52,8 +40,8 @@ impl State {
             Op::Say(file, size) => self.told(call, Some((file, size)), End::Result),
             Op::Begin(file) => self.told(call, Some((file, 20)), End::Open),
             Op::Recall => self.told(call, None, End::Result),
-            Op::Write(file, size) => self.changed(file, Some(content(call.number, size))),
-            Op::Remove(file) => self.changed(file, None),
+            Op::Write(file, size) => self.commanded(file, Some(content(call.number, size))),
+            Op::Remove(file) => self.commanded(file, None),
             Op::Pause => May::only(vec![self.clone().with(Status::Paused)]),
             Op::Finish => May::only(self.run_out()),
             Op::Interrupt => {
@@ -75,6 +63,9 @@ impl State {
             Op::Forget(name) => self.forget(name),
             Op::Restore(name) => self.restore(name),
             Op::Rewind(message) => self.rewind(message),
+            Op::Put(..) | Op::Delete(_) | Op::Unpack(..) | Op::Attach(_) | Op::Detach(_) => {
+                self.changed_from_outside(call)
+            }
             Op::Fork(_) | Op::Create => {
                 May { granted: vec![self.clone()], refused: true, halfway: vec![] }
             }
@@ -100,7 +91,12 @@ impl State {
     fn purge(&self) -> May {
         let May { granted, mut halfway, .. } = self.leave(Status::Ended);
         halfway.extend(granted.iter().cloned());
-        // The files go before the rest.
+        // The files go before the rest: what is left is the newest checkpoint, whichever that is.
+        let older = |state: &State| -> Vec<State> {
+            let files = state.between.iter().flatten().cloned();
+            files.map(|files| State { files, ..state.clone() }).collect()
+        };
+        halfway.extend(granted.iter().flat_map(older));
         halfway.extend(granted.into_iter().map(|state| State { kept: false, ..state }));
         let gone = State { said: vec![], points: BTreeMap::new(), ..State::new(Files::new()) };
         May { granted: vec![gone.with(Status::Gone)], halfway, refused: false }
@@ -170,14 +166,27 @@ impl State {
     pub(super) fn after(&self, call: &Call, reply: &Reply) -> Vec<State> {
         let may = self.may(call);
         match reply {
-            Reply::Granted(told) => {
+            Reply::Granted(told) if self.fits(call, told) => {
                 may.granted.into_iter().filter(|state| state.agrees(call, told)).collect()
             }
+            Reply::Granted(_) => vec![],
             Reply::Refused(400..500) if may.refused => vec![self.clone()],
             Reply::Refused(_) => vec![],
             Reply::Lost => {
                 may.granted.into_iter().chain(may.halfway).chain([self.clone()]).collect()
             }
+        }
+    }
+
+    /// Whether the answer to a call says what was so before it.
+    fn fits(&self, call: &Call, told: &Value) -> bool {
+        match call.op {
+            Op::Put(file, size) => {
+                let created = !self.files.contains_key(&place(file));
+                told["created"] == created && told["size"] == size
+            }
+            Op::Attach(_) => told["workspacePath"].as_str() == self.laid().as_deref(),
+            _ => true,
         }
     }
 

@@ -10,10 +10,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ash_journey::leftovers::Snapshot;
 use ash_journey::{Ash, Client, Options, process};
 
-use super::call::{Caller, Done, go_on};
+use super::call::{About, Caller, Done, go_on};
+use super::files::Files;
 use super::known::{Known, distinct, told};
 use super::look::Numbers;
-use super::model::{Call, Files, Reply, State, Status};
+use super::model::{Call, Reply, State, Status};
 use super::step::{Op, Step};
 use crate::killed::{clean, sessions};
 use crate::support::{check_ids, counted};
@@ -183,24 +184,9 @@ impl World {
     /// A call with what it needs to know; none when it makes no sense.
     fn job(&self, at: Option<usize>, mut call: Call) -> Result<Option<Job>> {
         let known = at.map(|at| &self.sessions[at]);
-        let said = known.map_or(&[][..], |known| &known.may_be[0].said);
-        let mut before = None;
-        if let Op::Rewind(message) = &mut call.op {
-            if said.is_empty() {
-                return Ok(None);
-            }
-            *message %= said.len();
-            let (mark, numbers) = (&said[*message].mark, &known.context("no session")?.numbers);
-            let is_it = |text: &String| text.contains(&format!("\"{mark} "));
-            let is_it = |text: &String| text.starts_with("message ") && is_it(text);
-            let found = numbers.iter().rev().find(|(_, text)| is_it(text));
-            before = Some(*found.context("the message has no number")?.0);
-        }
-        if call.op == Op::Finish && !known.is_some_and(Known::can_be_followed) {
-            return Ok(None);
-        }
+        let about = known.map_or(Ok(Some(About::Nothing)), |known| known.about(&mut call.op))?;
         let (api, id) = (self.ash.api(), known.map(|known| known.id.clone()));
-        Ok(Some(Job { at, caller: Caller { api, id, call, before } }))
+        Ok(about.map(|about| Job { at, caller: Caller { api, id, call, about } }))
     }
 
     /// Starts the daemon again if it is dead, or about to be.
@@ -272,12 +258,7 @@ impl World {
         let Some(id) = id else { return Ok(()) };
         ensure!(!may_be.is_empty(), "it was made out of nothing");
         let numbers = from.map_or(Ok(Numbers::new()), |at| self.inherited(&id, at))?;
-        self.sessions.push(Known {
-            id,
-            may_be: distinct(may_be.into_iter()),
-            numbers,
-            open: vec![],
-        });
+        self.sessions.push(Known::new(id, distinct(may_be.into_iter()), numbers));
         Ok(())
     }
 
