@@ -1,6 +1,7 @@
 //! A session, and what is known of it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,6 +17,13 @@ use super::step::Op;
 /// A session, and what it may be.
 pub(super) struct Known {
     pub(super) id: String,
+    /// Which machine has it.
+    pub(super) home: usize,
+    /// Whether it was moved: then the other machine has one of its id that has ended.
+    has_moved: bool,
+    /// Whether a checkpoint has lost its name. What was copied of it may have it still, which comes
+    /// along wherever the session moves.
+    has_forgotten: bool,
     pub(super) may_be: Vec<State>,
     pub(super) numbers: Numbers,
     /// What is attached to it, and under which id, as it was looked at last.
@@ -26,8 +34,35 @@ pub(super) struct Known {
 
 impl Known {
     /// One that was just made.
-    pub(super) fn new(id: String, may_be: Vec<State>, numbers: Numbers) -> Known {
-        Known { id, may_be, numbers, attached: BTreeMap::new(), open: vec![] }
+    pub(super) fn new(id: String, home: usize, may_be: Vec<State>, numbers: Numbers) -> Known {
+        let (has_moved, has_forgotten) = (false, false);
+        let (attached, open) = (BTreeMap::new(), vec![]);
+        Known { id, home, has_moved, has_forgotten, may_be, numbers, attached, open }
+    }
+
+    /// Whether it can go on on another machine, as one that is known.
+    pub(super) fn can_move(&self) -> bool {
+        !self.has_forgotten && !matches!(self.may_be[0].status, Status::Ended | Status::Gone)
+    }
+
+    /// It goes on on the other machine.
+    pub(super) fn moved(&mut self) {
+        self.may_be = distinct(self.may_be.iter().flat_map(State::moved));
+        (self.home, self.has_moved, self.open) = (1 - self.home, true, vec![]);
+    }
+
+    /// Whether a machine may list it.
+    pub(super) fn may_be_at(&self, machine: usize) -> bool {
+        self.home == machine || self.has_moved
+    }
+
+    /// Takes in what came of a call.
+    pub(super) fn take(&mut self, call: &Call, reply: &Reply) -> Result<()> {
+        self.has_forgotten |= matches!(call.op, Op::Forget(_));
+        let after = distinct(self.may_be.iter().flat_map(|state| state.after(call, reply)));
+        ensure!(!after.is_empty(), "{reply:?} cannot be of{}", told(&self.may_be));
+        self.may_be = after;
+        Ok(())
     }
 
     /// What a call is about, whose numbers become those of what there is; none when it makes no sense.
@@ -61,6 +96,14 @@ impl Known {
         let said = self.may_be[0].said.last();
         let open = |said: &Said| said.end == End::Open || said.end == End::Cutting;
         !self.open.is_empty() && said.is_some_and(open)
+    }
+
+    /// Goes on with the stream of the turn that was begun last, to its end.
+    pub(super) fn follow(&self, api: &Api, frames: &mut Vec<Frame>) -> Result<()> {
+        match go_on(api, &self.id, frames)? {
+            Reply::Lost => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            _ => Ok(()),
+        }
     }
 
     /// What became of a message whose stream broke off. The daemon is there again.
@@ -116,6 +159,6 @@ pub(super) fn distinct(states: impl Iterator<Item = State>) -> Vec<State> {
 }
 
 /// States in short, a line each.
-pub(super) fn told(states: &[State]) -> String {
+fn told(states: &[State]) -> String {
     states.iter().map(|state| format!("\n  {}", state.told_short())).collect()
 }

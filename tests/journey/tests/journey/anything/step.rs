@@ -18,17 +18,20 @@ const SIZES: [usize; 4] = [0, 20, 30_000, 400_000];
 /// One step.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Step {
-    /// Calls for different sessions at the same time; the daemon is killed so many milliseconds
+    /// Calls for different sessions at the same time; all daemons are killed so many milliseconds
     /// behind their beginning, if a number is given.
     Do(Vec<(usize, Op)>, Option<u64>),
-    /// The daemon is ended politely and started again.
+    /// All daemons are ended politely and started again.
     Restart,
-    /// The daemon is killed and started again.
+    /// All daemons are killed and started again.
     Crash,
-    /// The daemon is killed and started again, and dies at this passage of a fault point.
+    /// All daemons are killed and started again, and die at this passage of a fault point.
     Fault(String, usize),
     /// The agent gets a new version.
     Deploy,
+    /// A session goes on on the other machine; all daemons are killed so many milliseconds behind the
+    /// beginning, if a number is given.
+    Move(usize, Option<u64>),
 }
 
 /// One call. Numbers are taken modulo what there is.
@@ -92,10 +95,26 @@ impl fmt::Display for Step {
             Step::Do(ops, kill) => {
                 let ops: Vec<_> = ops.iter().map(|(at, op)| format!("{at} {op}")).collect();
                 write!(f, "do {}", ops.join(" | "))?;
-                kill.map_or(Ok(()), |after| write!(f, " / kill {after}"))
+                write_kill(f, *kill)
+            }
+            Step::Move(at, kill) => {
+                write!(f, "move {at}")?;
+                write_kill(f, *kill)
             }
         }
     }
+}
+
+fn write_kill(f: &mut fmt::Formatter<'_>, kill: Option<u64>) -> fmt::Result {
+    kill.map_or(Ok(()), |after| write!(f, " / kill {after}"))
+}
+
+/// What stands before a kill, and when it comes.
+fn read_kill(text: &str) -> Result<(&str, Option<u64>)> {
+    Ok(match text.split_once(" / kill ") {
+        Some((before, after)) => (before, Some(after.parse()?)),
+        None => (text, None),
+    })
 }
 
 impl fmt::Display for Op {
@@ -143,15 +162,16 @@ impl FromStr for Step {
                 Step::Fault(point.to_owned(), passage.parse()?)
             }
             "do" => {
-                let (ops, kill) = match rest.split_once(" / kill ") {
-                    Some((ops, after)) => (ops, Some(after.parse()?)),
-                    None => (rest, None),
-                };
+                let (ops, kill) = read_kill(rest)?;
                 let op = |text: &str| {
                     let (at, op) = text.split_once(' ').context("do SESSION OP")?;
                     Ok((at.parse()?, op.parse()?))
                 };
                 Step::Do(ops.split(" | ").map(op).collect::<Result<_>>()?, kill)
+            }
+            "move" => {
+                let (at, kill) = read_kill(rest)?;
+                Step::Move(at.parse()?, kill)
             }
             _ => bail!("not a step: {line}"),
         })
@@ -231,6 +251,10 @@ impl Random {
                 Step::Fault(point.to_owned(), 1 + self.below(4))
             }
             4 => Step::Deploy,
+            5 => {
+                let kill = (self.below(3) == 0).then(|| self.below(300) as u64);
+                Step::Move(self.below(6), kill)
+            }
             _ => {
                 let ops = (0..=self.below(3)).map(|_| (self.below(6), self.op())).collect();
                 let kill = (self.below(5) == 0).then(|| self.below(90) as u64);

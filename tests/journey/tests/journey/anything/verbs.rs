@@ -1,6 +1,6 @@
 //! What may come of a call, and of what else happens to a session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -236,6 +236,13 @@ impl State {
             }
             None => self.torn().into_iter().map(|state| child(state.said, &self.files)).collect(),
         }
+    }
+
+    /// What it may be where it goes on on another machine. What is attached stays behind.
+    pub(super) fn moved(&self) -> Vec<State> {
+        let there = |state: State| State { attached: BTreeSet::new(), cold: false, ..state };
+        let moved = self.torn().into_iter();
+        moved.map(|state| there(state).with(Status::Paused)).collect()
     }
 
     /// What may come of a daemon that ends politely and starts again.

@@ -1,72 +1,58 @@
-//! A daemon, and what is known of it.
+//! Machines, and what is known of the sessions on them.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use ash_journey::leftovers::Snapshot;
-use ash_journey::{Ash, Client, Options, process};
+use anyhow::{Context as _, Result, ensure};
+use ash_journey::{Client, process};
+use tempfile::TempDir;
 
-use super::call::{About, Caller, Done, go_on};
+use super::call::{About, Caller, Done};
 use super::files::Files;
-use super::known::{Known, distinct, told};
+use super::known::{Known, distinct};
 use super::look::Numbers;
+use super::machine::{Machine, PROMPT};
 use super::model::{Call, Reply, State, Status};
 use super::step::{Op, Step};
-use crate::killed::{clean, sessions};
+use crate::killed::sessions;
 use crate::support::{check_ids, counted};
 
 /// The most sessions that have not ended.
 const ALIVE: usize = 5;
 
-/// What the agent is told.
-const PROMPT: &str = "Answer briefly.";
-
-/// A call that is carried out: on which session, none for one that is to be made.
+/// A call that is carried out: on which session, none for one that is to be made, and by which machine.
 struct Job {
     at: Option<usize>,
+    home: usize,
     caller: Caller,
 }
 
-/// A daemon, and what is known of it.
+/// Machines, and what is known of the sessions on them.
 pub(super) struct World {
-    ash: Ash,
-    before: Snapshot,
+    /// The first one, where agents are deployed and sessions are made; and a second one as soon as a
+    /// session moves.
+    pub(super) machines: Vec<Machine>,
+    /// The object store that they share.
+    bucket: Option<TempDir>,
     /// Which versions the agent may have.
     versions: Vec<usize>,
-    sessions: Vec<Known>,
+    pub(super) sessions: Vec<Known>,
     step: usize,
 }
 
 impl World {
-    pub(super) fn new() -> Result<World> {
-        let ash = Ash::start(Options::stub().config("[snapshots]\nkeep = 4\n"))?;
-        let mut world = World {
-            before: ash.places().look()?,
-            ash,
-            versions: vec![0],
-            sessions: vec![],
-            step: 0,
-        };
-        let (api, folder) = (world.ash.api(), world.folder(1)?);
-        api.deploy("hello", &folder)?;
-        // Whatever comes with the first session and stays has come.
-        api.purge(&api.create("hello", serde_json::json!({}))?)?;
-        api.call("DELETE", "/api/agents/hello", None)?.expect(200)?;
-        world.before = world.ash.places().look()?;
-        api.deploy("hello", &folder)?;
-        world.versions = vec![1];
-        Ok(world)
+    /// One where sessions move, or not: without an object store there is less to be waited for.
+    pub(super) fn new(moves: bool) -> Result<World> {
+        let bucket = moves.then(tempfile::tempdir).transpose()?;
+        let first = Machine::start(bucket.as_ref().map(TempDir::path))?;
+        first.ash.api().deploy("hello", &first.folder(1)?)?;
+        Ok(World { machines: vec![first], bucket, versions: vec![1], sessions: vec![], step: 0 })
     }
 
-    /// The agent's folder says which version it is.
-    fn folder(&self, version: usize) -> Result<PathBuf> {
-        let folder = self.ash.folder(&format!("hello-{version}"), PROMPT)?;
-        fs::write(folder.join("version"), version.to_string())?;
-        Ok(folder)
+    pub(super) fn bucket(&self) -> Option<&Path> {
+        self.bucket.as_ref().map(TempDir::path)
     }
 
     /// Carries a step out, and looks whether everything is as it may be.
@@ -74,45 +60,47 @@ impl World {
         self.step += 1;
         match step {
             Step::Do(ops, kill) => self.calls(ops, *kill)?,
+            Step::Move(at, kill) => self.go_over(*at, *kill)?,
             Step::Deploy => self.deploy()?,
-            Step::Crash => self.ash.kill9().and_then(|()| self.ash.boot())?,
+            Step::Crash => self.machines.iter_mut().try_for_each(|machine| machine.ash.crash())?,
             Step::Restart => self.restart()?,
             Step::Fault(point, passage) => {
-                self.ash.kill9()?;
-                if !self.ash.boot_to_die(&format!("{point}:{passage}"), &[])? {
-                    self.ash.wait_killed()?;
-                    self.ash.boot()?;
-                }
+                let mut machines = self.machines.iter_mut();
+                machines.try_for_each(|machine| machine.die_at(point, *passage))?;
             }
         }
         self.look()
     }
 
     fn restart(&mut self) -> Result<()> {
-        let ended = self.ash.terminate();
-        for known in &mut self.sessions {
-            let after = known.may_be.iter().flat_map(State::restarted);
-            // One that dies on the way out may have left it at anything.
-            let as_before = known.may_be.iter().filter(|_| ended.is_err()).cloned();
-            known.may_be = distinct(after.chain(as_before));
+        for (at, machine) in self.machines.iter_mut().enumerate() {
+            let ended = machine.ash.terminate();
+            for known in self.sessions.iter_mut().filter(|known| known.home == at) {
+                let after = known.may_be.iter().flat_map(State::restarted);
+                // One that dies on the way out may have left it at anything.
+                let as_before = known.may_be.iter().filter(|_| ended.is_err()).cloned();
+                known.may_be = distinct(after.chain(as_before));
+            }
+            if let Err(error) = ended {
+                ensure!(error.to_string().contains("signal: 9"), "{error}");
+            }
+            machine.ash.boot()?;
         }
-        if let Err(error) = ended {
-            ensure!(error.to_string().contains("signal: 9"), "{error}");
-        }
-        self.ash.boot()
+        Ok(())
     }
 
     fn deploy(&mut self) -> Result<()> {
         let next: Vec<_> = self.versions.iter().map(|version| version + 1).collect();
         let [version] = next[..] else { return self.settle_version() };
-        let folder = self.folder(version)?;
-        match self.ash.api().deploy("hello", &folder) {
+        let first = &mut self.machines[0];
+        let folder = first.folder(version)?;
+        match first.ash.api().deploy("hello", &folder) {
             Ok(made) => {
                 ensure!(made == version as u64, "version {made} in the place of {version}");
                 self.versions = vec![version];
             }
             Err(_) => {
-                self.revive(false)?;
+                first.revive()?;
                 self.versions.push(version);
                 self.settle_version()?;
             }
@@ -122,7 +110,8 @@ impl World {
 
     /// Sees which version the agent has.
     fn settle_version(&mut self) -> Result<()> {
-        let shown = self.ash.api().call("GET", "/api/agents/hello", None)?.expect(200)?;
+        let shown = self.machines[0]
+            .asked(|api| api.call("GET", "/api/agents/hello", None)?.expect(200))?;
         let version = shown["agent"]["version"].as_u64().unwrap_or(0) as usize;
         ensure!(self.versions.contains(&version), "{version} is none of {:?}", self.versions);
         self.versions = vec![version];
@@ -137,16 +126,18 @@ impl World {
             let callers: Vec<_> = callers.collect();
             if let Some(after) = kill {
                 thread::sleep(Duration::from_millis(after));
-                // It may have died by itself.
-                let _ = self.ash.kill9();
+                self.machines.iter_mut().for_each(Machine::kill);
             }
             let panicked = |_| anyhow::anyhow!("a caller has panicked");
             callers.into_iter().map(|caller| caller.join().map_err(panicked).flatten()).collect()
         });
         let done: Vec<Done> = done.into_iter().collect::<Result<_>>()?;
-        let lost = done.iter().any(|done| matches!(done.reply, Reply::Lost));
-        if lost || kill.is_some() {
-            self.revive(kill.is_some())?;
+        if kill.is_some() {
+            self.machines.iter_mut().try_for_each(|machine| machine.ash.boot())?;
+        } else {
+            let lost = jobs.iter().zip(&done).filter(|(_, done)| matches!(done.reply, Reply::Lost));
+            let lost: BTreeSet<usize> = lost.map(|(job, _)| job.home).collect();
+            lost.into_iter().try_for_each(|home| self.machines[home].revive())?;
         }
         for (job, done) in jobs.into_iter().zip(done) {
             let call = job.caller.call.clone();
@@ -185,32 +176,23 @@ impl World {
     fn job(&self, at: Option<usize>, mut call: Call) -> Result<Option<Job>> {
         let known = at.map(|at| &self.sessions[at]);
         let about = known.map_or(Ok(Some(About::Nothing)), |known| known.about(&mut call.op))?;
-        let (api, id) = (self.ash.api(), known.map(|known| known.id.clone()));
-        Ok(about.map(|about| Job { at, caller: Caller { api, id, call, about } }))
-    }
-
-    /// Starts the daemon again if it is dead, or about to be.
-    fn revive(&mut self, killed: bool) -> Result<()> {
-        if !killed {
-            let died = self.ash.wait_killed();
-            died.context("a connection broke, and the daemon lives")?;
-        }
-        self.ash.boot()
+        let home = known.map_or(0, |known| known.home);
+        let (api, id) = (self.machines[home].ash.api(), known.map(|known| known.id.clone()));
+        Ok(about.map(|about| Job { at, home, caller: Caller { api, id, call, about } }))
     }
 
     /// Takes in what came of a call.
     fn conclude(&mut self, job: Job, mut done: Done) -> Result<()> {
-        let Job { at, caller: Caller { call, .. } } = job;
+        let Job { at, home, caller: Caller { call, .. } } = job;
         let Some(at) = at else { return self.made(None, done) };
-        let api = self.ash.api();
-        let known = &mut self.sessions[at];
+        let (known, machine) = (&mut self.sessions[at], &mut self.machines[home]);
         let speaks = matches!(call.op, Op::Say(..) | Op::Begin(_) | Op::Recall);
         if speaks && matches!(done.reply, Reply::Lost) {
-            done.reply = known.catch_up(&api, &call, &mut done.frames)?;
+            done.reply = known.catch_up(&machine.ash.api(), &call, &mut done.frames)?;
         }
         if call.op == Op::Finish {
             let mut frames = std::mem::take(&mut known.open);
-            go_on(&api, &known.id, &mut frames)?;
+            machine.asked(|api| known.follow(api, &mut frames))?;
             check_ids(&frames)?;
         }
         if matches!(call.op, Op::Write(..) | Op::Remove(_)) && matches!(done.reply, Reply::Lost) {
@@ -228,10 +210,7 @@ impl World {
             Op::Fork(from) => known.may_be.iter().flat_map(|state| state.fork(from)).collect(),
             _ => vec![],
         };
-        let after = known.may_be.iter().flat_map(|state| state.after(&call, &done.reply));
-        let after = distinct(after);
-        ensure!(!after.is_empty(), "{:?} cannot be of{}", done.reply, told(&known.may_be));
-        known.may_be = after;
+        known.take(&call, &done.reply)?;
         match call.op {
             Op::Fork(_) => self.made(Some((at, children)), done),
             _ => Ok(()),
@@ -258,70 +237,59 @@ impl World {
         let Some(id) = id else { return Ok(()) };
         ensure!(!may_be.is_empty(), "it was made out of nothing");
         let numbers = from.map_or(Ok(Numbers::new()), |at| self.inherited(&id, at))?;
-        self.sessions.push(Known::new(id, distinct(may_be.into_iter()), numbers));
+        let home = from.map_or(0, |at| self.sessions[at].home);
+        self.sessions.push(Known::new(id, home, distinct(may_be.into_iter()), numbers));
         Ok(())
     }
 
     /// What a fork's numbers mean up to its beginning, also of what its parent has undone.
-    fn inherited(&self, id: &str, at: usize) -> Result<Numbers> {
-        let events = self.ash.api().events(id)?;
-        let forked = events.iter().find(|event| {
-            event["type"] == "lifecycle" && event.to_string().contains(&self.sessions[at].id)
-        });
+    fn inherited(&mut self, id: &str, at: usize) -> Result<Numbers> {
+        let parent = &self.sessions[at];
+        let events = self.machines[parent.home].asked(|api| api.events(id))?;
+        let forked = events
+            .iter()
+            .find(|event| event["type"] == "lifecycle" && event.to_string().contains(&parent.id));
         let begin = forked.context("it does not say what it was made of")?["sequence"].as_u64();
-        let below = self.sessions[at].numbers.range(..begin.unwrap_or(0));
+        let below = parent.numbers.range(..begin.unwrap_or(0));
         Ok(below.map(|(number, text)| (*number, text.clone())).collect())
     }
 
     /// A session that nobody knows, made in this way.
-    fn stranger(&self, parent: Option<usize>) -> Result<Option<String>> {
-        let parent = parent.map(|at| self.sessions[at].id.as_str());
+    fn stranger(&mut self, parent: Option<usize>) -> Result<Option<String>> {
+        let parent = parent.map(|at| &self.sessions[at]);
+        let all = self.machines[parent.map_or(0, |parent| parent.home)].asked(sessions)?;
         let known = |id: &str| self.sessions.iter().any(|known| known.id == id);
-        for session in sessions(&self.ash.api())? {
+        for session in all {
             let id = session["id"].as_str().context("a session has no id")?;
-            if !known(id) && session["parentSessionId"].as_str() == parent {
+            let made_of = session["parentSessionId"].as_str();
+            if !known(id) && made_of == parent.map(|parent| parent.id.as_str()) {
                 return Ok(Some(id.to_owned()));
             }
         }
         Ok(None)
     }
 
-    /// Looks at every session. A daemon that dies meanwhile is started again.
+    /// Looks at every session where it is, and whether there are others.
     fn look(&mut self) -> Result<()> {
-        for _ in 0..3 {
-            let looked = self.look_once();
-            let broken = looked.as_ref().err().is_some_and(is_broken);
-            if !(broken && self.is_dying()) {
-                return looked;
-            }
-            self.revive(false)?;
-        }
-        bail!("the daemon dies again and again")
-    }
-
-    /// Whether a connection broke because the daemon has died.
-    fn is_dying(&mut self) -> bool {
-        process::until("the daemon to be dead", || self.ash.is_dead().unwrap_or(true)).is_ok()
-    }
-
-    fn look_once(&mut self) -> Result<()> {
-        let api = self.ash.api();
         for known in &mut self.sessions {
-            known.look(&api).with_context(|| format!("session {}", known.id))?;
+            let looked = self.machines[known.home].asked(|api| known.look(api));
+            looked.with_context(|| format!("session {}", known.id))?;
         }
-        let ours: BTreeSet<_> = self.sessions.iter().map(|known| known.id.clone()).collect();
-        let ids = sessions(&api)?;
-        let mut ids = ids.iter().filter_map(|session| session["id"].as_str());
-        let strange = ids.find(|id| !ours.contains(*id));
-        ensure!(strange.is_none(), "nobody made session {strange:?}");
+        for (at, machine) in self.machines.iter_mut().enumerate() {
+            let ours =
+                |id: &str| self.sessions.iter().any(|known| known.id == id && known.may_be_at(at));
+            let ids = machine.asked(sessions)?;
+            let mut ids = ids.iter().filter_map(|session| session["id"].as_str());
+            let strange = ids.find(|id| !ours(id));
+            ensure!(strange.is_none(), "nobody made session {strange:?}");
+        }
         Ok(())
     }
 
     /// Every checkpoint can be gone on from, and when everything is removed nothing is left.
     pub(super) fn finish(mut self) -> Result<()> {
-        // Whatever is still to go wrong goes wrong with a healthy daemon.
-        self.ash.kill9()?;
-        self.ash.boot()?;
+        // Whatever is still to go wrong goes wrong with healthy daemons.
+        self.machines.iter_mut().try_for_each(|machine| machine.ash.crash())?;
         self.look()?;
         for at in 0..self.sessions.len() {
             for name in self.sessions[at].may_be[0].names() {
@@ -329,13 +297,8 @@ impl World {
                 self.fork_from(at, name).with_context(|| format!("checkpoint p{name}"))?;
             }
         }
-        let api = self.ash.api();
-        for session in sessions(&api)? {
-            api.purge(session["id"].as_str().context("a session has no id")?)?;
-        }
-        api.call("DELETE", "/api/agents/hello", None)?.expect(200)?;
-        clean(&self.ash, &self.before)?;
-        self.ash.finish()
+        self.machines.iter().try_for_each(Machine::clear)?;
+        self.machines.into_iter().try_for_each(|machine| machine.ash.finish())
     }
 
     fn fork_from(&mut self, at: usize, name: usize) -> Result<()> {
@@ -348,7 +311,7 @@ impl World {
         ensure!(self.sessions.len() == count + 1, "it cannot be gone on from");
         self.look()?;
         let child = self.sessions.pop().context("just made")?;
-        self.ash.api().purge(&child.id)
+        self.machines[child.home].ash.api().purge(&child.id)
     }
 }
 
@@ -362,10 +325,4 @@ fn fresh(version: usize) -> State {
 fn is_running(mark: &str) -> bool {
     process::with_argument(&format!(".{mark} ")).iter().any(|pid| *pid != std::process::id())
         || !process::with_argument(&format!("# {mark}")).is_empty()
-}
-
-fn is_broken(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|cause| cause.to_string().contains("cannot connect") || cause.is::<std::io::Error>())
 }
