@@ -119,6 +119,7 @@ fn session() -> Session {
         restore: None,
         cold: false,
         changed: Changed::No,
+        altered: None,
         last_error: None,
         turn: None,
         slot: None,

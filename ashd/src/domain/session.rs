@@ -38,6 +38,9 @@ pub struct Session {
     pub cold: bool,
     /// What of its files may be in no point, and no turn will save.
     pub changed: Changed,
+    /// The newest event when files were first changed by others than turns, or may have been: until
+    /// then they came of the agent's folder. 0 where that is not known, or not so.
+    pub altered: Option<u64>,
     /// Its place in the range of leased uids, while it has one.
     pub slot: Option<u32>,
     /// The newest event's number; 0 before the first.
@@ -54,6 +57,11 @@ impl Session {
     /// Whether it is being made out of something that is there: of another session, or of a copy.
     pub fn is_arriving(&self) -> bool {
         self.status == Status::Starting && (self.parent.is_some() || self.restore.is_some())
+    }
+
+    /// Whether its files were those of its agent's folder when the first message, with this number, came.
+    pub fn began_unaltered(&self, message: u64) -> bool {
+        self.altered.is_none_or(|altered| altered >= message)
     }
 }
 
@@ -179,7 +187,8 @@ impl SessionChange {
         SessionChange { status: Some(status), ..SessionChange::default() }
     }
 
-    /// Carries the change out on a session in memory, as the store does on its row.
+    /// Carries the change out on a session in memory, as the store does on its row: behind the events
+    /// of the same commit.
     pub fn apply(&self, session: &mut Session) {
         fn set<T: Clone>(field: &mut T, new: &Option<T>) {
             if let Some(new) = new {
@@ -196,6 +205,9 @@ impl SessionChange {
         set(&mut session.restore, &self.restore);
         set(&mut session.cold, &self.cold);
         set(&mut session.changed, &self.changed);
+        if self.changed > Some(Changed::No) {
+            session.altered.get_or_insert(session.last_seq);
+        }
         set(&mut session.slot, &self.slot);
         set(&mut session.settings, &self.settings);
         set(&mut session.last_active_at, &self.last_active_at);
@@ -222,6 +234,7 @@ impl Session {
             restore: None,
             cold: false,
             changed: Changed::No,
+            altered: None,
             last_error: None,
             turn: None,
             slot: None,
@@ -235,6 +248,21 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_there_before_the_first_change_is_known() {
+        let mut session = Session { last_seq: 3, ..Session::example(1) };
+        assert!(session.began_unaltered(2));
+        let change = |changed| SessionChange { changed: Some(changed), ..SessionChange::none() };
+        change(Changed::No).apply(&mut session);
+        assert_eq!(session.altered, None);
+        change(Changed::Maybe).apply(&mut session);
+        session.last_seq = 9;
+        change(Changed::Kept).apply(&mut session);
+        assert_eq!(session.altered, Some(3), "only the first counts");
+        assert!(session.began_unaltered(2) && session.began_unaltered(3));
+        assert!(!session.began_unaltered(4));
+    }
 
     #[test]
     fn statuses_round_trip() {

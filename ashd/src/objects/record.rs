@@ -173,6 +173,7 @@ impl Manifest {
             restore: Some(PointId(self.point.id)),
             cold: false,
             changed: Changed::No,
+            altered: Some(0),
             slot: None,
             last_seq: 0,
             created_at: Timestamp(copy.created_at),

@@ -145,6 +145,7 @@ fn draft(agent: &Agent, settings: Settings, slot: u32) -> Session {
         restore: None,
         cold: false,
         changed: Changed::No,
+        altered: None,
         last_error: None,
         turn: None,
         slot: Some(slot),

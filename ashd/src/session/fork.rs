@@ -149,6 +149,7 @@ fn draft(parent: &Session, point: &Point, slot: u32) -> Session {
         restore: None,
         cold: false,
         changed: Changed::No,
+        altered: Some(0),
         slot: Some(slot),
         last_seq: 0,
         created_at: now,

@@ -113,6 +113,7 @@ mod tests {
             restore: None,
             cold: false,
             changed: Changed::No,
+            altered: None,
             last_error: None,
             turn: None,
             slot: Some(7),

@@ -255,8 +255,9 @@ pub trait Store: Send + Sync {
     /// forgotten. Returns the other session's newest number.
     async fn copy_events(&self, copying: Copying) -> Result<u64>;
 
-    /// Records a point. A name that another point of the session has is [`StoreError::Exists`]. Of the
-    /// session's points without a name, only the newest `keep` are kept, and at least one.
+    /// Records a point, of the newest event or an earlier one. A name that another point of the session
+    /// has is [`StoreError::Exists`]. Of the session's points without a name, only the newest `keep` are
+    /// kept, and at least one.
     async fn add_point(&self, point: Point, keep: u32) -> Result<()>;
     /// Every point of a session, newest first.
     async fn points(&self, id: SessionId) -> Result<Vec<Point>>;

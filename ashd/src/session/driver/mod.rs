@@ -450,8 +450,8 @@ impl Driver {
         let publish = change != SessionChange::none();
         let turns = change.turn.is_some();
         self.shared.store.commit(commit).await?;
-        change.apply(&mut self.session);
         self.session.last_seq = last;
+        change.apply(&mut self.session);
         if publish {
             self.shared.registry.publish(&self.session);
         }

@@ -46,7 +46,8 @@ pub(super) fn insert(conn: &Connection, point: &Point) -> Result<()> {
     let sql = "INSERT INTO points (session, id, name, seq, turn, turn_user_seq, cli_session, root,
              files, bytes, written, left_out, created_at, undone)
          SELECT key, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13,
-             (SELECT json_group_array(json_array(first, last)) FROM undone WHERE session = key)
+             (SELECT json_group_array(json_array(first, min(last, ?4))) FROM undone
+              WHERE session = key AND first <= ?4)
          FROM sessions WHERE id = ?1";
     let row = params![
         point.session,

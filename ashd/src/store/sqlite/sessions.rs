@@ -16,7 +16,7 @@ const WHAT: &str = "the session";
 
 const SELECT: &str = "SELECT id, tenant, agent, agent_version, status, sandbox, settings,
          cli_session, cli_version, turn, turn_user_seq, slot, last_seq, created_at, last_active_at,
-         last_error, parent, restore, cold, changed
+         last_error, parent, restore, cold, changed, altered
      FROM sessions JOIN session_settings ON session = key";
 
 /// What a commit needs to know of a session.
@@ -54,8 +54,8 @@ pub(super) fn create(conn: &Connection, session: &Session, events: &[NewEvent]) 
 fn insert(conn: &Connection, session: &Session) -> Result<()> {
     let sql = "INSERT INTO sessions (id, tenant, agent, agent_version, status, sandbox,
              cli_session, cli_version, turn, turn_user_seq, last_seq, created_at, last_active_at,
-             last_error, parent, restore, cold, changed)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?)";
+             last_error, parent, restore, cold, changed, altered)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?)";
     let row = params![
         session.id,
         session.tenant,
@@ -74,6 +74,7 @@ fn insert(conn: &Connection, session: &Session) -> Result<()> {
         session.restore,
         session.cold,
         session.changed,
+        session.altered,
     ];
     conn.prepare_cached(sql)?.execute(row).map_err(exists(WHAT))?;
     Ok(())
@@ -118,7 +119,8 @@ fn go_back(conn: &Connection, head: &Head, point: History) -> Result<()> {
 }
 
 pub(super) fn undo(conn: &Connection, session: i64, ranges: &[(u64, u64)]) -> Result<()> {
-    let sql = "INSERT OR IGNORE INTO undone (session, first, last) VALUES (?, ?, ?)";
+    let sql = "INSERT INTO undone (session, first, last) VALUES (?, ?, ?)
+         ON CONFLICT DO UPDATE SET last = max(last, excluded.last)";
     let mut insert = conn.prepare_cached(sql)?;
     for (first, last) in ranges {
         insert.execute(params![session, first, last])?;
@@ -147,7 +149,8 @@ fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> 
              last_error = iif(?12, ?13, last_error),
              restore = iif(?14, ?15, restore),
              cold = coalesce(?16, cold),
-             changed = coalesce(?17, changed)
+             changed = coalesce(?17, changed),
+             altered = iif(?17 > 0, ifnull(altered, last_seq), altered)
          WHERE key = ?1";
     let turn = change.turn.flatten();
     let row = params![
@@ -282,5 +285,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Session> {
         restore: row.get(17)?,
         cold: row.get(18)?,
         changed: row.get(19)?,
+        altered: row.get(20)?,
     })
 }

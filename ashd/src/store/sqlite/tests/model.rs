@@ -32,7 +32,8 @@ enum Verb {
     Create(Session, Vec<NewEvent>),
     Commit(Commit),
     Purge(SessionId),
-    AddPoint(SessionId, Point),
+    /// So many events behind the newest.
+    AddPoint(SessionId, Point, u8),
     RemovePoint(SessionId, u8),
     GoBack(SessionId, u8, Vec<NewEvent>, Option<Point>),
     Copy(SessionId, u8, u32),
@@ -223,7 +224,8 @@ fn verb() -> impl Strategy<Value = Verb> {
         12 => (session_id(), change(), events())
             .prop_map(|(session, change, events)| Verb::Commit(Commit::of(session, change, events))),
         1 => session_id().prop_map(Verb::Purge),
-        6 => (session_id(), point()).prop_map(|(id, point)| Verb::AddPoint(id, point)),
+        6 => (session_id(), point(), prop_oneof![3 => Just(0), 1 => 0..6u8])
+            .prop_map(|(id, point, back)| Verb::AddPoint(id, point, back)),
         1 => (session_id(), 0..4u8).prop_map(|(id, point)| Verb::RemovePoint(id, point)),
         3 => (session_id(), 0..4u8, events(), prop::option::of(point()))
             .prop_map(|(id, point, events, again)| Verb::GoBack(id, point, events, again)),
@@ -380,7 +382,7 @@ impl Model {
         if twice || whole.3.iter().any(|(p, _)| named(p)) {
             return exists("a point with this name");
         }
-        let undone = whole.4.clone();
+        let undone = whole.4.range(..=point.seq).copied().collect();
         whole.3.push((point, undone));
         let mut unnamed: Vec<_> = whole.3.iter().map(|(point, _)| point).cloned().collect();
         unnamed.retain(|point| point.name.is_none() && whole.0.restore != Some(point.id));
@@ -507,8 +509,9 @@ async fn act(store: &Sqlite, model: &mut Model, verb: Verb) -> Result<(), TestCa
 
 async fn act_on_points(store: &Sqlite, model: &mut Model, verb: Verb) -> Result<(), TestCaseError> {
     match verb {
-        Verb::AddPoint(id, point) => {
-            let seq = model.find(id).map_or(0, |whole| whole.0.last_seq);
+        Verb::AddPoint(id, point, back) => {
+            let last = model.find(id).map_or(0, |whole| whole.0.last_seq);
+            let seq = last.saturating_sub(back.into());
             let point = Point { session: id, seq, ..point };
             same(store.add_point(point.clone(), KEPT).await, model.add_point(point))
         }

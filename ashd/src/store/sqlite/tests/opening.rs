@@ -77,6 +77,7 @@ fn what_the_first_schema_held_is_all_there_after_the_upgrade() {
         assert_eq!((agents[0].id, agents[0].created_at), (AgentId(uuid(1)), Timestamp(10)));
         let session = block_on(store.session(SessionId(uuid(3)))).unwrap().unwrap();
         assert_eq!((session.settings.model.as_deref(), session.slot), (Some("m"), Some(7)));
+        assert_eq!(session.altered, Some(0), "what it began with is not known");
     }
     let raw = Connection::open(&path).unwrap();
     let version: u32 = raw.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();

@@ -80,6 +80,29 @@ fn two_sessions_never_have_the_same_uids() {
     });
 }
 
+/// History can go back to the same place as often as one likes, also through points that were made when
+/// more had been undone behind it.
+#[test]
+fn what_is_behind_a_point_of_an_earlier_event_is_undone_every_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    block_on(async {
+        store.create_session(session(1), vec![event(1)]).await.unwrap();
+        for (n, last) in [(1, 1), (2, 5), (3, 9)] {
+            let said = (last + 1..last + 4).map(event).collect();
+            store.commit(append(1, said)).await.unwrap();
+            store.add_point(point(n, 1, 1, 0), 9).await.unwrap();
+            let back_to = Some(PointId(uuid(n)));
+            let back = Commit { back_to, ..append(1, vec![event(last + 4)]) };
+            store.commit(back).await.unwrap();
+            let range = EventRange { undone: false, ..everything() };
+            let left = store.events(id(1), range).await.unwrap();
+            let left: Vec<u64> = left.iter().map(|event| event.seq).collect();
+            assert_eq!(left, [1, last + 4]);
+        }
+    });
+}
+
 #[test]
 fn no_session_begins_with_an_agent_that_is_gone() {
     let dir = tempfile::tempdir().unwrap();
