@@ -53,6 +53,7 @@ pub const POINTS: &[(&str, &str)] = &[
     ("restore.synced", "files of a point are on disk; the store does not know it"),
     ("place.emptied", "a session's files were moved away; others are not in their place yet"),
     ("place.filled", "a session has other files; the ones before are still there"),
+    ("back.start", "a session has a point of how it was made, and has not gone back to it"),
     ("back.built", "files are built for a session that goes back; nothing else is done"),
     ("back.recorded", "a session has gone back; its files have not"),
     ("back.placed", "a session and its files have gone back; they count as to be built"),

@@ -6,13 +6,12 @@ use tokio::task::spawn_blocking;
 
 use super::api::{Caller, Refusal};
 use super::driver::Command;
-use super::going_on;
 use super::keeping::unkept;
 use super::registry::SessionView;
+use super::rewind::Goal;
 use super::service::{Result, Service, detached};
-use crate::domain::{Event, EventKind, Point, PointName, SessionId, Status, Which};
+use crate::domain::{Point, PointName, SessionId, Status, Which};
 use crate::snapshot::SnapshotError;
-use crate::store::EventRange;
 
 /// A point, and what is known to be damaged of it.
 #[derive(Clone, Debug)]
@@ -109,39 +108,30 @@ impl Service {
         id: SessionId,
         to: Which,
     ) -> Result<Arc<SessionView>> {
-        self.shared.disk_has_room()?;
-        let (service, caller) = (self.clone(), caller.clone());
-        let go_back =
-            async move { service.ask(&caller, id, |reply| Command::GoBack { to, reply }).await };
-        detached(go_back).await
+        self.bring_back(caller, id, Goal::Point(to)).await
     }
 
-    /// Brings a session back to how it was right before the message with this number.
+    /// Brings a session back to how it was right before the message with this number. Goes on when the
+    /// caller is gone.
     pub async fn rewind(
         &self,
         caller: &Caller,
         id: SessionId,
         before: u64,
     ) -> Result<Arc<SessionView>> {
-        let range = |after, limit, kinds| EventRange { after, limit, kinds, undone: false };
-        let asked = range(before.saturating_sub(1), 1, vec![EventKind::User]);
-        let message = self.history(caller, id, asked).await?.pop();
-        if message.is_none_or(|message| message.seq != before) {
-            return Err(Refusal::Invalid(
-                "before: there is no message with this number".to_owned(),
-            ));
-        }
-        let point = self.shared.store.point(id, Which::Upto(before.saturating_sub(1))).await?;
-        let Some(point) = point else {
-            let nearest = "none: it is older than the first checkpoint".to_owned();
-            return Err(Refusal::NotAtCheckpoint { nearest });
-        };
-        // What is no part of the conversation may lie between.
-        let next =
-            self.history(caller, id, range(point.seq, 1, going_on::SPOKEN.to_vec())).await?.pop();
-        if next.is_none_or(|next: Event| next.seq != before) || point.turn.is_some() {
-            return Err(Refusal::NotAtCheckpoint { nearest: point.id.to_string() });
-        }
-        self.go_back(caller, id, Which::Id(point.id)).await
+        self.bring_back(caller, id, Goal::Before(before)).await
+    }
+
+    async fn bring_back(
+        &self,
+        caller: &Caller,
+        id: SessionId,
+        to: Goal,
+    ) -> Result<Arc<SessionView>> {
+        self.shared.disk_has_room()?;
+        let (service, caller) = (self.clone(), caller.clone());
+        let go_back =
+            async move { service.ask(&caller, id, |reply| Command::GoBack { to, reply }).await };
+        detached(go_back).await
     }
 }

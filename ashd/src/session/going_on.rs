@@ -1,9 +1,10 @@
 //! What the history of a session that goes on from a point has next.
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::frames;
-use crate::domain::{EventKind, NewEvent, Point, Timestamp};
+use crate::domain::{Event, EventKind, NewEvent, Point, Timestamp};
 
 /// What a conversation is made of.
 pub(super) const SPOKEN: [EventKind; 5] = [
@@ -13,6 +14,17 @@ pub(super) const SPOKEN: [EventKind; 5] = [
     EventKind::Result,
     EventKind::Error,
 ];
+
+/// Whether a point that this happened behind lacks something of it: what was said, be it forgotten.
+pub(super) fn is_missed(event: &Event) -> bool {
+    #[derive(Deserialize)]
+    struct Body<'a> {
+        action: &'a str,
+    }
+    let passing = |body: Body<'_>| body.action != "forgotten";
+    let is_passing = || serde_json::from_slice(&event.body).is_ok_and(passing);
+    event.kind != EventKind::Lifecycle || !is_passing()
+}
 
 /// Behind number `after`: the end of the turn that was running at the point, in words, and where the
 /// session comes from.
@@ -57,4 +69,32 @@ pub(super) fn gone_down(point: Option<&Point>, seq: u64) -> NewEvent {
     let (kind, body) = (EventKind::Lifecycle, body.to_string().into());
     let at = Timestamp::now();
     NewEvent { seq, kind, turn: None, origin: None, replaces: false, body, at }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_session_went_through_is_not_missed_and_all_else_is() {
+        let event = |kind, body: &'static str| NewEvent {
+            seq: 1,
+            kind,
+            turn: None,
+            origin: None,
+            replaces: false,
+            body: body.into(),
+            at: Timestamp(0),
+        };
+        for kind in SPOKEN {
+            assert!(is_missed(&event(kind, r#"{"action":"created"}"#)), "{kind:?}");
+        }
+        let is_missed = |body| is_missed(&event(EventKind::Lifecycle, body));
+        for body in [r#"{"action":"created","agentName":"a"}"#, r#"{"action":"restored"}"#] {
+            assert!(!is_missed(body), "{body}");
+        }
+        for body in [r#"{"action":"forgotten"}"#, "{}", "?"] {
+            assert!(is_missed(body), "{body}");
+        }
+    }
 }

@@ -85,6 +85,19 @@ impl Shared {
         spawn_blocking(cut).await.unwrap_or_else(|_| Err(SnapshotError::Cancelled))
     }
 
+    /// Like [`cut`](Self::cut), of what nobody changes: the moment is any.
+    pub(super) async fn cut_at_rest(
+        &self,
+        session: &Session,
+        root: PathBuf,
+    ) -> Result<Cut, SnapshotError> {
+        let (told, mut moments) = mpsc::unbounded_channel();
+        let noting = tokio::spawn(async move { while moments.recv().await.is_some() {} });
+        let cut = self.cut(session, root, (Arc::default(), told)).await;
+        noting.abort();
+        cut
+    }
+
     /// Whether workspace and home of a session are there.
     pub(super) fn has_files(&self, id: SessionId) -> bool {
         self.places.has_files(id)
@@ -354,7 +367,7 @@ struct How {
 }
 
 /// Where a session's files are built.
-fn beside(id: SessionId) -> String {
+pub(super) fn beside(id: SessionId) -> String {
     format!("{id}.new")
 }
 

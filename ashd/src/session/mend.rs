@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
@@ -132,11 +131,7 @@ async fn keep_last(shared: &Shared, session: &Session, root: PathBuf) -> Result<
     if !root.join("workspace").is_dir() {
         return Ok(());
     }
-    // Nobody changes anything; the moment is any.
-    let (told, mut moments) = mpsc::unbounded_channel();
-    let noting = tokio::spawn(async move { while moments.recv().await.is_some() {} });
-    let cut = shared.cut(session, root, (Arc::default(), told)).await;
-    noting.abort();
+    let cut = shared.cut_at_rest(session, root).await;
     let cut = cut.map_err(|error| unkept(session.id, error))?;
     let point = point_of(&cut, session, None);
     Ok(shared.add_point(point, shared.live().keep_points).await?)

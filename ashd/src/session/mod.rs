@@ -44,6 +44,8 @@ mod places;
 mod reconcile;
 mod registry;
 mod retention;
+mod rewind;
+mod start;
 mod survey;
 mod tenants;
 mod top;

@@ -16,14 +16,13 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
-use super::agents;
 use super::api::Refusal;
 use super::going_on;
 use super::shared::Shared;
 use crate::domain::{Changed, SandboxId, Session, SessionId, Which};
 use crate::fault;
 use crate::store::{EventRange, Store, StoreError, Unsynced};
-use crate::tree::{Tree, TreeError, remove_all};
+use crate::tree::{Tree, TreeError};
 
 /// How long to wait for others whose files can be put on the disk together, and for those that go on
 /// soon.
@@ -150,7 +149,8 @@ impl Shared {
         let id = session.id;
         let point = self.store.point(id, Which::Newest).await?;
         if point.is_none() {
-            self.lay_out_again(session).await?;
+            self.lay_out_again(session, &id.to_string()).await?;
+            self.flush().await?;
         }
         let behind = point.as_ref().map_or(0, |point| point.seq);
         let kinds = going_on::SPOKEN.to_vec();
@@ -159,24 +159,6 @@ impl Shared {
             session.restore.is_none() && !self.store.events(id, spoken).await?.is_empty();
         let told = is_behind.then(|| going_on::gone_down(point.as_ref(), session.last_seq + 1));
         Ok(self.store.build_again(id, told).await?)
-    }
-
-    /// Makes workspace and home of a session once more as they were when it was made.
-    async fn lay_out_again(&self, session: &Session) -> Result<(), Refusal> {
-        let (places, options) = (self.places.clone(), self.options.clone());
-        let (owner, session) = (self.owner(session)?, session.clone());
-        let lay_out = move || {
-            let version = (&session.tenant, &session.agent, session.agent_version);
-            if !places.version(version.0, version.1, version.2).is_dir() {
-                return Err(agents::named(&session.agent));
-            }
-            let failed = |error: TreeError| Refusal::Internal(error.to_string());
-            remove_all(&places.sessions(), &session.id.to_string()).map_err(failed)?;
-            agents::lay_out(&places, version, &places.session(session.id), owner, &options)?;
-            Tree::open(&places.sessions()).and_then(|tree| tree.sync()).map_err(failed)
-        };
-        let laid_out = spawn_blocking(lay_out).await;
-        laid_out.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
     }
 }
 

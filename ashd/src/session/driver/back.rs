@@ -1,14 +1,15 @@
-//! Going back to a point.
+//! Going back: to a point, or to before a message.
 
 use std::sync::Arc;
 
 use super::{Driver, refusal};
-use crate::domain::{Event as Durable, Point, SessionChange, Timestamp, Which};
+use crate::domain::{Event as Durable, Point, SessionChange, Timestamp};
 use crate::fault;
 use crate::session::api::Refusal;
 use crate::session::going_on;
-use crate::session::machine::{Effect, Event};
+use crate::session::machine::{Effect, Event, Turn};
 use crate::session::registry::SessionView;
+use crate::session::rewind::{Goal, Target};
 use crate::store::Commit;
 
 /// What becomes of a turn that was running at the point.
@@ -20,9 +21,12 @@ impl Driver {
     ///
     /// The files are built beside their place, so that a point that cannot be brought back changes
     /// nothing. The commit decides: a daemon that is killed behind it builds them once more.
-    pub(super) async fn go_back(&mut self, to: Which) -> Result<Arc<SessionView>, Refusal> {
-        let point = self.shared.store.point(self.session.id, to).await?;
-        let point = point.ok_or(Refusal::NoCheckpoint)?;
+    pub(super) async fn go_back(&mut self, to: Goal) -> Result<Arc<SessionView>, Refusal> {
+        if self.state.turn == Turn::None {
+            // What is being saved may be what is wanted.
+            self.finish_saving().await;
+        }
+        let target = self.shared.target(&self.session, to).await?;
         let mut state = self.state.clone();
         let effects = state.step(Event::Cool).map_err(|denied| refusal(denied, "restore"))?;
         // What is lost from here on is not missed.
@@ -31,14 +35,14 @@ impl Driver {
         self.state = state;
         // What is saved meanwhile must not push out the point itself.
         self.keeps_all = true;
-        let returned = self.return_to(&point, effects).await;
+        let returned = self.return_to(target, effects).await;
         self.keeps_all = false;
         returned
     }
 
     async fn return_to(
         &mut self,
-        point: &Point,
+        target: Target,
         effects: Vec<Effect>,
     ) -> Result<Arc<SessionView>, Refusal> {
         self.perform(effects).await?;
@@ -46,12 +50,15 @@ impl Driver {
         if self.has_own_files().await? {
             self.save_now().await?;
         }
-        if let Err(refusal) = self.shared.build(&self.session, point, None).await {
-            self.shared.discard(self.session.id).await;
-            return Err(refusal);
-        }
+        let point = match self.build(target).await {
+            Ok(point) => point,
+            Err(refusal) => {
+                self.shared.discard(self.session.id).await;
+                return Err(refusal);
+            }
+        };
         fault::point("back.built");
-        if let Err(error) = self.record_return(point).await {
+        if let Err(error) = self.record_return(&point).await {
             self.shared.discard(self.session.id).await;
             return Err(error);
         }
@@ -61,6 +68,16 @@ impl Driver {
         let change = SessionChange { restore: Some(None), ..SessionChange::none() };
         self.commit(change, vec![]).await?;
         Ok(self.view())
+    }
+
+    /// Builds the files beside their place. Of what nobody has saved there is a point then.
+    async fn build(&mut self, target: Target) -> Result<Point, Refusal> {
+        let point = match target {
+            Target::Point(point) => *point,
+            Target::Start(seq) => self.shared.start_point(&self.session, seq).await?,
+        };
+        self.shared.build(&self.session, &point, None).await?;
+        Ok(point)
     }
 
     /// Commits that the session is at the point again, and shows it.

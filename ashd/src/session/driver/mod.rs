@@ -39,11 +39,12 @@ use super::keeping::Life;
 use super::logs::Logs;
 use super::machine::{Denied, Effect, Event, Failure, State, Turn};
 use super::registry::SessionView;
+use super::rewind::Goal;
 use super::shared::Shared;
 use super::stream::Subscription;
 use crate::domain::{
     EventKind, ExecRequest, NewEvent, Point, PointId, PointName, Session, SessionChange, Status,
-    Timestamp, TurnId, TurnRequest, Which,
+    Timestamp, TurnId, TurnRequest,
 };
 use crate::sandbox::Running;
 use crate::sandbox::link::{Incoming, LinkError};
@@ -71,8 +72,8 @@ pub(super) enum Command {
     End { purge: bool, reply: Reply<Arc<SessionView>> },
     /// Make a point.
     Save { name: Option<PointName>, reply: Reply<Point> },
-    /// Go back to a point.
-    GoBack { to: Which, reply: Reply<Arc<SessionView>> },
+    /// Go back to a point, or to before a message.
+    GoBack { to: Goal, reply: Reply<Arc<SessionView>> },
     /// Run a command beside the turn.
     Exec { request: ExecRequest, reply: Reply<ExecStream> },
     /// Change files.

@@ -39,6 +39,26 @@ impl Talk {
         Ok(self.api.exec(&self.session, command)?.stdout.trim().to_owned())
     }
 
+    /// What was said to the agent: messages as the API shows them.
+    fn said(&self) -> Result<Vec<Value>> {
+        let path = format!("/api/sessions/{}/messages?limit=100", self.session);
+        let listed = self.api.call("GET", &path, None)?.expect(200)?;
+        let mut said = listed["messages"].as_array().cloned().context("no messages")?;
+        said.retain(|message| message["role"] == "user");
+        Ok(said)
+    }
+
+    /// Goes back to before a message; false if it is not known how it was then.
+    fn rewind(&self, message: &Value) -> Result<bool> {
+        let path = format!("/api/sessions/{}/rewind", self.session);
+        let before = json!({ "before": message["id"] });
+        let answer = self.api.call("POST", &path, Some(&before))?;
+        if answer.status == 409 && answer.text().contains("no checkpoint right before") {
+            return Ok(false);
+        }
+        answer.expect(200).map(|_| true)
+    }
+
     fn prompts(&self) -> Result<Vec<String>> {
         let messages = self.api.messages(&self.session)?.into_iter();
         let prompts = messages.filter(|(role, _)| role == "user");
@@ -156,14 +176,7 @@ fn a_session_is_wound_back_to_before_a_message(options: Options) -> Result<()> {
         // The moment of a point is before the next message; this waits for it.
         talk.checkpoint(&format!("after {n}"))?;
     }
-    let path = format!("/api/sessions/{}/messages?limit=100", talk.session);
-    let listed = talk.api.call("GET", &path, None)?.expect(200)?;
-    let users: Vec<_> = listed["messages"]
-        .as_array()
-        .context("no messages")?
-        .iter()
-        .filter(|message| message["role"] == "user")
-        .collect();
+    let users = talk.said()?;
     talk.post("rewind", json!({ "before": users[2]["id"] }), 200)?;
     ensure!(talk.shell("cat log")? == "1\n2");
     ensure!(talk.prompts()?.len() == 2);
@@ -171,6 +184,93 @@ fn a_session_is_wound_back_to_before_a_message(options: Options) -> Result<()> {
     ensure!(talk.shell("cat log")? == "1");
     let refused = talk.post("rewind", json!({ "before": users[2]["sequence"] }), 400)?;
     ensure!(refused["error"] == "before: there is no message with this number", "{refused}");
+    talk.ash.finish()
+}
+
+both_engines!(a_session_is_wound_back_to_how_it_was_made);
+
+/// That is its agent's folder, and nothing said. Nobody has saved it.
+fn a_session_is_wound_back_to_how_it_was_made(options: Options) -> Result<()> {
+    let talk = Talk::begin(options)?;
+    talk.ask(&talk.bash("echo one > made; rm CLAUDE.md"))?;
+    talk.ask("[[say remember the owl]]")?;
+    talk.checkpoint("before")?;
+    ensure!(talk.rewind(&talk.said()?[0])?, "it is refused");
+    ensure!(talk.prompts()?.is_empty(), "{:?}", talk.prompts()?);
+    ensure!(talk.shell("ls")? == "CLAUDE.md", "{}", talk.shell("ls")?);
+    // The commands may have changed something.
+    talk.post("checkpoints", json!({}), 201)?;
+    let told = talk.ask("[[history]]")?;
+    ensure!(!told.contains("the owl") && !told.contains("echo one"), "{told}");
+
+    // It goes on from there as from anywhere, and what was undone can be brought back.
+    ensure!(talk.rewind(&talk.said()?[0])?, "it is refused the second time");
+    ensure!(talk.prompts()?.is_empty() && talk.shell("ls")? == "CLAUDE.md");
+    talk.post("checkpoints/before/restore", json!({}), 200)?;
+    ensure!(talk.shell("ls; cat made")? == "made\none");
+    ensure!(talk.ask("[[history]]")?.contains("the owl"));
+    talk.ash.finish()
+}
+
+/// Wherever the daemon dies on the way there, the session is as it was before, or as it was made.
+#[test]
+fn a_way_back_to_how_it_was_made_is_gone_to_its_end() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    let steps = [
+        ("back.start", false),
+        ("back.built", false),
+        ("back.recorded", true),
+        ("place.emptied", true),
+        ("back.placed", true),
+    ];
+    for (fault, has_returned) in steps {
+        talk.session = talk.api.create("hello", json!({}))?;
+        talk.ask(&talk.bash("echo one > made"))?;
+        let first = talk.said()?.remove(0);
+        talk.ash.kill9()?;
+        ensure!(talk.ash.boot_to_die(fault, &[])?, "{fault} came before the daemon was ready");
+        talk.api = talk.ash.api();
+        ensure!(talk.rewind(&first).is_err(), "{fault} was not passed");
+        talk.ash.wait_killed()?;
+        talk.boot()?;
+        ensure!(talk.prompts()?.is_empty() == has_returned, "{fault}: {:?}", talk.prompts()?);
+        if !has_returned {
+            ensure!(talk.shell("cat made")? == "one", "behind {fault}");
+            ensure!(talk.rewind(&first)?, "behind {fault}");
+        }
+        ensure!(talk.shell("ls")? == "CLAUDE.md", "{fault}: {}", talk.shell("ls")?);
+        let told = talk.ask("[[history]]")?;
+        ensure!(!told.contains("echo one"), "{fault}: {told}");
+    }
+    talk.ash.finish()
+}
+
+/// How a session was made is known as long as nothing was put there before the first message. All else
+/// is known as long as it is kept.
+#[test]
+fn what_is_not_kept_any_more_is_not_made_up() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub().config("[snapshots]\nkeep = 2\n"))?;
+    for is_given in [false, true] {
+        talk.session = talk.api.create("hello", json!({}))?;
+        if is_given {
+            let path = talk.path("files/given");
+            talk.api.open("PUT", &path, Some(b"from outside"))?.answer()?.expect(201)?;
+        }
+        for n in 0..4 {
+            talk.ask(&talk.bash(&format!("echo {n} > file")))?;
+            talk.post("checkpoints", json!({}), 201)?;
+        }
+        let said = talk.said()?;
+        ensure!(!talk.rewind(&said[1])?, "it is not kept");
+        ensure!(talk.rewind(&said[0])? != is_given, "given: {is_given}");
+        let files = if is_given { "CLAUDE.md\nfile\ngiven" } else { "CLAUDE.md" };
+        ensure!(talk.shell("ls")? == files, "{}", talk.shell("ls")?);
+        let child = talk.fork(json!({}))?;
+        talk.session = child;
+        if let Some(first) = talk.said()?.first() {
+            ensure!(!talk.rewind(first)?, "its parent's points are none of its own");
+        }
+    }
     talk.ash.finish()
 }
 

@@ -46,7 +46,7 @@ impl State {
         &self,
         changes: impl IntoIterator<Item = (String, Option<Arc<str>>)>,
     ) -> State {
-        let mut state = self.clone();
+        let mut state = State { unaltered: false, ..self.clone() };
         for (name, content) in changes {
             match content {
                 Some(content) => drop(state.files.insert(name, content)),

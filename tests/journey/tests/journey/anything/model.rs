@@ -85,6 +85,8 @@ pub(super) struct State {
     pub(super) points: BTreeMap<usize, Point>,
     /// What is attached, whatever it is called.
     pub(super) attached: BTreeSet<Arc<str>>,
+    /// Whether nothing but turns has ever changed its files, which its agent's folder had at first.
+    pub(super) unaltered: bool,
 }
 
 /// A call: what, the word that only it has, and a number of its own.
@@ -141,8 +143,8 @@ impl State {
     pub(super) fn new(files: Files) -> State {
         let between = vec![vec![files.clone()]];
         let (said, points, attached) = (vec![], BTreeMap::new(), BTreeSet::new());
-        let (status, cold, kept) = (Status::Active, false, true);
-        State { status, cold, said, files, kept, between, points, attached }
+        let (status, cold, kept, unaltered) = (Status::Active, false, true, true);
+        State { status, cold, said, files, kept, between, points, attached, unaltered }
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -85,6 +85,21 @@ pub(super) enum Op {
     Detach(usize),
 }
 
+impl Op {
+    /// Whether it is to change files beside the conversation.
+    pub(super) fn is_change(&self) -> bool {
+        matches!(
+            self,
+            Op::Write(..)
+                | Op::Remove(_)
+                | Op::Put(..)
+                | Op::Delete(_)
+                | Op::Unpack(..)
+                | Op::Attach(_)
+        )
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

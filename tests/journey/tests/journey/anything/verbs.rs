@@ -153,8 +153,9 @@ impl State {
         let said = self.said[..message].to_vec();
         let to = |files: &Files| self.back(said.clone(), self.between.clone(), files.clone());
         let granted = self.between[message].iter().map(to).collect();
-        let saved = self.points.values().any(|point| !point.running && point.said == said);
-        May { granted, refused: self.is_open() || !saved, halfway: self.cooled() }
+        let is_before = |point: &Point| !point.running && point.said == said;
+        let known = message == 0 && self.unaltered || self.points.values().any(is_before);
+        May { granted, refused: self.is_open() || !known, halfway: self.cooled() }
     }
 
     /// On the way back: without a sandbox, and as before otherwise.
@@ -173,7 +174,10 @@ impl State {
             Reply::Refused(400..500) if may.refused => vec![self.clone()],
             Reply::Refused(_) => vec![],
             Reply::Lost => {
-                may.granted.into_iter().chain(may.halfway).chain([self.clone()]).collect()
+                // That files change is noted before they do.
+                let noted = State { unaltered: self.unaltered && !call.op.is_change(), ..self.clone() };
+                let not = [self.clone(), noted];
+                may.granted.into_iter().chain(may.halfway).chain(not).collect()
             }
         }
     }
@@ -225,7 +229,7 @@ impl State {
             // It has no checkpoints but that of its beginning.
             state.between = vec![vec![]; said.len()];
             state.between.push(vec![files.clone()]);
-            state.said = said;
+            (state.said, state.unaltered) = (said, false);
             state
         };
         match from {
@@ -240,7 +244,9 @@ impl State {
 
     /// What it may be where it goes on on another machine. What is attached stays behind.
     pub(super) fn moved(&self) -> Vec<State> {
-        let there = |state: State| State { attached: BTreeSet::new(), cold: false, ..state };
+        let there = |state: State| {
+            State { attached: BTreeSet::new(), cold: false, unaltered: false, ..state }
+        };
         let moved = self.torn().into_iter();
         moved.map(|state| there(state).with(Status::Paused)).collect()
     }
