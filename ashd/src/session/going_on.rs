@@ -15,13 +15,18 @@ pub(super) const SPOKEN: [EventKind; 5] = [
     EventKind::Error,
 ];
 
-/// Whether a point that this happened behind lacks something of it: what was said, be it forgotten.
+/// That files were changed by others than turns right before a message, or may have been, and that no
+/// point has them as they were then.
+pub(super) const UNSAVED: &str = r#"{"action":"unsaved"}"#;
+
+/// Whether a point that this happened behind lacks something of it: what was said, be it forgotten, or
+/// what was done to the files.
 pub(super) fn is_missed(event: &Event) -> bool {
     #[derive(Deserialize)]
     struct Body<'a> {
         action: &'a str,
     }
-    let passing = |body: Body<'_>| body.action != "forgotten";
+    let passing = |body: Body<'_>| !["forgotten", "unsaved"].contains(&body.action);
     let is_passing = || serde_json::from_slice(&event.body).is_ok_and(passing);
     event.kind != EventKind::Lifecycle || !is_passing()
 }
@@ -93,7 +98,7 @@ mod tests {
         for body in [r#"{"action":"created","agentName":"a"}"#, r#"{"action":"restored"}"#] {
             assert!(!is_missed(body), "{body}");
         }
-        for body in [r#"{"action":"forgotten"}"#, "{}", "?"] {
+        for body in [UNSAVED, r#"{"action":"forgotten"}"#, "{}", "?"] {
             assert!(is_missed(body), "{body}");
         }
     }

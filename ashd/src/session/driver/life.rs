@@ -33,6 +33,8 @@ impl Driver {
             }
             Begin::Adopted(running, replay) => self.adopt(running, replay).await,
         }
+        // What a daemon before this one has left unsaved is in no cut of ours.
+        self.changes.all += u64::from(self.session.changed > Changed::No);
     }
 
     /// The row that this driver was started with may be from before another one ended the session.

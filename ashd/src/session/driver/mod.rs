@@ -139,8 +139,8 @@ pub(super) struct Driver {
     carried: SessionChange,
     execs: Execs,
     saving: Option<Saving>,
-    /// When files were last captured.
-    captured_at: Option<Instant>,
+    /// How often files had been changed by others than turns at the moment of the newest cut.
+    captured: Changes,
     /// Who asked for a point that the cut under way is too late for.
     wishes: Vec<Wish>,
     /// Whether points are let go of when there are many: not on the way back to one of them.
@@ -217,7 +217,7 @@ impl Driver {
             carried: SessionChange::none(),
             execs: Execs::default(),
             saving: None,
-            captured_at: None,
+            captured: Changes::default(),
             wishes: vec![],
             keeps_all: false,
             writes: vec![],
@@ -244,10 +244,11 @@ impl Driver {
                 Input::Said(Ok(None)) => self.lost("the bridge hung up").await,
                 Input::Said(Err(error)) => self.lost(&error.to_string()).await,
                 Input::Saved(saved) => {
-                    if saved.is_moment() {
-                        self.hear_all(&mut batch).await;
-                    }
                     self.saved(saved).await;
+                    if self.has_moment() {
+                        self.hear_all(&mut batch).await;
+                        self.note_moment();
+                    }
                 }
                 Input::Settled => self.settled(),
             }
@@ -364,7 +365,7 @@ impl Driver {
                     Ok(())
                 }
                 Effect::Begin(turn) => {
-                    self.let_capture().await;
+                    self.capture_before_turn().await;
                     if let Some(event) = self.begin_turn(turn).await
                         && let Ok(more) = self.state.step(event)
                     {

@@ -2,13 +2,14 @@
 //!
 //! At every boundary (the end of a turn, a pause, the end of a sandbox) workspace and home are saved in
 //! the background. The barrier is the moment at which they were seen whole: a turn that is about to
-//! begin waits for it, but not long, and not at all when there was one lately; what is not saved at
-//! this boundary is saved at the next. A point that somebody asked for is made at once, also in
+//! begin waits for it, so that the session can go back to before its message, but not long; what is not
+//! saved at this boundary is saved at the next. A point that somebody asked for is made at once, also in
 //! mid-turn: then the agent stands still for the moment itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -22,21 +23,21 @@ use crate::session::machine::Turn;
 use crate::snapshot::{Cut, SnapshotError};
 use crate::store::{Commit, StoreError};
 
-/// How long a turn waits for the moment of a cut under way, when there has been none lately.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// How long a turn waits at most for the moment of a cut. To look at 20,000 files takes a fifth of it; one
+/// that comes when they have been looked at waits for nothing.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How often a cut is begun again whose moment was missed.
 const TRIES: u32 = 3;
-
-/// What is lately: messages that follow at once on each other's answers wait for nothing.
-const LATELY: Duration = Duration::from_secs(10);
 
 /// A cut under way.
 pub(super) struct Saving {
     task: JoinHandle<Result<Cut, SnapshotError>>,
     told: mpsc::UnboundedReceiver<Told>,
     cancel: Arc<AtomicBool>,
-    /// What was so at the moment that the cut is of, once that has come.
+    /// The moment has come, and is noted when this is dropped.
+    noting: Option<SyncSender<()>>,
+    /// What was so at the moment that the cut is of, once that is noted.
     moment: Option<Moment>,
     /// Whether the files may change again.
     passed: bool,
@@ -71,13 +72,6 @@ pub(super) enum Saved {
     Done(Box<Result<Cut, SnapshotError>>),
 }
 
-impl Saved {
-    /// Whether the moment has come, and is to be noted.
-    pub(super) fn is_moment(&self) -> bool {
-        matches!(self, Saved::Told(Told::Moment(_)))
-    }
-}
-
 impl Saving {
     /// Waits for what the cut says next. Nothing is lost when this is not waited for to its end.
     pub(super) async fn next(&mut self) -> Saved {
@@ -90,6 +84,11 @@ impl Saving {
 
     fn is_cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Whether its moment is still to come, or that of another one behind it.
+    fn is_awaited(&self) -> bool {
+        !self.passed || self.again
     }
 }
 
@@ -182,14 +181,25 @@ impl Driver {
         let flag = cancel.clone();
         let root = shared.places.session(session.id);
         let task = tokio::spawn(async move { shared.cut(&session, root, (flag, tell)).await });
-        let (moment, passed, again, of_changes, missed) = (None, false, false, false, 0);
-        self.saving =
-            Some(Saving { task, told, cancel, moment, passed, wishes, again, of_changes, missed });
+        self.saving = Some(Saving {
+            task,
+            told,
+            cancel,
+            noting: None,
+            moment: None,
+            passed: false,
+            wishes,
+            again: false,
+            of_changes: false,
+            missed: 0,
+        });
     }
 
-    /// Whether what is to be saved does not wait for a turn's end.
+    /// Whether what is to be saved does not wait for a turn's end. One that waits for a moment has not
+    /// begun.
     pub(super) fn is_for_now(&self) -> bool {
-        self.state.turn == Turn::None || self.session.changed == Changed::Kept
+        let runs = self.session.turn.is_some() || self.state.turn == Turn::Own;
+        !runs || self.session.changed == Changed::Kept
     }
 
     /// Begins a cut anew whose moment came while we were busy, for the same reasons; gives it back if
@@ -212,20 +222,37 @@ impl Driver {
         None
     }
 
-    /// Notes what the session is at the moment of a cut.
     fn told(&mut self, told: Told) {
         let Some(saving) = &mut self.saving else { return };
         match told {
-            Told::Moment(noted) => {
-                saving.moment =
-                    Some(Moment { session: self.session.clone(), changes: self.changes });
-                drop(noted);
-            }
+            Told::Moment(noting) => saving.noting = Some(noting),
             Told::Passed => {
                 saving.passed = true;
-                self.captured_at = Some(Instant::now());
+                self.captured =
+                    saving.moment.as_ref().map_or(self.captured, |moment| moment.changes);
             }
         }
+    }
+
+    /// Whether the moment of a cut has come, and is to be noted.
+    pub(super) fn has_moment(&self) -> bool {
+        self.saving.as_ref().is_some_and(|saving| saving.noting.is_some())
+    }
+
+    /// Notes what the session is at the moment of a cut, if that has come. What was to be in another one
+    /// is in this.
+    pub(super) fn note_moment(&mut self) {
+        let Some(saving) = &mut self.saving else { return };
+        let Some(noting) = saving.noting.take() else { return };
+        saving.moment = Some(Moment { session: self.session.clone(), changes: self.changes });
+        saving.again &= saving.is_cancelled();
+        drop(noting);
+    }
+
+    /// Takes what a cut says while nothing of the session is under way.
+    async fn take_saved(&mut self, said: Saved) {
+        self.saved(said).await;
+        self.note_moment();
     }
 
     pub(super) async fn saved(&mut self, said: Saved) {
@@ -237,6 +264,10 @@ impl Driver {
                 let again = saving.again;
                 self.record_cut(*result, saving).await;
                 if self.launching.is_some() {
+                    // Not while files may be on their way back.
+                    if again {
+                        self.settle_soon();
+                    }
                     return;
                 }
                 let wishes = std::mem::take(&mut self.wishes);
@@ -247,27 +278,44 @@ impl Driver {
         }
     }
 
-    /// Before something begins that changes the files: waits for the moment of a cut under way,
+    /// Before a turn begins: the session is to have a point of how it is now. What was said is being
+    /// saved since it was; what was changed beside that may not be yet.
+    pub(super) async fn capture_before_turn(&mut self) {
+        if self.settles_at.take().is_some() || self.is_uncaptured() {
+            self.save_changes();
+        }
+        self.let_capture().await;
+    }
+
+    /// Before something begins that changes the files: waits for the moment of a cut of how they are,
     /// and gives the cut up when that takes too long and nobody asked for it.
     pub(super) async fn let_capture(&mut self) {
-        let lately = self.captured_at.is_some_and(|at| at.elapsed() < LATELY);
-        let end = tokio::time::Instant::now() + if lately { Duration::ZERO } else { PATIENCE };
-        while let Some(saving) = self.saving.as_mut().filter(|saving| !saving.passed) {
-            match tokio::time::timeout_at(end, saving.told.recv()).await {
-                Ok(Some(told)) => self.told(told),
-                // It has failed, and will say so.
-                Ok(None) => return,
-                Err(_) => {
-                    if saving.wishes.is_empty() {
-                        saving.cancel.store(true, Ordering::Relaxed);
-                        if self.session.changed == Changed::Kept {
-                            self.settle_soon();
-                        }
-                    }
-                    return;
-                }
+        let end = tokio::time::Instant::now() + PATIENCE;
+        // All that was said before it has been heard.
+        self.note_moment();
+        while let Some(saving) = self.saving.as_mut().filter(|saving| saving.is_awaited()) {
+            match tokio::time::timeout_at(end, saving.next()).await {
+                Ok(said) => self.take_saved(said).await,
+                Err(_) => return self.give_up_capture(),
             }
         }
+    }
+
+    fn give_up_capture(&mut self) {
+        if let Some(saving) = self.saving.as_ref().filter(|saving| !saving.passed)
+            && saving.wishes.is_empty()
+        {
+            saving.cancel.store(true, Ordering::Relaxed);
+        }
+        if self.session.changed == Changed::Kept {
+            self.settle_soon();
+        }
+    }
+
+    /// Whether files were changed by others than turns, or may have been, since the moment of the newest
+    /// cut.
+    pub(super) fn is_uncaptured(&self) -> bool {
+        self.session.changed > Changed::No && self.captured != self.changes
     }
 
     /// Before an agent begins to run in a new sandbox: a cut whose moment has not passed by then
@@ -289,7 +337,7 @@ impl Driver {
     pub(super) async fn finish_saving(&mut self) {
         while let Some(saving) = &mut self.saving {
             let said = saving.next().await;
-            self.saved(said).await;
+            self.take_saved(said).await;
         }
     }
 

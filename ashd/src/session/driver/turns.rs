@@ -15,6 +15,7 @@ use crate::fault;
 use crate::session::api::{Reading, Refusal};
 use crate::session::cli::{self, Controls, Conversation, StartKey};
 use crate::session::frames;
+use crate::session::going_on;
 use crate::session::machine::{Denied, Event, Sandbox};
 use crate::session::stream::{Starter, Subscription};
 use crate::telemetry::message;
@@ -116,7 +117,13 @@ impl Driver {
         let Some(mut waiting) = self.waiting.remove(&turn).filter(|w| !w.is_abandoned()) else {
             return ended;
         };
-        let event = self.event(EventKind::User, Some(turn), user_body(&waiting.request));
+        let mut events = vec![];
+        if self.is_uncaptured() {
+            events.push(self.event(EventKind::Lifecycle, None, going_on::UNSAVED.into()));
+        }
+        let mut event = self.event(EventKind::User, Some(turn), user_body(&waiting.request));
+        event.seq += events.len() as u64;
+        events.push(event.clone());
         let user_seq = event.seq;
         let change = SessionChange {
             turn: Some(Some(RunningTurn { id: turn, user_seq })),
@@ -124,7 +131,7 @@ impl Driver {
             last_error: Some(None),
             ..SessionChange::none()
         };
-        if let Err(error) = self.commit(change, vec![event.clone()]).await {
+        if let Err(error) = self.commit(change, events).await {
             waiting.refuse(error.into());
             return ended;
         }
@@ -149,6 +156,7 @@ impl Driver {
         let text = "The message could not be handed to the agent";
         // A failure to record is logged where it happens, and mended at the next start.
         let _ = self.record_failure(turn, text).await;
+        self.save();
     }
 
     /// Shows the user message to the readers.

@@ -73,6 +73,19 @@ fn resume(talk: &Talk) -> Result<()> {
     Ok(())
 }
 
+/// Waits until an attempt comes to something that the daemon does not wait for any longer when the
+/// machine is too slow for it at that moment: then it is false.
+fn in_time(what: &str, mut attempt: impl FnMut() -> Result<bool>) -> Result<()> {
+    let mut outcome = Ok(());
+    process::until(what, || {
+        attempt().unwrap_or_else(|error| {
+            outcome = Err(error);
+            true
+        })
+    })?;
+    outcome
+}
+
 both_engines!(a_fork_goes_its_own_way);
 
 fn a_fork_goes_its_own_way(options: Options) -> Result<()> {
@@ -245,6 +258,60 @@ fn a_way_back_to_how_it_was_made_is_gone_to_its_end() -> Result<()> {
     talk.ash.finish()
 }
 
+both_engines!(a_session_is_wound_back_to_before_messages_that_waited);
+
+/// They follow at once on each other, and there is a point between any two of them all the same.
+fn a_session_is_wound_back_to_before_messages_that_waited(options: Options) -> Result<()> {
+    let mut talk = Talk::begin(options)?;
+    in_time("points between messages that wait for each other", || {
+        talk.session = talk.api.create("hello", json!({}))?;
+        let send = |n: usize| talk.send(&talk.bash(&format!("echo {n} >> log")));
+        let turns = (0..4).map(send).collect::<Result<Vec<_>>>()?;
+        for turn in turns {
+            ensure!(turn.to_end()?.errors().is_empty());
+        }
+        let said = talk.said()?;
+        ensure!(said.len() == 4, "{said:?}");
+        for n in (1..4).rev() {
+            if !talk.rewind(&said[n])? {
+                return Ok(false);
+            }
+            let log: Vec<_> = (0..n).map(|n| n.to_string()).collect();
+            ensure!(talk.shell("cat log")? == log.join("\n"), "before {n}");
+            ensure!(talk.prompts()?.len() == n, "before {n}: {:?}", talk.prompts()?);
+        }
+        ensure!(talk.rewind(&said[0])?, "it was the first");
+        ensure!(talk.shell("ls")? == "CLAUDE.md", "{}", talk.shell("ls")?);
+        Ok(true)
+    })?;
+    talk.ash.finish()
+}
+
+/// What was put there is there before the message that follows at once, also before the first.
+#[test]
+fn what_was_put_there_from_outside_is_there_before_a_message() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    in_time("points of what was put there", || {
+        talk.session = talk.api.create("hello", json!({}))?;
+        for n in 0..2 {
+            let path = talk.path(&format!("files/given-{n}"));
+            talk.api.open("PUT", &path, Some(b"from outside"))?.answer()?.expect(201)?;
+            talk.ask(&talk.bash(&format!("touch made-{n}; rm given-{n}")))?;
+        }
+        let said = talk.said()?;
+        let files = ["CLAUDE.md\ngiven-0", "CLAUDE.md\ngiven-1\nmade-0"];
+        for (message, files) in said.iter().zip(files).rev() {
+            if !talk.rewind(message)? {
+                return Ok(false);
+            }
+            ensure!(talk.shell("ls")? == files, "{} instead of {files}", talk.shell("ls")?);
+        }
+        ensure!(talk.prompts()?.is_empty(), "{:?}", talk.prompts()?);
+        Ok(true)
+    })?;
+    talk.ash.finish()
+}
+
 /// How a session was made is known as long as nothing was put there before the first message. All else
 /// is known as long as it is kept.
 #[test]
@@ -271,6 +338,30 @@ fn what_is_not_kept_any_more_is_not_made_up() -> Result<()> {
             ensure!(!talk.rewind(first)?, "its parent's points are none of its own");
         }
     }
+    talk.ash.finish()
+}
+
+/// A point that never gets done holds up no message for good, and what is in none is said.
+#[test]
+fn messages_wait_for_a_point_only_so_long() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ash.kill9()?;
+    talk.ash.boot_with(&[("ASH_FAULT", "pack.publish.before:stall")])?;
+    talk.api = talk.ash.api();
+    for word in ["one", "two", "three"] {
+        ensure!(talk.ask(&format!("[[say {word}]]"))? == word);
+    }
+    let path = talk.path("files/given");
+    talk.api.open("PUT", &path, Some(b"from outside"))?.answer()?.expect(201)?;
+    ensure!(talk.ask("[[say four]]")? == "four");
+    let events = talk.api.events(&talk.session)?;
+    let unsaved = events.iter().filter(|event| event.to_string().contains("unsaved"));
+    let said = talk.said()?;
+    let numbers: Vec<_> = unsaved.filter_map(|event| event["sequence"].as_u64()).collect();
+    let last = said[3]["sequence"].as_u64().context("the message has no number")?;
+    ensure!(numbers == [last - 1], "{events:#?}");
+    talk.crash()?;
+    ensure!(!talk.rewind(&said[3])? && !talk.rewind(&said[2])?, "nobody has saved that");
     talk.ash.finish()
 }
 

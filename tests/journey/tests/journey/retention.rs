@@ -57,7 +57,7 @@ fn checkpoints_go_until_they_fit_but_for_the_newest_and_named_ones() -> Result<(
     ctl.json(&["session", "checkpoint", "create", &talk.session, "named"])?;
     for number in 2..5 {
         talk.ask(&talk.bash(&format!("echo {number} > file")))?;
-        // By itself it is saved only when no other turn begins at once.
+        // Behind what is saved by itself.
         ctl.json(&["session", "checkpoint", "create", &talk.session])?;
     }
     let points = || -> Result<Vec<String>> {

@@ -157,11 +157,14 @@ fn a_session_in_use_goes_on_where_it_was_saved_last() -> Result<()> {
     talk.ash.finish()
 }
 
-/// What is put there right before a message does not make its turn one that only the disk has.
+/// What is put there in mid-turn does not make the turn one that only the disk has.
 #[test]
-fn a_turn_behind_an_upload_is_saved_in_its_middle() -> Result<()> {
+fn a_turn_in_which_something_is_put_is_saved_in_its_middle() -> Result<()> {
     let talk = Talk::begin(Options::stub())?;
-    talk.ask("[[say hello]]")?;
+    let wait = "touch begun; until [ -e go ]; do sleep 0.02; done; echo went";
+    let turn = talk.send(&talk.bash(wait))?;
+    let begun = files(&talk).join("workspace/begun");
+    process::until("the turn runs", || begun.exists())?;
     let points = |talk: &Talk| -> Result<Vec<i64>> {
         let database = database(talk)?;
         let mut changed = database.prepare("SELECT changed FROM sessions")?;
@@ -169,7 +172,6 @@ fn a_turn_behind_an_upload_is_saved_in_its_middle() -> Result<()> {
     };
     talk.api.call("PUT", &talk.path("files/given"), Some(&json!("kept")))?.expect(201)?;
     ensure!(points(&talk)? == [2], "it may be in no point");
-    let turn = talk.send(&talk.bash("until [ -e go ]; do sleep 0.02; done; echo went"))?;
     process::until("it is in a point", || points(&talk).is_ok_and(|changed| changed != [2]))?;
     talk.api.exec(&talk.session, "touch go")?;
     ensure!(turn.to_end()?.text().contains("went"));

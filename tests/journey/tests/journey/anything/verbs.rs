@@ -153,7 +153,10 @@ impl State {
         let said = self.said[..message].to_vec();
         let to = |files: &Files| self.back(said.clone(), self.between.clone(), files.clone());
         let granted = self.between[message].iter().map(to).collect();
-        let is_before = |point: &Point| !point.running && point.said == said;
+        let is_before = |point: &Point| {
+            let changes = point.between.get(message).map(Vec::len);
+            !point.running && point.said == said && changes == Some(self.between[message].len())
+        };
         let known = message == 0 && self.unaltered || self.points.values().any(is_before);
         May { granted, refused: self.is_open() || !known, halfway: self.cooled() }
     }
