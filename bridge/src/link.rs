@@ -43,11 +43,15 @@ pub struct Link {
 pub fn accept(listener: &OwnedFd, serial: u64, now: Millis) -> Option<Link> {
     let socket = accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok()?;
     let peer = ash_sys::peer::uid(socket.as_fd()).ok()?;
-    let link = Link { socket, serial, since: now, input: Vec::new(), outbox: None };
-    (peer == 0).then_some(link)
+    (peer == 0).then(|| Link::new(socket, serial, now))
 }
 
 impl Link {
+    /// A connection that was accepted, over a socket that does not block.
+    pub(crate) fn new(socket: OwnedFd, serial: u64, since: Millis) -> Link {
+        Link { socket, serial, since, input: Vec::new(), outbox: None }
+    }
+
     /// The socket, to poll.
     pub fn socket(&self) -> &OwnedFd {
         &self.socket
@@ -79,6 +83,14 @@ impl Link {
     pub fn push(&mut self, kind: Kind, number: u64, body: &[u8]) {
         if let Some(outbox) = &mut self.outbox {
             outbox.push(kind, number, body);
+        }
+    }
+
+    /// Adds a frame without a body that comes behind all events up to number `event`. Before hello it
+    /// is dropped.
+    pub fn push_behind(&mut self, event: u64, kind: Kind, number: u64) {
+        if let Some(outbox) = &mut self.outbox {
+            outbox.push_behind(event, kind, number);
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Outbox {
     next_event: u64,
     others: VecDeque<(Kind, u64, Rc<[u8]>)>,
     others_bytes: usize,
+    /// Frames without a body, each with the number of the event that it comes behind.
+    behind: VecDeque<(u64, Kind, u64)>,
     small: Vec<u8>,
     small_done: usize,
     /// A body too large to copy, written after `small`.
@@ -40,6 +42,7 @@ impl Outbox {
             next_event,
             others: VecDeque::new(),
             others_bytes: 0,
+            behind: VecDeque::new(),
             small: Vec::new(),
             small_done: 0,
             large: None,
@@ -52,6 +55,12 @@ impl Outbox {
         self.others.push_back((kind, number, body.into()));
     }
 
+    /// Adds a frame without a body that comes behind all events up to number `event`: other frames
+    /// overtake events and are overtaken.
+    pub fn push_behind(&mut self, event: u64, kind: Kind, number: u64) {
+        self.behind.push_back((event, kind, number));
+    }
+
     /// Whether so much waits that producers should pause.
     pub fn is_crowded(&self) -> bool {
         self.others_bytes > ENOUGH
@@ -60,7 +69,8 @@ impl Outbox {
     /// Whether there is something to write. Must not be said without reason: a loop that waits for
     /// room to write would not wait.
     pub fn has_work(&self, log: &Log) -> bool {
-        self.is_started() || !self.others.is_empty() || log.from(self.next_event).is_some()
+        let waits = !self.others.is_empty() || !self.behind.is_empty();
+        self.is_started() || waits || log.from(self.next_event).is_some()
     }
 
     /// Writes until nothing is left or the socket takes no more.
@@ -100,26 +110,43 @@ impl Outbox {
         }
     }
 
-    /// Takes the next frames, in turns from both sources so that neither starves.
+    /// Takes the next frames, in turns from all sources so that none starves. Behind a large body
+    /// nothing can be added.
     fn gather(&mut self, log: &Log) -> bool {
         self.small.clear();
         self.small_done = 0;
         loop {
-            let other = self.others.pop_front();
-            let event = log.from(self.next_event);
-            let neither = other.is_none() && event.is_none();
-            if let Some((kind, number, body)) = other {
+            let before = self.small.len();
+            if let Some((kind, number, body)) = self.others.pop_front() {
                 self.others_bytes -= body.len();
                 self.add(kind, number, body);
             }
-            if let Some(event) = event.filter(|_| self.large.is_none()) {
+            if self.large.is_none()
+                && let Some(event) = log.from(self.next_event)
+            {
                 self.next_event = event.number + 1;
                 self.add(event.kind, event.number, Rc::clone(&event.body));
             }
-            if neither || self.large.is_some() || self.small.len() >= BATCH {
+            if self.large.is_none()
+                && let Some((kind, number)) = self.next_behind(log)
+            {
+                self.add(kind, number, Rc::default());
+            }
+            let nothing = self.small.len() == before;
+            if nothing || self.large.is_some() || self.small.len() >= BATCH {
                 return self.is_started();
             }
         }
+    }
+
+    /// The next of those that come behind events, if none of these is left. Some may have been dropped.
+    fn next_behind(&mut self, log: &Log) -> Option<(Kind, u64)> {
+        let (event, kind, number) = *self.behind.front()?;
+        if log.from(self.next_event).is_some_and(|next| next.number <= event) {
+            return None;
+        }
+        self.behind.pop_front();
+        Some((kind, number))
     }
 
     fn add(&mut self, kind: Kind, number: u64, body: Rc<[u8]>) {
@@ -136,6 +163,7 @@ impl Outbox {
 mod tests {
     use std::io::Read as _;
     use std::os::unix::net::UnixStream;
+    use std::thread::JoinHandle;
 
     use ash_wire::frame;
     use proptest::prelude::*;
@@ -165,21 +193,78 @@ mod tests {
         assert!(outbox.has_work(&log));
     }
 
+    #[test]
+    fn what_comes_behind_dropped_events_comes() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (mut log, mut outbox) = (Log::new(usize::MAX), Outbox::new(1));
+        log.push(Kind::Line, b"gone");
+        outbox.push_behind(log.last(), Kind::Drained, 7);
+        log.acknowledge(1);
+        assert!(outbox.has_work(&log));
+        outbox.write(&ours.into(), &log).unwrap();
+        assert!(!outbox.has_work(&log));
+        let (header, _) = frame::read(&mut theirs).unwrap().unwrap();
+        assert_eq!((header.kind, header.number), (Kind::Drained, 7));
+    }
+
+    /// Reads everything to the end of the connection.
+    fn reader(theirs: UnixStream) -> JoinHandle<Vec<(Kind, u64, Vec<u8>)>> {
+        std::thread::spawn(move || {
+            let mut theirs = io::BufReader::new(theirs);
+            let mut seen = Vec::new();
+            while let Some((header, body)) = frame::read(&mut theirs).unwrap() {
+                seen.push((header.kind, header.number, body));
+            }
+            theirs.read_exact(&mut [0]).unwrap_err();
+            seen
+        })
+    }
+
     proptest! {
+        #[test]
+        fn what_comes_behind_events_is_behind_all_of_them(sizes in proptest::collection::vec((0..3, 0usize..70_000), 0..40)) {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let (socket, reader) = (OwnedFd::from(ours), reader(theirs));
+            let (mut log, mut outbox) = (Log::new(usize::MAX), Outbox::new(1));
+            let mut behind = Vec::new();
+            for (what, size) in sizes {
+                match what {
+                    0 => log.push(Kind::Line, &vec![0; size]),
+                    1 => outbox.push(Kind::ExecStdout, 0, &vec![0; size]),
+                    _ => {
+                        outbox.push_behind(log.last(), Kind::Drained, behind.len() as u64);
+                        behind.push(log.last());
+                    }
+                }
+                if size % 5 == 0 {
+                    outbox.write(&socket, &log).unwrap();
+                }
+            }
+            while outbox.has_work(&log) {
+                outbox.write(&socket, &log).unwrap();
+            }
+            drop(socket);
+            let (mut newest, mut answers) = (0, 0);
+            for (kind, number, _) in reader.join().unwrap() {
+                match kind {
+                    Kind::Line => newest = number,
+                    Kind::Drained => {
+                        prop_assert_eq!(number, answers);
+                        prop_assert!(newest >= behind[answers as usize]);
+                        answers += 1;
+                    }
+                    _ => {}
+                }
+            }
+            prop_assert_eq!(answers, behind.len() as u64);
+        }
+
         #[test]
         fn everything_arrives_whole_and_in_order(sizes in proptest::collection::vec((any::<bool>(), 0usize..70_000), 0..40)) {
             let (ours, theirs) = UnixStream::pair().unwrap();
             ours.set_nonblocking(true).unwrap();
-            let socket = OwnedFd::from(ours);
-            let reader = std::thread::spawn(move || {
-                let mut theirs = io::BufReader::new(theirs);
-                let mut seen = Vec::new();
-                while let Some((header, body)) = frame::read(&mut theirs).unwrap() {
-                    seen.push((header.kind, header.number, body));
-                }
-                theirs.read_exact(&mut [0]).unwrap_err();
-                seen
-            });
+            let (socket, reader) = (OwnedFd::from(ours), reader(theirs));
             let (mut log, mut outbox) = (Log::new(usize::MAX), Outbox::new(1));
             let (mut events, mut others) = (Vec::new(), Vec::new());
             for (index, (is_event, size)) in sizes.iter().enumerate() {

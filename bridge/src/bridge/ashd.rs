@@ -72,6 +72,10 @@ impl Bridge {
                 Ok(())
             }
             Kind::Shutdown => self.close(),
+            Kind::Drain => {
+                self.draining = Some((serial, frame.number));
+                Ok(())
+            }
             _ => {
                 self.unlink();
                 Ok(())

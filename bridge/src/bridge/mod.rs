@@ -6,6 +6,7 @@
 //! * [`ashd`]: frames from `ashd`;
 //! * [`cli`]: lines of the CLI, its start and its end;
 //! * [`commands`]: commands beside the turn;
+//! * [`drain`]: whether everything was heard and sent;
 //! * [`time`]: what is due;
 //! * [`last`]: what is left to do when the agent is gone.
 
@@ -28,6 +29,7 @@ use crate::turn::{Effect, Millis, Turns};
 mod ashd;
 mod cli;
 mod commands;
+mod drain;
 mod last;
 mod time;
 
@@ -67,6 +69,8 @@ pub struct Bridge {
     /// What starts when the CLI that runs has made room.
     next: Option<Start>,
     commands: Commands,
+    /// The connection that waits until everything was sent, and its number for that.
+    draining: Option<(u64, u64)>,
     /// The last number given to something that the spawner started.
     last_id: u64,
     closing: Option<time::Closing>,
@@ -111,6 +115,7 @@ impl Bridge {
             cli: None,
             next: None,
             commands: Commands::new(),
+            draining: None,
             last_id: 0,
             closing: None,
             bereft: false,
@@ -139,6 +144,7 @@ impl Bridge {
             self.serve(source)?;
         }
         self.time_passes()?;
+        self.drain()?;
         self.after_the_end_of_the_cli()?;
         self.after_the_end_of_commands();
         self.write();
@@ -189,7 +195,7 @@ impl Bridge {
     fn serve(&mut self, source: Source) -> io::Result<()> {
         match source {
             Source::Listener => self.accept(),
-            Source::Spawner => return self.hear_spawner(),
+            Source::Spawner => drop(self.hear_spawner()?),
             Source::Link => self.hear_ashd()?,
             Source::CliStdin => {}
             Source::CliStdout => drop(self.read_cli()?),
@@ -208,15 +214,16 @@ impl Bridge {
         }
     }
 
-    fn hear_spawner(&mut self) -> io::Result<()> {
+    /// Takes the spawner's next report; false when there is none.
+    fn hear_spawner(&mut self) -> io::Result<bool> {
         let Some((report, _)) = spawner::receive::<Report>(&self.parts.spawner)? else {
-            return Ok(());
+            return Ok(false);
         };
         let (id, how) = match report {
-            Report::Ready => return Ok(()),
+            Report::Ready => return Ok(true),
             Report::Alone => {
                 self.done = self.closing.is_some();
-                return Ok(());
+                return Ok(true);
             }
             Report::Failed { id, error } => (id, Err(error)),
             Report::Ended { id, how } => (id, Ok(how)),
@@ -226,7 +233,7 @@ impl Bridge {
         } else if let Some(command) = self.commands.get_mut(&id) {
             command.ended = Some(how);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Writes to whoever takes it.

@@ -45,6 +45,10 @@ pub enum Kind {
     Ack = 8,
     /// End everything in the sandbox and exit; no body.
     Shutdown = 9,
+    /// Send everything that the agent has said until now, and then say so; number is the caller's
+    /// request id, no body. It takes the place of one that was not answered yet. Not before version
+    /// [`DRAINS`](crate::DRAINS).
+    Drain = 10,
 
     /// Answer to [`Kind::Hello`], JSON [`words::Welcome`](crate::words::Welcome).
     Welcome = 64,
@@ -67,10 +71,14 @@ pub enum Kind {
     ExecExit = 71,
     /// One line of the CLI's standard error; no number. Not kept, not acknowledged.
     Stderr = 72,
+    /// Answer to [`Kind::Drain`], behind every event of what the CLI had written when that was read;
+    /// number is the caller's request id, no body. A line that was begun and not ended is not among
+    /// them.
+    Drained = 73,
 }
 
 impl Kind {
-    const ALL: [Kind; 18] = [
+    const ALL: [Kind; 20] = [
         Kind::Hello,
         Kind::Start,
         Kind::Turn,
@@ -80,6 +88,7 @@ impl Kind {
         Kind::ExecKill,
         Kind::Ack,
         Kind::Shutdown,
+        Kind::Drain,
         Kind::Welcome,
         Kind::Line,
         Kind::Delta,
@@ -89,6 +98,7 @@ impl Kind {
         Kind::ExecStderr,
         Kind::ExecExit,
         Kind::Stderr,
+        Kind::Drained,
     ];
 
     /// The kind written as this byte, if there is one.

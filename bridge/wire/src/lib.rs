@@ -14,7 +14,11 @@ pub mod words;
 pub mod plan;
 
 /// The version of the bridge conversation that this build speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
-/// The oldest version of the bridge conversation that this build still understands.
+/// The first version that knows [`frame::Kind::Drain`].
+pub const DRAINS: u16 = 2;
+
+/// The oldest version of the bridge conversation that this build still understands: sandboxes outlive
+/// upgrades, and their bridges with them.
 pub const OLDEST_VERSION: u16 = 1;

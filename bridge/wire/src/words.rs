@@ -20,6 +20,17 @@
 //!   │◄─────────────────────────────────────┤
 //! ```
 //!
+//! In the middle of a turn `ashd` may want to know where the agent is, which it has stopped for that:
+//!
+//! ```text
+//!   │ Drain n                              │
+//!   ├─────────────────────────────────────►│   reads what the CLI has written, to its end
+//!   │              Line, Delta, …          │
+//!   │◄─────────────────────────────────────┤   Ack n ─► all the while
+//!   │              Drained n               │
+//!   │◄─────────────────────────────────────┤
+//! ```
+//!
 //! Events ([`Kind::is_event`](crate::frame::Kind::is_event)) are numbered from 1 without gaps for
 //! the life of the bridge. The bridge keeps events until they are acknowledged *and* the end of
 //! their turn is, so that an `ashd` that was killed in mid-turn can rebuild the turn exactly. Above its

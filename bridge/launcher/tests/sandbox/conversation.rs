@@ -5,7 +5,7 @@ use ash_wire::words::{CliState, Exec, Notice, Permissions, Start, Turn, TurnOutc
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::machine::{LONG, Machine};
+use crate::machine::{LONG, Machine, wait_until};
 use crate::peer::{Peer, exec, stand_in};
 
 /// What happened to turns, one word each, in order.
@@ -244,6 +244,26 @@ fn an_ashd_that_reads_slowly_misses_nothing() {
     assert_eq!(peer.wait_turn_end("t1"), TurnOutcome::Result);
     assert!(numbers(&peer).into_iter().eq(1..=peer.seen.last().unwrap().number));
     assert_eq!(peer.texts(Kind::Line).len(), 2002);
+}
+
+#[test]
+fn whoever_asks_for_everything_has_it_before_the_answer() {
+    let Some(machine) = Machine::new() else { return };
+    let (sandbox, mut peer) = machine.sandbox();
+    peer.start(&stand_in("plain"));
+    // Much more than sockets hold, and nothing of it is read here before.
+    peer.turn("t1", "lines 2000 10000 said wait");
+    let said = sandbox.workspace.join("said");
+    wait_until("all of it was written", || said.exists().then_some(()));
+    sandbox.freeze_agent(true);
+    peer.signal(Kind::Drain, 7);
+    let answered = peer.wait(|frame| (frame.kind == Kind::Drained).then_some(frame.number));
+    assert_eq!(answered, 7);
+    let padded = |line: &&String| line.contains(r#""pad""#);
+    assert_eq!(peer.texts(Kind::Line).iter().filter(padded).count(), 2000);
+    sandbox.freeze_agent(false);
+    std::fs::write(sandbox.workspace.join("go"), "").unwrap();
+    assert_eq!(peer.wait_turn_end("t1"), TurnOutcome::Result);
 }
 
 #[test]

@@ -225,6 +225,17 @@ impl Sandbox {
         wait_until("the agent is gone", || self.processes("agent").is_empty().then_some(()));
     }
 
+    /// Stops the agent's whole group where it is, or lets it go on, and waits until it has.
+    pub(crate) fn freeze_agent(&self, frozen: bool) {
+        let group = self.cgroup.join("agent");
+        let number = u8::from(frozen);
+        fs::write(group.join("cgroup.freeze"), number.to_string()).unwrap();
+        wait_until("the agent stands still or goes on", || {
+            let events = fs::read_to_string(group.join("cgroup.events")).unwrap();
+            events.contains(&format!("frozen {number}")).then_some(())
+        });
+    }
+
     /// Waits until nothing of it is left, and returns what it wrote to standard error.
     pub(crate) fn gone(self) -> String {
         wait_until("nothing is left in the cgroups", || {

@@ -6,6 +6,7 @@ use ash_wire::frame::{self, Kind};
 use ash_wire::words::{
     ControlReply, Exec, ExecExit, Hello, Notice, Permissions, Start, Turn, TurnOutcome, Welcome,
 };
+use ash_wire::{OLDEST_VERSION, VERSION};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -45,7 +46,7 @@ pub(crate) struct Ran {
 
 impl Peer {
     pub(crate) fn greet(stream: UnixStream, resend_from: u64) -> std::io::Result<Peer> {
-        let hello = Hello { version: 1, oldest: 1, resend_from };
+        let hello = Hello { version: VERSION, oldest: OLDEST_VERSION, resend_from };
         send(&stream, Kind::Hello, 0, &hello);
         let (header, body) =
             frame::read(&mut &stream)?.ok_or(std::io::ErrorKind::ConnectionReset)?;

@@ -55,6 +55,8 @@ def turn(line):
     if "lines" in words:
         for number in range(int(words[1])):
             say(type="assistant", message={"n": number, "pad": "x" * int(words[2])})
+    if "said" in words:
+        open("/workspace/said", "w").close()
     if "raw" in words:
         sys.stdout.buffer.write(b"not json\n\xff\xfe\n" + b"y" * (33 << 20) + b"\n")
         sys.stdout.flush()
