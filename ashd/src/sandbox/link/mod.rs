@@ -81,6 +81,7 @@ pub async fn connect(
     let mut receiver = LinkReceiver::new(read, sender.clone());
     let welcome = receiver.welcome().await?;
     check(&welcome, sandbox)?;
+    sender.agree(welcome.version);
     Ok((sender, receiver, welcome))
 }
 

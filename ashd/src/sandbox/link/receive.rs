@@ -67,6 +67,11 @@ pub enum Incoming {
     },
     /// One line of the CLI's standard error.
     Stderr(Bytes),
+    /// What the agent had said when that was asked for has come before this, every event of it.
+    Drained {
+        /// The number of the request.
+        id: u64,
+    },
 }
 
 /// The receiving end of a conversation. Dropping it ends the conversation, after what waits to be
@@ -179,6 +184,7 @@ fn incoming((header, body): (Header, Bytes)) -> Result<Incoming, LinkError> {
         Kind::ExecStderr => Incoming::ExecStderr { id: number, bytes: body },
         Kind::ExecExit => Incoming::ExecExit { id: number, exit: json(header, &body)? },
         Kind::Stderr => Incoming::Stderr(body),
+        Kind::Drained => Incoming::Drained { id: number },
         kind => return Err(LinkError::OutOfPlace(kind)),
     })
 }

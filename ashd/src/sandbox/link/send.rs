@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use ash_wire::DRAINS;
 use ash_wire::frame::{Header, Kind, MAX_BODY};
 use ash_wire::words::{Exec, Hello, Start, Turn};
 use bytes::{Buf, Bytes, BytesMut};
@@ -35,6 +36,8 @@ struct Shared {
     queue: Mutex<Queue>,
     wake: Notify,
     next_id: AtomicU64,
+    /// Of the conversation; 0 until the bridge has answered.
+    version: AtomicU16,
 }
 
 #[derive(Debug, Default)]
@@ -49,13 +52,19 @@ impl LinkSender {
     pub(super) fn start(socket: OwnedWriteHalf) -> Self {
         let queue = Mutex::new(Queue::default());
         let next_id = AtomicU64::new(first_id());
-        let shared = Arc::new(Shared { queue, wake: Notify::new(), next_id });
+        let version = AtomicU16::new(0);
+        let shared = Arc::new(Shared { queue, wake: Notify::new(), next_id, version });
         tokio::spawn(write(shared.clone(), socket));
         LinkSender(shared)
     }
 
     pub(super) fn hello(&self, hello: &Hello) -> Result<(), LinkError> {
         self.json(Kind::Hello, 0, hello)
+    }
+
+    /// The bridge has answered: this is the version that both speak.
+    pub(super) fn agree(&self, version: u16) {
+        self.0.version.store(version, Ordering::Relaxed);
     }
 
     /// Starts the CLI, or replaces the running one.
@@ -105,6 +114,17 @@ impl LinkSender {
         drop(queue);
         self.0.wake.notify_one();
         Ok(())
+    }
+
+    /// Asks for everything that the agent has said until now. The answer,
+    /// [`Incoming::Drained`](super::Incoming::Drained), comes behind it and carries the number that is
+    /// returned. `None`: a bridge of before there was such a question, which is not asked.
+    pub fn drain(&self) -> Result<Option<u64>, LinkError> {
+        if self.0.version.load(Ordering::Relaxed) < DRAINS {
+            return Ok(None);
+        }
+        let id = self.next_id();
+        self.send(Kind::Drain, id, &[]).map(|()| Some(id))
     }
 
     /// Ends everything in the sandbox.

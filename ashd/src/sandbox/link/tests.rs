@@ -126,6 +126,35 @@ async fn both_ends_hear_each_other() {
 }
 
 #[tokio::test]
+async fn only_a_bridge_that_can_answer_is_asked_for_everything() {
+    for version in ash_wire::OLDEST_VERSION..=ash_wire::VERSION {
+        let (place, sandbox) = (place(), SandboxId::random());
+        let bridge = async {
+            let (mut socket, _) = place.listener.accept().await.unwrap();
+            read_frame(&mut socket).await;
+            socket.write_all(&welcome(sandbox, version)).await.unwrap();
+            let (asked, _) = read_frame(&mut socket).await;
+            socket.write_all(&framed(Kind::Drained, asked.number, b"")).await.unwrap();
+            (socket, asked)
+        };
+        let ashd = async {
+            let (sender, mut receiver, _) = connect(&place.path, sandbox, 0).await.unwrap();
+            let id = sender.drain().unwrap();
+            sender.exec_kill(7).unwrap();
+            let mut got = Vec::new();
+            receiver.recv_batch(&mut got, 8).await.unwrap();
+            let [Incoming::Drained { id: answered }] = got[..] else { panic!("{got:?}") };
+            assert_eq!(answered, id.unwrap_or(7));
+            id
+        };
+        let (id, (_socket, asked)) = tokio::join!(ashd, bridge);
+        let can = version >= ash_wire::DRAINS;
+        let first = if can { Kind::Drain } else { Kind::ExecKill };
+        assert_eq!((id.is_some(), asked.kind), (can, first), "version {version}");
+    }
+}
+
+#[tokio::test]
 async fn strangers_and_the_unborn_are_refused() {
     let (place, sandbox) = (place(), SandboxId::random());
     let place = &place;
