@@ -33,10 +33,21 @@ const NOTING: Duration = Duration::from_millis(100);
 
 /// What a cut says of its moment.
 pub(super) enum Told {
-    /// This is the moment. It is noted when this is dropped.
-    Moment(SyncSender<()>),
+    /// This is the moment.
+    Moment(Noting),
     /// The moment was the right one.
     Passed,
+}
+
+/// The moment of a cut, which is noted when this is dropped.
+pub(super) struct Noting(SyncSender<()>);
+
+impl Noting {
+    /// It is not to be noted: the cut is given up.
+    pub(super) fn refuse(self) {
+        // There is room for one; a cut that waits no more has given up already.
+        let _ = self.0.try_send(());
+    }
 }
 
 /// A sandbox that was made for a session, and what it has there.
@@ -376,9 +387,9 @@ fn tell(told: mpsc::UnboundedSender<Told>) -> impl Fn(Stage) -> bool + Sync {
     move |stage| match stage {
         Stage::Passed => told.send(Told::Passed).is_ok(),
         Stage::Moment => {
-            let (noting, noted) = sync_channel(0);
-            let heard = told.send(Told::Moment(noting)).is_ok();
-            // Nothing is sent: it is dropped.
+            let (noting, noted) = sync_channel(1);
+            let heard = told.send(Told::Moment(Noting(noting))).is_ok();
+            // What is noted is dropped; only what is refused sends something.
             heard && noted.recv_timeout(NOTING) == Err(RecvTimeoutError::Disconnected)
         }
     }

@@ -1,6 +1,6 @@
 //! What the bridge says: lines become events and frames, notices move the machine.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ash_wire::words::{Notice, TurnOutcome};
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use super::Driver;
 use crate::domain::event::Origin;
 use crate::domain::{EventKind, NewEvent, SessionChange, Timestamp, TurnId};
 use crate::fault;
-use crate::sandbox::link::Incoming;
+use crate::sandbox::link::{Incoming, LinkError};
 use crate::session::api::{Frame, Refusal};
 use crate::session::machine::{Event, Turn};
 use crate::store::{StoreError, Usage};
@@ -19,12 +19,6 @@ use crate::telemetry::message;
 
 /// How long to wait before a commit that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// How long a line takes at most from an agent that stands still until it is here.
-const ON_ITS_WAY: Duration = Duration::from_millis(2);
-
-/// How long it is listened to then.
-const ALL_OF_IT: Duration = Duration::from_millis(30);
 
 /// Bytes of deltas that are acknowledged together: one by one, they would wake the bridge as often as
 /// it wakes us.
@@ -47,31 +41,21 @@ pub(super) struct Pending {
 }
 
 impl Driver {
-    /// Before the moment of a cut is noted: in mid-turn the agent stands still, and what it has said
-    /// until then is in its transcript and on its way here. It belongs to the same moment. When it does
-    /// not stand still, because nothing had to be stopped, there is no end to wait for.
-    pub(super) async fn hear_all(&mut self, batch: &mut Vec<Incoming>) {
-        if self.state.turn == Turn::None {
-            return;
-        }
-        let turn = self.session.turn.map(|turn| turn.id);
-        let end = Instant::now() + ALL_OF_IT;
-        while let Some(link) = self.link.as_mut().filter(|_| Instant::now() < end) {
-            let said = link.receiver.recv_batch(batch, super::BATCH);
-            match tokio::time::timeout(ON_ITS_WAY, said).await {
-                Ok(Ok(Some(_))) => self.heard(batch).await,
-                // That it hung up is met again.
-                Ok(_) | Err(_) => break,
-            }
-        }
-        // The next one has begun, of which the files know nothing.
-        if self.session.turn.is_some_and(|now| Some(now.id) != turn) {
-            self.put_off_capture();
+    /// Takes what came from the bridge, or that nothing comes any more.
+    pub(super) async fn said(
+        &mut self,
+        said: Result<Option<usize>, LinkError>,
+        batch: &mut Vec<Incoming>,
+    ) {
+        match said {
+            Ok(Some(_)) => self.heard(batch).await,
+            Ok(None) => self.lost("the bridge hung up").await,
+            Err(error) => self.lost(&error.to_string()).await,
         }
     }
 
     /// Takes what the bridge said. What history keeps is committed as one, then shown in order.
-    pub(super) async fn heard(&mut self, batch: &mut Vec<Incoming>) {
+    async fn heard(&mut self, batch: &mut Vec<Incoming>) {
         let mut pending =
             Pending { change: std::mem::take(&mut self.carried), ..Pending::default() };
         for incoming in batch.drain(..) {
@@ -110,6 +94,8 @@ impl Driver {
                     self.settle_soon();
                 }
                 Incoming::Stderr(line) => self.logs.stderr(&line),
+                // Whoever asked has seen it.
+                Incoming::Drained { .. } => {}
             }
         }
         if self.flush(&mut pending).await {

@@ -240,15 +240,10 @@ impl Driver {
                 Input::Command(Some(command)) => self.command(command).await,
                 Input::Command(None) => break,
                 Input::Launched(result) => self.launched(result).await,
-                Input::Said(Ok(Some(_))) => self.heard(&mut batch).await,
-                Input::Said(Ok(None)) => self.lost("the bridge hung up").await,
-                Input::Said(Err(error)) => self.lost(&error.to_string()).await,
+                Input::Said(said) => self.said(said, &mut batch).await,
                 Input::Saved(saved) => {
                     self.saved(saved).await;
-                    if self.has_moment() {
-                        self.hear_all(&mut batch).await;
-                        self.note_moment();
-                    }
+                    self.hear_moment(&mut batch).await;
                 }
                 Input::Settled => self.settled(),
             }

@@ -2,11 +2,11 @@
 //! on, and also when it is saved in the middle of being written.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use ash_journey::process::until;
 use ash_journey::{Client, Options};
 use serde_json::{Value, json};
@@ -212,6 +212,50 @@ fn a_tree_that_changes_is_saved_as_it_was_at_one_moment() -> Result<()> {
     }
     ensure!(steps.len() > 3, "nothing moved meanwhile: {steps:?}");
     talk.ash.finish()
+}
+
+/// A bridge that has no processor has not read what the agent has said: a moment waits for it.
+#[test]
+fn what_is_still_on_its_way_belongs_to_a_moment_in_mid_turn() -> Result<()> {
+    let talk = Talk::begin(Options::stub())?;
+    let sandbox = talk.api.session(&talk.session)?["sandboxId"].take();
+    let sandbox = talk.ash.places().cgroup.join(sandbox.as_str().context("no sandbox")?);
+    let mut turn = talk.send(
+        "[[exec while ! test -e go; do sleep 0.01; done]][[stamp]][[events 20 500]]\
+         [[exec touch said; while :; do date > noise; done]]",
+    )?;
+    turn.until_named("tool_use")?;
+    freeze(&sandbox.join("bridge"), true)?;
+    std::fs::write(talk.workspace().join("go"), "")?;
+    until("the agent to have said all", || talk.workspace().join("said").exists())?;
+
+    let (api, path) = (talk.api.clone(), format!("/api/sessions/{}/checkpoints", talk.session));
+    let asked = std::thread::spawn(move || api.call("POST", &path, Some(&json!({}))));
+    let agent = sandbox.join("agent");
+    until("a moment", || is_frozen(&agent) || asked.is_finished())?;
+    until("the end of that moment", || !is_frozen(&agent) || asked.is_finished())?;
+    freeze(&sandbox.join("bridge"), false)?;
+    let made = asked.join().map_err(|_| anyhow!("whoever asked has panicked"))??.expect(201)?;
+
+    let seq = made["checkpoint"]["sequence"].as_u64().context("no sequence")?;
+    let events = talk.api.events(&talk.session)?.into_iter();
+    let said = events.filter(|event| event["data"].to_string().contains("xxxxxxxx"));
+    let said: Vec<_> = said.filter_map(|event| event["sequence"].as_u64()).collect();
+    ensure!(said.len() == 20 && said.iter().all(|said| *said <= seq), "{seq} of {said:?}");
+    talk.api.interrupt(&talk.session)?;
+    turn.to_end()?;
+    talk.ash.finish()
+}
+
+/// Stops a control group where it is, or lets it go on, and waits until it has.
+fn freeze(group: &Path, frozen: bool) -> Result<()> {
+    std::fs::write(group.join("cgroup.freeze"), u8::from(frozen).to_string())?;
+    until("a control group to stop or to go on", || is_frozen(group) == frozen)
+}
+
+fn is_frozen(group: &Path) -> bool {
+    let events = std::fs::read_to_string(group.join("cgroup.events"));
+    events.is_ok_and(|events| events.contains("frozen 1"))
 }
 
 /// All pairs of a fork are of one step, or of two that follow on each other; returns the first's.

@@ -6,22 +6,23 @@
 //! saved at this boundary is saved at the next. A point that somebody asked for is made at once, also in
 //! mid-turn: then the agent stands still for the moment itself.
 
+mod moment;
+mod record;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Changes, Driver, Reply};
-use crate::domain::{Changed, Point, PointName, Session, SessionChange, Which};
-use crate::fault;
+use crate::domain::{Changed, Point, PointName, Session, SessionChange};
 use crate::session::api::Refusal;
-use crate::session::keeping::{Told, point_of, unkept};
+use crate::session::keeping::{Noting, Told};
 use crate::session::machine::Turn;
 use crate::snapshot::{Cut, SnapshotError};
-use crate::store::{Commit, StoreError};
 
 /// How long a turn waits at most for the moment of a cut. To look at 20,000 files takes a fifth of it; one
 /// that comes when they have been looked at waits for nothing.
@@ -36,7 +37,7 @@ pub(super) struct Saving {
     told: mpsc::UnboundedReceiver<Told>,
     cancel: Arc<AtomicBool>,
     /// The moment has come, and is noted when this is dropped.
-    noting: Option<SyncSender<()>>,
+    noting: Option<Noting>,
     /// What was so at the moment that the cut is of, once that is noted.
     moment: Option<Moment>,
     /// Whether the files may change again.
@@ -49,6 +50,10 @@ pub(super) struct Saving {
     of_changes: bool,
     /// How often it was begun before: its moment came, and nobody had time to note it.
     missed: u32,
+    /// Since when its moments are put off, because the bridge does not say that all was heard.
+    unheard: Option<Instant>,
+    /// Whether this one's was.
+    is_put_off: bool,
 }
 
 /// What a point is of, beside its files.
@@ -192,6 +197,8 @@ impl Driver {
             again: false,
             of_changes: false,
             missed: 0,
+            unheard: None,
+            is_put_off: false,
         });
     }
 
@@ -202,8 +209,8 @@ impl Driver {
         !runs || self.session.changed == Changed::Kept
     }
 
-    /// Begins a cut anew whose moment came while we were busy, for the same reasons; gives it back if
-    /// that is not what happened, or does not help.
+    /// Begins a cut anew whose moment came while we were busy, or was put off, for the same reasons;
+    /// gives it back if that is not what happened, or does not help.
     fn missed_moment(
         &mut self,
         result: &Result<Cut, SnapshotError>,
@@ -211,13 +218,15 @@ impl Driver {
     ) -> Option<Saving> {
         let missed = matches!(result, Err(SnapshotError::Cancelled)) && !saving.is_cancelled();
         let wanted = !saving.wishes.is_empty() || self.is_for_now();
-        if !missed || !wanted || saving.missed == TRIES || self.launching.is_some() {
+        let helps = saving.is_put_off || saving.missed < TRIES;
+        if !missed || !wanted || !helps || self.launching.is_some() {
             return Some(saving);
         }
         self.begin_cut(saving.wishes);
         if let Some(next) = &mut self.saving {
             (next.again, next.of_changes) = (saving.again, saving.of_changes);
-            next.missed = saving.missed + 1;
+            next.missed = saving.missed + u32::from(!saving.is_put_off);
+            next.unheard = saving.unheard;
         }
         None
     }
@@ -232,27 +241,6 @@ impl Driver {
                     saving.moment.as_ref().map_or(self.captured, |moment| moment.changes);
             }
         }
-    }
-
-    /// Whether the moment of a cut has come, and is to be noted.
-    pub(super) fn has_moment(&self) -> bool {
-        self.saving.as_ref().is_some_and(|saving| saving.noting.is_some())
-    }
-
-    /// Notes what the session is at the moment of a cut, if that has come. What was to be in another one
-    /// is in this.
-    pub(super) fn note_moment(&mut self) {
-        let Some(saving) = &mut self.saving else { return };
-        let Some(noting) = saving.noting.take() else { return };
-        saving.moment = Some(Moment { session: self.session.clone(), changes: self.changes });
-        saving.again &= saving.is_cancelled();
-        drop(noting);
-    }
-
-    /// Takes what a cut says while nothing of the session is under way.
-    async fn take_saved(&mut self, said: Saved) {
-        self.saved(said).await;
-        self.note_moment();
     }
 
     pub(super) async fn saved(&mut self, said: Saved) {
@@ -290,12 +278,15 @@ impl Driver {
     /// Before something begins that changes the files: waits for the moment of a cut of how they are,
     /// and gives the cut up when that takes too long and nobody asked for it.
     pub(super) async fn let_capture(&mut self) {
-        let end = tokio::time::Instant::now() + PATIENCE;
+        let end = Instant::now() + PATIENCE;
         // All that was said before it has been heard.
         self.note_moment();
         while let Some(saving) = self.saving.as_mut().filter(|saving| saving.is_awaited()) {
-            match tokio::time::timeout_at(end, saving.next()).await {
-                Ok(said) => self.take_saved(said).await,
+            match timeout_at(end, saving.next()).await {
+                Ok(said) => {
+                    self.saved(said).await;
+                    self.note_moment();
+                }
                 Err(_) => return self.give_up_capture(),
             }
         }
@@ -335,9 +326,11 @@ impl Driver {
 
     /// Waits until no cut is under way.
     pub(super) async fn finish_saving(&mut self) {
+        let mut batch = vec![];
         while let Some(saving) = &mut self.saving {
             let said = saving.next().await;
-            self.take_saved(said).await;
+            self.saved(said).await;
+            self.hear_moment(&mut batch).await;
         }
     }
 
@@ -357,124 +350,5 @@ impl Driver {
             saving.cancel.store(true, Ordering::Relaxed);
         }
         self.finish_saving().await;
-    }
-
-    /// Makes points of what was cut, and tells those who wait.
-    async fn record_cut(&mut self, result: Result<Cut, SnapshotError>, saving: Saving) {
-        let cancelled = saving.is_cancelled();
-        let Saving { moment, mut wishes, of_changes, .. } = saving;
-        let cut = match (result, moment) {
-            (Ok(cut), Some(moment)) if !cancelled => Ok((cut, moment)),
-            (Ok(_), _) => Err(SnapshotError::Cancelled),
-            (Err(error), _) => Err(error),
-        };
-        let (cut, moment) = match cut {
-            Ok(cut) => cut,
-            Err(error) => {
-                if !matches!(error, SnapshotError::Cancelled) || !wishes.is_empty() {
-                    self.logs.system(&format!("the session's files were not saved: {error}"));
-                }
-                self.note_unsaved(&error).await;
-                let refusal = unkept_or_cancelled(self.session.id, error);
-                for wish in wishes {
-                    let _ = wish.reply.send(Err(refusal.clone()));
-                }
-                return;
-            }
-        };
-        if wishes.is_empty() {
-            let recorded = self.record_by_itself(&cut, &moment, of_changes).await;
-            if let Err(error) = recorded {
-                tracing::warn!(ash_session = %self.session.id, %error, "a point was not recorded");
-            }
-        } else {
-            self.changes_point = None;
-        }
-        for wish in wishes.drain(..) {
-            let point = self.record_point(&cut, &moment, wish.name).await;
-            let _ = wish.reply.send(point.map_err(named_twice));
-        }
-        // From here on the points keep what was cut from being collected.
-        drop(cut);
-    }
-
-    /// What cannot be saved stays as it is, whatever becomes of the machine: the newest point may be of
-    /// long ago.
-    async fn note_unsaved(&mut self, why: &SnapshotError) {
-        if matches!(why, SnapshotError::Cancelled) || self.session.changed == Changed::Kept {
-            return;
-        }
-        let change = SessionChange { changed: Some(Changed::Kept), ..SessionChange::none() };
-        if let Err(error) = self.commit(change, vec![]).await {
-            tracing::warn!(ash_session = %self.session.id, %error, "it counts as saved");
-        }
-    }
-
-    /// Makes a point that nobody asked for. Of those that were made for changes from outside alone,
-    /// at the same place in history, only the newest is kept.
-    async fn record_by_itself(
-        &mut self,
-        cut: &Cut,
-        moment: &Moment,
-        of_changes: bool,
-    ) -> Result<(), StoreError> {
-        let (store, id) = (self.shared.store.clone(), self.session.id);
-        let newest = store.point(id, Which::Newest).await?;
-        let point = self.record_point(cut, moment, None).await?;
-        let Some(newest) = newest.filter(|newest| newest.id != point.id) else { return Ok(()) };
-        let before = std::mem::replace(&mut self.changes_point, of_changes.then_some(point.id));
-        if of_changes && before == Some(newest.id) && newest.seq == point.seq {
-            store.remove_point(id, newest.id).await?;
-        }
-        Ok(())
-    }
-
-    async fn record_point(
-        &mut self,
-        cut: &Cut,
-        Moment { session, changes }: &Moment,
-        name: Option<PointName>,
-    ) -> Result<Point, StoreError> {
-        let left = self.changes.since(*changes, self.execs.is_idle());
-        let changed = (left < self.session.changed).then_some(left);
-        let change = SessionChange { changed, ..SessionChange::none() };
-        let newest = self.shared.store.point(self.session.id, Which::Newest).await?;
-        let left_out = newest.as_ref().map_or(0, |newest| newest.left_out);
-        let same = |newest: &Point| newest.root == cut.root && newest.seq == session.last_seq;
-        if let Some(newest) = newest.filter(|newest| name.is_none() && same(newest)) {
-            if changed.is_some() {
-                self.commit(change, vec![]).await?;
-            }
-            return Ok(newest);
-        }
-        let point = point_of(cut, session, name);
-        let keep = if self.keeps_all { u32::MAX } else { self.shared.live().keep_points };
-        let recorded = Some((point.clone(), keep));
-        let commit = Commit { point: recorded, ..Commit::of(self.session.id, change, vec![]) };
-        self.commit_as(commit).await?;
-        self.shared.copies.wake(self.session.id);
-        fault::point("point.recorded");
-        tracing::debug!(
-            ash_session = %self.session.id, seq = point.seq, files = cut.files, written = cut.written,
-            held = cut.held, "point saved"
-        );
-        if point.left_out != left_out && point.left_out > 0 {
-            self.logs.system(&format!("not in the point: {}", cut.left_out));
-        }
-        Ok(point)
-    }
-}
-
-fn named_twice(error: StoreError) -> Refusal {
-    match error {
-        StoreError::Exists { .. } => Refusal::NameTaken,
-        error => error.into(),
-    }
-}
-
-fn unkept_or_cancelled(session: crate::domain::SessionId, error: SnapshotError) -> Refusal {
-    match error {
-        SnapshotError::Cancelled => Refusal::Busy,
-        error => unkept(session, error),
     }
 }
