@@ -9,7 +9,6 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::Stream;
 use uuid::Uuid;
@@ -41,40 +40,6 @@ const LAID: &str = "attachments";
 
 /// What the copy for the workspace is called beside what came in.
 const COPY: &str = "copy";
-
-/// Sessions whose attachments are being changed, each as often as that happens: until it is done, rows
-/// and contents differ.
-#[derive(Default)]
-pub(super) struct Attaching(Mutex<Vec<SessionId>>);
-
-/// A change of a session's attachments, while it lives.
-pub(super) struct Changes<'a>(&'a Attaching, SessionId);
-
-impl Attaching {
-    /// The attachments of a session are changed.
-    pub(super) fn begin(&self, id: SessionId) -> Changes<'_> {
-        self.lock().push(id);
-        Changes(self, id)
-    }
-
-    /// These sessions.
-    pub(super) fn sessions(&self) -> BTreeSet<SessionId> {
-        self.lock().iter().copied().collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<SessionId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Changes<'_> {
-    fn drop(&mut self) {
-        let mut all = self.0.lock();
-        if let Some(place) = all.iter().position(|id| *id == self.1) {
-            all.swap_remove(place);
-        }
-    }
-}
 
 /// What is said of an attachment that comes in.
 #[derive(Clone, Debug)]

@@ -18,10 +18,10 @@ use uuid::Uuid;
 use super::api::Refusal;
 use super::copies::send::RESTORED;
 use super::going_on;
-use super::incoming::{Asides, Noted};
 use super::keys::KEY_FILE;
 use super::service::{Result, Service, blocking, detached};
 use super::shared::Shared;
+use super::under_way::Begun;
 use crate::backup::{BackupError, Entry, Manifest, Name, Target};
 use crate::domain::{
     Agent, Attachment, Changed, Point, SandboxId, Session, SessionChange, SessionId, Status,
@@ -69,30 +69,28 @@ struct Pinned(Vec<(Tenant, Arc<Vault>, Pin)>);
 /// A copy of the database, in a directory that goes when this is dropped.
 struct Copied {
     parent: PathBuf,
-    name: String,
-    _noted: Noted,
+    name: Begun<String>,
 }
 
 impl Drop for Copied {
     fn drop(&mut self) {
-        if let Err(error) = remove_all(&self.parent, &self.name) {
+        if let Err(error) = remove_all(&self.parent, self.name.thing()) {
             tracing::warn!(%error, "a copy of the database could not be removed");
         }
     }
 }
 
 impl Copied {
-    fn begin(asides: &Asides, parent: PathBuf, id: Uuid) -> io::Result<Copied> {
-        let name = format!("{ASIDE}{id}");
-        let copied = Copied { parent, _noted: asides.note(&name), name };
+    fn begin(parent: PathBuf, name: Begun<String>) -> io::Result<Copied> {
+        let copied = Copied { parent, name };
         let mut private = std::fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
-        private.create(copied.parent.join(&copied.name))?;
+        private.create(copied.parent.join(copied.name.thing()))?;
         Ok(copied)
     }
 
     fn file(&self) -> PathBuf {
-        self.parent.join(&self.name).join(COPY)
+        self.parent.join(self.name.thing()).join(COPY)
     }
 }
 
@@ -174,8 +172,9 @@ impl Shared {
         loop {
             // A point's packs are there before its row: what is pinned before stays whole.
             pinned = self.pin_more(pinned).await?;
-            let (before, parent, asides) = (pinned.0.len(), data.clone(), self.asides.clone());
-            let begin = move || Ok(Copied::begin(&asides, parent, id).map_err(broken)?);
+            let (before, parent) = (pinned.0.len(), data.clone());
+            let name = self.asides.begin(format!("{ASIDE}{id}"));
+            let begin = move || Ok(Copied::begin(parent, name).map_err(broken)?);
             let copied = blocking(begin).await?;
             let at = Timestamp::now();
             self.store.copy_to(&copied.file()).await?;

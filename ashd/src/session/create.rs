@@ -32,7 +32,7 @@ impl Service {
         shared.admit()?;
         let slot = shared.take_slot()?;
         let session = draft(&agent, settings, slot);
-        let _making = shared.making.begin(session.id, slot);
+        let _making = shared.making.begin((session.id, slot));
         self.make(session, agent).await
     }
 

@@ -63,7 +63,7 @@ impl Service {
         loop {
             match self.end(caller, id, purge).await {
                 Err(Refusal::Arriving) => {
-                    let waited = self.shared.making.wait_for(id).await;
+                    let waited = self.shared.making.wait_for(|(made, _)| *made == id).await;
                     // What is left of it is mended at the next start.
                     if !waited && self.stored(caller, id).await?.is_arriving() {
                         return Err(Refusal::Arriving);

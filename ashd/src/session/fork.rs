@@ -62,7 +62,7 @@ impl Service {
         };
         let slot = self.shared.take_slot()?;
         let child = draft(&parent, &point, slot);
-        let _making = self.shared.making.begin(child.id, slot);
+        let _making = self.shared.making.begin((child.id, slot));
         let made = self.make_fork(&child, &point, &pin).await;
         if made.is_err() {
             self.undo_fork(&child).await;

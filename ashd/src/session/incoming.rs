@@ -4,11 +4,10 @@
 //! It lies in a directory of its own, on the file system of the workspaces, so that it comes in by
 //! renaming. What a daemon that died has left there is removed when the next one starts.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, Write as _};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
@@ -17,6 +16,7 @@ use tokio::task::spawn_blocking;
 use super::api::Refusal;
 use super::service::Result;
 use super::shared::Shared;
+use super::under_way::{Begun, UnderWay};
 use super::writing::unchanged;
 use crate::store::StoreError;
 use crate::tree::dir::Dir;
@@ -61,52 +61,22 @@ struct Place {
     tree: Tree,
 }
 
-/// Names of what lies in the state directory and belongs to something under way.
-#[derive(Clone, Default)]
-pub(super) struct Asides(Arc<Mutex<BTreeSet<String>>>);
-
-/// One of them, as long as this lives.
-pub(super) struct Noted(Asides, String);
-
 /// What has such a name goes with this, later: that can take long, and an agent could make it take for
 /// ever.
 struct Aside {
     parent: PathBuf,
     name: String,
-    noted: Option<Noted>,
-}
-
-impl Asides {
-    /// The names.
-    pub(super) fn names(&self) -> BTreeSet<String> {
-        self.lock().clone()
-    }
-
-    /// This is one of them from now on.
-    pub(super) fn note(&self, name: &str) -> Noted {
-        self.lock().insert(name.to_owned());
-        Noted(self.clone(), name.to_owned())
-    }
-
-    /// A fresh one: what nobody needs after a restart is known by it.
-    fn begin(&self, parent: PathBuf) -> Aside {
-        let name = format!("{}.in", uuid::Uuid::new_v4());
-        let noted = Some(self.note(&name));
-        Aside { parent, name, noted }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Noted {
-    fn drop(&mut self) {
-        self.0.lock().remove(&self.1);
-    }
+    noted: Option<Begun<String>>,
 }
 
 impl Aside {
+    /// With a fresh name: what nobody needs after a restart is known by it.
+    fn begin(asides: &UnderWay<String>, parent: PathBuf) -> Aside {
+        let name = format!("{}.in", uuid::Uuid::new_v4());
+        let noted = Some(asides.begin(name.clone()));
+        Aside { parent, name, noted }
+    }
+
     fn path(&self) -> PathBuf {
         self.parent.join(&self.name)
     }
@@ -241,7 +211,7 @@ impl Place {
         let make = move || {
             let parent = shared.places.sessions();
             std::fs::create_dir_all(&parent).map_err(|error| unwritable(&error))?;
-            let aside = shared.asides.begin(parent);
+            let aside = Aside::begin(&shared.asides, parent);
             let tree = Tree::create_root(&aside.path(), 0, 0o700);
             let tree = tree.map_err(|error| failed(&error))?;
             let place = Place { shared, aside, tree };
@@ -255,7 +225,7 @@ impl Place {
 
 /// Takes something out of a workspace. Blocks.
 pub(super) fn take_out(shared: &Shared, tree: &Tree, path: &RelPath) -> Result<()> {
-    let aside = shared.asides.begin(shared.places.sessions());
+    let aside = Aside::begin(&shared.asides, shared.places.sessions());
     // As it is, without a directory made for it: a full disk is no reason to keep it.
     let to = Tree::open(&aside.parent).map_err(|error| failed(&error))?;
     tree.move_out(path, (&to, &aside.name)).map_err(unchanged)

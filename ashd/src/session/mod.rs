@@ -49,6 +49,7 @@ mod start;
 mod survey;
 mod tenants;
 mod top;
+mod under_way;
 mod unsynced;
 
 pub use checkpoints::Kept;

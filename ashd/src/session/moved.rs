@@ -88,7 +88,7 @@ impl Service {
             shared.slots.give_back(slot);
             return Err(refusal);
         }
-        let _making = shared.making.begin(id, slot);
+        let _making = shared.making.begin((id, slot));
         let made = self.take(objects, (tenant, found, named), (point, slot), generation + 1).await;
         if made.is_err() {
             self.unmake(id, slot).await;

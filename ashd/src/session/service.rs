@@ -11,20 +11,18 @@ use super::agents::Deployments;
 use super::api::{
     AgentChange, Caller, Deployment, ExecOutput, Happened, Health, LogLine, Reading, Refusal,
 };
-use super::attachments::Attaching;
 use super::behind;
 use super::copies::{self, Copies};
 use super::driver::{Begin, Command, Driver, Handle};
 use super::exec::ExecStream;
 use super::garbage::{self, Garbage};
-use super::incoming::Asides;
 use super::reconcile;
 use super::registry::{Registry, SessionView};
 use super::retention::{self, Retention};
 use super::shared::{Live, Options, Shared};
 use super::stream::Subscription;
-use super::survey::Making;
 use super::tenants;
+use super::under_way::UnderWay;
 use crate::domain::{
     Agent, AgentName, Event, ExecRequest, SandboxId, Session, SessionId, Status, Timestamp,
     TurnRequest,
@@ -91,9 +89,9 @@ impl Service {
             cloud_resumes: 0.into(),
             resting: Mutex::default(),
             garbage: Garbage::default(),
-            making: Making::default(),
-            asides: Asides::default(),
-            attaching: Attaching::default(),
+            making: UnderWay::default(),
+            asides: UnderWay::default(),
+            attaching: UnderWay::default(),
             copies: Copies::new(objects),
             retention: Retention::default(),
         });

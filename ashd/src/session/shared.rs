@@ -9,16 +9,14 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use super::api::{Happened, Refusal};
-use super::attachments::Attaching;
 use super::cli::{self, Conversation, Defaults};
 use super::copies::Copies;
 use super::garbage::Garbage;
-use super::incoming::Asides;
 use super::machine::Sandbox;
 use super::places::Places;
 use super::registry::Registry;
 use super::retention::{Keeping, Retention};
-use super::survey::Making;
+use super::under_way::UnderWay;
 use crate::domain::{Event, EventKind, SandboxId, Session, SessionId, Status, Timestamp};
 use crate::fault;
 use crate::sandbox::admission::{self, NoRoom, Room};
@@ -96,11 +94,14 @@ pub(super) struct Shared {
     /// Of the cold ones: so many needed the object store.
     pub(super) cloud_resumes: AtomicU64,
     pub(super) garbage: Garbage,
-    /// Sessions that are being made.
-    pub(super) making: Making,
-    /// What comes in, what goes out of workspaces, and copies of the database.
-    pub(super) asides: Asides,
-    pub(super) attaching: Attaching,
+    /// Sessions that are being made, with their places in the range of uids: what there is of them is
+    /// not recorded yet.
+    pub(super) making: UnderWay<(SessionId, u32)>,
+    /// Names in the state directory: of what comes in, what goes out of workspaces, and copies of the
+    /// database.
+    pub(super) asides: UnderWay<String>,
+    /// Sessions whose attachments are being changed: until it is done, rows and contents differ.
+    pub(super) attaching: UnderWay<SessionId>,
     pub(super) copies: Copies,
     pub(super) retention: Retention,
 }

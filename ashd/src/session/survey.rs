@@ -7,9 +7,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
@@ -21,51 +20,10 @@ use crate::domain::{Agent, SandboxId, Session, SessionId, Status, Which};
 use crate::sandbox::lease::Slots;
 use crate::store::Store;
 
-/// Sessions that are being made: what there is of them is not recorded yet.
-#[derive(Default)]
-pub(super) struct Making {
-    all: Mutex<BTreeSet<(SessionId, u32)>>,
-    fewer: Notify,
-}
-
-/// Counts a session as being made while it lives.
-pub(super) struct Made<'a>(&'a Making, (SessionId, u32));
-
-impl Making {
-    /// A session with this place in the range of uids is being made.
-    pub(super) fn begin(&self, id: SessionId, slot: u32) -> Made<'_> {
-        self.lock().insert((id, slot));
-        Made(self, (id, slot))
-    }
-
-    /// Waits until this session is not being made, if it is; false if it was not.
-    pub(super) async fn wait_for(&self, id: SessionId) -> bool {
-        let mut waited = false;
-        loop {
-            let fewer = self.fewer.notified();
-            if !self.lock().iter().any(|(made, _)| *made == id) {
-                return waited;
-            }
-            fewer.await;
-            waited = true;
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<(SessionId, u32)>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Made<'_> {
-    fn drop(&mut self) {
-        self.0.lock().remove(&self.1);
-        self.0.fewer.notify_waiters();
-    }
-}
-
 /// What is known of sessions at one moment.
 #[derive(Default)]
 struct Facts {
+    /// Sessions that are being made, with their places in the range of uids.
     making: BTreeSet<(SessionId, u32)>,
     /// Directories in the state directory that are in use.
     asides: BTreeSet<String>,
@@ -121,9 +79,9 @@ pub(super) async fn look_at_rest(
 
 impl Facts {
     async fn gather(shared: &Shared) -> Result<Facts, Refusal> {
-        let making = shared.making.lock().clone();
-        let asides = shared.asides.names();
-        let attaching = shared.attaching.sessions();
+        let making = shared.making.all();
+        let asides = shared.asides.all();
+        let attaching = shared.attaching.all();
         let driven = shared.registry.views().iter().map(|view| view.session.id).collect();
         let mut sandboxes = shared.sandboxes.known();
         sandboxes.extend(shared.registry.views().iter().map(|view| view.session.sandbox));
