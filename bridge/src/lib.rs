@@ -18,9 +18,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
+use ash_sys::files::is_directory;
 use ash_sys::process::{fork, fork_into};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{FileType, fstat};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 pub mod options;
@@ -148,10 +148,6 @@ fn fork_spawner(
     // The agent can stop the spawner: orders that pile up then must not stop us too.
     rustix::io::ioctl_fionbio(&ours, true).map_err(|error| BridgeError::Spawner(error.into()))?;
     Ok(ours)
-}
-
-fn is_directory(fd: &OwnedFd) -> bool {
-    fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
 }
 
 /// Waits until the spawner has confined itself.

@@ -6,11 +6,12 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use ash_sys::cgroup;
+use ash_sys::files::is_directory;
 use ash_sys::process::{Child, Exec, fork_into};
 use ash_wire::plan::{FIXED_FDS, Mount, Plan};
 use rustix::fs::{
-    CWD, FileType, Mode, OFlags, ResolveFlags, SealFlags, SeekFrom, StatVfsMountFlags,
-    fcntl_get_seals, fstat, fstatfs, fstatvfs, openat, openat2, seek,
+    CWD, Mode, OFlags, ResolveFlags, SealFlags, SeekFrom, StatVfsMountFlags, fcntl_get_seals,
+    fstat, fstatfs, fstatvfs, openat, openat2, seek,
 };
 use rustix::net::sockopt::socket_acceptconn;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -169,8 +170,7 @@ fn check_descriptors(fds: &[OwnedFd]) -> Result<(), LaunchError> {
 }
 
 fn is_group(fd: &OwnedFd) -> bool {
-    let directory = |fd| fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
-    fstatfs(fd).is_ok_and(|fs| fs.f_type == CGROUP2) && directory(fd)
+    fstatfs(fd).is_ok_and(|fs| fs.f_type == CGROUP2) && is_directory(fd)
 }
 
 fn is_sealed(fd: &OwnedFd) -> bool {
@@ -203,8 +203,7 @@ fn agents_directory(source: &str, sessions: &Path, uid: u32) -> io::Result<Optio
     let base = open(CWD, sessions.as_os_str(), ResolveFlags::empty())?;
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let directory = open(base.as_fd(), inner.as_os_str(), beneath)?;
-    let stat = fstat(&directory)?;
-    let is_its = stat.st_uid == uid && FileType::from_raw_mode(stat.st_mode).is_dir();
+    let is_its = fstat(&directory)?.st_uid == uid && is_directory(&directory);
     Ok(is_its.then_some(directory))
 }
 

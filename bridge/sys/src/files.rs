@@ -1,7 +1,14 @@
-//! Files that others have in their memory.
+//! Files that are open: what they are, and what others have of them in their memory.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+
+use rustix::fs::{FileType, fstat};
+
+/// Whether a descriptor is one of a directory. One that cannot be asked is not.
+pub fn is_directory(fd: impl AsFd) -> bool {
+    fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
+}
 
 /// Sees to it that whoever stores into the file through a shared mapping from here on changes its
 /// times. A page of such a mapping tells of the first store only, until it is written out: this has
@@ -119,6 +126,14 @@ mod tests {
         tell_of_stores(file.as_fd()).expect("told");
         mapping.store(2, 1);
         assert!(modified() > std::time::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn a_directory_is_told_from_everything_else() {
+        let dir = File::open(std::env::temp_dir()).expect("a directory");
+        let (pipe, _writer) = rustix::pipe::pipe().expect("pipe");
+        assert!(is_directory(&dir));
+        assert!(!is_directory(&pipe));
     }
 
     #[test]

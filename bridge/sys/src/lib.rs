@@ -9,7 +9,7 @@
 //! * [`children`]: learning that children ended, without a thread that waits;
 //! * [`cgroup`]: where control groups are;
 //! * [`memory`]: how the allocator keeps memory;
-//! * [`files`]: files that others have in their memory.
+//! * [`files`]: what an open file is, and what others have of it in their memory.
 
 pub mod fds;
 
