@@ -50,6 +50,38 @@ fn flip(pack: &Path) {
 }
 
 #[test]
+fn damage_is_told_and_leaves_nothing() {
+    let place = Place::new();
+    furnish(&place.workspace());
+    let cut = place.cut();
+    let packs = place.dir.path().join("store/default/packs");
+    let pack = fs::read_dir(&packs).unwrap().next().unwrap().unwrap().path();
+    let whole = fs::read(&pack).unwrap();
+    let before = seen(&place.live());
+    for at in (8..whole.len()).step_by(whole.len() / 40) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0xff;
+        fs::write(&pack, &bytes).unwrap();
+        // Nothing is remembered of the pack.
+        let vault = open(place.dir.path());
+        let name = format!("back-{at}");
+        let (session, parent) = (SessionId::random(), place.dir.path());
+        let restoring = Restoring::new(session, (parent, &name), &NEVER);
+        match vault.restore(cut.root, &restoring) {
+            Ok(_) => assert_eq!(seen(&parent.join(&name)), before),
+            Err(SnapshotError::Damaged { .. }) => {
+                let left = fs::read_dir(parent).unwrap().count();
+                assert!(left <= 3 && !parent.join(&name).exists());
+            }
+            Err(other) => panic!("{other}"),
+        }
+        let _ = fs::remove_dir_all(parent.join(name));
+    }
+    fs::write(&pack, &whole).unwrap();
+    open(place.dir.path()).check(cut.root, true).unwrap();
+}
+
+#[test]
 fn what_a_lost_point_may_need_stays_and_the_rest_is_collected() {
     let place = Place::new();
     let (_, old) = place.cut_with("file", 1);

@@ -1,0 +1,45 @@
+//! What is noted of packs and files: it can be lost, and says nothing that is not so.
+
+use super::*;
+
+#[test]
+fn a_lost_index_and_a_lost_scan_cost_nothing_but_time() {
+    let place = Place::new();
+    furnish(&place.workspace());
+    let first = place.cut();
+    let store = place.dir.path().join("store/default");
+    let Place { dir, vault, session } = place;
+    drop(vault);
+    fs::remove_file(store.join("index.db")).unwrap();
+    fs::remove_dir_all(store.join("scans")).unwrap();
+    fs::write(store.join("tmp/left"), "over").unwrap();
+    let place = Place { vault: open(dir.path()), dir, session };
+    assert!(!store.join("tmp/left").exists());
+    let second = place.cut();
+    assert_eq!(second.root, first.root);
+    assert_same(&place.live(), &place.restore(first.root, "back"));
+}
+
+#[test]
+fn a_pack_that_the_index_does_not_know_is_taken_in() {
+    let place = Place::new();
+    furnish(&place.workspace());
+    let cut = place.cut();
+    // Two at a time: the second has never heard of what the first wrote, as after a crash.
+    let other = open(place.dir.path());
+    other.check(cut.root, true).unwrap();
+}
+
+#[test]
+fn what_could_not_be_published_is_not_forgotten() {
+    let place = Place::new();
+    let packs = place.dir.path().join("store/default/packs");
+    let away = packs.with_extension("away");
+    let stash = Mutex::new(vault::Stash::new(&place.vault));
+    vault::put(&stash, noise(1, 10_000)).unwrap();
+    fs::rename(&packs, &away).unwrap();
+    assert!(stash.lock().unwrap().publish().is_err());
+    fs::rename(&away, &packs).unwrap();
+    // Else files would be noted as stored whose chunks are nowhere.
+    assert!(stash.lock().unwrap().publish().is_err());
+}
