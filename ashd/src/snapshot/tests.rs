@@ -62,6 +62,16 @@ impl Place {
         self.live().join("workspace")
     }
 
+    /// The directory of the vault.
+    fn store(&self) -> PathBuf {
+        self.dir.path().join("store/default")
+    }
+
+    fn packs(&self) -> Vec<PathBuf> {
+        let packs = fs::read_dir(self.store().join("packs")).unwrap();
+        packs.map(|entry| entry.unwrap().path()).collect()
+    }
+
     fn try_cut(&self, hold: &Hold<'_>) -> Result<Cut, SnapshotError> {
         self.cut_as((&NEVER, Limits::default()), hold, &|_| true)
     }
@@ -86,6 +96,22 @@ impl Place {
         self.try_cut(&nobody).unwrap()
     }
 
+    /// A cut of a file of its own, and its pack.
+    fn cut_with(&self, name: &str, seed: u64) -> (Root, PathBuf) {
+        let before = self.packs();
+        fs::write(self.workspace().join(name), noise(seed, 200_000)).unwrap();
+        let root = self.cut().root;
+        let is_new = |pack: &PathBuf| !before.contains(pack);
+        (root, self.packs().into_iter().find(is_new).unwrap())
+    }
+
+    /// The same, of a file that is removed then: no later point needs the pack.
+    fn cut_without(&self, name: &str, seed: u64) -> PathBuf {
+        let (_, pack) = self.cut_with(name, seed);
+        fs::remove_file(self.workspace().join(name)).unwrap();
+        pack
+    }
+
     fn try_restore(&self, root: Root, name: &str, donor: bool) -> Result<PathBuf, SnapshotError> {
         let live = self.live();
         let donor = donor.then(|| Donor { session: self.session, root: &live });
@@ -99,6 +125,24 @@ impl Place {
 
     fn restore(&self, root: Root, name: &str) -> PathBuf {
         self.try_restore(root, name, false).unwrap()
+    }
+
+    /// Why a point cannot be brought back.
+    fn refused(&self, root: Root) -> SnapshotError {
+        self.try_restore(root, "back", false).err().unwrap()
+    }
+
+    /// What none of these points needs goes at once.
+    fn collect(&self, points: &[Root]) -> Collected {
+        let points = || Ok::<_, SnapshotError>(points.to_vec());
+        self.vault.collect(&AT_ONCE, points).unwrap().unwrap()
+    }
+
+    /// As after a restart.
+    fn again(self) -> Place {
+        let Place { dir, vault, session } = self;
+        drop(vault);
+        Place { vault: open(dir.path()), dir, session }
     }
 }
 

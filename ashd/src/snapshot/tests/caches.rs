@@ -7,7 +7,7 @@ fn a_lost_index_and_a_lost_scan_cost_nothing_but_time() {
     let place = Place::new();
     furnish(&place.workspace());
     let first = place.cut();
-    let store = place.dir.path().join("store/default");
+    let store = place.store();
     let Place { dir, vault, session } = place;
     drop(vault);
     fs::remove_file(store.join("index.db")).unwrap();
@@ -33,7 +33,7 @@ fn a_pack_that_the_index_does_not_know_is_taken_in() {
 #[test]
 fn what_could_not_be_published_is_not_forgotten() {
     let place = Place::new();
-    let packs = place.dir.path().join("store/default/packs");
+    let packs = place.store().join("packs");
     let away = packs.with_extension("away");
     let stash = Mutex::new(vault::Stash::new(&place.vault));
     vault::put(&stash, noise(1, 10_000)).unwrap();

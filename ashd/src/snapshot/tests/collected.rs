@@ -19,7 +19,7 @@ fn what_no_point_needs_is_collected() {
     let roots = (first.root, second.root);
     drop((first, second));
     let (first, second) = roots;
-    let both = place.vault.collect(&AT_ONCE, || points(&[first, second])).unwrap().unwrap();
+    let both = place.collect(&[first, second]);
     assert_eq!((both.packs, both.bytes), (0, 0));
     let young = Collecting { grace: Duration::from_secs(3600), ..AT_ONCE };
     assert_eq!(place.vault.collect(&young, || points(&[second])).unwrap().unwrap().bytes, 0);
@@ -27,7 +27,7 @@ fn what_no_point_needs_is_collected() {
     let would = place.vault.collect(&preview, || points(&[second])).unwrap().unwrap();
     assert!(would.bytes > 1_900_000, "{would:?}");
     place.vault.check(first, true).unwrap();
-    assert_eq!(place.vault.collect(&AT_ONCE, || points(&[second])).unwrap().unwrap(), would);
+    assert_eq!(place.collect(&[second]), would);
     assert!(place.vault.check(first, false).is_err());
     place.vault.check(second, true).unwrap();
     assert_same(&place.live(), &place.restore(second, "back"));
@@ -74,7 +74,7 @@ fn what_comes_back_after_it_was_collected_is_stored_again() {
     drop(place.cut());
     fs::remove_dir_all(&dir).unwrap();
     let second = place.cut().root;
-    place.vault.collect(&AT_ONCE, || Ok::<_, SnapshotError>(vec![second])).unwrap().unwrap();
+    place.collect(&[second]);
     make();
     let third = place.cut();
     place.vault.check(third.root, true).unwrap();
@@ -86,14 +86,12 @@ fn what_is_not_needed_goes_although_the_rest_cannot_be_moved() {
     let place = Place::new();
     // What every point has is in a pack of its own.
     drop(place.cut());
-    let (_, gone) = place.cut_with("gone", 1);
-    fs::remove_file(place.workspace().join("gone")).unwrap();
+    let gone = place.cut_without("gone", 1);
     fs::write(place.workspace().join("kept"), noise(2, 10_000)).unwrap();
-    let (_, moved) = place.cut_with("too", 3);
-    fs::remove_file(place.workspace().join("too")).unwrap();
+    let moved = place.cut_without("too", 3);
     let root = place.cut().root;
     // As when the disk is full.
-    let tmp = place.dir.path().join("store/default/tmp");
+    let tmp = place.store().join("tmp");
     let away = tmp.with_extension("away");
     fs::rename(&tmp, &away).unwrap();
     let points = || Ok::<_, SnapshotError>(vec![root]);
@@ -102,10 +100,8 @@ fn what_is_not_needed_goes_although_the_rest_cannot_be_moved() {
     fs::rename(&away, &tmp).unwrap();
     place.vault.check(root, true).unwrap();
     // The next one finishes it, also when it is another daemon's.
-    let Place { dir, vault, session } = place;
-    drop(vault);
-    let place = Place { vault: open(dir.path()), dir, session };
-    place.vault.collect(&AT_ONCE, points).unwrap().unwrap();
+    let place = place.again();
+    place.collect(&[root]);
     assert!(!moved.exists());
     place.vault.check(root, true).unwrap();
     assert_same(&place.live(), &place.restore(root, "back"));
@@ -119,16 +115,15 @@ fn small_packs_are_merged_and_scans_of_no_point_forgotten() {
         fs::write(place.workspace().join("file"), noise(n, 10_000)).unwrap();
         roots.push(place.cut().root);
     }
-    let packs = || fs::read_dir(place.dir.path().join("store/default/packs")).unwrap().count();
-    assert_eq!(packs(), 20);
-    place.vault.collect(&AT_ONCE, || Ok::<_, SnapshotError>(roots.clone())).unwrap().unwrap();
-    assert_eq!(packs(), 1);
+    assert_eq!(place.packs().len(), 20);
+    place.collect(&roots);
+    assert_eq!(place.packs().len(), 1);
     for root in &roots {
         place.vault.check(*root, true).unwrap();
     }
     // The newest root goes: what is known of the files is in no point any more.
     roots.pop();
-    place.vault.collect(&AT_ONCE, || Ok::<_, SnapshotError>(roots.clone())).unwrap().unwrap();
+    place.collect(&roots);
     let again = place.cut();
     place.vault.check(again.root, true).unwrap();
     assert_same(&place.live(), &place.restore(again.root, "back"));

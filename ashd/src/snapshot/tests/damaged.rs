@@ -2,42 +2,9 @@
 
 use super::*;
 
-const HOW: Collecting =
-    Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
-
 impl Place {
-    pub(super) fn packs(&self) -> Vec<PathBuf> {
-        let packs = self.dir.path().join("store/default/packs");
-        fs::read_dir(packs).unwrap().map(|entry| entry.unwrap().path()).collect()
-    }
-
-    /// The pack that came since.
-    fn new_pack(&self, before: &[PathBuf]) -> PathBuf {
-        self.packs().into_iter().find(|pack| !before.contains(pack)).unwrap()
-    }
-
-    fn collect(&self, points: &[Root]) -> Collected {
-        let points = || Ok::<_, SnapshotError>(points.to_vec());
-        self.vault.collect(&HOW, points).unwrap().unwrap()
-    }
-
     fn survey(&self, points: &[Root], deep: bool) -> Survey {
         self.vault.survey(deep, || Ok::<_, SnapshotError>(points.to_vec())).unwrap()
-    }
-
-    /// As after a restart.
-    fn again(self) -> Place {
-        let Place { dir, vault, session } = self;
-        drop(vault);
-        Place { vault: open(dir.path()), dir, session }
-    }
-
-    /// A cut of a file of its own, and its pack.
-    pub(super) fn cut_with(&self, name: &str, seed: u64) -> (Root, PathBuf) {
-        let before = self.packs();
-        fs::write(self.workspace().join(name), noise(seed, 200_000)).unwrap();
-        let root = self.cut().root;
-        (root, self.new_pack(&before))
     }
 }
 
@@ -49,19 +16,26 @@ fn flip(pack: &Path) {
     file.write_all_at(&[byte[0] ^ 1], 100).unwrap();
 }
 
+/// A pack is gone, or only its beginning is there.
+fn lose(pack: &Path, cut_off: bool) {
+    match cut_off {
+        true => File::options().write(true).open(pack).unwrap().set_len(1000).unwrap(),
+        false => fs::remove_file(pack).unwrap(),
+    }
+}
+
 #[test]
 fn damage_is_told_and_leaves_nothing() {
     let place = Place::new();
     furnish(&place.workspace());
     let cut = place.cut();
-    let packs = place.dir.path().join("store/default/packs");
-    let pack = fs::read_dir(&packs).unwrap().next().unwrap().unwrap().path();
-    let whole = fs::read(&pack).unwrap();
+    let pack = &place.packs()[0];
+    let whole = fs::read(pack).unwrap();
     let before = seen(&place.live());
     for at in (8..whole.len()).step_by(whole.len() / 40) {
         let mut bytes = whole.clone();
         bytes[at] ^= 0xff;
-        fs::write(&pack, &bytes).unwrap();
+        fs::write(pack, &bytes).unwrap();
         // Nothing is remembered of the pack.
         let vault = open(place.dir.path());
         let name = format!("back-{at}");
@@ -77,15 +51,14 @@ fn damage_is_told_and_leaves_nothing() {
         }
         let _ = fs::remove_dir_all(parent.join(name));
     }
-    fs::write(&pack, &whole).unwrap();
+    fs::write(pack, &whole).unwrap();
     open(place.dir.path()).check(cut.root, true).unwrap();
 }
 
 #[test]
 fn what_a_lost_point_may_need_stays_and_the_rest_is_collected() {
     let place = Place::new();
-    let (_, old) = place.cut_with("file", 1);
-    fs::remove_file(place.workspace().join("file")).unwrap();
+    let old = place.cut_without("file", 1);
     let kept = place.cut().root;
     // Nobody knows what this one needed: perhaps the first pack.
     let lost = Root([7; 32]);
@@ -93,8 +66,7 @@ fn what_a_lost_point_may_need_stays_and_the_rest_is_collected() {
     assert_eq!((collected.packs, collected.damaged), (0, 1), "{collected:?}");
     assert!(collected.held > 0 && old.exists());
     // What is written later it cannot need.
-    let (_, young) = place.cut_with("other", 2);
-    fs::remove_file(place.workspace().join("other")).unwrap();
+    let young = place.cut_without("other", 2);
     let newest = place.cut().root;
     let place = place.again();
     let collected = place.collect(&[lost, newest]);
@@ -141,10 +113,7 @@ fn a_pack_that_is_gone_or_cut_off_is_stored_again() {
     for cut_off in [false, true] {
         let place = Place::new();
         let (root, pack) = place.cut_with("file", 1);
-        match cut_off {
-            true => File::options().write(true).open(&pack).unwrap().set_len(1000).unwrap(),
-            false => fs::remove_file(&pack).unwrap(),
-        }
+        lose(&pack, cut_off);
         let told = place.survey(&[root], true);
         assert_eq!((told.damaged.len(), told.packs.len()), (1, 1), "{told:?}");
         // What was known of the files must not make the next point as damaged as this one.
@@ -164,7 +133,7 @@ fn what_cannot_be_read_now_is_not_damaged() {
     fs::rename(&pack, &away).unwrap();
     // It is there, and cannot be opened.
     symlink(&pack, &pack).unwrap();
-    let refused = place.try_restore(root, "back", false).err().unwrap();
+    let refused = place.refused(root);
     assert!(matches!(refused, SnapshotError::Store(_)), "{refused}");
     fs::remove_file(&pack).unwrap();
     fs::rename(&away, &pack).unwrap();
@@ -172,7 +141,7 @@ fn what_cannot_be_read_now_is_not_damaged() {
     let packs = pack.parent().unwrap();
     let away = packs.with_extension("away");
     fs::rename(packs, &away).unwrap();
-    let refused = place.try_restore(root, "back", false).err().unwrap();
+    let refused = place.refused(root);
     assert!(matches!(refused, SnapshotError::Store(_)), "{refused}");
     assert!(place.vault.survey(true, || Ok::<_, SnapshotError>(vec![root])).is_err());
     fs::rename(&away, packs).unwrap();
@@ -186,11 +155,8 @@ fn a_pack_that_is_not_there_and_one_that_is_cut_off_are_damage() {
         let place = Place::new();
         let (root, pack) = place.cut_with("file", 1);
         let place = place.again();
-        match cut_off {
-            true => File::options().write(true).open(&pack).unwrap().set_len(1000).unwrap(),
-            false => fs::remove_file(&pack).unwrap(),
-        }
-        let damaged = place.try_restore(root, "back", false).err().unwrap();
+        lose(&pack, cut_off);
+        let damaged = place.refused(root);
         assert!(matches!(damaged, SnapshotError::Damaged { .. }), "{damaged}");
         assert_eq!(place.vault.damaged(), 1);
     }
@@ -199,10 +165,8 @@ fn a_pack_that_is_not_there_and_one_that_is_cut_off_are_damage() {
 #[test]
 fn a_pack_that_cannot_be_read_is_not_collected_and_keeps_no_others() {
     let place = Place::new();
-    let (_, one) = place.cut_with("one", 1);
-    fs::remove_file(place.workspace().join("one")).unwrap();
-    let (_, two) = place.cut_with("two", 2);
-    fs::remove_file(place.workspace().join("two")).unwrap();
+    let one = place.cut_without("one", 1);
+    let two = place.cut_without("two", 2);
     let root = place.cut().root;
     let away = two.with_extension("away");
     fs::rename(&two, &away).unwrap();
@@ -219,12 +183,10 @@ fn a_pack_that_cannot_be_read_is_not_collected_and_keeps_no_others() {
 #[test]
 fn one_damaged_pack_does_not_keep_others() {
     let place = Place::new();
-    let (_, gone) = place.cut_with("gone", 1);
-    fs::remove_file(place.workspace().join("gone")).unwrap();
+    let gone = place.cut_without("gone", 1);
     let (_, bad) = place.cut_with("kept", 2);
     // Most of the damaged pack is not needed, so that it would be moved.
-    let (_, both) = place.cut_with("more", 3);
-    fs::remove_file(place.workspace().join("more")).unwrap();
+    let both = place.cut_without("more", 3);
     let root = place.cut().root;
     flip(&bad);
     let place = place.again();
@@ -246,7 +208,7 @@ fn the_newest_whole_point_is_found() {
     assert_eq!(place.vault.damaged(), 2);
     assert_eq!(place.vault.first_whole(&[third]).unwrap(), None);
     // Whoever needs it finds out as well.
-    assert!(matches!(place.try_restore(third, "back", false), Err(SnapshotError::Damaged { .. })));
+    assert!(matches!(place.refused(third), SnapshotError::Damaged { .. }));
 }
 
 #[test]

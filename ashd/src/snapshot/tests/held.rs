@@ -19,7 +19,7 @@ fn nodes_are_stored_when_the_agent_goes_on() {
     for n in 0..20 {
         fs::create_dir(place.workspace().join(n.to_string())).unwrap();
     }
-    let tmp = place.dir.path().join("store/default/tmp");
+    let tmp = place.store().join("tmp");
     let hold = || -> io::Result<Box<dyn Any>> {
         // Too late for the first look, so that the second has something new.
         fs::create_dir(place.workspace().join("late")).unwrap();
@@ -39,9 +39,7 @@ fn nodes_are_stored_when_the_agent_goes_on() {
 #[test]
 fn packs_come_to_the_disk_when_the_agent_goes_on() {
     let place = Place::new();
-    let count = |part: &str| {
-        fs::read_dir(place.dir.path().join("store/default").join(part)).unwrap().count()
-    };
+    let count = |part: &str| fs::read_dir(place.store().join(part)).unwrap().count();
     let stash = Mutex::new(vault::Stash::new(&place.vault));
     stash.lock().unwrap().hold(true);
     let mut bytes = noise(1, chunk::LARGEST);

@@ -73,7 +73,7 @@ fn more_entries_than_a_point_can_have_are_refused_until_there_are_less() {
 #[test]
 fn what_cuts_that_fail_have_read_does_not_add_up() {
     let place = Place::new();
-    let scan = place.dir.path().join("store/default/scans").join(place.session.to_string());
+    let scan = place.store().join("scans").join(place.session.to_string());
     // Enough for all paths, and for half of what is read.
     let limits = Limits { entries: 100, bytes: 1_700, ..Limits::default() };
     for round in 0..20 {

@@ -35,8 +35,7 @@ fn what_is_moved_while_it_is_read_is_found_again() {
     let id = ChunkId::of(&noise(2, 10_000));
     let find = || place.vault.index().find(id).unwrap();
     let before = find();
-    let how = Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
-    place.vault.collect(&how, || Ok::<_, SnapshotError>(vec![root])).unwrap().unwrap();
+    place.collect(&[root]);
     assert_ne!(find(), before);
     assert_eq!(place.vault.chunk_from(id, before).unwrap(), noise(2, 10_000));
     // What is nowhere is missing, wherever it was.

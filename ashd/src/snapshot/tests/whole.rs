@@ -70,7 +70,7 @@ fn a_file_that_reads_like_a_directory_hides_nothing() {
     fs::write(place.workspace().join("a"), place.vault.chunk(dir).unwrap()).unwrap();
     fs::write(place.workspace().join("b"), place.vault.chunk(lists[0].id).unwrap()).unwrap();
     let second = place.cut().root;
-    place.vault.collect(&AT_ONCE, || Ok::<_, SnapshotError>(vec![second])).unwrap().unwrap();
+    place.collect(&[second]);
     assert_same(&place.live(), &place.restore(second, "back"));
 }
 
