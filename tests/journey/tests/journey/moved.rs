@@ -23,6 +23,27 @@ pub(crate) fn import(api: &Api, session: &str, status: u16) -> Result<Value> {
     api.call("POST", "/api/sessions/import", Some(&body))?.expect(status)
 }
 
+/// Several machines import a session at once, and something is done meanwhile: what each is told.
+pub(crate) fn import_at_once(
+    machines: &[Ash],
+    session: &str,
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<Vec<u16>> {
+    let body = json!({ "sessionId": session });
+    let ask = |machine: &Ash| -> Result<u16> {
+        Ok(machine.api().call("POST", "/api/sessions/import", Some(&body))?.status)
+    };
+    std::thread::scope(|scope| {
+        let asked: Vec<_> =
+            machines.iter().map(|machine| scope.spawn(move || ask(machine))).collect();
+        let done = meanwhile();
+        let answers = asked.into_iter().map(|thread| thread.join());
+        let statuses = answers.map(|answer| answer.unwrap_or_else(|_| bail!("a panic")));
+        let statuses = statuses.collect::<Result<Vec<_>>>()?;
+        done.map(|()| statuses)
+    })
+}
+
 pub(crate) fn copying(api: &Api) -> Result<Value> {
     Ok(api.call("GET", "/health", None)?.expect(200)?["objectStore"].take())
 }
@@ -235,17 +256,7 @@ fn of_two_who_import_at_once_one_wins() -> Result<()> {
     here.ask("[[say hello]]")?;
     checkpoint(&here.api, &here.session, "it")?;
     let others = [Ash::start(options.clone())?, Ash::start(options)?];
-    let body = json!({ "sessionId": here.session });
-    let mut statuses = std::thread::scope(|scope| {
-        let ask = |other: &Ash| -> Result<u16> {
-            Ok(other.api().call("POST", "/api/sessions/import", Some(&body))?.status)
-        };
-        let asked: Vec<_> = others.iter().map(|other| scope.spawn(move || ask(other))).collect();
-        let answers = asked.into_iter().map(|thread| thread.join());
-        answers
-            .map(|answer| answer.unwrap_or_else(|_| bail!("a panic")))
-            .collect::<Result<Vec<_>>>()
-    })?;
+    let mut statuses = import_at_once(&others, &here.session, || Ok(()))?;
     statuses.sort_unstable();
     // Who comes later takes it from the winner, who is then the one that has lost it, and finds out
     // when it is used there.

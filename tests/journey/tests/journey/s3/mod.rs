@@ -6,26 +6,57 @@ mod troubled;
 use std::fs;
 use std::sync::atomic::Ordering;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use ash_journey::{Api, Ash, Client as _, process};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::server::{S3, options};
 use self::troubled::{Lie, Troubled};
 use crate::backups;
-use crate::moved::{checkpoint, copying, files, import, notices_its_loss};
+use crate::moved::{checkpoint, copying, files, import, import_at_once, notices_its_loss};
 use crate::support::Talk;
+
+/// What makes a session's files, a large one among them.
+const LARGE: &str = "echo kept > kept; head -c 9000000 /dev/urandom > large; sha256sum large > sum";
+
+/// A server, and what lies between it and daemons; `None`, and it is said, where there can be none.
+fn servers(test: &str) -> Result<Option<(S3, Troubled)>> {
+    let Some(server) = S3::start(test)? else { return Ok(None) };
+    let troubled = Troubled::start(server.port)?;
+    Ok(Some((server, troubled)))
+}
+
+/// The session's file says this from now on, and the store has a checkpoint of that name.
+fn keep(here: &Talk, text: &str) -> Result<Value> {
+    here.ask(&here.bash(&format!("echo {text} > kept")))?;
+    checkpoint(&here.api, &here.session, text)
+}
 
 /// Whether the newest attempt at copying has failed, and how many sessions wait for one.
 fn copies_are(api: &Api, (failing, waiting): (bool, u64)) -> bool {
     copying(api).is_ok_and(|state| state["failing"] == failing && state["waiting"] == waiting)
 }
 
-/// A session that was imported has the file that it had where it was.
+/// A session that has come from the store goes on, and has the file that it had.
 fn check_kept(ash: &Ash, session: &str) -> Result<()> {
     ensure!(ash.api().turn_to(session, "resume")? == "active");
     ensure!(ash.api().exec(session, "cat kept")?.stdout == "kept\n");
     Ok(())
+}
+
+/// The same of one with the files of [`LARGE`], and with `more`, which came later.
+fn check_large(api: &Api, session: &str) -> Result<()> {
+    ensure!(api.turn_to(session, "resume")? == "active");
+    let shown = api.exec(session, "cat kept more; sha256sum -c sum")?;
+    ensure!(shown.stdout == "kept\nmore\nlarge: OK\n", "{}", shown.stdout);
+    Ok(())
+}
+
+/// What ends a journey: the session is whole where it is now, and both machines are done.
+fn finish(here: Talk, there: Ash) -> Result<()> {
+    check_kept(&there, &here.session)?;
+    there.finish()?;
+    here.ash.finish()
 }
 
 #[test]
@@ -33,8 +64,7 @@ fn what_is_lost_here_comes_back_from_an_s3_server_that_was_away() -> Result<()> 
     let name = "s3::what_is_lost_here_comes_back_from_an_s3_server_that_was_away";
     let Some(mut server) = S3::start(name)? else { return Ok(()) };
     let mut here = Talk::begin(options(server.port))?;
-    let make = "echo kept > kept; head -c 9000000 /dev/urandom > large; sha256sum large > sum";
-    here.ask(&here.bash(make))?;
+    here.ask(&here.bash(LARGE))?;
     checkpoint(&here.api, &here.session, "whole")?;
 
     server.stop()?;
@@ -57,9 +87,7 @@ fn what_is_lost_here_comes_back_from_an_s3_server_that_was_away() -> Result<()> 
         fs::remove_file(pack)?;
     }
     here.boot()?;
-    ensure!(here.api.turn_to(&here.session, "resume")? == "active");
-    let shown = here.api.exec(&here.session, "cat kept more; sha256sum -c sum")?;
-    ensure!(shown.stdout == "kept\nmore\nlarge: OK\n", "{}", shown.stdout);
+    check_large(&here.api, &here.session)?;
     here.ash.finish()
 }
 
@@ -67,13 +95,10 @@ fn what_is_lost_here_comes_back_from_an_s3_server_that_was_away() -> Result<()> 
 /// comes from there whole.
 #[test]
 fn a_session_moves_through_a_server_that_fails() -> Result<()> {
-    let Some(server) = S3::start("s3::a_session_moves_through_a_server_that_fails")? else {
-        return Ok(());
-    };
-    let troubled = Troubled::start(server.port)?;
+    let name = "s3::a_session_moves_through_a_server_that_fails";
+    let Some((_server, troubled)) = servers(name)? else { return Ok(()) };
     let here = Talk::begin(options(troubled.port))?;
-    let make = "echo kept > kept; head -c 9000000 /dev/urandom > large; sha256sum large > sum";
-    here.ask(&here.bash(make))?;
+    here.ask(&here.bash(LARGE))?;
     troubled.troubles.fails.store(true, Ordering::Relaxed);
     checkpoint(&here.api, &here.session, "whole")?;
     here.ask(&here.bash("echo more > more"))?;
@@ -86,9 +111,7 @@ fn a_session_moves_through_a_server_that_fails() -> Result<()> {
         // Whoever is told to try again does.
         answer.is_ok_and(|answer| answer.status == 201 || answer.expect(503).is_err())
     })?;
-    ensure!(api.turn_to(&here.session, "resume")? == "active");
-    let shown = api.exec(&here.session, "cat kept more; sha256sum -c sum")?;
-    ensure!(shown.stdout == "kept\nmore\nlarge: OK\n", "{}", shown.stdout);
+    check_large(&api, &here.session)?;
     ensure!(troubled.troubles.failed.load(Ordering::Relaxed) >= 4, "hardly anything went wrong");
     there.finish()?;
     here.ash.finish()
@@ -98,8 +121,7 @@ fn a_session_moves_through_a_server_that_fails() -> Result<()> {
 #[test]
 fn a_session_that_is_refused_waits_behind_the_others() -> Result<()> {
     let name = "s3::a_session_that_is_refused_waits_behind_the_others";
-    let Some(server) = S3::start(name)? else { return Ok(()) };
-    let troubled = Troubled::start(server.port)?;
+    let Some((_server, troubled)) = servers(name)? else { return Ok(()) };
     let here = Talk::begin(options(troubled.port))?;
     let mut sessions = [here.session.clone(), here.api.create("hello", json!({}))?];
     // It would be copied first.
@@ -119,12 +141,10 @@ fn a_session_that_is_refused_waits_behind_the_others() -> Result<()> {
 #[test]
 fn a_purge_of_before_takes_nothing_from_an_import() -> Result<()> {
     let name = "s3::a_purge_of_before_takes_nothing_from_an_import";
-    let Some(server) = S3::start(name)? else { return Ok(()) };
-    let troubled = Troubled::start(server.port)?;
+    let Some((server, troubled)) = servers(name)? else { return Ok(()) };
     let mut here = Talk::begin(options(troubled.port))?;
     let dir = here.ash.scratch().join("backup");
-    here.ask(&here.bash("echo kept > kept"))?;
-    checkpoint(&here.api, &here.session, "it")?;
+    keep(&here, "kept")?;
     backups::back_up(&here, &dir)?;
     here.ash.terminate()?;
     backups::start_over(&here, 1)?;
@@ -139,80 +159,58 @@ fn a_purge_of_before_takes_nothing_from_an_import() -> Result<()> {
     process::until("nothing is to be done there", || copies_are(&here.api, (false, 0)))?;
     let there = Ash::start(options(server.port))?;
     import(&there.api(), &here.session, 201)?;
-    check_kept(&there, &here.session)?;
-    there.finish()?;
-    here.ash.finish()
+    finish(here, there)
 }
 
 /// A store that fails when nobody has the session any more is asked again: it does not stay with
 /// neither.
 #[test]
 fn what_fails_behind_the_claim_is_tried_again() -> Result<()> {
-    let Some(server) = S3::start("s3::what_fails_behind_the_claim_is_tried_again")? else {
-        return Ok(());
-    };
-    let troubled = Troubled::start(server.port)?;
+    let name = "s3::what_fails_behind_the_claim_is_tried_again";
+    let Some((server, troubled)) = servers(name)? else { return Ok(()) };
     let here = Talk::begin(options(server.port))?;
-    here.ask(&here.bash("echo kept > kept"))?;
-    checkpoint(&here.api, &here.session, "it")?;
+    keep(&here, "kept")?;
     let there = Ash::start(options(troubled.port))?;
     troubled.troubles.behind_claim.store(2, Ordering::Relaxed);
     import(&there.api(), &here.session, 201)?;
     ensure!(troubled.troubles.behind_claim.load(Ordering::Relaxed) == 0, "nothing was claimed");
-    check_kept(&there, &here.session)?;
-    there.finish()?;
-    here.ash.finish()
+    finish(here, there)
 }
 
 /// What was put there at the last moment and is damaged costs nothing but itself: the session goes on
 /// at what was whole, and stays with nobody else.
 #[test]
 fn what_is_damaged_behind_the_claim_is_left_out() -> Result<()> {
-    let Some(server) = S3::start("s3::what_is_damaged_behind_the_claim_is_left_out")? else {
-        return Ok(());
-    };
-    let troubled = Troubled::start(server.port)?;
+    let name = "s3::what_is_damaged_behind_the_claim_is_left_out";
+    let Some((server, troubled)) = servers(name)? else { return Ok(()) };
     let here = Talk::begin(options(server.port))?;
-    here.ask(&here.bash("echo kept > kept"))?;
-    checkpoint(&here.api, &here.session, "whole")?;
+    keep(&here, "kept")?;
     let there = Ash::start(options(troubled.port))?;
     troubled.troubles.ahead.hold("PUT", "/owner/");
     let (api, session) = (there.api(), here.session.clone());
     let importing = std::thread::spawn(move || import(&api, &session, 201));
     troubled.troubles.ahead.await_held(1)?;
-    here.ask(&here.bash("echo late > kept"))?;
-    let late = checkpoint(&here.api, &here.session, "late")?;
+    let late = keep(&here, "late")?;
     troubled.troubles.lie_about(late["id"].as_str().context("no id")?, Lie::Flipped);
     troubled.troubles.ahead.release();
     importing.join().map_err(|_| anyhow!("the import panicked"))??;
-    check_kept(&there, &here.session)?;
-    there.finish()?;
-    here.ash.finish()
+    finish(here, there)
 }
 
 /// Two have seen that another machine has the session before either takes it: one does, and the other
 /// is told and keeps nothing of it.
 #[test]
 fn of_two_who_claim_at_once_one_wins() -> Result<()> {
-    let Some(server) = S3::start("s3::of_two_who_claim_at_once_one_wins")? else { return Ok(()) };
-    let troubled = Troubled::start(server.port)?;
+    let name = "s3::of_two_who_claim_at_once_one_wins";
+    let Some((server, troubled)) = servers(name)? else { return Ok(()) };
     let here = Talk::begin(options(server.port))?;
-    here.ask(&here.bash("echo kept > kept"))?;
-    checkpoint(&here.api, &here.session, "it")?;
+    keep(&here, "kept")?;
     let others = [Ash::start(options(troubled.port))?, Ash::start(options(troubled.port))?];
     troubled.troubles.ahead.hold("PUT", "/owner/");
-    let body = json!({ "sessionId": here.session });
-    let statuses = std::thread::scope(|scope| {
-        let ask = |other: &Ash| -> Result<u16> {
-            Ok(other.api().call("POST", "/api/sessions/import", Some(&body))?.status)
-        };
-        let asked: Vec<_> = others.iter().map(|other| scope.spawn(move || ask(other))).collect();
+    let statuses = import_at_once(&others, &here.session, || {
         let held = troubled.troubles.ahead.await_held(2);
         troubled.troubles.ahead.release();
-        let answers = asked.into_iter().map(|thread| thread.join());
-        let statuses = answers.map(|answer| answer.unwrap_or_else(|_| bail!("a panic")));
-        let statuses = statuses.collect::<Result<Vec<_>>>()?;
-        held.map(|()| statuses)
+        held
     })?;
     ensure!(statuses == [201, 409] || statuses == [409, 201], "{statuses:?}");
     let winner = usize::from(statuses[0] != 201);
@@ -230,11 +228,9 @@ fn of_two_who_claim_at_once_one_wins() -> Result<()> {
 #[test]
 fn what_was_put_there_and_not_answered_moves_along() -> Result<()> {
     let name = "s3::what_was_put_there_and_not_answered_moves_along";
-    let Some(server) = S3::start(name)? else { return Ok(()) };
-    let troubled = Troubled::start(server.port)?;
+    let Some((server, troubled)) = servers(name)? else { return Ok(()) };
     let here = Talk::begin(options(troubled.port))?;
-    here.ask(&here.bash("echo early > kept"))?;
-    checkpoint(&here.api, &here.session, "early")?;
+    keep(&here, "early")?;
     let there = Ash::start(options(server.port))?;
     troubled.troubles.behind.hold("PUT", "/points/");
     here.ask(&here.bash("echo kept > kept"))?;
@@ -254,15 +250,11 @@ fn what_was_put_there_and_not_answered_moves_along() -> Result<()> {
 /// bit, nor cut off, nor when it is whole and something else.
 #[test]
 fn a_server_that_lies_is_not_believed() -> Result<()> {
-    let Some(server) = S3::start("s3::a_server_that_lies_is_not_believed")? else {
-        return Ok(());
-    };
-    let troubled = Troubled::start(server.port)?;
+    let name = "s3::a_server_that_lies_is_not_believed";
+    let Some((_server, troubled)) = servers(name)? else { return Ok(()) };
     let here = Talk::begin(options(troubled.port))?;
-    here.ask(&here.bash("echo before > kept"))?;
-    checkpoint(&here.api, &here.session, "before")?;
-    here.ask(&here.bash("echo kept > kept"))?;
-    checkpoint(&here.api, &here.session, "it")?;
+    keep(&here, "before")?;
+    keep(&here, "kept")?;
     let there = Ash::start(options(troubled.port))?;
     // What comes first is not asked for again once it is here.
     for what in ["/points/", "/packs/", "/events/"] {
@@ -276,18 +268,14 @@ fn a_server_that_lies_is_not_believed() -> Result<()> {
     ensure!(here.api.session(&here.session)?["status"] == "active", "nothing was taken");
     troubled.troubles.lie_about("", Lie::Flipped);
     import(&there.api(), &here.session, 201)?;
-    check_kept(&there, &here.session)?;
-    there.finish()?;
-    here.ash.finish()
+    finish(here, there)
 }
 
 /// Turns go on while the store takes nothing any more; it is told, and heals by itself.
 #[test]
 fn a_server_that_is_full_holds_up_nobody() -> Result<()> {
-    let Some(server) = S3::start("s3::a_server_that_is_full_holds_up_nobody")? else {
-        return Ok(());
-    };
-    let troubled = Troubled::start(server.port)?;
+    let name = "s3::a_server_that_is_full_holds_up_nobody";
+    let Some((_server, troubled)) = servers(name)? else { return Ok(()) };
     let here = Talk::begin(options(troubled.port))?;
     troubled.troubles.full.store(true, Ordering::Relaxed);
     here.ask(&here.bash("echo kept > kept"))?;
