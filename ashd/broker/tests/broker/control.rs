@@ -72,10 +72,7 @@ async fn a_new_broker_serves_the_same_paths() {
 async fn a_key_is_replaced_for_the_next_request() {
     let upstream = Upstream::start().await;
     let stage = Stage::new(&upstream).await;
-    let mut client = stage.client().await;
-    client.write(post("/v1/messages", "{}")).await;
-    let mut api = upstream.accept().await;
-    api.until("{}").await;
+    let (mut client, mut api) = stage.asked(&upstream).await;
     stage.key("another").await;
     api.write(answer("application/json", "{}")).await;
     client.until("\r\n\r\n{}").await;

@@ -10,17 +10,11 @@ async fn a_client_that_leaves_cancels_the_call() {
     let upstream = Upstream::start().await;
     let mut stage = Stage::new(&upstream).await;
     // Before the answer begins …
-    let mut client = stage.client().await;
-    client.write(post("/v1/messages", "{}")).await;
-    let mut api = upstream.accept().await;
-    api.until("{}").await;
+    let (client, mut api) = stage.asked(&upstream).await;
     drop(client);
     assert_eq!(api.rest().await, "");
     // … and in the middle of it.
-    let mut client = stage.client().await;
-    client.write(post("/v1/messages", "{}")).await;
-    let mut api = upstream.accept().await;
-    api.until("{}").await;
+    let (mut client, mut api) = stage.asked(&upstream).await;
     api.write(format!("{STREAM}{}", chunk(EVENTS[0]))).await;
     client.until(EVENTS[0]).await;
     drop(client);
@@ -53,17 +47,11 @@ async fn an_upstream_that_is_silent_is_given_up() {
     let upstream = Upstream::start().await;
     let limits = Limits { upstream_silence_ms: 200, ..Limits::default() };
     let mut stage = Stage::with(&upstream, limits).await;
-    let mut client = stage.client().await;
-    client.write(post("/v1/messages", "{}")).await;
-    let mut api = upstream.accept().await;
-    api.until("{}").await;
+    let (mut client, mut api) = stage.asked(&upstream).await;
     let reply = client.rest().await;
     assert!(reply.starts_with("HTTP/1.1 504 ") && reply.contains("timeout_error"), "{reply}");
     assert_eq!(api.rest().await, "");
-    let mut client = stage.client().await;
-    client.write(post("/v1/messages", "{}")).await;
-    let mut api = upstream.accept().await;
-    api.until("{}").await;
+    let (mut client, mut api) = stage.asked(&upstream).await;
     api.write(format!("{STREAM}{}", chunk(EVENTS[0]))).await;
     let reply = client.rest().await;
     assert!(reply.contains(EVENTS[0]) && !reply.contains("0\r\n\r\n"), "{reply}");
@@ -74,19 +62,13 @@ async fn an_upstream_that_is_silent_is_given_up() {
 async fn an_answer_that_is_cut_arrives_cut() {
     let upstream = Upstream::start().await;
     let mut stage = Stage::new(&upstream).await;
-    let mut client = stage.client().await;
-    client.write(post("/v1/messages", "{}")).await;
-    let mut api = upstream.accept().await;
-    api.until("{}").await;
+    let (mut client, mut api) = stage.asked(&upstream).await;
     api.write(format!("{STREAM}{}", chunk(EVENTS[0]))).await;
     drop(api);
     let reply = client.rest().await;
     assert!(reply.contains(EVENTS[0]) && !reply.contains("0\r\n\r\n"), "{reply}");
     assert!(!stage.usage().await.complete);
-    let mut client = stage.client().await;
-    client.write(post("/v1/messages", "{}")).await;
-    let mut api = upstream.accept().await;
-    api.until("{}").await;
+    let (mut client, mut api) = stage.asked(&upstream).await;
     let whole = answer("application/json", DOCUMENT);
     api.write(&whole[..whole.len() - 5]).await;
     drop(api);
@@ -100,10 +82,7 @@ async fn a_connection_without_an_answer_is_told() {
     let upstream = Upstream::start().await;
     let stage = Stage::new(&upstream).await;
     for nonsense in ["", "SSH-2.0-x\r\n", "HTTP/1.1 200 OK\r\ncontent-le"] {
-        let mut client = stage.client().await;
-        client.write(post("/v1/messages", "{}")).await;
-        let mut api = upstream.accept().await;
-        api.until("{}").await;
+        let (mut client, mut api) = stage.asked(&upstream).await;
         api.write(nonsense).await;
         drop(api);
         let reply = client.rest().await;
@@ -118,10 +97,7 @@ async fn redirects_are_neither_followed_nor_told() {
     let elsewhere = Upstream::start().await;
     let stage = Stage::new(&upstream).await;
     for status in ["301 Moved", "302 Found", "307 Temporary", "308 Permanent", "304 Not"] {
-        let mut client = stage.client().await;
-        client.write(post("/v1/messages", "{}")).await;
-        let mut api = upstream.accept().await;
-        api.until("{}").await;
+        let (mut client, mut api) = stage.asked(&upstream).await;
         let location = format!("http://127.0.0.1:{}/", elsewhere.port());
         api.write(format!(
             "HTTP/1.1 {status}\r\nlocation: {location}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"

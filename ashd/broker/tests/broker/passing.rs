@@ -44,10 +44,7 @@ async fn a_stream_passes_piece_by_piece() {
 async fn an_answer_in_one_piece_passes_with_its_length() {
     let upstream = Upstream::start().await;
     let mut stage = Stage::new(&upstream).await;
-    let mut client = stage.client().await;
-    client.write(post("/v1/messages", "{}")).await;
-    let mut api = upstream.accept().await;
-    api.until("{}").await;
+    let (mut client, mut api) = stage.asked(&upstream).await;
     api.write(answer("application/json", DOCUMENT)).await;
     let head = client.head().await;
     assert!(head.contains(&format!("content-length: {}\r\n", DOCUMENT.len())), "{head}");
@@ -60,10 +57,7 @@ async fn an_answer_in_one_piece_passes_with_its_length() {
 async fn errors_of_the_model_api_pass_as_they_are() {
     let upstream = Upstream::start().await;
     let mut stage = Stage::new(&upstream).await;
-    let mut client = stage.client().await;
-    client.write(post("/v1/messages", "{}")).await;
-    let mut api = upstream.accept().await;
-    api.until("{}").await;
+    let (mut client, mut api) = stage.asked(&upstream).await;
     api.write(
         "HTTP/1.1 529 Overloaded\r\ncontent-type: application/json\r\nretry-after: 3\r\n\
          set-cookie: a=b\r\nserver: x\r\ncontent-length: 2\r\n\r\n{}",
@@ -80,10 +74,7 @@ async fn errors_of_the_model_api_pass_as_they_are() {
 async fn a_credential_that_is_refused_is_not_tried_again() {
     let upstream = Upstream::start().await;
     let stage = Stage::new(&upstream).await;
-    let mut client = stage.client().await;
-    client.write(post("/v1/messages", "{}")).await;
-    let mut api = upstream.accept().await;
-    api.until("{}").await;
+    let (mut client, mut api) = stage.asked(&upstream).await;
     api.write("HTTP/1.1 401 Unauthorized\r\nx-should-retry: true\r\ncontent-length: 2\r\n\r\n{}")
         .await;
     let head = client.until("{}").await;

@@ -90,6 +90,15 @@ impl Stage {
         connect(&path).await
     }
 
+    /// A client whose request has come to the model API, and the connection that it came by.
+    pub(crate) async fn asked(&self, upstream: &Upstream) -> (Wire<UnixStream>, Wire<TcpStream>) {
+        let mut client = self.client().await;
+        client.write(post("/v1/messages", "{}")).await;
+        let mut api = upstream.accept().await;
+        api.until("{}").await;
+        (client, api)
+    }
+
     /// The next event, which must be a usage.
     pub(crate) async fn usage(&mut self) -> Usage {
         match soon(self.events.next()).await {
