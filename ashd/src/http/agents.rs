@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use axum::extract::{Request, State};
-use axum::response::Response;
 use http::StatusCode;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::context::{Context, Of, Who};
 use super::deploy;
-use super::error::{ApiError, json};
+use super::error::{Answer, json};
 use crate::domain::json::object;
 use crate::domain::{Agent, AgentConfig, AgentId, AgentName, ConfigChange, Tenant, Timestamp};
 use crate::session::api::AgentChange;
@@ -68,7 +67,7 @@ pub(super) async fn deploy(
     State(context): State<Context>,
     Who(caller): Who,
     request: Request,
-) -> Result<Response, ApiError> {
+) -> Answer {
     let body = context.read(request, |limits| limits.deployment).await?;
     let deployment = deploy::parse(&body)?;
     drop(body);
@@ -77,20 +76,13 @@ pub(super) async fn deploy(
 }
 
 /// Lists agents by name.
-pub(super) async fn list(
-    State(context): State<Context>,
-    Who(caller): Who,
-) -> Result<Response, ApiError> {
+pub(super) async fn list(State(context): State<Context>, Who(caller): Who) -> Answer {
     let agents = context.service.agents(&caller).await?;
     Ok(json(StatusCode::OK, &Many { agents: agents.iter().map(Shown).collect() }))
 }
 
 /// Shows one agent.
-pub(super) async fn show(
-    State(context): State<Context>,
-    Who(caller): Who,
-    Of(name): Of,
-) -> Result<Response, ApiError> {
+pub(super) async fn show(State(context): State<Context>, Who(caller): Who, Of(name): Of) -> Answer {
     let agent = context.service.agent(&caller, &name).await?;
     Ok(json(StatusCode::OK, &One { agent: Shown(&agent) }))
 }
@@ -107,7 +99,7 @@ pub(super) async fn change(
     Who(caller): Who,
     Of(name): Of,
     request: Request,
-) -> Result<Response, ApiError> {
+) -> Answer {
     let body = context.read(request, |limits| limits.other).await?;
     let Change { env, config } = object("", &body)?;
     let config = config.map(|members| ConfigChange::new("config", members)).transpose()?;
@@ -120,7 +112,7 @@ pub(super) async fn config(
     State(context): State<Context>,
     Who(caller): Who,
     Of(name): Of,
-) -> Result<Response, ApiError> {
+) -> Answer {
     let agent = context.service.agent(&caller, &name).await?;
     Ok(json(StatusCode::OK, &json!({ "config": agent.config })))
 }
@@ -131,7 +123,7 @@ pub(super) async fn change_config(
     Who(caller): Who,
     Of(name): Of,
     request: Request,
-) -> Result<Response, ApiError> {
+) -> Answer {
     let body = context.read(request, |limits| limits.other).await?;
     let config = ConfigChange::new("", object("", &body)?)?;
     let change = AgentChange { env: None, config: Some(config) };
@@ -144,7 +136,7 @@ pub(super) async fn delete(
     State(context): State<Context>,
     Who(caller): Who,
     Of(name): Of,
-) -> Result<Response, ApiError> {
+) -> Answer {
     context.service.delete_agent(&caller, &name).await?;
     Ok(json(StatusCode::OK, &json!({ "ok": true })))
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::context::{At, Context, Who};
-use super::error::{ApiError, json};
+use super::error::{Answer, ApiError, json};
 use super::files::{SOURCE, raw};
 use super::query::Params;
 use super::writing::upload;
@@ -23,8 +23,6 @@ use crate::domain::{self, Attachment, AttachmentId, SessionId, Tenant, Timestamp
 use crate::session::api::Refusal;
 use crate::session::attachments::NewAttachment;
 use crate::session::incoming::Upload;
-
-type Answer = Result<Response, ApiError>;
 
 /// Bytes of JSON around a content in base64.
 const AROUND: u64 = 64 * 1024;

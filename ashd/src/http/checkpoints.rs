@@ -1,19 +1,16 @@
 //! Forks and checkpoints of sessions.
 
 use axum::extract::{FromRequestParts, Path, Request, State};
-use axum::response::Response;
 use http::StatusCode;
 use http::request::Parts;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::context::{At, Context, Nothing, Who};
-use super::error::{ApiError, json, json_bytes};
+use super::error::{Answer, ApiError, json, json_bytes};
 use crate::domain::event::event_of;
 use crate::domain::{self, Point, PointName, SessionId, Timestamp, Which};
 use crate::session::Kept;
-
-type Answer = Result<Response, ApiError>;
 
 /// A session, and a checkpoint of it.
 pub(super) struct AtCheckpoint(SessionId, Which);

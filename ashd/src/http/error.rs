@@ -27,6 +27,9 @@ pub(super) struct ApiError {
     retry_after_s: Option<u32>,
 }
 
+/// What answers a request.
+pub(super) type Answer = Result<Response, ApiError>;
+
 impl ApiError {
     /// An error with a text for the client.
     pub(super) fn new(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Self {

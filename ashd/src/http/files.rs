@@ -14,13 +14,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::context::{At, Context, Who};
-use super::error::{ApiError, json};
+use super::error::{Answer, ApiError, json};
 use super::query::Params;
 use super::range::{self, Part};
 use crate::domain::{SessionId, Timestamp};
 use crate::session::files::{self, Opened};
-
-type Answer = Result<Response, ApiError>;
 
 /// The largest file that is shown in JSON, in bytes.
 const SHOWN: u64 = 1024 * 1024;

@@ -1,20 +1,17 @@
 //! What happened in a session: messages, timeline, logs.
 
 use axum::extract::State;
-use axum::response::Response;
 use http::{StatusCode, Uri};
 use serde::Serialize;
 use serde_json::json;
 
 use super::context::{At, Context, Who};
-use super::error::{ApiError, json};
+use super::error::{Answer, ApiError, json};
 use super::query::Params;
 use crate::domain::{Event, EventKind, SessionId};
 use crate::session::EventRange;
 use crate::session::api::{Caller, LARGEST_PAGE, LogLine, USUAL_PAGE};
 use crate::session::project::{self, Item, ItemKind, Message, Whose};
-
-type Answer = Result<Response, ApiError>;
 
 /// Which part of a session's history is wanted.
 struct Part {

@@ -3,22 +3,19 @@
 use std::borrow::Cow;
 
 use axum::extract::{Request, State};
-use axum::response::Response;
 use http::{StatusCode, Uri};
 use serde::Serialize;
 use serde_json::json;
 
 use super::context::{At, Context, Nothing, Who};
 use super::create;
-use super::error::{ApiError, json, json_bytes};
+use super::error::{Answer, ApiError, json, json_bytes};
 use super::guard::admit_scope;
 use super::query::Params;
 use crate::domain::Scope;
 use crate::session::SessionFilter;
 use crate::session::api::{ExecOutput, LARGEST_PAGE};
 use crate::session::view::Shown;
-
-type Answer = Result<Response, ApiError>;
 
 /// Makes a session.
 pub(super) async fn create(

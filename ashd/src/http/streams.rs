@@ -5,7 +5,7 @@ use axum::response::Response;
 use http::HeaderMap;
 
 use super::context::{At, Context, Who};
-use super::error::ApiError;
+use super::error::{Answer, ApiError};
 use super::query::Params;
 use super::sse;
 use crate::domain::{EventId, Message};
@@ -18,7 +18,7 @@ pub(super) async fn send(
     Who(caller): Who,
     At(id): At,
     request: Request,
-) -> Result<Response, ApiError> {
+) -> Answer {
     let body = context.read(request, |limits| limits.message).await?;
     let message = Message::read(&body)?;
     drop(body);
@@ -33,7 +33,7 @@ pub(super) async fn follow(
     Who(caller): Who,
     At(id): At,
     request: Request,
-) -> Result<Response, ApiError> {
+) -> Answer {
     let reading = reading(&Params::of(request.uri())?, request.headers())?;
     let subscription = context.service.follow(&caller, id, reading).await?;
     Ok(respond(&context, subscription))

@@ -10,12 +10,10 @@ use serde_json::json;
 use super::batch;
 use super::body;
 use super::context::{At, Context, Who};
-use super::error::{ApiError, json};
+use super::error::{Answer, ApiError, json};
 use super::files::SOURCE;
 use super::query::Params;
 use super::writing::upload;
-
-type Answer = Result<Response, ApiError>;
 
 /// The largest archive in JSON, in bytes of JSON.
 const ENCODED: u64 = 134 * 1024 * 1024;

@@ -1,7 +1,6 @@
 //! Files of a session's workspace, changed.
 
 use axum::extract::{Request, State};
-use axum::response::Response;
 use http::header::{ETAG, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, StatusCode, Uri};
 use serde_json::{Value, json};
@@ -9,7 +8,7 @@ use serde_json::{Value, json};
 use super::batch;
 use super::body;
 use super::context::{At, Context, Who};
-use super::error::{ApiError, json};
+use super::error::{Answer, json};
 use super::files::AtFile;
 use super::query::Params;
 use super::tags;
@@ -17,8 +16,6 @@ use crate::session::api::Refusal;
 use crate::session::files;
 use crate::session::incoming::Upload;
 use crate::session::writing::{Condition, Piece};
-
-type Answer = Result<Response, ApiError>;
 
 /// The largest batch, in bytes of JSON.
 const BATCH: u64 = 200 * 1024 * 1024;
