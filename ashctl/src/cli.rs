@@ -279,7 +279,7 @@ pub(crate) enum Session {
         #[arg(long, default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=300_000))]
         timeout: u64,
     },
-    /// Make a session of its own out of one, as it is now or was at a checkpoint, and print its id
+    /// Fork a session, as it is now or was at a checkpoint, and print the new one's id
     Fork {
         #[command(flatten)]
         id: Id,

@@ -100,7 +100,8 @@ pub(crate) async fn run(command: Command, common: &Common) -> Result<u8, Failure
     Ok(0)
 }
 
-/// What every turn needs and is not there, by whether the broker has a key.
+/// What every turn needs and is missing, by what the broker says of its key: nothing, when it cannot
+/// be asked.
 fn missing_for_turns(has_key: Option<bool>) -> Option<&'static str> {
     match has_key {
         Some(true) => None,
@@ -171,13 +172,13 @@ async fn status(context: &mut Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Looks without the daemon, by its program, which refuses when a daemon runs without a bus.
+/// Looks without the daemon, through `ashd fsck`, which refuses when a daemon runs that has no bus.
 async fn at_rest(why: &str, deep: bool, as_json: bool) -> Failure {
     crate::out::note(&format!("ashctl: {why}; looking at what lies on the disk"));
     machine::become_fsck(deep, as_json).await
 }
 
-/// A watchdog sees this as well, a little later.
+/// That the daemon does not answer. The watchdog notices that as well, a little later.
 fn hangs() -> Failure {
     Failure::Absent(
         "ashd is on the bus and does not answer; `ashctl logs` may say why, and `ashctl restart` \

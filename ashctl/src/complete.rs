@@ -15,7 +15,7 @@ use crate::bus::Bus;
 use crate::failure::Failure;
 use crate::machine::{self, Shelf};
 
-/// By which the script tells this program that a shell asks, and which.
+/// The variable by which the script tells this program that a shell asks, and which one.
 const VARIABLE: &str = "ASHCTL_COMPLETE";
 
 /// How long somebody who pressed a key waits.
@@ -101,7 +101,7 @@ pub(crate) fn versions() -> Vec<CompletionCandidate> {
 enum Where {
     /// On another machine, which nobody asks who only pressed a key.
     Elsewhere,
-    /// On this bus; without one on that of the system.
+    /// On this bus; without one, on the system bus.
     Here(Option<String>),
 }
 

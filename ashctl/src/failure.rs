@@ -20,7 +20,7 @@ pub(crate) enum Failure {
     /// The daemon refused: wrong state, bad input, busy, no room.
     #[error("{0}")]
     Refused(String),
-    /// The caller has not the right.
+    /// The caller lacks the right.
     #[error("{0}")]
     Denied(String),
     /// The services cannot start with what they are given.

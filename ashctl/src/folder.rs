@@ -60,7 +60,7 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Opens a folder and sees to it that it is an agent.
+    /// Opens a folder, and checks that it is an agent.
     pub(crate) fn open(path: &Path) -> Result<Self, FolderError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty())

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::sse;
 
-/// Text that should be JSON; a string of it if it is not.
+/// Text that should be JSON; a JSON string of it if it is not.
 pub(crate) fn parsed(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
 }

@@ -39,7 +39,7 @@ pub fn command() -> clap::Command {
 /// The script by which a shell completes the command line; empty for a shell that is not known.
 ///
 /// # Errors
-/// When it cannot be put together; it is in memory, so it can.
+/// None in practice: it is put together in memory.
 pub fn completion(shell: clap_complete::Shell) -> std::io::Result<Vec<u8>> {
     complete::script(shell)
 }

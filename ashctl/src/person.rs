@@ -86,7 +86,8 @@ async fn unless_interrupted<T>(what: impl Future<Output = T>) -> Result<T, Failu
 /// The program that asks.
 struct Agent {
     program: Child,
-    /// The terminal as it was: one that is hidden from while a password is typed shows nothing.
+    /// The terminal's settings from before: it shows nothing while a password is typed, and is left so
+    /// when the program is ended then.
     terminal: Option<Termios>,
 }
 

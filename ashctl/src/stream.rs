@@ -75,7 +75,7 @@ impl Stream {
         }
     }
 
-    /// The next event; `None` behind `done`. May be dropped and called again at any point.
+    /// The next event; `None` behind `done`. Dropping the future loses no event.
     pub(crate) async fn next(&mut self) -> Result<Option<Event>, Failure> {
         loop {
             if let Some(event) = self.ready.pop_front() {

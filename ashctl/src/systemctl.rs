@@ -38,7 +38,7 @@ pub(crate) async fn last_words(unit: &str) -> Option<String> {
     (!said.is_empty()).then_some(said)
 }
 
-/// Whether a unit runs; not, when nobody can tell.
+/// Whether a unit runs; false when nobody can tell.
 pub(crate) async fn is_active(unit: &str) -> bool {
     state(unit).await.as_deref() == Some("active")
 }

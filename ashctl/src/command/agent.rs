@@ -52,7 +52,7 @@ async fn list(context: &mut Context) -> Result<(), Failure> {
     context.out.table(&rows)
 }
 
-/// Text without quotes, as it can be given again.
+/// Shows a config; texts without quotes, as they can be given again.
 fn show_config(context: &mut Context, config: &Value) -> Result<(), Failure> {
     if context.document(config)? {
         return Ok(());

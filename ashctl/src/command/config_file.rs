@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::failure::Failure;
 
-/// The members of the object in a file: TOML when its name ends so, else JSON. What they mean, the
-/// daemon says.
+/// The members of the object in a file: TOML when its name ends so, else JSON. The daemon says what
+/// they mean.
 pub(super) fn read(path: &Path) -> Result<Map<String, Value>, Failure> {
     let bad = |why: String| Failure::Refused(format!("{}: {why}", path.display()));
     let text = fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
@@ -29,7 +29,7 @@ fn members(table: toml::Table) -> Map<String, Value> {
     table.into_iter().map(|(name, value)| (name, json(value))).collect()
 }
 
-/// Times, which JSON has not, become text.
+/// Times become text: JSON has none.
 fn json(value: toml::Value) -> Value {
     match value {
         toml::Value::String(text) => text.into(),
@@ -42,7 +42,7 @@ fn json(value: toml::Value) -> Value {
     }
 }
 
-/// Without the picture of the place below it.
+/// What the parser said, without its picture of the place.
 fn one_line(said: &str) -> String {
     let lines: Vec<&str> = said.lines().filter(|line| !line.contains('|')).collect();
     lines.join(", ")

@@ -24,7 +24,7 @@ impl Deployment {
     /// Reads what the command names.
     ///
     /// # Errors
-    /// With what is wrong with it, before anybody is bothered.
+    /// What is wrong with it, before the daemon is asked for anything.
     pub(super) fn read(options: &Deploy) -> Result<Self, Failure> {
         let folder = Folder::open(&options.path).map_err(bad)?;
         let name = name(&folder, options)?;

@@ -53,7 +53,7 @@ fn show(context: &mut Context, (differences, chunks): &Found) -> Result<u8, Fail
     Ok(code)
 }
 
-/// The exit code that goes with who mends it.
+/// The exit code, by who can mend it.
 fn code(difference: &DifferenceInfo) -> u8 {
     match difference.mending.as_str() {
         "itself" => 10,

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::json;
 use crate::out::aligned;
 
-/// The terminal's corner, and everything behind it gone.
+/// Goes to the terminal's first corner, and clears everything behind it.
 const HOME: &[u8] = b"\x1b[H\x1b[J";
 
 const COLUMNS: [&str; 12] = [
@@ -22,7 +22,7 @@ const COLUMNS: [&str; 12] = [
     "TOKENS", "COST",
 ];
 
-/// The column that takes two looks.
+/// The column that is not known before the second look.
 const SHARE: usize = 4;
 
 /// Characters of a turn's id that are shown where lines are too long for all of it.
@@ -49,7 +49,7 @@ async fn refresh(context: &mut Context, interval: Duration) -> Result<(), Failur
     let mut before = (Instant::now(), HashMap::new());
     loop {
         let mut loads = match context.bus.manager.top().await.map_err(Failure::from) {
-            // It restarts, perhaps: whoever watches wants to see that, and what comes then.
+            // Perhaps it restarts: whoever watches wants to see that, and what comes then.
             Err(Failure::Absent(_)) => {
                 context.bus.wait_for_daemon().await?;
                 continue;
@@ -90,7 +90,7 @@ fn busier(one: &LoadInfo, other: &LoadInfo, shares: &HashMap<String, f64>) -> Or
     share(other).total_cmp(&share(one)).then(other.memory.cmp(&one.memory))
 }
 
-/// Processors' worth of time in between, by session, in percent.
+/// What each session has used of a processor in between, in percent.
 fn shares(
     loads: &[LoadInfo],
     before: &HashMap<String, u64>,

@@ -17,7 +17,7 @@ pub(super) fn become_it(options: &Logs, as_json: bool) -> Failure {
     Failure::Failed(format!("journalctl cannot be run ({error}); ash's services log to systemd"))
 }
 
-/// What journalctl is told. Only our units may speak for a session: the field alone anybody can set.
+/// What journalctl is told. Only our units may speak for a session: anybody can set the field.
 fn arguments(options: &Logs, as_json: bool) -> Result<Vec<String>, Failure> {
     let units = [DAEMON, BROKER, SANDBOXES].map(|unit| format!("--unit={unit}"));
     let mut arguments = units.to_vec();

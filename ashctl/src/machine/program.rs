@@ -1,4 +1,4 @@
-//! The other programs: where they are, and `ashd`, which knows its configuration, as we do not.
+//! The other programs: where they are, and `ashd`, which alone knows its configuration.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use crate::systemctl;
 /// Where packages put the daemon's own programs.
 const LIBEXEC_DIR: &str = "/usr/lib/ash";
 
-/// Where the daemon's own programs are. As the daemon finds them: beside this program when it was
-/// built and started by hand, else below the prefix of both.
+/// Where the daemon's own programs are, as the daemon finds them: beside this program when it was built
+/// and started by hand, else below the prefix of both, else where packages put them.
 pub(crate) fn libexec_dir() -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|ours| Some(ours.parent()?.to_owned()));
     let below = beside.as_ref().and_then(|dir| Some(dir.parent()?.join("lib/ash")));
@@ -21,8 +21,8 @@ pub(crate) fn libexec_dir() -> PathBuf {
     complete.unwrap_or_else(|| LIBEXEC_DIR.into())
 }
 
-/// The daemon's program: beside this one when it was built and started by hand, else where packages
-/// put it.
+/// The daemon's program: beside this one when it was built and started by hand, else below the prefix
+/// of both, else where packages put it.
 pub(super) fn ashd() -> Option<PathBuf> {
     let ours = std::env::current_exe().ok();
     let beside = ours.as_ref().and_then(|ours| Some(ours.parent()?.join("ashd")));

@@ -67,7 +67,7 @@ pub(crate) async fn install(
     Ok((version, was_there))
 }
 
-/// What is installed belongs to root, and a sandbox of our kind only root can make.
+/// What is installed belongs to root, and only root can make a sandbox of our kind.
 pub(crate) fn need_root() -> Result<(), RuntimeError> {
     match rustix::process::geteuid().is_root() {
         true => Ok(()),

@@ -35,7 +35,7 @@ async fn a_bus_that_hangs_is_not_waited_for() {
     assert!(ran.err.starts_with("ashctl: the message bus does not answer; "), "{}", ran.err);
 }
 
-/// What there was before most of it.
+/// A daemon from before most of the interface.
 struct Old;
 
 #[interface(name = "org.ashd.Ash1.Manager")]

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::bus::PATIENCE;
 
-/// Gives a program the terminal that it has as its standard input.
+/// Makes the terminal on its standard input a program's controlling one.
 const SETSID: &str = "/usr/bin/setsid";
 
 /// Both ends of a terminal.

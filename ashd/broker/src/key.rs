@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-/// The names of the credentials that may hold the key, the first that is there does: one that was
-/// encrypted and one that was not (systemd.exec(5), LoadCredential=).
+/// The names of the credentials that may hold the key: one that was encrypted and one that was not
+/// (systemd.exec(5), LoadCredential=). The first that is there counts.
 pub const CREDENTIALS: [&str; 2] = ["ash-model-key.sealed", "ash-model-key"];
 
 /// Longest key, in bytes.
@@ -49,8 +49,8 @@ pub fn from_service_manager() -> Result<Option<HeaderValue>, Error> {
     Ok(None)
 }
 
-/// Why the service manager did not even execute the broker, when it is for the key: `status` is how it
-/// says that the service ended (EXIT_STATUS of systemd.exec(5)).
+/// Why the service manager did not even execute the broker, if that was because of the key. `status` is
+/// how it says that the service ended (EXIT_STATUS of systemd.exec(5)).
 pub fn why_absent(status: Option<&str>) -> Option<&'static str> {
     // EXIT_CREDENTIALS.
     (status == Some("243")).then_some(

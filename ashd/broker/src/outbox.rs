@@ -41,7 +41,7 @@ impl Outbox {
         queue.events.is_empty() && queue.lost == 0
     }
 
-    /// Waits for the next event. It goes back to its place unless it is told to be sent.
+    /// Waits for the next event. It goes back to its place unless it is said to be sent.
     pub(crate) async fn next(&self) -> Ticket<'_> {
         loop {
             if let Some(event) = self.take() {

@@ -61,8 +61,8 @@ pub(crate) fn outgoing(from: &HeaderMap, key: HeaderValue) -> HeaderMap {
     headers
 }
 
-/// The headers that come back with an answer. A credential that the model API refuses is none that
-/// the sandbox could mend: its client, which would try for minutes, is told not to.
+/// The headers that come back with an answer. The sandbox cannot mend a credential that the model API
+/// refuses: its client, which would try for minutes, is told not to.
 pub(crate) fn incoming(status: StatusCode, from: &HeaderMap) -> HeaderMap {
     let mut headers = pick(from, returns);
     if [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) {

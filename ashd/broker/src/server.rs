@@ -180,7 +180,7 @@ pub fn adopt(socket: OwnedFd) -> Result<UnixSeqpacketListener, Error> {
 enum Parting {
     /// It may come back.
     Left,
-    /// It has sent the broker home.
+    /// It has told the broker to end.
     Quit,
 }
 

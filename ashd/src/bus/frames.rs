@@ -2,7 +2,8 @@
 //!
 //! A bus passes on what its clients send, as long as it is well formed: types and flags that nobody
 //! knows yet, too. zbus takes these for errors of the connection, so messages are first cut out by
-//! their lengths (D-Bus Specification, Message Format), and one that cannot be read ends with itself.
+//! their lengths (D-Bus Specification, Message Format), and one that cannot be read costs nothing but
+//! itself.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -42,7 +43,7 @@ pub(super) struct Frame {
 }
 
 impl Frames {
-    /// The next message. To be dropped loses nothing.
+    /// The next message. Dropping the future loses nothing.
     ///
     /// # Errors
     /// When the connection fails or ends, or what comes is no D-Bus.

@@ -1,7 +1,7 @@
 //! Who may call. Every method call is stopped here, before any object sees it.
 //!
 //! The bus vouches for the sender's uid and unique name. A process id would prove nothing: it can
-//! be somebody else's by the time it is looked up. uid 0 may everything; about everybody else
+//! be somebody else's by the time it is looked up. uid 0 may do everything; about everybody else
 //! polkit is asked, for every call anew and beside the other calls: a question that takes long, or
 //! that nobody answers, holds up nobody but its caller.
 

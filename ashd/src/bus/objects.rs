@@ -134,7 +134,7 @@ impl Desk {
         Ok(())
     }
 
-    /// Looks at what happened. What cannot be done now is logged, the next news heals it.
+    /// Looks at what happened. What cannot be done now is logged; the next news heals it.
     pub(super) async fn look_at(self: &Arc<Self>, bus: &Connection, news: Happened) {
         let done = match news {
             Happened::AgentChanged(tenant, name) if tenant == self.caller.tenant => {

@@ -40,7 +40,6 @@ pub(super) fn whole_config(json: &str) -> Result<AgentConfig> {
     Ok(AgentConfig::new("config", members)?)
 }
 
-/// Which key is meant.
 /// The name of a checkpoint; empty: it has none.
 pub(super) fn point_name(text: &str) -> Result<Option<PointName>> {
     (!text.is_empty()).then(|| word("name", text)).transpose()
@@ -51,6 +50,7 @@ pub(super) fn which(text: &str) -> Result<Which> {
     word("checkpoint", text)
 }
 
+/// Which key is meant.
 pub(super) fn key_id(text: &str) -> Result<Uuid> {
     Uuid::try_parse(text).map_err(|_| Error::Invalid("id must be the id of a key, a UUID".into()))
 }

@@ -48,8 +48,8 @@ pub(super) fn read(body: &mut dyn Read, parts: &mut Parts<'_>) -> Result<Vec<Pie
     Ok(files.into_iter().map(|file| file.placed(target)).collect())
 }
 
-/// Reads `{"bundle": base64}` and writes what it says beside it; returns how that is called, and its
-/// bytes.
+/// Reads `{"bundle": base64}` and writes it, decoded, beside the body; returns what it is called there,
+/// and its bytes.
 ///
 /// # Errors
 /// As for [`read`].
@@ -266,7 +266,7 @@ impl Members for One<'_> {
 /// A content: decoded into a file.
 struct Decoded<'a, 'b> {
     sink: &'a mut Sink<'b>,
-    /// Of files of a batch: bytes that are left for them together.
+    /// Bytes that are left for all files of a batch; `None` for a content that is no file of one.
     limits: Option<u64>,
 }
 

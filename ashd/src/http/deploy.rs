@@ -1,5 +1,4 @@
-//! What a deployment must look like. Prompt and environment are checked by
-//! the verb.
+//! What a deployment must look like. Prompt and environment are checked by the verb.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};

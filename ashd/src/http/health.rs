@@ -66,7 +66,7 @@ impl From<Gone> for Retention {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ObjectStore {
-    /// Sessions whose newest ones are not there yet, or that were purged and are.
+    /// Sessions whose newest one is not there yet, and those that were purged here and not there.
     waiting: u64,
     /// Whether the newest attempt failed.
     failing: bool,

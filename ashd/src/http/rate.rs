@@ -176,7 +176,7 @@ impl Place {
 }
 
 impl Limit {
-    /// None, when any number is right.
+    /// `None` when there is no limit.
     fn new(most: u32, window: Duration) -> Option<Limit> {
         let bucket = || Mutex::new(array::from_fn(|_| Place::EMPTY));
         (most > 0).then(|| Limit {

@@ -94,8 +94,8 @@ pub(super) fn upload(
     Upload { body: body::stream(request.into_body(), patience), announced, limit }
 }
 
-/// What `If-Match` and `If-None-Match` say. A weak tag is like no strong one where something has to be
-/// as it was.
+/// What `If-Match` and `If-None-Match` say. Where something has to be as it was, a weak tag
+/// is like no strong one.
 fn condition(headers: &HeaderMap) -> Condition {
     let named = |field: HeaderName, read: fn(&str) -> &str| {
         let tags = tags::listed(headers, &field)?;

@@ -79,7 +79,7 @@ fn runtime(libexec: &Path, configured: Option<&str>) -> Runtime {
     let program = configured.map_or_else(|| libexec.join("claude"), Into::into);
     let found = fs::metadata(&program).ok();
     let everybody = |found: fs::Metadata| found.is_file() && found.permissions().mode() & 1 != 0;
-    // Of a link elsewhere it is not known which version it is.
+    // Nothing says which version a program elsewhere is.
     let shelf = Shelf::at(libexec.to_owned());
     let ours = program == libexec.join("claude");
     let version = if ours { shelf.used().ok().flatten() } else { None };

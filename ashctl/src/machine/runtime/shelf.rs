@@ -133,7 +133,7 @@ impl Shelf {
         let lock = File::open(&runtimes).map_err(RuntimeError::io(&runtimes))?;
         flock(&lock, FlockOperation::LockExclusive).map_err(RuntimeError::io(&runtimes))?;
         let making = runtimes.join(MAKING);
-        // What a change left that was cut off.
+        // What is left of a change that was cut off.
         remove_tree(&making)?;
         for path in [making.clone(), making.join("done"), making.join("scratch")] {
             directory(&path)?;
@@ -190,7 +190,7 @@ impl Drop for Place {
     }
 }
 
-/// Sees to it that a version can name a directory.
+/// Checks that a version can name a directory.
 pub(super) fn check_version(version: &str) -> Result<(), RuntimeError> {
     let fits = |each: char| each.is_ascii_alphanumeric() || matches!(each, '.' | '-' | '+');
     let begins = version.starts_with(|each: char| each.is_ascii_digit());

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::failure::Failure;
 
-/// Longer ones the broker does not take.
+/// The broker takes no longer one.
 const LONGEST: usize = 4096;
 
 /// A yes or no from the terminal; nothing but a line end means `usual`.

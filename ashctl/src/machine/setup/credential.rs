@@ -13,8 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::failure::Failure;
 
-/// What the broker's unit calls it in the clear, and encrypted, which is also the name that it is
-/// encrypted for.
+/// What the broker's unit calls it, in the clear and encrypted. It is encrypted for the second name.
 const PLAIN: &str = "ash-model-key";
 const SEALED: &str = "ash-model-key.sealed";
 
@@ -86,7 +85,7 @@ async fn spoken(mut command: Command, text: &str) -> Option<Zeroizing<Vec<u8>>> 
     output.status.success().then_some(said)
 }
 
-/// Under which a file is written before it is complete.
+/// Where a file is written before it is complete.
 fn fresh(path: &Path) -> PathBuf {
     path.with_file_name(".ash-model-key.new")
 }

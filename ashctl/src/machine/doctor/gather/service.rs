@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::machine::program;
 use crate::systemctl::BROKER;
 
-/// What ashd asks about everybody who is not root.
+/// Whom ashd asks about everybody who is not root.
 const POLKIT: &str = "org.freedesktop.PolicyKit1";
 
 /// Asks `ashd` what it would run with.

@@ -16,8 +16,7 @@ const SEALED: &str = "/etc/credstore.encrypted/ash-model-key.sealed";
 /// The key as a credential that is not.
 const PLAIN: &str = "/etc/credstore/ash-model-key";
 
-/// What the broker says goes before what lies about, but a key that others have their hands on is told
-/// first.
+/// What the broker says goes before what the files say, but a key that others can get at is told first.
 pub(super) fn key(readings: &Readings) -> Finding {
     let found = stored_key(readings);
     let key = &readings.key;
