@@ -29,6 +29,10 @@ pub struct Manifest {
     pub history: Vec<(u32, u64, u64)>,
     /// The packs with the point's content.
     pub packs: Vec<Uuid>,
+    /// The other points up to this one that have a name. `None` in one that was made before this was
+    /// noted: there is no telling then which of those that are there were forgotten since.
+    #[serde(default)]
+    pub named: Option<Vec<Uuid>>,
     /// The agent.
     pub agent: AgentCopy,
 }

@@ -56,7 +56,7 @@ impl Service {
             Some(which) => self.point(caller, id, which).await?,
             None if parent.status == Status::Ended => {
                 let newest = self.shared.store.point(id, Which::Newest).await?;
-                newest.ok_or(Refusal::NothingKept)?
+                newest.ok_or(Refusal::NoCheckpoint)?
             }
             None => self.ask(caller, id, |reply| Command::Save { name: None, reply }).await?,
         };

@@ -247,6 +247,10 @@ impl Service {
         let trouble = |error| Refusal::from(Trouble(id, error));
         let mut names = manifests(objects, tenant, id).await.map_err(trouble)?;
         names.retain(|name| name.seq <= found.name.seq && name.point != found.name.point);
+        // What lost its name may still be there, and what an owner of before put there since.
+        if let Some(named) = &found.manifest.named {
+            names.retain(|name| named.contains(&name.point.0));
+        }
         names.sort_unstable();
         let mut named: Vec<Adopted> = vec![];
         for name in names {

@@ -58,6 +58,7 @@ pub(super) async fn session(
     if points.is_empty() {
         return prune(shared, objects, (session, generation)).await;
     }
+    let all = shared.store.points(id).await?;
     let Some(agent) = agent(shared, objects, session).await? else {
         tracing::debug!(ash_session = %id, "not copied: its agent is deleted");
         return Ok(());
@@ -69,8 +70,14 @@ pub(super) async fn session(
         Some(name) => read(objects, &session.tenant, id, *name).await.ok(),
         None => None,
     };
+    if let (Some(name), Some(before)) = (newest, &before)
+        && name.generation == generation
+    {
+        forget(objects, session, &names, (before, &all)).await?;
+    }
     for point in points {
-        let manifest = one(shared, objects, (session, &point, generation), &agent, before).await?;
+        let around = Around { named: named(&all, &point), agent: agent.clone(), before };
+        let manifest = one(shared, objects, (session, &point, generation), around).await?;
         if restored {
             shared.store.set_generation(id, generation).await?;
         }
@@ -134,13 +141,46 @@ async fn next(objects: &Objects, session: &Session, there: Option<u32>) -> Done<
     }
 }
 
+/// The other points up to one that have a name.
+fn named(all: &[Point], point: &Point) -> Vec<Uuid> {
+    let has_name = |other: &&Point| other.name.is_some() && other.id != point.id;
+    let named = all.iter().filter(has_name).filter(|other| other.seq <= point.seq);
+    named.map(|other| other.id.0).collect()
+}
+
+/// Removes what had a name in the newest point there and has none here any more, whoever put it there.
+/// That comes before it is left out of what the next one names, so that nothing stays that nobody
+/// knows of.
+async fn forget(
+    objects: &Objects,
+    session: &Session,
+    names: &[ManifestName],
+    (before, all): (&Manifest, &[Point]),
+) -> Done<()> {
+    let is_there = |id: &Uuid| all.iter().any(|point| point.id.0 == *id && point.name.is_some());
+    let gone: BTreeSet<_> =
+        before.named.iter().flatten().filter(|id| !is_there(id)).copied().collect();
+    for name in names.iter().filter(|name| gone.contains(&name.point.0)) {
+        objects.remove(&Place::Point(&session.tenant, session.id, *name)).await?;
+    }
+    Ok(())
+}
+
+/// What goes along with a point.
+struct Around {
+    /// The other points up to it that have a name.
+    named: Vec<Uuid>,
+    agent: AgentCopy,
+    /// The point there before it.
+    before: Option<Manifest>,
+}
+
 /// Brings one point there: what it is made of first, then what says that it is there.
 async fn one(
     shared: &Arc<Shared>,
     objects: &Objects,
     (session, point, generation): (&Session, &Point, u32),
-    agent: &AgentCopy,
-    before: Option<Manifest>,
+    Around { named, agent, before }: Around,
 ) -> Done<Manifest> {
     let known: BTreeSet<Uuid> =
         before.iter().flat_map(|manifest| manifest.packs.iter().copied()).collect();
@@ -156,7 +196,8 @@ async fn one(
         undone: shared.store.undone_at(point.id).await?,
         history,
         packs,
-        agent: agent.clone(),
+        named: Some(named),
+        agent,
     };
     let at = u64::try_from(point.created_at.0).unwrap_or(0);
     let name = ManifestName { generation, seq: point.seq, at, point: point.id };
@@ -366,8 +407,12 @@ async fn prune(
     let named: BTreeSet<_> =
         points.iter().filter(|point| point.name.is_some()).map(|point| point.id).collect();
     let there: BTreeSet<_> = points.iter().map(|point| point.id).collect();
-    let is_removed =
-        |name: &ManifestName| name.generation == generation && !there.contains(&name.point);
+    let newest_of: HashMap<_, _> = names.iter().rev().map(|name| (name.point, *name)).collect();
+    // What was put there again in this generation is of no use in those before.
+    let is_removed = |name: &ManifestName| {
+        let here = name.generation == generation && !there.contains(&name.point);
+        here || newest_of.get(&name.point).is_some_and(|newest| newest > name)
+    };
     // Without the newest the session would not be there.
     for name in names.iter().skip(1).filter(|name| is_removed(name)) {
         objects.remove(&Place::Point(tenant, id, *name)).await?;

@@ -52,13 +52,16 @@ pub(super) fn set_generation(conn: &Connection, id: SessionId, generation: u32) 
     Ok(())
 }
 
+/// All of them are in the object store. The newest is put there again, as that of its new owner: what
+/// the one before still writes does not count then.
 pub(super) fn adopt(conn: &Connection, adopted: &[(Point, Vec<(u64, u64)>)]) -> Result<()> {
+    let Some((newest, undone)) = adopted.last() else { return Ok(()) };
     for (point, undone) in adopted {
         points::insert(conn, point)?;
-        let sql = "UPDATE points SET undone = ?2, copied = 1 WHERE id = ?1";
-        conn.prepare_cached(sql)?.execute(params![point.id, Json(undone)])?;
+        let sql = "UPDATE points SET undone = ?2, copied = ?3 WHERE id = ?1";
+        let copied = point.id != newest.id;
+        conn.prepare_cached(sql)?.execute(params![point.id, Json(undone), copied])?;
     }
-    let Some((newest, undone)) = adopted.last() else { return Ok(()) };
     sessions::undo(conn, sessions::head(conn, newest.session)?.key, undone)
 }
 

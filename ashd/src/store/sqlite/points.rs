@@ -101,16 +101,35 @@ pub(super) fn ended(conn: &Connection, id: PointId, of: Option<i64>) -> Result<H
     found.ok_or(StoreError::Missing { what: "the point" })
 }
 
+/// The newest point is to be copied once more: it says which others have a name.
+fn copy_newest_again(conn: &Connection, id: SessionId) -> Result<()> {
+    let sql = "UPDATE points SET copied = 0 WHERE key = (
+             SELECT points.key FROM points JOIN sessions ON session = sessions.key
+             WHERE sessions.id = ? ORDER BY seq DESC, points.key DESC LIMIT 1)";
+    conn.prepare_cached(sql)?.execute([id])?;
+    Ok(())
+}
+
 pub(super) fn unname(conn: &Connection, id: SessionId, point: PointId) -> Result<bool> {
     let sql = "UPDATE points SET name = NULL
          WHERE id = ?2 AND session = (SELECT key FROM sessions WHERE id = ?1)";
-    Ok(conn.prepare_cached(sql)?.execute(params![id, point])? > 0)
+    let is_there = conn.prepare_cached(sql)?.execute(params![id, point])? > 0;
+    if is_there {
+        copy_newest_again(conn, id)?;
+    }
+    Ok(is_there)
 }
 
 pub(super) fn remove(conn: &Connection, id: SessionId, point: PointId) -> Result<bool> {
     let sql = "DELETE FROM points
-         WHERE id = ?2 AND session = (SELECT key FROM sessions WHERE id = ?1)";
-    Ok(conn.prepare_cached(sql)?.execute(params![id, point])? > 0)
+         WHERE id = ?2 AND session = (SELECT key FROM sessions WHERE id = ?1)
+         RETURNING name IS NOT NULL";
+    let mut removed = conn.prepare_cached(sql)?;
+    let had_name = removed.query_row(params![id, point], |row| row.get(0)).optional()?;
+    if had_name == Some(true) {
+        copy_newest_again(conn, id)?;
+    }
+    Ok(had_name.is_some())
 }
 
 pub(super) fn with(conn: &Connection, tenant: &Tenant, root: Root) -> Result<Vec<Point>> {

@@ -183,6 +183,45 @@ fn what_has_a_name_stays_where_a_session_moves_on() -> Result<()> {
     here.ash.finish()
 }
 
+/// What was removed does not come along, whoever put it into the object store.
+#[test]
+fn a_name_that_was_taken_away_does_not_come_back() -> Result<()> {
+    let bucket = tempfile::tempdir()?;
+    let options = shared(Options::stub(), bucket.path());
+    let here = Talk::begin(options.clone())?;
+    let path = format!("/api/sessions/{}/checkpoints", here.session);
+    let names = |api: &Api| -> Result<Vec<Value>> {
+        let mut all = api.call("GET", &path, None)?.expect(200)?;
+        let all = all["checkpoints"].as_array_mut().context("no checkpoints")?;
+        Ok(all.iter_mut().map(|one| one["name"].take()).filter(|name| !name.is_null()).collect())
+    };
+    let forget = |api: &Api, name: &str| -> Result<()> {
+        api.call("DELETE", &format!("{path}/{name}"), None)?.expect(200)?;
+        process::until("the object store knows it", || {
+            copying(api).is_ok_and(|state| state["waiting"] == 0 && state["failing"] == false)
+        })?;
+        Ok(())
+    };
+    for name in ["one", "two", "three"] {
+        here.ask(&here.bash(&format!("echo {name} > file")))?;
+        checkpoint(&here.api, &here.session, name)?;
+    }
+    forget(&here.api, "one")?;
+    // The newest stays, without its name.
+    forget(&here.api, "three")?;
+    let there = Ash::start(options)?;
+    import(&there.api(), &here.session, 201)?;
+    ensure!(names(&there.api())? == ["two"], "{:?}", names(&there.api())?);
+    checkpoint(&there.api(), &here.session, "four")?;
+    forget(&there.api(), "two")?;
+    let points = bucket.path().join(format!("default/sessions/{}/points", here.session));
+    notices_its_loss(&here)?;
+    import(&here.api, &here.session, 201)?;
+    ensure!(names(&here.api)? == ["four"], "{:?}: {:?}", names(&here.api)?, files(&points)?);
+    there.finish()?;
+    here.ash.finish()
+}
+
 /// The end of a session that has moved fails half-way: it is tried again until nothing is left.
 #[test]
 fn an_end_that_fails_where_a_session_was_is_tried_again() -> Result<()> {

@@ -21,9 +21,6 @@ pub(super) struct Known {
     pub(super) home: usize,
     /// Whether it was moved: then the other machine has one of its id that has ended.
     has_moved: bool,
-    /// Whether a checkpoint has lost its name. What was copied of it may have it still, which comes
-    /// along wherever the session moves.
-    has_forgotten: bool,
     pub(super) may_be: Vec<State>,
     pub(super) numbers: Numbers,
     /// What is attached to it, and under which id, as it was looked at last.
@@ -35,14 +32,13 @@ pub(super) struct Known {
 impl Known {
     /// One that was just made.
     pub(super) fn new(id: String, home: usize, may_be: Vec<State>, numbers: Numbers) -> Known {
-        let (has_moved, has_forgotten) = (false, false);
         let (attached, open) = (BTreeMap::new(), vec![]);
-        Known { id, home, has_moved, has_forgotten, may_be, numbers, attached, open }
+        Known { id, home, has_moved: false, may_be, numbers, attached, open }
     }
 
     /// Whether it can go on on another machine, as one that is known.
     pub(super) fn can_move(&self) -> bool {
-        !self.has_forgotten && !matches!(self.may_be[0].status, Status::Ended | Status::Gone)
+        !matches!(self.may_be[0].status, Status::Ended | Status::Gone)
     }
 
     /// It goes on on the other machine.
@@ -58,7 +54,6 @@ impl Known {
 
     /// Takes in what came of a call.
     pub(super) fn take(&mut self, call: &Call, reply: &Reply) -> Result<()> {
-        self.has_forgotten |= matches!(call.op, Op::Forget(_));
         let after = distinct(self.may_be.iter().flat_map(|state| state.after(call, reply)));
         ensure!(!after.is_empty(), "{reply:?} cannot be of{}", told(&self.may_be));
         self.may_be = after;
