@@ -6,7 +6,7 @@ use crate::fault;
 use crate::store::{Result, StoreError};
 
 /// Never change one that was released: add the next.
-const MIGRATIONS: [&str; 10] = [
+pub(super) const MIGRATIONS: [&str; 10] = [
     include_str!("1.sql"),
     include_str!("2.sql"),
     include_str!("3.sql"),
@@ -23,7 +23,7 @@ const MIGRATIONS: [&str; 10] = [
 pub(super) const KNOWN: u32 = MIGRATIONS.len() as u32;
 
 /// Marks the file as a database of ours: "ash1".
-const APPLICATION: u32 = 0x6173_6831;
+pub(super) const APPLICATION: u32 = 0x6173_6831;
 
 /// Brings the database to the newest schema, one transaction for each step.
 pub(super) fn migrate(conn: &mut Connection) -> Result<()> {

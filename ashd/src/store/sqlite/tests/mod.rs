@@ -2,6 +2,7 @@
 
 mod crash;
 mod full;
+mod migrating;
 mod model;
 mod opening;
 mod retention;
