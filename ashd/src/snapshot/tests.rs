@@ -6,6 +6,7 @@ mod anything;
 mod caches;
 mod collected;
 mod damaged;
+mod full;
 mod held;
 mod large;
 mod limited;

@@ -1,5 +1,8 @@
 //! What is done while the agent stands still, and what is not.
 
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+
 use super::*;
 
 /// Looks, when it ends, whether anything was being stored.
@@ -68,6 +71,58 @@ fn whoever_stands_still_does_not_wait_for_the_index() {
     drop(index);
     stash.lock().unwrap().publish().unwrap();
     assert_eq!(place.vault.piece(chunk).unwrap(), noise(1, 1000));
+}
+
+/// Somebody who has the index until the agent goes on, but not for ever: whoever waits for it is to be
+/// found out, and not to hang.
+struct Busy {
+    goes_on: Option<Sender<()>>,
+    thread: Option<JoinHandle<bool>>,
+    /// Whether it was waited for in vain that the agent goes on.
+    in_vain: &'static AtomicBool,
+}
+
+impl Busy {
+    fn begin(vault: Arc<Vault>, in_vain: &'static AtomicBool) -> Busy {
+        let (goes_on, told) = mpsc::channel();
+        let (has, had) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let _index = vault.index();
+            has.send(()).unwrap();
+            told.recv_timeout(Duration::from_secs(20)) == Err(RecvTimeoutError::Timeout)
+        });
+        had.recv().unwrap();
+        Busy { goes_on: Some(goes_on), thread: Some(thread), in_vain }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        drop(self.goes_on.take());
+        let in_vain = self.thread.take().is_some_and(|thread| thread.join().unwrap());
+        self.in_vain.store(in_vain, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_cut_says_while_the_agent_stands_still_that_it_does() {
+    static IN_VAIN: AtomicBool = AtomicBool::new(true);
+    let place = Place::new();
+    let hold = || -> io::Result<Box<dyn Any>> {
+        // Too late for the first look: it is stored while the agent stands still.
+        fs::write(place.workspace().join("late"), noise(1, 1000)).unwrap();
+        Ok(Box::new(Busy::begin(place.vault.clone(), &IN_VAIN)))
+    };
+    let moves = |stage| {
+        // Not held yet: there is something new in any case.
+        let path = place.workspace().join("moved");
+        assert!(stage == Stage::Passed || fs::create_dir_all(path).is_ok());
+        true
+    };
+    let cut = place.cut_as((&NEVER, Limits::default()), &hold, &moves).unwrap();
+    assert!(cut.held && !IN_VAIN.load(Ordering::SeqCst));
+    assert_same(&place.live(), &place.restore(cut.root, "back"));
+    place.vault.check(cut.root, true).unwrap();
 }
 
 /// Waits until times tell that something has not changed since.
