@@ -153,6 +153,13 @@ impl Launcher {
         Ok(launcher)
     }
 
+    /// One for tests that nobody answers as.
+    #[cfg(test)]
+    pub(super) fn absent(setup: LauncherSetup, children: Children) -> Launcher {
+        let setup = LauncherSetup { patience: Duration::ZERO, program: None, ..setup };
+        Launcher { setup, children, group: None, link: Mutex::new(None) }
+    }
+
     /// The control group that it was given for sandboxes, from the root of the hierarchy, when it
     /// is a service of its own.
     pub fn group(&self) -> Option<&str> {

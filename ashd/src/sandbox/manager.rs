@@ -333,6 +333,39 @@ fn broker_setup(setup: &Setup) -> BrokerSetup {
     }
 }
 
+#[cfg(test)]
+impl Sandboxes {
+    /// On a machine that makes none: neither launcher nor broker is there, and nobody else's processes
+    /// are looked at.
+    pub(crate) async fn none(dir: &Path) -> Arc<Sandboxes> {
+        let model = Settings {
+            upstream: "http://127.0.0.1:9".to_owned(),
+            proxy: None,
+            allow_plaintext: false,
+            limits: super::broker::Limits::default(),
+        };
+        let setup = Setup { slots: 0, ..Setup::new(dir.join("run"), dir.join("sessions"), model) };
+        make(&setup.run_dir, 0o700).unwrap();
+        let children = Children::default();
+        let broker = BrokerSetup { patience: Duration::ZERO, ..broker_setup(&setup) };
+        let (broker, _) = Broker::start(broker, children.clone()).await.unwrap();
+        let runtime = PathBuf::from("/nonexistent");
+        let launcher = Launcher::absent(launcher_setup(&setup, &runtime), children.clone());
+        Arc::new(Sandboxes {
+            runtime: RwLock::new(runtime),
+            host: Arc::default(),
+            cgroups: Arc::new(Cgroups::none(dir.join("groups"))),
+            launcher,
+            broker,
+            children,
+            live: Mutex::default(),
+            making: Mutex::default(),
+            missing: vec![],
+            setup,
+        })
+    }
+}
+
 /// What development and tests start from.
 impl Setup {
     /// A setup with everything that has a usual value.

@@ -74,3 +74,71 @@ impl Service {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::{Scope, Session, SessionChange, Tenant};
+    use crate::session::stage::Stage;
+    use crate::store::Commit;
+
+    /// How long it is looked whether somebody waits.
+    const A_WHILE: Duration = Duration::from_millis(100);
+
+    fn caller() -> Caller {
+        Caller { tenant: Tenant::default(), scope: Scope::Manage }
+    }
+
+    /// A session that is being made, as a fork is.
+    async fn arriving(stage: &Stage) -> SessionId {
+        let parent = Some(SessionId::random());
+        let session = Session { status: Status::Starting, parent, ..Session::example(1) };
+        stage.add(&session).await;
+        session.id
+    }
+
+    #[tokio::test]
+    async fn whoever_ends_a_session_that_is_being_made_waits_until_it_is() {
+        for purge in [false, true] {
+            let stage = Stage::set().await;
+            let (store, id, caller) = (&stage.shared.store, arriving(&stage).await, caller());
+            let made = stage.shared.making.begin((id, 0));
+            // Others are made as well, and are nobody's concern.
+            let other = stage.shared.making.begin((SessionId::random(), 1));
+            let mut ending = Box::pin(stage.service.end_when_made(&caller, id, purge));
+            assert!(tokio::time::timeout(A_WHILE, &mut ending).await.is_err());
+            drop(other);
+            assert!(tokio::time::timeout(A_WHILE, &mut ending).await.is_err());
+            let change = SessionChange::status(Status::Paused);
+            store.commit(Commit::of(id, change, vec![])).await.unwrap();
+            drop(made);
+            assert_eq!(ending.await.unwrap().session.status, Status::Ended);
+            let left = store.session(id).await.unwrap().map(|session| session.status);
+            assert_eq!(left, (!purge).then_some(Status::Ended));
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_could_not_be_made_is_not_there() {
+        let stage = Stage::set().await;
+        let (id, caller) = (arriving(&stage).await, caller());
+        let made = stage.shared.making.begin((id, 0));
+        let mut ending = Box::pin(stage.service.end_when_made(&caller, id, false));
+        assert!(tokio::time::timeout(A_WHILE, &mut ending).await.is_err());
+        stage.shared.store.purge_session(id).await.unwrap();
+        drop(made);
+        assert!(matches!(ending.await, Err(Refusal::NoSession)));
+    }
+
+    /// Whoever was making it has failed half-way, and has left its row to the next start.
+    #[tokio::test]
+    async fn one_that_nobody_makes_is_not_waited_for() {
+        let stage = Stage::set().await;
+        let id = arriving(&stage).await;
+        let ended = stage.service.end_when_made(&caller(), id, true).await;
+        assert!(matches!(ended, Err(Refusal::Arriving)));
+        assert!(stage.shared.store.session(id).await.unwrap().is_some());
+    }
+}

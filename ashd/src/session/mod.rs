@@ -52,6 +52,9 @@ mod top;
 mod under_way;
 mod unsynced;
 
+#[cfg(test)]
+mod stage;
+
 pub use checkpoints::Kept;
 pub use difference::{Difference, Mending};
 pub use exec::{ExecPiece, ExecStream};

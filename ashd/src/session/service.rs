@@ -443,6 +443,14 @@ impl Service {
     }
 }
 
+#[cfg(test)]
+impl Service {
+    /// One for tests, in which nothing goes on by itself.
+    pub(super) fn on(shared: Arc<Shared>) -> Service {
+        Service { shared, deployments: Arc::default(), started: Instant::now() }
+    }
+}
+
 /// Carries work out that must not stop half-way because the one who asked for it hung up.
 pub(super) async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,

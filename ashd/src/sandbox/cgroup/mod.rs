@@ -131,6 +131,12 @@ impl Cgroups {
         Err(CgroupError::Missing { missing, mend })
     }
 
+    /// For tests: a directory in which there are no groups, and never will be.
+    #[cfg(test)]
+    pub(super) fn none(root: PathBuf) -> Cgroups {
+        Cgroups { root, made: false, enabled: vec![], missing: vec![] }
+    }
+
     /// A sentence for each limit that cannot be enforced.
     pub fn missing(&self) -> &[String] {
         &self.missing

@@ -182,6 +182,12 @@ pub(super) enum Begin {
 impl Driver {
     /// Starts the driver of a session.
     pub(super) fn spawn(shared: Arc<Shared>, session: Session, begin: Begin) -> Handle {
+        let (driver, handle) = Driver::new(shared, session);
+        tokio::spawn(driver.run(begin));
+        handle
+    }
+
+    fn new(shared: Arc<Shared>, session: Session) -> (Driver, Handle) {
         let (sender, commands) = mpsc::channel(64);
         let journal = Arc::new(Journal::default());
         let logs = Arc::new(Logs::new(&session));
@@ -228,8 +234,7 @@ impl Driver {
             changes_point: None,
             over: false,
         };
-        tokio::spawn(driver.run(begin));
-        handle
+        (driver, handle)
     }
 
     async fn run(mut self, begin: Begin) {

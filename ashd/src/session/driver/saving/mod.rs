@@ -352,3 +352,6 @@ impl Driver {
         self.finish_saving().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -178,7 +178,8 @@ impl State {
             Reply::Refused(_) => vec![],
             Reply::Lost => {
                 // That files change is noted before they do.
-                let noted = State { unaltered: self.unaltered && !call.op.is_change(), ..self.clone() };
+                let noted =
+                    State { unaltered: self.unaltered && !call.op.is_change(), ..self.clone() };
                 let not = [self.clone(), noted];
                 may.granted.into_iter().chain(may.halfway).chain(not).collect()
             }
@@ -247,8 +248,11 @@ impl State {
 
     /// What it may be where it goes on on another machine. What is attached stays behind.
     pub(super) fn moved(&self) -> Vec<State> {
-        let there = |state: State| {
-            State { attached: BTreeSet::new(), cold: false, unaltered: false, ..state }
+        let there = |state: State| State {
+            attached: BTreeSet::new(),
+            cold: false,
+            unaltered: false,
+            ..state
         };
         let moved = self.torn().into_iter();
         moved.map(|state| there(state).with(Status::Paused)).collect()

@@ -1,0 +1,104 @@
+//! A service that nobody begins anything in, on a machine that makes no sandboxes: for tests of this
+//! layer's own.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::sync::broadcast;
+
+use super::cli::Defaults;
+use super::copies::Copies;
+use super::places::{Places, ROOTS};
+use super::retention::Keeping;
+use super::service::Service;
+use super::shared::{Live, Options, Shared};
+use crate::domain::{PermissionMode, Session};
+use crate::sandbox::Sandboxes;
+use crate::sandbox::lease::{DEFAULT_BASE, Slots};
+use crate::sandbox::limits::Limits;
+use crate::snapshot::Snapshots;
+use crate::store::sqlite::{self, Sqlite};
+use crate::tree::TreeLimits;
+
+/// How many sessions can have files.
+const SLOTS: u32 = 4;
+
+/// A service, and the disk that it is on.
+pub(super) struct Stage {
+    pub(super) service: Service,
+    pub(super) shared: Arc<Shared>,
+    _disk: TempDir,
+}
+
+impl Stage {
+    pub(super) async fn set() -> Stage {
+        let disk = tempfile::tempdir().unwrap();
+        let store = Sqlite::open(&disk.path().join("ash.db"), sqlite::Options::default()).unwrap();
+        let places = Places { data_dir: disk.path().to_owned() };
+        let options = options();
+        let shared = Arc::new(Shared {
+            store: Arc::new(store),
+            sandboxes: Sandboxes::none(disk.path()).await,
+            snapshots: Snapshots::open(&places.vaults()).unwrap(),
+            slots: Slots::new(DEFAULT_BASE, SLOTS, []),
+            registry: Default::default(),
+            launching: 0.into(),
+            live: RwLock::new(options.live.clone()),
+            options,
+            places,
+            happened: broadcast::channel(16).0,
+            shutting_down: AtomicBool::new(false),
+            warm_resumes: 0.into(),
+            cold_resumes: 0.into(),
+            fresh_resumes: 0.into(),
+            resting: Default::default(),
+            cloud_resumes: 0.into(),
+            garbage: Default::default(),
+            making: Default::default(),
+            asides: Default::default(),
+            attaching: Default::default(),
+            copies: Copies::new(None),
+            retention: Default::default(),
+        });
+        Stage { service: Service::on(shared.clone()), shared, _disk: disk }
+    }
+
+    /// Records a session.
+    pub(super) async fn add(&self, session: &Session) {
+        self.shared.store.create_session(session.clone(), vec![]).await.unwrap();
+    }
+
+    /// Records a session, and lays out files of it.
+    pub(super) async fn add_with_files(&self, session: &Session) {
+        self.add(session).await;
+        for root in ROOTS {
+            let root = self.shared.places.session(session.id).join(root);
+            std::fs::create_dir_all(&root).unwrap();
+            std::fs::write(root.join("file"), "kept").unwrap();
+        }
+    }
+}
+
+fn options() -> Options {
+    let permission_mode = PermissionMode::BypassPermissions;
+    Options {
+        queue_limit: 4,
+        cli: Defaults { model: "m".to_owned(), permission_mode, ready_timeout_ms: 1000 },
+        folder: TreeLimits::default(),
+        uids: (DEFAULT_BASE, SLOTS),
+        max_sandboxes: 4,
+        disk_reserve: 0,
+        memory_reserve: 0,
+        max_attachment: 1024,
+        collect_every: Duration::MAX,
+        retain_every: Duration::MAX,
+        live: Live {
+            agent_roots: vec![],
+            keep_points: 10,
+            keeping: Keeping::default(),
+            limits: Limits::default(),
+        },
+    }
+}
