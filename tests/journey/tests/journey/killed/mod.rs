@@ -2,6 +2,7 @@
 //! what was promised is kept, and nothing is left.
 
 mod check;
+mod heard;
 mod load;
 
 #[expect(unreachable_pub, reason = "the table is the daemon's own")]
@@ -57,19 +58,24 @@ struct Killing {
     round: usize,
 }
 
+/// A daemon with the agent `hello` and few users, and what is there without a session.
+fn fresh(options: Options) -> Result<(Ash, Snapshot)> {
+    let uids = 2 + 2 * SLOTS;
+    let ash = Ash::start(options.config(&format!("[sandbox]\nuid_count = {uids}\n")))?;
+    let api = ash.api();
+    api.deploy("hello", &ash.folder("hello", "Answer briefly.")?)?;
+    // Whatever comes with the first session and stays has come.
+    let session = api.create("hello", json!({}))?;
+    api.turn_to(&session, "end")?;
+    api.purge(&session)?;
+    let before = ash.places().look()?;
+    Ok((ash, before))
+}
+
 impl Killing {
     fn begin() -> Result<Killing> {
-        let uids = 2 + 2 * SLOTS;
         let bucket = tempfile::tempdir()?;
-        let options = moved::shared(Options::stub(), bucket.path());
-        let ash = Ash::start(options.config(&format!("[sandbox]\nuid_count = {uids}\n")))?;
-        let api = ash.api();
-        api.deploy("hello", &ash.folder("hello", "Answer briefly.")?)?;
-        // Whatever comes with the first session and stays has come.
-        let session = api.create("hello", json!({}))?;
-        api.turn_to(&session, "end")?;
-        api.purge(&session)?;
-        let before = ash.places().look()?;
+        let (ash, before) = fresh(moved::shared(Options::stub(), bucket.path()))?;
         Ok(Killing { ash, _bucket: bucket, before, round: 0 })
     }
 
@@ -106,7 +112,7 @@ impl Killing {
                 load.wait_accepted(2)?;
                 self.ash.kill9()?;
                 if point.ends_with(".spawned") {
-                    self.kill_helpers()?;
+                    kill_helpers(&self.ash)?;
                 }
                 load.end()?
             }
@@ -117,19 +123,6 @@ impl Killing {
         ensure!(!self.ash.boot_to_die(fault, &[])?, "{fault} did not come before it was ready");
         self.ash.wait_killed()?;
         Ok(known)
-    }
-
-    /// Kills launcher and broker, whichever daemon has started them.
-    fn kill_helpers(&self) -> Result<()> {
-        let places = self.ash.places();
-        let roots = process::with_argument(&places.run.display().to_string());
-        let all = roots.into_iter().chain(process::of_uids(&places.uids));
-        let helper = |pid: &u32| ["ash-launcher", "ash-broker"].contains(&&*process::name(*pid));
-        for pid in all.filter(helper) {
-            process::signal(pid, Signal::KILL)?;
-            process::wait(pid, Duration::from_secs(10))?;
-        }
-        Ok(())
     }
 
     /// Starts a healthy daemon and looks whether everything is as it should be.
@@ -197,6 +190,19 @@ impl Killing {
         clean(&self.ash, &self.before)?;
         self.ash.finish()
     }
+}
+
+/// Kills launcher and broker, whichever daemon has started them.
+fn kill_helpers(ash: &Ash) -> Result<()> {
+    let places = ash.places();
+    let roots = process::with_argument(&places.run.display().to_string());
+    let all = roots.into_iter().chain(process::of_uids(&places.uids));
+    let helper = |pid: &u32| ["ash-launcher", "ash-broker"].contains(&&*process::name(*pid));
+    for pid in all.filter(helper) {
+        process::signal(pid, Signal::KILL)?;
+        process::wait(pid, Duration::from_secs(10))?;
+    }
+    Ok(())
 }
 
 #[test]
