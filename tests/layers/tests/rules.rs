@@ -224,14 +224,19 @@ fn a_fault_point_that_is_not_passed_or_not_listed_is_found() -> Result {
 #[test]
 fn only_the_development_build_has_fault_points() -> Result {
     let root = repository::root();
-    assert_eq!(crates::features(&root, "ashd", &["--features", "faults"])?, "faults");
-    assert_eq!(crates::features(&root, "ashd", &[])?, "");
+    for name in ["ashd", "ash-fault"] {
+        assert_eq!(crates::features(&root, name, &["--features", "faults"])?, "faults");
+        assert_eq!(crates::features(&root, name, &[])?, "");
+    }
     let texts = repository::texts(&root)?;
-    let asks: Vec<_> = texts
-        .iter()
-        .filter(|(path, text)| !path.starts_with("tests/layers") && text.contains("ashd/faults"))
-        .map(|(path, _)| path.display().to_string())
-        .collect();
-    assert_eq!(asks, ["scripts/lib.sh"]);
+    for (feature, asks) in
+        [("ashd/faults", "scripts/lib.sh"), ("ash-fault/faults", "ashd/Cargo.toml")]
+    {
+        let named = texts
+            .iter()
+            .filter(|(path, text)| !path.starts_with("tests/layers") && text.contains(feature));
+        let named: Vec<_> = named.map(|(path, _)| path.display().to_string()).collect();
+        assert_eq!(named, [asks], "{feature}");
+    }
     Ok(())
 }
