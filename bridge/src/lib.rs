@@ -9,7 +9,8 @@
 //! In reading order: [`options`], then [`confine`], which both halves go through; [`spawner`],
 //! the half that starts things; what the other half decides ([`lines`], [`speech`],
 //! [`permission`], [`turn`], [`log`]); what it talks through ([`link`], [`outbox`], [`cli`],
-//! [`commands`]); and [`bridge`], the loop. [`run`] is the order of it all.
+//! [`commands`]); and [`bridge`], the loop. [`run`] is the order of it all. At the points of [`fault`]
+//! tests let either half die.
 //!
 //! Whatever comes from the spawner's side is written by the agent if it wants to, and is bounded
 //! and checked here. Whatever `ashd` makes of it, it must treat it the same way.
@@ -48,6 +49,8 @@ pub mod cli;
 pub mod commands;
 
 pub mod bridge;
+
+pub mod fault;
 
 use crate::bridge::{Bridge, Parts};
 use crate::confine::{ConfineError, Half, Step};
@@ -102,14 +105,18 @@ pub fn run_with(args: impl Iterator<Item = String>, steps: &[Step]) -> Result<()
     };
     let cgroup = inherited(options.agent_cgroup_fd)?;
     let half = Half { uid: options.bridge_uid, domain: confine::files::bridge };
+    fault::point("bridge.begun");
     let spawner = fork_spawner(&options, cgroup, steps)?;
+    fault::point("bridge.forked");
     let listener = inherited(options.listen_fd)?;
     rustix::io::ioctl_fionbio(&listener, true)
         .map_err(|error| BridgeError::Descriptor(options.listen_fd, error.into()))?;
     let null = std::fs::File::open("/dev/null").map_err(BridgeError::Null)?.into();
     // Both halves confine themselves at the same time.
     confine::take(steps, &half)?;
+    fault::point("bridge.confined");
     wait_until_ready(&spawner).map_err(BridgeError::Spawner)?;
+    fault::point("bridge.ready");
     let parts = Parts {
         listener,
         spawner,

@@ -27,6 +27,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::confine::{self, ConfineError, Half, Step};
+use crate::fault;
 
 /// What the bridge tells the spawner to do.
 #[derive(Debug, Deserialize, Serialize)]
@@ -170,6 +171,7 @@ pub fn receive<T: DeserializeOwned>(socket: &OwnedFd) -> io::Result<Option<(T, V
 ///
 /// `join` is `cgroup.procs` of the agent's group, unless it is in there already.
 pub fn run(socket: OwnedFd, join: Option<OwnedFd>, steps: &[Step], agent_uid: u32) -> u8 {
+    fault::point("spawner.begun");
     match confine(join, steps, agent_uid).map_err(io::Error::other).and_then(|()| serve(socket)) {
         Ok(()) => 0,
         Err(error) => {
@@ -185,7 +187,9 @@ fn confine(join: Option<OwnedFd>, steps: &[Step], agent_uid: u32) -> Result<(), 
         confine::step("join the agent's cgroup", joined)?;
     }
     confine::step("adopt orphans", set_child_subreaper(Some(rustix::process::getpid())))?;
-    confine::take(steps, &Half { uid: agent_uid, domain: confine::files::agent })
+    confine::take(steps, &Half { uid: agent_uid, domain: confine::files::agent })?;
+    fault::point("spawner.confined");
+    Ok(())
 }
 
 #[derive(Debug)]
@@ -207,6 +211,7 @@ fn serve(socket: OwnedFd) -> io::Result<()> {
     let ended = ash_sys::children::ended()?;
     let mut spawner = Spawner { socket, programs: Vec::new(), ending: false };
     send(&spawner.socket, &Report::Ready, &[])?;
+    fault::point("spawner.ready");
     loop {
         wait_for([spawner.socket.as_fd(), ended.as_fd()])?;
         while rustix::io::read(&ended, &mut [0; 64]).is_ok_and(|count| count > 0) {}
@@ -232,7 +237,10 @@ impl Spawner {
     fn obey(&mut self, order: Order, fds: Vec<OwnedFd>) -> io::Result<()> {
         match order {
             Order::Start { id, group_ends_with_it } => match start(fds) {
-                Ok(pid) => self.programs.push(Running { pid, id, group_ends_with_it }),
+                Ok(pid) => {
+                    fault::point("spawner.started");
+                    self.programs.push(Running { pid, id, group_ends_with_it });
+                }
                 Err(error) => self.report(&Report::Failed { id, error: brief(&error) })?,
             },
             Order::Kill { id } => {

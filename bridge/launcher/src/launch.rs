@@ -18,6 +18,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Resource, Rlimit, WaitOptions, setrlimit, waitpid};
 
 use crate::argv;
+use crate::fault;
 use crate::options::Options;
 use crate::validate::{self, PlanError};
 
@@ -82,8 +83,11 @@ pub fn launch(plan: &Plan, fds: &[OwnedFd], options: &Options) -> Result<Child, 
     descriptors.extend(files.iter().map(|file| file.as_fd()));
     let args = argv::arguments(plan, options);
     let (failure, its_failure) = step("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
+    fault::point("launch.checked");
     let child = fork_into(bridge_group, || {
+        fault::point("launch.forked");
         let prepared = prepare(plan);
+        fault::point("launch.prepared");
         let Err(error) = prepared else {
             let failure = its_failure.as_fd();
             Exec { program: &options.bwrap, args: &args, descriptors: &descriptors, failure }.run()
@@ -93,7 +97,9 @@ pub fn launch(plan: &Plan, fds: &[OwnedFd], options: &Options) -> Result<Child, 
     });
     let child = step("fork into the bridge's cgroup", child)?;
     drop(its_failure);
-    await_exec(child, failure)
+    let child = await_exec(child, failure)?;
+    fault::point("launch.executed");
+    Ok(child)
 }
 
 /// `cgroup.procs` of the agent's group, if nobody in the sandbox could be made there: it then has a

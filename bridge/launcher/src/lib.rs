@@ -6,7 +6,8 @@
 //!
 //! In reading order: [`options`]; [`validate`], what may be asked for; [`argv`], how bubblewrap is
 //! told; [`launch`], the steps of one launch; [`server`], the loop around it; [`rights`], what all that
-//! takes; [`keeper`], what keeps the loop there when it is a service of its own.
+//! takes; [`keeper`], what keeps the loop there when it is a service of its own; [`fault`], where
+//! tests let it die.
 
 use std::process::ExitCode;
 
@@ -26,6 +27,8 @@ pub mod server;
 pub mod rights;
 
 pub mod keeper;
+
+pub mod fault;
 
 use crate::keeper::KeeperError;
 use crate::options::{Options, OptionsError};

@@ -18,6 +18,7 @@ use rustix::net::{
 };
 use rustix::process::{WaitOptions, waitpid};
 
+use crate::fault;
 use crate::launch::launch;
 use crate::options::Options;
 
@@ -60,8 +61,10 @@ pub fn listen_at(path: &Path) -> Result<OwnedFd, ServerError> {
     remove_stale(path)?;
     let listener = new_socket()?;
     step("bind the socket", bind(&listener, &address(path)?))?;
+    fault::point("listen.bound");
     step("close the socket to others", chmod(path, Mode::from_raw_mode(0o600)))?;
     step("listen", listen(&listener, 16))?;
+    fault::point("listen.open");
     Ok(listener)
 }
 
@@ -114,6 +117,7 @@ impl Server {
             let room = is_root && self.clients.len() < MAX_CLIENTS;
             if room && say(&client, &self.greeting) {
                 self.clients.push(client);
+                fault::point("client.greeted");
             }
         }
     }
@@ -122,7 +126,12 @@ impl Server {
         for client in std::mem::take(&mut self.clients) {
             let kept = match receive(&client) {
                 Ok(None) => true,
-                Ok(Some(request)) => answer(&client, &self.fulfil(request)),
+                Ok(Some(request)) => {
+                    fault::point("launch.asked");
+                    let answered = answer(&client, &self.fulfil(request));
+                    fault::point("launch.answered");
+                    answered
+                }
                 Err(_) => false,
             };
             if kept {

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::cli::Asker;
+use crate::fault;
 use crate::link::Frame;
 use crate::turn::{Interrupted, Millis};
 
@@ -99,6 +100,7 @@ impl Bridge {
     }
 
     fn greet(&mut self, hello: &Hello) {
+        fault::point("bridge.greeted");
         let version = hello.version.min(VERSION);
         if version < hello.oldest.max(OLDEST_VERSION) {
             return self.unlink();

@@ -10,6 +10,7 @@ use ash_wire::words::{Notice, Start};
 use serde_json::value::RawValue;
 
 use crate::cli::{self, Asker, Cli, GRACE, REPORT};
+use crate::fault;
 use crate::lines::{Item, Lines};
 use crate::permission;
 use crate::spawner::Order;
@@ -50,6 +51,7 @@ impl Bridge {
         };
         let fds = [&program, &stdin, &stdout, &stderr].map(|fd: &OwnedFd| fd.as_fd());
         self.order(&Order::Start { id, group_ends_with_it: true }, &fds)?;
+        fault::point("cli.ordered");
         cli.tag.clone_from(&start.tag);
         cli.ask(&initialize, Asker::Start, now.saturating_add(start.ready_timeout_ms));
         self.cli = Some(cli);
@@ -152,6 +154,7 @@ impl Bridge {
     fn ready(&mut self) {
         let Some(cli) = self.cli.as_ref().filter(|cli| !cli.expected) else { return };
         let (now, since) = (self.now(), cli.since);
+        fault::point("cli.ready");
         self.notice(&Notice::CliReady { after_ms: now - since });
         self.turns.ready(now);
     }

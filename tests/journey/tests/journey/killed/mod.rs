@@ -4,6 +4,7 @@
 mod check;
 mod heard;
 mod load;
+mod making;
 
 #[expect(unreachable_pub, reason = "the table is the daemon's own")]
 #[path = "../../../../../ashd/src/fault/points.rs"]
