@@ -1,6 +1,6 @@
 //! A session, and what is known of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub(super) struct Known {
     has_moved: bool,
     pub(super) may_be: Vec<State>,
     pub(super) numbers: Numbers,
+    /// Messages whose answer was cut short, or may have been, also those that were undone since.
+    pub(super) cuts: BTreeSet<String>,
     /// What is attached to it, and under which id, as it was looked at last.
     attached: BTreeMap<Arc<str>, String>,
     /// What was seen of the turn that was begun last, if its end was not waited for.
@@ -32,8 +34,8 @@ pub(super) struct Known {
 impl Known {
     /// One that was just made.
     pub(super) fn new(id: String, home: usize, may_be: Vec<State>, numbers: Numbers) -> Known {
-        let (attached, open) = (BTreeMap::new(), vec![]);
-        Known { id, home, has_moved: false, may_be, numbers, attached, open }
+        let (cuts, attached, open) = (BTreeSet::new(), BTreeMap::new(), vec![]);
+        Known { id, home, has_moved: false, may_be, numbers, cuts, attached, open }
     }
 
     /// Whether it can go on on another machine, as one that is known.
@@ -57,6 +59,7 @@ impl Known {
         let after = distinct(self.may_be.iter().flat_map(|state| state.after(call, reply)));
         ensure!(!after.is_empty(), "{reply:?} cannot be of{}", told(&self.may_be));
         self.may_be = after;
+        self.note_cuts();
         Ok(())
     }
 
@@ -125,16 +128,23 @@ impl Known {
         let left = distinct(self.may_be.iter().filter_map(|state| state.narrowed(&seen)));
         ensure!(!left.is_empty(), "it is\n  {}\nand not{}", seen.told_short(), told(&self.may_be));
         self.may_be = left;
+        self.note_cuts();
         self.attached = seen.attached;
         let running = seen.said.last().is_some_and(|said| said.end == End::Open);
         if seen.status != Status::Gone && !running {
-            self.check_numbers(seen.said.iter().filter(|said| said.end == End::Cut).count())?;
+            self.check_numbers()?;
         }
         Ok(())
     }
 
+    fn note_cuts(&mut self) {
+        let said = self.may_be.iter().flat_map(|state| &state.said);
+        self.cuts.extend(said.filter(|said| said.end == End::Cut).map(|said| said.mark.clone()));
+    }
+
     /// Numbers have no gaps, but for what is in no list: that somebody interrupted.
-    fn check_numbers(&self, cut: usize) -> Result<()> {
+    fn check_numbers(&self) -> Result<()> {
+        let cut = self.cuts.len();
         let last = self.numbers.keys().next_back().copied().unwrap_or(0);
         let missing: Vec<u64> = (1..=last).filter(|n| !self.numbers.contains_key(n)).collect();
         ensure!(missing.len() <= cut, "numbers {missing:?} of {last} mean nothing");

@@ -238,7 +238,9 @@ impl World {
         ensure!(!may_be.is_empty(), "it was made out of nothing");
         let numbers = from.map_or(Ok(Numbers::new()), |at| self.inherited(&id, at))?;
         let home = from.map_or(0, |at| self.sessions[at].home);
-        self.sessions.push(Known::new(id, home, distinct(may_be.into_iter()), numbers));
+        let mut made = Known::new(id, home, distinct(may_be.into_iter()), numbers);
+        made.cuts = from.map(|at| self.sessions[at].cuts.clone()).unwrap_or_default();
+        self.sessions.push(made);
         Ok(())
     }
 
