@@ -51,7 +51,7 @@ impl Service {
         }
         // From before the point is looked up until the fork has it as its own: its session may be
         // purged meanwhile.
-        let pin = self.pinned(&parent.tenant, id).await?;
+        let pin = self.shared.pinned(&parent.tenant, id).await?;
         let point = match from {
             Some(which) => self.point(caller, id, which).await?,
             None if parent.status == Status::Ended => {

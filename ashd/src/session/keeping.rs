@@ -23,7 +23,7 @@ use crate::domain::{
 };
 use crate::fault;
 use crate::sandbox::Running;
-use crate::snapshot::{Cut, Cutting, Donor, Restoring, SnapshotError, Stage};
+use crate::snapshot::{Cut, Cutting, Donor, Pin, Restoring, SnapshotError, Stage};
 use crate::store::StoreError;
 use crate::telemetry::message;
 use crate::tree::remove_all;
@@ -218,7 +218,9 @@ impl Shared {
         let how = || How { donor, synced: true, begun: watch::Sender::new(None) };
         let built = match self.build_once(session, to, how()).await {
             Err(damaged @ SnapshotError::Damaged { .. }) => {
-                match self.fetch_point(&session.tenant, point.session, point.id).await {
+                // Of what comes, whoever collects sees no need before it is whole.
+                let pin = self.pinned(&session.tenant, session.id).await?;
+                match self.fetch_point((&session.tenant, &pin), point.session, point.id).await {
                     Ok(true) => {
                         let built = self.build_once(session, to, how()).await;
                         built.map(|()| Found::Objects)
@@ -239,6 +241,14 @@ impl Shared {
             }
             built => built,
         }
+    }
+
+    /// Keeps what is there of a tenant, and what comes, from being collected before a point needs it.
+    pub(super) async fn pinned(&self, tenant: &Tenant, id: SessionId) -> Result<Pin, Refusal> {
+        let (snapshots, owned) = (self.snapshots.clone(), tenant.clone());
+        let pin = move || Ok(snapshots.vault(&owned)?.pin());
+        let pin = spawn_blocking(pin).await.unwrap_or(Err(SnapshotError::Cancelled));
+        pin.map_err(|error| unkept(id, error))
     }
 
     pub(super) fn owner(&self, session: &Session) -> Result<u32, Refusal> {

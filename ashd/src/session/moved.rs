@@ -5,8 +5,6 @@ mod agent;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
-
 use super::api::{Caller, Happened, Refusal};
 use super::copies::NotCopied;
 use super::copies::fetch::{first_stored, packs_of, stretch};
@@ -32,6 +30,14 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 struct Found {
     name: ManifestName,
     manifest: Manifest,
+}
+
+/// An import: from where, for whom, and what keeps what came from being collected until a point needs it.
+#[derive(Clone, Copy)]
+struct Import<'a> {
+    objects: &'a Objects,
+    tenant: &'a Tenant,
+    pin: &'a Pin,
 }
 
 /// A point that becomes this machine's, and what was undone in its history.
@@ -80,16 +86,17 @@ impl Service {
         // Everything that is large comes before it is taken: what cannot be brought here stays where
         // it is, and the other machine goes on for as long as it takes.
         let found = look(objects, tenant, id, point).await?;
-        let _pin = self.pinned(tenant, id).await?;
-        self.bring(objects, tenant, &found).await?;
-        let named = self.bring_named(objects, tenant, &found).await?;
+        let pin = &shared.pinned(tenant, id).await?;
+        let import = Import { objects, tenant, pin };
+        self.bring(import, &found).await?;
+        let named = self.bring_named(import, &found).await?;
         let slot = shared.take_slot()?;
         if was_here && let Err(refusal) = self.make_way(caller, id).await {
             shared.slots.give_back(slot);
             return Err(refusal);
         }
         let _making = shared.making.begin((id, slot));
-        let made = self.take(objects, (tenant, found, named), (point, slot), generation + 1).await;
+        let made = self.take(import, (found, named), (point, slot), generation + 1).await;
         if made.is_err() {
             self.unmake(id, slot).await;
         }
@@ -100,18 +107,19 @@ impl Service {
     /// is being made: what a daemon leaves that is killed from here on is found by it.
     async fn take(
         &self,
-        objects: &Objects,
-        (tenant, found, named): (&Tenant, Found, Vec<Adopted>),
+        import: Import<'_>,
+        (found, named): (Found, Vec<Adopted>),
         (point, slot): (Option<PointId>, u32),
         generation: u32,
     ) -> Result<Arc<SessionView>> {
+        let Import { objects, tenant, .. } = import;
         let (store, id) = (&self.shared.store, SessionId(found.manifest.session_id()));
         self.begin_import(objects, (tenant, &found), slot).await?;
         // What was purged here is what was here before, and not what comes.
         store.forget_purged(id).await?;
         let mut pause = PAUSE.0;
         let last = loop {
-            let claimed = self.claim(objects, (tenant, &found), (point, slot), generation).await;
+            let claimed = self.claim(import, &found, (point, slot), generation).await;
             match claimed {
                 // From here on nobody else goes on with it.
                 Err(Refusal::ObjectStore)
@@ -128,7 +136,7 @@ impl Service {
             None => (found, named),
             // What was the newest till then may have a name.
             Some(last) => {
-                let now = self.bring_named(objects, tenant, &last).await;
+                let now = self.bring_named(import, &last).await;
                 (last, now.unwrap_or(named))
             }
         };
@@ -139,18 +147,19 @@ impl Service {
     /// now on does not: returns what is newer than what was found, brought here as well.
     async fn claim(
         &self,
-        objects: &Objects,
-        (tenant, found): (&Tenant, &Found),
+        import: Import<'_>,
+        found: &Found,
         (point, slot): (Option<PointId>, u32),
         generation: u32,
     ) -> Result<Option<Found>> {
+        let Import { objects, tenant, .. } = import;
         let id = SessionId(found.manifest.session_id());
         let claimed = objects.claim(tenant, id, generation).await;
         if claimed.map_err(|error| failed(id, error))? != Claimed::Ours {
             return Err(Refusal::TakenElsewhere);
         }
         fault::point("import.claimed");
-        match self.bring_last(objects, (tenant, found), (point, slot)).await {
+        match self.bring_last(import, found, (point, slot)).await {
             // It is with nobody else any more, and what was found is whole.
             Err(Refusal::Damaged { .. } | Refusal::NoCheckpoint | Refusal::NotStored) => {
                 self.begin_anew(objects, (tenant, found), slot).await?;
@@ -163,17 +172,18 @@ impl Service {
     /// Brings what was put there between the look and the claim.
     async fn bring_last(
         &self,
-        objects: &Objects,
-        (tenant, found): (&Tenant, &Found),
+        import: Import<'_>,
+        found: &Found,
         (point, slot): (Option<PointId>, u32),
     ) -> Result<Option<Found>> {
+        let Import { objects, tenant, .. } = import;
         let id = SessionId(found.manifest.session_id());
         let last = look(objects, tenant, id, point).await?;
         if last.name == found.name {
             return Ok(None);
         }
         // The agent has come before, and is the same: whoever deletes it waits for this session.
-        self.bring_content(objects, tenant, &last).await?;
+        self.bring_content(import, &last).await?;
         self.begin_anew(objects, (tenant, &last), slot).await?;
         Ok(Some(last))
     }
@@ -212,24 +222,17 @@ impl Service {
         }
     }
 
-    /// Keeps what is here of a tenant from being collected before a point needs it.
-    pub(super) async fn pinned(&self, tenant: &Tenant, id: SessionId) -> Result<Pin> {
-        let (snapshots, owned) = (self.shared.snapshots.clone(), tenant.clone());
-        let pin = move || Ok(snapshots.vault(&owned)?.pin());
-        let pin = spawn_blocking(pin).await.unwrap_or(Err(SnapshotError::Cancelled));
-        pin.map_err(|error| super::keeping::unkept(id, error))
-    }
-
     /// Brings the content of a point, and the agent, here.
-    async fn bring(&self, objects: &Objects, tenant: &Tenant, found: &Found) -> Result<()> {
-        self.bring_content(objects, tenant, found).await?;
-        self.bring_agent(tenant, &found.manifest).await
+    async fn bring(&self, import: Import<'_>, found: &Found) -> Result<()> {
+        self.bring_content(import, found).await?;
+        self.bring_agent(import.tenant, &found.manifest).await
     }
 
-    async fn bring_content(&self, objects: &Objects, tenant: &Tenant, found: &Found) -> Result<()> {
+    async fn bring_content(&self, import: Import<'_>, found: &Found) -> Result<()> {
+        let Import { objects, tenant, pin } = import;
         let id = SessionId(found.manifest.session_id());
         let packs = packs_of(&found.manifest);
-        match self.shared.fetch_packs(objects, tenant, packs).await {
+        match self.shared.fetch_packs(objects, (tenant, pin), packs).await {
             Err(error) => Err(damaged(objects, tenant, id, found.name, error).await),
             Ok(_) => Ok(()),
         }
@@ -237,12 +240,8 @@ impl Service {
 
     /// Brings the content of the other points up to this one that have a name, oldest first: they move
     /// along. One that is not whole stays where it is, and is said in the log.
-    async fn bring_named(
-        &self,
-        objects: &Objects,
-        tenant: &Tenant,
-        found: &Found,
-    ) -> Result<Vec<Adopted>> {
+    async fn bring_named(&self, import: Import<'_>, found: &Found) -> Result<Vec<Adopted>> {
+        let Import { objects, tenant, .. } = import;
         let id = SessionId(found.manifest.session_id());
         let trouble = |error| Refusal::from(Trouble(id, error));
         let mut names = manifests(objects, tenant, id).await.map_err(trouble)?;
@@ -254,7 +253,7 @@ impl Service {
         names.sort_unstable();
         let mut named: Vec<Adopted> = vec![];
         for name in names {
-            match self.bring_if_named(objects, (tenant, id), name).await {
+            match self.bring_if_named(import, id, name).await {
                 Ok(Some(point)) => {
                     // A name that was given again is the newer one's.
                     named.retain(|(other, _)| other.id != point.0.id && other.name != point.0.name);
@@ -272,17 +271,18 @@ impl Service {
 
     async fn bring_if_named(
         &self,
-        objects: &Objects,
-        (tenant, id): (&Tenant, SessionId),
+        import: Import<'_>,
+        id: SessionId,
         name: ManifestName,
     ) -> std::result::Result<Option<Adopted>, NotCopied> {
+        let Import { objects, tenant, pin } = import;
         let manifest = read(objects, tenant, id, name).await?;
         let Ok(point) = manifest.point() else { return Ok(None) };
         if point.name.is_none() {
             return Ok(None);
         }
         let packs = manifest.packs.iter().copied().collect();
-        self.shared.fetch_packs(objects, tenant, packs).await?;
+        self.shared.fetch_packs(objects, (tenant, pin), packs).await?;
         Ok(Some((point, manifest.undone)))
     }
 

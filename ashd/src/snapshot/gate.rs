@@ -93,6 +93,15 @@ impl Alone {
     }
 }
 
+impl Clone for Pin {
+    /// Nothing is collected before both are gone. Nobody is waited for: while there is a pin, nobody
+    /// collects.
+    fn clone(&self) -> Pin {
+        self.0.state().users += 1;
+        Pin(self.0.clone())
+    }
+}
+
 impl Drop for Pin {
     fn drop(&mut self) {
         self.0.state().users -= 1;

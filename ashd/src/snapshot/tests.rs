@@ -4,6 +4,7 @@ mod trees;
 
 mod anything;
 mod caches;
+mod arriving;
 mod collected;
 mod damaged;
 mod full;

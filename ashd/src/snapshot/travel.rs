@@ -83,14 +83,14 @@ impl Vault {
         Ok(Arriving { name, path, file })
     }
 
-    /// Takes a pack in, when it is what it has to be. One of this name that is there goes.
+    /// Takes a pack in, when it is what it has to be. One of this name that is there goes. What needs
+    /// it is not recorded yet, or could not be followed without it: until that is so, only the pin
+    /// keeps it.
     ///
     /// # Errors
     /// [`SnapshotError::Damaged`]; when the disk fails.
-    pub fn take_in_pack(&self, arriving: &Arriving) -> Result<(), SnapshotError> {
+    pub fn take_in_pack(&self, _pin: &Pin, arriving: &Arriving) -> Result<(), SnapshotError> {
         let Arriving { name, path, file } = arriving;
-        // Whoever collects has settled what goes of the one that it replaces.
-        let _pin = self.gate.enter();
         let rows = whole(file, *name)?;
         let bytes = file.metadata()?.len();
         file.sync_data()?;

@@ -9,17 +9,18 @@ use super::send::{blocking, manifests, packs_there, read};
 use crate::domain::{Event, PointId, SessionId, Tenant};
 use crate::objects::{HistoryName, Limit, Manifest, Objects, ObjectsError, Place, history};
 use crate::session::shared::Shared;
-use crate::snapshot::{LARGEST_PACK, SnapshotError};
+use crate::snapshot::{LARGEST_PACK, Pin, SnapshotError};
 
 /// The largest stretch of history: a page of events, and one more, however long its line.
 const STRETCH: Limit = Limit(64 << 20);
 
 impl Shared {
-    /// Brings packs that are not here, or not whole, into the vault.
+    /// Brings packs that are not here, or not whole, into the vault, which is pinned until what needs
+    /// them is recorded and whole.
     pub(in crate::session) async fn fetch_packs(
         &self,
         objects: &Objects,
-        tenant: &Tenant,
+        (tenant, pin): (&Tenant, &Pin),
         packs: BTreeSet<Uuid>,
     ) -> Result<(), NotCopied> {
         for pack in packs {
@@ -36,16 +37,17 @@ impl Shared {
             let Some(arriving) = arriving else { continue };
             let place = Place::Pack(tenant, pack);
             objects.fetch(tenant, &place, Limit(LARGEST_PACK), arriving.writer()?).await?;
-            blocking(move || vault.take_in_pack(&arriving)).await??;
+            let pin = pin.clone();
+            blocking(move || vault.take_in_pack(&pin, &arriving)).await??;
         }
         Ok(())
     }
 
     /// Brings what a point of a session is made of into the vault; false when the object store does
-    /// not have it.
+    /// not have it. The vault is pinned until somebody has followed the point to all of it.
     pub(in crate::session) async fn fetch_point(
         &self,
-        tenant: &Tenant,
+        (tenant, pin): (&Tenant, &Pin),
         id: SessionId,
         point: PointId,
     ) -> Result<bool, NotCopied> {
@@ -55,7 +57,8 @@ impl Shared {
             return Ok(false);
         };
         let manifest = read(objects, tenant, id, name).await?;
-        self.fetch_packs(objects, tenant, manifest.packs.into_iter().collect()).await?;
+        let packs = manifest.packs.into_iter().collect();
+        self.fetch_packs(objects, (tenant, pin), packs).await?;
         tracing::info!(ash_session = %id, %point, "a point came back from the object store");
         Ok(true)
     }
