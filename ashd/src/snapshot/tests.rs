@@ -3,8 +3,8 @@
 mod trees;
 
 mod anything;
-mod caches;
 mod arriving;
+mod caches;
 mod collected;
 mod damaged;
 mod full;

@@ -26,6 +26,8 @@ impl Driver {
             // What is being saved may be what is wanted.
             self.finish_saving().await;
         }
+        // From before the point is looked up until the session is at it again: others can remove it.
+        let _pin = self.shared.pinned(&self.session.tenant, self.session.id).await?;
         let target = self.shared.target(&self.session, to).await?;
         let mut state = self.state.clone();
         let effects = state.step(Event::Cool).map_err(|denied| refusal(denied, "restore"))?;
