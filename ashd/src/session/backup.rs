@@ -194,7 +194,7 @@ impl Shared {
                 for tenant in snapshots.tenants()? {
                     if pinned.0.iter().all(|(known, ..)| *known != tenant) {
                         let vault = snapshots.vault(&tenant)?;
-                        let pin = vault.pin();
+                        let pin = vault.pin_packs();
                         pinned.0.push((tenant, vault, pin));
                     }
                 }

@@ -26,6 +26,10 @@ const SCRUB_PAUSE: Duration = Duration::from_millis(500);
 /// How long to wait until nobody saves or brings back.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long to wait before what was purged is collected once more, when others were in the way: all points
+/// are followed again.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// Who has left something that is to go at once.
 #[derive(Default)]
 pub(super) struct Garbage {
@@ -120,16 +124,21 @@ pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
         if tenants.iter().any(|tenant| was_purged(&shared, tenant)) {
             scrub(&shared).await;
         }
+        let mut put_off = vec![];
         for tenant in tenants {
             match collect(&shared, &tenant, false).await {
                 Ok(Some(collected)) => say(&tenant, collected),
                 // Somebody saves all the time: later.
-                Ok(None) if purged => shared.garbage.left_by(&tenant),
+                Ok(None) if purged => put_off.push(tenant),
                 Ok(None) => {}
                 Err(error) => {
                     tracing::error!(ash_tenant = %tenant, %error, "snapshots could not be collected");
                 }
             }
+        }
+        if !put_off.is_empty() {
+            tokio::time::sleep(AGAIN).await;
+            put_off.iter().for_each(|tenant| shared.garbage.left_by(tenant));
         }
     }
 }

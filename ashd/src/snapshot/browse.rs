@@ -10,7 +10,7 @@ use super::vault::Vault;
 use crate::domain::Root;
 use crate::tree::dir::{FileTime, Kind};
 
-/// A point that is looked into. Nothing of it is collected meanwhile.
+/// A point that is looked into. Nothing of it is collected meanwhile, unless it had been removed before.
 pub struct Browser {
     vault: Arc<Vault>,
     root: Root,

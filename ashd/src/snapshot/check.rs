@@ -5,12 +5,14 @@
 //! chunks, and what is known of sessions' files. The next cut then reads everything and stores again
 //! what is still there, which mends the older points that have it in common.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
+use std::io;
 
 use uuid::Uuid;
 
 use super::chunk::ChunkId;
+use super::index::{Known, on_disk};
 use super::pack;
 use super::vault::Vault;
 use super::walk::{Depth, Walk};
@@ -40,8 +42,8 @@ pub struct Survey {
 
 impl Vault {
     /// Looks at points: whether every chunk is there and, with `deep`, what was saved. What is damaged
-    /// is noted, so that whoever lists points is told. They are asked for when nothing can be collected
-    /// any more, until this is done.
+    /// is noted, so that whoever lists points is told. They are asked for when nothing of them can be
+    /// collected any more, until this is done.
     ///
     /// # Errors
     /// What `points` says, and when the store cannot be read.
@@ -126,25 +128,27 @@ impl Vault {
         })
     }
 
-    /// Packs that the index or the directory has, and that are of no use.
+    /// Packs that the index or the directory has, and that are of no use. Some may come and go meanwhile.
     fn bad_packs(&self) -> Result<Vec<BadPack>, SnapshotError> {
-        // In this order: nothing goes meanwhile, but packs may come.
-        let known = self.index().known()?;
-        let there = super::index::on_disk(&self.packs())?;
-        let names: BTreeSet<Uuid> = there.iter().map(|(name, _)| *name).collect();
-        let gone = known.iter().filter(|(name, _)| !names.contains(name));
-        let mut bad: Vec<BadPack> =
-            gone.map(|(pack, _)| BadPack { pack: *pack, how: "it is not there".into() }).collect();
-        for (pack, bytes) in there {
-            // One of the right size was written whole; what is in it is looked at by its chunks.
-            if known.contains(&(pack, bytes)) {
-                continue;
-            }
-            let table = File::open(pack::path(&self.packs(), pack)).map_err(SnapshotError::from);
+        let known: HashSet<Known> = self.index().known()?.into_iter().collect();
+        let there: HashSet<Known> = on_disk(&self.packs())?.into_iter().collect();
+        let mut gone: BTreeSet<Uuid> = known.difference(&there).map(|(name, _)| *name).collect();
+        let mut bad = vec![];
+        // One of the right size was written whole; what is in it is looked at by its chunks.
+        for (pack, _) in there.difference(&known).copied() {
+            gone.remove(&pack);
+            let table = match File::open(pack::path(&self.packs(), pack)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                file => file.map_err(SnapshotError::from),
+            };
             if let Err(error) = table.and_then(|file| pack::read_table(&file, pack)) {
                 bad.push(BadPack { pack, how: error.to_string() });
             }
         }
+        // Whoever removes one has the index forget it first.
+        let known: HashSet<Uuid> = self.index().known()?.into_iter().map(|pack| pack.0).collect();
+        let lost = gone.into_iter().filter(|pack| known.contains(pack));
+        bad.extend(lost.map(|pack| BadPack { pack, how: "it is not there".into() }));
         Ok(bad)
     }
 

@@ -136,10 +136,11 @@ impl Vault {
         hold: &Hold<'_>,
         tell: &Tell<'_>,
     ) -> Result<Cut, SnapshotError> {
-        let pin = self.gate.enter_to_add(cutting.cancel).ok_or(SnapshotError::Cancelled)?;
+        let pin = self.gate.enter_unless(cutting.cancel).ok_or(SnapshotError::Cancelled)?;
         let path = self.scan(cutting.session);
         let mut scan = Scan::load(&path);
-        if scan.root.is_some_and(|root| self.has(Vault::top(root)).is_err()) {
+        let is_stored = |root| self.index().counts(Vault::top(root)).unwrap_or(false);
+        if scan.root.is_some_and(|root| !is_stored(root)) {
             // Its newest pack is gone, and with it what counts as stored.
             scan = Scan::default();
         }
@@ -169,6 +170,7 @@ impl Vault {
             true => 0,
             false => scan.save(&path, root, new)?,
         };
+        pin.wrote_scan(cutting.session, root);
         let Assembled { root, files, bytes, left_out, .. } = done?;
         let written = published + logged;
         Ok(Cut { root, files, bytes, written, left_out, held, pin })

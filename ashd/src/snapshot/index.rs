@@ -9,6 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
@@ -31,11 +32,15 @@ pub(super) struct Place {
 /// A pack: its name, and its size.
 pub(super) type Known = (Uuid, u64);
 
+/// Packs that are about to go, and what of each of them nobody needs, sorted by name.
+pub(super) type Going = HashMap<Uuid, Arc<[Row]>>;
+
 pub(super) struct Index {
     conn: Connection,
     packs: PathBuf,
     fresh: HashMap<ChunkId, Place>,
     fresh_packs: Vec<Known>,
+    going: Going,
 }
 
 impl Index {
@@ -52,7 +57,8 @@ impl Index {
             }
         };
         let (fresh, fresh_packs) = (HashMap::new(), vec![]);
-        let mut index = Index { conn, packs: packs.to_owned(), fresh, fresh_packs };
+        let (packs, going) = (packs.to_owned(), Going::new());
+        let mut index = Index { conn, packs, fresh, fresh_packs, going };
         let lost = index.agree()?;
         Ok((index, lost))
     }
@@ -100,6 +106,29 @@ impl Index {
             Ok(Place { pack, row: Row { id, offset, stored, length, compressed: row.get(4)? } })
         };
         Ok(self.conn.prepare_cached(sql)?.query_row([id.0], place).optional()?)
+    }
+
+    /// Whether a chunk counts as stored: it is somewhere, and stays. What is about to go can still be
+    /// found by those who need it now.
+    pub(super) fn counts(&self, id: ChunkId) -> Result<bool, SnapshotError> {
+        let Some(place) = self.find(id)? else { return Ok(false) };
+        let spare = self.going.get(&place.pack);
+        Ok(spare.is_none_or(|rows| rows.binary_search_by_key(&id, |row| row.id).is_err()))
+    }
+
+    /// Notes which packs are about to go, and no others.
+    pub(super) fn set_going(&mut self, going: Going) {
+        self.going = going;
+    }
+
+    /// Whether a pack is about to go.
+    pub(super) fn is_going(&self, pack: Uuid) -> bool {
+        self.going.contains_key(&pack)
+    }
+
+    /// Sees to it that a pack stays, if it was about to go.
+    pub(super) fn let_stay(&mut self, pack: Uuid) {
+        self.going.remove(&pack);
     }
 
     /// Takes a pack in.
@@ -158,8 +187,8 @@ impl Index {
         Ok(true)
     }
 
-    /// Forgets packs, each with every chunk that is in it. Unlike [`forget`](Self::forget) this looks at
-    /// no others: whoever saves meanwhile does not wait for long.
+    /// Forgets packs, each with every chunk that is in it, and that they are about to go. Unlike
+    /// [`forget`](Self::forget) this looks at no others: whoever saves meanwhile does not wait for long.
     pub(super) fn forget_with(
         &mut self,
         packs: &[(Uuid, Vec<ChunkId>)],
@@ -171,16 +200,9 @@ impl Index {
             disown_all(&step, key, ids)?;
             step.prepare_cached("DELETE FROM packs WHERE key = ?")?.execute([key])?;
         }
-        Ok(step.commit()?)
-    }
-
-    /// Forgets chunks of a pack, so that they are stored again when they are there again.
-    pub(super) fn disown_of(&mut self, pack: Uuid, ids: &[ChunkId]) -> Result<(), SnapshotError> {
-        self.flush()?;
-        let step = self.conn.transaction()?;
-        let Some(key) = key_of(&step, pack)? else { return Ok(()) };
-        disown_all(&step, key, ids)?;
-        Ok(step.commit()?)
+        step.commit()?;
+        packs.iter().for_each(|(name, _)| self.let_stay(*name));
+        Ok(())
     }
 
     /// Forgets one chunk, so that it is stored again when it is there again.
@@ -217,8 +239,11 @@ pub(super) fn on_disk(packs: &Path) -> Result<Vec<Known>, SnapshotError> {
     let mut found = vec![];
     for entry in std::fs::read_dir(packs)? {
         let entry = entry?;
-        if let Some(name) = entry.file_name().to_str().and_then(pack::name_of) {
-            found.push((name, entry.metadata()?.len()));
+        let Some(name) = entry.file_name().to_str().and_then(pack::name_of) else { continue };
+        match entry.metadata() {
+            // Whoever collects has removed it just now.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            stat => found.push((name, stat?.len())),
         }
     }
     Ok(found)

@@ -38,9 +38,12 @@ mod browse;
 mod walk;
 
 mod check;
-mod collect;
 mod damage;
 mod travel;
+
+mod collect;
+mod decide;
+mod sweep;
 
 pub mod parsers;
 

@@ -17,6 +17,7 @@ use std::thread;
 
 use super::chunk::ChunkId;
 use super::crew::threads;
+use super::gate::Pin;
 use super::node::{Content, Entry, What};
 use super::scan::{self, Known, Mark, Scan};
 use super::vault::Vault;
@@ -99,8 +100,8 @@ impl Vault {
         root: Root,
         restoring: &Restoring<'_>,
     ) -> Result<Restored, SnapshotError> {
-        let _pin = self.gate.enter();
-        let built = self.build(root, restoring);
+        let pin = self.gate.enter();
+        let built = self.build(root, restoring, &pin);
         if built.is_err() {
             remove_all(restoring.parent, restoring.name)?;
         }
@@ -126,7 +127,12 @@ impl Vault {
         Ok(())
     }
 
-    fn build(&self, root: Root, restoring: &Restoring<'_>) -> Result<Restored, SnapshotError> {
+    fn build(
+        &self,
+        root: Root,
+        restoring: &Restoring<'_>,
+        pin: &Pin,
+    ) -> Result<Restored, SnapshotError> {
         let path = restoring.parent.join(restoring.name);
         let tree = Tree::create_root(&path, 0, 0o700)?;
         let top = tree.top()?;
@@ -143,7 +149,14 @@ impl Vault {
             tree.sync()?;
         }
         fault::fail("restore.built")?;
-        scan::rewrite(&self.scan(restoring.session), Some(root), &build.known)?;
+        match pin.keeps(root) {
+            true => {
+                scan::rewrite(&self.scan(restoring.session), Some(root), &build.known)?;
+                pin.wrote_scan(restoring.session, Some(root));
+            }
+            // What of it may be about to go does not count as stored.
+            false => self.forget(restoring.session)?,
+        }
         Ok(build.restored)
     }
 }

@@ -3,7 +3,7 @@
 //! A file whose stat has not changed is not read again. The file of such a scan is a log: every cut
 //! appends what has changed, in a block with a checksum, and now and then it is written anew. It
 //! says for which root it is; one whose root is in no point any more is removed before anything is
-//! collected. Losing it costs a cut that reads everything.
+//! collected, at a moment at which nobody reads or writes one. Losing it costs a cut that reads everything.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};

@@ -27,12 +27,19 @@ pub struct Arriving {
 }
 
 impl Vault {
-    /// Keeps everything from being collected while it lives.
+    /// Keeps everything that is in points, or comes, from being collected while it lives. It may be moved.
     pub fn pin(&self) -> Pin {
         self.gate.enter()
     }
 
-    /// The packs with the content of a point. They stay what they are while the vault is pinned.
+    /// Keeps every pack what it is while it lives. Waits until none is moved any more, which is soon: what
+    /// is being collected is gone on with later.
+    pub fn pin_packs(&self) -> Pin {
+        self.gate.enter_still()
+    }
+
+    /// The packs with the content of a point. Unless packs are pinned, what is in one of them may be moved
+    /// right behind this.
     ///
     /// # Errors
     /// [`SnapshotError::Damaged`] when something is missing.
@@ -52,7 +59,7 @@ impl Vault {
         })
     }
 
-    /// Every pack that has its name, and its size. They stay while the vault is pinned.
+    /// Every pack that has its name, and its size. They stay while packs are pinned.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -68,9 +75,37 @@ impl Vault {
         Ok(File::open(pack::path(&self.packs(), name))?)
     }
 
-    /// Whether a pack is there, and what it has to be: its table and each of its chunks.
-    pub fn has_whole(&self, name: Uuid) -> bool {
-        self.open_pack(name).and_then(|file| whole(&file, name)).is_ok()
+    /// Whether a pack is there, and what it has to be: its table and each of its chunks. It stays then,
+    /// and what is in it counts as stored, also if it was about to go.
+    ///
+    /// # Errors
+    /// When the index cannot be used.
+    pub fn has_whole(&self, pin: &Pin, name: Uuid) -> Result<bool, SnapshotError> {
+        self.let_stay(pin, name);
+        let read = self.open_pack(name).and_then(|file| {
+            let rows = whole(&file, name)?;
+            Ok((rows, file.metadata()?.len()))
+        });
+        let Ok((rows, bytes)) = read else { return Ok(false) };
+        let mut index = self.index();
+        for row in &rows {
+            // It is nowhere by now, or where it may go.
+            if index.find(row.id)?.is_none_or(|at| at.pack != name) {
+                let ids = rows.iter().map(|row| row.id).collect();
+                index.forget_with(&[(name, ids)])?;
+                index.add((name, bytes), &rows)?;
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sees to it that a pack is not removed, whatever somebody thinks who collects.
+    fn let_stay(&self, pin: &Pin, name: Uuid) {
+        debug_assert!(pin.is_of(&self.gate), "a pin of another vault keeps nothing here");
+        pin.needs_pack(name);
+        let _nothing_is_moving = self.moving();
+        self.index().let_stay(name);
     }
 
     /// Begins to take in a pack.
@@ -89,8 +124,9 @@ impl Vault {
     ///
     /// # Errors
     /// [`SnapshotError::Damaged`]; when the disk fails.
-    pub fn take_in_pack(&self, _pin: &Pin, arriving: &Arriving) -> Result<(), SnapshotError> {
+    pub fn take_in_pack(&self, pin: &Pin, arriving: &Arriving) -> Result<(), SnapshotError> {
         let Arriving { name, path, file } = arriving;
+        self.let_stay(pin, *name);
         let rows = whole(file, *name)?;
         let bytes = file.metadata()?.len();
         file.sync_data()?;

@@ -32,6 +32,8 @@ pub struct Vault {
     dir: PathBuf,
     pub(super) gate: Gate,
     index: Mutex<Index>,
+    /// Held while some packs are moved and removed: never many at a time.
+    moving: Mutex<()>,
     open: Mutex<HashMap<Uuid, Arc<File>>>,
     notes: Mutex<Notes>,
     pub(super) count: Count,
@@ -53,7 +55,7 @@ impl Vault {
         let (gate, open, notes) = (Gate::default(), Mutex::default(), damage::load(dir));
         let count = Count::new(damaged, &notes);
         let (dir, index, notes) = (dir.to_owned(), Mutex::new(index), Mutex::new(notes));
-        let vault = Vault { dir, gate, index, open, notes, count };
+        let vault = Vault { dir, gate, index, moving: Mutex::default(), open, notes, count };
         if lost {
             // What was in there counts as stored no more.
             vault.forget_all()?;
@@ -98,6 +100,11 @@ impl Vault {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until no pack is half-way on its way out, and keeps it so.
+    pub(super) fn moving(&self) -> MutexGuard<'_, ()> {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The index, unless somebody keeps it for longer than a moment.
     fn index_at_once(&self) -> Option<MutexGuard<'_, Index>> {
         for _ in 0..ASKED {
@@ -132,19 +139,21 @@ impl Vault {
         self.chunk_from(id, place)
     }
 
-    /// Reads a chunk that was in this place a moment ago. Whoever reads without a pin can be overtaken
-    /// by whoever collects: then it is in another one by now.
+    /// Reads a chunk that was in this place a moment ago. Whoever reads can be overtaken by whoever
+    /// collects: then it is in another one by now.
     pub(super) fn chunk_from(
         &self,
         id: ChunkId,
-        place: Option<Place>,
+        mut place: Option<Place>,
     ) -> Result<Vec<u8>, SnapshotError> {
-        match self.chunk_at(id, place) {
-            Err(error @ SnapshotError::Damaged { .. }) => match self.index().find(id)? {
-                now if now == place => Err(error),
-                now => self.chunk_at(id, now),
-            },
-            read => read,
+        loop {
+            match self.chunk_at(id, place) {
+                Err(error @ SnapshotError::Damaged { .. }) => match self.index().find(id)? {
+                    now if now == place => return Err(error),
+                    now => place = now,
+                },
+                read => return read,
+            }
         }
     }
 
@@ -306,8 +315,8 @@ impl<'a> Stash<'a> {
         self.held = held;
     }
 
-    /// Whether the vault has a chunk already, or is about to. While an agent stands still nobody is
-    /// waited for who has the index: what is stored twice is found in one place.
+    /// Whether the vault has a chunk already, and keeps it, or is about to. While an agent stands still
+    /// nobody is waited for who has the index: what is stored twice is found in one place.
     fn has(&self, id: ChunkId) -> Result<bool, SnapshotError> {
         if self.own.contains(&id) {
             return Ok(true);
@@ -317,7 +326,7 @@ impl<'a> Stash<'a> {
             false => Some(self.vault.index()),
         };
         match index {
-            Some(index) => Ok(index.find(id)?.is_some()),
+            Some(index) => index.counts(id),
             None => Ok(false),
         }
     }

@@ -75,6 +75,27 @@ impl<'a> Walk<'a> {
         self.node(Vault::top(root), 0)
     }
 
+    /// Forgets what was found to be wrong: it is looked at again by whoever comes to it, and may have been
+    /// stored again.
+    pub(super) fn forget_wrong(&mut self) {
+        self.nodes.retain(|_, wrong| wrong.is_none());
+        self.lists.retain(|_, how| how.is_none());
+        self.data.retain(|_, how| how.is_none());
+    }
+
+    /// Whether a chunk was met.
+    pub(super) fn has_met(&self, id: &ChunkId) -> bool {
+        self.data.contains_key(id) || self.nodes.contains_key(id) || self.lists.contains_key(id)
+    }
+
+    /// How many chunks were met.
+    pub(super) fn count(&self) -> usize {
+        let lists = self.lists.keys().filter(|id| !self.data.contains_key(id));
+        let nodes = self.nodes.keys();
+        let nodes = nodes.filter(|id| !self.data.contains_key(id) && !self.lists.contains_key(id));
+        self.data.len() + lists.count() + nodes.count()
+    }
+
     /// Every chunk that was met, as far as points could be followed.
     pub(super) fn into_met(self) -> HashSet<ChunkId> {
         let mut met: HashSet<ChunkId> = self.data.into_keys().collect();

@@ -24,10 +24,10 @@ impl Shared {
         packs: BTreeSet<Uuid>,
     ) -> Result<(), NotCopied> {
         for pack in packs {
-            let (snapshots, owned) = (self.snapshots.clone(), tenant.clone());
+            let (snapshots, owned, held) = (self.snapshots.clone(), tenant.clone(), pin.clone());
             let begin = move || -> Result<_, SnapshotError> {
                 let vault = snapshots.vault(&owned)?;
-                let arriving = match vault.has_whole(pack) {
+                let arriving = match vault.has_whole(&held, pack)? {
                     true => None,
                     false => Some(vault.arriving(pack)?),
                 };

@@ -14,11 +14,14 @@ impl Place {
 
     /// Takes a pack in, as from an object store.
     fn bring(&self, pin: &Pin, pack: &Path, bytes: &[u8]) {
-        let name = pack::name_of(pack.file_name().unwrap().to_str().unwrap()).unwrap();
-        let arriving = self.vault.arriving(name).unwrap();
+        let arriving = self.vault.arriving(name_of(pack)).unwrap();
         io::Write::write_all(&mut arriving.writer().unwrap(), bytes).unwrap();
         self.vault.take_in_pack(pin, &arriving).unwrap();
     }
+}
+
+fn name_of(pack: &Path) -> uuid::Uuid {
+    pack::name_of(pack.file_name().unwrap().to_str().unwrap()).unwrap()
 }
 
 #[test]
@@ -39,4 +42,47 @@ fn what_comes_stays_until_somebody_has_followed_it() {
     assert_eq!(place.vault.collect(&AT_ONCE, points).unwrap().unwrap().damaged, 0);
     assert!(pack.exists() && !gone.exists());
     place.vault.check(root, true).unwrap();
+}
+
+#[test]
+fn a_pack_that_somebody_needs_stays_although_it_was_to_go() {
+    let place = Place::new();
+    let (first, pack) = place.cut_with("file", 1);
+    fs::remove_file(place.workspace().join("file")).unwrap();
+    let second = place.cut().root;
+    let points = |roots: &[Root]| Ok::<_, SnapshotError>(roots.to_vec());
+    let collector = place.vault.gate.begin(Duration::ZERO).unwrap();
+    let going = place.vault.decide(&collector, (&AT_ONCE, false), || points(&[second]));
+    let going = going.unwrap().unwrap();
+    // As when a session comes whose packs are here already.
+    let pin = place.vault.pin();
+    assert!(place.vault.has_whole(&pin, name_of(&pack)).unwrap());
+    place.vault.sweep(going, &collector).unwrap().unwrap();
+    drop(collector);
+    place.vault.check(first, true).unwrap();
+    assert!(pack.exists());
+    // Nobody recorded that it is needed.
+    drop(pin);
+    place.vault.collect(&AT_ONCE, || points(&[second])).unwrap().unwrap();
+    assert!(!pack.exists());
+    place.vault.check(second, true).unwrap();
+}
+
+#[test]
+fn a_pack_that_came_while_it_was_decided_stays() {
+    let place = Place::new();
+    let (first, pack) = place.cut_with("file", 1);
+    fs::remove_file(place.workspace().join("file")).unwrap();
+    let second = place.cut().root;
+    let asked = AtomicUsize::new(0);
+    let points = || {
+        // Right before it is noted what goes.
+        if asked.fetch_add(1, Ordering::SeqCst) == 2 {
+            assert!(place.vault.has_whole(&place.vault.pin(), name_of(&pack)).unwrap());
+        }
+        Ok::<_, SnapshotError>(vec![second])
+    };
+    place.vault.collect(&AT_ONCE, points).unwrap().unwrap();
+    assert!(pack.exists());
+    place.vault.check(first, true).unwrap();
 }

@@ -37,27 +37,189 @@ fn what_no_point_needs_is_collected() {
     place.vault.check(third.root, true).unwrap();
 }
 
-#[test]
-fn what_comes_back_while_it_is_removed_is_stored_again() {
+/// A session that had a large file, and the point without it.
+fn without_old() -> (Place, PathBuf, [Root; 2]) {
     let place = Place::new();
     let old = place.workspace().join("old");
     fs::write(&old, noise(1, 2_000_000)).unwrap();
     fs::write(place.workspace().join("kept"), noise(2, 100_000)).unwrap();
-    drop(place.cut());
+    let first = place.cut().root;
     fs::remove_file(&old).unwrap();
     let second = place.cut().root;
-    let alone = place.vault.gate.alone(Duration::ZERO).unwrap();
-    let going = place.vault.decide(&[second], &AT_ONCE, None).unwrap();
-    alone.let_add();
+    (place, old, [first, second])
+}
+
+impl Place {
+    /// Begins to collect, up to where nothing is removed yet.
+    fn decide(&self, points: &[Root]) -> (gate::Collector, decide::Going) {
+        let collector = self.vault.gate.begin(Duration::ZERO).unwrap();
+        let points = || Ok::<_, SnapshotError>(points.to_vec());
+        let going = self.vault.decide(&collector, (&AT_ONCE, false), points);
+        (collector, going.unwrap().unwrap())
+    }
+}
+
+/// Does something that nobody has to wait for, or fails.
+fn at_once<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(what()));
+    is_done.recv_timeout(Duration::from_secs(60)).expect("it waits for somebody")
+}
+
+#[test]
+fn nobody_waits_for_what_is_moved_and_removed() {
+    let (place, _, [_, second]) = without_old();
+    let (collector, going) = place.decide(&[second]);
+    let restore = |name: &'static str| {
+        let (vault, parent) = (place.vault.clone(), place.dir.path().to_owned());
+        at_once(move || {
+            let restoring = Restoring::new(SessionId::random(), (&parent, name), &NEVER);
+            vault.restore(second, &restoring).unwrap();
+            parent.join(name)
+        })
+    };
+    assert_same(&place.live(), &restore("before"));
+    let kept = place.vault.browse(second).open(b"workspace/kept").unwrap().unwrap();
+    let before = place.packs();
+    let collected = place.vault.sweep(going, &collector).unwrap().unwrap();
+    assert!(collected.packs > 0 && place.packs() != before, "{collected:?}");
+    // It is not over as long as there is somebody who collects.
+    let mut buffer = vec![0; 100_000];
+    assert_eq!(kept.read_at(&mut buffer, 0).unwrap(), buffer.len());
+    assert_eq!(buffer, noise(2, 100_000));
+    assert_same(&place.live(), &restore("after"));
+    drop(collector);
+}
+
+#[test]
+fn what_comes_back_while_it_is_removed_is_stored_again() {
+    let (place, old, [_, second]) = without_old();
+    let (collector, going) = place.decide(&[second]);
     fs::write(&old, noise(1, 2_000_000)).unwrap();
     let third = place.cut();
     assert!(third.written > 1_900_000, "{}", third.written);
-    let collected = place.vault.sweep(going, false).unwrap();
+    let collected = place.vault.sweep(going, &collector).unwrap().unwrap();
     assert!(collected.bytes > 1_900_000, "{collected:?}");
-    drop(alone);
+    drop(collector);
     place.vault.check(second, true).unwrap();
     place.vault.check(third.root, true).unwrap();
     assert_same(&place.live(), &place.restore(third.root, "back"));
+}
+
+/// Collects with one point, and does something once when it is asked for the n-th time, behind which
+/// there may be others.
+fn meanwhile(place: &Place, n: usize, point: Root, act: impl Fn() -> Option<Root>) -> Collected {
+    let (asked, more) = (AtomicUsize::new(0), Mutex::new(vec![point]));
+    let points = || {
+        let mut more = more.lock().unwrap();
+        let now = more.clone();
+        if asked.fetch_add(1, Ordering::SeqCst) == n {
+            more.extend(act());
+        }
+        Ok::<_, SnapshotError>(now)
+    };
+    place.vault.collect(&AT_ONCE, points).unwrap().unwrap()
+}
+
+#[test]
+fn what_is_relied_on_while_it_is_decided_stays() {
+    // Before anything is looked through, before it is chosen what goes, and right before that is noted.
+    for n in [0, 1, 2] {
+        let (place, old, [_, second]) = without_old();
+        let third = Mutex::new(None);
+        let collected = meanwhile(&place, n, second, || {
+            fs::write(&old, noise(1, 2_000_000)).unwrap();
+            let cut = place.cut();
+            assert!(cut.written < 100_000, "{}", cut.written);
+            *third.lock().unwrap() = Some(cut.root);
+            Some(cut.root)
+        });
+        assert_eq!(collected.bytes, 0, "{n}");
+        let third = third.into_inner().unwrap().unwrap();
+        place.vault.check(third, true).unwrap();
+        assert_same(&place.live(), &place.restore(third, "back"));
+    }
+}
+
+#[test]
+fn what_is_known_of_files_that_are_in_no_point_is_not_relied_on() {
+    for n in [0, 1, 2] {
+        let (place, old, [_, second]) = without_old();
+        let collected = meanwhile(&place, n, second, || {
+            fs::write(&old, noise(1, 2_000_000)).unwrap();
+            held::grow_old(&old);
+            let given_up = place.cut_as((&NEVER, Limits::default()), &nobody, &|_| false);
+            assert!(matches!(given_up, Err(SnapshotError::Cancelled)));
+            None
+        });
+        assert!(collected.bytes > 1_900_000, "{n}: {collected:?}");
+        let third = place.cut();
+        assert!(third.written > 1_900_000, "{n}: {}", third.written);
+        place.vault.check(third.root, true).unwrap();
+    }
+}
+
+#[test]
+fn what_is_known_of_files_stays_when_it_is_in_a_point() {
+    let (place, old, [_, second]) = without_old();
+    fs::write(&old, noise(3, 2_000_000)).unwrap();
+    held::grow_old(&old);
+    meanwhile(&place, 1, second, || Some(place.cut().root));
+    // Nothing of it is read again, nor is it looked for in the store.
+    let path = place.vault.scan(place.session);
+    assert!(scan::Scan::load(&path).files.contains_key(&b"workspace/old"[..]));
+}
+
+#[test]
+fn what_is_brought_back_of_a_point_that_was_removed_is_not_relied_on() {
+    let (place, _, [first, second]) = without_old();
+    let (collector, going) = place.decide(&[second]);
+    // Somebody had looked it up before it was removed.
+    let (session, parent) = (SessionId::random(), place.dir.path());
+    let restoring = Restoring::new(session, (parent, "late"), &NEVER);
+    place.vault.restore(first, &restoring).unwrap();
+    place.vault.sweep(going, &collector).unwrap().unwrap();
+    drop(collector);
+    assert!(place.vault.check(first, false).is_err());
+    let late = Place { session, vault: place.vault.clone(), ..Place::new() };
+    fs::remove_dir_all(late.live()).unwrap();
+    fs::rename(parent.join("late"), late.live()).unwrap();
+    let cut = late.cut();
+    place.vault.check(cut.root, true).unwrap();
+    assert_same(&late.live(), &place.restore(cut.root, "back"));
+}
+
+#[test]
+fn whoever_is_in_the_vault_puts_it_off() {
+    let (place, _, [first, second]) = without_old();
+    let pin = Mutex::new(None);
+    let points = || {
+        pin.lock().unwrap().get_or_insert_with(|| place.vault.pin());
+        Ok::<_, SnapshotError>(vec![second])
+    };
+    assert_eq!(place.vault.collect(&AT_ONCE, points).unwrap(), None);
+    place.vault.check(first, true).unwrap();
+    drop(pin);
+    let points = || Ok::<_, SnapshotError>(vec![second]);
+    assert!(place.vault.collect(&AT_ONCE, points).unwrap().unwrap().bytes > 1_900_000);
+}
+
+#[test]
+fn whoever_collects_makes_way_for_who_wants_all_of_it() {
+    let (place, _, [first, second]) = without_old();
+    let collector = place.vault.gate.begin(Duration::ZERO).unwrap();
+    let gate = place.vault.gate.clone();
+    let alone = std::thread::spawn(move || gate.alone(Duration::from_secs(60)).is_some());
+    let points = || {
+        while !collector.is_in_the_way() {
+            std::thread::yield_now();
+        }
+        Ok::<_, SnapshotError>(vec![second])
+    };
+    assert!(place.vault.decide(&collector, (&AT_ONCE, false), points).unwrap().is_none());
+    drop(collector);
+    assert!(alone.join().unwrap());
+    place.vault.check(first, true).unwrap();
 }
 
 #[test]

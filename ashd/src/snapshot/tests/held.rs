@@ -126,7 +126,7 @@ fn a_cut_says_while_the_agent_stands_still_that_it_does() {
 }
 
 /// Waits until times tell that something has not changed since.
-fn grow_old(path: &Path) {
+pub(super) fn grow_old(path: &Path) {
     let stat = fs::metadata(path).unwrap();
     let changed = Duration::new(stat.ctime() as u64, stat.ctime_nsec() as u32);
     let changed = SystemTime::UNIX_EPOCH + changed;

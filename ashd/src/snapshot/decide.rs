@@ -1,0 +1,324 @@
+//! Finding out what goes: what no point needs.
+//!
+//! Points are followed and packs looked through while others save and bring back. What is saved meanwhile
+//! may rely on something that nobody needed till then. So points are asked for again until every one has
+//! been followed, and nobody was in the vault meanwhile: nobody relies on anything else then. At that
+//! moment it is noted what goes, and from then on that does not count as stored.
+
+use std::collections::{BTreeSet, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use uuid::Uuid;
+
+use super::collect::{Collected, Collecting};
+use super::gate::{Closed, Collector, Since};
+use super::pack::{self, Row};
+use super::scan::Scan;
+use super::vault::Vault;
+use super::walk::{Depth, Walk};
+use super::{Damage, SnapshotError, deeply};
+use crate::domain::{Root, SessionId};
+
+/// A pack smaller than this is merged with others, in bytes.
+const SMALL: u64 = 8 * 1024 * 1024;
+
+/// Small packs that may be there before they are merged.
+const MANY: usize = 16;
+
+/// How often points are asked for when there are new ones each time, or somebody comes meanwhile.
+const ROUNDS: usize = 16;
+
+/// A pack, and what of it is needed.
+pub(super) struct Weighed {
+    pub(super) name: Uuid,
+    /// Its bytes.
+    pub(super) bytes: u64,
+    /// What is needed and found nowhere else.
+    pub(super) needed: Vec<Row>,
+    /// What is needed and found in another pack.
+    pub(super) twice: Vec<Row>,
+    /// What is not needed, sorted by name.
+    pub(super) rest: Arc<[Row]>,
+}
+
+/// What is to go, and what came out so far.
+pub(super) struct Going {
+    pub(super) packs: Vec<Weighed>,
+    pub(super) collected: Collected,
+}
+
+/// What is known so far of what goes.
+struct Deciding<'v> {
+    vault: &'v Vault,
+    collector: &'v Collector,
+    how: Collecting,
+    /// Whether something was purged: it goes, however little of its packs it is.
+    purged: bool,
+    walk: Walk<'v>,
+    followed: HashSet<Root>,
+    /// Whether points were followed since packs were looked through.
+    is_more: bool,
+    /// Points that cannot be followed.
+    lost: Vec<Damage>,
+    /// Whether more is damaged than was known before.
+    is_worse: bool,
+    /// Packs that stay because of points that cannot be followed.
+    held: BTreeSet<Uuid>,
+    /// Those of them that would be looked through, and those that cannot be read.
+    stay: BTreeSet<Uuid>,
+    /// Packs that may go.
+    weighed: Vec<Weighed>,
+    /// Chunks that are needed.
+    needed: u64,
+    /// What is known of sessions' files for roots that are in no point.
+    stale: Vec<PathBuf>,
+}
+
+impl Weighed {
+    /// The bytes that have to be moved.
+    pub(super) fn needed_bytes(&self) -> u64 {
+        self.needed.iter().map(|row| u64::from(row.stored)).sum()
+    }
+}
+
+impl Vault {
+    /// Finds out what goes. From then on it does not count as stored: whoever saves it again stores it
+    /// again, wherever the rest of this has got to. `None` when others were in the way.
+    pub(super) fn decide<E: From<SnapshotError>>(
+        &self,
+        collector: &Collector,
+        (how, purged): (&Collecting, bool),
+        points: impl Fn() -> Result<Vec<Root>, E>,
+    ) -> Result<Option<Going>, E> {
+        let mut deciding = Deciding::new((self, collector), how, purged);
+        if !deciding.follow(&points()?)? || !deciding.weigh()? {
+            return Ok(None);
+        }
+        for _ in 0..ROUNDS {
+            if !deciding.follow(&points()?)? {
+                return Ok(None);
+            }
+            deciding.choose()?;
+            if how.preview {
+                return Ok(Some(deciding.going()));
+            }
+            let Some(quiet) = collector.quiet(how.patience) else { return Ok(None) };
+            if points()?.iter().all(|root| deciding.followed.contains(root))
+                && let Some(closed) = collector.close(quiet)
+            {
+                return Ok(Some(deciding.settle(closed)?));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl<'v> Deciding<'v> {
+    fn new(
+        (vault, collector): (&'v Vault, &'v Collector),
+        how: &Collecting,
+        purged: bool,
+    ) -> Deciding<'v> {
+        Deciding {
+            vault,
+            collector,
+            how: *how,
+            purged,
+            walk: Walk::new(vault, Depth::Names),
+            followed: HashSet::new(),
+            is_more: false,
+            lost: vec![],
+            is_worse: false,
+            held: BTreeSet::new(),
+            stay: BTreeSet::new(),
+            weighed: vec![],
+            needed: 0,
+            stale: vec![],
+        }
+    }
+
+    /// Follows points that were not followed, or could not be. False: somebody waits until this is over.
+    fn follow(&mut self, points: &[Root]) -> Result<bool, SnapshotError> {
+        let lost: HashSet<Root> = self.lost.drain(..).map(|damage| damage.root).collect();
+        let is_open = |root: &&Root| !self.followed.contains(*root) || lost.contains(*root);
+        let roots: Vec<Root> = points.iter().filter(is_open).copied().collect();
+        if !roots.is_empty() {
+            // What was missing a moment ago may have been stored again.
+            self.walk.forget_wrong();
+            let (walk, collector) = (&mut self.walk, self.collector);
+            self.lost = deeply(|| follow_all(walk, &roots, collector))?;
+            self.is_more = true;
+        }
+        if self.collector.is_in_the_way() {
+            return Ok(false);
+        }
+        self.followed.extend(roots);
+        if !self.how.preview {
+            self.vault.keep_notes_of(points)?;
+            self.is_worse |= self.vault.note(&[], &self.lost, false)?;
+        }
+        let lost: Vec<Root> = self.lost.iter().map(|damage| damage.root).collect();
+        self.held = self.vault.hold(&lost, self.how.preview)?;
+        Ok(true)
+    }
+
+    /// Looks through packs, and what is known of sessions' files. False: somebody waits until this is
+    /// over.
+    fn weigh(&mut self) -> Result<bool, SnapshotError> {
+        let known = self.vault.index().known()?;
+        for (name, bytes) in known {
+            if self.collector.is_in_the_way() {
+                return Ok(false);
+            }
+            if !self.purged && !is_older(&pack::path(&self.vault.packs(), name), self.how.grace) {
+                continue;
+            }
+            let rows = if self.held.contains(&name) { None } else { self.rows(name) };
+            let Some(rows) = rows else {
+                self.stay.insert(name);
+                continue;
+            };
+            let (needed, twice, rest) = (vec![], vec![], rows.into());
+            let mut pack = Weighed { name, bytes, needed, twice, rest };
+            self.sort(&mut pack)?;
+            // Of what stays in any case nothing is kept in memory.
+            if pack.bytes < SMALL || self.is_worth(&pack) {
+                self.weighed.push(pack);
+            }
+        }
+        self.is_more = false;
+        self.stale = self.stale_scans()?;
+        Ok(true)
+    }
+
+    /// What is in a pack; `None` when it cannot be read: what is in it stays.
+    fn rows(&self, name: Uuid) -> Option<Vec<Row>> {
+        let file = pack::open(&self.vault.packs(), name);
+        match file.and_then(|file| pack::read_table(&file, name)) {
+            Ok(rows) => Some(rows),
+            Err(error) => {
+                tracing::warn!(%error, "a pack of the snapshot store is not collected");
+                None
+            }
+        }
+    }
+
+    /// Tells what is needed of a pack from the rest, as far as points have been followed.
+    fn sort(&self, pack: &mut Weighed) -> Result<(), SnapshotError> {
+        let rows = pack.rest.iter().copied();
+        let (met, mut rest): (Vec<Row>, Vec<Row>) =
+            rows.partition(|row| self.walk.has_met(&row.id));
+        for row in met {
+            let place = self.vault.index().find(row.id)?;
+            match place.is_none_or(|place| place.pack == pack.name) {
+                true => pack.needed.push(row),
+                false => pack.twice.push(row),
+            }
+        }
+        rest.sort_unstable_by_key(|row| row.id);
+        pack.rest = rest.into();
+        Ok(())
+    }
+
+    /// Whether it is worth while to move what is needed of a pack.
+    fn is_worth(&self, pack: &Weighed) -> bool {
+        pack.needed_bytes() * 2 < pack.bytes || (self.purged && !pack.rest.is_empty())
+    }
+
+    /// Chooses the packs that go: fewer than before, the more is needed.
+    fn choose(&mut self) -> Result<(), SnapshotError> {
+        let mut weighed = std::mem::take(&mut self.weighed);
+        if std::mem::take(&mut self.is_more) {
+            weighed.iter_mut().try_for_each(|pack| self.sort(pack))?;
+        }
+        let (held, mut free): (Vec<_>, Vec<_>) =
+            weighed.into_iter().partition(|pack| self.held.contains(&pack.name));
+        self.stay.extend(held.iter().map(|pack| pack.name));
+        let small = free.iter().filter(|pack| pack.bytes < SMALL).count();
+        free.retain(|pack| (small > MANY && pack.bytes < SMALL) || self.is_worth(pack));
+        self.weighed = free;
+        self.needed = self.walk.count() as u64;
+        Ok(())
+    }
+
+    /// Notes what goes, at a moment at which nobody is in the vault.
+    fn settle(mut self, closed: Closed<'_>) -> Result<Going, SnapshotError> {
+        let since = closed.since();
+        self.forget_scans(&since)?;
+        if self.is_worse {
+            let rotten: Vec<_> = self.walk.rotten.iter().copied().collect();
+            self.vault.store_again(&rotten)?;
+        }
+        // Who needs these is in a point that could not be followed before they came.
+        self.weighed.retain(|pack| !since.packs.contains(&pack.name));
+        let going = self.weighed.iter().map(|pack| (pack.name, pack.rest.clone()));
+        self.vault.index().set_going(going.collect());
+        closed.remove(std::mem::take(&mut self.followed));
+        Ok(self.going())
+    }
+
+    /// What came out.
+    fn going(self) -> Going {
+        let (needed, damaged, held) = (self.needed, self.lost.len() as u64, self.stay.len() as u64);
+        let collected = Collected { needed, damaged, held, ..Collected::default() };
+        Going { packs: self.weighed, collected }
+    }
+
+    fn stale_scans(&self) -> Result<Vec<PathBuf>, SnapshotError> {
+        let mut stale = vec![];
+        for entry in std::fs::read_dir(self.vault.scans())? {
+            let path = entry?.path();
+            if Scan::root_of(&path).is_none_or(|root| !self.followed.contains(&root)) {
+                stale.push(path);
+            }
+        }
+        Ok(stale)
+    }
+
+    /// What is known of sessions' files must not name what is about to go.
+    fn forget_scans(&self, since: &Since) -> Result<(), SnapshotError> {
+        for path in &self.stale {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let session = name.and_then(|name| name.parse::<SessionId>().ok());
+            if session.is_some_and(|session| since.scans.contains_key(&session)) {
+                continue;
+            }
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+        }
+        for (session, root) in &since.scans {
+            if root.is_none_or(|root| !self.followed.contains(&root)) {
+                self.vault.forget(*session)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Follows points; returns those that cannot be, as far as it gets before somebody waits until this is
+/// over.
+fn follow_all(
+    walk: &mut Walk<'_>,
+    roots: &[Root],
+    collector: &Collector,
+) -> Result<Vec<Damage>, SnapshotError> {
+    let mut lost = vec![];
+    for root in roots {
+        if collector.is_in_the_way() {
+            break;
+        }
+        lost.extend(walk.follow(*root)?.map(|wrong| wrong.of(*root)));
+    }
+    Ok(lost)
+}
+
+fn is_older(path: &Path, grace: Duration) -> bool {
+    let written = std::fs::metadata(path).and_then(|stat| stat.modified());
+    let age = written.ok().and_then(|written| SystemTime::now().duration_since(written).ok());
+    age.is_some_and(|age| age >= grace)
+}

@@ -1,0 +1,226 @@
+//! Moving what is needed of packs that go, and removing them.
+//!
+//! Nobody is kept out meanwhile. What is moved is on the disk and in the index before the pack that it was
+//! in is forgotten there, and that comes before it is removed: whoever reads from it has it open, or finds
+//! what it looks for in its new place.
+
+use uuid::Uuid;
+
+use super::SnapshotError;
+use super::chunk::{self, ChunkId};
+use super::collect::Collected;
+use super::decide::{Going, Weighed};
+use super::gate::Collector;
+use super::pack::{self, Writing};
+use super::vault::{PACK, Vault};
+use crate::fault;
+
+/// The most chunks that are forgotten at once, if they are not of one pack: whoever saves waits for
+/// that.
+const TOGETHER: usize = 1 << 16;
+
+impl Weighed {
+    /// Its name, and every chunk that is in it.
+    fn whole(&self) -> (Uuid, Vec<ChunkId>) {
+        let needed = self.needed.iter().chain(&self.twice);
+        (self.name, needed.chain(&*self.rest).map(|row| row.id).collect())
+    }
+
+    fn count(&self) -> usize {
+        self.needed.len() + self.twice.len() + self.rest.len()
+    }
+}
+
+impl Going {
+    /// What would come of it.
+    pub(super) fn preview(mut self) -> Collected {
+        for pack in &self.packs {
+            self.collected.add(pack);
+        }
+        self.collected
+    }
+}
+
+impl Collected {
+    /// Counts a pack that was removed.
+    fn add(&mut self, pack: &Weighed) {
+        self.packs += 1;
+        self.bytes += pack.bytes.saturating_sub(pack.needed_bytes());
+    }
+}
+
+/// Says, when it is dropped, that nothing is about to go any more: what is still there counts as stored.
+struct Over<'v>(&'v Vault);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.index().set_going(Default::default());
+    }
+}
+
+impl Vault {
+    /// Moves what is needed of packs that go, and removes them, a lot after the other: a disk that is
+    /// nearly full has room for the next by then. Wherever this ends, the next collecting goes on; `None`
+    /// when somebody waited for that.
+    pub(super) fn sweep(
+        &self,
+        going: Going,
+        collector: &Collector,
+    ) -> Result<Option<Collected>, SnapshotError> {
+        let _over = Over(self);
+        let Going { packs, mut collected } = going;
+        for lot in lots(packs) {
+            if collector.is_in_the_way() {
+                return Ok(None);
+            }
+            self.clear(&self.sound(lot, &mut collected)?, &mut collected)?;
+        }
+        Ok(Some(collected))
+    }
+
+    /// Moves what is needed of packs, and removes them. When there is no room for that, fewer are
+    /// tried at a time.
+    fn clear(&self, packs: &[Weighed], collected: &mut Collected) -> Result<(), SnapshotError> {
+        match self.clear_at_once(packs, collected) {
+            Err(SnapshotError::Full) if packs.len() > 1 => {
+                let (less, more) = packs.split_at(packs.len() / 2);
+                self.clear(less, collected)?;
+                self.clear(more, collected)
+            }
+            cleared => cleared,
+        }
+    }
+
+    fn clear_at_once(
+        &self,
+        packs: &[Weighed],
+        collected: &mut Collected,
+    ) -> Result<(), SnapshotError> {
+        let _moving = self.moving();
+        // Somebody may have come who needs one of them as it is.
+        let packs: Vec<_> = packs.iter().filter(|pack| self.index().is_going(pack.name)).collect();
+        self.repack(&packs)?;
+        fault::point("collect.moved");
+        let whole: Vec<_> = packs.iter().map(|pack| pack.whole()).collect();
+        self.index().forget_with(&whole)?;
+        fault::point("collect.forgotten");
+        for pack in packs {
+            self.remove_pack(pack.name)?;
+            collected.add(pack);
+        }
+        Ok(())
+    }
+
+    /// The packs of which everything that is needed can be moved. Damage is not moved, and what is
+    /// damaged is not removed.
+    fn sound(
+        &self,
+        weighed: Vec<Weighed>,
+        collected: &mut Collected,
+    ) -> Result<Vec<Weighed>, SnapshotError> {
+        let mut sound = vec![];
+        for pack in weighed {
+            match pack.needed.iter().try_for_each(|row| self.chunk(row.id).map(drop)) {
+                Ok(()) => sound.push(pack),
+                Err(SnapshotError::Damaged { .. }) => collected.held += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sound)
+    }
+
+    /// Moves what is needed into packs of its own.
+    fn repack(&self, weighed: &[&Weighed]) -> Result<(), SnapshotError> {
+        let mut writing: Option<Writing> = None;
+        for pack in weighed.iter().filter(|pack| pack.count() > pack.rest.len()) {
+            let file = pack::open(&self.packs(), pack.name)?;
+            for row in pack.needed.iter().chain(&pack.twice) {
+                // It is found there, or a try that found no room has moved it.
+                if self.index().find(row.id)?.is_some_and(|at| at.pack != pack.name) {
+                    continue;
+                }
+                let packed = pack::read(&file, row)?;
+                let again = pack::read(&file, row)?;
+                // It has been looked at, a while ago.
+                chunk::unpack(row.id, again, row.length as usize)?;
+                let open = match &mut writing {
+                    Some(open) => open,
+                    none => none.insert(Writing::begin(&self.tmp())?),
+                };
+                open.add(row.id, &packed, row.length)?;
+                if open.is_full(PACK) {
+                    self.take_in(writing.take())?;
+                }
+            }
+        }
+        self.take_in(writing)
+    }
+
+    fn take_in(&self, writing: Option<Writing>) -> Result<(), SnapshotError> {
+        let Some(writing) = writing else { return Ok(()) };
+        let written = writing.finish(&self.packs())?;
+        self.index().add((written.name, written.bytes), &written.rows)
+    }
+
+    fn remove_pack(&self, name: Uuid) -> Result<(), SnapshotError> {
+        let removed = std::fs::remove_file(pack::path(&self.packs(), name));
+        // Behind that nobody opens it any more: its room is given back.
+        self.close(name);
+        Ok(removed?)
+    }
+}
+
+/// Which packs go together: first those of which nothing is needed, then, the least first, so many that
+/// what is needed of them makes one pack.
+fn lots(mut packs: Vec<Weighed>) -> Vec<Vec<Weighed>> {
+    packs.sort_by_cached_key(|pack| (!pack.needed.is_empty(), pack.needed_bytes()));
+    let mut lots: Vec<Vec<Weighed>> = vec![];
+    let (mut bytes, mut chunks) = (0, 0);
+    for pack in packs {
+        let (more, rows) = (pack.needed_bytes(), pack.count());
+        (bytes, chunks) = (bytes + more, chunks + rows);
+        let room = bytes <= PACK && chunks <= TOGETHER;
+        let free = pack.needed.is_empty();
+        match lots.last_mut() {
+            Some(lot) if room && lot[0].needed.is_empty() == free => lot.push(pack),
+            _ => {
+                (bytes, chunks) = (more, rows);
+                lots.push(vec![pack]);
+            }
+        }
+    }
+    lots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pack::Row;
+    use super::*;
+
+    /// A pack of so many bytes, of which so many are needed.
+    fn pack(bytes: u64, needed: u32) -> Weighed {
+        let id = ChunkId([7; 32]);
+        let row = Row { id, offset: 8, stored: needed, length: needed, compressed: false };
+        let needed = (needed > 0).then_some(row).into_iter().collect();
+        Weighed { name: Uuid::nil(), bytes, needed, twice: vec![], rest: [row; 9].into() }
+    }
+
+    #[test]
+    fn what_takes_no_room_goes_first_and_a_pack_at_most_at_once() {
+        let needed = [30, 0, 66, 3, 0, 31, 1].map(|mib| pack(PACK, mib << 20));
+        let lots = lots(needed.into());
+        let lots: Vec<Vec<u64>> = lots
+            .iter()
+            .map(|lot| lot.iter().map(|pack| pack.needed_bytes() >> 20).collect())
+            .collect();
+        assert_eq!(lots, [vec![0, 0], vec![1, 3, 30], vec![31], vec![66]]);
+    }
+
+    #[test]
+    fn not_too_much_is_forgotten_at_once() {
+        let packs = (0..TOGETHER / 3).map(|_| pack(PACK, 0)).collect();
+        let lots = lots(packs);
+        assert!(lots.len() > 2);
+        assert!(lots.iter().all(|lot| lot.len() * 9 <= TOGETHER));
+    }
+}
