@@ -2,7 +2,7 @@
 //! purged.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -33,19 +33,49 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Who has left something that is to go at once.
 #[derive(Default)]
 pub(super) struct Garbage {
-    tenants: Mutex<BTreeSet<Tenant>>,
+    tenants: Mutex<Leaving>,
     there: Notify,
+}
+
+#[derive(Default)]
+struct Leaving {
+    /// Something of theirs was purged.
+    purged: BTreeSet<Tenant>,
+    /// All of theirs is removed: nobody looks through it for what goes.
+    all: BTreeSet<Tenant>,
 }
 
 impl Garbage {
     /// Something of this tenant was purged.
     pub(super) fn left_by(&self, tenant: &Tenant) {
-        self.tenants.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant.clone());
+        self.lock().purged.insert(tenant.clone());
         self.there.notify_one();
     }
 
+    /// From now on all of this tenant is removed.
+    pub(super) fn leaves(&self, tenant: &Tenant) {
+        self.lock().all.insert(tenant.clone());
+    }
+
+    /// Nothing of this tenant is left. Another may come that is called like that.
+    pub(super) fn has_left(&self, tenant: &Tenant) {
+        self.lock().all.remove(tenant);
+    }
+
+    /// Those of whom something was purged.
     fn take(&self) -> BTreeSet<Tenant> {
-        std::mem::take(&mut *self.tenants.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.lock().purged)
+    }
+
+    /// Only those that stay.
+    fn staying(&self, mut tenants: BTreeSet<Tenant>) -> BTreeSet<Tenant> {
+        let leaving = self.lock();
+        tenants.retain(|tenant| !leaving.all.contains(tenant));
+        tenants
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Leaving> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -67,7 +97,7 @@ impl Service {
         let shared = self.shared.clone();
         detached(async move {
             let mut all = vec![];
-            for tenant in tenants(&shared).await {
+            for tenant in shared.garbage.staying(tenants(&shared).await) {
                 let collected = collect(&shared, &tenant, preview).await?;
                 all.push(Collection { tenant, collected });
             }
@@ -121,6 +151,7 @@ pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
             }
             false => tenants(&shared).await,
         };
+        let tenants = shared.garbage.staying(tenants);
         if tenants.iter().any(|tenant| was_purged(&shared, tenant)) {
             scrub(&shared).await;
         }
@@ -203,4 +234,25 @@ async fn collect(
         Ok(vault.collect(&how, || roots(&*shared.store, &tenant))?)
     };
     spawn_blocking(collect).await.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_that_leaves_is_not_looked_through() {
+        let garbage = Garbage::default();
+        let [one, two] = ["one", "two"].map(|name| name.parse::<Tenant>().unwrap());
+        let left = || garbage.staying(garbage.take());
+        garbage.leaves(&one);
+        for tenant in [&one, &two] {
+            garbage.left_by(tenant);
+        }
+        assert_eq!(left(), BTreeSet::from([two]));
+        assert!(left().is_empty());
+        garbage.has_left(&one);
+        garbage.left_by(&one);
+        assert_eq!(left(), BTreeSet::from([one]));
+    }
 }

@@ -70,6 +70,8 @@ impl Service {
     /// Removes everything of a tenant that is marked.
     async fn finish_tenant(&self, tenant: &Tenant) -> Result<Deleted> {
         let caller = Caller { tenant: tenant.clone(), scope: Scope::Manage };
+        // Each session leaves something, which goes with everything else.
+        self.shared.garbage.leaves(tenant);
         let sessions = self.purge_all(&caller).await?;
         fault::point("tenant.purged");
         let no_deployment = self.deployments.pause().await;
@@ -86,6 +88,7 @@ impl Service {
             })?;
         }
         self.shared.store.tenant_left(tenant).await?;
+        self.shared.garbage.has_left(tenant);
         drop((no_deployment, nobody_sends));
         garbage::scrub(&self.shared).await;
         fault::point("tenant.left");

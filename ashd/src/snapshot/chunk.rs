@@ -50,6 +50,7 @@ pub(super) fn cut<R: Read>(from: R) -> impl Iterator<Item = Result<Vec<u8>, io::
 }
 
 /// How the bytes of a chunk are kept.
+#[derive(Clone)]
 pub(super) struct Packed {
     pub(super) bytes: Vec<u8>,
     pub(super) compressed: bool,

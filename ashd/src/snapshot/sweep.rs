@@ -4,14 +4,16 @@
 //! in is forgotten there, and that comes before it is removed: whoever reads from it has it open, or finds
 //! what it looks for in its new place.
 
+use std::fs::File;
+
 use uuid::Uuid;
 
 use super::SnapshotError;
-use super::chunk::{self, ChunkId};
+use super::chunk::{self, ChunkId, Packed};
 use super::collect::Collected;
 use super::decide::{Going, Weighed};
 use super::gate::Collector;
-use super::pack::{self, Writing};
+use super::pack::{self, Row, Writing};
 use super::vault::{PACK, Vault};
 use crate::fault;
 
@@ -73,7 +75,7 @@ impl Vault {
             if collector.is_in_the_way() {
                 return Ok(None);
             }
-            self.clear(&self.sound(lot, &mut collected)?, &mut collected)?;
+            self.clear(&lot, &mut collected)?;
         }
         Ok(Some(collected))
     }
@@ -99,61 +101,80 @@ impl Vault {
         let _moving = self.moving();
         // Somebody may have come who needs one of them as it is.
         let packs: Vec<_> = packs.iter().filter(|pack| self.index().is_going(pack.name)).collect();
-        self.repack(&packs)?;
+        let moved = self.repack(&packs)?;
         fault::point("collect.moved");
-        let whole: Vec<_> = packs.iter().map(|pack| pack.whole()).collect();
+        let whole: Vec<_> = moved.iter().map(|pack| pack.whole()).collect();
         self.index().forget_with(&whole)?;
         fault::point("collect.forgotten");
-        for pack in packs {
+        collected.held += (packs.len() - moved.len()) as u64;
+        for pack in moved {
             self.remove_pack(pack.name)?;
             collected.add(pack);
         }
         Ok(())
     }
 
-    /// The packs of which everything that is needed can be moved. Damage is not moved, and what is
-    /// damaged is not removed.
-    fn sound(
-        &self,
-        weighed: Vec<Weighed>,
-        collected: &mut Collected,
-    ) -> Result<Vec<Weighed>, SnapshotError> {
-        let mut sound = vec![];
-        for pack in weighed {
-            match pack.needed.iter().try_for_each(|row| self.chunk(row.id).map(drop)) {
-                Ok(()) => sound.push(pack),
-                Err(SnapshotError::Damaged { .. }) => collected.held += 1,
-                Err(error) => return Err(error),
+    /// Moves what is needed into packs of its own. Returns the packs of which all of it is elsewhere:
+    /// damage is not moved, and what is damaged is not removed.
+    fn repack<'p>(&self, packs: &[&'p Weighed]) -> Result<Vec<&'p Weighed>, SnapshotError> {
+        let (mut writing, mut moved) = (None, vec![]);
+        for pack in packs {
+            match self.move_needed(pack, &mut writing)? {
+                Ok(()) => moved.push(*pack),
+                Err(error) => {
+                    tracing::warn!(
+                        pack = %pack.name, %error, "a pack of the snapshot store is not collected"
+                    );
+                }
             }
         }
-        Ok(sound)
+        self.take_in(writing)?;
+        Ok(moved)
     }
 
-    /// Moves what is needed into packs of its own.
-    fn repack(&self, weighed: &[&Weighed]) -> Result<(), SnapshotError> {
-        let mut writing: Option<Writing> = None;
-        for pack in weighed.iter().filter(|pack| pack.count() > pack.rest.len()) {
-            let file = pack::open(&self.packs(), pack.name)?;
-            for row in pack.needed.iter().chain(&pack.twice) {
-                // It is found there, or a try that found no room has moved it.
-                if self.index().find(row.id)?.is_some_and(|at| at.pack != pack.name) {
-                    continue;
-                }
-                let packed = pack::read(&file, row)?;
-                let again = pack::read(&file, row)?;
-                // It has been looked at, a while ago.
-                chunk::unpack(row.id, again, row.length as usize)?;
-                let open = match &mut writing {
-                    Some(open) => open,
-                    none => none.insert(Writing::begin(&self.tmp())?),
-                };
-                open.add(row.id, &packed, row.length)?;
-                if open.is_full(PACK) {
-                    self.take_in(writing.take())?;
-                }
+    /// Moves what is needed of a pack; says what is damaged in it.
+    fn move_needed(
+        &self,
+        pack: &Weighed,
+        writing: &mut Option<Writing>,
+    ) -> Result<Result<(), SnapshotError>, SnapshotError> {
+        let mut file = None;
+        for row in pack.needed.iter().chain(&pack.twice) {
+            // It is found there, or a try that found no room has moved it.
+            if self.index().find(row.id)?.is_some_and(|at| at.pack != pack.name) {
+                continue;
+            }
+            let packed = match self.needed(pack.name, &mut file, row) {
+                Err(error @ SnapshotError::Damaged { .. }) => return Ok(Err(error)),
+                packed => packed?,
+            };
+            let open = match &mut *writing {
+                Some(open) => open,
+                none => none.insert(Writing::begin(&self.tmp())?),
+            };
+            open.add(row.id, &packed, row.length)?;
+            if open.is_full(PACK) {
+                self.take_in(writing.take())?;
             }
         }
-        self.take_in(writing)
+        Ok(Ok(()))
+    }
+
+    /// Reads a chunk from a pack that goes, and checks it. Nothing is read of a pack from which nothing is
+    /// needed.
+    fn needed(
+        &self,
+        pack: Uuid,
+        file: &mut Option<File>,
+        row: &Row,
+    ) -> Result<Packed, SnapshotError> {
+        let file = match file {
+            Some(file) => file,
+            none => none.insert(pack::open(&self.packs(), pack)?),
+        };
+        let packed = pack::read(file, row)?;
+        chunk::unpack(row.id, packed.clone(), row.length as usize)?;
+        Ok(packed)
     }
 
     fn take_in(&self, writing: Option<Writing>) -> Result<(), SnapshotError> {
@@ -194,7 +215,6 @@ fn lots(mut packs: Vec<Weighed>) -> Vec<Vec<Weighed>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pack::Row;
     use super::*;
 
     /// A pack of so many bytes, of which so many are needed.

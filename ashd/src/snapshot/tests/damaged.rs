@@ -10,10 +10,20 @@ impl Place {
 
 /// Flips a byte of the first chunk.
 fn flip(pack: &Path) {
+    flip_at(pack, 100);
+}
+
+fn flip_at(pack: &Path, at: u64) {
     let file = File::options().read(true).write(true).open(pack).unwrap();
     let mut byte = [0];
-    file.read_exact_at(&mut byte, 100).unwrap();
-    file.write_all_at(&[byte[0] ^ 1], 100).unwrap();
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+/// Where bytes that are not compressed begin in a pack.
+fn place_of(bytes: &[u8], pack: &Path) -> u64 {
+    let whole = fs::read(pack).unwrap();
+    whole.windows(bytes.len()).position(|window| window == bytes).unwrap() as u64
 }
 
 /// A pack is gone, or only its beginning is there.
@@ -193,6 +203,38 @@ fn one_damaged_pack_does_not_keep_others() {
     let collected = place.collect(&[root]);
     assert!(!gone.exists() && !both.exists() && bad.exists(), "{collected:?}");
     assert_eq!(place.survey(&[root], true).damaged.len(), 1);
+}
+
+/// A point with something of each of some packs, most of which is not needed.
+pub(super) fn scattered(seeds: &[u64]) -> (Place, Vec<PathBuf>, Root) {
+    let place = Place::new();
+    // What every point has is in a pack of its own.
+    drop(place.cut());
+    let pack = |seed: &u64| {
+        let kept = place.workspace().join(seed.to_string());
+        fs::write(kept, noise(*seed, 10_000)).unwrap();
+        let (_, pack) = place.cut_with("gone", seed + 1000);
+        fs::remove_file(place.workspace().join("gone")).unwrap();
+        pack
+    };
+    let packs = seeds.iter().map(pack).collect();
+    let root = place.cut().root;
+    (place, packs, root)
+}
+
+#[test]
+fn what_is_damaged_is_not_moved_and_keeps_no_others() {
+    let (place, packs, root) = scattered(&[1, 2, 3]);
+    let at = place_of(&noise(2, 64), &packs[1]);
+    flip_at(&packs[1], at);
+    let collected = place.collect(&[root]);
+    let there: Vec<_> = packs.iter().map(|pack| pack.exists()).collect();
+    assert_eq!((there, collected.held), (vec![false, true, false], 1), "{collected:?}");
+    assert_eq!(place.survey(&[root], true).damaged[0].path, "workspace/2");
+    // It is where it was.
+    flip_at(&packs[1], at);
+    assert!(place.survey(&[root], true).damaged.is_empty());
+    assert_same(&place.live(), &place.restore(root, "back"));
 }
 
 #[test]
