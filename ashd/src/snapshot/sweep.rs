@@ -114,8 +114,9 @@ impl Vault {
         Ok(())
     }
 
-    /// Moves what is needed into packs of its own. Returns the packs of which all of it is elsewhere:
-    /// damage is not moved, and what is damaged is not removed.
+    /// Moves what is needed into packs of its own. Returns the packs of which all of it is elsewhere: what
+    /// is damaged, or cannot be read now, is not moved, and what it is in is not removed. It keeps no
+    /// others, and is tried again the next time.
     fn repack<'p>(&self, packs: &[&'p Weighed]) -> Result<Vec<&'p Weighed>, SnapshotError> {
         let (mut writing, mut moved) = (None, vec![]);
         for pack in packs {
@@ -132,7 +133,10 @@ impl Vault {
         Ok(moved)
     }
 
-    /// Moves what is needed of a pack; says what is damaged in it.
+    /// Moves what is needed of a pack; says why it cannot be read.
+    ///
+    /// # Errors
+    /// When it cannot be written.
     fn move_needed(
         &self,
         pack: &Weighed,
@@ -145,8 +149,8 @@ impl Vault {
                 continue;
             }
             let packed = match self.needed(pack.name, &mut file, row) {
-                Err(error @ SnapshotError::Damaged { .. }) => return Ok(Err(error)),
-                packed => packed?,
+                Ok(packed) => packed,
+                Err(error) => return Ok(Err(error)),
             };
             let open = match &mut *writing {
                 Some(open) => open,

@@ -238,6 +238,34 @@ fn what_is_damaged_is_not_moved_and_keeps_no_others() {
 }
 
 #[test]
+fn what_cannot_be_read_now_keeps_no_others_from_being_removed() {
+    let (place, packs, root) = scattered(&[1, 2, 3]);
+    // Something was purged, which is remembered until nothing is left of it.
+    place.vault.note_purge().unwrap();
+    let (away, asked) = (packs[1].with_extension("away"), AtomicUsize::new(0));
+    let points = || {
+        // When it is known what goes.
+        if asked.fetch_add(1, Ordering::SeqCst) == 2 {
+            fs::rename(&packs[1], &away).unwrap();
+            // It is there, and cannot be opened, as when too many files are open.
+            symlink(&packs[1], &packs[1]).unwrap();
+        }
+        Ok::<_, SnapshotError>(vec![root])
+    };
+    let collected = place.vault.collect(&AT_ONCE, points).unwrap().unwrap();
+    assert!(!packs[0].exists() && !packs[2].exists());
+    assert_eq!(collected.held, 1, "{collected:?}");
+    fs::remove_file(&packs[1]).unwrap();
+    fs::rename(&away, &packs[1]).unwrap();
+    assert!(place.survey(&[root], true).damaged.is_empty());
+    assert_same(&place.live(), &place.restore(root, "back"));
+    assert!(place.vault.was_purged());
+    assert_eq!(place.collect(&[root]).held, 0);
+    assert!(!packs[1].exists() && !place.vault.was_purged());
+    place.vault.check(root, true).unwrap();
+}
+
+#[test]
 fn the_newest_whole_point_is_found() {
     let place = Place::new();
     let (first, _) = place.cut_with("first", 1);
