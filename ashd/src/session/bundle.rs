@@ -25,7 +25,7 @@ use super::service::{Result, Service, blocking};
 use super::shared::Shared;
 use super::writing::unchanged;
 use crate::domain::{SessionId, Which};
-use crate::snapshot::{Listed, Unpinned};
+use crate::snapshot::{Listed, Met, SnapshotError, Unpinned};
 use crate::tree::dir::{Dir, Kind};
 use crate::tree::pack::{self, Entry};
 use crate::tree::{Links, Summary, Tree, TreeError, TreeLimits};
@@ -131,9 +131,11 @@ impl Service {
                 Ok(Bundle::new(Origin::Sandbox, entries, (None, all)))
             }
             Place::Kept(browser, _) => {
-                let listed = browser.list(b"workspace").map_err(|error| unkept(id, error))?;
-                let entries = Entries::Kept(listed.ok_or(Refusal::NoWorkspace)?.into_iter());
-                let kept = Some(browser.unpinned());
+                let kept = |error| unkept(id, error);
+                let listed = browser.list(b"workspace").map_err(kept)?;
+                let listed = at_most(listed.ok_or(Refusal::NoWorkspace)?, NAMES).map_err(kept)?;
+                let listed = listed.ok_or_else(|| Refusal::Internal(too_many().to_string()))?;
+                let (entries, kept) = (Entries::Kept(listed), Some(browser.unpinned()));
                 Ok(Bundle::new(Origin::Snapshot, entries, (kept, all)))
             }
         })
@@ -254,7 +256,7 @@ impl Packing {
             },
             Entries::Kept(entries) => match entries.next() {
                 Some(entry) if is_packed(&entry.name, self.all) => {
-                    let found = in_point(self.kept.as_ref(), &entry)?;
+                    let found = in_point(self.kept.as_ref(), &entry, room)?;
                     (Some(entry.name), found)
                 }
                 entry => (entry.map(|entry| entry.name), Found::Other),
@@ -316,6 +318,21 @@ fn names(dir: &Dir, room: usize) -> io::Result<vec::IntoIter<CString>> {
     }
 }
 
+/// The entries of a directory of a point, unless there are more.
+fn at_most(
+    entries: impl Iterator<Item = Met>,
+    room: usize,
+) -> std::result::Result<Option<vec::IntoIter<Listed>>, SnapshotError> {
+    let mut all = vec![];
+    for entry in entries {
+        if all.len() == room {
+            return Ok(None);
+        }
+        all.push(entry?);
+    }
+    Ok(Some(all.into_iter()))
+}
+
 fn too_many() -> io::Error {
     io::Error::other("directories have too many entries")
 }
@@ -356,8 +373,8 @@ fn is_one_of(error: &io::Error, those: &[Errno]) -> bool {
     Errno::from_io_error(error).is_some_and(|error| those.contains(&error))
 }
 
-/// Looks at an entry of a point.
-fn in_point(kept: Option<&Unpinned>, entry: &Listed) -> io::Result<Found> {
+/// Looks at an entry of a point; of those of a directory there is room for so many.
+fn in_point(kept: Option<&Unpinned>, entry: &Listed, room: usize) -> io::Result<Found> {
     let Some(kept) = kept else { return Ok(Found::Other) };
     let (mode, modified) = (entry.mode.into(), entry.modified.0);
     let browser = kept.browse();
@@ -370,8 +387,9 @@ fn in_point(kept: Option<&Unpinned>, entry: &Listed) -> io::Result<Found> {
             None => Found::Other,
         },
         Kind::Dir => {
-            let children = browser.children(entry).map_err(io::Error::other)?;
-            Found::Dir(Entries::Kept(children.into_iter()), mode, modified)
+            let children = browser.children(entry).and_then(|all| at_most(all, room));
+            let children = children.map_err(io::Error::other)?.ok_or_else(too_many)?;
+            Found::Dir(Entries::Kept(children), mode, modified)
         }
         Kind::Link => Found::Link(entry.target.clone(), modified),
         _ => Found::Other,

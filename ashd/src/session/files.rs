@@ -17,7 +17,7 @@ use super::api::{Caller, Refusal};
 use super::keeping::unkept;
 use super::service::{Result, Service, blocking};
 use crate::domain::{Point, Session, SessionId, Status, Which};
-use crate::snapshot::{Browser, Reading, SnapshotError};
+use crate::snapshot::{Browser, Met, Reading, SnapshotError};
 use crate::tree::dir::{Kind, Stat};
 use crate::tree::{Found, Listing, RelPath, Tree, TreeError};
 
@@ -92,10 +92,8 @@ impl Service {
                     Ok((listing, Origin::Sandbox))
                 }
                 Place::Kept(browser, _) => {
-                    let mut kept =
-                        Kept { browser, wanted: &wanted, left: MOST, listing: Listing::default() };
-                    kept.list("").map_err(|error| unkept(id, error))?;
-                    Ok((kept.listing, Origin::Snapshot))
+                    let listing = list_point(&browser, &wanted);
+                    Ok((listing.map_err(|error| unkept(id, error))?, Origin::Snapshot))
                 }
             }
         };
@@ -217,28 +215,47 @@ fn read_exact(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
 }
 
 struct Kept<'a> {
-    browser: Browser,
+    browser: &'a Browser,
     wanted: &'a dyn Fn(&str) -> bool,
     left: u64,
     listing: Listing,
 }
 
+/// Lists the files of the workspace of a point.
+fn list_point(
+    browser: &Browser,
+    wanted: &dyn Fn(&str) -> bool,
+) -> std::result::Result<Listing, SnapshotError> {
+    let mut kept = Kept { browser, wanted, left: MOST, listing: Listing::default() };
+    if let Some(mut entries) = browser.list(b"workspace")? {
+        kept.list("", &mut entries)?;
+    }
+    Ok(kept.listing)
+}
+
 impl Kept<'_> {
-    fn list(&mut self, dir: &str) -> std::result::Result<(), SnapshotError> {
-        let entries = self.browser.list(in_point(dir).as_bytes())?.unwrap_or_default();
+    fn list(
+        &mut self,
+        dir: &str,
+        entries: &mut dyn Iterator<Item = Met>,
+    ) -> std::result::Result<(), SnapshotError> {
         for entry in entries {
+            let entry = entry?;
             if self.left == 0 {
                 self.listing.cut = true;
                 return Ok(());
             }
             self.left -= 1;
-            let Ok(name) = String::from_utf8(entry.name) else { continue };
-            let path = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
-            if !(self.wanted)(&name) || RelPath::parse(&path).is_err() {
+            let Ok(name) = std::str::from_utf8(&entry.name) else { continue };
+            let path = if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") };
+            if !(self.wanted)(name) || RelPath::parse(&path).is_err() {
                 continue;
             }
             match entry.kind {
-                Kind::Dir => self.list(&path)?,
+                Kind::Dir => {
+                    let browser = self.browser;
+                    self.list(&path, &mut browser.children(&entry)?)?;
+                }
                 Kind::File => {
                     let (size, modified) = (entry.size, entry.modified);
                     self.listing.files.push(Found { path, size, modified });

@@ -35,6 +35,9 @@ pub struct Listed {
     what: What,
 }
 
+/// An entry, or why what comes next cannot be read.
+pub type Met = Result<Listed, SnapshotError>;
+
 /// A point that is looked into now and then, over a time that others decide: in between, it is
 /// collected when nothing else keeps it.
 pub struct Unpinned {
@@ -65,13 +68,17 @@ impl Vault {
 }
 
 impl Browser {
-    /// What a directory holds, sorted by name; `None` when there is none at this path.
+    /// What a directory holds, sorted by name; `None` when there is none at this path. Of a large one
+    /// little is read before it is come to.
     ///
     /// # Errors
     /// [`SnapshotError::Damaged`], and when the store cannot be read.
-    pub fn list(&self, path: &[u8]) -> Result<Option<Vec<Listed>>, SnapshotError> {
+    pub fn list<'b>(
+        &'b self,
+        path: &[u8],
+    ) -> Result<Option<impl Iterator<Item = Met> + use<'b>>, SnapshotError> {
         let Some(node) = self.dir(path)? else { return Ok(None) };
-        self.all(node).map(Some)
+        self.each(node).map(Some)
     }
 
     /// Lets the point go for the time being.
@@ -79,13 +86,19 @@ impl Browser {
         Unpinned { vault: self.vault, root: self.root }
     }
 
-    /// What a directory holds that was listed, sorted by name; nothing when it is none.
+    /// What a directory holds that was listed, as [`list`](Self::list) says it; nothing when it is none.
     ///
     /// # Errors
     /// As for [`list`](Self::list).
-    pub fn children(&self, dir: &Listed) -> Result<Vec<Listed>, SnapshotError> {
-        let What::Dir(node) = &dir.what else { return Ok(vec![]) };
-        self.all(*node)
+    pub fn children<'b>(
+        &'b self,
+        dir: &Listed,
+    ) -> Result<impl Iterator<Item = Met> + use<'b>, SnapshotError> {
+        let children = match dir.what {
+            What::Dir(node) => Some(self.each(node)?),
+            _ => None,
+        };
+        Ok(children.into_iter().flatten())
     }
 
     /// Opens a regular file that was listed; `None` when it is none.
@@ -118,12 +131,15 @@ impl Browser {
         Ok(Some(Reading { vault: self.vault.clone(), size: content.size, pieces }))
     }
 
-    fn all(&self, node: ChunkId) -> Result<Vec<Listed>, SnapshotError> {
-        let mut all = vec![];
-        for leaf in self.vault.leaves(node)? {
-            all.extend(leaf?.into_iter().map(|(name, entry)| listed(name, entry)));
-        }
-        Ok(all)
+    fn each(&self, node: ChunkId) -> Result<impl Iterator<Item = Met>, SnapshotError> {
+        let leaves = self.vault.leaves(node)?;
+        Ok(leaves.flat_map(|leaf| {
+            let (entries, failed) = match leaf {
+                Ok(entries) => (entries, None),
+                Err(error) => (vec![], Some(Err(error))),
+            };
+            entries.into_iter().map(|(name, entry)| Ok(listed(name, entry))).chain(failed)
+        }))
     }
 
     /// What there is at a path, and its name.

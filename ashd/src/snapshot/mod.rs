@@ -47,7 +47,7 @@ mod sweep;
 
 pub mod parsers;
 
-pub use browse::{Browser, Listed, Reading, Unpinned};
+pub use browse::{Browser, Listed, Met, Reading, Unpinned};
 pub use check::{BadPack, Survey};
 pub use collect::{Collected, Collecting};
 pub use cut::{Cut, Cutting, Hold, LeftOut, Stage, Tell};

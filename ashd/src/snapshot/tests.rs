@@ -151,3 +151,13 @@ impl Place {
 fn open(dir: &Path) -> Arc<Vault> {
     Snapshots::open(&dir.join("store")).unwrap().vault(&Tenant::default()).unwrap()
 }
+
+/// The node of a directory of a point.
+fn node_of(vault: &Vault, root: Root, path: &[&str]) -> chunk::ChunkId {
+    path.iter().fold(Vault::top(root), |node, part| {
+        match vault.entry(node, part.as_bytes()).unwrap().unwrap().what {
+            node::What::Dir(child) => child,
+            other => panic!("{other:?}"),
+        }
+    })
+}

@@ -37,7 +37,7 @@ struct Lister<'a> {
 
 impl Tree {
     /// Lists the regular files whose names, and those of the directories above, are `wanted`. Looks
-    /// at no more than `max` entries. Links are not followed and not listed; what disappears
+    /// at no more than `max` entries, and never has the names of more in memory. Links are not followed and not listed; what disappears
     /// meanwhile, lies deeper than 128 directories, or has a name that no path can say, is left out.
     ///
     /// # Errors
@@ -66,15 +66,13 @@ impl Lister<'_> {
         let mut names =
             names.map_err(|error| TreeError::at(&shown(self.path.as_bytes()), error))?;
         names.sort_unstable();
-        for name in &names {
-            if self.left == 0 {
-                self.listing.cut = true;
-                return Ok(());
-            }
-            self.left -= 1;
-            self.entry(dir, name, depth)?;
+        if names.len() as u64 > self.left {
+            self.listing.cut = true;
+            names.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
         }
-        Ok(())
+        // Those that are still to come count as well: they are held until then.
+        self.left -= names.len() as u64;
+        names.iter().try_for_each(|name| self.entry(dir, name, depth))
     }
 
     fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr, depth: usize) -> Result<(), TreeError> {
@@ -143,6 +141,25 @@ mod tests {
         assert_eq!(listing.files[0].size, 2);
         let cut = tree.list(1, &|_| true).unwrap();
         assert!(cut.cut && cut.files.len() <= 1);
+    }
+
+    #[test]
+    fn names_that_are_held_are_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("0/0");
+        std::fs::create_dir_all(&deep).unwrap();
+        for above in [dir.path(), &dir.path().join("0"), &deep] {
+            for name in ["a", "b", "c", "d"] {
+                std::fs::write(above.join(name), "").unwrap();
+            }
+        }
+        let tree = Tree::open(dir.path()).unwrap();
+        let list = |max| tree.list(max, &|_| true).unwrap();
+        assert_eq!((list(14).files.len(), list(14).cut), (12, false));
+        let cut = list(7);
+        let top = paths(&cut).into_iter().filter(|path| !path.contains('/'));
+        assert_eq!(top.collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+        assert!(cut.cut && cut.files.len() <= 7, "{:?}", paths(&cut));
     }
 
     #[test]

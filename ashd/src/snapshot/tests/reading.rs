@@ -24,6 +24,26 @@ fn a_removed_file_is_not_read_to_its_end() {
 }
 
 #[test]
+fn no_more_of_a_directory_is_read_than_is_wanted() {
+    let place = Place::new();
+    for n in 0..3_000 {
+        fs::write(place.workspace().join(format!("{n:04}")), "").unwrap();
+    }
+    let root = place.cut().root;
+    let dir = node_of(&place.vault, root, &["workspace"]);
+    let node::Node::Leaves(leaves) = place.vault.node(dir).unwrap() else { panic!("one leaf") };
+    // As if it were lost.
+    place.vault.index().disown(*leaves.last().unwrap()).unwrap();
+    let browser = place.vault.browse(root);
+    let list = || browser.list(b"workspace").unwrap().unwrap();
+    let names = list().take(3).map(|entry| entry.unwrap().name);
+    assert_eq!(names.collect::<Vec<_>>(), [b"0000", b"0001", b"0002"]);
+    assert!(list().any(|entry| matches!(entry, Err(SnapshotError::Damaged { .. }))));
+    let workspace = browser.find(b"workspace").unwrap().unwrap();
+    assert!(browser.children(&workspace).unwrap().take(3).all(|entry| entry.is_ok()));
+}
+
+#[test]
 fn what_is_moved_while_it_is_read_is_found_again() {
     let place = Place::new();
     // In a pack most of which is needed no more.

@@ -46,16 +46,6 @@ fn what_cannot_be_kept_is_said() {
     place.restore(cut.root, "back");
 }
 
-/// The node of a directory of a point.
-fn node_of(vault: &Vault, root: Root, path: &[&str]) -> chunk::ChunkId {
-    path.iter().fold(Vault::top(root), |node, part| {
-        match vault.entry(node, part.as_bytes()).unwrap().unwrap().what {
-            node::What::Dir(child) => child,
-            other => panic!("{other:?}"),
-        }
-    })
-}
-
 #[test]
 fn a_file_that_reads_like_a_directory_hides_nothing() {
     let place = Place::new();
@@ -105,8 +95,8 @@ fn a_point_can_be_looked_into() {
     furnish(&place.workspace());
     let browser = place.vault.browse(place.cut().root);
     let names = |path: &[u8]| -> Option<Vec<String>> {
-        let listed = browser.list(path).unwrap()?;
-        Some(listed.iter().map(|entry| String::from_utf8_lossy(&entry.name).into()).collect())
+        let listed = browser.list(path).unwrap()?.map(Result::unwrap);
+        Some(listed.map(|entry| String::from_utf8_lossy(&entry.name).into()).collect())
     };
     assert_eq!(names(b"").unwrap(), ["home", "workspace"]);
     assert_eq!(names(b"workspace/a").unwrap(), ["b", "large too"]);
