@@ -1,8 +1,8 @@
 //! The files of a session as one archive, going out and coming in.
 //!
-//! What goes out is made piece by piece while it is read: nothing is held but the names of the
-//! directories that are under way, and no thread while nobody reads. What comes in is unpacked
-//! beside the workspace, where it is refused as a whole, and only then moved in.
+//! What goes out is made piece by piece while it is read: nothing is held but the directories that are
+//! under way, and their names, and no thread while nobody reads. What comes in is unpacked beside the
+//! workspace, where it is refused as a whole, and only then moved in.
 
 use std::ffi::CString;
 use std::io::{self, Read, Write as _};
@@ -25,7 +25,7 @@ use super::service::{Result, Service, blocking};
 use super::shared::Shared;
 use super::writing::unchanged;
 use crate::domain::{SessionId, Which};
-use crate::snapshot::{Listed, Met, SnapshotError, Unpinned};
+use crate::snapshot::{DEEPEST, Listed, Met, SnapshotError, Unpinned};
 use crate::tree::dir::{Dir, Kind};
 use crate::tree::pack::{self, Entry};
 use crate::tree::{Links, Summary, Tree, TreeError, TreeLimits};
@@ -36,6 +36,10 @@ const READ: usize = 4 * 1024 * 1024;
 
 /// The most names of directories under way that are held.
 const NAMES: usize = 500_000;
+
+/// How deep directories may nest in an archive that goes out: each that is under way is open. As deep as
+/// in a point, so that what is kept can always be had.
+const DEEP: usize = DEEPEST;
 
 /// The most that an archive may hold.
 const LIMITS: TreeLimits = TreeLimits { files: 100_000, bytes: 4 * 1024 * 1024 * 1024 };
@@ -287,6 +291,7 @@ impl Packing {
             Found::File(content, size, ..) if size > 0 => {
                 self.file = Some(Open { content, size, at: 0 });
             }
+            Found::Dir(..) if self.levels.len() > DEEP => return Err(too_deep()),
             Found::Dir(entries, ..) => {
                 self.names += entries.left();
                 if self.names > NAMES {
@@ -331,6 +336,10 @@ fn at_most(
         all.push(entry?);
     }
     Ok(Some(all.into_iter()))
+}
+
+fn too_deep() -> io::Error {
+    io::Error::other(format!("directories nest more than {DEEP} deep"))
 }
 
 fn too_many() -> io::Error {
@@ -540,6 +549,18 @@ mod tests {
             assert!(!is_one_of(&io::Error::from(error), &CHANGED), "{error:?}");
         }
         assert!(!is_one_of(&io::Error::other("else"), &CHANGED));
+    }
+
+    #[tokio::test]
+    async fn directories_that_nest_too_deep_end_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("d/".repeat(DEEP));
+        std::fs::create_dir_all(&deep).unwrap();
+        bytes(bundle(dir.path(), false)).await;
+        std::fs::create_dir(deep.join("d")).unwrap();
+        let pieces: Vec<_> = bundle(dir.path(), false).bytes().collect().await;
+        let said = pieces.last().unwrap().as_ref().err().unwrap().to_string();
+        assert_eq!(said, "directories nest more than 512 deep");
     }
 
     #[test]

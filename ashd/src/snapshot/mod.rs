@@ -170,8 +170,8 @@ impl Snapshots {
     }
 }
 
-/// How deep directories may nest; what is deeper is left out.
-const DEEPEST: usize = 512;
+/// How deep directories of a point may nest; what is deeper is left out.
+pub const DEEPEST: usize = 512;
 
 /// The stack of a thread that goes that deep, in bytes. What it does not need costs nothing.
 const STACK: usize = 32 << 20;
