@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::frames;
-use crate::domain::{Event, EventKind, NewEvent, Point, Timestamp};
+use crate::domain::{Event, EventKind, NewEvent, Point, PointId, Timestamp};
 
 /// What a conversation is made of.
 pub(super) const SPOKEN: [EventKind; 5] = [
@@ -29,6 +29,17 @@ pub(super) fn is_missed(event: &Event) -> bool {
     let passing = |body: Body<'_>| !["forgotten", "unsaved"].contains(&body.action);
     let is_passing = || serde_json::from_slice(&event.body).is_ok_and(passing);
     event.kind != EventKind::Lifecycle || !is_passing()
+}
+
+/// The point that a session went back to, when an event says that it did; none: to how it was made.
+pub(super) fn went_back_to(event: &Event) -> Option<Option<PointId>> {
+    #[derive(Deserialize)]
+    struct Body<'a> {
+        action: &'a str,
+        checkpoint: Option<PointId>,
+    }
+    let body: Body<'_> = serde_json::from_slice(&event.body).ok()?;
+    (event.kind == EventKind::Lifecycle && body.action == "restored").then_some(body.checkpoint)
 }
 
 /// Behind number `after`: the end of the turn that was running at the point, in words, and where the
@@ -79,6 +90,28 @@ pub(super) fn gone_down(point: Option<&Point>, seq: u64) -> NewEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_way_back_says_where_to() {
+        let id = PointId(uuid::Uuid::from_u128(7));
+        let event = |kind, body: String| NewEvent {
+            seq: 1,
+            kind,
+            turn: None,
+            origin: None,
+            replaces: false,
+            body: body.into(),
+            at: Timestamp(0),
+        };
+        let said = |body: String| went_back_to(&event(EventKind::Lifecycle, body));
+        assert_eq!(said(format!(r#"{{"action":"restored","checkpoint":"{id}"}}"#)), Some(Some(id)));
+        assert_eq!(said(r#"{"action":"restored","checkpoint":null}"#.into()), Some(None));
+        assert_eq!(said(format!(r#"{{"action":"imported","checkpoint":"{id}"}}"#)), None);
+        assert_eq!(said("?".into()), None);
+        let other =
+            event(EventKind::User, format!(r#"{{"action":"restored","checkpoint":"{id}"}}"#));
+        assert_eq!(went_back_to(&other), None);
+    }
 
     #[test]
     fn what_a_session_went_through_is_not_missed_and_all_else_is() {

@@ -3,7 +3,7 @@
 use super::api::Refusal;
 use super::going_on;
 use super::shared::Shared;
-use crate::domain::{Event, EventKind, Point, Session, SessionId, Which};
+use crate::domain::{EventKind, Point, PointId, Session, SessionId, Which};
 use crate::store::EventRange;
 
 /// Events that are looked through at a time: what is looked for is among the first.
@@ -48,16 +48,25 @@ impl Shared {
             return Err(Refusal::Invalid(wrong.to_owned()));
         }
         let Some(point) = self.store.point(id, Which::Upto(before)).await? else {
-            if session.began_unaltered(message) && self.is_next(id, 0, message).await? {
+            let between = self.between(id, 0, message).await?;
+            if session.began_unaltered(message) && between.is_nothing_since(None) {
                 return Ok(Target::Start(before));
             }
             let nearest = "none: it is older than the first checkpoint".to_owned();
             return Err(Refusal::NotAtCheckpoint { nearest });
         };
-        match point.turn.is_none() && self.is_next(id, point.seq, message).await? {
-            true => Ok(Target::Point(Box::new(point))),
-            false => Err(Refusal::NotAtCheckpoint { nearest: point.id.to_string() }),
+        let between = self.between(id, point.seq, message).await?;
+        if point.turn.is_none() && between.is_nothing_since(Some(point.id)) {
+            return Ok(Target::Point(Box::new(point)));
         }
+        // Of two at the same place in history the session went back to the older one.
+        if let Between::Return(Some(other)) = between
+            && let Some(other) = self.store.point(id, Which::Id(other)).await?
+            && other.turn.is_none()
+        {
+            return Ok(Target::Point(Box::new(other)));
+        }
+        Err(Refusal::NotAtCheckpoint { nearest: point.id.to_string() })
     }
 
     async fn is_message(&self, id: SessionId, number: u64) -> Result<bool, Refusal> {
@@ -67,17 +76,52 @@ impl Shared {
         Ok(found.first().is_some_and(|event| event.seq == number))
     }
 
-    /// Whether a message is the first behind a number of history that a point of there would miss.
-    async fn is_next(&self, id: SessionId, mut after: u64, message: u64) -> Result<bool, Refusal> {
-        let is_missed = |event: &&Event| event.seq == message || going_on::is_missed(event);
+    /// What is behind a number of history and in front of a message.
+    async fn between(
+        &self,
+        id: SessionId,
+        mut after: u64,
+        message: u64,
+    ) -> Result<Between, Refusal> {
+        let mut between = Between::Nothing;
         loop {
             let range = EventRange { after, limit: FEW, kinds: vec![], undone: false };
             let events = self.store.events(id, range).await?;
-            let Some(last) = events.last().map(|event| event.seq) else { return Ok(false) };
-            if let Some(event) = events.iter().find(is_missed) {
-                return Ok(event.seq == message);
+            let Some(last) = events.last().map(|event| event.seq) else {
+                return Ok(Between::Missed);
+            };
+            for event in &events {
+                if event.seq == message {
+                    return Ok(between);
+                }
+                if going_on::is_missed(event) {
+                    return Ok(Between::Missed);
+                }
+                between = going_on::went_back_to(event).map_or(between, Between::Return);
             }
             after = last;
+        }
+    }
+}
+
+/// What is between a place in history and a message.
+#[derive(Clone, Copy)]
+enum Between {
+    /// Something that a point of there would miss.
+    Missed,
+    /// Nothing that counts.
+    Nothing,
+    /// The session went back: to this point, or to how it was made.
+    Return(Option<PointId>),
+}
+
+impl Between {
+    /// Whether the session was still as it was at this point, or as it was made.
+    fn is_nothing_since(self, point: Option<PointId>) -> bool {
+        match self {
+            Between::Missed => false,
+            Between::Nothing => true,
+            Between::Return(to) => to == point,
         }
     }
 }

@@ -341,6 +341,27 @@ fn what_is_not_kept_any_more_is_not_made_up() -> Result<()> {
     talk.ash.finish()
 }
 
+/// Of two points at the same place in history the session went back to the older one. It was at that
+/// before the next message, also when nothing else of the way back is kept.
+#[test]
+fn a_session_is_wound_back_to_where_it_had_gone_back_to() -> Result<()> {
+    let talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("echo one > file"))?;
+    talk.checkpoint("older")?;
+    let path = talk.path("files/file");
+    talk.api.open("PUT", &path, Some(b"two"))?.answer()?.expect(200)?;
+    talk.checkpoint("newer")?;
+    talk.post("checkpoints/older/restore", json!({}), 200)?;
+    let returned = talk.checkpoints()?.remove(0);
+    talk.ask("[[say hello]]")?;
+    talk.checkpoint("later")?;
+    let returned = returned["id"].as_str().context("no id")?;
+    talk.api.call("DELETE", &talk.path(&format!("checkpoints/{returned}")), None)?.expect(200)?;
+    ensure!(talk.rewind(&talk.said()?[1])?, "it is refused");
+    ensure!(talk.shell("cat file")? == "one", "{}", talk.shell("cat file")?);
+    talk.ash.finish()
+}
+
 /// A point that never gets done holds up no message for good, and what is in none is said.
 #[test]
 fn messages_wait_for_a_point_only_so_long() -> Result<()> {
