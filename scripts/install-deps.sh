@@ -100,6 +100,8 @@ install_cli() {
     local package scratch
     [ -z "${CLAUDE_CODE_EXECUTABLE:-}" ] || return 0
     [ ! -x "$STATE/runtime/$CLI_VERSION/claude" ] || return 0
+    have npm || [ "$(id -u)" -eq 0 ] || die "npm is missing; install it, or set CLAUDE_CODE_EXECUTABLE" \
+        "to an existing Claude Code CLI ($CLI_VERSION), and run this again"
     install_missing npm || die "npm cannot be installed here; install it, or set CLAUDE_CODE_EXECUTABLE" \
         "to an existing Claude Code CLI ($CLI_VERSION), and run this again"
     package=$(cli_package)

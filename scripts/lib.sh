@@ -5,7 +5,7 @@
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 STATE=$ROOT/.ash
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
-# Tests let the daemon die where it hurts: what they are and what they run is built with these.
+# Tests let programs die where it hurts: what they are and what they run is built with these.
 DEV_FEATURES=ashd/faults
 CLI_VERSION=2.1.197
 

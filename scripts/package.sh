@@ -4,7 +4,7 @@
 #
 #   BUILT       directory of programs that are built already, to try their packages; without it they
 #               are built for release
-#   REVISION    of the package, behind the version (1)
+#   REVISION    of the package, behind the version (1; 0dev with BUILT)
 #   MAINTAINER  who answers for the packages, "NAME <ADDRESS>"; without it, nobody who can be reached
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -48,7 +48,9 @@ make_rpm() {
 }
 
 # The newest of what is packaged is what is committed, so packages of one commit are equal.
-revision=${REVISION:-1}
+# What was built elsewhere is to be tried, and may have fault points: any real package is newer.
+revision=${REVISION:-${BUILT:+0dev}}
+revision=${revision:-1}
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$ROOT" log -1 --format=%ct 2>/dev/null ||
     stat --format=%Y "$ROOT/CHANGELOG.md")}
 export SOURCE_DATE_EPOCH REVISION=$revision

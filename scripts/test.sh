@@ -120,6 +120,7 @@ CLAUDE_CODE_EXECUTABLE=$(cli)
 export CLAUDE_CODE_EXECUTABLE
 lint
 check "examples" python3 -B -m unittest discover --quiet --start-directory tests/examples
+have systemd-analyze || skip "reasons in units" "systemd-analyze is not here"
 check "packaging" python3 -B -m unittest discover --quiet --start-directory tests/packaging
 check "build" scripts/build.sh dev
 packages "$ASH_LIBEXEC_DIR"

@@ -1,5 +1,6 @@
 """What the units leave off of what systemd can take away from a service has a reason beside it, and
-systemd understands the rest."""
+systemd understands the rest. A systemd that can take away more than those before it asks for one more
+reason."""
 
 import json
 import re
@@ -21,6 +22,8 @@ def looked_at(unit):
         capture_output=True,
         text=True,
     )
+    if not said.stdout:
+        raise AssertionError(said.stderr)
     entries = json.loads(said.stdout)
     more = {entry["name"].split("=")[0] for entry in entries if entry["set"] is False}
     return more, [line for line in said.stderr.splitlines() if f"{unit}:" in line]

@@ -163,10 +163,12 @@ async fn accept(seat: Arc<Seat>, listener: UnixListener, uid: u32) {
                 }
             }
             Err(error) => {
-                warn!(
-                    ash_session = seat.session(), ash_sandbox = %seat.sandbox,
-                    "cannot accept a connection: {error}"
-                );
+                if let Some(others) = seat.complaint() {
+                    warn!(
+                        ash_session = seat.session(), ash_sandbox = %seat.sandbox, others,
+                        "cannot accept a connection: {error}"
+                    );
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

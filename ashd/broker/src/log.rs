@@ -21,8 +21,8 @@ pub(crate) fn begin(level: LevelFilter) {
     tracing_subscriber::registry().with(level).with(output()).init();
 }
 
-/// Says why the process ends. On standard error, because whose a line there is the journal knows also
-/// when the process is gone by the time it reads it.
+/// Says why the process ends. On standard error: of a line there the journal knows the unit even when
+/// the process is gone by the time it is read.
 pub(crate) fn last_words(sentence: &dyn Display) {
     if stderr_is_journal() {
         // The journal reads the level off the line (sd-daemon(3)). There is nobody else to be told.

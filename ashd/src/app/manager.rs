@@ -127,6 +127,7 @@ mod tests {
         let output = child.output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{text}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "there is no child");
     }
 
     /// No test of its own: see above.

@@ -37,8 +37,9 @@ struct Lister<'a> {
 
 impl Tree {
     /// Lists the regular files whose names, and those of the directories above, are `wanted`. Looks
-    /// at no more than `max` entries, and never has the names of more in memory. Links are not followed and not listed; what disappears
-    /// meanwhile, lies deeper than 128 directories, or has a name that no path can say, is left out.
+    /// at no more than `max` entries, and never has the names of more in memory. Links are not
+    /// followed and not listed; what disappears meanwhile, lies deeper than 128 directories, or has
+    /// a name that no path can say, is left out.
     ///
     /// # Errors
     /// When the system fails.

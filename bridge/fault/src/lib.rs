@@ -5,7 +5,8 @@
 //! feature `faults` both are nothing. With it, the environment says what happens:
 //! `ASH_FAULT=NAME[:N][:kill|error|stall]`, several with commas between them. At the N-th passage of
 //! the point by this process (the first unless said otherwise) the process kills itself, as `kill -9`
-//! does (that is the usual), or the call fails, or the thread hangs for good.
+//! does (that is the usual; the first process of a namespace exits), or the call fails, or the thread
+//! hangs for good. It holds for the process that has it in its environment.
 //!
 //! A new point is its call and its line in the program's table; `tests/layers` sees to it that both
 //! are there, each once.

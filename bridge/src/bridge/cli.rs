@@ -19,8 +19,8 @@ use crate::turn::PATIENCE;
 
 use super::{Bridge, Got, read};
 
-/// Reads of a stream whose other end has ended. More than any socket holds; what still comes
-/// then comes from something that the CLI left behind.
+/// Reads of a stream whose other end has ended or stands still. More than any socket holds; what
+/// still comes then comes from something that the CLI left behind.
 const LAST_READS: usize = 64;
 
 impl Bridge {

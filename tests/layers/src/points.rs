@@ -1,4 +1,4 @@
-//! The daemon's fault points: what is called and what is listed are the same, each once.
+//! A program's fault points: what is called and what is listed are the same, each once.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -141,6 +141,7 @@ fn what_it_says_of_a_session_is_found_in_the_journal() {
     let output = child.stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "there is no child");
 }
 
 /// No test of its own: see above.

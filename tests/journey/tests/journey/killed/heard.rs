@@ -306,6 +306,8 @@ impl Hearing {
         self.prepare(deed)?;
         let files = self.files()?;
         let is_ready = self.ash.boot_to_die(&format!("{point}:{passage}"), &[])?;
+        let at_start = matches!(deed, Deed::Start | Deed::StartAlone);
+        ensure!(is_ready || at_start, "{point} came before the daemon was ready");
         let outcome = if is_ready { self.act(deed) } else { Ok(()) };
         let died = passage == 1 || self.dies()?;
         match died {

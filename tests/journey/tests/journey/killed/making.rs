@@ -74,8 +74,8 @@ fi
 ASH_FAULT=$fault exec PROGRAM \"$@\"
 ";
 
-/// Has the bridge die, which has no environment at all: among the options, behind that which sees to
-/// it.
+/// Has the bridge die. It has no environment at all: one more option sets the variable, behind
+/// `--clearenv`.
 const BWRAP_SCRIPT: &str = "#!/bin/sh
 if [ -e ARMED ]; then
     fault=$(/bin/cat ARMED)
