@@ -219,10 +219,12 @@ impl Bridge {
         self.hear_out()
     }
 
-    /// Reads what the CLI had written. Returns whether that is done: not while the log is full.
+    /// Reads what the CLI had written. Returns whether that is done: not while the log is full, or the
+    /// CLI leaves too much unread of what it asked for.
     pub(super) fn hear_out(&mut self) -> io::Result<bool> {
         for _ in 0..LAST_READS {
-            if self.held {
+            let is_deaf = |cli: &Cli| cli.ended.is_none() && !cli.may_speak();
+            if self.held || self.cli.as_ref().is_some_and(is_deaf) {
                 return Ok(false);
             }
             self.read_cli_stderr();
