@@ -52,7 +52,7 @@ impl Vault {
         deep: bool,
         points: impl FnOnce() -> Result<Vec<Root>, E>,
     ) -> Result<Survey, E> {
-        let _pin = self.gate.enter();
+        let _pin = self.gate.enter_to_read();
         let points = points()?;
         Ok(deeply(|| self.look_at(&points, deep))?)
     }
@@ -87,9 +87,11 @@ impl Vault {
         Ok(lost || !survey.rotten.is_empty())
     }
 
-    /// Forgets that these chunks are stored, and what is known of sessions' files.
+    /// Forgets that these chunks are stored, unless they have come again, and what is known of sessions'
+    /// files.
     pub(super) fn store_again(&self, rotten: &[ChunkId]) -> Result<(), SnapshotError> {
-        rotten.iter().try_for_each(|chunk| self.index().disown(*chunk))?;
+        let mut still = rotten.iter().filter(|chunk| self.chunk(**chunk).is_err());
+        still.try_for_each(|chunk| self.index().disown(*chunk))?;
         self.forget_all()
     }
 
@@ -113,7 +115,7 @@ impl Vault {
     /// # Errors
     /// When the store cannot be read.
     pub fn first_whole(&self, points: &[Root]) -> Result<Option<Root>, SnapshotError> {
-        let _pin = self.gate.enter();
+        let _pin = self.gate.enter_to_read();
         deeply(|| {
             let mut walk = Walk::new(self, Depth::Content);
             for root in points {

@@ -63,8 +63,6 @@ struct Deciding<'v> {
     is_more: bool,
     /// Points that cannot be followed.
     lost: Vec<Damage>,
-    /// Whether more is damaged than was known before.
-    is_worse: bool,
     /// Packs that stay because of points that cannot be followed.
     held: BTreeSet<Uuid>,
     /// Those of them that would be looked through, and those that cannot be read.
@@ -131,7 +129,6 @@ impl<'v> Deciding<'v> {
             followed: HashSet::new(),
             is_more: false,
             lost: vec![],
-            is_worse: false,
             held: BTreeSet::new(),
             stay: BTreeSet::new(),
             weighed: vec![],
@@ -156,10 +153,6 @@ impl<'v> Deciding<'v> {
             return Ok(false);
         }
         self.followed.extend(roots);
-        if !self.how.preview {
-            self.vault.keep_notes_of(points)?;
-            self.is_worse |= self.vault.note(&[], &self.lost, false)?;
-        }
         let lost: Vec<Root> = self.lost.iter().map(|damage| damage.root).collect();
         self.held = self.vault.hold(&lost, self.how.preview)?;
         Ok(true)
@@ -248,16 +241,28 @@ impl<'v> Deciding<'v> {
     fn settle(mut self, closed: Closed<'_>) -> Result<Going, SnapshotError> {
         let since = closed.since();
         self.forget_scans(&since)?;
-        if self.is_worse {
-            let rotten: Vec<_> = self.walk.rotten.iter().copied().collect();
-            self.vault.store_again(&rotten)?;
-        }
+        self.note_damage()?;
         // Who needs these is in a point that could not be followed before they came.
-        self.weighed.retain(|pack| !since.packs.contains(&pack.name));
+        let is_needed = |pack: &Weighed| since.packs.contains(&pack.name);
+        let needed: Vec<_> = self.weighed.extract_if(.., |pack| is_needed(pack)).collect();
+        self.stay.extend(needed.iter().map(|pack| pack.name));
         let going = self.weighed.iter().map(|pack| (pack.name, pack.rest.clone()));
         self.vault.index().set_going(going.collect());
         closed.remove(std::mem::take(&mut self.followed));
         Ok(self.going())
+    }
+
+    /// Notes which points are damaged. When there are more than were known, what they lack does not count
+    /// as stored any more.
+    fn note_damage(&self) -> Result<(), SnapshotError> {
+        let points: Vec<Root> = self.followed.iter().copied().collect();
+        self.vault.keep_notes_of(&points)?;
+        if self.lost.iter().any(|damage| self.vault.damage(damage.root).is_none()) {
+            let rotten: Vec<_> = self.walk.rotten.iter().copied().collect();
+            self.vault.store_again(&rotten)?;
+        }
+        // Last: whoever finds it noted relies on the rest.
+        self.vault.note(&[], &self.lost, false).map(drop)
     }
 
     /// What came out.

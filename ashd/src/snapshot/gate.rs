@@ -103,9 +103,20 @@ impl Gate {
 
     /// Enters the vault.
     pub(super) fn enter(&self) -> Pin {
+        self.pin(&mut self.opened())
+    }
+
+    /// Enters the vault to read what a point has, and nothing else: of whoever did so nothing is left
+    /// that could rely on anything.
+    pub(super) fn enter_to_read(&self) -> Pin {
+        let mut state = self.opened();
+        state.users += 1;
+        Pin { gate: self.clone(), kept: state.kept.clone() }
+    }
+
+    fn opened(&self) -> MutexGuard<'_, State> {
         let closed = |state: &mut State| state.stage == Stage::Closed;
-        let state = self.0.1.wait_while(self.state(), closed);
-        self.pin(&mut state.unwrap_or_else(PoisonError::into_inner))
+        self.0.1.wait_while(self.state(), closed).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Enters the vault, unless that is given up while it is waited for.
@@ -175,11 +186,10 @@ impl Collector {
         Some(Quiet(state.entered))
     }
 
-    /// Closes the vault, if nobody has been in it since that moment.
+    /// Closes the vault, if nobody is in it, or has been since that moment but to read.
     pub(super) fn close(&self, since: Quiet) -> Option<Closed<'_>> {
         let mut state = self.0.state();
-        // Whoever had entered before has left before.
-        let is_quiet = state.entered == since.0 && state.waiting == 0;
+        let is_quiet = state.entered == since.0 && state.users + state.waiting == 0;
         is_quiet.then(|| state.stage = Stage::Closed).map(|()| Closed(self))
     }
 }

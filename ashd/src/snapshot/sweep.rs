@@ -28,6 +28,10 @@ impl Weighed {
         (self.name, needed.chain(&*self.rest).map(|row| row.id).collect())
     }
 
+    fn rows(&self) -> Vec<Row> {
+        self.needed.iter().chain(&self.twice).chain(&*self.rest).copied().collect()
+    }
+
     fn count(&self) -> usize {
         self.needed.len() + self.twice.len() + self.rest.len()
     }
@@ -100,18 +104,32 @@ impl Vault {
     ) -> Result<(), SnapshotError> {
         let _moving = self.moving();
         // Somebody may have come who needs one of them as it is.
-        let packs: Vec<_> = packs.iter().filter(|pack| self.index().is_going(pack.name)).collect();
-        let moved = self.repack(&packs)?;
+        let going: Vec<_> = packs.iter().filter(|pack| self.index().is_going(pack.name)).collect();
+        let moved = self.repack(&going)?;
         fault::point("collect.moved");
         let whole: Vec<_> = moved.iter().map(|pack| pack.whole()).collect();
         self.index().forget_with(&whole)?;
         fault::point("collect.forgotten");
         collected.held += (packs.len() - moved.len()) as u64;
         for pack in moved {
-            self.remove_pack(pack.name)?;
-            collected.add(pack);
+            match self.remove_pack(pack.name) {
+                Ok(()) => collected.add(pack),
+                Err(error) => self.keep(pack, &error, collected)?,
+            }
         }
         Ok(())
+    }
+
+    /// Of a pack that cannot be removed: it is there, and is tried again.
+    fn keep(
+        &self,
+        pack: &Weighed,
+        error: &SnapshotError,
+        collected: &mut Collected,
+    ) -> Result<(), SnapshotError> {
+        tracing::warn!(pack = %pack.name, %error, "a pack of the snapshot store is not removed");
+        collected.held += 1;
+        self.index().add((pack.name, pack.bytes), &pack.rows())
     }
 
     /// Moves what is needed into packs of its own. Returns the packs of which all of it is elsewhere: what
