@@ -92,11 +92,15 @@ impl Service {
         if is_newest && is_ended || session.restore == Some(point.id) {
             return Err(Refusal::LastCheckpoint);
         }
-        match (is_newest, &point.name) {
+        let is_done = match (is_newest, &point.name) {
             (true, None) => return Err(Refusal::NewestCheckpoint),
             (true, Some(_)) => store.unname_point(id, point.id).await?,
             (false, _) => store.remove_point(id, point.id).await?,
         };
+        // It went, or is gone back to, since it was looked up.
+        if !is_done {
+            return Err(Refusal::Busy);
+        }
         self.shared.copies.wake(id);
         Ok(())
     }

@@ -33,7 +33,7 @@ pub(super) async fn end_here(shared: &Arc<Shared>, id: SessionId) -> Result<()> 
     }
     // What is here is no part of what is there any more.
     if let Some(newest) = shared.store.points_to_copy(id).await?.last() {
-        shared.store.copied(id, newest.id).await?;
+        shared.store.copied(id, newest.clone(), vec![]).await?;
     }
     Ok(())
 }

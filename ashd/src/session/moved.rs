@@ -132,14 +132,7 @@ impl Service {
             }
         };
         store.set_generation(id, generation).await?;
-        let (last, named) = match last {
-            None => (found, named),
-            // What was the newest till then may have a name.
-            Some(last) => {
-                let now = self.bring_named(import, &last).await;
-                (last, now.unwrap_or(named))
-            }
-        };
+        let (last, named) = last.unwrap_or((found, named));
         self.finish_import((tenant, &last, named), slot).await
     }
 
@@ -151,7 +144,7 @@ impl Service {
         found: &Found,
         (point, slot): (Option<PointId>, u32),
         generation: u32,
-    ) -> Result<Option<Found>> {
+    ) -> Result<Option<(Found, Vec<Adopted>)>> {
         let Import { objects, tenant, .. } = import;
         let id = SessionId(found.manifest.session_id());
         let claimed = objects.claim(tenant, id, generation).await;
@@ -175,17 +168,20 @@ impl Service {
         import: Import<'_>,
         found: &Found,
         (point, slot): (Option<PointId>, u32),
-    ) -> Result<Option<Found>> {
+    ) -> Result<Option<(Found, Vec<Adopted>)>> {
         let Import { objects, tenant, .. } = import;
         let id = SessionId(found.manifest.session_id());
         let last = look(objects, tenant, id, point).await?;
-        if last.name == found.name {
+        // Names may have gone, which is put there as what was there.
+        if last.name == found.name && last.manifest == found.manifest {
             return Ok(None);
         }
         // The agent has come before, and is the same: whoever deletes it waits for this session.
         self.bring_content(import, &last).await?;
+        // What was the newest till then may have a name.
+        let named = self.bring_named(import, &last).await?;
         self.begin_anew(objects, (tenant, &last), slot).await?;
-        Ok(Some(last))
+        Ok(Some((last, named)))
     }
 
     async fn begin_anew(
@@ -365,7 +361,7 @@ async fn look(
     let trouble = |error| Refusal::from(Trouble(id, error));
     let names = manifests(objects, tenant, id).await.map_err(trouble)?;
     let name = match point {
-        Some(point) => names.into_iter().find(|name| name.point == point),
+        Some(point) => names.into_iter().filter(|name| name.point == point).max(),
         None => names.into_iter().max(),
     };
     let name = name.ok_or(match point {

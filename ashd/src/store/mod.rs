@@ -265,7 +265,8 @@ pub trait Store: Send + Sync {
     async fn point(&self, id: SessionId, which: Which) -> Result<Option<Point>>;
     /// Takes a point's name away; false if there is no such point.
     async fn unname_point(&self, id: SessionId, point: PointId) -> Result<bool>;
-    /// Removes a point of a session; false if there was none.
+    /// Removes a point of a session; false if there was none, or the session is about to be brought back
+    /// to it.
     async fn remove_point(&self, id: SessionId, point: PointId) -> Result<bool>;
     /// The points of a tenant with this content.
     async fn points_with(&self, tenant: &Tenant, root: Root) -> Result<Vec<Point>>;
@@ -307,8 +308,9 @@ pub trait Store: Send + Sync {
     /// The points of a session that the object store is to have and has not, the newest last: those
     /// with a name, and the newest one.
     async fn points_to_copy(&self, id: SessionId) -> Result<Vec<Point>>;
-    /// Records that the object store has a point: older ones without a name it need not have.
-    async fn copied(&self, id: SessionId, point: PointId) -> Result<()>;
+    /// Records that the object store has a point as it was, and which others had a name then: older ones
+    /// without a name it need not have. When names have gone since, it is still to be copied.
+    async fn copied(&self, id: SessionId, point: Point, named: Vec<PointId>) -> Result<()>;
     /// What was undone in a point's history.
     async fn undone_at(&self, point: PointId) -> Result<Vec<(u64, u64)>>;
     /// The generation in which this machine has a session in the object store; 0 stands for one that

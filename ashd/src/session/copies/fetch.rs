@@ -53,7 +53,7 @@ impl Shared {
     ) -> Result<bool, NotCopied> {
         let Some(objects) = self.copies.objects() else { return Ok(false) };
         let names = manifests(objects, tenant, id).await?;
-        let Some(name) = names.into_iter().find(|name| name.point == point) else {
+        let Some(name) = names.into_iter().filter(|name| name.point == point).max() else {
             return Ok(false);
         };
         let manifest = read(objects, tenant, id, name).await?;
@@ -73,7 +73,7 @@ pub(in crate::session) async fn first_stored(
     let names = manifests(objects, tenant, id).await?;
     let there = packs_there(objects, tenant).await?;
     for point in points {
-        let Some(name) = names.iter().find(|name| name.point == *point) else { continue };
+        let Some(name) = names.iter().filter(|name| name.point == *point).max() else { continue };
         let whole = read(objects, tenant, id, *name).await;
         if whole.is_ok_and(|it| packs_of(&it).iter().all(|pack| there.contains_key(pack))) {
             return Ok(Some(*point));

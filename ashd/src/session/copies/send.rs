@@ -11,7 +11,8 @@ use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::NotCopied;
-use crate::domain::{Point, Root, Session, SessionId, Tenant};
+use super::choose::{named, to_put};
+use crate::domain::{Point, PointId, Root, Session, SessionId, Tenant};
 use crate::fault;
 use crate::objects::{
     AgentCopy, Claimed, FORMAT, FolderCopy, HistoryName, Limit, Manifest, ManifestName, Objects,
@@ -47,46 +48,68 @@ pub(super) async fn session(
     session: &Session,
 ) -> Done<()> {
     let id = session.id;
-    let points = shared.store.points_to_copy(id).await?;
-    if points.is_empty() && shared.store.generation(id).await?.is_none() {
+    let wanted = shared.store.points_to_copy(id).await?;
+    if wanted.is_empty() && shared.store.generation(id).await?.is_none() {
         return Ok(());
     }
     let (generation, restored) = match own(shared, objects, session).await? {
         Owned::Still(generation) => (generation, false),
         Owned::Anew(generation) => (generation, true),
     };
-    if points.is_empty() {
+    let all = shared.store.points(id).await?;
+    if all.is_empty() || wanted.is_empty() && !restored {
         return prune(shared, objects, (session, generation)).await;
     }
-    let all = shared.store.points(id).await?;
     let Some(agent) = agent(shared, objects, session).await? else {
         tracing::debug!(ash_session = %id, "not copied: its agent is deleted");
         return Ok(());
     };
     let names = manifests(objects, &session.tenant, id).await?;
     // What is there of a session from a backup may have happened otherwise here.
-    let newest = names.iter().max().filter(|_| !restored);
-    let mut before = match newest {
-        Some(name) => read(objects, &session.tenant, id, *name).await.ok(),
+    let mut before = match names.iter().max().filter(|_| !restored) {
+        Some(name) => newest(objects, session, *name).await?,
         None => None,
     };
-    if let (Some(name), Some(before)) = (newest, &before)
-        && name.generation == generation
-    {
-        forget(objects, session, &names, (before, &all)).await?;
+    match (&mut before, names.iter().any(|name| name.generation == generation)) {
+        (Some(before), true) => forget(objects, session, &names, (before, &all)).await?,
+        // What its owner of before wrote behind our points never happened here.
+        (Some(before), false) => before.history.clear(),
+        (None, _) => {}
     }
-    for point in points {
-        let around = Around { named: named(&all, &point), agent: agent.clone(), before };
-        let manifest = one(shared, objects, (session, &point, generation), around).await?;
+    for point in to_put(&all, &wanted, (&names, generation)) {
+        let named = named(&all, point);
+        let around = Around { named: &named, agent: &agent, before: before.as_ref() };
+        let manifest = match one(shared, objects, (session, point, generation), around).await {
+            // It keeps no others away.
+            Err(NotCopied::Snapshots(error @ SnapshotError::Damaged { .. }))
+                if point.id != all[0].id =>
+            {
+                tracing::error!(ash_session = %id, point = %point.id, %error, "a point is not copied");
+                continue;
+            }
+            manifest => manifest?,
+        };
         if restored {
             shared.store.set_generation(id, generation).await?;
         }
-        shared.store.copied(id, point.id).await?;
+        shared.store.copied(id, point.clone(), named).await?;
         fault::point("copy.recorded");
         tracing::debug!(ash_session = %id, seq = point.seq, "point copied to the object store");
         before = Some(manifest);
     }
     prune(shared, objects, (session, generation)).await
+}
+
+/// The newest manifest there; `None` when it is damaged.
+async fn newest(
+    objects: &Objects,
+    session: &Session,
+    name: ManifestName,
+) -> Done<Option<Manifest>> {
+    match read(objects, &session.tenant, session.id, name).await {
+        Err(error) if error.is_passing() => Err(error),
+        manifest => Ok(manifest.ok()),
+    }
 }
 
 /// Sees to it that the session is this machine's, and says in which generation.
@@ -141,13 +164,6 @@ async fn next(objects: &Objects, session: &Session, there: Option<u32>) -> Done<
     }
 }
 
-/// The other points up to one that have a name.
-fn named(all: &[Point], point: &Point) -> Vec<Uuid> {
-    let has_name = |other: &&Point| other.name.is_some() && other.id != point.id;
-    let named = all.iter().filter(has_name).filter(|other| other.seq <= point.seq);
-    named.map(|other| other.id.0).collect()
-}
-
 /// Removes what had a name in the newest point there and has none here any more, whoever put it there.
 /// That comes before it is left out of what the next one names, so that nothing stays that nobody
 /// knows of.
@@ -167,12 +183,12 @@ async fn forget(
 }
 
 /// What goes along with a point.
-struct Around {
+struct Around<'a> {
     /// The other points up to it that have a name.
-    named: Vec<Uuid>,
-    agent: AgentCopy,
+    named: &'a [PointId],
+    agent: &'a AgentCopy,
     /// The point there before it.
-    before: Option<Manifest>,
+    before: Option<&'a Manifest>,
 }
 
 /// Brings one point there: what it is made of first, then what says that it is there.
@@ -180,13 +196,13 @@ async fn one(
     shared: &Arc<Shared>,
     objects: &Objects,
     (session, point, generation): (&Session, &Point, u32),
-    Around { named, agent, before }: Around,
+    Around { named, agent, before }: Around<'_>,
 ) -> Done<Manifest> {
     let known: BTreeSet<Uuid> =
         before.iter().flat_map(|manifest| manifest.packs.iter().copied()).collect();
     let packs = packs(shared, objects, (&session.tenant, point.root), &known).await?;
     fault::point("copy.packs");
-    let before = before.map(|manifest| manifest.history).unwrap_or_default();
+    let before = before.map(|manifest| manifest.history.clone()).unwrap_or_default();
     let history = stretches(shared, objects, (session, point, generation), before).await?;
     fault::point("copy.history");
     let manifest = Manifest {
@@ -196,8 +212,8 @@ async fn one(
         undone: shared.store.undone_at(point.id).await?,
         history,
         packs,
-        named: Some(named),
-        agent,
+        named: Some(named.iter().map(|point| point.0).collect()),
+        agent: agent.clone(),
     };
     let at = u64::try_from(point.created_at.0).unwrap_or(0);
     let name = ManifestName { generation, seq: point.seq, at, point: point.id };
@@ -413,11 +429,11 @@ async fn prune(
         let here = name.generation == generation && !there.contains(&name.point);
         here || newest_of.get(&name.point).is_some_and(|newest| newest > name)
     };
-    // Without the newest the session would not be there.
-    for name in names.iter().skip(1).filter(|name| is_removed(name)) {
+    // Without any the session would not be there.
+    let newest = names.iter().find(|name| !is_removed(name)).or(names.first()).copied();
+    for name in names.iter().filter(|name| Some(**name) != newest && is_removed(name)) {
         objects.remove(&Place::Point(tenant, id, *name)).await?;
     }
-    let newest = names.first().copied();
     names.retain(|name| Some(*name) == newest || !is_removed(name));
     let unnamed = names.into_iter().filter(|name| !named.contains(&name.point));
     for name in unnamed.skip(KEPT) {

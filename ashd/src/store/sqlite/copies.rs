@@ -30,12 +30,23 @@ pub(super) fn points(conn: &Connection, id: SessionId) -> Result<Vec<Point>> {
     Ok(query.query_map([id], points::read)?.collect::<rusqlite::Result<_>>()?)
 }
 
-pub(super) fn copied(conn: &Connection, id: SessionId, point: PointId) -> Result<()> {
+pub(super) fn copied(
+    conn: &Connection,
+    id: SessionId,
+    point: &Point,
+    named: &[PointId],
+) -> Result<()> {
+    let all = points::of_session(conn, id)?;
+    let name = |id: PointId| all.iter().find(|now| now.id == id).map(|now| now.name.as_ref());
+    let is_so = name(point.id).is_none_or(|name| name == point.name.as_ref());
+    if !is_so || !named.iter().all(|other| name(*other).flatten().is_some()) {
+        return Ok(());
+    }
     let sql = "UPDATE points SET copied = 1
          WHERE copied = 0 AND session = (SELECT key FROM sessions WHERE id = ?1)
          AND (id = ?2 OR name IS NULL AND seq <= (SELECT seq FROM points WHERE id = ?2)
              AND key <= (SELECT key FROM points WHERE id = ?2))";
-    conn.prepare_cached(sql)?.execute(params![id, point])?;
+    conn.prepare_cached(sql)?.execute(params![id, point.id])?;
     Ok(())
 }
 

@@ -282,8 +282,8 @@ impl Store for Sqlite {
         self.readers.read(move |conn| copies::points(conn, id)).await
     }
 
-    async fn copied(&self, id: SessionId, point: PointId) -> Result<()> {
-        self.writer.write(move |conn| copies::copied(conn, id, point)).await
+    async fn copied(&self, id: SessionId, point: Point, named: Vec<PointId>) -> Result<()> {
+        self.writer.write(move |conn| copies::copied(conn, id, &point, &named)).await
     }
 
     async fn undone_at(&self, point: PointId) -> Result<Vec<(u64, u64)>> {

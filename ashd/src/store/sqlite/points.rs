@@ -123,6 +123,7 @@ pub(super) fn unname(conn: &Connection, id: SessionId, point: PointId) -> Result
 pub(super) fn remove(conn: &Connection, id: SessionId, point: PointId) -> Result<bool> {
     let sql = "DELETE FROM points
          WHERE id = ?2 AND session = (SELECT key FROM sessions WHERE id = ?1)
+         AND id IS NOT (SELECT restore FROM sessions WHERE id = ?1)
          RETURNING name IS NOT NULL";
     let mut removed = conn.prepare_cached(sql)?;
     let had_name = removed.query_row(params![id, point], |row| row.get(0)).optional()?;

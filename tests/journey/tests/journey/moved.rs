@@ -183,6 +183,37 @@ fn what_has_a_name_stays_where_a_session_moves_on() -> Result<()> {
     here.ash.finish()
 }
 
+/// Whoever goes on from an older checkpoint has a history of its own, which comes along wherever the
+/// session moves then; what was said behind that checkpoint before does not.
+#[test]
+fn a_history_is_of_who_has_the_session() -> Result<()> {
+    let bucket = tempfile::tempdir()?;
+    let options = shared(Options::stub(), bucket.path());
+    let here = Talk::begin(options.clone())?;
+    here.ask("[[say one]]")?;
+    let older = checkpoint(&here.api, &here.session, "older")?;
+    for word in ["two", "three", "four"] {
+        here.ask(&format!("[[say {word}]]"))?;
+    }
+    checkpoint(&here.api, &here.session, "newer")?;
+    let there = Ash::start(options.clone())?;
+    let body = json!({ "sessionId": here.session, "checkpoint": older["id"] });
+    there.api().call("POST", "/api/sessions/import", Some(&body))?.expect(201)?;
+    ensure!(there.api().turn_to(&here.session, "resume")? == "active");
+    there.api().send(&here.session, json!({ "content": "[[say other]]" }))?.to_end()?;
+    checkpoint(&there.api(), &here.session, "there")?;
+    let third = Ash::start(options)?;
+    import(&third.api(), &here.session, 201)?;
+    let messages =
+        |ash: &Ash| -> Result<String> { Ok(format!("{:?}", ash.api().messages(&here.session)?)) };
+    ensure!(messages(&third)? == messages(&there)?, "{}", messages(&third)?);
+    ensure!(messages(&third)?.contains("say other"), "{}", messages(&third)?);
+    ensure!(!messages(&third)?.contains("say two"), "{}", messages(&third)?);
+    third.finish()?;
+    there.finish()?;
+    here.ash.finish()
+}
+
 /// What was removed does not come along, whoever put it into the object store.
 #[test]
 fn a_name_that_was_taken_away_does_not_come_back() -> Result<()> {
