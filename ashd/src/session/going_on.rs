@@ -15,9 +15,14 @@ pub(super) const SPOKEN: [EventKind; 5] = [
     EventKind::Error,
 ];
 
-/// That files were changed by others than turns right before a message, or may have been, and that no
-/// point has them as they were then.
-pub(super) const UNSAVED: &str = r#"{"action":"unsaved"}"#;
+/// That files were changed by others than turns right before a message, or may have been, and which point
+/// has them as they were then, if any has.
+pub(super) fn changed(point: Option<PointId>) -> Value {
+    match point {
+        Some(point) => json!({ "action": "saved", "checkpoint": point }),
+        None => json!({ "action": "unsaved" }),
+    }
+}
 
 /// Whether a point that this happened behind lacks something of it: what was said, be it forgotten, or
 /// what was done to the files.
@@ -31,15 +36,17 @@ pub(super) fn is_missed(event: &Event) -> bool {
     event.kind != EventKind::Lifecycle || !is_passing()
 }
 
-/// The point that a session went back to, when an event says that it did; none: to how it was made.
-pub(super) fn went_back_to(event: &Event) -> Option<Option<PointId>> {
+/// The point that a session was at, when an event says so: it had gone back to it, or had been saved in
+/// it; none: it had gone back to how it was made.
+pub(super) fn was_at(event: &Event) -> Option<Option<PointId>> {
     #[derive(Deserialize)]
     struct Body<'a> {
         action: &'a str,
         checkpoint: Option<PointId>,
     }
     let body: Body<'_> = serde_json::from_slice(&event.body).ok()?;
-    (event.kind == EventKind::Lifecycle && body.action == "restored").then_some(body.checkpoint)
+    let is_at = event.kind == EventKind::Lifecycle && ["restored", "saved"].contains(&body.action);
+    is_at.then_some(body.checkpoint)
 }
 
 /// Behind number `after`: the end of the turn that was running at the point, in words, and where the
@@ -92,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_way_back_says_where_to() {
+    fn history_says_where_a_session_was() {
         let id = PointId(uuid::Uuid::from_u128(7));
         let event = |kind, body: String| NewEvent {
             seq: 1,
@@ -103,14 +110,16 @@ mod tests {
             body: body.into(),
             at: Timestamp(0),
         };
-        let said = |body: String| went_back_to(&event(EventKind::Lifecycle, body));
+        let said = |body: String| was_at(&event(EventKind::Lifecycle, body));
+        assert_eq!(said(changed(Some(id)).to_string()), Some(Some(id)));
+        assert_eq!(said(changed(None).to_string()), None);
         assert_eq!(said(format!(r#"{{"action":"restored","checkpoint":"{id}"}}"#)), Some(Some(id)));
         assert_eq!(said(r#"{"action":"restored","checkpoint":null}"#.into()), Some(None));
         assert_eq!(said(format!(r#"{{"action":"imported","checkpoint":"{id}"}}"#)), None);
         assert_eq!(said("?".into()), None);
         let other =
             event(EventKind::User, format!(r#"{{"action":"restored","checkpoint":"{id}"}}"#));
-        assert_eq!(went_back_to(&other), None);
+        assert_eq!(was_at(&other), None);
     }
 
     #[test]
@@ -128,10 +137,14 @@ mod tests {
             assert!(is_missed(&event(kind, r#"{"action":"created"}"#)), "{kind:?}");
         }
         let is_missed = |body| is_missed(&event(EventKind::Lifecycle, body));
-        for body in [r#"{"action":"created","agentName":"a"}"#, r#"{"action":"restored"}"#] {
+        for body in [
+            r#"{"action":"created","agentName":"a"}"#,
+            r#"{"action":"restored"}"#,
+            r#"{"action":"saved"}"#,
+        ] {
             assert!(!is_missed(body), "{body}");
         }
-        for body in [UNSAVED, r#"{"action":"forgotten"}"#, "{}", "?"] {
+        for body in [r#"{"action":"unsaved"}"#, r#"{"action":"forgotten"}"#, "{}", "?"] {
             assert!(is_missed(body), "{body}");
         }
     }

@@ -9,6 +9,9 @@ use crate::store::EventRange;
 /// Events that are looked through at a time: what is looked for is among the first.
 const FEW: u32 = 8;
 
+/// Events of what happened to a session that are looked through at a time: they are short.
+const MANY: u32 = 100;
+
 /// Where a session is to go back to.
 pub(super) enum Goal {
     /// To a point.
@@ -59,8 +62,8 @@ impl Shared {
         if point.turn.is_none() && between.is_nothing_since(Some(point.id)) {
             return Ok(Target::Point(Box::new(point)));
         }
-        // Of two at the same place in history the session went back to the older one.
-        if let Between::Return(Some(other)) = between
+        // Of two at the same place in history it was at the older one.
+        if let Between::At(Some(other)) = between
             && let Some(other) = self.store.point(id, Which::Id(other)).await?
             && other.turn.is_none()
         {
@@ -77,13 +80,12 @@ impl Shared {
     }
 
     /// What is behind a number of history and in front of a message.
-    async fn between(
-        &self,
-        id: SessionId,
-        mut after: u64,
-        message: u64,
-    ) -> Result<Between, Refusal> {
-        let mut between = Between::Nothing;
+    async fn between(&self, id: SessionId, after: u64, message: u64) -> Result<Between, Refusal> {
+        // What was before that does not count.
+        let (mut after, between) = match self.last_at(id, after, message).await? {
+            Some((seq, point)) => (seq, Between::At(point)),
+            None => (after, Between::Nothing),
+        };
         loop {
             let range = EventRange { after, limit: FEW, kinds: vec![], undone: false };
             let events = self.store.events(id, range).await?;
@@ -97,9 +99,33 @@ impl Shared {
                 if going_on::is_missed(event) {
                     return Ok(Between::Missed);
                 }
-                between = going_on::went_back_to(event).map_or(between, Between::Return);
             }
             after = last;
+        }
+    }
+
+    /// The last event behind a number and in front of a message that says at which point the session was,
+    /// and which.
+    async fn last_at(
+        &self,
+        id: SessionId,
+        mut after: u64,
+        message: u64,
+    ) -> Result<Option<(u64, Option<PointId>)>, Refusal> {
+        let mut found = None;
+        loop {
+            let kinds = vec![EventKind::Lifecycle];
+            let range = EventRange { after, limit: MANY, kinds, undone: false };
+            let events = self.store.events(id, range).await?;
+            let before = events.iter().filter(|event| event.seq < message);
+            found = before
+                .filter_map(|event| Some((event.seq, going_on::was_at(event)?)))
+                .last()
+                .or(found);
+            match events.last() {
+                Some(last) if last.seq < message => after = last.seq,
+                _ => return Ok(found),
+            }
         }
     }
 }
@@ -111,8 +137,8 @@ enum Between {
     Missed,
     /// Nothing that counts.
     Nothing,
-    /// The session went back: to this point, or to how it was made.
-    Return(Option<PointId>),
+    /// The session was at this point, or as it was made, and nothing that counts came then.
+    At(Option<PointId>),
 }
 
 impl Between {
@@ -121,7 +147,7 @@ impl Between {
         match self {
             Between::Missed => false,
             Between::Nothing => true,
-            Between::Return(to) => to == point,
+            Between::At(other) => other == point,
         }
     }
 }

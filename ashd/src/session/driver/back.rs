@@ -102,6 +102,8 @@ impl Driver {
             ..Commit::of(self.session.id, change, events.clone())
         };
         self.commit_as(commit).await?;
+        // Whatever had been changed by then, history says where the session is.
+        self.told_of = self.changes;
         self.shared.copies.wake(self.session.id);
         self.show(&events);
         Ok(())

@@ -139,8 +139,10 @@ pub(super) struct Driver {
     carried: SessionChange,
     execs: Execs,
     saving: Option<Saving>,
-    /// How often files had been changed by others than turns at the moment of the newest cut.
-    captured: Changes,
+    /// What the newest point has of changes by others than turns.
+    kept: Option<(Changes, PointId)>,
+    /// What history tells of them.
+    told_of: Changes,
     /// Who asked for a point that the cut under way is too late for.
     wishes: Vec<Wish>,
     /// Whether points are let go of when there are many: not on the way back to one of them.
@@ -223,7 +225,8 @@ impl Driver {
             carried: SessionChange::none(),
             execs: Execs::default(),
             saving: None,
-            captured: Changes::default(),
+            kept: None,
+            told_of: Changes::default(),
             wishes: vec![],
             keeps_all: false,
             writes: vec![],
@@ -365,11 +368,13 @@ impl Driver {
                     Ok(())
                 }
                 Effect::Begin(turn) => {
-                    self.capture_before_turn().await;
-                    if let Some(event) = self.begin_turn(turn).await
-                        && let Ok(more) = self.state.step(event)
-                    {
-                        todo.extend(more);
+                    if self.is_wanted(turn) {
+                        self.capture_before_turn().await;
+                    }
+                    if let Some(event) = self.begin_turn(turn).await {
+                        // A cut may have been given up for it.
+                        self.save();
+                        todo.extend(self.state.step(event).unwrap_or_default());
                     }
                     Ok(())
                 }

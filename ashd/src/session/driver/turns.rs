@@ -110,6 +110,11 @@ impl Driver {
         }
     }
 
+    /// Whether somebody still waits for a turn that has not begun.
+    pub(super) fn is_wanted(&self, turn: TurnId) -> bool {
+        self.waiting.get(&turn).is_some_and(|waiting| !waiting.is_abandoned())
+    }
+
     /// Commits the user message, tells the caller, and gives the turn to the bridge. Returns what
     /// happened if the turn did not begin.
     pub(super) async fn begin_turn(&mut self, turn: TurnId) -> Option<Event> {
@@ -118,8 +123,9 @@ impl Driver {
             return ended;
         };
         let mut events = vec![];
-        if self.is_uncaptured() {
-            events.push(self.event(EventKind::Lifecycle, None, going_on::UNSAVED.into()));
+        if let Some(point) = self.changes_to_tell() {
+            let told = going_on::changed(point);
+            events.push(self.event(EventKind::Lifecycle, None, told.to_string().into()));
         }
         let mut event = self.event(EventKind::User, Some(turn), user_body(&waiting.request));
         event.seq += events.len() as u64;
@@ -135,6 +141,7 @@ impl Driver {
             waiting.refuse(error.into());
             return ended;
         }
+        self.told_of = self.changes;
         fault::point("turn.recorded");
         self.ask_for_owner();
         let request = &waiting.request;
@@ -156,7 +163,6 @@ impl Driver {
         let text = "The message could not be handed to the agent";
         // A failure to record is logged where it happens, and mended at the next start.
         let _ = self.record_failure(turn, text).await;
-        self.save();
     }
 
     /// Shows the user message to the readers.

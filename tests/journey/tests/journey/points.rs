@@ -362,6 +362,34 @@ fn a_session_is_wound_back_to_where_it_had_gone_back_to() -> Result<()> {
     talk.ash.finish()
 }
 
+/// The one point that has what was put there before a message is not kept any more: another one of the
+/// same place in history, which is older, is not taken for it.
+#[test]
+fn a_point_without_what_was_put_there_is_no_point_before_a_message() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    in_time("a point of what was put there", || {
+        talk.session = talk.api.create("hello", json!({}))?;
+        talk.ask("[[say one]]")?;
+        talk.checkpoint("before")?;
+        let path = talk.path("files/given");
+        talk.api.open("PUT", &path, Some(b"from outside"))?.answer()?.expect(201)?;
+        talk.ask("[[say two]]")?;
+        talk.checkpoint("later")?;
+        let events = talk.api.events(&talk.session)?;
+        let told = events.iter().map(|event| event["data"].as_str().unwrap_or_default());
+        let mut told = told.filter_map(|data| serde_json::from_str::<Value>(data).ok());
+        let Some(saved) = told.find(|data| data["action"] == "saved") else { return Ok(false) };
+        let saved = saved["checkpoint"].as_str().context("no checkpoint")?;
+        ensure!(talk.checkpoints()?.iter().any(|point| point["id"] == saved), "it is not there");
+        talk.api.call("DELETE", &talk.path(&format!("checkpoints/{saved}")), None)?.expect(200)?;
+        ensure!(!talk.rewind(&talk.said()?[1])?, "it went back to before it was put there");
+        ensure!(talk.rewind(&talk.said()?[0])?, "that is how it was made");
+        ensure!(talk.shell("ls")? == "CLAUDE.md", "{}", talk.shell("ls")?);
+        Ok(true)
+    })?;
+    talk.ash.finish()
+}
+
 /// A point that never gets done holds up no message for good, and what is in none is said.
 #[test]
 fn messages_wait_for_a_point_only_so_long() -> Result<()> {

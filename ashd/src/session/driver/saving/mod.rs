@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Changes, Driver, Reply};
-use crate::domain::{Changed, Point, PointName, Session, SessionChange};
+use crate::domain::{Changed, Point, PointId, PointName, Session, SessionChange};
 use crate::session::api::Refusal;
 use crate::session::keeping::{Noting, Told};
 use crate::session::machine::Turn;
@@ -61,6 +61,8 @@ struct Moment {
     session: Session,
     /// How often files had been changed by others than turns.
     changes: Changes,
+    /// Another cut was to be made, which this one stands for if it comes to a point.
+    again: bool,
 }
 
 /// Somebody who asked for a point.
@@ -89,6 +91,11 @@ impl Saving {
 
     fn is_cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Whether another one is to be made behind it, which has failed or not.
+    fn is_again(&self, has_failed: bool) -> bool {
+        self.again || has_failed && self.moment.as_ref().is_some_and(|moment| moment.again)
     }
 
     /// Whether its moment is still to come, or that of another one behind it.
@@ -222,9 +229,10 @@ impl Driver {
         if !missed || !wanted || !helps || self.launching.is_some() {
             return Some(saving);
         }
+        let again = saving.is_again(true);
         self.begin_cut(saving.wishes);
         if let Some(next) = &mut self.saving {
-            (next.again, next.of_changes) = (saving.again, saving.of_changes);
+            (next.again, next.of_changes) = (again, saving.of_changes);
             next.missed = saving.missed + u32::from(!saving.is_put_off);
             next.unheard = saving.unheard;
         }
@@ -235,11 +243,7 @@ impl Driver {
         let Some(saving) = &mut self.saving else { return };
         match told {
             Told::Moment(noting) => saving.noting = Some(noting),
-            Told::Passed => {
-                saving.passed = true;
-                self.captured =
-                    saving.moment.as_ref().map_or(self.captured, |moment| moment.changes);
-            }
+            Told::Passed => saving.passed = true,
         }
     }
 
@@ -249,7 +253,7 @@ impl Driver {
             Saved::Done(result) => {
                 let Some(saving) = self.saving.take() else { return };
                 let Some(saving) = self.missed_moment(&result, saving) else { return };
-                let again = saving.again;
+                let again = saving.is_again(result.is_err());
                 self.record_cut(*result, saving).await;
                 if self.launching.is_some() {
                     // Not while files may be on their way back.
@@ -267,18 +271,46 @@ impl Driver {
     }
 
     /// Before a turn begins: the session is to have a point of how it is now. What was said is being
-    /// saved since it was; what was changed beside that may not be yet.
+    /// saved since it was, and history tells whether that was all. What was changed beside that may not
+    /// be saved yet, and history has to tell of it: so the point itself is waited for.
     pub(super) async fn capture_before_turn(&mut self) {
-        if self.settles_at.take().is_some() || self.is_uncaptured() {
+        let end = Instant::now() + PATIENCE;
+        // A command that runs may have changed something since.
+        self.changes.all += u64::from(!self.execs.is_idle());
+        let is_new = self.changes_to_tell() == Some(None) && !self.is_saving_changes();
+        if self.settles_at.take().is_some() || is_new {
             self.save_changes();
         }
-        self.let_capture().await;
+        self.let_capture_until(end).await;
+        while self.changes_to_tell() == Some(None)
+            && let Some(saving) = &mut self.saving
+            && let Ok(said) = timeout_at(end, saving.next()).await
+        {
+            self.saved(said).await;
+            self.note_moment();
+        }
+    }
+
+    /// What history has to tell, in front of a message, of changes by others than turns: the point that
+    /// has them, or that none has. `None` when there were none.
+    pub(super) fn changes_to_tell(&self) -> Option<Option<PointId>> {
+        let kept = self.kept.filter(|(changes, _)| *changes == self.changes);
+        (self.told_of != self.changes).then(|| kept.map(|(_, point)| point))
+    }
+
+    /// Whether the cut under way has all that was changed until now.
+    fn is_saving_changes(&self) -> bool {
+        let moment = self.saving.as_ref().and_then(|saving| saving.moment.as_ref());
+        moment.is_some_and(|moment| moment.changes == self.changes)
     }
 
     /// Before something begins that changes the files: waits for the moment of a cut of how they are,
     /// and gives the cut up when that takes too long and nobody asked for it.
     pub(super) async fn let_capture(&mut self) {
-        let end = Instant::now() + PATIENCE;
+        self.let_capture_until(Instant::now() + PATIENCE).await;
+    }
+
+    async fn let_capture_until(&mut self, end: Instant) {
         // All that was said before it has been heard.
         self.note_moment();
         while let Some(saving) = self.saving.as_mut().filter(|saving| saving.is_awaited()) {
@@ -301,12 +333,6 @@ impl Driver {
         if self.session.changed == Changed::Kept {
             self.settle_soon();
         }
-    }
-
-    /// Whether files were changed by others than turns, or may have been, since the moment of the newest
-    /// cut.
-    pub(super) fn is_uncaptured(&self) -> bool {
-        self.session.changed > Changed::No && self.captured != self.changes
     }
 
     /// Before an agent begins to run in a new sandbox: a cut whose moment has not passed by then

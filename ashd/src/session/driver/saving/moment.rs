@@ -40,6 +40,9 @@ impl Saving {
     /// Puts its moment off for another one, at which all may be heard. False when it has been noted, or
     /// that was tried for so long that it has to be noted as it is.
     fn put_off(&mut self) -> bool {
+        if self.noting.is_none() {
+            return false;
+        }
         let since = *self.unheard.get_or_insert_with(Instant::now);
         let noting = self.noting.take_if(|_| since.elapsed() < HEARD_BY);
         self.is_put_off = noting.is_some();
@@ -67,8 +70,10 @@ impl Driver {
     pub(super) fn note_moment(&mut self) {
         let Some(saving) = &mut self.saving else { return };
         let Some(noting) = saving.noting.take() else { return };
-        saving.moment = Some(Moment { session: self.session.clone(), changes: self.changes });
-        saving.again &= saving.is_cancelled();
+        let before = saving.moment.as_ref().is_some_and(|moment| moment.again);
+        let again = before || !saving.is_cancelled() && std::mem::take(&mut saving.again);
+        let (session, changes) = (self.session.clone(), self.changes);
+        saving.moment = Some(Moment { session, changes, again });
         drop(noting);
     }
 
@@ -80,10 +85,10 @@ impl Driver {
             return true;
         }
         let turn = self.session.turn.map(|turn| turn.id);
-        let asked = self.link.as_ref().and_then(|link| link.sender.drain().ok().flatten());
-        let is_all = match asked {
-            Some(id) => self.listen((ANSWER, ANSWER), Some(id), batch).await,
-            None => {
+        let is_all = match self.link.as_ref().map(|link| link.sender.drain()) {
+            Some(Ok(Some(id))) => self.listen((ANSWER, ANSWER), Some(id), batch).await,
+            Some(Err(_)) => false,
+            Some(Ok(None)) | None => {
                 self.listen((ON_ITS_WAY, ALL_OF_IT), None, batch).await;
                 true
             }

@@ -83,7 +83,7 @@ impl Driver {
     async fn record_point(
         &mut self,
         cut: &Cut,
-        Moment { session, changes }: &Moment,
+        Moment { session, changes, .. }: &Moment,
         name: Option<PointName>,
     ) -> Result<Point, StoreError> {
         let left = self.changes.since(*changes, self.execs.is_idle());
@@ -96,6 +96,7 @@ impl Driver {
             if changed.is_some() {
                 self.commit(change, vec![]).await?;
             }
+            self.kept = Some((*changes, newest.id));
             return Ok(newest);
         }
         let point = point_of(cut, session, name);
@@ -103,6 +104,7 @@ impl Driver {
         let recorded = Some((point.clone(), keep));
         let commit = Commit { point: recorded, ..Commit::of(self.session.id, change, vec![]) };
         self.commit_as(commit).await?;
+        self.kept = Some((*changes, point.id));
         self.shared.copies.wake(self.session.id);
         fault::point("point.recorded");
         tracing::debug!(
