@@ -251,9 +251,12 @@ impl World {
         let forked = events
             .iter()
             .find(|event| event["type"] == "lifecycle" && event.to_string().contains(&parent.id));
-        let begin = forked.context("it does not say what it was made of")?["sequence"].as_u64();
-        let below = parent.numbers.range(..begin.unwrap_or(0));
-        Ok(below.map(|(number, text)| (*number, text.clone())).collect())
+        let forked = forked.context("it does not say what it was made of")?;
+        let told: serde_json::Value =
+            serde_json::from_str(forked["data"].as_str().unwrap_or_default())?;
+        let point = told["sequence"].as_u64().context("it does not say from where")?;
+        let shared = parent.numbers.range(..=point);
+        Ok(shared.map(|(number, text)| (*number, text.clone())).collect())
     }
 
     /// A session that nobody knows, made in this way.
