@@ -15,9 +15,14 @@ const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
 const ALWAYS: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 fn beneath(dir: BorrowedFd<'_>, rel: &[u8], flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
-    // EAGAIN: something was renamed on the way; the kernel asks to try again.
+    until_sure(|| rustix::fs::openat2(dir, rel, flags | ALWAYS, mode, RESOLVE))
+}
+
+/// EAGAIN: something was renamed or mounted somewhere meanwhile, and the kernel could not be sure that
+/// the way stays beneath; it asks to try again (openat2(2)).
+fn until_sure(open: impl Fn() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
     for _ in 0..16 {
-        match rustix::fs::openat2(dir, rel, flags | ALWAYS, mode, RESOLVE) {
+        match open() {
             Err(Errno::AGAIN | Errno::INTR) => {}
             other => return other,
         }
@@ -42,7 +47,8 @@ pub(super) fn dir(parent: BorrowedFd<'_>, rel: &[u8]) -> Result<OwnedFd, Errno> 
 /// Opens anything as a mere place, following links as long as they stay beneath.
 pub(super) fn follow(dir: BorrowedFd<'_>, rel: &[u8]) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-    rustix::fs::openat2(dir, rel, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    until_sure(|| rustix::fs::openat2(dir, rel, flags, Mode::empty(), resolve))
 }
 
 /// Makes a regular file that must not exist, for writing and for nobody else yet.
