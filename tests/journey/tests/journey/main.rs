@@ -33,6 +33,7 @@ mod proxy;
 mod readme;
 mod refusals;
 mod retention;
+mod rewinding;
 mod sdk;
 mod secrets;
 mod start;
