@@ -27,26 +27,26 @@ pub(super) fn changed(point: Option<PointId>) -> Value {
 /// Whether a point that this happened behind lacks something of it: what was said, be it forgotten, or
 /// what was done to the files.
 pub(super) fn is_missed(event: &Event) -> bool {
-    #[derive(Deserialize)]
-    struct Body<'a> {
-        action: &'a str,
-    }
-    let passing = |body: Body<'_>| !["forgotten", "unsaved"].contains(&body.action);
-    let is_passing = || serde_json::from_slice(&event.body).is_ok_and(passing);
-    event.kind != EventKind::Lifecycle || !is_passing()
+    told(event).is_none_or(|told| ["forgotten", "unsaved"].contains(&told.action))
 }
 
 /// The point that a session was at, when an event says so: it had gone back to it, or had been saved in
 /// it; none: it had gone back to how it was made.
 pub(super) fn was_at(event: &Event) -> Option<Option<PointId>> {
-    #[derive(Deserialize)]
-    struct Body<'a> {
-        action: &'a str,
-        checkpoint: Option<PointId>,
-    }
-    let body: Body<'_> = serde_json::from_slice(&event.body).ok()?;
-    let is_at = event.kind == EventKind::Lifecycle && ["restored", "saved"].contains(&body.action);
-    is_at.then_some(body.checkpoint)
+    let told = told(event).filter(|told| ["restored", "saved"].contains(&told.action));
+    told.map(|told| told.checkpoint)
+}
+
+/// What is told of something that happened to a session.
+#[derive(Deserialize)]
+struct Told<'a> {
+    action: &'a str,
+    checkpoint: Option<PointId>,
+}
+
+fn told(event: &Event) -> Option<Told<'_>> {
+    let is_told = event.kind == EventKind::Lifecycle;
+    is_told.then(|| serde_json::from_slice(&event.body).ok()).flatten()
 }
 
 /// Behind number `after`: the end of the turn that was running at the point, in words, and where the
@@ -98,18 +98,14 @@ pub(super) fn gone_down(point: Option<&Point>, seq: u64) -> NewEvent {
 mod tests {
     use super::*;
 
+    fn event(kind: EventKind, body: impl Into<bytes::Bytes>) -> NewEvent {
+        let (body, at) = (body.into(), Timestamp(0));
+        NewEvent { seq: 1, kind, turn: None, origin: None, replaces: false, body, at }
+    }
+
     #[test]
     fn history_says_where_a_session_was() {
         let id = PointId(uuid::Uuid::from_u128(7));
-        let event = |kind, body: String| NewEvent {
-            seq: 1,
-            kind,
-            turn: None,
-            origin: None,
-            replaces: false,
-            body: body.into(),
-            at: Timestamp(0),
-        };
         let said = |body: String| was_at(&event(EventKind::Lifecycle, body));
         assert_eq!(said(changed(Some(id)).to_string()), Some(Some(id)));
         assert_eq!(said(changed(None).to_string()), None);
@@ -124,15 +120,6 @@ mod tests {
 
     #[test]
     fn what_a_session_went_through_is_not_missed_and_all_else_is() {
-        let event = |kind, body: &'static str| NewEvent {
-            seq: 1,
-            kind,
-            turn: None,
-            origin: None,
-            replaces: false,
-            body: body.into(),
-            at: Timestamp(0),
-        };
         for kind in SPOKEN {
             assert!(is_missed(&event(kind, r#"{"action":"created"}"#)), "{kind:?}");
         }

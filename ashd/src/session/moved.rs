@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::api::{Caller, Happened, Refusal};
 use super::copies::NotCopied;
+use super::copies::choose::of_point;
 use super::copies::fetch::{first_stored, packs_of, stretch};
 use super::copies::send::{manifests, read};
 use super::going_on;
@@ -361,7 +362,7 @@ async fn look(
     let trouble = |error| Refusal::from(Trouble(id, error));
     let names = manifests(objects, tenant, id).await.map_err(trouble)?;
     let name = match point {
-        Some(point) => names.into_iter().filter(|name| name.point == point).max(),
+        Some(point) => of_point(&names, point),
         None => names.into_iter().max(),
     };
     let name = name.ok_or(match point {

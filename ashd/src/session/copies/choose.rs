@@ -1,4 +1,5 @@
-//! Which points of a session are put into the object store, and what each says of the others.
+//! Which points of a session are put into the object store, what each says of the others, and which is
+//! taken from there.
 
 use crate::domain::{Point, PointId};
 use crate::objects::ManifestName;
@@ -30,6 +31,11 @@ pub(super) fn named(all: &[Point], point: &Point) -> Vec<PointId> {
     let has_name = |other: &&Point| other.name.is_some() && other.id != point.id;
     let named = all.iter().filter(has_name).filter(|other| other.seq <= point.seq);
     named.map(|other| other.id).collect()
+}
+
+/// The manifest of a point, of the newest owner who put it there.
+pub(in crate::session) fn of_point(names: &[ManifestName], point: PointId) -> Option<ManifestName> {
+    names.iter().filter(|name| name.point == point).max().copied()
 }
 
 #[cfg(test)]

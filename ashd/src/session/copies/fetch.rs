@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::NotCopied;
+use super::choose::of_point;
 use super::send::{blocking, manifests, packs_there, read};
 use crate::domain::{Event, PointId, SessionId, Tenant};
 use crate::objects::{HistoryName, Limit, Manifest, Objects, ObjectsError, Place, history};
@@ -53,7 +54,7 @@ impl Shared {
     ) -> Result<bool, NotCopied> {
         let Some(objects) = self.copies.objects() else { return Ok(false) };
         let names = manifests(objects, tenant, id).await?;
-        let Some(name) = names.into_iter().filter(|name| name.point == point).max() else {
+        let Some(name) = of_point(&names, point) else {
             return Ok(false);
         };
         let manifest = read(objects, tenant, id, name).await?;
@@ -73,8 +74,8 @@ pub(in crate::session) async fn first_stored(
     let names = manifests(objects, tenant, id).await?;
     let there = packs_there(objects, tenant).await?;
     for point in points {
-        let Some(name) = names.iter().filter(|name| name.point == *point).max() else { continue };
-        let whole = read(objects, tenant, id, *name).await;
+        let Some(name) = of_point(&names, *point) else { continue };
+        let whole = read(objects, tenant, id, name).await;
         if whole.is_ok_and(|it| packs_of(&it).iter().all(|pack| there.contains_key(pack))) {
             return Ok(Some(*point));
         }

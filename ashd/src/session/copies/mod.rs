@@ -7,7 +7,7 @@
 
 mod waiting;
 
-mod choose;
+pub(super) mod choose;
 pub(super) mod fetch;
 pub(super) mod send;
 mod sweep;

@@ -282,13 +282,17 @@ impl Driver {
             self.save_changes();
         }
         self.let_capture_until(end).await;
-        while self.changes_to_tell() == Some(None)
-            && let Some(saving) = &mut self.saving
-            && let Ok(said) = timeout_at(end, saving.next()).await
-        {
-            self.saved(said).await;
-            self.note_moment();
-        }
+        while self.changes_to_tell() == Some(None) && self.hear_cut(end).await {}
+    }
+
+    /// Takes what the cut under way says next; false when it says nothing in time, or there is none. All
+    /// that was said before has been heard.
+    async fn hear_cut(&mut self, end: Instant) -> bool {
+        let Some(saving) = &mut self.saving else { return false };
+        let Ok(said) = timeout_at(end, saving.next()).await else { return false };
+        self.saved(said).await;
+        self.note_moment();
+        true
     }
 
     /// What history has to tell, in front of a message, of changes by others than turns: the point that
@@ -313,13 +317,9 @@ impl Driver {
     async fn let_capture_until(&mut self, end: Instant) {
         // All that was said before it has been heard.
         self.note_moment();
-        while let Some(saving) = self.saving.as_mut().filter(|saving| saving.is_awaited()) {
-            match timeout_at(end, saving.next()).await {
-                Ok(said) => {
-                    self.saved(said).await;
-                    self.note_moment();
-                }
-                Err(_) => return self.give_up_capture(),
+        while self.saving.as_ref().is_some_and(Saving::is_awaited) {
+            if !self.hear_cut(end).await {
+                return self.give_up_capture();
             }
         }
     }
