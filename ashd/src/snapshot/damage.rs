@@ -99,14 +99,13 @@ impl Vault {
         self.count.own.load(Ordering::Relaxed)
     }
 
-    /// Notes what was found of points. Only a deep look takes back what a deep look has found. Returns
-    /// whether more is damaged than was known.
+    /// Notes what was found of points. Only a deep look takes back what a deep look has found.
     pub(super) fn note(
         &self,
         looked_at: &[Root],
         damaged: &[Damage],
         deep: bool,
-    ) -> Result<bool, SnapshotError> {
+    ) -> Result<(), SnapshotError> {
         let mut notes = self.notes();
         let mut new = notes.clone();
         for root in looked_at.iter().map(Root::to_string) {
@@ -118,13 +117,12 @@ impl Vault {
             let known = Known { path: path.clone(), how: how.clone(), deep };
             new.entry(root.to_string()).or_insert(known);
         }
-        let more = new.keys().any(|root| !notes.contains_key(root));
         if new != *notes {
             write(&self.beside("damage"), &new)?;
             *notes = new;
             self.count.set(notes.len());
         }
-        Ok(more)
+        Ok(())
     }
 
     /// Forgets what was noted of points that there are no more.

@@ -262,7 +262,7 @@ impl<'v> Deciding<'v> {
             self.vault.store_again(&rotten)?;
         }
         // Last: whoever finds it noted relies on the rest.
-        self.vault.note(&[], &self.lost, false).map(drop)
+        self.vault.note(&[], &self.lost, false)
     }
 
     /// What came out.
