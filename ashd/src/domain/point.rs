@@ -48,11 +48,21 @@ pub struct Point {
     pub written: u64,
     /// Sockets, device nodes and the like, which are in no point.
     pub left_out: u64,
-    /// When it was saved.
+    /// When it was saved. Of two with the same events the one that was saved later has the later time,
+    /// whatever became of the clock.
     pub created_at: Timestamp,
 }
 
 impl Point {
+    /// The same point, behind the one that was the newest till now.
+    pub fn behind(mut self, newest: Option<&Point>) -> Point {
+        if let Some(newest) = newest.filter(|newest| newest.seq == self.seq) {
+            let next = Timestamp(newest.created_at.0.saturating_add(1));
+            self.created_at = self.created_at.max(next);
+        }
+        self
+    }
+
     /// The same content as a point of a session that goes on from it, at a number of its history.
     /// Nothing has to be written for it.
     pub fn again(&self, session: SessionId, seq: u64) -> Point {
@@ -136,6 +146,30 @@ mod tests {
         for bad in ["", " a", "a ", "a\nb", &"x".repeat(101)] {
             assert_eq!(bad.parse::<PointName>(), Err(NotPointName), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn one_with_the_same_events_is_later_than_the_one_before() {
+        let at = |seq, at| Point {
+            id: PointId::random(),
+            session: SessionId::random(),
+            name: None,
+            seq,
+            turn: None,
+            cli_session: String::new(),
+            root: Root([0; 32]),
+            files: 0,
+            bytes: 0,
+            written: 0,
+            left_out: 0,
+            created_at: Timestamp(at),
+        };
+        let behind = |point: Point, newest| point.behind(Some(&newest)).created_at.0;
+        assert_eq!(behind(at(3, 500), at(3, 900)), 901, "the clock stepped back");
+        assert_eq!(behind(at(3, 500), at(3, 500)), 501);
+        assert_eq!(behind(at(3, 500), at(3, 100)), 500);
+        assert_eq!(behind(at(4, 500), at(3, 900)), 500, "its events tell which is newer");
+        assert_eq!(at(3, 500).behind(None).created_at.0, 500);
     }
 
     #[test]

@@ -10,7 +10,9 @@ use super::difference::Difference;
 use super::frames;
 use super::keeping::{point_of, unkept};
 use super::shared::Shared;
-use crate::domain::{EventKind, NewEvent, Session, SessionChange, SessionId, Status, Timestamp};
+use crate::domain::{
+    EventKind, NewEvent, Session, SessionChange, SessionId, Status, Timestamp, Which,
+};
 use crate::fault;
 use crate::sandbox::Stray;
 use crate::store::Commit;
@@ -133,7 +135,8 @@ async fn keep_last(shared: &Shared, session: &Session, root: PathBuf) -> Result<
     }
     let cut = shared.cut_at_rest(session, root).await;
     let cut = cut.map_err(|error| unkept(session.id, error))?;
-    let point = point_of(&cut, session, None);
+    let newest = shared.store.point(session.id, Which::Newest).await?;
+    let point = point_of(&cut, session, None).behind(newest.as_ref());
     Ok(shared.add_point(point, shared.live().keep_points).await?)
 }
 

@@ -92,14 +92,14 @@ impl Driver {
         let newest = self.shared.store.point(self.session.id, Which::Newest).await?;
         let left_out = newest.as_ref().map_or(0, |newest| newest.left_out);
         let same = |newest: &Point| newest.root == cut.root && newest.seq == session.last_seq;
-        if let Some(newest) = newest.filter(|newest| name.is_none() && same(newest)) {
+        if let Some(newest) = newest.as_ref().filter(|newest| name.is_none() && same(newest)) {
             if changed.is_some() {
                 self.commit(change, vec![]).await?;
             }
             self.kept = Some((*changes, newest.id));
-            return Ok(newest);
+            return Ok(newest.clone());
         }
-        let point = point_of(cut, session, name);
+        let point = point_of(cut, session, name).behind(newest.as_ref());
         let keep = if self.keeps_all { u32::MAX } else { self.shared.live().keep_points };
         let recorded = Some((point.clone(), keep));
         let commit = Commit { point: recorded, ..Commit::of(self.session.id, change, vec![]) };
