@@ -109,10 +109,10 @@ pub fn verb(api: &Api, session: &str, verb: &str) -> Result<Value> {
     Ok(answer.json())
 }
 
-/// Stops a session that is saved, and waits until it is saved as it is then.
-pub fn stop(api: &Api, session: &str) -> Result<()> {
+/// Pauses or stops a session that is saved, and waits until it is saved as it is then.
+pub fn set_aside(api: &Api, session: &str, how: &str) -> Result<()> {
     let before = saved(api, session, 0)?["sequence"].as_u64().unwrap_or_default();
-    verb(api, session, "stop")?;
+    verb(api, session, how)?;
     saved(api, session, before + 1).map(drop)
 }
 

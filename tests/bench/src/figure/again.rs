@@ -52,7 +52,7 @@ fn measure(scale: Scale) -> Result<Outcome> {
 fn through_ashd(ash: &Ash, times: &mut Times) -> Result<()> {
     let api = ash.api();
     let session = stage::used_session(ash)?;
-    stage::stop(&api, &session)?;
+    stage::set_aside(&api, &session, "stop")?;
     ash.model().reset();
     let at = monotonic_ns();
     stage::verb(&api, &session, "resume")?;

@@ -29,7 +29,7 @@ fn measure(scale: Scale) -> Result<Outcome> {
     let (mut restored, mut in_place) = (Times::default(), Times::default());
     for round in 0..scale.of(30) {
         for (is_lost, times) in [(true, &mut restored), (false, &mut in_place)] {
-            stage::stop(&api, &session)?;
+            stage::set_aside(&api, &session, "stop")?;
             if is_lost {
                 std::fs::rename(&directory, state.join(format!("lost-{round}")))?;
             }

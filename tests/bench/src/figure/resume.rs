@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use ash_journey::{Api, Ash};
+use ash_journey::Api;
 use ash_modelapi::monotonic_ns;
 
 use super::{About, Outcome, Scale};
@@ -14,7 +14,8 @@ use crate::stats::Times;
 
 pub(super) const ABOUT: About = About {
     title: "POST resume until it is answered, stand-in for the CLI",
-    how: "Warm: a session is paused, so that its sandbox lives, and resumed 10 ms later. Cold: it is \
+    how: "Warm: a session is paused, so that its sandbox lives, and resumed when it has been saved as \
+          it was then, or while that may still be under way, 10 ms after the pause. Cold: it is \
           stopped, so that it has none, and resumed when it has been saved; POST resume answers when \
           the bridge of the new sandbox has. The files are where they were: next to none, or 200 MB \
           in 2,000 files; these take turns. Connections included. Then the same with half a second \
@@ -22,7 +23,7 @@ pub(super) const ABOUT: About = About {
     measure,
 };
 
-/// Between pause and resume, so that the checkpoint that a pause makes is there.
+/// Between a pause and a resume that hardly waits.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What comes before a resume that nobody expected.
@@ -32,7 +33,16 @@ fn measure(scale: Scale) -> Result<Outcome> {
     let ash = stage::stub()?;
     let small = stage::used_session(&ash)?;
     let filled = stage::filled_session(&ash, scale.fill(USUAL))?;
-    let warm = warm(&ash, &small, scale.of(500))?;
+    let (mut warm, mut warm_soon) = (Times::default(), Times::default());
+    for _ in 0..scale.of(500) {
+        stage::set_aside(&ash.api(), &small, "pause")?;
+        resume(&ash.api(), &small, &mut warm)?;
+    }
+    for _ in 0..scale.of(100) {
+        stage::verb(&ash.api(), &small, "pause")?;
+        std::thread::sleep(PAUSE);
+        resume(&ash.api(), &small, &mut warm_soon)?;
+    }
     let (mut cold, mut cold_filled, mut alone) =
         (Times::default(), Times::default(), Times::default());
     let api = ash.api();
@@ -46,6 +56,7 @@ fn measure(scale: Scale) -> Result<Outcome> {
     ash.finish()?;
     let rows = vec![
         Row::times("warm", &warm).floor(0.5),
+        Row::times("warm, 10 ms after the pause", &warm_soon),
         Row::times("cold, small workspace", &cold).floor(12.0),
         Row::times("cold, 200 MB", &cold_filled).floor(15.0),
         Row::times("cold, 200 MB, after half a second of quiet", &alone),
@@ -53,18 +64,8 @@ fn measure(scale: Scale) -> Result<Outcome> {
     Ok(Outcome { rows, notes: vec![] })
 }
 
-fn warm(ash: &Ash, session: &str, rounds: usize) -> Result<Times> {
-    let (api, mut times) = (ash.api(), Times::default());
-    for _ in 0..rounds {
-        stage::verb(&api, session, "pause")?;
-        std::thread::sleep(PAUSE);
-        resume(&api, session, &mut times)?;
-    }
-    Ok(times)
-}
-
 fn one(api: &Api, session: &str, quiet: Duration, times: &mut Times) -> Result<()> {
-    stage::stop(api, session)?;
+    stage::set_aside(api, session, "stop")?;
     std::thread::sleep(quiet);
     resume(api, session, times)
 }
