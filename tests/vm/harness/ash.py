@@ -184,8 +184,8 @@ class Ash:
     def body(body):
         return " --data-binary @-" if body is not None else ""
 
-    def create(self):
-        return self.call("POST", "/api/sessions", {"agent": AGENT}, 201)["session"]["id"]
+    def create(self, agent=AGENT):
+        return self.call("POST", "/api/sessions", {"agent": agent}, 201)["session"]["id"]
 
     def session(self, id):
         return self.call("GET", f"/api/sessions/{id}")["session"]
