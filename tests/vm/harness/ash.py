@@ -140,13 +140,12 @@ class Ash:
         self.machine.until(f"! test -e {purged}", "what was purged is collected")
         return set(self.machine.do("python3 /payload/look.py").splitlines())
 
-    def check_left(self, before):
-        """That nothing is there which was not before; sandboxes may be ending. What is gone is no
-        matter: the system's own services come and go."""
+    def check_left(self, before, kinds=""):
+        """That nothing is there which was not before, of these kinds if only some matter; sandboxes
+        may be ending. What is gone is no matter: the system's own services come and go."""
         self.machine.write("/run/before", "\n".join(before) + "\n")
-        left = (
-            "comm -13 <(sort -u /run/before) <(python3 /payload/look.py | sort -u) | tee /run/left"
-        )
+        now = f"python3 /payload/look.py | grep -E '^({kinds})' | sort -u"
+        left = f"comm -13 <(sort -u /run/before) <({now}) | tee /run/left"
         try:
             self.machine.until(f"{left}; ! test -s /run/left", "nothing is left")
         finally:

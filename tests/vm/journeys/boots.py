@@ -1,10 +1,19 @@
 """Stopping and starting: the daemon and the whole machine."""
 
+import json
+
 from harness.journey import journey
 
 from .crashes import begin_tool
 
 SHUT_DOWN = "Interrupted: the server was shut down"
+
+SANDBOXES = 8
+# Processes that do not listen to SIGTERM, and what they share of memory.
+DEAF = "perl -e '$SIG{TERM} = q(IGNORE); $x = q(x) x 32_000_000; fork for 1..5; sleep'"
+PROCESSES = 32
+# Of what there may be of sandboxes: all that is not kept.
+ALIVE = "process|mount|control group|socket"
 
 
 def conversations(ash):
@@ -45,6 +54,68 @@ def a_stop_pauses_and_a_start_resumes(ash):
     check_resumable(ash, [paused, running])
     for id in (paused, running):
         ash.delete(id)
+
+
+@journey()
+def a_stop_ends_many_large_sandboxes(ash):
+    """In the time that it has, although they are full of what does not listen: a stop of ashd, then
+    one of all of ash. Every session is paused and saved, and goes on with its files."""
+    # What the first session of an installation makes for all is there from then on.
+    ash.delete(ash.create(), "?purge=true")
+    before = ash.look()
+    ids = [ash.create() for _ in range(SANDBOXES)]
+    busy = ids[:2]
+    for id in busy:
+        ash.ask(id, "[[say before]]")
+    turns = [begin_tool(ash, id, "never") for id in busy]
+    fill(ash, ids)
+    stop(ash, before, "ashd")
+
+    ash.start()
+    for turn in turns:
+        check_interrupted(ash, turn)
+    for id in ids:
+        check_paused(ash, id)
+        ash.verb(id, "resume")
+        assert ash.exec(id, "cat kept") == f"{id}\n"
+    fill(ash, ids)
+    stop(ash, before, "ashd", "ash-sandboxes")
+
+    ash.start()
+    for id in ids:
+        check_paused(ash, id)
+    check_resumable(ash, busy)
+    for id in ids:
+        ash.delete(id)
+
+
+def fill(ash, ids):
+    """Has them all write a file and be full of what does not listen."""
+    for id in ids:
+        ash.exec(id, f"echo {id} >kept; {DEAF} >/dev/null 2>&1 &")
+    full = f"[ $(pgrep -xc perl) -ge {len(ids) * PROCESSES} ]"
+    ash.machine.until(full, "the sandboxes are full")
+
+
+def stop(ash, before, *units):
+    """Stops units, and checks that none had to be killed and that nothing of a sandbox is left."""
+    ash.machine.do(f"systemctl stop {' '.join(units)}", limit=300)
+    for unit in units:
+        shown = ash.machine.properties(unit, "ActiveState", "Result")
+        assert shown == ["inactive", "success"], f"{unit}: {shown}"
+    left = {name: ash.inside(name) for name in ("perl", "bridge", "claude")}
+    assert not any(left.values()), left
+    ash.check_left(before, ALIVE)
+
+
+def check_paused(ash, id):
+    """That history ends with it, and that the newest checkpoint has all that was said before."""
+    assert ash.session(id)["status"] == "paused", ash.session(id)
+    *others, last = ash.events(id)
+    assert json.loads(last["data"])["action"] == "paused", last
+    checkpoints = ash.call("GET", f"/api/sessions/{id}/checkpoints")["checkpoints"]
+    said = max(event["sequence"] for event in others)
+    assert checkpoints and checkpoints[0]["sequence"] >= said, f"{said}: {checkpoints[:1]}"
 
 
 @journey(core=True)
