@@ -70,6 +70,9 @@ pub struct Cli {
     pub lines: Lines,
     /// Lines of its standard error.
     pub stderr_lines: Lines,
+    /// How many of these were thrown away since one was last passed on: nobody was there, or who was
+    /// there did not keep up.
+    pub stderr_lost: u64,
     /// Questions that wait for an answer.
     pub asked: Vec<Asked>,
     /// How its questions are answered.
@@ -130,6 +133,7 @@ impl Cli {
             stderr: Some(stderr),
             lines: Lines::new(MAX_LINE),
             stderr_lines: Lines::new(MAX_STDERR_LINE),
+            stderr_lost: 0,
             asked: Vec::new(),
             permissions,
             tag: String::new(),

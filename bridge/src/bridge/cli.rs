@@ -162,7 +162,7 @@ impl Bridge {
     pub(super) fn read_cli_stderr(&mut self) {
         let Some(cli) = &mut self.cli else { return };
         let got = read(cli.stderr.as_ref(), &mut self.buffer);
-        let link = self.link.as_mut().filter(|link| !link.is_crowded());
+        let link = self.link.as_mut().filter(|link| link.is_greeted() && !link.is_crowded());
         let mut lines = Vec::new();
         match got {
             Got::Bytes(count) => {
@@ -173,9 +173,15 @@ impl Bridge {
             Got::Nothing => {}
             Got::End => cli.stderr = None,
         }
-        if let Some(link) = link {
-            lines.iter().for_each(|line| link.push(Kind::Stderr, 0, line));
+        let Some(link) = link else {
+            cli.stderr_lost += lines.len() as u64;
+            return;
+        };
+        if cli.stderr_lost > 0 && !lines.is_empty() {
+            let lost = format!("(lines lost here: {})", std::mem::take(&mut cli.stderr_lost));
+            link.push(Kind::Stderr, 0, lost.as_bytes());
         }
+        lines.iter().for_each(|line| link.push(Kind::Stderr, 0, line));
     }
 
     pub(super) fn ask_to_interrupt(&mut self, asker: Asker) {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::machine::{LONG, Machine, wait_until};
-use crate::peer::{Peer, exec, stand_in};
+use crate::peer::{Frame, Peer, exec, stand_in};
 
 /// What happened to turns, one word each, in order.
 fn story(peer: &Peer) -> Vec<String> {
@@ -244,6 +244,37 @@ fn an_ashd_that_reads_slowly_misses_nothing() {
     assert_eq!(peer.wait_turn_end("t1"), TurnOutcome::Result);
     assert!(numbers(&peer).into_iter().eq(1..=peer.seen.last().unwrap().number));
     assert_eq!(peer.texts(Kind::Line).len(), 2002);
+}
+
+/// How many lines of standard error a frame tells of, and how many of these were lost.
+fn complaints(frame: &Frame) -> (u64, u64) {
+    let text = frame.text();
+    match text.strip_prefix("(lines lost here: ").and_then(|rest| rest.strip_suffix(')')) {
+        _ if frame.kind != Kind::Stderr => (0, 0),
+        Some(lost) => (lost.parse().unwrap(), lost.parse().unwrap()),
+        None => (1, 0),
+    }
+}
+
+#[test]
+fn lines_of_standard_error_are_heard_or_counted() {
+    let Some(machine) = Machine::new() else { return };
+    let (sandbox, mut peer) = machine.sandbox();
+    peer.start(&stand_in("plain"));
+    // Much more than is kept for whoever does not read, and nothing of it is read here before.
+    peer.turn("t1", "complain 20000 said");
+    let said = sandbox.workspace.join("said");
+    wait_until("all of it was written", || said.exists().then_some(()));
+    assert_eq!(peer.wait_turn_end("t1"), TurnOutcome::Result);
+    // What was lost at the end is told in front of the next.
+    peer.turn("t2", "complain 1");
+    let (mut told, mut lost) =
+        peer.seen.iter().map(complaints).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+    while told < 20_001 {
+        let one = complaints(&peer.next().unwrap());
+        (told, lost) = (told + one.0, lost + one.1);
+    }
+    assert!(told == 20_001 && lost > 0, "{told}, {lost}");
 }
 
 #[test]

@@ -55,6 +55,10 @@ def turn(line):
     if "lines" in words:
         for number in range(int(words[1])):
             say(type="assistant", message={"n": number, "pad": "x" * int(words[2])})
+    if "complain" in words:
+        for number in range(int(words[1])):
+            sys.stderr.write("complaint %d %s\n" % (number, "x" * 100))
+        sys.stderr.flush()
     if "said" in words:
         open("/workspace/said", "w").close()
     if "raw" in words:
