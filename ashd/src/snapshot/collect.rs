@@ -35,7 +35,8 @@ pub struct Collected {
     pub bytes: u64,
     /// Points that cannot be followed. What they may need stays.
     pub damaged: u64,
-    /// Packs that stay because of them, or because something in them is damaged or cannot be read.
+    /// Packs that stay because of them, because something in them is damaged or cannot be read, or
+    /// because they cannot be removed.
     pub held: u64,
 }
 

@@ -28,10 +28,6 @@ impl Weighed {
         (self.name, needed.chain(&*self.rest).map(|row| row.id).collect())
     }
 
-    fn rows(&self) -> Vec<Row> {
-        self.needed.iter().chain(&self.twice).chain(&*self.rest).copied().collect()
-    }
-
     fn count(&self) -> usize {
         self.needed.len() + self.twice.len() + self.rest.len()
     }
@@ -120,7 +116,9 @@ impl Vault {
         Ok(())
     }
 
-    /// Of a pack that cannot be removed: it is there, and is tried again.
+    /// Of a pack that cannot be removed: it is there, and is tried again. What is in it does not
+    /// count as stored any more: what is needed is elsewhere, and some of it may be there because
+    /// it was found damaged in here.
     fn keep(
         &self,
         pack: &Weighed,
@@ -129,7 +127,7 @@ impl Vault {
     ) -> Result<(), SnapshotError> {
         tracing::warn!(pack = %pack.name, %error, "a pack of the snapshot store is not removed");
         collected.held += 1;
-        self.index().add((pack.name, pack.bytes), &pack.rows())
+        self.index().add((pack.name, pack.bytes), &[])
     }
 
     /// Moves what is needed into packs of its own. Returns the packs of which all of it is elsewhere: what

@@ -14,6 +14,7 @@ mod limited;
 mod mapped;
 mod moving;
 mod reading;
+mod stuck;
 mod whole;
 mod written;
 

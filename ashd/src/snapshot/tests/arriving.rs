@@ -20,7 +20,7 @@ impl Place {
     }
 }
 
-fn name_of(pack: &Path) -> uuid::Uuid {
+pub(super) fn name_of(pack: &Path) -> uuid::Uuid {
     pack::name_of(pack.file_name().unwrap().to_str().unwrap()).unwrap()
 }
 

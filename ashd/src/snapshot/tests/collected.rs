@@ -38,7 +38,7 @@ fn what_no_point_needs_is_collected() {
 }
 
 /// A session that had a large file, and the point without it.
-fn without_old() -> (Place, PathBuf, [Root; 2]) {
+pub(super) fn without_old() -> (Place, PathBuf, [Root; 2]) {
     let place = Place::new();
     let old = place.workspace().join("old");
     fs::write(&old, noise(1, 2_000_000)).unwrap();
@@ -51,7 +51,7 @@ fn without_old() -> (Place, PathBuf, [Root; 2]) {
 
 impl Place {
     /// Begins to collect, up to where nothing is removed yet.
-    fn decide(&self, points: &[Root]) -> (gate::Collector, decide::Going) {
+    pub(super) fn decide(&self, points: &[Root]) -> (gate::Collector, decide::Going) {
         let collector = self.vault.gate.begin(Duration::ZERO).unwrap();
         let points = || Ok::<_, SnapshotError>(points.to_vec());
         let going = self.vault.decide(&collector, (&AT_ONCE, false), points);
@@ -108,7 +108,12 @@ fn what_comes_back_while_it_is_removed_is_stored_again() {
 
 /// Collects with one point, and does something once when it is asked for the n-th time, behind which
 /// there may be others.
-fn meanwhile(place: &Place, n: usize, point: Root, act: impl Fn() -> Option<Root>) -> Collected {
+pub(super) fn meanwhile(
+    place: &Place,
+    n: usize,
+    point: Root,
+    act: impl Fn() -> Option<Root>,
+) -> Collected {
     let (asked, more) = (AtomicUsize::new(0), Mutex::new(vec![point]));
     let points = || {
         let mut more = more.lock().unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 
 impl Place {
-    fn survey(&self, points: &[Root], deep: bool) -> Survey {
+    pub(super) fn survey(&self, points: &[Root], deep: bool) -> Survey {
         self.vault.survey(deep, || Ok::<_, SnapshotError>(points.to_vec())).unwrap()
     }
 }
@@ -13,7 +13,7 @@ fn flip(pack: &Path) {
     flip_at(pack, 100);
 }
 
-fn flip_at(pack: &Path, at: u64) {
+pub(super) fn flip_at(pack: &Path, at: u64) {
     let file = File::options().read(true).write(true).open(pack).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
@@ -21,7 +21,7 @@ fn flip_at(pack: &Path, at: u64) {
 }
 
 /// Where bytes that are not compressed begin in a pack.
-fn place_of(bytes: &[u8], pack: &Path) -> u64 {
+pub(super) fn place_of(bytes: &[u8], pack: &Path) -> u64 {
     let whole = fs::read(pack).unwrap();
     whole.windows(bytes.len()).position(|window| window == bytes).unwrap() as u64
 }
