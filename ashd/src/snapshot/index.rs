@@ -75,7 +75,7 @@ impl Index {
         for (name, bytes) in there.difference(&known).copied() {
             let table = File::open(pack::path(&self.packs, name)).map_err(SnapshotError::from);
             match table.and_then(|file| pack::read_table(&file, name)) {
-                Ok(rows) => self.add((name, bytes), &rows)?,
+                Ok(rows) => self.add_found((name, bytes), &rows)?,
                 Err(error) => {
                     tracing::error!(%error, "a pack of the snapshot store cannot be used");
                     lost = true;
@@ -139,6 +139,18 @@ impl Index {
             self.flush()?;
         }
         Ok(())
+    }
+
+    /// Takes a pack in that was there and not known, as when a daemon died before it removed it.
+    /// What is known to be elsewhere stays there: it may have been found damaged in this one.
+    fn add_found(&mut self, pack: Known, rows: &[Row]) -> Result<(), SnapshotError> {
+        let mut new = vec![];
+        for row in rows {
+            if self.find(row.id)?.is_none() {
+                new.push(*row);
+            }
+        }
+        self.add(pack, &new)
     }
 
     /// Brings what is in memory only into the database.

@@ -124,3 +124,13 @@ fn what_was_stored_again_is_not_looked_for_in_a_pack_that_stays() {
         place.finish(&pack, root);
     }
 }
+
+/// A daemon that dies before it removes a pack that the index has forgotten finds it at the next
+/// start.
+#[test]
+fn what_was_stored_again_is_not_looked_for_in_a_pack_that_is_found_at_the_start() {
+    let (place, pack, root) = stored_again();
+    assert!(place.vault.index().forget(&[name_of(&pack)]).unwrap());
+    let place = place.again();
+    place.finish(&pack, root);
+}
