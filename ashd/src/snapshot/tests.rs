@@ -8,6 +8,7 @@ mod caches;
 mod collected;
 mod damaged;
 mod full;
+mod healed;
 mod held;
 mod large;
 mod limited;
