@@ -252,12 +252,13 @@ impl<'v> Deciding<'v> {
         Ok(self.going())
     }
 
-    /// Notes which points are damaged. When there are more than were known, what they lack does not count
-    /// as stored any more.
+    /// Notes which points are damaged. When there are more than were known, or others only noted
+    /// them, what they lack does not count as stored any more.
     fn note_damage(&self) -> Result<(), SnapshotError> {
         let points: Vec<Root> = self.followed.iter().copied().collect();
         self.vault.keep_notes_of(&points)?;
-        if self.lost.iter().any(|damage| self.vault.damage(damage.root).is_none()) {
+        let is_new = |damage: &Damage| self.vault.damage(damage.root).is_none();
+        if self.lost.iter().any(is_new) || !self.walk.rotten.is_empty() {
             let rotten: Vec<_> = self.walk.rotten.iter().copied().collect();
             self.vault.store_again(&rotten)?;
         }

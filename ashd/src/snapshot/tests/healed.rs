@@ -116,3 +116,14 @@ fn what_whoever_collects_finds_damaged_is_stored_again() {
     assert_eq!(place.collect(&[root]).damaged, 0);
     place.vault.check(root, true).unwrap();
 }
+
+/// Whoever cannot bring a point back notes that, and leaves the rest to others.
+#[test]
+fn what_others_have_noted_is_stored_again_behind_the_next_collecting() {
+    let (place, root) = beheaded();
+    assert!(matches!(place.refused(root), SnapshotError::Damaged { .. }));
+    assert!(place.vault.damage(root).is_some());
+    assert_eq!(place.collect(&[root]).damaged, 1);
+    place.save(root);
+    place.assert_healed(root);
+}
