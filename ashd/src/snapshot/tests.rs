@@ -13,6 +13,7 @@ mod held;
 mod large;
 mod limited;
 mod mapped;
+mod midway;
 mod moving;
 mod reading;
 mod stuck;
