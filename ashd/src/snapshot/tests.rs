@@ -16,6 +16,7 @@ mod mapped;
 mod midway;
 mod moving;
 mod reading;
+mod returned;
 mod stuck;
 mod whole;
 mod written;
