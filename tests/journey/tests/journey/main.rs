@@ -15,6 +15,7 @@ mod calls;
 mod commands;
 mod config;
 mod confined;
+mod copied;
 mod crashes;
 mod dbus;
 mod disk;
