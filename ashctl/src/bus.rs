@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ash_dbus::value::{AgentInfo, SessionInfo};
+use ash_dbus::value::{AgentInfo, SessionFilter, SessionInfo};
 use ash_dbus::{AgentProxy, BUS_NAME, ManagerProxy, SessionProxy};
 use futures_util::StreamExt;
 use tokio::time::timeout;
@@ -17,6 +17,18 @@ const GREETING: Duration = Duration::from_secs(5);
 
 /// How long to wait for `ashd` to come back.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Characters of a session's id.
+const WHOLE: usize = 36;
+
+/// Characters of it that are enough to look for the rest.
+const ENOUGH: usize = 4;
+
+/// Sessions that are asked for at once.
+const PAGE: u32 = 1000;
+
+/// Sessions that are named when more than one may be meant.
+const NAMED: usize = 5;
 
 /// A connection to the bus that `ashd` is on.
 #[derive(Clone)]
@@ -53,14 +65,54 @@ impl Bus {
         Ok((agent.cache_properties(CacheProperties::No).build().await?, info))
     }
 
-    /// A session by id.
+    /// A session by its id, or by how no other id begins.
     pub(crate) async fn session(
         &self,
         id: &str,
     ) -> Result<(SessionProxy<'static>, SessionInfo), Failure> {
-        let (path, info) = self.manager.get_session(id).await?;
+        let id = self.whole_id(id).await?;
+        let (path, info) = self.manager.get_session(&id).await?;
         let session = SessionProxy::builder(&self.connection).path(path)?;
         Ok((session.cache_properties(CacheProperties::No).build().await?, info))
+    }
+
+    /// The only id of a session that begins like this. What is whole, or says too little to be looked
+    /// for, comes back as it is: the daemon says what is wrong with it.
+    ///
+    /// # Errors
+    /// When none begins so, or more than one.
+    pub(crate) async fn whole_id(&self, id: &str) -> Result<String, Failure> {
+        if !is_beginning(id) {
+            return Ok(id.to_owned());
+        }
+        let found = self.beginning_with(&id.to_ascii_lowercase()).await?;
+        match &found[..] {
+            [only] => Ok(only.clone()),
+            [] => Err(Failure::NotFound(format!(
+                "no session's id begins with {id}; see `ashctl session list`"
+            ))),
+            several => Err(Failure::NotFound(ambiguous(id, several))),
+        }
+    }
+
+    /// The ids of all sessions that begin like this, the newest first.
+    async fn beginning_with(&self, beginning: &str) -> Result<Vec<String>, Failure> {
+        let (mut found, mut seen) = (Vec::new(), 0_u32);
+        loop {
+            let filter =
+                SessionFilter { limit: Some(PAGE), offset: Some(seen), ..SessionFilter::default() };
+            let (page, _) = self.manager.list_sessions(filter).await?;
+            if page.is_empty() {
+                return Ok(found);
+            }
+            seen = seen.saturating_add(u32::try_from(page.len()).unwrap_or(u32::MAX));
+            for SessionInfo { id, .. } in page {
+                // One that is made meanwhile moves others to the next page once more.
+                if id.starts_with(beginning) && !found.contains(&id) {
+                    found.push(id);
+                }
+            }
+        }
     }
 
     /// Whether somebody has this name on the bus, or is started when the name is called.
@@ -85,6 +137,33 @@ impl Bus {
             Err(_) => Err(Failure::Absent("ashd went away and did not come back".into())),
         }
     }
+}
+
+/// Whether this looks like the whole id of a session.
+pub(crate) fn is_whole(id: &str) -> bool {
+    id.len() == WHOLE && is_of_ids(id)
+}
+
+/// Whether this can be how the id of a session begins, and says enough to look for the rest.
+pub(crate) fn is_beginning(id: &str) -> bool {
+    (ENOUGH..WHOLE).contains(&id.len()) && is_of_ids(id)
+}
+
+fn is_of_ids(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+}
+
+/// That it is not known which of several sessions is meant.
+fn ambiguous(beginning: &str, found: &[String]) -> String {
+    let named = &found[..found.len().min(NAMED)];
+    let more = match found.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "the ids of several sessions begin with {beginning}: {}{more}; give more of the one you mean",
+        named.join(", ")
+    )
 }
 
 fn silent() -> Failure {

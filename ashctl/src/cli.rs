@@ -19,7 +19,7 @@ Exit codes:
   1  it failed
   2  the command line cannot be used
   3  no message bus, or no ashd on it
-  4  no such agent or session
+  4  no such agent or session; or several sessions, when an id is not whole
   5  refused: wrong state, bad input, busy, no room
   6  permission denied
   130  interrupted
@@ -355,7 +355,7 @@ pub(crate) enum Checkpoint {
 
 #[derive(Args, Debug)]
 pub(crate) struct Id {
-    /// Id of the session
+    /// Id of the session, or at least 4 of its first characters
     #[arg(add = ArgValueCandidates::new(complete::sessions))]
     pub(crate) id: String,
 }

@@ -49,7 +49,7 @@ pub(crate) async fn run(command: Machine, common: &Common) -> Result<u8, Failure
         Machine::Restore { directory, check } => {
             return Err(program::become_restore(&directory, check, as_json).await);
         }
-        Machine::Logs(options) => return Err(journal::become_it(&options, as_json)),
+        Machine::Logs(options) => return Err(journal::become_it(options, as_json, bus).await),
         Machine::Setup(options) => setup::run(&mut page, &options, bus).await?,
         Machine::Runtime(command) => installed::run(&mut page, command).await?,
     }

@@ -81,7 +81,7 @@ pub(crate) struct Setup {
 
 #[derive(Args, Debug)]
 pub(crate) struct Logs {
-    /// Id of a session
+    /// Id of a session, or at least 4 of its first characters
     #[arg(add = ArgValueCandidates::new(complete::sessions))]
     pub(crate) session: Option<String>,
     /// Go on with new lines as they come

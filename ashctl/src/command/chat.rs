@@ -64,7 +64,8 @@ async fn session(
     };
     let (session, info) = bus.session(id).await?;
     if info.agent_name != options.agent {
-        return Err(Failure::Usage(format!("session {id} belongs to agent {}", info.agent_name)));
+        let (id, agent) = (info.id, info.agent_name);
+        return Err(Failure::Usage(format!("session {id} belongs to agent {agent}")));
     }
     let info = match info.status.as_str() {
         "paused" | "stopped" | "error" => session.resume().await?,

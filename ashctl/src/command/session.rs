@@ -108,8 +108,10 @@ async fn send(context: Context, options: Send) -> Result<(), Failure> {
 }
 
 async fn follow(context: Context, id: &str, after: Option<String>) -> Result<(), Failure> {
+    // Once: when the daemon comes back, another session may begin like this, too.
+    let id = context.bus.whole_id(id).await?;
     let mut show = Show::new(context.out, context.as_json);
-    let mut stream = Stream::follow(&context.bus, id, after.unwrap_or_default()).await?;
+    let mut stream = Stream::follow(&context.bus, &id, after.unwrap_or_default()).await?;
     while let Some(event) = stream.next().await? {
         show.event(&event)?;
     }

@@ -180,6 +180,43 @@ async fn tenants_are_deleted() {
 }
 
 #[tokio::test]
+async fn a_session_is_found_by_how_only_its_id_begins() {
+    let bus = Bus::start();
+    let (daemon, _connection) = serve(&bus).await;
+    let id = |number: u32| format!("{number:08x}-0c3e-4b1e-9a57-2f1f0e9d8c7b");
+    daemon.newer.lock().unwrap().extend((0..1500).map(id));
+    let info = async |id: &str| bus.run(&["session", "info", id, "--json"]).await;
+    let whole = info(ID).await;
+    assert_eq!((whole.code, daemon.seen.lock().unwrap().listed), (0, 0), "{}", whole.err);
+    for beginning in ["3f0c", "3F0C6A52-0C", &ID[..35]] {
+        assert_eq!(info(beginning).await.out, whole.out, "{beginning}");
+    }
+    assert!(printed(&bus, &["session", "follow", "3f0c"]).await.ends_with("Hello\n"));
+    let other = bus.run(&["chat", "other", "hi", "-s", "3f0c"]).await;
+    assert_eq!(other.err, format!("ashctl: session {ID} belongs to agent hello\n"));
+
+    let none = info("4f0c").await;
+    let sentence = "ashctl: no session's id begins with 4f0c; see `ashctl session list`\n";
+    assert_eq!((none.code, &*none.err), (4, sentence));
+    let several = info("00000").await;
+    assert_eq!((several.code, several.err.lines().count()), (4, 1), "{}", several.err);
+    let sentence = format!("ashctl: the ids of several sessions begin with 00000: {}, ", id(0));
+    assert!(several.err.starts_with(&sentence), "{}", several.err);
+    assert!(
+        several.err.contains(&format!("{} and 1495 more; give more", id(4))),
+        "{}",
+        several.err
+    );
+    assert_eq!(info("00000010").await.err, "ashctl: it does not exist any more\n");
+    // The daemon says what it thinks of what says too little.
+    let listed = daemon.seen.lock().unwrap().listed;
+    for little in ["3f0", "3g0c", ""] {
+        assert_eq!(info(little).await.code, 4, "{little:?}");
+    }
+    assert_eq!(daemon.seen.lock().unwrap().listed, listed);
+}
+
+#[tokio::test]
 async fn settings_travel_as_json() {
     let bus = Bus::start();
     let (daemon, _connection) = serve(&bus).await;

@@ -32,6 +32,8 @@ pub(crate) struct Seen {
     pub(crate) sent: Vec<(String, String)>,
     pub(crate) followed: Vec<FollowOptions>,
     pub(crate) called: Vec<&'static str>,
+    /// How often it was asked which sessions there are.
+    pub(crate) listed: usize,
     /// Whether each revocation let polkit ask a person.
     pub(crate) may_ask: Vec<bool>,
 }
@@ -41,6 +43,8 @@ pub(crate) struct Seen {
 pub(crate) struct Daemon {
     pub(crate) seen: Arc<Mutex<Seen>>,
     pub(crate) status: Arc<Mutex<String>>,
+    /// Ids of newer sessions, which are listed and nothing else.
+    pub(crate) newer: Arc<Mutex<Vec<String>>>,
     /// A message that waits has come, or an interrupt.
     pub(crate) waiting: Arc<Notify>,
     interrupted: Arc<Notify>,
@@ -129,8 +133,13 @@ impl Manager {
     }
 
     async fn list_sessions(&self, filter: SessionFilter) -> (Vec<SessionInfo>, u64) {
-        let page = if filter.offset == Some(0) { vec![self.0.session()] } else { vec![] };
-        (page, 1)
+        self.0.seen.lock().unwrap().listed += 1;
+        let mut ids = self.0.newer.lock().unwrap().clone();
+        ids.push(ID.into());
+        let total = ids.len() as u64;
+        let (offset, limit) = (filter.offset.unwrap(), filter.limit.unwrap());
+        let page = ids.into_iter().skip(offset as usize).take(limit as usize);
+        (page.map(|id| SessionInfo { id, ..self.0.session() }).collect(), total)
     }
 
     async fn get_session(&self, id: &str) -> Result<(OwnedObjectPath, SessionInfo), fdo::Error> {

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::bus::{Bus, Ran, ended};
-use crate::fake::serve;
+use crate::fake::{ID, serve};
 
 /// A program that says that it is the CLI, of the version that is pinned.
 const CLI: &str = "echo '2.1.197 (Claude Code)'";
@@ -242,9 +242,20 @@ async fn the_journal_is_shown_by_its_own_program() {
     let bus = Bus::start();
     assert_eq!(bus.run(&["logs"]).await.code, 1);
     bus.program("journalctl", "echo \"$@\"; exit 7");
-    let ran = bus.run(&["logs", "3f0c", "-f", "-n", "5"]).await;
-    assert_eq!((ran.code, ran.out.ends_with("--follow --lines=5 ASH_SESSION=3f0c\n")), (7, true));
-    assert_eq!(bus.run(&["logs", "no id"]).await.code, 2);
+    let told = format!("--follow --lines=5 ASH_SESSION={ID}\n");
+    let ran = bus.run(&["logs", ID, "-f", "-n", "5"]).await;
+    assert_eq!((ran.code, ran.out.ends_with(&told)), (7, true), "{}", ran.err);
+    for wrong in ["no id", "3f0"] {
+        assert_eq!(bus.run(&["logs", wrong]).await.code, 2, "{wrong}");
+    }
+    let absent = bus.run(&["logs", "3f0c"]).await;
+    assert_eq!((absent.code, &*absent.out), (3, ""));
+    assert!(absent.err.ends_with("; a whole id can do without ashd\n"), "{}", absent.err);
+    let _daemon = serve(&bus).await;
+    let begun = bus.run(&["logs", "3f0c", "-f", "-n", "5"]).await;
+    assert_eq!((begun.code, begun.out.ends_with(&told)), (7, true), "{}", begun.err);
+    let none = bus.run(&["logs", "4f0c"]).await;
+    assert_eq!((none.code, &*none.out), (4, ""), "{}", none.err);
 }
 
 #[tokio::test]
