@@ -246,6 +246,16 @@ fn the_reference_is_what_users_read() {
 }
 
 #[test]
+fn a_proxy_as_documented_takes_what_the_daemon_takes() {
+    let page = include_str!("../../../docs/reverse-proxy.md");
+    let (_, rest) = page.split_once("client_max_body_size ").unwrap();
+    let http = Dir::new("").load(&[]).unwrap().http;
+    let sizes = [http.max_deployment, http.max_message, http.max_upload, http.max_body];
+    let largest = sizes.into_iter().map(|size| size.0).max().unwrap();
+    assert!(rest.starts_with(&format!("{}g;", largest >> 30)), "{largest}");
+}
+
+#[test]
 fn the_installed_file_shows_the_defaults_and_changes_nothing() {
     let sample = Config::sample();
     assert_eq!(Dir::new(&sample).load(&[]), Dir::new("").load(&[]));

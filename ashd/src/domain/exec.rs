@@ -60,4 +60,12 @@ mod tests {
             assert_eq!(ExecRequest::new(command, timeout).unwrap_err().to_string(), text);
         }
     }
+
+    #[test]
+    fn a_proxy_as_documented_waits_for_the_longest() {
+        let page = include_str!("../../../docs/reverse-proxy.md");
+        let (_, rest) = page.split_once("proxy_read_timeout ").unwrap();
+        let (seconds, _) = rest.split_once("s;").unwrap();
+        assert!(seconds.parse::<u64>().unwrap() > LONGEST_MS / 1000, "{seconds}");
+    }
 }
