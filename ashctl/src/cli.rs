@@ -25,8 +25,8 @@ Exit codes:
   130  interrupted
 `fsck` and `snapshot check` exit with 10, 11 or 12 when they find something: see there;
 `session exec` exits with the code of the command; `doctor` with 1 when something is missing;
-`config`, `logs`, `start`, `stop` and `restart` with that of ashd, journalctl and systemctl; any
-command with -H with its own over there, or 255 when ssh cannot get there.";
+`config`, `restore`, `logs`, `start`, `stop` and `restart` with that of ashd, journalctl and
+systemctl; any command with -H with its own over there, or 255 when ssh cannot get there.";
 
 /// Manage agents and sessions of the local ashd
 #[derive(Debug, Parser)]
