@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, timeout};
 use zbus::Connection;
 
+use super::rights::Right;
 use super::testbus::TestBus;
 
 const NOBODY: u32 = 65_534;
@@ -80,6 +81,19 @@ impl Drop for Listener {
 async fn emit(from: &Connection, member: &str) {
     let nobody = None::<&str>;
     from.emit_signal(nobody, "/o", "org.ashd.Ash1.Manager", member, &"name").await.unwrap();
+}
+
+#[test]
+fn polkit_knows_every_right_and_gives_the_group_two() {
+    let policy = include_str!("../../../systemd/polkit-1/org.ashd.Ash1.policy");
+    let named = policy.split("<action id=\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+    let rights = [Right::View, Right::Run, Right::Manage];
+    assert_eq!(named.collect::<Vec<_>>(), rights.map(Right::action));
+    let rules = include_str!("../../../systemd/polkit-1/50-ash.rules");
+    for right in rights {
+        let is_given = rules.contains(&format!("\"{}\"", right.action()));
+        assert_eq!(is_given, right != Right::Manage, "{}", right.action());
+    }
 }
 
 #[tokio::test]
