@@ -196,6 +196,25 @@ pub(crate) enum Agent {
         #[arg(value_name = "KEY=VALUE", value_parser = member)]
         changes: Vec<(String, Value)>,
     },
+    /// Show an agent's environment, or replace it for sessions that will be made
+    ///
+    /// Names are shown, and never values. What is given takes the place of all that there is. What
+    /// stands on the command line can be seen by others on this machine while this runs; what is
+    /// secret is better in a file.
+    Env {
+        /// Its name
+        #[arg(add = ArgValueCandidates::new(complete::agents))]
+        name: String,
+        /// A variable of the new environment; wins over the file
+        #[arg(value_name = "NAME=VALUE", value_parser = pair)]
+        env: Vec<(String, String)>,
+        /// Take variables from this file, which is written as `.env` is
+        #[arg(long, value_name = "PATH")]
+        file: Option<PathBuf>,
+        /// Give it no variables
+        #[arg(long, conflicts_with_all = ["env", "file"])]
+        clear: bool,
+    },
     /// Delete an agent and end its sessions
     Delete {
         /// Its name

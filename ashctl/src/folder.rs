@@ -53,6 +53,16 @@ pub(crate) enum FolderError {
     Send(io::Error),
 }
 
+/// The variables of a file that is written as `.env` is, in order.
+pub(crate) fn variables(path: &Path) -> Result<Vec<(String, String)>, FolderError> {
+    let text = std::fs::read_to_string(path);
+    assignments(path.into(), &text.map_err(|error| FolderError::Entry(path.into(), error))?)
+}
+
+fn assignments(path: PathBuf, text: &str) -> Result<Vec<(String, String)>, FolderError> {
+    env_file::parse(text).map_err(|(line, why)| FolderError::Env { path, line, why })
+}
+
 /// An open folder. Nothing outside of it is ever opened, whatever its links say.
 pub(crate) struct Folder {
     root: OwnedFd,
@@ -95,11 +105,7 @@ impl Folder {
                 }
                 Err(error) => return Err(error),
             };
-            let read = env_file::parse(&text).map_err(|(line, why)| FolderError::Env {
-                path: self.path.join(name),
-                line,
-                why,
-            })?;
+            let read = assignments(self.path.join(name), &text)?;
             env.get_or_insert_with(HashMap::new).extend(read);
         }
         Ok(env)

@@ -1,11 +1,15 @@
 //! `ashctl agent`.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use ash_dbus::value::AgentInfo;
 use serde_json::{Map, Value, json};
 
 use super::{Context, row};
 use crate::cli::Agent;
 use crate::failure::Failure;
+use crate::folder;
 use crate::json;
 
 pub(super) async fn run(context: &mut Context, command: Agent) -> Result<(), Failure> {
@@ -26,6 +30,11 @@ pub(super) async fn run(context: &mut Context, command: Agent) -> Result<(), Fai
                 }
             };
             show_config(context, &json::parsed(&config))
+        }
+        Agent::Env { name, env, file, clear } => {
+            let is_shown = env.is_empty() && file.is_none() && !clear;
+            let new = if is_shown { None } else { Some(variables(env, file.as_deref())?) };
+            environment(context, &name, new).await
         }
         Agent::Delete { name } => {
             let (agent, _) = context.bus.agent(&name).await?;
@@ -50,6 +59,36 @@ async fn list(context: &mut Context) -> Result<(), Failure> {
             .map(|agent| vec![agent.name, agent.version.to_string(), agent.updated_at]),
     );
     context.out.table(&rows)
+}
+
+/// Those of the command line win over those of the file.
+fn variables(
+    env: Vec<(String, String)>,
+    file: Option<&Path>,
+) -> Result<BTreeMap<String, String>, Failure> {
+    let read = file.map(folder::variables).transpose();
+    let read = read.map_err(|error| Failure::Refused(error.to_string()))?;
+    Ok(read.into_iter().flatten().chain(env).collect())
+}
+
+/// Gives an agent another environment, if there is one, and shows the names in it.
+async fn environment(
+    context: &mut Context,
+    name: &str,
+    new: Option<BTreeMap<String, String>>,
+) -> Result<(), Failure> {
+    let (agent, info) = context.bus.agent(name).await?;
+    let names = match new {
+        None => info.env_names,
+        Some(new) => {
+            context.person.call::<_, ()>(agent.inner(), "SetEnv", &new).await?;
+            new.into_keys().collect()
+        }
+    };
+    if context.document(&json!({"name": name, "envNames": names}))? {
+        return Ok(());
+    }
+    names.iter().try_for_each(|name| context.out.line(name))
 }
 
 /// Shows a config; texts without quotes, as they can be given again.

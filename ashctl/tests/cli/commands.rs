@@ -1,6 +1,6 @@
 //! What the commands print and do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 
 use serde_json::{Value, json};
@@ -242,6 +242,34 @@ async fn changes_of_a_config_travel_as_json() {
     let ran = bus.run(&[&config[..], &["systemPrompt=nonsense"]].concat()).await;
     assert_eq!((ran.code, ran.err.contains("expected `replace`")), (5, true), "{}", ran.err);
     assert_eq!(bus.run(&[&config[..], &["model"]].concat()).await.code, 2);
+}
+
+#[tokio::test]
+async fn an_environment_is_given_whole_and_shown_by_its_names() {
+    let bus = Bus::start();
+    let (daemon, _connection) = serve(&bus).await;
+    let env = ["agent", "env", "hello"];
+    assert_eq!(printed(&bus, &env).await, "");
+    let file = bus.dir.path().join("some.env");
+    fs::write(&file, "A=1\nB='two words'\n").unwrap();
+    let from_file = ["--file", file.to_str().unwrap()];
+    let set = [&env[..], &from_file[..], &["B=3", "C="]].concat();
+    assert_eq!(printed(&bus, &set).await, "A\nB\nC\n");
+    let given = daemon.seen.lock().unwrap().environments.last().cloned().unwrap();
+    let wanted = [("A", "1"), ("B", "3"), ("C", "")];
+    assert_eq!(given, BTreeMap::from(wanted.map(|(name, value)| (name.into(), value.into()))));
+    let shown = printed(&bus, &[&env[..], &["--json"]].concat()).await;
+    let wanted = json!({"name": "hello", "envNames": ["A", "B", "C"]});
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), wanted);
+    assert_eq!(printed(&bus, &[&env[..], &["--clear"]].concat()).await, "");
+
+    fs::write(&file, "A=1\nnonsense\n").unwrap();
+    let refused = bus.run(&[&env[..], &from_file[..]].concat()).await;
+    assert_eq!((refused.code, refused.err.contains("some.env, line 2: ")), (5, true));
+    assert_eq!(bus.run(&[&env[..], &["--clear", "A=1"]].concat()).await.code, 2);
+    assert_eq!(bus.run(&["agent", "env", "nobody", "A=1"]).await.code, 4);
+    let seen = daemon.seen.lock().unwrap();
+    assert_eq!((seen.environments.len(), seen.environments[1].len()), (2, 0));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A daemon that follows a script: the text of a message says what becomes of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -29,6 +29,8 @@ pub(crate) struct Seen {
     pub(crate) deployed_configs: Vec<Option<String>>,
     pub(crate) settings: Vec<String>,
     pub(crate) configured: Vec<String>,
+    /// What the agent was given one after the other.
+    pub(crate) environments: Vec<BTreeMap<String, String>>,
     pub(crate) sent: Vec<(String, String)>,
     pub(crate) followed: Vec<FollowOptions>,
     pub(crate) called: Vec<&'static str>,
@@ -127,7 +129,11 @@ impl Manager {
 
     async fn get_agent(&self, name: &str) -> Result<(OwnedObjectPath, AgentInfo), Error> {
         match name {
-            "hello" => Ok((path::of_agent(name).unwrap(), agent())),
+            "hello" => {
+                let env = self.0.seen.lock().unwrap().environments.last().cloned();
+                let env_names = env.unwrap_or_default().into_keys().collect();
+                Ok((path::of_agent(name).unwrap(), AgentInfo { env_names, ..agent() }))
+            }
             _ => Err(Error::NotFound("Agent not found".into())),
         }
     }
@@ -286,6 +292,10 @@ impl Agent {
         }
         self.0.seen.lock().unwrap().configured.push(changes.into());
         Ok(changes.into())
+    }
+
+    async fn set_env(&self, env: BTreeMap<String, String>) {
+        self.0.seen.lock().unwrap().environments.push(env);
     }
 
     async fn get_config(&self) -> &str {
