@@ -350,6 +350,23 @@ pub(crate) enum Session {
         #[arg(long)]
         limit: Option<usize>,
     },
+    /// Print all that happened, not only the conversation
+    Events(Events),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Events {
+    #[command(flatten)]
+    pub(crate) id: Id,
+    /// Only events with numbers above this
+    #[arg(long, default_value_t = 0)]
+    pub(crate) after: u64,
+    /// At most this many
+    #[arg(long)]
+    pub(crate) limit: Option<usize>,
+    /// Only user, assistant, tool_result, result, error or lifecycle; may be given again
+    #[arg(long, value_name = "KIND")]
+    pub(crate) kind: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,7 +1,7 @@
 //! What `--json` prints.
 
 use ash_dbus::value::{
-    AgentInfo, BackupInfo, CheckpointInfo, CollectionInfo, DifferenceInfo, Health, KeyInfo,
+    AgentInfo, BackupInfo, CheckpointInfo, CollectionInfo, DifferenceInfo, Event, Health, KeyInfo,
     LoadInfo, LogLine, Message, SessionInfo, Usage,
 };
 use serde_json::value::RawValue;
@@ -157,6 +157,11 @@ pub(crate) fn load(load: &LoadInfo) -> Value {
 
 pub(crate) fn message((seq, role, content, at): &Message) -> Value {
     json!({"seq": seq, "role": role, "content": parsed(content), "at": at})
+}
+
+pub(crate) fn event((seq, kind, turn, body, at): &Event) -> Value {
+    let turn = (!turn.is_empty()).then_some(turn);
+    json!({"seq": seq, "kind": kind, "turn": turn, "data": parsed(body), "at": at})
 }
 
 pub(crate) fn log_line((index, level, text, at): &LogLine) -> Value {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use ash_dbus::value::{Message, SessionFilter, SessionInfo};
+use ash_dbus::value::{Event, Message, SessionFilter, SessionInfo};
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use super::turn::Talk;
 use super::{Context, checkpoint, exec, row};
-use crate::cli::{Create, List, Send, Session, WhenBusy};
+use crate::cli::{Create, Events, List, Send, Session, WhenBusy};
 use crate::failure::Failure;
 use crate::json;
 use crate::show::Show;
@@ -65,6 +65,7 @@ pub(super) async fn run(mut context: Context, command: Session) -> Result<u8, Fa
         Session::Messages { id, after, limit } => {
             messages(&mut context, &id.id, (after, limit)).await?;
         }
+        Session::Events(options) => events(&mut context, options).await?,
     }
     Ok(0)
 }
@@ -265,6 +266,35 @@ fn show(context: &mut Context, message: &Message) -> Result<(), Failure> {
     let (seq, role, content, at) = message;
     context.out.line(&format!("--- {seq} {role} {at}"))?;
     context.out.line(&readable(&json::parsed(content)))
+}
+
+async fn events(context: &mut Context, options: Events) -> Result<(), Failure> {
+    let (session, _) = context.bus.session(&options.id.id).await?;
+    let kinds: Vec<&str> = options.kind.iter().map(String::as_str).collect();
+    let (mut after, mut left) = (options.after, options.limit.unwrap_or(usize::MAX));
+    let mut kept = Vec::new();
+    while left > 0 {
+        let limit = PAGE.min(u32::try_from(left).unwrap_or(PAGE));
+        let page = session.events(after, limit, &kinds).await?;
+        let Some(last) = page.last() else { break };
+        after = last.0;
+        left -= page.len().min(left);
+        match context.as_json {
+            true => kept.extend(page.iter().map(json::event)),
+            false => page.iter().try_for_each(|event| show_event(context, event))?,
+        }
+    }
+    context.document(&Value::from(kept)).map(|_| ())
+}
+
+/// Messages as people read them, everything else as it is.
+fn show_event(context: &mut Context, event: &Event) -> Result<(), Failure> {
+    let (seq, kind, _, body, at) = event;
+    context.out.line(&format!("--- {seq} {kind} {at}"))?;
+    match kind.as_str() {
+        "user" | "assistant" => context.out.line(&readable(&json::parsed(body))),
+        _ => context.out.line(body),
+    }
 }
 
 /// The text of a message, tool calls as short lines.

@@ -273,6 +273,32 @@ async fn an_environment_is_given_whole_and_shown_by_its_names() {
 }
 
 #[tokio::test]
+async fn what_happened_is_printed() {
+    let bus = Bus::start();
+    let _daemon = serve(&bus).await;
+    let events = ["session", "events", ID];
+    let created = "--- 1 lifecycle then\n{\"action\":\"created\"}\n";
+    let (said, paused) =
+        ("--- 2 user then\nhi\n", "--- 3 lifecycle then\n{\"action\":\"paused\"}\n");
+    for (options, wanted) in [
+        (&["--after", "1"][..], [said, paused].concat()),
+        (&[], [created, said, paused].concat()),
+        (&["--limit", "2"], [created, said].concat()),
+        (&["--kind", "lifecycle"], [created, paused].concat()),
+        (&["--kind", "lifecycle", "--kind", "user", "--after", "2"], paused.to_owned()),
+        (&["--after", "3"], String::new()),
+    ] {
+        assert_eq!(printed(&bus, &[&events[..], options].concat()).await, wanted, "{options:?}");
+    }
+    let document = printed(&bus, &[&events[..], &["--kind", "user", "--json"]].concat()).await;
+    let data = json!({"type": "user", "content": "hi"});
+    let wanted = json!([{"seq": 2, "kind": "user", "turn": "t-1", "data": data, "at": "then"}]);
+    assert_eq!(serde_json::from_str::<Value>(&document).unwrap(), wanted);
+    let refused = bus.run(&[&events[..], &["--kind", "nonsense"]].concat()).await;
+    assert_eq!((refused.code, refused.err.contains("kinds must be of")), (5, true));
+}
+
+#[tokio::test]
 async fn commands_run_with_their_output_and_code() {
     let bus = Bus::start();
     let _daemon = serve(&bus).await;

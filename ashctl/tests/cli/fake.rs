@@ -6,7 +6,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use ash_dbus::value::{
-    AgentInfo, BackupInfo, CheckpointInfo, CollectionInfo, DeployOptions, DifferenceInfo,
+    AgentInfo, BackupInfo, CheckpointInfo, CollectionInfo, DeployOptions, DifferenceInfo, Event,
     FollowOptions, Health, KeyInfo, LoadInfo, LogLine, Message, SessionFilter, SessionInfo, Usage,
 };
 use ash_dbus::{BUS_NAME, Error, ROOT, path};
@@ -427,6 +427,28 @@ impl Session {
     async fn messages(&self, after: u64, _limit: u32) -> Vec<Message> {
         let body = "{\"type\":\"user\",\"content\":\"hi\"}".to_owned();
         if after == 0 { vec![(1, "user".into(), body, "then".into())] } else { vec![] }
+    }
+
+    async fn events(
+        &self,
+        after: u64,
+        limit: u32,
+        kinds: Vec<String>,
+    ) -> Result<Vec<Event>, Error> {
+        if kinds.contains(&"nonsense".to_owned()) {
+            return Err(Error::Invalid("kinds must be of user, lifecycle".into()));
+        }
+        let event = |number: u64, kind: &str, turn: &str, body: &str| {
+            (number, kind.to_owned(), turn.to_owned(), body.to_owned(), "then".to_owned())
+        };
+        let all = [
+            event(1, "lifecycle", "", "{\"action\":\"created\"}"),
+            event(2, "user", "t-1", "{\"type\":\"user\",\"content\":\"hi\"}"),
+            event(3, "lifecycle", "", "{\"action\":\"paused\"}"),
+        ];
+        let is_wanted =
+            |event: &Event| event.0 > after && (kinds.is_empty() || kinds.contains(&event.1));
+        Ok(all.into_iter().filter(is_wanted).take(limit as usize).collect())
     }
 
     async fn logs(&self, after: i64) -> Vec<LogLine> {

@@ -134,6 +134,15 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_of_event_is_documented() {
+        let page = include_str!("../../../docs/dbus.md");
+        let row = page.lines().find(|line| line.starts_with("| `Events`")).unwrap();
+        for kind in EventKind::ALL {
+            assert!(row.contains(&format!("`{}`", kind.as_str())), "{}", kind.as_str());
+        }
+    }
+
+    #[test]
     fn messages_are_read() {
         let options = r#"{"includePartialMessages":true,"whenBusy":"reject","maxTurns":3}"#;
         let (request, reading) = message(r#""hello""#, options).unwrap();
