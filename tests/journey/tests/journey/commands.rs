@@ -50,6 +50,11 @@ fn people_and_scripts_get_what_they_need() -> Result<()> {
     ensure!(prints(&ash, &["session", "info", session])?.contains("active"));
     ensure!(prints(&ash, &["top"])?.contains(session));
     ensure!(prints(&ash, &["session", "messages", session])?.contains("piped"));
+    ensure!(prints(&ash, &["session", "info", &session[..13]])?.contains(session));
+    let events = prints(&ash, &["session", "events", session, "--kind", "lifecycle"])?;
+    ensure!(events.contains("\"action\":\"created\"") && !events.contains("piped"), "{events}");
+    ensure!(prints(&ash, &["agent", "env", "my-agent", "A=b", "C=d"])? == "A\nC\n");
+    ensure!(prints(&ash, &["agent", "env", "my-agent"])? == "A\nC\n");
     prints(&ash, &["session", "logs", session])?;
     ensure!(prints(&ash, &["session", "exec", session, "pwd"])? == "/workspace\n");
     ensure!(run(&ash, &["session", "exec", session, "exit 7"])?.status.code() == Some(7));
