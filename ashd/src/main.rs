@@ -27,7 +27,13 @@ fn main() -> ExitCode {
     };
     match runtime.block_on(app::run(arguments.config)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error, error.exit_code()),
+        Err(error) => {
+            let code = failed(&error, error.exit_code());
+            // Nothing of what was started goes on while the end is waited for.
+            drop(runtime);
+            app::hold_off(&error);
+            code
+        }
     }
 }
 

@@ -106,18 +106,21 @@ impl AppError {
     /// The exit code: 78 when only a person can mend it (configuration, sysexits(3)), so that a
     /// service manager does not try again; 1 otherwise.
     pub fn exit_code(&self) -> ExitCode {
+        if self.needs_a_person() { ExitCode::from(78) } else { ExitCode::FAILURE }
+    }
+
+    /// Whether only a person can mend it.
+    pub(super) fn needs_a_person(&self) -> bool {
         match self {
             AppError::Config(_)
             | AppError::State(LockError::Open { .. } | LockError::Foreign { .. })
             | AppError::Restoring
             | AppError::Objects(_)
-            | AppError::Holder => ExitCode::from(78),
-            AppError::Store(StoreError::Newer { .. }) => ExitCode::from(78),
-            AppError::State(LockError::Unusable { source, .. }) if is_closed(source) => {
-                ExitCode::from(78)
-            }
-            AppError::Sandboxes(error) if is_lasting(error) => ExitCode::from(78),
-            _ => ExitCode::FAILURE,
+            | AppError::Holder
+            | AppError::Store(StoreError::Newer { .. }) => true,
+            AppError::State(LockError::Unusable { source, .. }) => is_closed(source),
+            AppError::Sandboxes(error) => is_lasting(error),
+            _ => false,
         }
     }
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +72,24 @@ pub async fn run(file: Option<PathBuf>) -> Result<(), AppError> {
     }
     daemon.end().await;
     Ok(())
+}
+
+/// Waits a while behind a start that has failed and is tried again at once, where systemd itself does not
+/// wait ever longer: else it would fail every second for ever, and fill the journal. Whatever ends the
+/// daemon ends this as well.
+pub fn hold_off(error: &AppError) {
+    if error.needs_a_person() {
+        return;
+    }
+    let Ok(runtime) = Builder::new_current_thread().enable_all().build() else { return };
+    runtime.block_on(async {
+        let Ok(mut signals) = Signals::listen() else { return };
+        let pause = async { tokio::time::sleep(systemd::pause().await).await };
+        tokio::select! {
+            () = pause => {}
+            _ = signals.next() => {}
+        }
+    });
 }
 
 struct Daemon {

@@ -2,7 +2,8 @@
 //!
 //! `systemctl stop` and `systemctl restart` send the same signal. Which of them it was says the job
 //! of our unit, and on that hangs what becomes of the sandboxes. A service that is not there may come
-//! back or not, and on that hangs whether it is worth trying again.
+//! back or not, and on that hangs whether it is worth trying again. And an old systemd starts again what
+//! fails at its start at an even pace, however often.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -15,6 +16,9 @@ use zbus::zvariant::OwnedObjectPath;
 
 /// How long systemd may take to answer, on a machine that has much to do. It waits for us meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest pause between two starts that fail, as the unit has it (RestartMaxDelaySec=).
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What becomes of the sandboxes when the daemon ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -85,9 +89,7 @@ async fn ask(address: Option<&str>, pid: u32) -> Result<Answer, SystemdError> {
 
 async fn answer(address: Option<&str>, pid: u32) -> zbus::Result<Answer> {
     let bus = address.map_or_else(Builder::system, Builder::address)?.build().await?;
-    let unit = ManagerProxy::new(&bus).await?.get_unit_by_pid(pid).await?;
-    let service = ServiceProxy::builder(&bus).path(&unit)?;
-    let service = service.cache_properties(CacheProperties::No).build().await?;
+    let (unit, service) = service_of(&bus, pid).await?;
     if service.main_pid().await? != pid {
         return Ok(Answer::NotOurs);
     }
@@ -95,6 +97,47 @@ async fn answer(address: Option<&str>, pid: u32) -> zbus::Result<Answer> {
     match unit.cache_properties(CacheProperties::No).build().await?.job().await? {
         (0, _) => Ok(Answer::NoJob),
         (_, job) => Ok(Answer::Job(job_type(&bus, &job).await?)),
+    }
+}
+
+/// The unit that a process is in, and the service that this is.
+async fn service_of(
+    bus: &Connection,
+    pid: u32,
+) -> zbus::Result<(OwnedObjectPath, ServiceProxy<'static>)> {
+    let unit = ManagerProxy::new(bus).await?.get_unit_by_pid(pid).await?;
+    let service = ServiceProxy::builder(bus).path(unit.clone())?;
+    Ok((unit, service.cache_properties(CacheProperties::No).build().await?))
+}
+
+/// How long a start that has failed is to wait before it ends, so that the next one fails later: the
+/// longer, the more often systemd has started the service again. Nothing for a systemd that lets its own
+/// pauses grow, from 254 on; for who was started by hand; and without an answer.
+pub(super) async fn pause() -> Duration {
+    let pid = std::process::id();
+    if !runs(std::env::var_os("SYSTEMD_EXEC_PID").as_deref(), pid) {
+        return Duration::ZERO;
+    }
+    match timeout(PATIENCE, even_restarts(None, pid)).await {
+        Ok(Ok(Some(restarts))) => pause_after(restarts),
+        _ => Duration::ZERO,
+    }
+}
+
+/// Twice as long each time; systemd's own pause comes behind it.
+fn pause_after(restarts: u32) -> Duration {
+    let seconds = restarts.checked_sub(1).map_or(0, |doubled| 1_u64 << doubled.min(5));
+    Duration::from_secs(seconds).min(LONGEST_PAUSE)
+}
+
+/// How often systemd has started our service again, if it does so at an even pace.
+async fn even_restarts(address: Option<&str>, pid: u32) -> zbus::Result<Option<u32>> {
+    let bus = address.map_or_else(Builder::system, Builder::address)?.build().await?;
+    let (_, service) = service_of(&bus, pid).await?;
+    let grows = service.restart_steps().await.is_ok();
+    match service.main_pid().await? == pid && !grows {
+        true => service.n_restarts().await.map(Some),
+        false => Ok(None),
     }
 }
 
@@ -158,6 +201,14 @@ trait Unit {
 trait Service {
     #[zbus(property, name = "MainPID")]
     fn main_pid(&self) -> zbus::Result<u32>;
+
+    /// How often it was started again by itself.
+    #[zbus(property, name = "NRestarts")]
+    fn n_restarts(&self) -> zbus::Result<u32>;
+
+    /// In how many steps pauses grow; not known to a systemd whose pauses do not.
+    #[zbus(property)]
+    fn restart_steps(&self) -> zbus::Result<u32>;
 }
 
 #[zbus::proxy(

@@ -43,13 +43,29 @@ impl FakeUnit {
     }
 }
 
-struct FakeService(u32);
+struct FakeService {
+    main: u32,
+    restarts: u32,
+    /// None for a systemd that does not know them.
+    steps: Option<u32>,
+}
 
 #[zbus::interface(name = "org.freedesktop.systemd1.Service")]
 impl FakeService {
     #[zbus(property, name = "MainPID")]
     async fn main_pid(&self) -> u32 {
-        self.0
+        self.main
+    }
+
+    #[zbus(property, name = "NRestarts")]
+    async fn n_restarts(&self) -> u32 {
+        self.restarts
+    }
+
+    #[zbus(property)]
+    async fn restart_steps(&self) -> zbus::fdo::Result<u32> {
+        let unknown = || zbus::fdo::Error::UnknownProperty("there are none".into());
+        self.steps.ok_or_else(unknown)
     }
 }
 
@@ -69,7 +85,7 @@ async fn systemd(bus: &TestBus, main: u32, job: Option<&'static str>) -> Connect
     let objects = systemd.object_server();
     objects.at("/org/freedesktop/systemd1", FakeManager).await.unwrap();
     objects.at(UNIT, FakeUnit(job.map_or(0, |_| 7), "active")).await.unwrap();
-    objects.at(UNIT, FakeService(main)).await.unwrap();
+    objects.at(UNIT, FakeService { main, restarts: 0, steps: None }).await.unwrap();
     if let Some(job) = job {
         objects.at(JOB, FakeJob(job)).await.unwrap();
     }
@@ -108,6 +124,31 @@ async fn only_a_service_that_has_failed_is_given_up() {
     }
     let unknown = is_failed(Some(&bus.address()), "other.service").await.unwrap_err();
     assert!(unknown.to_string().starts_with("systemd cannot be asked"), "{unknown}");
+}
+
+#[tokio::test]
+async fn only_a_systemd_whose_pauses_are_even_is_slowed_down() {
+    let bus = TestBus::start();
+    let systemd = systemd(&bus, US, None).await;
+    let objects = systemd.object_server();
+    for (main, steps, counted) in
+        [(US, None, Some(3)), (US, Some(8), None), (US, Some(0), None), (US + 1, None, None)]
+    {
+        objects.remove::<FakeService, _>(UNIT).await.unwrap();
+        objects.at(UNIT, FakeService { main, restarts: 3, steps }).await.unwrap();
+        let restarts = even_restarts(Some(&bus.address()), US).await.unwrap();
+        assert_eq!(restarts, counted, "{main} {steps:?}");
+    }
+    assert!(even_restarts(Some("unix:path=/nonexistent"), US).await.is_err());
+}
+
+#[test]
+fn pauses_grow_up_to_the_longest() {
+    let seconds: Vec<_> = (0..8).map(|restarts| pause_after(restarts).as_secs()).collect();
+    assert_eq!(seconds, [0, 1, 2, 4, 8, 16, 30, 30]);
+    assert_eq!(pause_after(u32::MAX), LONGEST_PAUSE);
+    let unit = include_str!("../../../systemd/ashd.service");
+    assert!(unit.contains(&format!("\nRestartMaxDelaySec={}\n", LONGEST_PAUSE.as_secs())));
 }
 
 #[tokio::test]
