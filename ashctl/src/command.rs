@@ -194,7 +194,8 @@ async fn absent(sentence: &str) -> Failure {
         return Failure::Absent(sentence.to_owned());
     };
     let why = match state.as_str() {
-        "failed" => systemctl::last_words(unit).await,
+        // Between two starts, too: it may be tried again for long.
+        "failed" | "activating" => systemctl::last_words(unit).await,
         _ => None,
     };
     let why = why.map(|why| format!(": {why}")).unwrap_or_default();

@@ -189,6 +189,12 @@ async fn what_the_service_manager_says_of_an_absent_daemon_is_told() {
     let status = bus.run(&["status"]).await;
     let sentence = "; systemctl says that ashd.service is failed\n";
     assert_eq!((status.code, status.err.ends_with(sentence)), (3, true), "{}", status.err);
+    let script =
+        "case $1 in is-active) echo activating; exit 3;; show) echo the port is taken;; esac";
+    bus.program("systemctl", script);
+    let status = bus.run(&["status"]).await;
+    let sentence = "; systemctl says that ashd.service is activating: the port is taken\n";
+    assert_eq!((status.code, status.err.ends_with(sentence)), (3, true), "{}", status.err);
 }
 
 #[tokio::test]

@@ -168,6 +168,11 @@ pub(super) fn daemon(readings: &Readings) -> Finding {
             "ashd has failed",
             "`systemctl status ashd` says why in one sentence; then `systemctl start ashd`",
         ),
+        Daemon::Absent if unit == "activating" => Finding::warn(
+            name,
+            "ashd is being started, or cannot be and is tried again",
+            "`systemctl status ashd` says in one sentence what it lacks",
+        ),
         Daemon::Absent => Finding::warn(name, "ashd does not run", "run `systemctl start ashd`"),
     }
 }

@@ -121,6 +121,11 @@ fn what_could_be_better_is_a_warning() {
         ("CPU mitigations", |it| it.is_smt_on = true, "SMT"),
         ("CPU mitigations", |it| it.vulnerabilities[0].1 = "Vulnerable".into(), "meltdown"),
         ("Daemon", |it| it.daemon = Daemon::Absent, "not on this bus"),
+        (
+            "Daemon",
+            |it| (it.unit, it.daemon) = (Some("activating".into()), Daemon::Absent),
+            "is tried again",
+        ),
         ("Daemon", |it| it.daemon = Daemon::NoBus("gone".into()), "gone"),
         ("Daemon", |it| it.daemon = Daemon::Odd("no method".into()), "no method"),
         ("Daemon", |it| it.daemon = Daemon::There("1".into(), vec!["TCP".into()]), "TCP"),
