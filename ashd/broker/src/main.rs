@@ -48,6 +48,17 @@ enum Error {
     Server(#[from] server::Error),
 }
 
+impl Error {
+    /// 78 when only a person can mend it (configuration, sysexits(3)), so that a service manager does
+    /// not try again; 1 otherwise.
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Error::Harden(_) | Error::Server(server::Error::NotAListener) => ExitCode::from(78),
+            Error::Start(_) | Error::Server(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // What is finer is not ours, and may quote what passes.
@@ -62,7 +73,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::last_words(&error);
-            ExitCode::FAILURE
+            error.exit_code()
         }
     }
 }

@@ -6,6 +6,9 @@ use std::process::{Command, Stdio};
 
 use crate::stage::{NOBODY, Stage};
 
+/// What does not try again when the broker says that this is of no use.
+const UNIT: &str = include_str!("../../../../systemd/ash-broker.service");
+
 fn status(pid: u32, field: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
@@ -36,8 +39,9 @@ async fn the_process_holds_no_privilege() {
 fn root_is_refused() {
     let output =
         Command::new(env!("CARGO_BIN_EXE_ash-broker")).stdin(Stdio::null()).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(78));
     assert!(String::from_utf8(output.stderr).unwrap().contains("must not run as root"));
+    assert!(UNIT.contains("\nRestartPreventExitStatus=78 243\n"));
 }
 
 #[test]
@@ -49,7 +53,7 @@ fn another_standard_input_is_refused() {
     let program = dir.path().join("ash-broker");
     fs::copy(env!("CARGO_BIN_EXE_ash-broker"), &program).unwrap();
     let output = Command::new(program).uid(NOBODY).stdin(Stdio::null()).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(78));
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains("standard input must be the listening control socket"), "{told}");
 }

@@ -178,7 +178,7 @@ async fn child() {
 
     // Whoever ends at once may be gone before the journal sees who it was.
     let ended = command.stdin(Stdio::null()).status().unwrap();
-    assert_eq!(ended.code(), Some(1));
+    assert_eq!(ended.code(), Some(78));
     assert!(stage.log().starts_with("<3>standard input must be"), "{}", stage.log());
 }
 
