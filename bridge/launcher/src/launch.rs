@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ash_sys::cgroup;
 use ash_sys::files::is_directory;
-use ash_sys::process::{Child, Exec, fork_into};
+use ash_sys::process::{ABOUT_TO_RUN, Child, Exec, fork_into};
 use ash_wire::plan::{FIXED_FDS, Mount, Plan};
 use rustix::fs::{
     CWD, Mode, OFlags, ResolveFlags, SealFlags, SeekFrom, StatVfsMountFlags, fcntl_get_seals,
@@ -15,7 +15,7 @@ use rustix::fs::{
 };
 use rustix::net::sockopt::socket_acceptconn;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Resource, Rlimit, WaitOptions, setrlimit, waitpid};
+use rustix::process::{Resource, Rlimit, WaitOptions, WaitStatus, setrlimit, waitpid};
 
 use crate::argv;
 use crate::fault;
@@ -61,6 +61,9 @@ pub enum LaunchError {
     /// The child could not become bubblewrap.
     #[error("{0}")]
     Child(String),
+    /// The child died, without a word, before it became bubblewrap.
+    #[error("the process that was to become bubblewrap {0} before it did")]
+    Died(String),
 }
 
 /// Makes the sandbox that a plan describes.
@@ -82,22 +85,22 @@ pub fn launch(plan: &Plan, fds: &[OwnedFd], options: &Options) -> Result<Child, 
         vec![null.as_fd(), null.as_fd(), stderr.as_fd(), listener.as_fd(), way_in.as_fd()];
     descriptors.extend(files.iter().map(|file| file.as_fd()));
     let args = argv::arguments(plan, options);
-    let (failure, its_failure) = step("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
+    let (report, its_report) = step("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
     fault::point("launch.checked");
     let child = fork_into(bridge_group, || {
         fault::point("launch.forked");
         let prepared = prepare(plan);
         fault::point("launch.prepared");
         let Err(error) = prepared else {
-            let failure = its_failure.as_fd();
-            Exec { program: &options.bwrap, args: &args, descriptors: &descriptors, failure }.run()
+            let report = its_report.as_fd();
+            Exec { program: &options.bwrap, args: &args, descriptors: &descriptors, report }.run()
         };
-        let _ = rustix::io::write(&its_failure, error.to_string().as_bytes());
+        let _ = rustix::io::write(&its_report, error.to_string().as_bytes());
         1
     });
     let child = step("fork into the bridge's cgroup", child)?;
-    drop(its_failure);
-    let child = await_exec(child, failure)?;
+    drop(its_report);
+    let child = await_exec(child, report)?;
     fault::point("launch.executed");
     Ok(child)
 }
@@ -146,15 +149,31 @@ fn volunteer() -> io::Result<()> {
     }
 }
 
-/// The pipe closes when bubblewrap runs; before that it can only carry the reason why not.
-fn await_exec(child: Child, failure: OwnedFd) -> Result<Child, LaunchError> {
-    let mut reason = String::new();
-    let read = std::fs::File::from(failure).read_to_string(&mut reason);
-    if reason.is_empty() && read.is_ok() {
-        return Ok(child);
+/// The pipe closes when bubblewrap runs, right behind the byte that says that it is about to.
+/// Otherwise it has the reason why not, or nothing when the child was killed. One that is killed in
+/// the middle of execve(2) shows on the bridge's socket, as does a bubblewrap that fails.
+fn await_exec(child: Child, report: OwnedFd) -> Result<Child, LaunchError> {
+    let mut said = Vec::new();
+    let read = std::fs::File::from(report).read_to_end(&mut said);
+    let reason = match said.strip_prefix(&[ABOUT_TO_RUN]) {
+        Some([]) if read.is_ok() => return Ok(child),
+        Some(reason) => reason,
+        None => said.as_slice(),
+    };
+    let ended = waitpid(Some(child.pid), WaitOptions::empty());
+    if reason.is_empty() {
+        let status = ended.ok().flatten().map(|(_, status)| status);
+        return Err(LaunchError::Died(how_it_ended(status)));
     }
-    let _ = waitpid(Some(child.pid), WaitOptions::empty());
-    Err(LaunchError::Child(reason))
+    Err(LaunchError::Child(String::from_utf8_lossy(reason).into_owned()))
+}
+
+fn how_it_ended(status: Option<WaitStatus>) -> String {
+    match status.map(|status| (status.terminating_signal(), status.exit_status())) {
+        Some((Some(signal), _)) => format!("was ended by signal {signal}"),
+        Some((None, Some(status))) => format!("ended with status {status}"),
+        _ => "ended".to_owned(),
+    }
 }
 
 fn check_descriptors(fds: &[OwnedFd]) -> Result<(), LaunchError> {

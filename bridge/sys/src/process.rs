@@ -124,6 +124,9 @@ fn be_child(body: impl FnOnce() -> u8) -> ! {
     std::process::exit(status.into())
 }
 
+/// Says on [`Exec::report`] that nothing is left but to run the program. No sentence has this byte.
+pub const ABOUT_TO_RUN: u8 = 0;
+
 /// Another program, to be run in place of this process.
 pub struct Exec<'a> {
     /// Its path.
@@ -132,26 +135,44 @@ pub struct Exec<'a> {
     pub args: &'a [String],
     /// Its descriptors 0, 1, 2, …; it gets no others.
     pub descriptors: &'a [BorrowedFd<'a>],
-    /// Where a sentence goes if it cannot be run. Closed when it runs.
-    pub failure: BorrowedFd<'a>,
+    /// Where [`ABOUT_TO_RUN`] goes right before it is run, and a sentence if it cannot be. Closed
+    /// when it runs, and when this process dies. Only that byte tells the two apart: whoever dies
+    /// closes its descriptors before it counts as dead.
+    pub report: BorrowedFd<'a>,
 }
 
 impl Exec<'_> {
     /// Becomes the program, or ends the process with status 127.
     pub fn run(self) -> ! {
-        let failure = fcntl_dupfd_cloexec(self.failure, self.descriptors.len() as RawFd);
-        let error = match fds::arrange(self.descriptors) {
-            Ok(()) => Command::new(self.program).args(self.args).env_clear().exec(),
-            Err(error) => error,
-        };
-        if let Ok(failure) = failure {
-            let sentence = format!("cannot run {}: {error}", self.program.display());
-            let _ = rustix::io::write(&failure, sentence.as_bytes());
-            std::mem::forget(failure);
+        match fcntl_dupfd_cloexec(self.report, self.descriptors.len() as RawFd) {
+            Ok(report) => {
+                let error = self.become_it(&report);
+                self.tell(report.as_fd(), &error);
+                std::mem::forget(report);
+            }
+            // Nothing was put in its place yet.
+            Err(error) => self.tell(self.report, &error.into()),
         }
         // SAFETY: _exit takes no pointers and does not return. It runs no destructors: the
         // descriptors that they would close are no longer theirs.
         unsafe { libc::_exit(127) }
+    }
+
+    /// Becomes the program; returns only to say why that cannot be.
+    fn become_it(&self, report: &OwnedFd) -> io::Error {
+        if let Err(error) = fds::arrange(self.descriptors) {
+            return error;
+        }
+        // Whoever listens takes its absence for a death.
+        if let Err(error) = rustix::io::write(report, &[ABOUT_TO_RUN]) {
+            return error.into();
+        }
+        Command::new(self.program).args(self.args).env_clear().exec()
+    }
+
+    fn tell(&self, report: BorrowedFd<'_>, error: &io::Error) {
+        let sentence = format!("cannot run {}: {error}", self.program.display());
+        let _ = rustix::io::write(report, sentence.as_bytes());
     }
 }
 

@@ -1,7 +1,7 @@
 //! Plans that the launcher refuses, and that nothing stays of them.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::process::Command;
 
 use ash_wire::plan::{Mount, Reply};
@@ -101,6 +101,53 @@ fn a_launch_that_fails_in_bubblewrap_leaves_nothing() {
     });
     let said = machine.make(request).gone();
     assert!(said.contains("broker/none"), "{said}");
+}
+
+/// Nothing was started, and whoever asked is told so by the answer.
+#[test]
+fn a_bubblewrap_that_cannot_be_run_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = dir.path().join("plain");
+    std::fs::write(&plain, "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(&plain, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let missing = dir.path().join("missing");
+    for (program, why) in [(missing, "No such file"), (plain, "Permission denied")] {
+        let program = program.to_str().unwrap();
+        let Some(machine) = Machine::with(&["--bwrap", program]) else { return };
+        let reason = refusal(&machine, |_| ());
+        assert!(reason.contains(program) && reason.contains(why), "{reason}");
+    }
+}
+
+/// Its own descriptors are more than it may have.
+#[test]
+fn a_limit_under_which_nothing_can_be_run_is_told() {
+    let Some(machine) = Machine::new() else { return };
+    let reason = refusal(&machine, |request| request.plan.rlimits.open_files = 1);
+    assert!(reason.contains("cannot run /usr/bin/bwrap"), "{reason}");
+}
+
+/// As for want of memory, and with no last words. It stands still from its first instruction on, so
+/// that it is killed before it is anything.
+#[test]
+fn a_child_that_is_killed_before_it_is_bubblewrap_is_told() {
+    let Some(machine) = Machine::new() else { return };
+    let request = machine.request();
+    let group = machine.cgroup.join(&request.plan.sandbox).join("bridge");
+    std::fs::write(group.join("cgroup.freeze"), "1").unwrap();
+    let said = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| machine.ask(&request));
+        wait_until("the child is there", || {
+            let procs = std::fs::read_to_string(group.join("cgroup.procs")).unwrap();
+            (!procs.is_empty()).then_some(())
+        });
+        std::fs::write(group.join("cgroup.kill"), "1").unwrap();
+        asking.join().unwrap()
+    });
+    let Reply::Refused { reason } = said else { panic!("{said:?}") };
+    assert!(reason.contains("was ended by signal 9"), "{reason}");
+    let (_sandbox, mut peer) = machine.sandbox();
+    assert_eq!(peer.run("echo next").stdout, "next\n");
 }
 
 #[test]

@@ -193,6 +193,10 @@ fn somebody_dies_at_every_step_of_a_sandbox() -> Result<()> {
             died.with_context(|| format!("at {point}"))?;
         }
     }
+    // Who dies before it is bubblewrap has no words of its own.
+    let log = making.ash.log();
+    let told = log.matches("become bubblewrap was ended by signal 9").count();
+    ensure!(told >= 2, "{told} times: {log}");
     making.ash.finish()
 }
 
