@@ -51,6 +51,7 @@ mod tenants;
 mod top;
 mod under_way;
 mod unsynced;
+mod untold;
 
 #[cfg(test)]
 mod stage;

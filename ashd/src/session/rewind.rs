@@ -106,7 +106,7 @@ impl Shared {
 
     /// The last event behind a number and in front of a message that says at which point the session was,
     /// and which.
-    async fn last_at(
+    pub(super) async fn last_at(
         &self,
         id: SessionId,
         mut after: u64,

@@ -21,7 +21,7 @@ use super::going_on;
 use super::shared::Shared;
 use crate::domain::{Changed, SandboxId, Session, SessionId, Which};
 use crate::fault;
-use crate::store::{EventRange, Store, StoreError, Unsynced};
+use crate::store::{Store, StoreError, Unsynced};
 use crate::tree::{Tree, TreeError};
 
 /// How long to wait for others whose files can be put on the disk together, and for those that go on
@@ -153,10 +153,7 @@ impl Shared {
             self.flush().await?;
         }
         let behind = point.as_ref().map_or(0, |point| point.seq);
-        let kinds = going_on::SPOKEN.to_vec();
-        let spoken = EventRange { after: behind, limit: 1, kinds, undone: false };
-        let is_behind =
-            session.restore.is_none() && !self.store.events(id, spoken).await?.is_empty();
+        let is_behind = session.restore.is_none() && self.is_spoken_behind(id, behind).await?;
         let told = is_behind.then(|| going_on::gone_down(point.as_ref(), session.last_seq + 1));
         Ok(self.store.build_again(id, told).await?)
     }

@@ -28,6 +28,7 @@ impl Driver {
         match begin {
             Begin::Cold => self.read_again().await,
             Begin::Launched(running) => {
+                self.looked_back = true;
                 self.attach(running);
                 self.start_cli(Conversation::New, &TurnOptions::default());
             }

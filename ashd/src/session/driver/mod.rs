@@ -143,6 +143,8 @@ pub(super) struct Driver {
     kept: Option<(Changes, PointId)>,
     /// What history tells of them.
     told_of: Changes,
+    /// Whether nothing is left to be looked for of what the daemon before this one did not tell.
+    looked_back: bool,
     /// Who asked for a point that the cut under way is too late for.
     wishes: Vec<Wish>,
     /// Whether points are let go of when there are many: not on the way back to one of them.
@@ -227,6 +229,7 @@ impl Driver {
             saving: None,
             kept: None,
             told_of: Changes::default(),
+            looked_back: false,
             wishes: vec![],
             keeps_all: false,
             writes: vec![],

@@ -141,7 +141,7 @@ impl Driver {
             waiting.refuse(error.into());
             return ended;
         }
-        self.told_of = self.changes;
+        (self.told_of, self.looked_back) = (self.changes, true);
         fault::point("turn.recorded");
         self.ask_for_owner();
         let request = &waiting.request;

@@ -26,6 +26,23 @@ impl Talk {
         }
         answer.expect(200).map(|_| true)
     }
+
+    /// Puts a file there.
+    fn give(&self) -> Result<()> {
+        let path = self.path("files/given");
+        self.api.open("PUT", &path, Some(b"from outside"))?.answer()?.expect(201).map(drop)
+    }
+
+    /// The checkpoint that has what was put there, as history first says in front of a message.
+    fn saved(&self) -> Result<Option<String>> {
+        let events = self.api.events(&self.session)?;
+        let told = events.iter().map(|event| event["data"].as_str().unwrap_or_default());
+        let mut told = told.filter_map(|data| serde_json::from_str::<Value>(data).ok());
+        let Some(saved) = told.find(|data| data["action"] == "saved") else { return Ok(None) };
+        let saved = saved["checkpoint"].as_str().context("no checkpoint")?.to_owned();
+        ensure!(self.checkpoints()?.iter().any(|point| point["id"] == *saved), "it is not there");
+        Ok(Some(saved))
+    }
 }
 
 /// Waits until an attempt comes to something that the daemon does not wait for any longer when the
@@ -181,8 +198,7 @@ fn what_is_not_kept_any_more_is_not_made_up() -> Result<()> {
     for is_given in [false, true] {
         talk.session = talk.api.create("hello", json!({}))?;
         if is_given {
-            let path = talk.path("files/given");
-            talk.api.open("PUT", &path, Some(b"from outside"))?.answer()?.expect(201)?;
+            talk.give()?;
         }
         for n in 0..4 {
             talk.ask(&talk.bash(&format!("echo {n} > file")))?;
@@ -232,20 +248,69 @@ fn a_point_without_what_was_put_there_is_no_point_before_a_message() -> Result<(
         talk.session = talk.api.create("hello", json!({}))?;
         talk.ask("[[say one]]")?;
         talk.checkpoint("before")?;
-        let path = talk.path("files/given");
-        talk.api.open("PUT", &path, Some(b"from outside"))?.answer()?.expect(201)?;
+        talk.give()?;
         talk.ask("[[say two]]")?;
         talk.checkpoint("later")?;
-        let events = talk.api.events(&talk.session)?;
-        let told = events.iter().map(|event| event["data"].as_str().unwrap_or_default());
-        let mut told = told.filter_map(|data| serde_json::from_str::<Value>(data).ok());
-        let Some(saved) = told.find(|data| data["action"] == "saved") else { return Ok(false) };
-        let saved = saved["checkpoint"].as_str().context("no checkpoint")?;
-        ensure!(talk.checkpoints()?.iter().any(|point| point["id"] == saved), "it is not there");
+        let Some(saved) = talk.saved()? else { return Ok(false) };
         talk.api.call("DELETE", &talk.path(&format!("checkpoints/{saved}")), None)?.expect(200)?;
         ensure!(!talk.rewind(&talk.said()?[1])?, "it went back to before it was put there");
         ensure!(talk.rewind(&talk.said()?[0])?, "that is how it was made");
         ensure!(talk.shell("ls")? == "CLAUDE.md", "{}", talk.shell("ls")?);
+        Ok(true)
+    })?;
+    talk.ash.finish()
+}
+
+/// The daemon that has saved it is gone when the message comes, by force or politely. When the
+/// point is not kept any more, an older one is not taken for it either.
+#[test]
+fn what_was_put_there_before_a_restart_is_there_before_a_message() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    for (is_killed, is_kept) in [(true, true), (false, true), (true, false)] {
+        talk.session = talk.api.create("hello", json!({}))?;
+        talk.ask("[[say one]]")?;
+        let before = talk.checkpoint("before")?;
+        talk.give()?;
+        process::until("a point of what was put there", || {
+            let points = talk.checkpoints().unwrap_or_default();
+            points.first().is_some_and(|point| point["files"].as_u64() > before["files"].as_u64())
+        })?;
+        if is_killed {
+            talk.crash()?;
+        } else {
+            talk.ash.terminate()?;
+            talk.boot()?;
+            ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
+        }
+        talk.ask("[[say two]]")?;
+        talk.checkpoint("later")?;
+        let saved = talk.saved()?.context("nothing is said of it")?;
+        let message = talk.said()?.remove(1);
+        if is_kept {
+            ensure!(talk.rewind(&message)?, "it is refused");
+            ensure!(talk.shell("ls")? == "CLAUDE.md\ngiven", "{}", talk.shell("ls")?);
+        } else {
+            let path = talk.path(&format!("checkpoints/{saved}"));
+            talk.api.call("DELETE", &path, None)?.expect(200)?;
+            ensure!(!talk.rewind(&message)?, "it went back to before it was put there");
+        }
+    }
+    talk.ash.finish()
+}
+
+/// It is in no point yet when the daemon is killed.
+#[test]
+fn what_was_put_there_right_before_a_crash_is_there_before_a_message() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    in_time("a point of what was put there", || {
+        talk.session = talk.api.create("hello", json!({}))?;
+        talk.give()?;
+        talk.crash()?;
+        talk.ask("[[say one]]")?;
+        if !talk.rewind(&talk.said()?[0])? {
+            return Ok(false);
+        }
+        ensure!(talk.shell("ls")? == "CLAUDE.md\ngiven", "{}", talk.shell("ls")?);
         Ok(true)
     })?;
     talk.ash.finish()
@@ -261,8 +326,7 @@ fn messages_wait_for_a_point_only_so_long() -> Result<()> {
     for word in ["one", "two", "three"] {
         ensure!(talk.ask(&format!("[[say {word}]]"))? == word);
     }
-    let path = talk.path("files/given");
-    talk.api.open("PUT", &path, Some(b"from outside"))?.answer()?.expect(201)?;
+    talk.give()?;
     ensure!(talk.ask("[[say four]]")? == "four");
     let events = talk.api.events(&talk.session)?;
     let unsaved = events.iter().filter(|event| event.to_string().contains("unsaved"));

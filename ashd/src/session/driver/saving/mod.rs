@@ -283,6 +283,29 @@ impl Driver {
         }
         self.let_capture_until(end).await;
         while self.changes_to_tell() == Some(None) && self.hear_cut(end).await {}
+        if self.changes_to_tell().is_none() {
+            self.look_back().await;
+        }
+    }
+
+    /// Takes over what a daemon before this one has saved of changes by others than turns, and had
+    /// no message to tell it in front of.
+    async fn look_back(&mut self) {
+        if std::mem::replace(&mut self.looked_back, true) {
+            return;
+        }
+        match self.shared.untold(&self.session).await {
+            Ok(None) => {}
+            Ok(Some(point)) => {
+                self.changes.all += 1;
+                self.kept = Some((self.changes, point));
+            }
+            Err(error) => {
+                let id = self.session.id;
+                tracing::warn!(ash_session = %id, %error, "it is not known what was changed");
+                self.changes.all += 1;
+            }
+        }
     }
 
     /// Takes what the cut under way says next; false when it says nothing in time, or there is none. All

@@ -1,7 +1,10 @@
 use super::*;
 use crate::domain::session::RunningTurn;
-use crate::domain::{PointId, TurnId};
+use crate::domain::{EventKind, PointId, TurnId, Which};
+use crate::session::driver::Begin;
+use crate::session::going_on;
 use crate::session::stage::Stage;
+use crate::store::Commit;
 
 /// A driver of a session with files, which has time only when it is given some.
 async fn busy() -> (Stage, Driver) {
@@ -124,4 +127,98 @@ async fn while_a_sandbox_is_made_none_is_begun_anew() {
     miss(&mut driver).await;
     assert_eq!(missed(&driver), None);
     assert_eq!(points(&driver).await, []);
+}
+
+/// The driver of the next daemon, which knows nothing but what is stored, when a message comes.
+async fn after_restart(stage: &Stage, driver: Driver) -> Driver {
+    let id = driver.session.id;
+    drop(driver);
+    let session = stage.shared.store.session(id).await.unwrap().unwrap();
+    let (mut next, _) = Driver::new(stage.shared.clone(), session);
+    next.begin_life(Begin::Cold).await;
+    next.capture_before_turn().await;
+    next
+}
+
+/// Has something in history.
+async fn happen(driver: &mut Driver, kind: EventKind) {
+    let event = driver.event(kind, None, r#"{"action":"created"}"#.into());
+    driver.commit(SessionChange::none(), vec![event]).await.unwrap();
+}
+
+/// A turn that is saved behind its end.
+async fn turn(driver: &mut Driver) {
+    happen(driver, EventKind::User).await;
+    happen(driver, EventKind::Result).await;
+    driver.save();
+    driver.finish_saving().await;
+}
+
+/// Puts a file there, as somebody from outside does.
+async fn put(driver: &mut Driver, content: &str) {
+    driver.note_change(Changed::Kept).await.unwrap();
+    let workspace = driver.shared.places.session(driver.session.id).join("workspace");
+    std::fs::write(workspace.join("put"), content).unwrap();
+}
+
+/// Saves what was put there.
+async fn settle(driver: &mut Driver) -> PointId {
+    driver.save_changes();
+    driver.finish_saving().await;
+    assert_eq!(driver.session.changed, Changed::No);
+    points(driver).await[0]
+}
+
+#[tokio::test]
+async fn what_a_daemon_has_saved_and_not_told_is_told_by_the_next() {
+    let (stage, mut driver) = busy().await;
+    happen(&mut driver, EventKind::Lifecycle).await;
+    put(&mut driver, "first").await;
+    let first = settle(&mut driver).await;
+    // Before the first message.
+    let mut driver = after_restart(&stage, driver).await;
+    assert_eq!(driver.changes_to_tell(), Some(Some(first)));
+
+    turn(&mut driver).await;
+    let mut driver = after_restart(&stage, driver).await;
+    assert_eq!(driver.changes_to_tell(), None, "since the turn nothing was changed");
+
+    put(&mut driver, "and more").await;
+    let second = settle(&mut driver).await;
+    let mut driver = after_restart(&stage, driver).await;
+    assert_eq!(driver.changes_to_tell(), Some(Some(second)));
+    // It holds until it is told, however often somebody starts.
+    happen(&mut driver, EventKind::Lifecycle).await;
+    let driver = after_restart(&stage, driver).await;
+    assert_eq!(driver.changes_to_tell(), Some(Some(second)));
+}
+
+#[tokio::test]
+async fn what_a_daemon_has_not_saved_is_told_by_the_next() {
+    let (stage, mut driver) = busy().await;
+    turn(&mut driver).await;
+    let before = points(&driver).await[0];
+    put(&mut driver, "in no point").await;
+    let driver = after_restart(&stage, driver).await;
+    // It may not have had the time.
+    let newest = points(&driver).await[0];
+    assert_eq!(driver.changes_to_tell(), Some((newest != before).then_some(newest)));
+}
+
+#[tokio::test]
+async fn what_history_says_is_not_said_again() {
+    let (stage, mut driver) = busy().await;
+    turn(&mut driver).await;
+    let store = stage.shared.store.clone();
+    let older = store.point(driver.session.id, Which::Newest).await.unwrap().unwrap();
+    put(&mut driver, "undone").await;
+    settle(&mut driver).await;
+    // As when it goes back, but for the files.
+    let told = going_on::restored(&older).to_string();
+    let event = driver.event(EventKind::Lifecycle, None, told.into());
+    let again = older.again(driver.session.id, event.seq);
+    let commit = Commit::of(driver.session.id, SessionChange::none(), vec![event]);
+    driver.commit_as(Commit { point: Some((again, 10)), ..commit }).await.unwrap();
+    let driver = after_restart(&stage, driver).await;
+    assert_eq!(driver.changes_to_tell(), None);
 }
