@@ -1,5 +1,7 @@
 //! Commands that run beside the turn.
 
+use std::time::Duration;
+
 use super::check::Unfit;
 
 /// Milliseconds that a command may run when nothing is said.
@@ -21,6 +23,9 @@ pub struct ExecRequest {
 }
 
 impl ExecRequest {
+    /// The longest that a command may run.
+    pub const LONGEST: Duration = Duration::from_millis(LONGEST_MS);
+
     /// A command and how long it may run; half a minute when nothing is said.
     ///
     /// # Errors

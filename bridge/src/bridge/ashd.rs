@@ -113,6 +113,7 @@ impl Bridge {
             tag: self.tag().map(str::to_owned),
             last_event: self.log.last(),
             resend_to: self.log.newest_kept(),
+            commands_ms: self.commands_ms(),
         };
         let welcome = serde_json::to_vec(&welcome).unwrap_or_default();
         // What never was is not waited for.

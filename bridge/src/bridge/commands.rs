@@ -9,6 +9,7 @@ use rustix::event::PollFlags;
 
 use crate::commands::{self, Command, MAX_COMMANDS};
 use crate::spawner::Order;
+use crate::turn::Millis;
 
 use super::{Bridge, Got, Source, read};
 
@@ -77,6 +78,14 @@ impl Bridge {
     fn exited(&mut self, link: u64, number: u64, exit: &ExecExit) {
         let body = serde_json::to_vec(exit).unwrap_or_default();
         self.push(link, Kind::ExecExit, number, &body);
+    }
+
+    /// How long commands may run on that there are.
+    pub(super) fn commands_ms(&self) -> Millis {
+        let now = self.now();
+        let running = self.commands.values().filter(|command| command.ended.is_none());
+        // 0 says that there is none.
+        running.map(|command| command.until.saturating_sub(now).max(1)).max().unwrap_or(0)
     }
 
     pub(super) fn kill_command(&mut self, link: u64, number: u64) -> io::Result<()> {

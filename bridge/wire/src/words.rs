@@ -72,6 +72,10 @@ pub struct Welcome {
     /// is.
     #[serde(default)]
     pub resend_to: u64,
+    /// How many milliseconds commands may run on that were asked for before, of whose end nobody
+    /// will be told; 0 when none runs.
+    #[serde(default)]
+    pub commands_ms: u64,
 }
 
 /// Whether there is a CLI and what it does.

@@ -41,6 +41,7 @@ fn welcome(sandbox: SandboxId, version: u16) -> Vec<u8> {
             tag: None,
             last_event: 7,
             resend_to: 7,
+            commands_ms: 0,
         })
         .unwrap(),
     )

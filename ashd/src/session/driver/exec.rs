@@ -1,6 +1,7 @@
 //! Commands beside the turn.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use ash_wire::words::{Exec, ExecExit};
 use bytes::Bytes;
@@ -17,6 +18,8 @@ use crate::session::machine::{Event, Sandbox};
 pub(super) struct Execs {
     running: HashMap<u64, ExecSink>,
     waiting: Vec<(ExecRequest, Reply<ExecStream>)>,
+    /// Until when commands may run that a daemon before this one has begun, if any may.
+    unheard_until: Option<Instant>,
 }
 
 impl Execs {
@@ -43,13 +46,28 @@ impl Execs {
         !self.waiting.is_empty()
     }
 
+    /// Commands that a daemon before this one has begun may run for so many milliseconds, says the
+    /// bridge. It tells of their end only whoever began them.
+    pub(super) fn begun_before(&mut self, ms: u64) {
+        let left = Duration::from_millis(ms).min(ExecRequest::LONGEST);
+        self.unheard_until = (ms > 0).then(|| Instant::now() + left);
+    }
+
+    /// Takes those for ended whose time is over.
+    pub(super) fn forget_ended(&mut self) {
+        if self.unheard_until.is_some_and(|until| until <= Instant::now()) {
+            self.unheard_until = None;
+        }
+    }
+
     /// Whether no command runs.
     pub(super) fn is_idle(&self) -> bool {
-        self.running.is_empty()
+        self.running.is_empty() && self.unheard_until.is_none()
     }
 
     /// What the running commands do is not heard any more, for this reason.
     pub(super) fn lost(&mut self, why: &Refusal) {
+        self.unheard_until = None;
         for (_, sink) in self.running.drain() {
             sink.end(Err(why.clone()));
         }
@@ -125,4 +143,29 @@ fn output(exit: ExecExit) -> Result<ExecOutput, Refusal> {
         timed_out: exit.timed_out,
         truncated: exit.truncated,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_of_before_run_until_their_time_is_over_or_the_sandbox_is_gone() {
+        let mut execs = Execs::default();
+        execs.begun_before(0);
+        assert!(execs.is_idle());
+        execs.begun_before(u64::MAX);
+        execs.forget_ended();
+        assert!(!execs.is_idle());
+        execs.lost(&Refusal::ShuttingDown);
+        assert!(execs.is_idle());
+        execs.begun_before(1);
+        let end = Instant::now() + Duration::from_millis(1);
+        while Instant::now() < end {
+            std::hint::spin_loop();
+        }
+        assert!(!execs.is_idle(), "what they did last is still to be told");
+        execs.forget_ended();
+        assert!(execs.is_idle());
+    }
 }

@@ -32,7 +32,10 @@ impl Driver {
                 self.attach(running);
                 self.start_cli(Conversation::New, &TurnOptions::default());
             }
-            Begin::Adopted(running, replay) => self.adopt(running, replay).await,
+            Begin::Adopted(running, replay) => {
+                self.execs.begun_before(running.welcome.commands_ms);
+                self.adopt(running, replay).await;
+            }
         }
         // What a daemon before this one has left unsaved is in no cut of ours.
         self.changes.all += u64::from(self.session.changed > Changed::No);

@@ -388,6 +388,22 @@ fn commands() {
     assert_eq!(peer.run_with(&huge).stdout, "120000\n");
 }
 
+/// Nobody hears of its end, but whoever comes next knows that it runs.
+#[test]
+fn a_command_outlives_who_asked_for_it() {
+    let Some(machine) = Machine::new() else { return };
+    let (sandbox, mut peer) = machine.sandbox();
+    assert_eq!(peer.welcome.commands_ms, 0);
+    let wait = "echo on; until [ -e go ]; do sleep 0.01; done; touch late";
+    peer.send(Kind::Exec, 7, &exec(wait));
+    peer.wait(|frame| (frame.kind == Kind::ExecStdout).then_some(()));
+    let left = sandbox.connect().welcome.commands_ms;
+    assert!((1..=60_000).contains(&left), "{left}");
+    std::fs::write(sandbox.workspace.join("go"), "").unwrap();
+    wait_until("it is over", || (sandbox.connect().welcome.commands_ms == 0).then_some(()));
+    assert!(sandbox.workspace.join("late").exists());
+}
+
 #[test]
 fn a_command_can_be_killed() {
     let Some(machine) = Machine::new() else { return };

@@ -316,6 +316,34 @@ fn what_was_put_there_right_before_a_crash_is_there_before_a_message() -> Result
     talk.ash.finish()
 }
 
+/// A command goes on when the daemon that began it is killed, and the next one does not hear of it.
+#[test]
+fn what_a_command_does_behind_a_crash_is_there_before_a_message() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    in_time("a point of what the command did", || {
+        talk.session = talk.api.create("hello", json!({}))?;
+        let workspace = talk.ash.data_dir().join("sessions").join(&talk.session).join("workspace");
+        let (api, session) = (talk.ash.api(), talk.session.clone());
+        let wait = "touch begun; until [ -e go ]; do sleep 0.02; done; touch late";
+        let running = std::thread::spawn(move || api.exec(&session, wait));
+        process::until("the command runs", || workspace.join("begun").exists())?;
+        talk.crash()?;
+        ensure!(running.join().is_ok_and(|ran| ran.is_err()), "somebody heard of its end");
+        process::until("what it did is saved", || {
+            talk.checkpoints().is_ok_and(|points| !points.is_empty())
+        })?;
+        std::fs::write(workspace.join("go"), "")?;
+        process::until("the command goes on", || workspace.join("late").exists())?;
+        talk.ask("[[say one]]")?;
+        if !talk.rewind(&talk.said()?[0])? {
+            return Ok(false);
+        }
+        ensure!(talk.shell("ls late")? == "late", "{}", talk.shell("ls")?);
+        Ok(true)
+    })?;
+    talk.ash.finish()
+}
+
 /// A point that never gets done holds up no message for good, and what is in none is said.
 #[test]
 fn messages_wait_for_a_point_only_so_long() -> Result<()> {

@@ -277,6 +277,7 @@ impl Driver {
         let end = Instant::now() + PATIENCE;
         // A command that runs may have changed something since.
         self.changes.all += u64::from(!self.execs.is_idle());
+        self.execs.forget_ended();
         let is_new = self.changes_to_tell() == Some(None) && !self.is_saving_changes();
         if self.settles_at.take().is_some() || is_new {
             self.save_changes();

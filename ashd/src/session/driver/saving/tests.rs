@@ -157,6 +157,10 @@ async fn turn(driver: &mut Driver) {
 /// Puts a file there, as somebody from outside does.
 async fn put(driver: &mut Driver, content: &str) {
     driver.note_change(Changed::Kept).await.unwrap();
+    write(driver, content);
+}
+
+fn write(driver: &Driver, content: &str) {
     let workspace = driver.shared.places.session(driver.session.id).join("workspace");
     std::fs::write(workspace.join("put"), content).unwrap();
 }
@@ -221,4 +225,21 @@ async fn what_history_says_is_not_said_again() {
     driver.commit_as(Commit { point: Some((again, 10)), ..commit }).await.unwrap();
     let driver = after_restart(&stage, driver).await;
     assert_eq!(driver.changes_to_tell(), None);
+}
+
+/// Nobody hears what they do.
+#[tokio::test]
+async fn what_commands_of_before_do_right_before_a_message_is_told() {
+    let (_stage, mut driver) = busy().await;
+    put(&mut driver, "first").await;
+    driver.execs.begun_before(60_000);
+    driver.save_changes();
+    driver.finish_saving().await;
+    assert_eq!(driver.session.changed, Changed::Maybe);
+    let before = points(&driver).await[0];
+    write(&driver, "and more");
+    driver.capture_before_turn().await;
+    // It may not have had the time.
+    let newest = points(&driver).await[0];
+    assert_eq!(driver.changes_to_tell(), Some((newest != before).then_some(newest)));
 }
