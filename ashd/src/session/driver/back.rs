@@ -22,6 +22,7 @@ impl Driver {
     /// The files are built beside their place, so that a point that cannot be brought back changes
     /// nothing. The commit decides: a daemon that is killed behind it builds them once more.
     pub(super) async fn go_back(&mut self, to: Goal) -> Result<Arc<SessionView>, Refusal> {
+        self.record_missed_end().await?;
         if self.state.turn == Turn::None {
             // What is being saved may be what is wanted.
             self.finish_saving().await;

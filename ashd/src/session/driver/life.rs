@@ -8,15 +8,16 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::{Begin, Driver, Replay, Reply, RunningCli};
-use crate::domain::{Changed, EventKind, SandboxId, SessionChange, Status, TurnOptions};
+use crate::domain::{Changed, EventKind, SandboxId, Session, SessionChange, Status, TurnOptions};
 use crate::fault;
 use crate::sandbox::Running;
-use crate::session::api::Refusal;
+use crate::session::api::{Happened, Refusal};
 use crate::session::cli::{Conversation, StartKey};
 use crate::session::frames::Numbering;
 use crate::session::keeping::{Found, Life};
 use crate::session::machine::{Event, Sandbox, State, Turn};
 use crate::session::registry::SessionView;
+use crate::store::StoreError;
 use crate::telemetry::message;
 
 /// What becomes of a conversation whose transcript is gone.
@@ -112,6 +113,8 @@ impl Driver {
     /// wanted. The store must know the sandbox before anything of it is kept.
     async fn record_life(&mut self, life: Life) -> Result<Conversation, Refusal> {
         let Life { running, found, conversation } = life;
+        // First, for what follows has the numbers behind it.
+        let missed = self.record_missed_end().await;
         let mut change = SessionChange {
             sandbox: Some(running.id),
             restore: self.session.restore.map(|_| None),
@@ -131,7 +134,10 @@ impl Driver {
             change.changed = Some(self.session.changed.max(Changed::Maybe));
         }
         fault::point("resume.launched");
-        let recorded = self.commit(change, events).await;
+        let recorded = match missed {
+            Ok(()) => self.commit(change, events).await,
+            Err(error) => Err(error),
+        };
         if found != Found::Place {
             // Not before: whoever commits waits for a disk that is busy with this.
             self.shared.sync_later(vec![(self.session.id, running.id)]);
@@ -300,8 +306,42 @@ impl Driver {
         self.over = true;
     }
 
+    /// Commits a status with the lifecycle event that tells of it.
+    pub(super) async fn commit_status(&mut self, status: Status) -> Result<(), Refusal> {
+        let recorded = self.record_status(status).await;
+        if recorded.is_err() {
+            // What is not on disk is not so.
+            self.state.status = self.session.status;
+        }
+        recorded?;
+        self.tell_status(status);
+        Ok(())
+    }
+
+    async fn record_status(&mut self, status: Status) -> Result<(), StoreError> {
+        self.record_missed_end().await?;
+        let event = self.event(EventKind::Lifecycle, None, Driver::lifecycle(status));
+        let reason = self.launch_error.as_ref().filter(|_| status == Status::Error);
+        let last_error = reason.map(|refusal| Some(refusal.public_text()));
+        let change = SessionChange { last_error, ..SessionChange::status(status) };
+        self.commit(change, vec![event]).await
+    }
+
+    /// Tells of a status that was committed.
+    fn tell_status(&self, status: Status) {
+        let Session { id, agent, tenant, .. } = &self.session;
+        tracing::info!(
+            message_id = message::SESSION_CHANGED, ash_session = %id, ash_agent = %agent,
+            ash_tenant = %tenant, %status, "session changed"
+        );
+        self.shared.tell(Happened::SessionChanged(tenant.clone(), *id, status));
+        if status == Status::Active {
+            self.shared.copies.wake(*id);
+        }
+    }
+
     /// The body of the lifecycle event that goes with a status.
-    pub(super) fn lifecycle(status: Status) -> Bytes {
+    fn lifecycle(status: Status) -> Bytes {
         let body = match status {
             Status::Active => json!({ "action": "resumed", "path": "warm" }),
             Status::Paused => json!({ "action": "paused" }),

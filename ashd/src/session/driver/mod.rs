@@ -49,7 +49,6 @@ use crate::domain::{
 use crate::sandbox::Running;
 use crate::sandbox::link::{Incoming, LinkError};
 use crate::store::{Commit, StoreError};
-use crate::telemetry::message;
 
 /// Messages of the bridge that are taken at once.
 const BATCH: usize = 512;
@@ -402,36 +401,6 @@ impl Driver {
         outcome
     }
 
-    /// Commits a status with the lifecycle event that tells of it.
-    async fn commit_status(&mut self, status: Status) -> Result<(), Refusal> {
-        let body = Driver::lifecycle(status);
-        let event = self.event(EventKind::Lifecycle, None, body);
-        let reason = self.launch_error.as_ref().filter(|_| status == Status::Error);
-        let last_error = reason.map(|refusal| Some(refusal.public_text()));
-        let change = SessionChange { last_error, ..SessionChange::status(status) };
-        let result = self.commit(change, vec![event]).await;
-        if result.is_err() {
-            // What is not on disk is not so.
-            self.state.status = self.session.status;
-        }
-        result?;
-        self.tell_status(status);
-        Ok(())
-    }
-
-    /// Tells of a status that was committed.
-    fn tell_status(&self, status: Status) {
-        let Session { id, agent, tenant, .. } = &self.session;
-        tracing::info!(
-            message_id = message::SESSION_CHANGED, ash_session = %id, ash_agent = %agent,
-            ash_tenant = %tenant, %status, "session changed"
-        );
-        self.shared.tell(Happened::SessionChanged(tenant.clone(), *id, status));
-        if status == Status::Active {
-            self.shared.copies.wake(*id);
-        }
-    }
-
     /// The next event of the session.
     fn event(&self, kind: EventKind, turn: Option<TurnId>, body: Bytes) -> NewEvent {
         NewEvent {
@@ -494,3 +463,6 @@ fn refusal(denied: Denied, verb: &'static str) -> Refusal {
         Denied::ShuttingDown => Refusal::ShuttingDown,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,12 +16,16 @@ use crate::session::api::{Reading, Refusal};
 use crate::session::cli::{self, Controls, Conversation, StartKey};
 use crate::session::frames;
 use crate::session::going_on;
-use crate::session::machine::{Denied, Event, Sandbox};
+use crate::session::machine::{Denied, Event, Sandbox, Turn};
 use crate::session::stream::{Starter, Subscription};
+use crate::store::StoreError;
 use crate::telemetry::message;
 
 /// How long a session is taken for this machine's without asking the object store.
 const OWNED: Duration = Duration::from_secs(60);
+
+/// What is said of a turn whose end could not be recorded when it came.
+const MISSED: &str = "Interrupted: what became of it could not be stored at the time";
 
 /// A message whose turn has not begun.
 pub(super) struct Waiting {
@@ -122,6 +126,10 @@ impl Driver {
         let Some(mut waiting) = self.waiting.remove(&turn).filter(|w| !w.is_abandoned()) else {
             return ended;
         };
+        if let Err(error) = self.record_missed_end().await {
+            waiting.refuse(error.into());
+            return ended;
+        }
         let mut events = vec![];
         if let Some(point) = self.changes_to_tell() {
             let told = going_on::changed(point);
@@ -270,6 +278,23 @@ impl Driver {
             Failure::Shutdown => "Interrupted: the server was shut down".to_owned(),
         };
         self.record_failure(turn, &text).await
+    }
+
+    /// Records the end of a turn that is over, if that was not possible when it came: before
+    /// anything else of the session is.
+    pub(super) async fn record_missed_end(&mut self) -> Result<(), StoreError> {
+        let missed = self.session.turn.filter(|turn| self.state.turn != Turn::Ours(turn.id));
+        let Some(missed) = missed else { return Ok(()) };
+        let event = self.event(EventKind::Error, Some(missed.id), frames::error_body(MISSED));
+        let change = SessionChange {
+            turn: Some(None),
+            last_error: Some(Some(MISSED.to_owned())),
+            ..SessionChange::none()
+        };
+        self.commit(change, vec![event.clone()]).await?;
+        let frames = self.encoder.event(&event, &mut self.numbering);
+        self.journal.append(frames);
+        Ok(())
     }
 
     /// Commits and shows the error that ends a turn.

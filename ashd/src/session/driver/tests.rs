@@ -1,0 +1,132 @@
+use ash_wire::frame::{self, HEADER, Header, Kind};
+use ash_wire::words::{CliState, Welcome};
+use rusqlite::Connection;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::*;
+use crate::domain::session::RunningTurn;
+use crate::domain::{Message, SandboxId, TurnOptions};
+use crate::sandbox::link;
+use crate::session::cli::Conversation;
+use crate::session::keeping::Found;
+use crate::session::stage::Stage;
+use crate::store::EventRange;
+
+/// A link to a bridge that has answered and says nothing more, and the bridge's end of it.
+async fn linked() -> (Running, UnixStream) {
+    let (dir, id) = (tempfile::tempdir().unwrap(), SandboxId::random());
+    let path = dir.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let answer = async {
+        let (mut bridge, _) = listener.accept().await.unwrap();
+        let mut head = [0; HEADER];
+        bridge.read_exact(&mut head).await.unwrap();
+        let mut hello = vec![0; Header::decode(&head).unwrap().body];
+        bridge.read_exact(&mut hello).await.unwrap();
+        let (version, sandbox) = (ash_wire::VERSION, id.to_string());
+        let (cli, turn, tag) = (CliState::Absent, None, None);
+        let (last_event, resend_to, commands_ms) = (0, 0, 0);
+        let welcome =
+            Welcome { version, sandbox, cli, turn, tag, last_event, resend_to, commands_ms };
+        let welcome = serde_json::to_vec(&welcome).unwrap();
+        let mut said = vec![];
+        frame::write(&mut said, Kind::Welcome, 0, &welcome).unwrap();
+        bridge.write_all(&said).await.unwrap();
+        bridge
+    };
+    let (link, bridge) = tokio::join!(link::connect(&path, id, 0), answer);
+    let (sender, receiver, welcome) = link.unwrap();
+    (Running { id, sender, receiver, welcome }, bridge)
+}
+
+/// A driver of a session that answers a message, which has time only when it is given some, and the
+/// far end of its link.
+async fn answering(status: Status) -> (Stage, Driver, UnixStream) {
+    let stage = Stage::set().await;
+    let session = Session { status, ..Session::example(1) };
+    stage.add(&session).await;
+    let (mut driver, _) = Driver::new(stage.shared.clone(), session);
+    let id = TurnId::random();
+    let user = driver.event(EventKind::User, Some(id), Bytes::from_static(b"{}"));
+    let turn = Some(Some(RunningTurn { id, user_seq: user.seq }));
+    let change = SessionChange { turn, ..SessionChange::none() };
+    driver.commit(change, vec![user]).await.unwrap();
+    driver.state = State::live(status, Turn::Ours(id), 4);
+    let (running, bridge) = linked().await;
+    driver.link = Some(running);
+    let key = StartKey::of(&TurnOptions::default());
+    driver.cli = Some(RunningCli { key, controls: None, cost: 0.0 });
+    (stage, driver, bridge)
+}
+
+/// Has the database take no events, as if there were no room for them, or take them again.
+fn take_events(stage: &Stage, takes: bool) {
+    let sql = match takes {
+        true => "DROP TRIGGER full",
+        false => {
+            "CREATE TRIGGER full BEFORE INSERT ON events
+             BEGIN SELECT RAISE(ABORT, 'there is no room'); END"
+        }
+    };
+    let database = stage.shared.places.data_dir.join("ash.db");
+    Connection::open(database).unwrap().execute_batch(sql).unwrap();
+}
+
+async fn history(driver: &Driver) -> Vec<EventKind> {
+    let range = EventRange { after: 0, limit: 100, kinds: vec![], undone: true };
+    let events = driver.shared.store.events(driver.session.id, range).await.unwrap();
+    events.iter().map(|event| event.kind).collect()
+}
+
+fn life(running: Running) -> Life {
+    Life { running, found: Found::Place, conversation: Conversation::New }
+}
+
+async fn stop(driver: &mut Driver) -> Result<Arc<SessionView>, Refusal> {
+    let (reply, stopped) = oneshot::channel();
+    driver.command(Command::Stop { reply }).await;
+    stopped.await.unwrap()
+}
+
+/// Sends a message, and returns where its sender waits for the stream.
+async fn send(driver: &mut Driver) -> oneshot::Receiver<Result<Subscription, Refusal>> {
+    let request = Message::read(br#"{"content":"next"}"#).unwrap().request;
+    let (reply, answer) = oneshot::channel();
+    driver.send(request, Reading::default(), reply).await;
+    answer
+}
+
+#[tokio::test]
+async fn an_end_that_could_not_be_stored_is_stored_before_the_next_status() {
+    let (stage, mut driver, _bridge) = answering(Status::Active).await;
+    take_events(&stage, false);
+    // Whoever stops a session does not wait until there is room.
+    driver.leaving.store(true, Ordering::Relaxed);
+    assert!(matches!(stop(&mut driver).await, Err(Refusal::Store(_))));
+    assert!(driver.session.turn.is_some() && driver.link.is_none());
+    take_events(&stage, true);
+    stop(&mut driver).await.unwrap();
+    assert_eq!(driver.session.turn, None);
+    assert_eq!(history(&driver).await, [EventKind::User, EventKind::Error, EventKind::Lifecycle]);
+}
+
+#[tokio::test]
+async fn and_before_the_next_sandbox() {
+    let (_stage, mut driver, _bridge) = answering(Status::Stopped).await;
+    driver.state = State::cold(Status::Stopped, 4);
+    driver.state.step(Event::Resume).unwrap();
+    let (running, _bridge) = linked().await;
+    driver.launched(Ok(life(running))).await;
+    assert_eq!((driver.session.turn, driver.session.status), (None, Status::Active));
+    assert_eq!(history(&driver).await, [EventKind::User, EventKind::Error, EventKind::Lifecycle]);
+}
+
+#[tokio::test]
+async fn and_before_the_next_message() {
+    let (_stage, mut driver, _bridge) = answering(Status::Active).await;
+    driver.state.turn = Turn::None;
+    send(&mut driver).await.await.unwrap().unwrap();
+    assert!(matches!(driver.state.turn, Turn::Ours(id) if driver.session.turn.unwrap().id == id));
+    assert_eq!(history(&driver).await, [EventKind::User, EventKind::Error, EventKind::User]);
+}
