@@ -280,10 +280,11 @@ impl Service {
         paused.map_err(|refusal| ended_is_a_status(refusal, "pause"))
     }
 
-    /// Sets a session aside and ends its sandbox.
+    /// Sets a session aside and ends its sandbox. Goes on when the caller is gone.
     pub async fn stop(&self, caller: &Caller, id: SessionId) -> Result<Arc<SessionView>> {
-        let stopped = self.ask(caller, id, |reply| Command::Stop { reply }).await;
-        stopped.map_err(|refusal| ended_is_a_status(refusal, "stop"))
+        let (service, caller) = (self.clone(), caller.clone());
+        let stop = async move { service.ask(&caller, id, |reply| Command::Stop { reply }).await };
+        detached(stop).await.map_err(|refusal| ended_is_a_status(refusal, "stop"))
     }
 
     /// Makes a session active again.

@@ -215,6 +215,15 @@ impl Driver {
         }
     }
 
+    /// Ends a sandbox that is neither ended nor left by anybody else, when something that it said
+    /// could not be kept: history would lack it.
+    pub(super) async fn end_unheard(&mut self) {
+        let goes = self.over || self.is_leaving() || self.shared.is_shutting_down();
+        if self.is_deaf && !goes {
+            self.lost("what it said could not be stored").await;
+        }
+    }
+
     /// Why the sandbox is gone, for a person, when something ran in it. Asked before it is ended.
     pub(super) fn why_lost(&self, what_ran: &str) -> String {
         let oom =
@@ -240,6 +249,7 @@ impl Driver {
         }
         self.cli = None;
         self.own_turn = false;
+        self.is_deaf = false;
         self.changes.all += 1;
         self.execs.lost(&Refusal::Sandbox(why_lost));
         // Whoever waited for the launch waits in vain.

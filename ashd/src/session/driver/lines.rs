@@ -13,6 +13,7 @@ use crate::domain::{EventKind, NewEvent, SessionChange, Timestamp, TurnId};
 use crate::fault;
 use crate::sandbox::link::{Incoming, LinkError};
 use crate::session::api::{Frame, Refusal};
+use crate::session::frames::Numbering;
 use crate::session::machine::{Event, Turn};
 use crate::store::{StoreError, Usage};
 use crate::telemetry::message;
@@ -38,6 +39,8 @@ pub(super) struct Pending {
     ack: u64,
     /// There is more than deltas.
     ack_now: bool,
+    /// Behind the last frame that did not wait for the commit.
+    shown: Option<Numbering>,
 }
 
 impl Driver {
@@ -56,6 +59,9 @@ impl Driver {
 
     /// Takes what the bridge said. What history keeps is committed as one, then shown in order.
     async fn heard(&mut self, batch: &mut Vec<Incoming>) {
+        if self.is_deaf {
+            return batch.clear();
+        }
         let mut pending =
             Pending { change: std::mem::take(&mut self.carried), ..Pending::default() };
         for incoming in batch.drain(..) {
@@ -81,6 +87,7 @@ impl Driver {
                     }
                     // Acknowledged only when what follows from it is on disk.
                     if !self.flush(&mut pending).await || !self.notice(notice).await {
+                        self.is_deaf = true;
                         return;
                     }
                     (pending.ack, pending.ack_now) = (number, true);
@@ -98,20 +105,25 @@ impl Driver {
                 Incoming::Drained { .. } => {}
             }
         }
-        if self.flush(&mut pending).await {
-            self.carried = pending.change;
-            self.caught_up().await;
+        if !self.flush(&mut pending).await {
+            self.is_deaf = true;
+            return;
         }
+        self.carried = pending.change;
+        self.caught_up().await;
     }
 
     /// Commits and shows what is pending; false if it could not be committed, which means that
-    /// the daemon is going away.
+    /// the sandbox is about to be ended, or the daemon is going away.
     async fn flush(&mut self, pending: &mut Pending) -> bool {
-        let Pending { events, frames, change, ends_turn, ack, ack_now } = std::mem::take(pending);
+        let Pending { events, frames, change, ends_turn, ack, ack_now, shown } =
+            std::mem::take(pending);
         if events.is_empty() {
             // No reason for a commit of its own: it goes with the next.
             pending.change = change;
         } else if self.commit_stubbornly(change, events).await.is_err() {
+            // Nobody has seen the numbers of what is not on disk.
+            self.numbering = shown.unwrap_or(self.numbering);
             return false;
         }
         self.journal.append(frames);
@@ -195,6 +207,7 @@ impl Driver {
         if pending.events.is_empty() {
             // These need not wait for the commit.
             self.journal.append(std::mem::take(&mut pending.frames));
+            pending.shown = Some(self.numbering);
         }
         self.replay.in_turn |= known.is_some();
         let next = self.session.last_seq + pending.events.len() as u64 + 1;

@@ -134,6 +134,9 @@ pub(super) struct Driver {
     last_number: u64,
     /// Bytes of deltas that were heard and not acknowledged.
     owed: usize,
+    /// Something that was heard could not be kept: nothing more is heard and acknowledged, until
+    /// the sandbox is ended or left to the next daemon.
+    is_deaf: bool,
     /// What a line that history does not keep has changed, until the next commit.
     carried: SessionChange,
     execs: Execs,
@@ -223,6 +226,7 @@ impl Driver {
             replay: Replay::default(),
             last_number: 0,
             owed: 0,
+            is_deaf: false,
             carried: SessionChange::none(),
             execs: Execs::default(),
             saving: None,
@@ -257,6 +261,7 @@ impl Driver {
                 }
                 Input::Settled => self.settled(),
             }
+            self.end_unheard().await;
             self.write_waiting().await;
         }
         self.abandon_saving().await;

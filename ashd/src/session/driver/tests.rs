@@ -97,6 +97,28 @@ async fn send(driver: &mut Driver) -> oneshot::Receiver<Result<Subscription, Ref
     answer
 }
 
+/// A line of the CLI that history keeps.
+fn line(number: u64) -> Incoming {
+    let line = br#"{"type":"assistant","message":{"id":"m","content":[]}}"#;
+    Incoming::Line { number, line: Bytes::from_static(line) }
+}
+
+async fn hear(driver: &mut Driver, said: Incoming) {
+    driver.said(Ok(Some(1)), &mut vec![said]).await;
+}
+
+/// What the bridge was sent till the driver was gone.
+async fn sent(driver: Driver, mut bridge: UnixStream) -> Vec<Kind> {
+    drop(driver);
+    let (mut bytes, mut kinds, mut at) = (vec![], vec![], 0);
+    bridge.read_to_end(&mut bytes).await.unwrap();
+    while let Some((header, end)) = frame::first(&bytes[at..]).unwrap() {
+        kinds.push(header.kind);
+        at += end;
+    }
+    kinds
+}
+
 #[tokio::test]
 async fn an_end_that_could_not_be_stored_is_stored_before_the_next_status() {
     let (stage, mut driver, _bridge) = answering(Status::Active).await;
@@ -129,4 +151,36 @@ async fn and_before_the_next_message() {
     send(&mut driver).await.await.unwrap().unwrap();
     assert!(matches!(driver.state.turn, Turn::Ours(id) if driver.session.turn.unwrap().id == id));
     assert_eq!(history(&driver).await, [EventKind::User, EventKind::Error, EventKind::User]);
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_behind_what_could_not_be_stored() {
+    let (stage, mut driver, bridge) = answering(Status::Active).await;
+    let numbering = format!("{:?}", driver.numbering);
+    take_events(&stage, false);
+    stage.shared.shutting_down.store(true, Ordering::Relaxed);
+    hear(&mut driver, line(1)).await;
+    assert_eq!(format!("{:?}", driver.numbering), numbering);
+    // There is room again, and the sandbox is about to be left to the next daemon.
+    take_events(&stage, true);
+    hear(&mut driver, line(2)).await;
+    driver.end_unheard().await;
+    assert_eq!(history(&driver).await, [EventKind::User]);
+    assert!(!sent(driver, bridge).await.contains(&Kind::Ack));
+}
+
+#[tokio::test]
+async fn a_sandbox_of_which_something_is_lost_does_not_go_on() {
+    // A session that is paused answers to the end, and cannot be stopped.
+    let (stage, mut driver, _bridge) = answering(Status::Paused).await;
+    take_events(&stage, false);
+    driver.leaving.store(true, Ordering::Relaxed);
+    hear(&mut driver, line(1)).await;
+    driver.end_unheard().await;
+    assert!(driver.link.is_some(), "whoever is about to end it is waited for");
+    take_events(&stage, true);
+    assert!(matches!(stop(&mut driver).await, Err(Refusal::WrongStatus { .. })));
+    driver.end_unheard().await;
+    assert!(driver.link.is_none() && driver.session.turn.is_none());
+    assert_eq!(history(&driver).await, [EventKind::User, EventKind::Error]);
 }
