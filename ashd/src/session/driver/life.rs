@@ -174,6 +174,7 @@ impl Driver {
         self.start_cli(conversation, &options);
         // What fails of a turn that begins now is told to whoever sent the message.
         let _ = self.step(Event::Launched).await;
+        self.release_waiting();
         self.run_waiting_execs().await;
     }
 

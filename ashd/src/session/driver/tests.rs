@@ -40,23 +40,30 @@ async fn linked() -> (Running, UnixStream) {
     (Running { id, sender, receiver, welcome }, bridge)
 }
 
-/// A driver of a session that answers a message, which has time only when it is given some, and the
-/// far end of its link.
-async fn answering(status: Status) -> (Stage, Driver, UnixStream) {
+/// A driver of a session with a sandbox, which has time only when it is given some, and the far end
+/// of its link.
+async fn idle(status: Status) -> (Stage, Driver, UnixStream) {
     let stage = Stage::set().await;
     let session = Session { status, ..Session::example(1) };
     stage.add(&session).await;
     let (mut driver, _) = Driver::new(stage.shared.clone(), session);
+    driver.state = State::live(status, Turn::None, 4);
+    let (running, bridge) = linked().await;
+    driver.link = Some(running);
+    let key = StartKey::of(&TurnOptions::default());
+    driver.cli = Some(RunningCli { key, controls: None, cost: 0.0 });
+    (stage, driver, bridge)
+}
+
+/// Like [`idle`], of a session that answers a message.
+async fn answering(status: Status) -> (Stage, Driver, UnixStream) {
+    let (stage, mut driver, bridge) = idle(status).await;
     let id = TurnId::random();
     let user = driver.event(EventKind::User, Some(id), Bytes::from_static(b"{}"));
     let turn = Some(Some(RunningTurn { id, user_seq: user.seq }));
     let change = SessionChange { turn, ..SessionChange::none() };
     driver.commit(change, vec![user]).await.unwrap();
-    driver.state = State::live(status, Turn::Ours(id), 4);
-    let (running, bridge) = linked().await;
-    driver.link = Some(running);
-    let key = StartKey::of(&TurnOptions::default());
-    driver.cli = Some(RunningCli { key, controls: None, cost: 0.0 });
+    driver.state.turn = Turn::Ours(id);
     (stage, driver, bridge)
 }
 
@@ -183,4 +190,18 @@ async fn a_sandbox_of_which_something_is_lost_does_not_go_on() {
     driver.end_unheard().await;
     assert!(driver.link.is_none() && driver.session.turn.is_none());
     assert_eq!(history(&driver).await, [EventKind::User, EventKind::Error]);
+}
+
+#[tokio::test]
+async fn who_waits_for_another_turn_has_a_stream_once_the_sandbox_is_up() {
+    let (_stage, mut driver, _bridge) = idle(Status::Active).await;
+    driver.state = State::cold(Status::Active, 4);
+    driver.state.step(Event::Wake).unwrap();
+    let (mut first, mut second) = (send(&mut driver).await, send(&mut driver).await);
+    assert!(first.try_recv().is_err() && second.try_recv().is_err());
+    let (running, _bridge) = linked().await;
+    driver.launched(Ok(life(running))).await;
+    assert!(matches!(first.try_recv(), Ok(Ok(_))));
+    assert!(matches!(second.try_recv(), Ok(Ok(_))));
+    assert_eq!(history(&driver).await, [EventKind::User]);
 }

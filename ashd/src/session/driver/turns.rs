@@ -91,6 +91,11 @@ impl Driver {
         }
     }
 
+    /// A sandbox has come up: whoever still waits does so for another turn, and has its stream.
+    pub(super) fn release_waiting(&mut self) {
+        self.waiting.values_mut().for_each(Waiting::release);
+    }
+
     /// A message whose sender hung up before its turn began was never accepted: it makes room.
     fn withdraw_abandoned(&mut self) {
         let gone: Vec<TurnId> = self
