@@ -132,6 +132,22 @@ mod tests {
         assert!(matches!(ending.await, Err(Refusal::NoSession)));
     }
 
+    /// Its row is there before the driver that has its sandbox: another one would not know of that.
+    #[tokio::test]
+    async fn one_that_is_recorded_and_has_no_driver_yet_gets_no_other_one() {
+        let stage = Stage::set().await;
+        let (session, caller) = (Session::example(1), caller());
+        let made = stage.shared.making.begin((session.id, 0));
+        stage.add(&session).await;
+        let asked = stage.service.interrupt(&caller, session.id).await;
+        assert!(matches!(asked, Err(Refusal::Arriving)));
+        assert!(stage.shared.registry.handle(session.id).is_none());
+        let mut ending = Box::pin(stage.service.end_when_made(&caller, session.id, false));
+        assert!(tokio::time::timeout(A_WHILE, &mut ending).await.is_err());
+        drop(made);
+        assert_eq!(ending.await.unwrap().session.status, Status::Ended);
+    }
+
     /// Whoever was making it has failed half-way, and has left its row to the next start.
     #[tokio::test]
     async fn one_that_nobody_makes_is_not_waited_for() {

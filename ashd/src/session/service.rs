@@ -241,8 +241,8 @@ impl Service {
         if session.status == Status::Ended {
             return Err(Refusal::Ended);
         }
-        // Whoever makes it owns its row until it is there.
-        if session.is_arriving() {
+        // Whoever makes it owns its row until it is there, with the driver that it may get.
+        if session.is_arriving() || self.shared.making.has(|(made, _)| *made == id) {
             return Err(Refusal::Arriving);
         }
         if self.shared.is_shutting_down() {

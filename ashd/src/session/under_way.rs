@@ -34,12 +34,17 @@ impl<T: Clone + Ord> UnderWay<T> {
         self.0.lock().iter().cloned().collect()
     }
 
+    /// Whether something of this sort is under way.
+    pub(super) fn has(&self, is_one: impl Fn(&T) -> bool) -> bool {
+        self.0.lock().iter().any(is_one)
+    }
+
     /// Waits until nothing of this sort is under way; false if nothing was.
     pub(super) async fn wait_for(&self, is_one: impl Fn(&T) -> bool) -> bool {
         let mut waited = false;
         loop {
             let fewer = self.0.fewer.notified();
-            if !self.0.lock().iter().any(&is_one) {
+            if !self.has(&is_one) {
                 return waited;
             }
             fewer.await;
@@ -87,6 +92,7 @@ mod tests {
         assert_eq!(one.thing(), &"it");
         drop(other);
         assert_eq!(changed.all(), BTreeSet::from(["it"]));
+        assert!(changed.has(|thing| *thing == "it") && !changed.has(|thing| *thing == "other"));
         drop(one);
         assert_eq!(changed.all(), BTreeSet::new());
     }
