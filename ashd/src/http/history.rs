@@ -50,7 +50,7 @@ impl Part {
             let fits = events.iter().all(|event| page.take(entries(event)));
             bytes += events.iter().map(|event| event.body.len()).sum::<usize>();
             match events.last() {
-                Some(last) if fits && bytes < LARGE_PAGE => after = last.seq,
+                Some(last) if fits && !page.is_large(bytes) => after = last.seq,
                 _ => return Ok(page.entries),
             }
         }
@@ -66,6 +66,12 @@ struct Page<T> {
 }
 
 impl<T> Page<T> {
+    /// Whether it ends with what these bytes of events have yielded. Not when that is nothing: a
+    /// reader would take it for the end of history, and know no number to go on behind.
+    fn is_large(&self, bytes: usize) -> bool {
+        bytes >= LARGE_PAGE && !self.entries.is_empty()
+    }
+
     /// False when the page is full; then nothing is taken.
     fn take(&mut self, more: Vec<T>) -> bool {
         let fits = self.entries.is_empty() || self.entries.len() + more.len() <= self.limit;
@@ -152,6 +158,14 @@ mod tests {
         assert_eq!(page.entries, [1, 2]);
         assert!(page.take(vec![3]));
         assert!(!page.take(vec![]));
+    }
+
+    #[test]
+    fn a_large_page_ends_when_it_shows_something() {
+        let mut page = Page { entries: Vec::new(), limit: 3 };
+        assert!(page.take(vec![]) && !page.is_large(LARGE_PAGE));
+        assert!(page.take(vec![1]) && page.is_large(LARGE_PAGE));
+        assert!(!page.is_large(LARGE_PAGE - 1));
     }
 
     #[test]
