@@ -100,6 +100,10 @@ impl Driver {
     }
 
     async fn run_exec(&mut self, request: &ExecRequest, reply: Reply<ExecStream>) {
+        if reply.is_closed() {
+            // Whoever hung up meanwhile may have asked again.
+            return;
+        }
         if let Err(refusal) = self.note_change(Changed::Maybe).await {
             return drop(reply.send(Err(refusal)));
         }

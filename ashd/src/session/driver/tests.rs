@@ -205,3 +205,16 @@ async fn who_waits_for_another_turn_has_a_stream_once_the_sandbox_is_up() {
     assert!(matches!(second.try_recv(), Ok(Ok(_))));
     assert_eq!(history(&driver).await, [EventKind::User]);
 }
+
+#[tokio::test]
+async fn a_command_whose_sender_is_gone_is_not_run() {
+    for is_there in [true, false] {
+        let (_stage, mut driver, bridge) = idle(Status::Active).await;
+        let (reply, answer) = oneshot::channel();
+        let answer = is_there.then_some(answer);
+        let request = ExecRequest::new("true", None).unwrap();
+        driver.command(Command::Exec { request, reply }).await;
+        assert_eq!(sent(driver, bridge).await.contains(&Kind::Exec), is_there);
+        drop(answer);
+    }
+}
