@@ -1,11 +1,13 @@
 use ash_wire::frame::{self, HEADER, Header, Kind};
 use ash_wire::words::{CliState, Welcome};
 use rusqlite::Connection;
+use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::*;
 use crate::domain::session::RunningTurn;
+use crate::domain::turn::{OutputFormat, OutputKind};
 use crate::domain::{Message, SandboxId, TurnOptions};
 use crate::sandbox::link;
 use crate::session::cli::Conversation;
@@ -217,4 +219,20 @@ async fn a_command_whose_sender_is_gone_is_not_run() {
         assert_eq!(sent(driver, bridge).await.contains(&Kind::Exec), is_there);
         drop(answer);
     }
+}
+
+#[tokio::test]
+async fn no_turn_is_given_to_a_cli_that_was_started_for_another() {
+    let (stage, mut driver, bridge) = idle(Status::Active).await;
+    let home = stage.shared.places.session(driver.session.id).join("home");
+    std::fs::create_dir_all(home).unwrap();
+    // Escaped twice, in the arguments and in what the bridge keeps of them: more than it takes.
+    let quotes = serde_json::Value::from("\"".repeat(9 << 20));
+    let schema = [("x".to_owned(), quotes)].into_iter().collect();
+    let output_format = Some(OutputFormat { kind: OutputKind::JsonSchema, schema });
+    let options = TurnOptions { output_format, ..TurnOptions::default() };
+    let content = RawValue::from_string("\"x\"".to_owned()).unwrap();
+    assert!(!driver.give_turn(TurnId::random(), &content, &options).await);
+    assert!(driver.cli.is_none());
+    assert!(!sent(driver, bridge).await.contains(&Kind::Turn));
 }

@@ -226,7 +226,8 @@ impl Driver {
         true
     }
 
-    /// Starts a CLI in a sandbox that has had one; false if it is not known how it has to begin.
+    /// Starts a CLI in a sandbox that has had one; false if it is not known how it has to begin, or
+    /// the bridge does not take it.
     async fn start_again(&mut self, options: &TurnOptions) -> bool {
         let conversation = match self.shared.conversation(&self.session).await {
             Ok(conversation) => conversation,
@@ -236,24 +237,24 @@ impl Driver {
             }
         };
         self.note_lost(conversation);
-        self.start_cli(conversation, options);
-        true
+        self.start_cli(conversation, options)
     }
 
     fn controls(&self, options: &TurnOptions) -> Controls {
         Controls::of(options, &self.session, &self.shared.options.cli)
     }
 
-    /// Starts a CLI for messages with these options.
-    pub(super) fn start_cli(&mut self, conversation: Conversation, options: &TurnOptions) {
+    /// Starts a CLI for messages with these options; false if the bridge does not take that: one
+    /// that runs already is not what they want.
+    pub(super) fn start_cli(&mut self, conversation: Conversation, options: &TurnOptions) -> bool {
         let (key, controls) = (StartKey::of(options), self.controls(options));
         let defaults = &self.shared.options.cli;
         let start = cli::start(&self.session, conversation, &key, &controls, defaults);
-        if let Some(link) = &self.link {
-            let _ = link.sender.start_cli(&start);
-        }
+        let link = self.link.as_ref();
+        let is_taken = link.is_some_and(|link| link.sender.start_cli(&start).is_ok());
         self.cli_gone = None;
-        self.cli = Some(RunningCli { key, controls: Some(controls), cost: 0.0 });
+        self.cli = is_taken.then_some(RunningCli { key, controls: Some(controls), cost: 0.0 });
+        is_taken
     }
 
     /// Asks the CLI to interrupt what it runs.
