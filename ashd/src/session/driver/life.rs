@@ -7,6 +7,7 @@ use ash_wire::words::CliState;
 use bytes::Bytes;
 use serde_json::json;
 
+use super::lines::RETRY;
 use super::{Begin, Driver, Replay, Reply, RunningCli};
 use crate::domain::{Changed, EventKind, SandboxId, Session, SessionChange, Status, TurnOptions};
 use crate::fault;
@@ -44,8 +45,8 @@ impl Driver {
 
     /// The row that this driver was started with may be from before another one ended the session.
     async fn read_again(&mut self) {
-        match self.shared.store.session(self.session.id).await {
-            Ok(Some(session)) if session.status != Status::Ended => {
+        match self.row().await {
+            Some(session) if session.status != Status::Ended => {
                 self.state = State::cold(session.status, self.shared.options.queue_limit);
                 self.numbering = Numbering::resumed(session.last_seq);
                 self.session = session;
@@ -53,6 +54,24 @@ impl Driver {
             _ => {
                 self.over = true;
                 self.shared.registry.remove(self.session.id);
+            }
+        }
+    }
+
+    /// The session's row. While it cannot be read, waits and tries again: whoever finds no driver
+    /// any more takes the session for one that has ended.
+    async fn row(&mut self) -> Option<Session> {
+        let (id, mut fails) = (self.session.id, false);
+        loop {
+            match self.shared.store.session(id).await {
+                Ok(row) => return row,
+                Err(_) if self.shared.is_shutting_down() => return None,
+                Err(error) => {
+                    if !std::mem::replace(&mut fails, true) {
+                        tracing::error!(ash_session = %id, %error, "a session cannot be read");
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
             }
         }
     }

@@ -18,8 +18,8 @@ use crate::session::machine::{Event, Turn};
 use crate::store::{StoreError, Usage};
 use crate::telemetry::message;
 
-/// How long to wait before a commit that failed is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// How long to wait before what the store failed to do is tried again.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// Bytes of deltas that are acknowledged together: one by one, they would wake the bridge as often as
 /// it wakes us.

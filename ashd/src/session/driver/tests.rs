@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use ash_wire::frame::{self, HEADER, Header, Kind};
 use ash_wire::words::{CliState, Welcome};
 use rusqlite::Connection;
@@ -69,6 +71,15 @@ async fn answering(status: Status) -> (Stage, Driver, UnixStream) {
     (stage, driver, bridge)
 }
 
+/// How long it is looked whether somebody waits.
+const A_WHILE: Duration = Duration::from_millis(100);
+
+/// Does something to the database that the daemon knows nothing of.
+fn meddle(stage: &Stage, sql: &str) {
+    let database = stage.shared.places.data_dir.join("ash.db");
+    Connection::open(database).unwrap().execute_batch(sql).unwrap();
+}
+
 /// Has the database take no events, as if there were no room for them, or take them again.
 fn take_events(stage: &Stage, takes: bool) {
     let sql = match takes {
@@ -78,8 +89,7 @@ fn take_events(stage: &Stage, takes: bool) {
              BEGIN SELECT RAISE(ABORT, 'there is no room'); END"
         }
     };
-    let database = stage.shared.places.data_dir.join("ash.db");
-    Connection::open(database).unwrap().execute_batch(sql).unwrap();
+    meddle(stage, sql);
 }
 
 async fn history(driver: &Driver) -> Vec<EventKind> {
@@ -235,4 +245,18 @@ async fn no_turn_is_given_to_a_cli_that_was_started_for_another() {
     assert!(!driver.give_turn(TurnId::random(), &content, &options).await);
     assert!(driver.cli.is_none());
     assert!(!sent(driver, bridge).await.contains(&Kind::Turn));
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_read_has_not_ended() {
+    let stage = Stage::set().await;
+    let session = Session::example(1);
+    stage.add(&session).await;
+    meddle(&stage, "ALTER TABLE session_settings RENAME TO hidden");
+    let handle = Driver::spawn(stage.shared.clone(), session, Begin::Cold);
+    let (reply, mut answer) = oneshot::channel();
+    assert!(handle.commands.send(Command::Interrupt { reply }).await.is_ok());
+    assert!(tokio::time::timeout(A_WHILE, &mut answer).await.is_err());
+    meddle(&stage, "ALTER TABLE hidden RENAME TO session_settings");
+    assert!(matches!(answer.await, Ok(Ok(false))));
 }
