@@ -70,11 +70,14 @@ impl Journal {
         inner.drop_front_until(|inner| inner.frames.is_empty());
     }
 
-    /// The turn is over; its frames are kept for those who are reading them.
+    /// The turn is over; its frames are kept for those who are reading them. Whoever waits for its
+    /// end learns of it also when there was none to be seen.
     pub(super) fn end_turn(&self) {
         let mut inner = self.lock();
         inner.in_turn = false;
         inner.forget_if_unread();
+        drop(inner);
+        self.grown.notify_waiters();
     }
 
     /// Adds frames and wakes the readers.
@@ -156,7 +159,7 @@ impl Journal {
         }
     }
 
-    /// Resolves when frames were added or the journal was closed after this call.
+    /// Resolves when frames were added, a turn ended or the journal was closed after this call.
     pub(super) fn grown(&self) -> tokio::sync::futures::Notified<'_> {
         self.grown.notified()
     }
@@ -182,6 +185,8 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::session::api::FrameClass;
 
@@ -222,6 +227,18 @@ mod tests {
         assert_eq!(journal.behind(EventId { seq: 4, k: 1 }), None);
         assert_eq!(journal.behind(EventId { seq: 5, k: 0 }), Some(Place(3)));
         assert_eq!(journal.read(Place(1)), Ahead::Behind);
+    }
+
+    #[test]
+    fn whoever_waits_for_a_turn_learns_of_its_end() {
+        let journal = Journal::default();
+        journal.begin_turn();
+        assert_eq!(journal.read(journal.end()), Ahead::Nothing);
+        let mut grown = std::pin::pin!(journal.grown());
+        grown.as_mut().enable();
+        journal.end_turn();
+        assert_eq!(grown.now_or_never(), Some(()));
+        assert_eq!(journal.read(journal.end()), Ahead::Idle);
     }
 
     #[test]

@@ -260,3 +260,24 @@ async fn a_session_that_cannot_be_read_has_not_ended() {
     meddle(&stage, "ALTER TABLE hidden RENAME TO session_settings");
     assert!(matches!(answer.await, Ok(Ok(false))));
 }
+
+#[tokio::test]
+async fn a_turn_has_begun_for_its_readers_before_its_message_is_stored() {
+    let (stage, mut driver, _bridge) = idle(Status::Active).await;
+    let journal = driver.journal.clone();
+    let database = Connection::open(stage.shared.places.data_dir.join("ash.db")).unwrap();
+    database.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut sending = Box::pin(send(&mut driver));
+    assert!(tokio::time::timeout(A_WHILE, &mut sending).await.is_err());
+    assert!(!journal.is_idle());
+    database.execute_batch("COMMIT").unwrap();
+    sending.await.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn one_whose_message_cannot_be_stored_is_over() {
+    let (stage, mut driver, _bridge) = idle(Status::Active).await;
+    take_events(&stage, false);
+    assert!(matches!(send(&mut driver).await.await.unwrap(), Err(Refusal::Store(_))));
+    assert!(driver.journal.is_idle());
+}

@@ -150,7 +150,10 @@ impl Driver {
             last_error: Some(None),
             ..SessionChange::none()
         };
+        // Whoever finds the message in the store must not take its turn for one that is over.
+        self.journal.begin_turn();
         if let Err(error) = self.commit(change, events).await {
+            self.journal.end_turn();
             waiting.refuse(error.into());
             return ended;
         }
