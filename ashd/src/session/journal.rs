@@ -135,9 +135,13 @@ impl Journal {
         Place(self.lock().dropped)
     }
 
-    /// The place behind the frame with this id, if everything behind that frame is kept.
+    /// The place behind the frame with this id, if everything behind that frame is kept. None when
+    /// there was no such frame yet: what would be behind it is not known.
     pub(super) fn behind(&self, id: EventId) -> Option<Place> {
         let inner = self.lock();
+        if inner.frames.back().map(|newest| newest.id).or(inner.floor) < Some(id) {
+            return None;
+        }
         if inner.floor.is_none_or(|floor| floor > id) {
             // Nothing was dropped yet: the first frame may still not be the next one.
             inner.frames.front().filter(|first| first.id <= id)?;
@@ -221,7 +225,8 @@ mod tests {
         journal.begin_turn();
         journal.append(vec![frame(4, 0), frame(4, 1), frame(5, 0)]);
         assert_eq!(journal.behind(EventId { seq: 4, k: 1 }), Some(Place(2)));
-        assert_eq!(journal.behind(EventId { seq: 9, k: 0 }), Some(Place(3)));
+        assert_eq!(journal.behind(EventId { seq: 5, k: 0 }), Some(Place(3)));
+        assert_eq!(journal.behind(EventId { seq: 9, k: 0 }), None);
         assert_eq!(journal.behind(EventId { seq: 3, k: 9 }), None);
         journal.begin_turn();
         assert_eq!(journal.behind(EventId { seq: 4, k: 1 }), None);

@@ -148,6 +148,11 @@ impl Subscription {
                 (frames, Source::Stored { after, seen })
             }
             Ok(None) if self.reading.until_done && idle => (vec![], Source::Over),
+            // No such event: a history that was taken over, or brought back from a backup, had been
+            // further. What comes now under numbers up to this one was never seen.
+            Ok(None) if after < seen.seq => {
+                (vec![], Source::Live { place: journal.now(), seen: EventId { seq: 0, k: 0 } })
+            }
             Ok(None) => (vec![], Source::Live { place, seen }),
             Err(error) => (frames::refusal(self.session, &error.into()), Source::Over),
         }
@@ -224,5 +229,62 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.journal.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::{EventKind, NewEvent, Session, Timestamp};
+    use crate::session::stage::Stage;
+
+    /// How long it is looked whether somebody waits, and how long something may take that happens.
+    const A_WHILE: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn frame(seq: u64, k: u64) -> Frame {
+        let (id, bytes) = (EventId { seq, k }, bytes::Bytes::from_static(b"x"));
+        Frame { id, class: FrameClass::Whole, bytes }
+    }
+
+    /// A session with one event, and its journal in the middle of a turn.
+    async fn running() -> (Stage, SessionId, Arc<Journal>) {
+        let (stage, session) = (Stage::set().await, Session::example(1));
+        let (kind, body, at) = (EventKind::User, bytes::Bytes::from_static(b"{}"), Timestamp(0));
+        let user = NewEvent { seq: 1, kind, turn: None, origin: None, replaces: false, body, at };
+        stage.shared.store.create_session(session.clone(), vec![user]).await.unwrap();
+        let journal = Arc::new(Journal::default());
+        journal.begin_turn();
+        journal.append(vec![frame(1, 0)]);
+        (stage, session.id, journal)
+    }
+
+    fn behind(
+        (stage, id, journal): &(Stage, SessionId, Arc<Journal>),
+        after: EventId,
+    ) -> Subscription {
+        let reading = Reading { after: Some(after), partial: true, until_done: false };
+        let store = stage.shared.store.clone();
+        Subscription::of_session(*id, store, journal.clone(), reading)
+    }
+
+    #[tokio::test]
+    async fn an_id_that_this_history_does_not_have_is_as_good_as_none() {
+        let running = running().await;
+        let mut reader = behind(&running, EventId { seq: 9, k: 3 });
+        let read = tokio::time::timeout(LONG, reader.next()).await;
+        assert_eq!(read.unwrap().unwrap(), [frame(1, 0)]);
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_daemon_showed_behind_the_newest_event_is_not_shown_again() {
+        let running = running().await;
+        let mut reader = behind(&running, EventId { seq: 1, k: 2 });
+        assert!(tokio::time::timeout(A_WHILE, reader.next()).await.is_err());
+        running.2.append(vec![frame(1, 1), frame(1, 2), frame(1, 3)]);
+        let read = tokio::time::timeout(LONG, reader.next()).await;
+        assert_eq!(read.unwrap().unwrap(), [frame(1, 3)]);
     }
 }
