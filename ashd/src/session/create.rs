@@ -73,6 +73,10 @@ impl Service {
     }
 
     async fn launch_and_record(&self, session: &Session) -> Result<Running> {
+        // Once more, now that it counts as being made: whoever ends the daemon waits for it.
+        if self.shared.is_shutting_down() {
+            return Err(Refusal::ShuttingDown);
+        }
         let running = self.shared.launch(session, session.sandbox).await?;
         let body = serde_json::json!({
             "action": "created",
@@ -152,5 +156,28 @@ fn draft(agent: &Agent, settings: Settings, slot: u32) -> Session {
         last_seq: 0,
         created_at: now,
         last_active_at: now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::session::stage::Stage;
+
+    /// How long it is looked whether somebody waits.
+    const A_WHILE: Duration = Duration::from_millis(100);
+
+    #[tokio::test]
+    async fn a_daemon_that_ends_with_its_sandboxes_waits_for_those_that_are_being_made() {
+        let stage = Stage::set().await;
+        let made = stage.shared.making.begin((SessionId::random(), 0));
+        // One that leaves them to the next waits for none.
+        stage.service.shut_down(false).await;
+        let mut ending = Box::pin(stage.service.shut_down(true));
+        assert!(tokio::time::timeout(A_WHILE, &mut ending).await.is_err());
+        drop(made);
+        ending.await;
     }
 }

@@ -115,6 +115,10 @@ impl Service {
     /// paused. Returns when all is recorded.
     pub async fn shut_down(&self, end: bool) {
         self.shared.shutting_down.store(true, Ordering::Relaxed);
+        if end {
+            // What is being made may have a sandbox, and has a driver only behind that.
+            self.shared.making.wait_for(|_| true).await;
+        }
         let mut ends = vec![];
         for handle in self.shared.registry.handles() {
             let (reply, ended) = oneshot::channel();
