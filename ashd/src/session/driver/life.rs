@@ -204,8 +204,17 @@ impl Driver {
         }
     }
 
+    /// Says in the session's log what stands in the way. What the store says, which may name files
+    /// of this machine, is for the daemon's.
+    pub(super) fn log_refusal(&self, refusal: &Refusal) {
+        if let Refusal::Store(error) = refusal {
+            tracing::error!(ash_session = %self.session.id, %error, "the store failed");
+        }
+        self.logs.system(&refusal.public_text());
+    }
+
     async fn launch_failed(&mut self, refusal: Refusal) {
-        self.logs.system(&refusal.to_string());
+        self.log_refusal(&refusal);
         self.launch_error = Some(refusal.clone());
         let _ = self.step(Event::LaunchFailed).await;
         self.execs.refuse_waiting(&refusal);

@@ -281,3 +281,12 @@ async fn one_whose_message_cannot_be_stored_is_over() {
     assert!(matches!(send(&mut driver).await.await.unwrap(), Err(Refusal::Store(_))));
     assert!(driver.journal.is_idle());
 }
+
+#[tokio::test]
+async fn a_session_s_log_names_no_file_of_this_machine() {
+    let (_stage, mut driver, _bridge) = idle(Status::Active).await;
+    let failed = StoreError::Database("cannot open /var/lib/ash/ash.db".to_owned());
+    driver.launched(Err(failed.into())).await;
+    let said = driver.logs.after(-1);
+    assert!(said.len() == 1 && !said[0].text.contains("/var"), "{said:?}");
+}

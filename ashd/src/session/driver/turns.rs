@@ -235,7 +235,7 @@ impl Driver {
         let conversation = match self.shared.conversation(&self.session).await {
             Ok(conversation) => conversation,
             Err(refusal) => {
-                self.logs.system(&refusal.to_string());
+                self.log_refusal(&refusal);
                 return false;
             }
         };

@@ -23,7 +23,8 @@ impl Driver {
             Ok(cut) => cut,
             Err(error) => {
                 if !matches!(error, SnapshotError::Cancelled) || !wishes.is_empty() {
-                    self.logs.system(&format!("the session's files were not saved: {error}"));
+                    let why = why(&error);
+                    self.logs.system(&format!("the session's files were not saved: {why}"));
                 }
                 self.note_unsaved(&error).await;
                 let refusal = unkept_or_cancelled(self.session.id, error);
@@ -115,6 +116,15 @@ impl Driver {
             self.logs.system(&format!("not in the point: {}", cut.left_out));
         }
         Ok(point)
+    }
+}
+
+/// Why files were not saved, for a session's log. What the store says of its own files names places
+/// of this machine, and is for the daemon's.
+pub(super) fn why(error: &SnapshotError) -> String {
+    match error {
+        SnapshotError::Store(_) => "the snapshot store cannot be used".to_owned(),
+        error => error.to_string(),
     }
 }
 

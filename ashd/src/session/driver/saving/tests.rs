@@ -243,3 +243,10 @@ async fn what_commands_of_before_do_right_before_a_message_is_told() {
     let newest = points(&driver).await[0];
     assert_eq!(driver.changes_to_tell(), Some((newest != before).then_some(newest)));
 }
+
+#[test]
+fn of_the_store_only_that_it_fails_is_said_to_a_session() {
+    let store = SnapshotError::Store("unable to open database file: /var/lib/x".to_owned());
+    assert_eq!(record::why(&store), "the snapshot store cannot be used");
+    assert_eq!(record::why(&SnapshotError::Restless), "the files keep changing");
+}
