@@ -40,7 +40,7 @@ impl Numbering {
 
     fn take(&mut self) -> EventId {
         let id = self.next;
-        self.next.k += 1;
+        self.next.k = self.next.k.saturating_add(1);
         id
     }
 
@@ -495,6 +495,14 @@ mod tests {
         assert_eq!(frames[0].id, EventId { seq: 7, k: 1 });
         assert!(String::from_utf8_lossy(&frames[0].bytes).contains(r#"data: {"delta":"a\"b"}"#));
         assert_eq!(encoder.line(b"not json", &mut numbering), vec![]);
+    }
+
+    #[test]
+    fn a_count_that_a_bridge_drives_to_its_end_does_not_begin_anew() {
+        let mut numbering = Numbering::behind(7);
+        numbering.skip_lines(u64::MAX);
+        let last = EventId { seq: 7, k: u64::MAX };
+        assert_eq!([numbering.take(), numbering.take()], [last, last]);
     }
 
     #[test]
