@@ -123,11 +123,15 @@ impl Journal {
         Place(inner.dropped + inner.frames.len() as u64)
     }
 
-    /// The place of the running turn's first frame, or the end when none runs.
-    pub(super) fn now(&self) -> Place {
+    /// The place of the running turn's first frame, or the end when none runs; and the frame before
+    /// it, if there was one.
+    pub(super) fn now(&self) -> (Place, Option<EventId>) {
         let inner = self.lock();
-        let kept = if inner.in_turn { 0 } else { inner.frames.len() as u64 };
-        Place(inner.dropped + kept)
+        let (kept, before) = match inner.frames.back() {
+            Some(newest) if !inner.in_turn => (inner.frames.len() as u64, Some(newest.id)),
+            _ => (0, inner.floor),
+        };
+        (Place(inner.dropped + kept), before)
     }
 
     /// The place of the first frame that is kept.

@@ -16,6 +16,9 @@ use crate::store::{EventRange, Store, StoreError};
 /// Events read from the store at once.
 const PAGE: u32 = 256;
 
+/// Stands for no frame: every one is behind it.
+const NOTHING: EventId = EventId { seq: 0, k: u64::MAX };
+
 /// A reader's place in a session's stream. Dropping it leaves the turn alone.
 pub struct Subscription {
     session: SessionId,
@@ -89,7 +92,7 @@ impl Subscription {
         let reader = Reader::join(journal);
         let source = match reading.after {
             Some(seen) => Source::Stored { after: seen.seq.saturating_sub(1), seen },
-            None => Source::Live { place: reader.journal.now(), seen: EventId { seq: 0, k: 0 } },
+            None => from_now(&reader.journal),
         };
         Subscription { session, store, reader, reading, source }
     }
@@ -150,9 +153,7 @@ impl Subscription {
             Ok(None) if self.reading.until_done && idle => (vec![], Source::Over),
             // No such event: a history that was taken over, or brought back from a backup, had been
             // further. What comes now under numbers up to this one was never seen.
-            Ok(None) if after < seen.seq => {
-                (vec![], Source::Live { place: journal.now(), seen: EventId { seq: 0, k: 0 } })
-            }
+            Ok(None) if after < seen.seq => (vec![], from_now(journal)),
             Ok(None) => (vec![], Source::Live { place, seen }),
             Err(error) => (frames::refusal(self.session, &error.into()), Source::Over),
         }
@@ -168,6 +169,8 @@ impl Subscription {
                 let seen = frames.last().map_or(seen, |frame| frame.id);
                 (frames, Source::Live { place, seen })
             }
+            // Of a history that nothing was seen of, nothing is missed.
+            Ahead::Behind if seen == NOTHING => (vec![], from_now(&self.reader.journal)),
             Ahead::Behind => (vec![], Source::Stored { after: seen.seq.saturating_sub(1), seen }),
             Ahead::Idle if self.reading.until_done => (vec![], Source::Over),
             Ahead::Nothing | Ahead::Idle => {
@@ -177,6 +180,12 @@ impl Subscription {
             Ahead::Closed => (vec![], Source::Over),
         }
     }
+}
+
+/// What comes next, or the running turn from its beginning.
+fn from_now(journal: &Journal) -> Source {
+    let (place, before) = journal.now();
+    Source::Live { place, seen: before.unwrap_or(NOTHING) }
 }
 
 /// Waits until the turn begins or is refused.
@@ -237,8 +246,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::{EventKind, NewEvent, Session, Timestamp};
+    use crate::domain::{EventKind, NewEvent, Session, SessionChange, Timestamp};
     use crate::session::stage::Stage;
+    use crate::store::Commit;
 
     /// How long it is looked whether somebody waits, and how long something may take that happens.
     const A_WHILE: Duration = Duration::from_millis(100);
@@ -263,9 +273,9 @@ mod tests {
 
     fn behind(
         (stage, id, journal): &(Stage, SessionId, Arc<Journal>),
-        after: EventId,
+        after: Option<EventId>,
     ) -> Subscription {
-        let reading = Reading { after: Some(after), partial: true, until_done: false };
+        let reading = Reading { after, partial: true, until_done: false };
         let store = stage.shared.store.clone();
         Subscription::of_session(*id, store, journal.clone(), reading)
     }
@@ -273,7 +283,7 @@ mod tests {
     #[tokio::test]
     async fn an_id_that_this_history_does_not_have_is_as_good_as_none() {
         let running = running().await;
-        let mut reader = behind(&running, EventId { seq: 9, k: 3 });
+        let mut reader = behind(&running, Some(EventId { seq: 9, k: 3 }));
         let read = tokio::time::timeout(LONG, reader.next()).await;
         assert_eq!(read.unwrap().unwrap(), [frame(1, 0)]);
     }
@@ -281,10 +291,43 @@ mod tests {
     #[tokio::test]
     async fn what_an_earlier_daemon_showed_behind_the_newest_event_is_not_shown_again() {
         let running = running().await;
-        let mut reader = behind(&running, EventId { seq: 1, k: 2 });
+        let mut reader = behind(&running, Some(EventId { seq: 1, k: 2 }));
         assert!(tokio::time::timeout(A_WHILE, reader.next()).await.is_err());
         running.2.append(vec![frame(1, 1), frame(1, 2), frame(1, 3)]);
         let read = tokio::time::timeout(LONG, reader.next()).await;
         assert_eq!(read.unwrap().unwrap(), [frame(1, 3)]);
+    }
+
+    /// The turn that is running, of which nothing has been read yet, ends, and another one begins.
+    async fn next_turn((stage, id, journal): &(Stage, SessionId, Arc<Journal>)) {
+        let (kind, body, at) = (EventKind::User, bytes::Bytes::from_static(b"{}"), Timestamp(0));
+        let user = NewEvent { seq: 2, kind, turn: None, origin: None, replaces: false, body, at };
+        let commit = Commit::of(*id, SessionChange::none(), vec![user]);
+        stage.shared.store.commit(commit).await.unwrap();
+        journal.append(vec![frame(2, 0)]);
+        journal.end_turn();
+        journal.begin_turn();
+    }
+
+    #[tokio::test]
+    async fn who_joins_now_and_reads_late_reads_on_from_where_it_joined() {
+        let running = running().await;
+        running.2.end_turn();
+        running.2.begin_turn();
+        let mut reader = behind(&running, None);
+        next_turn(&running).await;
+        let read = tokio::time::timeout(LONG, reader.next()).await.unwrap().unwrap();
+        assert_eq!(read.iter().map(|frame| frame.id).collect::<Vec<_>>(), [frame(2, 0).id]);
+    }
+
+    #[tokio::test]
+    async fn where_that_is_not_known_it_is_not_all_of_history() {
+        let running = running().await;
+        let mut reader = behind(&running, None);
+        next_turn(&running).await;
+        assert!(tokio::time::timeout(A_WHILE, reader.next()).await.is_err());
+        running.2.append(vec![frame(3, 0)]);
+        let read = tokio::time::timeout(LONG, reader.next()).await;
+        assert_eq!(read.unwrap().unwrap(), [frame(3, 0)]);
     }
 }
