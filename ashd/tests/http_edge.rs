@@ -25,6 +25,9 @@ const HOT: &str = "3f0c6a52-0c3e-4b1e-9a57-2f1f0e9d8c7b";
 /// No test waits longer than this for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// More than the kernel buffers between two ends of a connection, in bytes.
+const LARGE: usize = 64 * 1024 * 1024;
+
 struct Server {
     address: SocketAddr,
     shutdown: CancellationToken,
@@ -91,6 +94,7 @@ fn router() -> Router {
         .route("/api/plain", get(|| async { "plain" }))
         .route("/api/echo", post(|body: Bytes| async { body }))
         .route("/api/unread", post(|| async { "unread" }))
+        .route("/api/large", get(|| async { vec![b'x'; LARGE] }))
         .route("/api/endless", get(endless))
 }
 
@@ -315,6 +319,21 @@ async fn an_answer_reaches_a_client_that_is_still_sending() {
     read.unwrap();
     let answer = std::str::from_utf8(&answer).unwrap();
     assert_eq!((status(answer), header(answer, "connection")), ("200", Some("close")));
+}
+
+#[tokio::test]
+async fn a_large_answer_is_whole_when_the_request_never_was() {
+    let server = Server::start(ConnectionLimits::default()).await;
+    let mut stream = server.connect().await;
+    let head = format!(
+        "GET /api/large HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n\
+         Content-Length: 2\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let answer = to_end(&mut stream).await;
+    assert_eq!((status(&answer), header(&answer, "connection")), ("200", Some("close")));
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    assert_eq!(body.len(), LARGE);
 }
 
 #[tokio::test]

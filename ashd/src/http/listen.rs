@@ -1,6 +1,5 @@
 //! The accept loop and the life of a connection.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -167,15 +166,17 @@ async fn converse(
         .max_headers(limits.headers)
         .max_buf_size(limits.head_bytes);
     let mut connection = http.serve_connection(TokioIo::new(stream), visit);
+    // With the shutdown of our half, before which hyper sends what it has buffered: without, it
+    // would drop the end of an answer that the client has no room for yet.
     let ended = tokio::select! {
-        ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => Some(ended),
+        ended = &mut connection => Some(ended),
         () = shutdown.cancelled() => None,
     };
     let ended = match ended {
         Some(ended) => ended,
         None => {
             Pin::new(&mut connection).graceful_shutdown();
-            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
+            (&mut connection).await
         }
     };
     if let Err(error) = ended {
@@ -188,7 +189,7 @@ async fn converse(
     }
 }
 
-/// Closes our half and waits for the client to close its own.
+/// Closes our half, if that is still to be done, and waits for the client to close its own.
 async fn linger(mut stream: TcpStream) {
     let mut unread = [0; 4096];
     let drain = async {
