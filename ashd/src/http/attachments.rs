@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::context::{At, Context, Who};
+use super::context::{At, AtAttachment, Context, Who};
 use super::error::{Answer, ApiError, json};
 use super::files::{SOURCE, raw};
 use super::query::Params;
@@ -139,11 +139,11 @@ pub(super) async fn list(State(context): State<Context>, Who(caller): Who, At(id
 pub(super) async fn read(
     State(context): State<Context>,
     Who(caller): Who,
-    Path(id): Path<String>,
+    AtAttachment(id): AtAttachment,
     (method, headers): (Method, HeaderMap),
     _: Uri,
 ) -> Answer {
-    let (attachment, opened) = context.service.open_attachment(&caller, parsed(&id)?).await?;
+    let (attachment, opened) = context.service.open_attachment(&caller, id).await?;
     let mut response = raw(attachment.name.as_str(), opened, (&method, &headers))?;
     response.headers_mut().remove(SOURCE);
     if let Ok(media) = HeaderValue::from_str(attachment.media.as_str()) {
@@ -156,16 +156,12 @@ pub(super) async fn read(
 pub(super) async fn remove(
     State(context): State<Context>,
     Who(caller): Who,
-    Path(id): Path<String>,
+    AtAttachment(id): AtAttachment,
 ) -> Answer {
-    context.service.detach(&caller, parsed(&id)?).await?;
+    context.service.detach(&caller, id).await?;
     let mut response = Response::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
     Ok(response)
-}
-
-fn parsed(id: &str) -> Result<AttachmentId, ApiError> {
-    id.parse().map_err(|error| ApiError::invalid(format!("id: {error}")))
 }
 
 #[cfg(test)]

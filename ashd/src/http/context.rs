@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::body;
 use super::error::ApiError;
 use super::{BodyLimits, Options};
-use crate::domain::{AgentName, SessionId, json};
+use crate::domain::{AgentName, AttachmentId, SessionId, json};
 use crate::session::Service;
 use crate::session::api::{Caller, Refusal};
 
@@ -82,6 +82,18 @@ impl<S: Send + Sync> FromRequestParts<S> for At {
     }
 }
 
+/// The attachment that the path names.
+pub(super) struct AtAttachment(pub(super) AttachmentId);
+
+impl<S: Send + Sync> FromRequestParts<S> for AtAttachment {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let id = segment(parts, state).await?;
+        id.parse().map(AtAttachment).map_err(|error| ApiError::invalid(format!("id: {error}")))
+    }
+}
+
 /// The agent that the path names.
 pub(super) struct Of(pub(super) AgentName);
 
@@ -111,5 +123,33 @@ impl FromRequest<Context> for Nothing {
         struct Ignored {}
         let body = context.read(request, |limits| limits.other).await?;
         Ok(json::object::<Ignored>("", &body).map(|_| Nothing)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::routing::get;
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+    use tower::Service as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_path_that_is_no_text_is_refused_in_json() {
+        let mut router: Router = Router::new()
+            .route("/agents/{name}", get(|_: Of| async {}))
+            .route("/attachments/{id}", get(|_: AtAttachment| async {}))
+            .route("/sessions/{id}", get(|_: At| async {}));
+        for path in ["/agents/%ff", "/attachments/%ff", "/sessions/%ff"] {
+            let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+            let answer = router.call(request).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{path}");
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(body["error"], "the path cannot be decoded", "{path}");
+        }
     }
 }
