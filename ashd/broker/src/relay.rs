@@ -22,6 +22,10 @@ use crate::problem::Problem;
 use crate::upstream::{self, Upstream};
 use crate::usage::Meter;
 
+/// Longest name of a call that is told to `ashd`, in bytes. The model API's are far shorter; what
+/// stands there could be more than fits the conversation with `ashd`, which would break off.
+const REQUEST_ID_LIMIT: usize = 256;
+
 /// Answers one request of the sandbox that has this seat.
 pub(crate) async fn answer(
     seat: Arc<Seat>,
@@ -155,6 +159,7 @@ impl Bill {
     fn open(&mut self, status: u16, headers: &HeaderMap) {
         self.meter = Meter::new(headers.get(CONTENT_TYPE));
         let id = headers.get("request-id").and_then(|id| id.to_str().ok());
+        let id = id.filter(|id| id.len() <= REQUEST_ID_LIMIT);
         self.answer = Some((status, id.map(ToOwned::to_owned)));
     }
 

@@ -92,6 +92,19 @@ async fn a_connection_without_an_answer_is_told() {
 }
 
 #[tokio::test]
+async fn a_name_of_a_call_that_fits_no_message_breaks_nothing_off() {
+    let upstream = Upstream::start().await;
+    let mut stage = Stage::new(&upstream).await;
+    let (mut client, mut api) = stage.asked(&upstream).await;
+    let endless = format!("request-id: {}", "x".repeat(100_000));
+    api.write(answer("application/json", DOCUMENT).replace("request-id: req_1", &endless)).await;
+    client.until(DOCUMENT).await;
+    let usage = stage.usage().await;
+    assert_eq!((usage.request_id, usage.tokens.input_tokens), (None, 7));
+    assert_eq!(stage.control.granted().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn redirects_are_neither_followed_nor_told() {
     let upstream = Upstream::start().await;
     let elsewhere = Upstream::start().await;
