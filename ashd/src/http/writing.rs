@@ -1,14 +1,14 @@
 //! Files of a session's workspace, changed.
 
 use axum::extract::{Request, State};
-use http::header::{ETAG, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use http::header::{CONTENT_RANGE, ETAG, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, StatusCode, Uri};
 use serde_json::{Value, json};
 
 use super::batch;
 use super::body;
 use super::context::{At, Context, Who};
-use super::error::{Answer, json};
+use super::error::{Answer, ApiError, json};
 use super::files::AtFile;
 use super::query::Params;
 use super::tags;
@@ -28,6 +28,7 @@ pub(super) async fn put(
     request: Request,
 ) -> Answer {
     let place = files::path(&path)?;
+    refuse_part(request.headers())?;
     let condition = condition(request.headers());
     let upload = upload(&context, request, context.options.bodies.upload);
     let service = &context.service;
@@ -41,6 +42,14 @@ pub(super) async fn put(
         response.headers_mut().insert(ETAG, tag);
     }
     Ok(response)
+}
+
+/// A part of a file would be taken for all of it (RFC 9110, section 14.5).
+fn refuse_part(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.contains_key(CONTENT_RANGE) {
+        true => Err(ApiError::invalid("Content-Range: a file can only be put whole")),
+        false => Ok(()),
+    }
 }
 
 /// Puts files out of a JSON body; says of each whether it was written.
@@ -108,6 +117,14 @@ fn condition(headers: &HeaderMap) -> Condition {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_is_not_taken_for_the_whole() {
+        let part = HeaderValue::from_static("bytes 5-9/10");
+        let refused = refuse_part(&[(CONTENT_RANGE, part)].into_iter().collect()).unwrap_err();
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+        assert!(refuse_part(&HeaderMap::new()).is_ok());
+    }
 
     #[test]
     fn conditions_are_read() {

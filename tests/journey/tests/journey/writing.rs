@@ -171,6 +171,8 @@ fn conditions_keep_others_changes() -> Result<()> {
     ensure!(made.status == 201, "{}", made.text());
     let tag = made.header("etag").context("no tag")?.to_owned();
     ensure!(put(&[("if-none-match", "*")], "x")?.status == 412, "it is there");
+    let part = put(&[("content-range", "bytes 3-3/4")], "x")?;
+    ensure!(part.status == 400 && talk.read("f")?.text() == "one", "{}", part.text());
     talk.sh("chmod 755 f; echo theirs > f")?;
     let refused = put(&[("if-match", &tag)], "x")?;
     ensure!(
