@@ -114,8 +114,13 @@ impl KeyRing {
     ) -> Result<(Key, String), Refusal> {
         check_name(name)?;
         let (key, text) = fresh(caller.tenant.clone(), name, scope);
-        self.store.add_key(key.clone()).await?;
+        // Before others find it in the store: who takes it away from there takes it away here as
+        // well, and must not come first. Nobody knows its text yet.
         self.keys.add(key.hash, grant(&key));
+        if let Err(error) = self.store.add_key(key.clone()).await {
+            self.keys.remove(&key.hash);
+            return Err(error.into());
+        }
         tracing::info!(
             message_id = message::KEY_MADE, key = %key.id, name, %scope, ash_tenant = %key.tenant,
             "API key created"
@@ -301,6 +306,30 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(store.keys().await.unwrap().is_empty());
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_revoked_while_it_is_made_is_not_valid() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ash.db");
+        let store = Arc::new(Sqlite::open(&path, Options::default()).unwrap());
+        let (keys, file) = (Arc::new(Keys::new(None, [])), dir.path().join(KEY_FILE));
+        let ring = KeyRing { store: store.clone(), keys, file };
+        let ours = Caller { tenant: Tenant::default(), scope: Scope::Manage };
+        let mut made = std::pin::pin!(ring.create(&ours, "late", Scope::Run));
+        let early = made.as_mut().now_or_never();
+        let stored = loop {
+            if let Some(key) = ring.list(&ours).await.unwrap().pop() {
+                break key;
+            }
+            tokio::task::yield_now().await;
+        };
+        ring.revoke(&ours, stored.id).await.unwrap();
+        let made = if let Some(made) = early { made } else { made.await };
+        let (key, text) = made.unwrap();
+        assert_eq!(key, stored);
+        assert_eq!(ring.keys.check(text.as_bytes()), None);
         store.close().await;
     }
 
