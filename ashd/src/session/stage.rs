@@ -15,6 +15,7 @@ use super::retention::Keeping;
 use super::service::Service;
 use super::shared::{Live, Options, Shared};
 use crate::domain::{PermissionMode, Session};
+use crate::objects::Objects;
 use crate::sandbox::Sandboxes;
 use crate::sandbox::lease::{DEFAULT_BASE, Slots};
 use crate::sandbox::limits::Limits;
@@ -34,6 +35,11 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) async fn set() -> Stage {
+        Stage::with(None).await
+    }
+
+    /// With an object store, or without.
+    pub(super) async fn with(objects: Option<Objects>) -> Stage {
         let disk = tempfile::tempdir().unwrap();
         let store = Sqlite::open(&disk.path().join("ash.db"), sqlite::Options::default()).unwrap();
         let places = Places { data_dir: disk.path().to_owned() };
@@ -59,7 +65,7 @@ impl Stage {
             making: Default::default(),
             asides: Default::default(),
             attaching: Default::default(),
-            copies: Copies::new(None),
+            copies: Copies::new(objects),
             retention: Default::default(),
         });
         Stage { service: Service::on(shared.clone()), shared, _disk: disk }

@@ -75,6 +75,16 @@ impl Vault {
         Ok(File::open(pack::path(&self.packs(), name))?)
     }
 
+    /// A pack that is what it has to be, its table and each of its chunks, to be read from its beginning.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`] when it is not; when it is not there any more.
+    pub fn open_whole_pack(&self, name: Uuid) -> Result<File, SnapshotError> {
+        let file = self.open_pack(name)?;
+        whole(&file, name)?;
+        Ok(file)
+    }
+
     /// Whether a pack is there, and what it has to be: its table and each of its chunks. It stays then,
     /// and what is in it counts as stored, also if it was about to go.
     ///

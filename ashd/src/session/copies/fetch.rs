@@ -1,6 +1,7 @@
 //! How what is in the object store comes back.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 
 use uuid::Uuid;
 
@@ -42,6 +43,34 @@ impl Shared {
             blocking(move || vault.take_in_pack(&pin, &arriving)).await??;
         }
         Ok(())
+    }
+
+    /// A pack to be sent: it takes the place of one that is there. So one that is damaged here is brought
+    /// from there first, which mends it.
+    pub(super) async fn whole_pack(
+        &self,
+        objects: &Objects,
+        (tenant, pack): (&Tenant, Uuid),
+    ) -> Result<File, NotCopied> {
+        let (snapshots, owned) = (self.snapshots.clone(), tenant.clone());
+        let open = move || {
+            let vault = snapshots.vault(&owned)?;
+            let pin = vault.pin();
+            Ok::<_, SnapshotError>((vault.open_whole_pack(pack), vault, pin))
+        };
+        let (opened, vault, pin) = blocking(open).await??;
+        let damaged = match opened {
+            Err(damaged @ SnapshotError::Damaged { .. }) => damaged,
+            opened => return Ok(opened?),
+        };
+        match self.fetch_packs(objects, (tenant, &pin), BTreeSet::from([pack])).await {
+            Ok(()) => {
+                tracing::warn!(ash_tenant = %tenant, %pack, "a damaged pack was brought here again");
+                Ok(blocking(move || vault.open_whole_pack(pack)).await??)
+            }
+            Err(error) if error.is_passing() => Err(error),
+            Err(_) => Err(damaged.into()),
+        }
     }
 
     /// Brings what a point of a session is made of into the vault; false when the object store does

@@ -234,14 +234,13 @@ async fn packs(
     let find = move || {
         let vault = snapshots.vault(&owned)?;
         let _pin = vault.pin();
-        Ok::<_, SnapshotError>((vault.packs_of(root)?, vault.clone()))
+        vault.packs_of(root)
     };
-    let (packs, vault) = blocking(find).await??;
+    let packs = blocking(find).await??;
     for pack in &missing(shared, objects, tenant, (&packs, known)).await? {
-        let (vault, name) = (vault.clone(), *pack);
+        let name = *pack;
         // One that was merged with others meanwhile is found under another name the next time.
-        let file = blocking(move || vault.open_pack(name)).await?;
-        let file = file.map_err(|error| io::Error::other(error.to_string()))?;
+        let file = shared.whole_pack(objects, (tenant, name)).await?;
         objects.send(tenant, &Place::Pack(tenant, name), file).await?;
         fault::point("copy.pack");
         let mut all = shared.copies.packs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -477,7 +476,53 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use super::digest;
+    use super::*;
+    use crate::domain::Node;
+    use crate::objects::{SealKey, Settings};
+    use crate::session::stage::Stage;
+
+    /// An object store in a directory, with a key of this digit.
+    fn open(dir: &Path, digit: &str) -> Objects {
+        let (url, region) = (format!("file://{}", dir.display()), String::new());
+        let key = SealKey::from_hex(&digit.repeat(64)).unwrap();
+        Objects::open(&Settings { url, region, key }, Node::fresh()).unwrap()
+    }
+
+    /// A session's files as content, and the pack that holds it.
+    async fn cut(shared: &Arc<Shared>, session: &Session) -> (Root, Uuid) {
+        let cut = shared.cut_at_rest(session, shared.places.session(session.id)).await.unwrap();
+        let vault = shared.snapshots.vault(&session.tenant).unwrap();
+        (cut.root, *vault.packs_of(cut.root).unwrap().first().unwrap())
+    }
+
+    /// Others have it in their points as well.
+    #[tokio::test]
+    async fn a_damaged_pack_does_not_take_the_place_of_a_whole_one() {
+        let bucket = tempfile::tempdir().unwrap();
+        let objects = open(bucket.path(), "a");
+        let stage = Stage::with(Some(objects.clone())).await;
+        let (shared, session) = (&stage.shared, Session::example(1));
+        let tenant = &session.tenant;
+        stage.add_with_files(&session).await;
+        let (root, pack) = cut(shared, &session).await;
+        let path = shared.places.vaults().join(format!("{tenant}/packs/{pack}.pack"));
+        let whole = std::fs::read(&path).unwrap();
+        let mut rotten = whole.clone();
+        // What the files hold, which nobody reads to find out what a point consists of.
+        rotten[8..12].fill(0xff);
+        std::fs::write(&path, &rotten).unwrap();
+        let (place, none) = (Place::Pack(tenant, pack), BTreeSet::new());
+        let limit = Limit(1 << 20);
+        // What nobody can use is not put there.
+        let sent = packs(shared, &objects, (tenant, root), &none).await;
+        let damaged = matches!(sent, Err(NotCopied::Snapshots(SnapshotError::Damaged { .. })));
+        assert!(damaged, "{sent:?}");
+        assert!(objects.get(tenant, &place, limit).await.is_err());
+        objects.put(tenant, &place, &whole).await.unwrap();
+        packs(shared, &objects, (tenant, root), &none).await.unwrap();
+        assert!(objects.get(tenant, &place, limit).await.unwrap() == whole);
+        assert!(std::fs::read(&path).unwrap() == whole, "it is mended here");
+    }
 
     /// Manifests that were written long ago have it.
     #[test]
