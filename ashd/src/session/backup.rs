@@ -313,7 +313,9 @@ impl Shared {
             for (pack, bytes) in vault.all_packs().map_err(failed)? {
                 self.go_on()?;
                 let part = Name::Pack(tenant.clone(), pack);
-                let there = target.has(&part).filter(|entry| entry.bytes == bytes);
+                // Of two that differ one is not what was written. It takes no whole one's place.
+                let is_it = |entry: &Entry| entry.bytes == bytes || !is_whole(vault, pack);
+                let there = target.has(&part).filter(is_it);
                 entries.push(match there {
                     Some(entry) => entry,
                     None => target.copy(part, &mut vault.open_pack(pack).map_err(failed)?)?,
@@ -330,6 +332,10 @@ impl Shared {
             false => Ok(()),
         }
     }
+}
+
+fn is_whole(vault: &Vault, pack: Uuid) -> bool {
+    vault.open_whole_pack(pack).is_ok()
 }
 
 fn broken(error: io::Error) -> BackupError {
@@ -446,6 +452,7 @@ mod tests {
     use super::*;
     use crate::domain::session::RunningTurn;
     use crate::domain::{EventKind, NewEvent, PointId, Root, TurnId};
+    use crate::session::stage::Stage;
     use crate::store::EventRange;
 
     fn session(n: u128) -> Session {
@@ -553,5 +560,46 @@ mod tests {
         let kept = [(1, EventKind::User), (2, EventKind::User), (6, EventKind::Lifecycle)];
         assert_eq!(all, kept);
         store.close().await;
+    }
+
+    /// Backs up packs, and nothing that goes with them.
+    async fn back_up_packs(shared: &Arc<Shared>, dir: &Path) -> Vec<Entry> {
+        let pinned = shared.pin_more(Pinned(vec![])).await.unwrap();
+        let mut target = Target::open(File::open(dir).unwrap().into()).unwrap();
+        let mut packs = vec![];
+        shared.write_packs(&mut target, &pinned, &mut packs).unwrap();
+        let (id, mut entries) = (Uuid::new_v4(), packs.clone());
+        entries.push(target.copy(Name::Database(id), &mut &b"rows"[..]).unwrap());
+        let (at, version, purged) = (Timestamp(0), String::new(), vec![]);
+        let manifest = Manifest { id, at, version, schema: 1, sessions: 0, purged, entries };
+        target.publish(&manifest).unwrap();
+        packs
+    }
+
+    fn private() -> tempfile::TempDir {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        dir
+    }
+
+    #[tokio::test]
+    async fn a_pack_that_is_cut_off_does_not_take_the_place_of_a_whole_one() {
+        let (dir, other, stage) = (private(), private(), Stage::set().await);
+        let (shared, session) = (&stage.shared, session(1));
+        stage.add_with_files(&session).await;
+        let files = shared.places.session(session.id);
+        drop(shared.cut_at_rest(&session, files).await.unwrap());
+        let whole = back_up_packs(shared, dir.path()).await;
+        assert_eq!(whole.len(), 1);
+        let packs = shared.places.vaults().join("default/packs");
+        let pack = std::fs::read_dir(packs).unwrap().next().unwrap().unwrap().path();
+        let bytes = std::fs::read(&pack).unwrap();
+        std::fs::write(&pack, &bytes[..bytes.len() - 1]).unwrap();
+        assert_eq!(back_up_packs(shared, dir.path()).await, whole);
+        // Where nothing better is, it is better than nothing, until it is mended here.
+        assert_ne!(back_up_packs(shared, other.path()).await, whole);
+        std::fs::write(&pack, &bytes).unwrap();
+        assert_eq!(back_up_packs(shared, other.path()).await, whole);
     }
 }
