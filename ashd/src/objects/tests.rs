@@ -32,6 +32,8 @@ async fn what_is_put_is_got_and_sealed_there() {
     assert!(!there.windows(6).any(|part| part == b"secret"));
     let larger = objects.get(&tenant, &place, Limit(3)).await;
     assert!(matches!(larger, Err(ObjectsError::TooLarge(_))), "{larger:?}");
+    let nowhere = Place::Pack(&tenant, Uuid::max());
+    assert!(!objects.opens(&tenant, &nowhere, Limit(10)).await.unwrap());
     let other = open(dir.path(), "b").get(&tenant, &place, Limit(10)).await;
     assert_eq!(
         other.unwrap_err().to_string(),
@@ -63,6 +65,10 @@ async fn files_travel_in_parts() {
         let into = File::create(&back).unwrap();
         objects.fetch(&tenant, &place, Limit(16 << 20), into).await.unwrap();
         assert!(std::fs::read(&back).unwrap() == plain, "{length} bytes");
+        for (digit, opens) in [("a", true), ("b", false)] {
+            let other = open(dir.path(), digit);
+            assert_eq!(other.opens(&tenant, &place, Limit(16 << 20)).await.unwrap(), opens);
+        }
         let sealed = dir.path().join(place.to_string());
         let mut bytes = std::fs::read(&sealed).unwrap();
         let middle = bytes.len() / 2;

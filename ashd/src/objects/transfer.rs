@@ -80,6 +80,36 @@ impl Objects {
         Ok(plain)
     }
 
+    /// Whether an object is there that this key opens. Only its beginning is read.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn opens(
+        &self,
+        tenant: &Tenant,
+        place: &Place<'_>,
+        limit: Limit,
+    ) -> Result<bool, ObjectsError> {
+        match self.read_first(tenant, place, limit).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_passing() => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    async fn read_first(
+        &self,
+        tenant: &Tenant,
+        place: &Place<'_>,
+        limit: Limit,
+    ) -> Result<(), ObjectsError> {
+        let name = place.to_string();
+        let mut opening = Opening::begin(self, tenant, place, limit).await?;
+        let mut out = vec![];
+        while out.is_empty() && opening.next(&name, &mut out).await? {}
+        Ok(())
+    }
+
     /// Puts a file there, from its beginning to its end.
     ///
     /// # Errors

@@ -55,6 +55,8 @@ pub(super) struct Copies {
     failing: AtomicBool,
     /// When each pack was put there, as far as is known.
     packs: Mutex<HashMap<Tenant, HashMap<Uuid, std::time::SystemTime>>>,
+    /// Packs there that are sealed with the key that there is now, as far as is known.
+    opened: Mutex<BTreeSet<Uuid>>,
     folders: Mutex<HashMap<Version, (Instant, FolderCopy)>>,
     /// Points there that other machines gave a name, as far as is known.
     named: Mutex<BTreeSet<PointId>>,

@@ -19,7 +19,7 @@ use crate::objects::{
     Place, PointCopy, SessionCopy, history,
 };
 use crate::session::shared::Shared;
-use crate::snapshot::{Cutting, SnapshotError};
+use crate::snapshot::{Cutting, LARGEST_PACK, SnapshotError};
 use crate::store::EventRange;
 use crate::tree::{Found, RelPath, Tree, TreeError};
 
@@ -243,6 +243,7 @@ async fn packs(
         let file = shared.whole_pack(objects, (tenant, name)).await?;
         objects.send(tenant, &Place::Pack(tenant, name), file).await?;
         fault::point("copy.pack");
+        shared.copies.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
         let mut all = shared.copies.packs.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(tenant.clone()).or_default().insert(name, SystemTime::now());
     }
@@ -263,13 +264,35 @@ async fn missing(
         let listed = packs_there(objects, tenant).await?;
         all().entry(tenant.clone()).or_insert(listed);
     }
-    let all = all();
-    let is_there = |pack: &Uuid| {
-        let fresh = |at: &SystemTime| at.elapsed().is_ok_and(|age| age < FRESH);
-        let at = all.get(tenant).and_then(|there| there.get(pack));
-        at.is_some_and(|at| known.contains(pack) || fresh(at))
-    };
-    Ok(packs.iter().filter(|pack| !is_there(pack)).copied().collect())
+    let mut missing = vec![];
+    for pack in packs {
+        let at = all().get(tenant).and_then(|there| there.get(pack)).copied();
+        let is_fresh = at.and_then(|at| at.elapsed().ok()).is_some_and(|age| age < FRESH);
+        let is_named = at.is_some() && known.contains(pack);
+        let is_there = is_named || is_fresh && is_open(shared, objects, (tenant, *pack)).await?;
+        if !is_there {
+            missing.push(*pack);
+        }
+    }
+    Ok(missing)
+}
+
+/// Whether a pack there is sealed with the key that there is now. With the one of before it is of no use
+/// to whoever imports what would name it.
+async fn is_open(
+    shared: &Arc<Shared>,
+    objects: &Objects,
+    (tenant, pack): (&Tenant, Uuid),
+) -> Done<bool> {
+    let opened = || shared.copies.opened.lock().unwrap_or_else(PoisonError::into_inner);
+    if opened().contains(&pack) {
+        return Ok(true);
+    }
+    let is_open = objects.opens(tenant, &Place::Pack(tenant, pack), Limit(LARGEST_PACK)).await?;
+    if is_open {
+        opened().insert(pack);
+    }
+    Ok(is_open)
 }
 
 /// The packs that are there, and since when.
@@ -522,6 +545,24 @@ mod tests {
         packs(shared, &objects, (tenant, root), &none).await.unwrap();
         assert!(objects.get(tenant, &place, limit).await.unwrap() == whole);
         assert!(std::fs::read(&path).unwrap() == whole, "it is mended here");
+    }
+
+    #[tokio::test]
+    async fn what_was_sealed_with_the_key_of_before_is_sent_again() {
+        let (bucket, none) = (tempfile::tempdir().unwrap(), BTreeSet::new());
+        let [before, now] = ["a", "b"].map(|digit| open(bucket.path(), digit));
+        let (stage, session) = (Stage::with(Some(now.clone())).await, Session::example(1));
+        let (shared, tenant) = (&stage.shared, &session.tenant);
+        stage.add_with_files(&session).await;
+        let (root, pack) = cut(shared, &session).await;
+        let (place, limit) = (Place::Pack(tenant, pack), Limit(1 << 20));
+        before.put(tenant, &place, b"ours").await.unwrap();
+        packs(shared, &now, (tenant, root), &none).await.unwrap();
+        assert!(now.get(tenant, &place, limit).await.unwrap().starts_with(b"ashpack1"));
+        // What can be opened stays, whoever has put it there.
+        now.put(tenant, &place, b"theirs").await.unwrap();
+        packs(shared, &now, (tenant, root), &none).await.unwrap();
+        assert_eq!(now.get(tenant, &place, limit).await.unwrap(), b"theirs");
     }
 
     /// Manifests that were written long ago have it.
