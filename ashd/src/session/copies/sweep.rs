@@ -10,11 +10,14 @@ use super::fetch::packs_of;
 use super::send::{manifests, packs_there, read};
 use super::{Copies, NotCopied};
 use crate::domain::{SessionId, Tenant};
-use crate::objects::{HistoryName, Objects, Place};
+use crate::objects::{HistoryName, ManifestName, Objects, ObjectsError, Place};
 use crate::session::shared::Shared;
 
 /// What was put there more lately stays: who put it may not have said yet what for.
 const GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How often a session is listed again of which something has gone meanwhile.
+const LISTED: u32 = 8;
 
 /// Removes it, for every tenant.
 pub(super) async fn sweep(shared: &Arc<Shared>) {
@@ -46,14 +49,9 @@ pub(super) async fn sweep_tenant(
     let mut needed: BTreeSet<Uuid> = BTreeSet::new();
     let sessions = objects.groups(&Place::Sessions(tenant)).await?;
     for id in sessions.iter().filter_map(|name| name.parse::<SessionId>().ok()) {
-        let mut stretches: BTreeSet<HistoryName> = BTreeSet::new();
-        for name in manifests(objects, tenant, id).await? {
-            let manifest = read(objects, tenant, id, name).await?;
-            needed.extend(packs_of(&manifest));
-            stretches.extend(manifest.history.iter().map(|(generation, first, last)| {
-                HistoryName { generation: *generation, first: *first, last: *last }
-            }));
-        }
+        let names = manifests(objects, tenant, id).await?;
+        let Named { packs, stretches } = named(objects, (tenant, id), names).await?;
+        needed.extend(packs);
         let listed = objects.list(&Place::Events(tenant, id)).await?;
         for object in listed.iter().filter(|object| is_old(object.at, grace)) {
             let Ok(name) = object.name.parse::<HistoryName>() else { continue };
@@ -67,6 +65,48 @@ pub(super) async fn sweep_tenant(
     let spare = there.filter(|(pack, at)| !needed.contains(pack) && is_old(*at, grace));
     let spare: Vec<Uuid> = spare.map(|(pack, _)| pack).collect();
     Ok(removed + remove_packs(&shared.copies, (objects, tenant), &spare, grace).await?)
+}
+
+/// What manifests of a session name.
+#[derive(Default)]
+struct Named {
+    packs: BTreeSet<Uuid>,
+    stretches: BTreeSet<HistoryName>,
+}
+
+/// What the manifests of a session name that were listed. When one is gone meanwhile, because whoever has
+/// the session has put another one there, all are listed again: that one may name the same.
+async fn named(
+    objects: &Objects,
+    (tenant, id): (&Tenant, SessionId),
+    mut names: Vec<ManifestName>,
+) -> Result<Named, NotCopied> {
+    let mut left = LISTED;
+    loop {
+        match read_all(objects, (tenant, id), &names).await {
+            Err(NotCopied::Objects(ObjectsError::Missing(_))) if left > 0 => {
+                left -= 1;
+                names = manifests(objects, tenant, id).await?;
+            }
+            named => return named,
+        }
+    }
+}
+
+async fn read_all(
+    objects: &Objects,
+    (tenant, id): (&Tenant, SessionId),
+    names: &[ManifestName],
+) -> Result<Named, NotCopied> {
+    let mut named = Named::default();
+    for name in names {
+        let manifest = read(objects, tenant, id, *name).await?;
+        named.packs.extend(packs_of(&manifest));
+        named.stretches.extend(manifest.history.iter().map(|(generation, first, last)| {
+            HistoryName { generation: *generation, first: *first, last: *last }
+        }));
+    }
+    Ok(named)
 }
 
 /// Removes packs, but for those that somebody has put there anew since they were listed, and is about to
@@ -98,15 +138,34 @@ mod tests {
     use std::fs::File;
 
     use super::*;
-    use crate::domain::Node;
+    use crate::domain::{Node, PointId};
     use crate::objects::{SealKey, Settings};
+
+    fn open(dir: &std::path::Path) -> Objects {
+        let (url, region) = (format!("file://{}", dir.display()), String::new());
+        let key = SealKey::from_hex(&"a".repeat(64)).unwrap();
+        Objects::open(&Settings { url, region, key }, Node::fresh()).unwrap()
+    }
+
+    /// Otherwise nothing would ever be removed where another machine has many sessions that are busy.
+    #[tokio::test]
+    async fn a_point_that_goes_meanwhile_is_no_reason_to_give_up() {
+        let (dir, tenant, id) =
+            (tempfile::tempdir().unwrap(), Tenant::default(), SessionId::random());
+        let objects = open(dir.path());
+        let gone = ManifestName { generation: 1, seq: 2, at: 3, point: PointId(Uuid::nil()) };
+        let nothing = named(&objects, (&tenant, id), vec![gone]).await.unwrap();
+        assert!(nothing.packs.is_empty() && nothing.stretches.is_empty());
+        // One that is there and cannot be read is: what it names is not known.
+        objects.put(&tenant, &Place::Point(&tenant, id, gone), b"{").await.unwrap();
+        let unknown = named(&objects, (&tenant, id), vec![gone]).await;
+        assert!(matches!(unknown, Err(NotCopied::Objects(ObjectsError::Damaged { .. }))));
+    }
 
     #[tokio::test]
     async fn what_was_put_there_anew_stays() {
         let (dir, tenant) = (tempfile::tempdir().unwrap(), Tenant::default());
-        let (url, region) = (format!("file://{}", dir.path().display()), String::new());
-        let key = SealKey::from_hex(&"a".repeat(64)).unwrap();
-        let objects = Objects::open(&Settings { url, region, key }, Node::fresh()).unwrap();
+        let objects = open(dir.path());
         let packs: [Uuid; 4] = std::array::from_fn(|_| Uuid::new_v4());
         for pack in packs {
             let place = Place::Pack(&tenant, pack);
