@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::sync::PoisonError;
 
 use uuid::Uuid;
 
@@ -65,12 +66,34 @@ impl Shared {
         };
         match self.fetch_packs(objects, (tenant, &pin), BTreeSet::from([pack])).await {
             Ok(()) => {
-                tracing::warn!(ash_tenant = %tenant, %pack, "a damaged pack was brought here again");
+                tracing::warn!(
+                    ash_tenant = %tenant, %pack,
+                    "a damaged pack was mended from the object store"
+                );
                 Ok(blocking(move || vault.open_whole_pack(pack)).await??)
             }
             Err(error) if error.is_passing() => Err(error),
             Err(_) => Err(damaged.into()),
         }
+    }
+
+    /// Whether a pack there is sealed with the key that there is now. With the one of before it is of no
+    /// use to whoever imports what would name it.
+    pub(super) async fn is_open(
+        &self,
+        objects: &Objects,
+        (tenant, pack): (&Tenant, Uuid),
+    ) -> Result<bool, NotCopied> {
+        let opened = || self.copies.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if opened().contains(&pack) {
+            return Ok(true);
+        }
+        let place = Place::Pack(tenant, pack);
+        let is_open = objects.opens(tenant, &place, Limit(LARGEST_PACK)).await?;
+        if is_open {
+            opened().insert(pack);
+        }
+        Ok(is_open)
     }
 
     /// Brings what a point of a session is made of into the vault; false when the object store does

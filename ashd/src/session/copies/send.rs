@@ -19,7 +19,7 @@ use crate::objects::{
     Place, PointCopy, SessionCopy, history,
 };
 use crate::session::shared::Shared;
-use crate::snapshot::{Cutting, LARGEST_PACK, SnapshotError};
+use crate::snapshot::{Cutting, SnapshotError};
 use crate::store::EventRange;
 use crate::tree::{Found, RelPath, Tree, TreeError};
 
@@ -129,6 +129,8 @@ async fn own(shared: &Arc<Shared>, objects: &Objects, session: &Session) -> Done
     match objects.claim(tenant, id, generation).await? {
         // It was copied first behind the backup that it came from.
         Claimed::Inherited if ours.is_none() => {
+            // When it is purged before it is copied, what is there goes as well.
+            shared.store.set_generation(id, RESTORED).await?;
             next(objects, session, there).await.map(Owned::Anew)
         }
         Claimed::Inherited | Claimed::Taken => Err(NotCopied::Lost),
@@ -269,30 +271,12 @@ async fn missing(
         let at = all().get(tenant).and_then(|there| there.get(pack)).copied();
         let is_fresh = at.and_then(|at| at.elapsed().ok()).is_some_and(|age| age < FRESH);
         let is_named = at.is_some() && known.contains(pack);
-        let is_there = is_named || is_fresh && is_open(shared, objects, (tenant, *pack)).await?;
+        let is_there = is_named || is_fresh && shared.is_open(objects, (tenant, *pack)).await?;
         if !is_there {
             missing.push(*pack);
         }
     }
     Ok(missing)
-}
-
-/// Whether a pack there is sealed with the key that there is now. With the one of before it is of no use
-/// to whoever imports what would name it.
-async fn is_open(
-    shared: &Arc<Shared>,
-    objects: &Objects,
-    (tenant, pack): (&Tenant, Uuid),
-) -> Done<bool> {
-    let opened = || shared.copies.opened.lock().unwrap_or_else(PoisonError::into_inner);
-    if opened().contains(&pack) {
-        return Ok(true);
-    }
-    let is_open = objects.opens(tenant, &Place::Pack(tenant, pack), Limit(LARGEST_PACK)).await?;
-    if is_open {
-        opened().insert(pack);
-    }
-    Ok(is_open)
 }
 
 /// The packs that are there, and since when.
@@ -506,9 +490,13 @@ mod tests {
 
     /// An object store in a directory, with a key of this digit.
     fn open(dir: &Path, digit: &str) -> Objects {
+        open_as(dir, digit, Node::fresh())
+    }
+
+    fn open_as(dir: &Path, digit: &str, node: Node) -> Objects {
         let (url, region) = (format!("file://{}", dir.display()), String::new());
         let key = SealKey::from_hex(&digit.repeat(64)).unwrap();
-        Objects::open(&Settings { url, region, key }, Node::fresh()).unwrap()
+        Objects::open(&Settings { url, region, key }, node).unwrap()
     }
 
     /// A session's files as content, and the pack that holds it.
@@ -516,6 +504,24 @@ mod tests {
         let cut = shared.cut_at_rest(session, shared.places.session(session.id)).await.unwrap();
         let vault = shared.snapshots.vault(&session.tenant).unwrap();
         (cut.root, *vault.packs_of(cut.root).unwrap().first().unwrap())
+    }
+
+    /// What was copied behind the backup is this machine's to remove, however far its own copy has come.
+    #[tokio::test]
+    async fn what_is_inherited_is_recorded_before_it_is_taken() {
+        let (bucket, session) = (tempfile::tempdir().unwrap(), Session::example(1));
+        let node = Node::fresh();
+        let of = |node: Node| open_as(bucket.path(), "a", node);
+        let (old, now) = (of(node.clone()), of(node.successor()));
+        old.claim(&session.tenant, session.id, 1).await.unwrap();
+        let stage = Stage::with(Some(now.clone())).await;
+        stage.add(&session).await;
+        let owned = own(&stage.shared, &now, &session).await.unwrap();
+        assert!(matches!(owned, Owned::Anew(2)));
+        let store = &stage.shared.store;
+        assert_eq!(store.generation(session.id).await.unwrap(), Some(RESTORED));
+        store.purge_session(session.id).await.unwrap();
+        assert!(store.purged_copy(session.id).await.unwrap().is_some());
     }
 
     /// Others have it in their points as well.
