@@ -387,6 +387,8 @@ async fn settle(copy: &Sqlite) -> Result<u64> {
             }
         }
     }
+    // What was being purged when the copy was made is in no backup.
+    copy.finish_purges().await?;
     Ok(left_out)
 }
 

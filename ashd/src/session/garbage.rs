@@ -140,6 +140,7 @@ async fn set_right(shared: &Shared, tenant: &Tenant, survey: Arc<Survey>) -> Res
 /// Collects as long as the daemon lives.
 pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
     // What was purged when the daemon before this one ended.
+    finish_purges(&shared).await;
     tenants(&shared).await.iter().for_each(|tenant| shared.garbage.left_by(tenant));
     loop {
         let purged =
@@ -182,6 +183,7 @@ fn was_purged(shared: &Shared, tenant: &Tenant) -> bool {
 
 /// Sees to it that rows that were removed are not in the database's log any more.
 pub(super) async fn scrub(shared: &Shared) {
+    finish_purges(shared).await;
     for _ in 0..SCRUBS {
         match shared.store.scrub().await {
             Ok(true) => return,
@@ -193,6 +195,12 @@ pub(super) async fn scrub(shared: &Shared) {
         }
     }
     tracing::warn!("what was purged may be in the database's log until that is written anew");
+}
+
+async fn finish_purges(shared: &Shared) {
+    if let Err(error) = shared.store.finish_purges().await {
+        tracing::error!(%error, "rows of what was purged are still in the database");
+    }
 }
 
 impl Shared {

@@ -248,8 +248,12 @@ pub trait Store: Send + Sync {
     /// How many sessions have this status, over all tenants.
     async fn count_sessions(&self, status: Status) -> Result<u64>;
     /// Removes a session and everything that belongs to it, and says what it still had; `None` if
-    /// there was none.
+    /// there was none. From the first commit on it is not there for anybody; its history goes in steps,
+    /// between which others commit. What cannot be removed then is left to
+    /// [`finish_purges`](Store::finish_purges).
     async fn purge_session(&self, id: SessionId) -> Result<Option<Purged>>;
+    /// Removes what is left of sessions that were purged: the process or the disk failed meanwhile.
+    async fn finish_purges(&self) -> Result<()>;
     /// Copies the history up to a point into another session, as much of it at a time as is asked
     /// for, under the same numbers and with what was undone. From which sandbox events came is
     /// forgotten. Returns the other session's newest number.

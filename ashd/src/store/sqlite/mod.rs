@@ -17,6 +17,7 @@ mod copies;
 mod events;
 mod keys;
 mod points;
+mod purges;
 mod retention;
 mod sessions;
 mod tenants;
@@ -186,7 +187,19 @@ impl Store for Sqlite {
     }
 
     async fn purge_session(&self, id: SessionId) -> Result<Option<Purged>> {
-        self.writer.write(move |conn| sessions::purge(conn, id)).await
+        let purged = self.writer.write(move |conn| purges::begin(conn, id)).await?;
+        if purged.is_some() {
+            // It is purged, whatever becomes of this.
+            let _ = self.finish_purges().await;
+        }
+        Ok(purged)
+    }
+
+    async fn finish_purges(&self) -> Result<()> {
+        while self.readers.read(purges::are_left).await? {
+            self.writer.write(purges::go_on).await?;
+        }
+        Ok(())
     }
 
     async fn copy_events(&self, copying: Copying) -> Result<u64> {

@@ -10,7 +10,7 @@ use super::unsynced;
 use super::values::{Json, exists};
 use crate::domain::session::RunningTurn;
 use crate::domain::{NewEvent, Session, SessionChange, SessionId, Status, Tenant};
-use crate::store::{Commit, Copying, Purged, Result, SessionFilter, StoreError};
+use crate::store::{Commit, Copying, Result, SessionFilter, StoreError};
 
 const WHAT: &str = "the session";
 
@@ -249,17 +249,6 @@ pub(super) fn copy_events(conn: &Connection, copying: &Copying) -> Result<u64> {
     advance(conn, &to, to.last_seq + copied)?;
     undo(conn, to.key, &point.undone)?;
     Ok(to.last_seq + copied)
-}
-
-/// Removes a session; settings, events and usage go with it.
-pub(super) fn purge(conn: &Connection, id: SessionId) -> Result<Option<Purged>> {
-    // One that is still being made is not given up by whoever has it.
-    let sql = "INSERT OR REPLACE INTO purged_copies (id, tenant, generation)
-         SELECT id, tenant, generation FROM sessions JOIN copies ON session = key
-         WHERE id = ? AND status <> 'starting'";
-    conn.prepare_cached(sql)?.execute([id])?;
-    let mut delete = conn.prepare_cached("DELETE FROM sessions WHERE id = ? RETURNING slot")?;
-    Ok(delete.query_row([id], |row| Ok(Purged { slot: row.get(0)? })).optional()?)
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Session> {

@@ -5,6 +5,7 @@ mod full;
 mod migrating;
 mod model;
 mod opening;
+mod purging;
 mod retention;
 mod unsynced;
 mod writing;
