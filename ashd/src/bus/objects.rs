@@ -253,7 +253,7 @@ impl Desk {
             (Some(view), true) => announce_session(bus, &view.session).await?,
             (Some(_), false) => {
                 self.put(bus, id).await?;
-                known.sessions.insert(id);
+                known.lives(id);
                 if known.stage == Stage::Serving {
                     Manager::session_added(&root(bus)?, &id.to_string(), path).await?;
                 }
@@ -305,6 +305,13 @@ impl Desk {
 }
 
 impl Known {
+    /// Counts a session among those that live. One that came back may have an object for reading, which
+    /// is no longer one that goes for others.
+    fn lives(&mut self, id: SessionId) {
+        self.readable.retain(|readable| *readable != id);
+        self.sessions.insert(id);
+    }
+
     /// Takes an ended session's object away again.
     async fn forget(&mut self, bus: &Connection, id: SessionId) -> Result<(), Error> {
         if let Some(at) = self.readable.iter().position(|readable| *readable == id) {
@@ -351,4 +358,20 @@ async fn announce<I: Interface>(
 ) -> Result<(), Error> {
     let emitter = SignalEmitter::new(bus, path)?;
     Ok(Properties::properties_changed(&emitter, I::name(), changed, Cow::Borrowed(&[])).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It ended here because another machine had it, was read, and was imported again.
+    #[test]
+    fn a_session_that_comes_back_loses_its_object_to_no_other_one() {
+        let mut known = Known::default();
+        let [back, ended] = [SessionId::random(), SessionId::random()];
+        known.readable.extend([back, ended]);
+        known.lives(back);
+        assert_eq!(known.readable, [ended]);
+        assert!(known.sessions.contains(&back));
+    }
 }
