@@ -86,6 +86,7 @@ async fn converse(talk: &mut Talk) -> Result<(), Failure> {
         if line.trim().is_empty() {
             continue;
         }
+        talk.forget_ctrl_c();
         match talk.turn(&line, "queue").await {
             Ok(()) | Err(Failure::Interrupted) => {}
             // The conversation goes on after a turn that failed.

@@ -1,6 +1,7 @@
 //! One turn: a message out, the answer in; Ctrl-C interrupts it.
 
 use ash_dbus::SessionProxy;
+use futures_util::FutureExt;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -35,6 +36,12 @@ impl Talk {
         Ok(Talk { bus, session, id, show, ctrl_c })
     }
 
+    /// Forgets that Ctrl-C was pressed: what was meant for a turn that is over interrupts none of those
+    /// that come.
+    pub(super) fn forget_ctrl_c(&mut self) {
+        forget(&mut self.ctrl_c);
+    }
+
     /// Sends a message and shows the answer, to its end. An interrupted turn is waited for; a
     /// second Ctrl-C leaves it alone.
     pub(super) async fn turn(&mut self, message: &str, when_busy: &str) -> Result<(), Failure> {
@@ -62,5 +69,28 @@ impl Talk {
             Err(Failure::Failed(_)) | Ok(()) if interrupted => Err(Failure::Interrupted),
             ended => ended,
         }
+    }
+}
+
+fn forget(pressed: &mut Signal) {
+    while pressed.recv().now_or_never().is_some() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{self, getpid, kill_process};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_pressed_too_late_is_forgotten() {
+        let listen = || signal(SignalKind::interrupt()).unwrap();
+        let (mut late, mut other) = (listen(), listen());
+        kill_process(getpid(), process::Signal::INT).unwrap();
+        other.recv().await;
+        forget(&mut late);
+        assert!(late.recv().now_or_never().is_none());
+        kill_process(getpid(), process::Signal::INT).unwrap();
+        late.recv().await;
     }
 }
