@@ -36,7 +36,8 @@ pub(super) fn look(
     }
     let uids = (config.sandbox.uid_base, slots_in(config.sandbox.uid_count));
     let places = Places { data_dir: state.path().to_owned() };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
     let found = runtime.map_err(AppError::Threads)?.block_on(async {
         let store: Arc<dyn Store> = Arc::new(Sqlite::open(&database, setup::database()?)?);
         let found = look_at_rest(&store, &places, (uids, deep)).await;

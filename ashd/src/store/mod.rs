@@ -405,6 +405,7 @@ pub trait Store: Send + Sync {
     /// Reads all of the database; what is wrong with it, if anything is.
     async fn check(&self) -> Result<Option<String>>;
 
-    /// Waits until everything accepted is on disk, and closes.
+    /// Waits until everything accepted is on disk, and closes. Reads that go on for long are not waited
+    /// for.
     async fn close(&self);
 }

@@ -29,6 +29,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -45,6 +46,10 @@ use crate::domain::{
     Agent, AgentName, Attachment, AttachmentId, Event, EventKind, NewEvent, Point, PointId, Root,
     SandboxId, Session, SessionId, Status, Tenant, Timestamp, Which,
 };
+
+/// How long reads that are under way may go on when the database is closed: to look through all of a
+/// large one takes minutes.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How to work with the database.
 #[derive(Clone, Debug)]
@@ -428,7 +433,7 @@ impl Store for Sqlite {
     }
 
     async fn close(&self) {
-        self.readers.close().await;
+        self.readers.close(PATIENCE).await;
         let writer = Arc::clone(&self.writer);
         // Joining the thread blocks; a caller that goes away does not stop it.
         let _ = tokio::task::spawn_blocking(move || writer.close()).await;

@@ -1,9 +1,11 @@
 //! Connections that only read, and the way to borrow one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::store::{Result, StoreError};
 
@@ -40,9 +42,10 @@ impl Readers {
         Ok(Lease { conn, idle: Arc::clone(&self.idle), _permit: permit })
     }
 
-    /// Waits for reads that are under way, refuses others, closes the connections.
-    pub(super) async fn close(&self) {
-        let all = self.permits.acquire_many(self.size).await;
+    /// Waits for reads that are under way, refuses others, closes the connections. What takes longer
+    /// than this is left to the end of the process: it changes nothing.
+    pub(super) async fn close(&self, patience: Duration) {
+        let all = timeout(patience, self.permits.acquire_many(self.size)).await;
         self.permits.close();
         lock(&self.idle).clear();
         drop(all);

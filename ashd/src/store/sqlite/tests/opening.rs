@@ -194,6 +194,30 @@ fn a_closed_store_refuses_and_leaves_one_file() {
     assert_eq!(block_on(numbers(&open(dir.path()), 1)), [1]);
 }
 
+/// A daemon that is restarted does not wait for somebody who has all of the database looked through.
+#[test]
+fn a_read_that_takes_long_does_not_keep_the_store_from_closing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    block_on(async {
+        let (begins, begun) = tokio::sync::oneshot::channel();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let long = store.readers.read(move |_| {
+            let _ = begins.send(());
+            let _ = held.recv();
+            Ok(())
+        });
+        let closed = async {
+            begun.await.unwrap();
+            store.readers.close(Duration::from_millis(10)).await;
+            assert!(matches!(store.keys().await, Err(StoreError::Closed)));
+            drop(release);
+        };
+        let (read, ()) = tokio::join!(long, closed);
+        read.unwrap();
+    });
+}
+
 #[test]
 fn nothing_scans_a_whole_table() {
     let dir = tempfile::tempdir().unwrap();
