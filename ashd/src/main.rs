@@ -26,11 +26,14 @@ fn main() -> ExitCode {
         Err(error) => return failed(&error, ExitCode::FAILURE),
     };
     match runtime.block_on(app::run(arguments.config)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            app::leave(runtime);
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             let code = failed(&error, error.exit_code());
             // Nothing of what was started goes on while the end is waited for.
-            drop(runtime);
+            app::leave(runtime);
             app::hold_off(&error);
             code
         }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -72,6 +72,12 @@ pub async fn run(file: Option<PathBuf>) -> Result<(), AppError> {
     }
     daemon.end().await;
     Ok(())
+}
+
+/// Ends what was started and still runs. Work that blocks ends with the process when it takes long, as if
+/// that had been killed: somebody may have every chunk of every checkpoint looked at.
+pub fn leave(runtime: Runtime) {
+    runtime.shutdown_timeout(DRAIN);
 }
 
 /// Waits a while behind a start that has failed and is tried again at once, where systemd itself does not
@@ -295,4 +301,21 @@ fn announce(config: &Config, address: SocketAddr) {
 
 fn list(keys: &[&str]) -> String {
     if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_blocks_does_not_keep_the_process() {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (ends, ended) = std::sync::mpsc::channel();
+        runtime.spawn_blocking(move || ends.send(held.recv().is_err()));
+        leave(runtime);
+        drop(release);
+        // It went on behind that: else it would have been waited for.
+        assert!(ended.recv().unwrap());
+    }
 }
