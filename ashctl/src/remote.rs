@@ -75,12 +75,12 @@ fn valued(command: &clap::Command) -> Vec<u8> {
     own.chain(command.get_subcommands().flat_map(valued)).collect()
 }
 
-/// As one word of any shell.
+/// As one word of any shell. To fish, a backslash means something between single quotes, too.
 fn quoted(argument: &OsStr) -> Vec<u8> {
     let mut word = vec![b'\''];
     for byte in argument.as_bytes() {
         match byte {
-            b'\'' => word.extend(b"'\\''"),
+            b'\'' | b'\\' => word.extend([b'\'', b'\\', *byte, b'\'']),
             byte => word.push(*byte),
         }
     }
@@ -135,8 +135,13 @@ mod tests {
     }
 
     #[test]
+    fn nothing_between_quotes_means_anything_to_any_shell() {
+        assert_eq!(told(&["chat", r"a\", r"\\'"]), r"ashctl 'chat' 'a'\\'' ''\\''\\''\'''");
+    }
+
+    #[test]
     fn a_shell_reads_every_word_as_it_was() {
-        let words = ["chat", "a", "it's $HOME `id` \"x\" \\ ; rm -rf ~ \n* ", ""];
+        let words = ["chat", "a", "it's $HOME `id` \"x\" \\ ; rm -rf ~ \n* ", "\\'\\", ""];
         let script = told(&words).replacen("ashctl", "printf '%s\\0'", 1);
         let output = Command::new("sh").arg("-c").arg(script).output().unwrap();
         let read: Vec<_> = output.stdout.split(|byte| *byte == 0).collect();
