@@ -17,6 +17,9 @@ use crate::failure::Failure;
 const PLAIN: &str = "ash-model-key";
 const SEALED: &str = "ash-model-key.sealed";
 
+/// What it is called until it is complete.
+const FRESH: &str = ".ash-model-key.new";
+
 /// The two places where the service manager looks for it.
 pub(super) struct Credentials {
     sealed: PathBuf,
@@ -47,12 +50,21 @@ impl Credentials {
         if !is_sealed {
             // What this machine could not encrypt, or could not read again, goes.
             remove(&fresh).map_err(failed(&self.sealed))?;
-            write(&prepare(path).map_err(failed(path))?, key).map_err(failed(path))?;
         }
-        put(path).map_err(failed(path))?;
+        let written = if is_sealed { Ok(()) } else { prepare(path).and_then(|it| write(&it, key)) };
+        placed(path, written).map_err(failed(path))?;
         remove(other).map_err(failed(other))?;
         Ok(path.clone())
     }
+}
+
+/// Puts what was written in its place. Where that fails, nothing is left of a key that nobody uses.
+fn placed(path: &Path, written: io::Result<()>) -> io::Result<()> {
+    let placed = written.and_then(|()| put(path));
+    if placed.is_err() {
+        let _ = remove(&fresh(path));
+    }
+    placed
 }
 
 /// Encrypts the key into a file, and reads it again.
@@ -87,7 +99,7 @@ async fn spoken(mut command: Command, text: &str) -> Option<Zeroizing<Vec<u8>>> 
 
 /// Where a file is written before it is complete.
 fn fresh(path: &Path) -> PathBuf {
-    path.with_file_name(".ash-model-key.new")
+    path.with_file_name(FRESH)
 }
 
 /// Makes the directory, closed to everybody but root; returns the path to write to, where nothing
@@ -129,5 +141,28 @@ mod tests {
         let unit = fs::read_to_string(unit).unwrap();
         assert!(unit.contains(&format!("\nLoadCredential={PLAIN}\n")));
         assert!(unit.contains(&format!("\nLoadCredentialEncrypted={SEALED}\n")));
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_put_in_its_place_is_not_left_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("credstore").join(PLAIN);
+        write(&prepare(&path).unwrap(), "key").unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(placed(&path, Ok(())).is_err());
+        assert!(!fresh(&path).exists());
+    }
+
+    /// Also what was left by one that was killed.
+    #[test]
+    fn purging_the_package_takes_every_key_away() {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/deb/postrm");
+        let script = fs::read_to_string(script).unwrap();
+        for name in [PLAIN, FRESH] {
+            assert!(script.contains(&format!("/etc/credstore/{name}")), "{name}");
+        }
+        for name in [SEALED, FRESH] {
+            assert!(script.contains(&format!("/etc/credstore.encrypted/{name}")), "{name}");
+        }
     }
 }
