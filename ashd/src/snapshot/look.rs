@@ -24,7 +24,7 @@ use super::crew::{Queue, Task, Todo, joined, work};
 use super::cut::{Cutting, Hold, Stage, Tell};
 use super::groups::Groups;
 use super::limits::Tally;
-use super::node::{Entry, What};
+use super::node::{self, Entry, What};
 use super::read::{self, Source};
 use super::scan::{Files, Known, Mark};
 use super::vault::Stash;
@@ -309,7 +309,7 @@ impl<'a, 'v> Look<'a, 'v> {
         }
         let what = What::File(content);
         let entry = Entry { mode: stat.mode, modified: stat.modified, attributes, what }.encode();
-        self.tally.bytes(entry.len())?;
+        self.tally.bytes(node::weight(&entry))?;
         Ok(Some(Known { mark, entry }))
     }
 }
@@ -435,7 +435,8 @@ fn halt(path: &[u8], error: io::Error) -> Halt {
 }
 
 fn noted_of(attributes: &Attributes) -> usize {
-    attributes.all.iter().map(|(name, value)| name.len() + value.len()).sum()
+    let sizes = attributes.all.iter().map(|(name, value)| name.len() + value.len());
+    sizes.map(|size| size + node::ATTRIBUTE).sum()
 }
 
 /// Tells that this is the moment.

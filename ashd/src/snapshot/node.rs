@@ -77,6 +77,12 @@ pub(super) enum Data {
     Listed(Vec<ChunkRef>),
 }
 
+/// Bytes of memory that an attribute takes beside its own, about.
+pub(super) const ATTRIBUTE: usize = 64;
+
+/// Bytes of an entry's mode and time.
+const STAMP: usize = 2 + 8 + 4;
+
 const FILE: u8 = 0;
 const DIR: u8 = 1;
 const LINK: u8 = 2;
@@ -187,6 +193,19 @@ impl Content {
 /// Whether an entry, encoded, has less attributes than what it was made of.
 pub(super) fn is_curtailed(entry: &[u8]) -> bool {
     entry.first().is_some_and(|tag| tag & CURTAILED != 0)
+}
+
+/// Bytes of memory that an entry, encoded, takes when it is read, about: of attributes there can be
+/// many, of a few bytes each.
+pub(super) fn weight(entry: &[u8]) -> usize {
+    let attributes = match entry.split_first() {
+        Some((tag, rest)) if tag & ATTRIBUTED != 0 => {
+            rest.get(STAMP..).and_then(|mut rest| number(&mut rest).ok())
+        }
+        _ => None,
+    };
+    let attributes = usize::try_from(attributes.unwrap_or(0)).unwrap_or(usize::MAX);
+    entry.len().saturating_add(attributes.saturating_mul(ATTRIBUTE))
 }
 
 /// Chunk references as bytes, 36 for each.
@@ -412,6 +431,8 @@ mod tests {
             let bytes = entry.encode();
             let mut rest = &bytes[..];
             prop_assert_eq!(is_curtailed(&bytes), entry.attributes.more);
+            let beside = entry.attributes.all.len() * ATTRIBUTE;
+            prop_assert_eq!(weight(&bytes), bytes.len() + beside);
             prop_assert_eq!(Entry::decode(&mut rest), Ok(entry));
             prop_assert!(rest.is_empty());
         }

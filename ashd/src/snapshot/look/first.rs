@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::{Found, Halt, Listing, Look, Met, check_cancelled, halt, is_moved, shortly_before};
 use crate::snapshot::crew::{Queue, Task, Todo, joined};
 use crate::snapshot::scan::{Known, Mark};
-use crate::snapshot::{DEEPEST, SnapshotError};
+use crate::snapshot::{DEEPEST, SnapshotError, node};
 use crate::tree::dir::{Dir, Kind, stat_of};
 
 /// The first look.
@@ -97,10 +97,10 @@ impl<'a> First<'_, 'a, '_> {
                 self.note(Found { path: path.to_vec(), stat, met });
                 (None, 0, None)
             }
-            (Kind::File, Some(known)) => (Some(known), known.entry.len(), None),
+            (Kind::File, Some(known)) => (Some(known), node::weight(&known.entry), None),
             (Kind::File, None) => match self.look.met(path, &stat) {
                 Some(met) => {
-                    let noted = met.known.entry.len();
+                    let noted = node::weight(&met.known.entry);
                     self.note(Found { path: path.to_vec(), stat, met });
                     (None, noted, None)
                 }

@@ -38,6 +38,29 @@ fn attributes_that_are_too_many_are_left_out_and_said() {
 }
 
 #[test]
+fn many_attributes_of_a_few_bytes_count_for_what_they_take() {
+    for is_dir in [true, false] {
+        let place = Place::new();
+        for n in 0..10 {
+            let path = place.workspace().join(n.to_string());
+            let made = if is_dir { fs::create_dir(&path) } else { fs::write(&path, "") };
+            made.unwrap();
+            if !(10..50).all(|n| set(&path, &format!("user.{n}"), b"1")) {
+                println!("SKIP: the file system of {} has no attributes", path.display());
+                return;
+            }
+        }
+        // Enough for all that they say, four times, and not for what they take.
+        let limits = Limits { bytes: 20_000, ..Limits::default() };
+        let refused = || place.cut_within(limits).err().unwrap();
+        assert!(matches!(refused(), SnapshotError::TooLong(_)), "{}", refused());
+        while place.cut_within(Limits::default()).unwrap().held {}
+        // Also when they are known.
+        assert!(matches!(refused(), SnapshotError::TooLong(_)), "{}", refused());
+    }
+}
+
+#[test]
 fn more_entries_than_a_point_can_have_are_refused_until_there_are_less() {
     let place = Place::new();
     let many = place.workspace().join("many");
