@@ -42,8 +42,16 @@ impl Tree {
     ) -> Result<Summary, TreeError> {
         let summary = Summary::default();
         let archive = BufReader::with_capacity(64 * 1024, archive);
-        let mut unpack =
-            Unpack { tree: self, archive, owner, limits, summary, taken: links, links: Vec::new() };
+        let mut unpack = Unpack {
+            tree: self,
+            archive,
+            owner,
+            limits,
+            summary,
+            roots: 0,
+            taken: links,
+            links: Vec::new(),
+        };
         while unpack.entry()? {}
         // Only now is everything there that a link may lead through.
         unpack
@@ -60,6 +68,8 @@ struct Unpack<'a, R> {
     owner: u32,
     limits: TreeLimits,
     summary: Summary,
+    /// How often the archive's own root has come.
+    roots: u64,
     /// Which links are taken.
     taken: Links,
     /// Those that have to lead to somewhere inside.
@@ -135,12 +145,18 @@ impl<R: Read> Unpack<'_, R> {
         }
     }
 
-    /// The archive's own `./`, whose mode does not concern us.
-    fn skip_root(&self, header: &Header, size: u64) -> Result<(), TreeError> {
-        if header.entry_type() == EntryType::Directory && size == 0 {
-            return Ok(());
+    /// The archive's own `./`, whose mode does not concern us. It comes once, and must not come for
+    /// ever: nothing else bounds an archive of nothing but that.
+    fn skip_root(&mut self, header: &Header, size: u64) -> Result<(), TreeError> {
+        if header.entry_type() != EntryType::Directory || size != 0 {
+            let reason = "only a folder can have this name";
+            return Err(TreeError::Name { path: ".".into(), reason });
         }
-        Err(TreeError::Name { path: ".".into(), reason: "only a folder can have this name" })
+        self.roots += 1;
+        match self.roots > self.limits.files {
+            true => Err(TreeError::TooMany(self.limits.files)),
+            false => Ok(()),
+        }
     }
 
     fn dir(&self, path: &RelPath, mode: u32, size: u64) -> Result<(), TreeError> {

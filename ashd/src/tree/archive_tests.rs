@@ -189,6 +189,7 @@ fn hostile_archives_are_refused_and_reach_nothing() {
         ("headers only", (0..6).fold(new(), |a, _| a.pax(EntryType::XHeader, &[("k", "v")]))),
         ("too large", new().file("x", &"x".repeat(10_001))),
         ("too many", (0..51).fold(new(), |a, n| a.file(&format!("f{n}"), ""))),
+        ("too many roots", (0..51).fold(new(), |a, _| a.dir("./"))),
         (
             "deep",
             (0..3).fold(new(), |a, n| {
