@@ -21,6 +21,7 @@ use super::going_on;
 use super::shared::Shared;
 use crate::domain::{Changed, SandboxId, Session, SessionId, Which};
 use crate::fault;
+use crate::snapshot::SnapshotError;
 use crate::store::{Store, StoreError, Unsynced};
 use crate::tree::{Tree, TreeError};
 
@@ -81,8 +82,14 @@ impl Shared {
     /// stays as a boot before this one left it is put there now.
     pub(super) async fn sync_left(&self) -> Result<(), Refusal> {
         let all = self.store.unsynced().await?.into_iter();
-        let kept = all.filter(|files| files.lost && stays(files));
-        self.put_to_rest(kept.map(|files| (files.session, files.sandbox)).collect()).await?;
+        let kept: Vec<_> = all.filter(|files| files.lost && stays(files)).collect();
+        for files in &kept {
+            if let Some(session) = self.store.session(files.session).await? {
+                self.forget_known(&session).await;
+            }
+        }
+        let kept = kept.into_iter().map(|files| (files.session, files.sandbox));
+        self.put_to_rest(kept.collect()).await?;
         self.sync_later(self.unsynced().await?);
         Ok(())
     }
@@ -147,6 +154,7 @@ impl Shared {
     /// behind them stays, and says so.
     pub(super) async fn give_up_files(&self, session: &Session) -> Result<(), Refusal> {
         let id = session.id;
+        self.forget_known(session).await;
         let point = self.store.point(id, Which::Newest).await?;
         if point.is_none() {
             self.lay_out_again(session, &id.to_string()).await?;
@@ -156,6 +164,22 @@ impl Shared {
         let is_behind = session.restore.is_none() && self.is_spoken_behind(id, behind).await?;
         let told = is_behind.then(|| going_on::gone_down(point.as_ref(), session.last_seq + 1));
         Ok(self.store.build_again(id, told).await?)
+    }
+
+    /// Forgets what is known of a session's files: when the machine goes down, content and times
+    /// of a file can be of different moments. Neither a cut nor a fork may take the one for the
+    /// other.
+    async fn forget_known(&self, session: &Session) {
+        let (id, tenant) = (session.id, session.tenant.clone());
+        let snapshots = self.snapshots.clone();
+        let forget = move || -> Result<(), SnapshotError> {
+            let vault = snapshots.known_vault(&tenant)?;
+            vault.map_or(Ok(()), |vault| vault.forget(id))
+        };
+        // A store that fails here gives nothing to anybody.
+        if let Ok(Err(error)) = spawn_blocking(forget).await {
+            tracing::warn!(ash_session = %id, %error, "what is known of files was not forgotten");
+        }
     }
 }
 
@@ -202,4 +226,68 @@ async fn flush(dir: PathBuf, then: impl FnOnce() + Send + 'static) -> Result<(),
         tracing::error!(error, "the disk could not be flushed");
         Refusal::Internal("the session's files may not be on the disk".to_owned())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::any::Any;
+    use std::io;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::domain::SessionChange;
+    use crate::session::keeping::point_of;
+    use crate::session::stage::Stage;
+    use crate::snapshot::Cutting;
+    use crate::store::Commit;
+    use crate::store::sqlite::{Options, Sqlite};
+
+    fn nobody() -> io::Result<Box<dyn Any>> {
+        Ok(Box::new(()))
+    }
+
+    /// A session with files and a point of them; and what is known of them.
+    async fn saved(stage: &Stage) -> (Session, PathBuf) {
+        let session = Session::example(1);
+        stage.add_with_files(&session).await;
+        let places = &stage.shared.places;
+        let workspace = places.session(session.id).join("workspace");
+        let (roots, cancel) = ([("workspace", workspace.as_path())], AtomicBool::new(false));
+        let vault = stage.shared.snapshots.vault(&session.tenant).unwrap();
+        let cutting = Cutting::new(session.id, &roots, &cancel);
+        let cut = vault.cut(&cutting, &nobody, &|_| true).unwrap();
+        let point = point_of(&cut, &session, None);
+        stage.shared.store.add_point(point, u32::MAX).await.unwrap();
+        let scans = places.vaults().join(session.tenant.as_str()).join("scans");
+        let known = scans.join(session.id.to_string());
+        assert!(known.exists());
+        (session, known)
+    }
+
+    #[tokio::test]
+    async fn nothing_is_known_of_files_that_may_be_torn() {
+        let stage = Stage::set().await;
+        let (session, known) = saved(&stage).await;
+        stage.shared.give_up_files(&session).await.unwrap();
+        assert!(!known.exists());
+        let session = stage.shared.store.session(session.id).await.unwrap().unwrap();
+        assert!(session.restore.is_some());
+    }
+
+    #[tokio::test]
+    async fn nor_of_those_that_stay_as_another_boot_has_left_them() {
+        let stage = Stage::set().await;
+        let (session, known) = saved(&stage).await;
+        let database = stage.shared.places.data_dir.join("ash.db");
+        let options = Options { boot: "before".to_owned(), ..Options::default() };
+        let before = Sqlite::open(&database, options).unwrap();
+        before.in_use(vec![session.id]).await.unwrap();
+        let change = SessionChange { changed: Some(Changed::Kept), ..SessionChange::none() };
+        before.commit(Commit::of(session.id, change, vec![])).await.unwrap();
+        before.close().await;
+        assert!(stage.shared.store.unsynced().await.unwrap()[0].lost);
+        stage.shared.sync_left().await.unwrap();
+        assert!(!known.exists());
+        assert!(stage.shared.store.unsynced().await.unwrap().is_empty());
+    }
 }
