@@ -193,7 +193,12 @@ impl Staged {
             }
             Taken::Files(files) => self.tree.write_files(&files, 0, limits),
             Taken::Tar(archive) => {
-                self.tree.unpack_tar(archive, (0, Links::Inside), limits).map(drop)
+                let mut archive = Heard { archive, failed: None };
+                let unpacked = self.tree.unpack_tar(&mut archive, (0, Links::Inside), limits);
+                match (unpacked, archive.failed) {
+                    (Err(TreeError::Io { .. }), Some(why)) => return Err(Refusal::Invalid(why)),
+                    (unpacked, _) => unpacked.map(drop),
+                }
             }
         }
         .map_err(refused)?;
@@ -231,6 +236,18 @@ impl Drop for Staged {
     }
 }
 
+/// Reads an archive, and keeps in mind why it could not be read: that is no fault of the disk.
+struct Heard {
+    archive: Box<dyn io::Read + Send>,
+    failed: Option<String>,
+}
+
+impl io::Read for Heard {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.archive.read(into).inspect_err(|error| self.failed = Some(error.to_string()))
+    }
+}
+
 fn refused(error: TreeError) -> Refusal {
     match error {
         TreeError::Io { error, .. } => unwritable(&error),
@@ -239,7 +256,7 @@ fn refused(error: TreeError) -> Refusal {
 }
 
 fn unwritable(error: &io::Error) -> Refusal {
-    if error.kind() == io::ErrorKind::StorageFull {
+    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         return Refusal::Store(crate::store::StoreError::Full);
     }
     tracing::error!(%error, "the agents' directory cannot be written");
@@ -321,4 +338,44 @@ pub(super) fn lay_out(
 /// Names the agent in a refusal to make a session with it.
 pub(super) fn named(name: &AgentName) -> Refusal {
     Refusal::NoAgentNamed(name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::session::stage::Stage;
+    use crate::store::StoreError;
+    use crate::tree::pack::{self, Entry};
+
+    #[test]
+    fn a_quota_that_is_full_is_a_full_disk() {
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            let refusal = unwritable(&kind.into());
+            assert!(matches!(refusal, Refusal::Store(StoreError::Full)), "{kind}");
+        }
+    }
+
+    /// What is larger than it may be.
+    struct TooLarge;
+
+    impl Read for TooLarge {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("the archive is larger than 512 MiB"))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_archive_that_cannot_be_read_says_why() {
+        let stage = Stage::set().await;
+        let cut_off = pack::header(PROMPT.as_bytes(), Entry::File(10), 0o644, 0);
+        for begin in [vec![], cut_off] {
+            let staged = Staged::new(&stage.shared.places).unwrap();
+            let archive = Taken::Tar(Box::new(io::Cursor::new(begin).chain(TooLarge)));
+            let taken = staged.take(archive, None, &stage.shared.options);
+            let Err(Refusal::Invalid(why)) = taken else { panic!("{taken:?}") };
+            assert_eq!(why, "the archive is larger than 512 MiB");
+        }
+    }
 }
