@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::Stream;
 use uuid::Uuid;
@@ -37,6 +37,9 @@ const TRIED: u32 = 1000;
 
 /// The directory of the workspace that they are laid into.
 const LAID: &str = "attachments";
+
+/// How often it is tried to move a file into a folder that others remove when it is empty.
+const MOVES: u32 = 100;
 
 /// What the copy for the workspace is called beside what came in.
 const COPY: &str = "copy";
@@ -192,8 +195,7 @@ impl Shared {
                 from.sync_all()?;
                 let stat: Stat = dir::stat_of(&from)?;
                 dir::copy(&from, &top.make_file(c"copy")?, &stat, &mut true)?;
-                fs::create_dir_all(&folder)?;
-                fs::rename(incoming.body_path(), folder.join(name))?;
+                move_into(&folder, &name, &incoming.body_path())?;
                 // Its own directory, that of all sessions, and the state directory.
                 folder.ancestors().take(3).try_for_each(|dir| File::open(dir)?.sync_all())
             };
@@ -238,6 +240,25 @@ impl Shared {
             tracing::warn!(ash_session = %id, %error, "attachments were not removed");
         }
     }
+}
+
+/// Moves a file into a folder, which is made if there is none. Whoever removes the last of the
+/// others takes the empty folder along, maybe just before the file comes: it is made again.
+fn move_into(folder: &Path, name: &str, file: &Path) -> io::Result<()> {
+    let mut moved = Ok(());
+    for _ in 0..MOVES {
+        moved = fs::create_dir_all(folder).and_then(|()| fs::rename(file, folder.join(name)));
+        match &moved {
+            Err(error) if is_raced(error) => {}
+            _ => break,
+        }
+    }
+    moved
+}
+
+/// What making a folder, or moving something into it, says when the folder goes meanwhile.
+fn is_raced(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists)
 }
 
 /// What lies among attachments and belongs to none, but for those of sessions where they are being
@@ -293,4 +314,37 @@ fn lay(workspace: &Workspace, name: &FileName, incoming: &Incoming) -> Result<St
         }
     }
     Err(Refusal::InTheWay(format!("{LAID} has too many files of this name")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_goes_when_the_last_file_goes_does_not_lose_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, file) = (dir.path().join("folder"), dir.path().join("file"));
+        // How often others remove it yet.
+        let (left, stop) = (AtomicU32::new(0), AtomicBool::new(false));
+        let moved = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    if left.load(Ordering::Relaxed) > 0 && fs::remove_dir(&folder).is_ok() {
+                        left.fetch_sub(1, Ordering::Relaxed);
+                    }
+                }
+            });
+            let moved = (0..2_000).try_for_each(|_| {
+                left.store(3, Ordering::Relaxed);
+                fs::write(&file, "kept")?;
+                move_into(&folder, "name", &file)?;
+                fs::remove_file(folder.join("name"))
+            });
+            stop.store(true, Ordering::Relaxed);
+            moved
+        });
+        moved.unwrap();
+    }
 }
