@@ -30,7 +30,9 @@ use super::scan::{Files, Known, Mark};
 use super::vault::Stash;
 use super::{DEEPEST, SnapshotError};
 use crate::tree::Tree;
-use crate::tree::dir::{Attributes, Dir, FileTime, Kind, Stat, attributes, stat_of};
+use crate::tree::dir::{
+    Attributes, Dir, FileTime, Kind, Stat, attributes, stat_of, wait_for_writes,
+};
 
 /// How long before a look something may have been changed once more without its times telling:
 /// kernels before 6.13 keep them by the tick.
@@ -276,6 +278,7 @@ impl<'a, 'v> Look<'a, 'v> {
     ///
     /// A page that is mapped and was stored into tells of no more stores until it is written out. So
     /// times only count when all of the file has been since they were asked for, and before it is read.
+    /// A write that is under way tells when it begins only: it is waited for in the same place.
     /// While the agent stands still nothing waits for the disk: what is read then is read once more by
     /// the next cut.
     fn read(&self, path: &[u8], file: &std::fs::File) -> Result<Option<Found>, SnapshotError> {
@@ -284,6 +287,7 @@ impl<'a, 'v> Look<'a, 'v> {
         let stat = stat_of(file).map_err(at)?;
         let is_sure = stat.changed < since && !self.held;
         if is_sure {
+            wait_for_writes(file);
             tell_of_stores(file.as_fd()).map_err(at)?;
         }
         let source = Source { file, stat: &stat, group: None, path };

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, SeekFrom, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::{Tree, open, walk};
@@ -260,6 +260,14 @@ pub fn give(fd: impl AsFd, owner: u32, mode: u32) -> io::Result<()> {
 /// When the system fails.
 pub fn copy(from: &File, to: &File, stat: &Stat, shares: &mut bool) -> io::Result<()> {
     Ok(super::copy::contents(from, to, (stat.size, stat.sparse), shares)?)
+}
+
+/// Waits for whoever is in the middle of a write into the file: it changes times when it begins,
+/// and content until it ends. Where readers do not wait for it (ext4, btrfs), whoever looks for
+/// data does. Direct writes over what is there are not waited for.
+pub fn wait_for_writes(file: &File) {
+    // What is found does not matter.
+    let _ = rustix::fs::seek(file, SeekFrom::Data(0));
 }
 
 /// Gives what is open to a user and the group of the same number.
