@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use ash_wire::brief::brief;
 use ash_wire::words::Permissions;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -53,8 +54,8 @@ pub fn answer(id: &str, request: &RawValue, permissions: Permissions) -> Vec<u8>
 }
 
 fn verdict(request: &RawValue, permissions: Permissions) -> Result<Verdict<'_>, String> {
-    let question: Question<'_> =
-        serde_json::from_str(request.get()).map_err(|error| format!("not understood: {error}"))?;
+    let question: Question<'_> = serde_json::from_str(request.get())
+        .map_err(|error| format!("not understood: {}", brief(&error)))?;
     match (&*question.subtype, question.tool_name, question.input) {
         ("can_use_tool", Some(tool), Some(input)) => Ok(judge(&tool, input, permissions)),
         (other, ..) => Err(format!("this session does not serve {other}")),
@@ -110,6 +111,14 @@ mod tests {
     fn a_question_to_a_person_is_never_allowed() {
         let ask = BASH.replace("Bash", "AskUserQuestion");
         assert_eq!(asked(&ask, Permissions::Allow)["response"]["behavior"], "deny");
+    }
+
+    #[test]
+    fn the_answer_to_nonsense_does_not_grow_with_it() {
+        let request = format!("\"{}\"", "\u{7f}".repeat(1 << 20));
+        let request = RawValue::from_string(request).unwrap();
+        let line = answer("q", &request, Permissions::Allow);
+        assert!(line.len() < 2048, "{} bytes", line.len());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 
+use ash_wire::brief::brief;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -106,8 +107,8 @@ struct Answer<'a> {
 /// One sentence: why the line has to be thrown away.
 pub fn understand(line: &[u8]) -> Result<Speech<'_>, String> {
     let text = std::str::from_utf8(line).map_err(|error| format!("not UTF-8: {error}"))?;
-    let outer: Outer<'_> =
-        serde_json::from_str(text).map_err(|error| format!("not a line of the CLI: {error}"))?;
+    let outer: Outer<'_> = serde_json::from_str(text)
+        .map_err(|error| format!("not a line of the CLI: {}", brief(&error)))?;
     match &*outer.kind {
         "control_request" => asks(outer),
         "control_response" => answers(outer),
@@ -212,6 +213,13 @@ mod tests {
         }
         assert!(understand(b"{\"type\":\"\xff\"}").is_err());
         assert!(understand(br#"{"type":"control_request","request_id":"1"}"#).is_err());
+    }
+
+    #[test]
+    fn what_is_said_of_a_bad_line_does_not_grow_with_it() {
+        let line = format!(r#"{{"type":"x","isReplay":"{}"}}"#, "\u{7f}".repeat(1 << 20));
+        let reason = understand(line.as_bytes()).unwrap_err();
+        assert!(reason.len() < 1024, "{} bytes", reason.len());
     }
 
     #[test]

@@ -6,12 +6,15 @@
 //! * [`plan`]: `ashd` → launcher, one sequenced packet per sandbox to make.
 //!
 //! Nothing here performs I/O beyond reading from and writing to what the caller hands in, and
-//! nothing trusts its input: every length is bounded before memory is reserved.
+//! nothing trusts its input: every length is bounded before memory is reserved. What is said of input
+//! that is of no use is bounded by [`brief`].
 
 pub mod frame;
 pub mod words;
 
 pub mod plan;
+
+pub mod brief;
 
 /// The version of the bridge conversation that this build speaks.
 pub const VERSION: u16 = 2;
