@@ -39,12 +39,12 @@ pub enum LinkError {
     #[error("the sandbox sent a {0:?} frame out of place")]
     OutOfPlace(Kind),
     /// A frame whose body is not what its kind says.
-    #[error("the sandbox sent a malformed {kind:?} frame: {error}")]
+    #[error("the sandbox sent a malformed {kind:?} frame: {reason}")]
     Malformed {
         /// The frame's kind.
         kind: Kind,
-        /// What is wrong with the body.
-        error: serde_json::Error,
+        /// What is wrong with the body, cut.
+        reason: String,
     },
     /// The bridge speaks only versions that this build does not.
     #[error("the sandbox speaks version {0} of the protocol, which this build does not; end it")]

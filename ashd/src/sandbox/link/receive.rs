@@ -1,5 +1,6 @@
 //! From the bridge.
 
+use ash_wire::brief::brief;
 use ash_wire::frame::{HEADER, Header, Kind};
 use ash_wire::words::{ControlReply, ExecExit, Notice, Welcome};
 use bytes::{Bytes, BytesMut};
@@ -190,5 +191,6 @@ fn incoming((header, body): (Header, Bytes)) -> Result<Incoming, LinkError> {
 }
 
 fn json<T: DeserializeOwned>(header: Header, body: &[u8]) -> Result<T, LinkError> {
-    serde_json::from_slice(body).map_err(|error| LinkError::Malformed { kind: header.kind, error })
+    serde_json::from_slice(body)
+        .map_err(|error| LinkError::Malformed { kind: header.kind, reason: brief(&error) })
 }

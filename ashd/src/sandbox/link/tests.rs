@@ -204,6 +204,17 @@ async fn a_broken_frame_ends_the_conversation_behind_what_came_before() {
 }
 
 #[tokio::test]
+async fn what_is_said_of_a_broken_frame_does_not_grow_with_it() {
+    let body = format!("\"{}\"", "\u{7f}".repeat(1 << 20));
+    for kind in [Kind::Notice, Kind::ControlReply, Kind::ExecExit] {
+        let (_sender, mut receiver, _) = talk(framed(kind, 1, body.as_bytes())).await.unwrap();
+        let (_, end) = all(&mut receiver, 1).await;
+        let said = end.unwrap_err().to_string();
+        assert!(said.contains("malformed") && said.len() < 1024, "{} bytes", said.len());
+    }
+}
+
+#[tokio::test]
 async fn large_lines_and_small_batches_arrive_whole() {
     let big = vec![b'x'; 3_000_000];
     let notice = serde_json::to_vec(&Notice::SelfTurnBegan).unwrap();
