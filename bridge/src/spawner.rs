@@ -21,7 +21,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, kill_process_group, set_child_subreaper, wait,
+    Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, set_child_subreaper,
+    wait,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -41,7 +42,7 @@ pub enum Order {
         /// Whether what is left of its process group is killed when it ends.
         group_ends_with_it: bool,
     },
-    /// Kill the process group of a program.
+    /// Kill a program and its process group.
     Kill {
         /// Its number.
         id: u64,
@@ -245,7 +246,7 @@ impl Spawner {
             },
             Order::Kill { id } => {
                 let program = self.programs.iter().find(|program| program.id == id);
-                program.into_iter().for_each(|program| kill_group(program.pid));
+                program.into_iter().for_each(|program| kill_program(program.pid));
             }
             Order::SignalAll { kill } => {
                 signal_all(if kill { Signal::KILL } else { Signal::TERM });
@@ -299,6 +300,13 @@ fn start(fds: Vec<OwnedFd>) -> io::Result<Pid> {
     let child = command.spawn()?;
     // Dropping the handle does not end the child, it is reaped with the others.
     i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData.into())
+}
+
+/// Kills a program that was not reaped yet, also when it has left the process group that it was
+/// started as.
+fn kill_program(leader: Pid) {
+    kill_group(leader);
+    let _ = kill_process(leader, Signal::KILL);
 }
 
 fn kill_group(leader: Pid) {

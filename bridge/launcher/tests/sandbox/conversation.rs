@@ -414,3 +414,18 @@ fn a_command_can_be_killed() {
     let exit = peer.wait(|frame| (frame.kind == Kind::ExecExit).then(|| frame.text()));
     assert!(exit.contains(r#""signal":9"#), "{exit}");
 }
+
+#[test]
+fn a_command_that_has_left_its_process_group_can_be_killed() {
+    let Some(machine) = Machine::new() else { return };
+    let (_sandbox, mut peer) = machine.sandbox();
+    let leave = "import os, time
+os.setpgid(0, os.getpgid(os.getppid()))
+print('left', flush=True)
+time.sleep(20)";
+    peer.send(Kind::Exec, 7, &exec(&format!("exec python3 -c \"{leave}\"")));
+    peer.wait(|frame| (frame.kind == Kind::ExecStdout).then_some(()));
+    peer.signal(Kind::ExecKill, 7);
+    let exit = peer.wait(|frame| (frame.kind == Kind::ExecExit).then(|| frame.text()));
+    assert!(exit.contains(r#""signal":9"#), "{exit}");
+}
