@@ -18,8 +18,8 @@ use crate::turn::Millis;
 /// How long a CLI may go on after its standard input was closed.
 pub const GRACE: Millis = 2_000;
 
-/// How long the spawner may take to report the end of a CLI that was killed. It is the agent's
-/// uid, and may have been stopped by it.
+/// How long the spawner may take to report the end of a CLI or a command that was killed. It is
+/// the agent's uid, and may have been stopped by it.
 pub const REPORT: Millis = 30_000;
 
 /// The longest line of standard error that is passed on whole, in bytes.

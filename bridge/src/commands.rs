@@ -30,7 +30,7 @@ pub struct Command {
     pub number: u64,
     /// The connection that asked for it.
     pub link: u64,
-    /// When its process group is killed.
+    /// When it is killed; from then on, when its end must have been reported.
     pub until: Millis,
     /// Standard output.
     pub stdout: Output,
@@ -39,6 +39,7 @@ pub struct Command {
     /// How it ended.
     pub ended: Option<Result<Ending, String>>,
     timed_out: bool,
+    given_up: bool,
     truncated: bool,
 }
 
@@ -66,15 +67,23 @@ impl Command {
             stderr: Output { from: Some(stderr), left: exec.output_limit },
             ended: None,
             timed_out: false,
+            given_up: false,
             truncated: false,
         };
         Ok((command, [its_stdout, its_stderr]))
     }
 
-    /// Its time ran out.
-    pub fn time_out(&mut self) {
-        self.timed_out = true;
-        self.until = Millis::MAX;
+    /// Whether it has ended, or its end is waited for no more.
+    pub fn is_over(&self) -> bool {
+        self.ended.is_some() || self.given_up
+    }
+
+    /// Its time ran out. Returns whether it is to be killed: then its end must be reported by
+    /// `report_by`, and is not waited for any longer.
+    pub fn time_out(&mut self, report_by: Millis) -> bool {
+        self.given_up = std::mem::replace(&mut self.timed_out, true);
+        self.until = report_by;
+        !self.given_up
     }
 
     /// The stream that frames of this kind come from.
@@ -96,7 +105,7 @@ impl Command {
         let (how, error) = match self.ended {
             Some(Ok(how)) => (Some(how), None),
             Some(Err(error)) => (None, Some(error)),
-            None => (None, Some("the command was not started".to_owned())),
+            None => (None, None),
         };
         ExecExit {
             code: how.and_then(|how| how.code),

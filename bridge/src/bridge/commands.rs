@@ -38,6 +38,7 @@ impl Bridge {
     pub(super) fn exec(&mut self, link: u64, number: u64, exec: Exec) -> io::Result<()> {
         let taken = |command: &Command| (command.link, command.number) == (link, number);
         let refusal = match self.closing {
+            _ if self.bereft => Some("the sandbox has ended"),
             Some(_) => Some("the sandbox is being ended"),
             None if self.commands.values().any(taken) => Some("the number is taken"),
             None if self.commands.len() >= MAX_COMMANDS => Some("too many commands run"),
@@ -83,7 +84,7 @@ impl Bridge {
     /// How long commands may run on that there are.
     pub(super) fn commands_ms(&self) -> Millis {
         let now = self.now();
-        let running = self.commands.values().filter(|command| command.ended.is_none());
+        let running = self.commands.values().filter(|command| !command.is_over());
         // 0 says that there is none.
         running.map(|command| command.until.saturating_sub(now).max(1)).max().unwrap_or(0)
     }
@@ -114,7 +115,7 @@ impl Bridge {
     /// When commands have ended: passes on their last output, and says how they ended.
     pub(super) fn after_the_end_of_commands(&mut self) {
         let over = |(id, command): (&u64, &Command)| {
-            (command.ended.is_some() && !self.must_wait(command)).then_some(*id)
+            (command.is_over() && !self.must_wait(command)).then_some(*id)
         };
         let over: Vec<u64> = self.commands.iter().filter_map(over).collect();
         for id in over {
@@ -133,5 +134,110 @@ impl Bridge {
     fn must_wait(&self, command: &Command) -> bool {
         let link = self.link.as_ref().filter(|link| link.serial == command.link);
         link.is_some_and(|link| link.is_crowded())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use ash_wire::frame;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use crate::bridge::Parts;
+    use crate::link::Link;
+    use crate::spawner::{self, Ending};
+
+    use super::*;
+
+    /// A bridge with a command, number 7, whose time is over, and the other ends of its sockets.
+    struct Place {
+        bridge: Bridge,
+        ashd: UnixStream,
+        spawner: OwnedFd,
+    }
+
+    fn place() -> Place {
+        let (listener, _) = UnixStream::pair().unwrap();
+        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let (ours, spawner) = socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
+        let mut bridge = Bridge::new(Parts {
+            listener: listener.into(),
+            spawner: ours,
+            null: File::open("/dev/null").unwrap().into(),
+            sandbox: "test".to_owned(),
+            orphan_timeout: Duration::from_secs(600),
+        });
+        let (socket, ashd) = UnixStream::pair().unwrap();
+        let mut link = Link::new(socket.into(), 1, 0);
+        link.greet(1, b"{}");
+        bridge.link = Some(link);
+        let mut place = Place { bridge, ashd, spawner };
+        place.exec(7);
+        place
+    }
+
+    impl Place {
+        fn exec(&mut self, number: u64) {
+            let command = "true".to_owned();
+            let exec = Exec { command, env: vec![], timeout_ms: 0, output_limit: 10 };
+            self.bridge.exec(1, number, exec).unwrap();
+        }
+
+        fn order(&self) -> Option<Order> {
+            spawner::receive(&self.spawner).unwrap().map(|(order, _)| order)
+        }
+
+        /// What `ashd` is told of the next command that is over.
+        fn told(&mut self) -> (u64, ExecExit) {
+            self.bridge.after_the_end_of_commands();
+            self.bridge.write();
+            loop {
+                let (header, body) = frame::read(&mut self.ashd).unwrap().unwrap();
+                if header.kind == Kind::ExecExit {
+                    return (header.number, serde_json::from_slice(&body).unwrap());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_killed_command_of_whose_end_nobody_tells_is_given_up() {
+        let mut place = place();
+        place.bridge.time_passes().unwrap();
+        assert!(matches!(place.order(), Some(Order::Start { id: 1, .. })));
+        assert!(matches!(place.order(), Some(Order::Kill { id: 1 })));
+        place.bridge.after_the_end_of_commands();
+        assert_eq!(place.bridge.commands.len(), 1, "its end is waited for");
+        assert!(place.bridge.commands_ms() > 0);
+        place.bridge.commands.values_mut().for_each(|command| command.until = 0);
+        place.bridge.time_passes().unwrap();
+        let (number, exit) = place.told();
+        assert_eq!((number, exit.code, exit.signal, exit.timed_out), (7, None, None, true));
+        assert_eq!(exit.error, None);
+        assert!(place.order().is_none() && place.bridge.commands.is_empty());
+    }
+
+    #[test]
+    fn a_command_that_has_ended_is_not_late() {
+        let mut place = place();
+        let ended = Some(Ok(Ending { code: Some(0), signal: None }));
+        place.bridge.commands.values_mut().for_each(|command| command.ended.clone_from(&ended));
+        // However long its last output waits for whoever reads it.
+        place.bridge.time_passes().unwrap();
+        assert_eq!(place.bridge.deadline(), None);
+        let (_, exit) = place.told();
+        assert_eq!((exit.code, exit.timed_out), (Some(0), false));
+    }
+
+    #[test]
+    fn nothing_is_begun_when_the_agent_is_gone() {
+        let mut place = place();
+        place.bridge.bereft = true;
+        place.exec(8);
+        let (number, exit) = place.told();
+        assert_eq!((number, exit.error.is_some()), (8, true));
     }
 }

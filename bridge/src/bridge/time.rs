@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::cli::Asker;
+use crate::cli::{Asker, REPORT};
 use crate::link::HELLO_TIMEOUT;
 use crate::spawner::Order;
 use crate::turn::Millis;
@@ -36,7 +36,8 @@ impl Bridge {
             let asked = cli.asked.iter().map(|asked| asked.until);
             cli.end_by.into_iter().chain(killed).chain(asked)
         });
-        let commands = self.commands.values().map(|command| command.until);
+        let running = self.commands.values().filter(|command| !command.is_over());
+        let commands = running.map(|command| command.until);
         let closing = self.closing.map(|closing| closing.due);
         link.into_iter()
             .chain(self.turns.deadline())
@@ -112,13 +113,11 @@ impl Bridge {
     }
 
     fn late_commands(&mut self, now: Millis) -> io::Result<()> {
-        let late = self.commands.iter_mut().filter(|(_, command)| now >= command.until);
-        let late: Vec<u64> = late
-            .map(|(id, command)| {
-                command.time_out();
-                *id
-            })
-            .collect();
+        let late = self.commands.iter_mut().filter_map(|(id, command)| {
+            let is_late = !command.is_over() && now >= command.until;
+            (is_late && command.time_out(now + REPORT)).then_some(*id)
+        });
+        let late: Vec<u64> = late.collect();
         late.into_iter().try_for_each(|id| self.order(&Order::Kill { id }, &[]))
     }
 

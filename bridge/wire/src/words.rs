@@ -231,7 +231,8 @@ pub struct Exec {
     pub output_limit: u64,
 }
 
-/// How a command ended.
+/// How a command ended. Without code, signal and error that is not known: it was killed, and nobody
+/// in the sandbox has told of its end in time.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ExecExit {
     /// Exit code, if it exited by itself.
