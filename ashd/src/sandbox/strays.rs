@@ -50,7 +50,7 @@ impl Sandboxes {
     }
 
     fn stray(&self, mount: &Path, pid: u32) -> Option<Stray> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let status = said(pid, "status")?;
         let field = |name: &str| {
             status
                 .lines()
@@ -63,7 +63,7 @@ impl Sandboxes {
         if !(setup.uid_base + RESERVED..end).contains(&uid) || field("State")?.starts_with('Z') {
             return None;
         }
-        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let groups = said(pid, "cgroup")?;
         let group = cgroup::directory_beneath(mount, ash_sys::cgroup::own_in(&groups)?);
         if self.cgroups.holds(&group) {
             return None;
@@ -105,9 +105,15 @@ impl Sandboxes {
     }
 }
 
+/// What the kernel says of a process. Its name, which it chooses itself, may be no UTF-8.
+fn said(pid: u32, file: &str) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/{file}")).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// When a process began (proc_pid_stat(5), field 22).
 fn started(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = said(pid, "stat")?;
     // The name may hold anything, also parentheses.
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
@@ -122,6 +128,10 @@ fn mounted_at(line: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -138,5 +148,19 @@ mod tests {
         assert!(started(ours).is_some_and(|began| began > 0));
         assert_eq!(started(ours), started(ours));
         assert_eq!(started(0), None);
+    }
+
+    #[test]
+    fn no_name_hides_a_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join(OsStr::from_bytes(b") \xff\n"));
+        std::os::unix::fs::symlink("/bin/sh", &program).unwrap();
+        let mut child = Command::new(&program).stdin(Stdio::piped()).spawn().unwrap();
+        let status = said(child.id(), "status");
+        let began = started(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(status.is_some_and(|status| status.contains("\nUid:\t")));
+        assert!(began.is_some_and(|began| began > 0));
     }
 }
