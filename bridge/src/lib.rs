@@ -7,10 +7,10 @@
 //! ```
 //!
 //! In reading order: [`options`], then [`confine`], which both halves go through; [`spawner`],
-//! the half that starts things; what the other half decides ([`lines`], [`speech`],
-//! [`permission`], [`turn`], [`log`]); what it talks through ([`link`], [`outbox`], [`cli`],
-//! [`commands`]); and [`bridge`], the loop. [`run`] is the order of it all. At the points of [`fault`]
-//! tests let either half die.
+//! the half that starts things and ends them with their [`descendants`]; what the other half decides
+//! ([`lines`], [`speech`], [`permission`], [`turn`], [`log`]); what it talks through ([`link`],
+//! [`outbox`], [`cli`], [`commands`]); and [`bridge`], the loop. [`run`] is the order of it all. At the
+//! points of [`fault`] tests let either half die.
 //!
 //! Whatever comes from the spawner's side is written by the agent if it wants to, and is bounded
 //! and checked here. Whatever `ashd` makes of it, it must treat it the same way.
@@ -27,6 +27,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 pub mod options;
 
 pub mod confine;
+
+pub mod descendants;
 
 pub mod spawner;
 

@@ -7,6 +7,7 @@
 //! The halves talk over a sequenced-packet socket pair, one JSON object per packet. Program,
 //! arguments and environment may be larger than a packet and travel in a memfd.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Seek as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,6 +29,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::confine::{self, ConfineError, Half, Step};
+use crate::descendants::descendants;
 use crate::fault;
 
 /// What the bridge tells the spawner to do.
@@ -42,7 +44,7 @@ pub enum Order {
         /// Whether what is left of its process group is killed when it ends.
         group_ends_with_it: bool,
     },
-    /// Kill a program and its process group.
+    /// Kill a program, its process group, and what descends from it.
     Kill {
         /// Its number.
         id: u64,
@@ -109,6 +111,10 @@ const WORKSPACE: &str = "/workspace";
 
 /// The largest packet. An error sentence is the only part of one that can grow.
 const PACKET: usize = 4096;
+
+/// How often it is looked for what a program that is killed has started meanwhile. More than twice
+/// only when it never stops starting something.
+const ROUNDS: usize = 8;
 
 /// Descriptors of an [`Order::Start`].
 const START_FDS: usize = 4;
@@ -302,11 +308,29 @@ fn start(fds: Vec<OwnedFd>) -> io::Result<Pid> {
     i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData.into())
 }
 
-/// Kills a program that was not reaped yet, also when it has left the process group that it was
-/// started as.
+/// Kills a program that was not reaped yet, and what descends from it, also when they have left the
+/// process group that it was started as: shells, and those who limit others, make groups and
+/// sessions of their own. First all of them are stopped: whoever stands still starts nothing, reaps
+/// nothing, and stays the parent of what it has started.
 fn kill_program(leader: Pid) {
-    kill_group(leader);
-    let _ = kill_process(leader, Signal::KILL);
+    let mut family = BTreeSet::new();
+    for _ in 0..ROUNDS {
+        signal_family(leader, &family, Signal::STOP);
+        let found = descendants(leader.as_raw_nonzero().get());
+        if found.is_subset(&family) {
+            break;
+        }
+        family.extend(found);
+    }
+    signal_family(leader, &family, Signal::KILL);
+}
+
+fn signal_family(leader: Pid, family: &BTreeSet<i32>, signal: Signal) {
+    let _ = kill_process_group(leader, signal);
+    let family = family.iter().filter_map(|pid| Pid::from_raw(*pid));
+    for process in std::iter::once(leader).chain(family) {
+        let _ = kill_process(process, signal);
+    }
 }
 
 fn kill_group(leader: Pid) {

@@ -39,7 +39,8 @@ pub enum Kind {
     Interrupt = 5,
     /// Run a command beside the turn; number is its id, JSON [`words::Exec`](crate::words::Exec).
     Exec = 6,
-    /// Kill the process group of a command; number is the id given in [`Kind::Exec`].
+    /// Kill a command, its process group and what descends from it; number is the id given in
+    /// [`Kind::Exec`].
     ExecKill = 7,
     /// Everything up to and including this event number is on disk; no body.
     Ack = 8,

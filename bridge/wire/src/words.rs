@@ -224,7 +224,7 @@ pub struct Exec {
     pub command: String,
     /// Its whole environment.
     pub env: Vec<(String, String)>,
-    /// Milliseconds until its process group is killed.
+    /// Milliseconds until it is killed, with its process group and what descends from it.
     pub timeout_ms: u64,
     /// Bytes of standard output and of standard error each that are passed on; the rest is read
     /// and thrown away.

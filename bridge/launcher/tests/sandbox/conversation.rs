@@ -416,6 +416,20 @@ fn a_command_can_be_killed() {
 }
 
 #[test]
+fn what_a_command_waits_for_is_killed_with_it() {
+    let Some(machine) = Machine::new() else { return };
+    let (sandbox, mut peer) = machine.sandbox();
+    // The CLI's shells are in sessions of their own.
+    peer.send(Kind::Exec, 7, &exec("setsid sh -c 'echo on; exec sleep 300' & wait"));
+    peer.wait(|frame| (frame.kind == Kind::ExecStdout).then_some(()));
+    peer.signal(Kind::ExecKill, 7);
+    peer.wait(|frame| (frame.kind == Kind::ExecExit).then_some(()));
+    wait_until("only the spawner is left", || {
+        (sandbox.processes("agent").len() == 1).then_some(())
+    });
+}
+
+#[test]
 fn a_command_that_has_left_its_process_group_can_be_killed() {
     let Some(machine) = Machine::new() else { return };
     let (_sandbox, mut peer) = machine.sandbox();
