@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::broker::{Broker, BrokerError, BrokerSetup, ModelKey, Settings, Usage};
-use super::cgroup::{self, CgroupError, Cgroups, Frozen, Stats};
+use super::cgroup::{self, CgroupError, Cgroups, Frozen, OutOfMemory, Stats};
 use super::children::Children;
 use super::floor::{self, BelowFloor};
 use super::launcher::{self, Launcher, LauncherError, LauncherSetup};
@@ -216,10 +216,16 @@ impl Sandboxes {
         self.cgroups.group(sandbox).stats()
     }
 
-    /// How many processes of a sandbox's agent were killed because its memory ran out. 0 when the
+    /// How many processes of a sandbox's agent were killed because memory ran out. 0 when the
     /// sandbox is gone: ask before [`end`](Self::end).
     pub fn oom_kills(&self, sandbox: SandboxId) -> u64 {
         self.cgroups.group(sandbox).oom_kills()
+    }
+
+    /// Whose memory had run out, if processes of a sandbox's agent were killed for that. `None` when
+    /// the sandbox is gone: ask before [`end`](Self::end).
+    pub fn out_of_memory(&self, sandbox: SandboxId) -> Option<OutOfMemory> {
+        self.cgroups.group(sandbox).out_of_memory()
     }
 
     /// Stops a sandbox's agent where it is; see [`Group::freeze`](cgroup::Group::freeze). Blocks.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use ash_wire::words::Exec;
 use ashd::domain::SandboxId;
+use ashd::sandbox::cgroup::OutOfMemory;
 use ashd::sandbox::limits::Limits;
 use ashd::sandbox::{Running, Sandboxes};
 
@@ -83,6 +84,7 @@ async fn memory_that_runs_out_ends_the_whole_agent_and_not_the_bridge() {
     };
     tokio::time::timeout(PATIENCE, hung_up).await.expect("the bridge stays");
     assert!(limited.all.oom_kills(limited.id) >= 3, "{}", limited.all.oom_kills(limited.id));
+    assert_eq!(limited.all.out_of_memory(limited.id), Some(OutOfMemory::Sandbox));
     assert_eq!(limited.count("agent/memory.events", "oom_group_kill"), 1);
     assert_eq!(limited.count("bridge/memory.events", "oom_kill"), 0);
     limited.until("agent/cgroup.events", "populated", |populated| populated == 0).await;

@@ -41,6 +41,15 @@ pub struct Stats {
     pub written: u64,
 }
 
+/// Whose memory ran out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OutOfMemory {
+    /// The agent's: it was at its limit.
+    Sandbox,
+    /// The machine's, or that of all sandboxes together.
+    Server,
+}
+
 /// The groups of one sandbox.
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -192,10 +201,24 @@ impl Group {
         }
     }
 
-    /// How many processes of the agent were killed because its memory ran out.
+    /// How many processes of the agent were killed because memory ran out, its own or the machine's.
     pub fn oom_kills(&self) -> u64 {
-        let events = fs::read_to_string(self.agent().join("memory.events")).unwrap_or_default();
-        keyed(&events, "oom_kill")
+        keyed(&self.memory_events(), "oom_kill")
+    }
+
+    /// Whose memory had run out, if processes of the agent were killed for that.
+    pub fn out_of_memory(&self) -> Option<OutOfMemory> {
+        let events = self.memory_events();
+        match (keyed(&events, "oom_kill"), keyed(&events, "oom")) {
+            (0, _) => None,
+            // The limit of this group was not what could not be kept.
+            (_, 0) => Some(OutOfMemory::Server),
+            _ => Some(OutOfMemory::Sandbox),
+        }
+    }
+
+    fn memory_events(&self) -> String {
+        fs::read_to_string(self.agent().join("memory.events")).unwrap_or_default()
     }
 
     fn bridge(&self) -> PathBuf {

@@ -13,7 +13,7 @@
 
 mod group;
 
-pub use group::{Frozen, Group, Stats};
+pub use group::{Frozen, Group, OutOfMemory, Stats};
 
 use std::fs;
 use std::io;

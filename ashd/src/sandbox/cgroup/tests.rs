@@ -201,6 +201,23 @@ fn limits_and_statistics_have_the_kernels_form() {
 }
 
 #[test]
+fn whose_memory_ran_out_is_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let group = Group::at(dir.path().to_owned());
+    group.make(&[]).unwrap();
+    assert_eq!(group.out_of_memory(), None);
+    for (events, expected) in [
+        ("max 9\noom 0\noom_kill 0\noom_group_kill 0\n", None),
+        ("max 9\noom 1\noom_kill 0\noom_group_kill 0\n", None),
+        ("max 9\noom 1\noom_kill 4\noom_group_kill 1\n", Some(OutOfMemory::Sandbox)),
+        ("max 0\noom 0\noom_kill 4\noom_group_kill 1\n", Some(OutOfMemory::Server)),
+    ] {
+        fs::write(dir.path().join("agent/memory.events"), events).unwrap();
+        assert_eq!(group.out_of_memory(), expected, "{events}");
+    }
+}
+
+#[test]
 fn the_mend_depends_on_who_has_the_controllers() {
     let unified = Path::new("/sys/fs/cgroup");
     assert!(mend(unified, "cpuset cpu io memory pids").contains("Delegate=yes"));

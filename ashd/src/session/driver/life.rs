@@ -12,6 +12,7 @@ use super::{Begin, Driver, Replay, Reply, RunningCli};
 use crate::domain::{Changed, EventKind, SandboxId, Session, SessionChange, Status, TurnOptions};
 use crate::fault;
 use crate::sandbox::Running;
+use crate::sandbox::cgroup::OutOfMemory;
 use crate::session::api::{Happened, Refusal};
 use crate::session::cli::{Conversation, StartKey};
 use crate::session::frames::Numbering;
@@ -255,11 +256,13 @@ impl Driver {
 
     /// Why the sandbox is gone, for a person, when something ran in it. Asked before it is ended.
     pub(super) fn why_lost(&self, what_ran: &str) -> String {
-        let oom =
-            self.link.as_ref().is_some_and(|link| self.shared.sandboxes.oom_kills(link.id) > 0);
-        match oom {
-            true => "The sandbox ran out of memory and was ended".to_owned(),
-            false => format!("The sandbox was lost while {what_ran}"),
+        let sandboxes = &self.shared.sandboxes;
+        match self.link.as_ref().and_then(|link| sandboxes.out_of_memory(link.id)) {
+            Some(OutOfMemory::Sandbox) => "The sandbox ran out of memory and was ended".to_owned(),
+            Some(OutOfMemory::Server) => {
+                "The server ran out of memory, and the sandbox was ended".to_owned()
+            }
+            None => format!("The sandbox was lost while {what_ran}"),
         }
     }
 
