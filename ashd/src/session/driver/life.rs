@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::lines::RETRY;
-use super::{Begin, Driver, Replay, Reply, RunningCli};
+use super::{Begin, Driver, Replay, Reply, RunningCli, refusal};
 use crate::domain::{Changed, EventKind, SandboxId, Session, SessionChange, Status, TurnOptions};
 use crate::fault;
 use crate::sandbox::Running;
@@ -300,6 +300,26 @@ impl Driver {
             Ok(()) if self.state.sandbox == Sandbox::Launching => self.resuming.push(reply),
             Ok(()) => drop(reply.send(Ok(self.view()))),
         }
+    }
+
+    /// Sets the session aside. As long as that is not recorded, what waits goes on waiting.
+    pub(super) async fn pause(&mut self) -> Result<Arc<SessionView>, Refusal> {
+        let before = self.state.clone();
+        let denied = |denied| refusal(denied, "pause");
+        for effect in self.state.step(Event::Pause).map_err(denied)? {
+            // The status is the first, and the only one that can fail.
+            if let Err(refusal) = self.perform(vec![effect]).await {
+                self.state = before;
+                return Err(refusal);
+            }
+        }
+        Ok(self.view())
+    }
+
+    pub(super) async fn stop(&mut self) -> Result<Arc<SessionView>, Refusal> {
+        let denied = |denied| refusal(denied, "stop");
+        let effects = self.state.step(Event::Stop).map_err(denied)?;
+        self.perform(effects).await.map(|()| self.view())
     }
 
     pub(super) async fn end(&mut self, purge: bool, reply: Reply<Arc<SessionView>>) {

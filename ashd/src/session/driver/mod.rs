@@ -317,14 +317,14 @@ impl Driver {
                 let _ = reply.send(result.map(|()| self.state.turn != Turn::None));
             }
             Command::Pause { reply } => {
-                self.verb("pause", Event::Pause, reply).await;
+                let _ = reply.send(self.pause().await);
                 // A turn that goes on is saved at its end.
                 if self.state.status == Status::Paused && self.state.turn == Turn::None {
                     self.save();
                 }
             }
             Command::Stop { reply } => {
-                self.verb("stop", Event::Stop, reply).await;
+                let _ = reply.send(self.stop().await);
                 self.leaving.store(false, Ordering::Relaxed);
             }
             Command::Resume { reply } => self.resume(reply).await,
@@ -345,15 +345,6 @@ impl Driver {
         }
     }
 
-    /// A verb that the machine allows or not, and that is over when its effects are.
-    async fn verb(&mut self, verb: &'static str, event: Event, reply: Reply<Arc<SessionView>>) {
-        let result = match self.state.step(event) {
-            Ok(effects) => self.perform(effects).await.map(|()| self.view()),
-            Err(denied) => Err(refusal(denied, verb)),
-        };
-        let _ = reply.send(result);
-    }
-
     /// Takes an event and carries out what follows from it.
     async fn step(&mut self, event: Event) -> Result<(), Refusal> {
         match self.state.step(event) {
@@ -363,13 +354,20 @@ impl Driver {
     }
 
     /// Carries out effects, and those of the events that they lead to. The first failure is
-    /// reported; the rest is done all the same.
+    /// reported; the rest is done all the same. With a status all is recorded that could not be
+    /// recorded before it.
     async fn perform(&mut self, effects: Vec<Effect>) -> Result<(), Refusal> {
         let mut todo = VecDeque::from(effects);
         let mut outcome = Ok(());
         while let Some(effect) = todo.pop_front() {
             let result = match effect {
-                Effect::Status(status) => self.commit_status(status).await,
+                Effect::Status(status) => {
+                    let recorded = self.commit_status(status).await;
+                    if recorded.is_ok() {
+                        outcome = Ok(());
+                    }
+                    recorded
+                }
                 Effect::Launch => {
                     self.launch();
                     Ok(())

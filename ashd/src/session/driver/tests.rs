@@ -290,3 +290,33 @@ async fn a_session_s_log_names_no_file_of_this_machine() {
     let said = driver.logs.after(-1);
     assert!(said.len() == 1 && !said[0].text.contains("/var"), "{said:?}");
 }
+
+#[tokio::test]
+async fn what_waits_goes_on_waiting_when_a_pause_cannot_be_stored() {
+    let (stage, mut driver, _bridge) = answering(Status::Active).await;
+    let mut waiting = send(&mut driver).await.await.unwrap().unwrap();
+    take_events(&stage, false);
+    assert!(matches!(driver.pause().await, Err(Refusal::Store(_))));
+    assert_eq!((driver.state.status, driver.state.queue.len()), (Status::Active, 1));
+    assert!(tokio::time::timeout(A_WHILE, waiting.next()).await.is_err());
+    take_events(&stage, true);
+    driver.pause().await.unwrap();
+    let told = waiting.next().await.unwrap();
+    assert!(String::from_utf8_lossy(&told[0].bytes).contains("paused"), "{told:?}");
+    assert_eq!((driver.state.status, driver.state.queue.len()), (Status::Paused, 0));
+}
+
+#[tokio::test]
+async fn who_stops_is_told_of_no_failure_that_was_made_up_for() {
+    let (stage, mut driver, _bridge) = answering(Status::Active).await;
+    meddle(
+        &stage,
+        "CREATE TRIGGER full BEFORE INSERT ON events
+         WHEN instr(CAST(NEW.body AS TEXT), 'was stopped while') > 0
+         BEGIN SELECT RAISE(ABORT, 'there is no room'); END",
+    );
+    driver.leaving.store(true, Ordering::Relaxed);
+    stop(&mut driver).await.unwrap();
+    assert_eq!((driver.session.turn, driver.session.status), (None, Status::Stopped));
+    assert_eq!(history(&driver).await, [EventKind::User, EventKind::Error, EventKind::Lifecycle]);
+}
