@@ -66,10 +66,18 @@ impl Driver {
             return Err(error);
         }
         fault::point("back.recorded");
+        self.arrive().await
+    }
+
+    /// Puts what was built in its place. The session has gone back, also when it cannot be noted
+    /// that this is done: then the files are built once more before they are used.
+    pub(super) async fn arrive(&mut self) -> Result<Arc<SessionView>, Refusal> {
         self.shared.put_in_place(self.session.id).await?;
         fault::point("back.placed");
         let change = SessionChange { restore: Some(None), ..SessionChange::none() };
-        self.commit(change, vec![]).await?;
+        if let Err(error) = self.commit(change, vec![]).await {
+            tracing::warn!(ash_session = %self.session.id, %error, "its files will be built again");
+        }
         Ok(self.view())
     }
 

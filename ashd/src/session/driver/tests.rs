@@ -13,7 +13,7 @@ use crate::domain::turn::{OutputFormat, OutputKind};
 use crate::domain::{Message, SandboxId, TurnOptions};
 use crate::sandbox::link;
 use crate::session::cli::Conversation;
-use crate::session::keeping::Found;
+use crate::session::keeping::{Found, beside};
 use crate::session::stage::Stage;
 use crate::store::EventRange;
 
@@ -319,4 +319,26 @@ async fn who_stops_is_told_of_no_failure_that_was_made_up_for() {
     stop(&mut driver).await.unwrap();
     assert_eq!((driver.session.turn, driver.session.status), (None, Status::Stopped));
     assert_eq!(history(&driver).await, [EventKind::User, EventKind::Error, EventKind::Lifecycle]);
+}
+
+#[tokio::test]
+async fn a_session_has_gone_back_also_when_it_cannot_be_noted_that_all_is_done() {
+    let stage = Stage::set().await;
+    let restore = Some(PointId(uuid::Uuid::from_u128(1)));
+    let session = Session { restore, ..Session::example(1) };
+    stage.add_with_files(&session).await;
+    let place = stage.shared.places.session(session.id);
+    let built = place.with_file_name(beside(session.id));
+    std::fs::create_dir(&built).unwrap();
+    std::fs::write(built.join("back"), "").unwrap();
+    let (mut driver, _) = Driver::new(stage.shared.clone(), session);
+    meddle(
+        &stage,
+        "CREATE TRIGGER full BEFORE UPDATE ON sessions
+         BEGIN SELECT RAISE(ABORT, 'there is no room'); END",
+    );
+    driver.arrive().await.unwrap();
+    assert!(place.join("back").exists());
+    // Whoever needs the files next has them built once more.
+    assert_eq!(driver.session.restore, restore);
 }
