@@ -25,7 +25,7 @@ use crate::sandbox::limits::Limits;
 use crate::sandbox::plan::PlacedFile;
 use crate::sandbox::{NewSandbox, Running, SandboxError, Sandboxes};
 use crate::snapshot::Snapshots;
-use crate::store::{EventRange, Store, Usage};
+use crate::store::{EventRange, Store, StoreError, Usage};
 use crate::telemetry::message;
 use crate::tree::{Tree, TreeError, TreeLimits, remove_all};
 
@@ -279,10 +279,14 @@ impl Shared {
     }
 
     /// One event.
-    pub(super) async fn event(&self, session: SessionId, seq: u64) -> Option<Event> {
+    pub(super) async fn event(
+        &self,
+        session: SessionId,
+        seq: u64,
+    ) -> Result<Option<Event>, StoreError> {
         let range = EventRange { after: seq - 1, limit: 1, kinds: vec![], undone: true };
-        let found = self.store.events(session, range).await;
-        found.ok()?.pop().filter(|event| event.seq == seq)
+        let found = self.store.events(session, range).await?;
+        Ok(found.into_iter().find(|event| event.seq == seq))
     }
 
     /// Adds to a session's usage, in the background: a turn does not wait for its accounting.

@@ -101,7 +101,7 @@ impl Driver {
             }
         }
         let Some(turn) = self.session.turn else { return };
-        if let Some(user) = self.shared.event(self.session.id, turn.user_seq).await {
+        if let Ok(Some(user)) = self.stored(turn.user_seq).await {
             self.show_beginning(&user, |_| {});
         }
         self.caught_up().await;

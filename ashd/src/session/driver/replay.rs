@@ -11,10 +11,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Driver;
-use super::lines::Pending;
-use crate::domain::TurnOptions;
+use super::lines::{Pending, RETRY};
 use crate::domain::session::RunningTurn;
+use crate::domain::{Event as Durable, TurnOptions};
 use crate::session::machine::Event;
+use crate::store::StoreError;
 
 /// What an earlier daemon committed of what the bridge sends again.
 #[derive(Default)]
@@ -36,13 +37,31 @@ pub(in crate::session) struct Replay {
 }
 
 impl Driver {
+    /// One of the session's events, if there is such a one. While it cannot be read, waits and tries
+    /// again, unless the sandbox is about to be ended or left to the next daemon: readers would miss
+    /// what it shows.
+    pub(super) async fn stored(&mut self, seq: u64) -> Result<Option<Durable>, StoreError> {
+        let (id, mut fails) = (self.session.id, false);
+        loop {
+            match self.shared.event(id, seq).await {
+                Err(error) if !self.shared.is_shutting_down() && !self.is_leaving() => {
+                    if !std::mem::replace(&mut fails, true) {
+                        tracing::error!(ash_session = %id, %error, "history cannot be read");
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+                read => return read,
+            }
+        }
+    }
+
     /// Shows what is on disk of the running turn and was not sent again, up to this number: the
     /// bridge may have had to drop it.
     pub(super) async fn show_known(&mut self, up_to: u64, pending: &mut Pending) {
         while let Some(first) = self.replay.known.first_entry().filter(|e| *e.key() < up_to) {
             let seq = first.remove();
             self.replay.in_turn = true;
-            if let Some(event) = self.shared.event(self.session.id, seq).await {
+            if let Ok(Some(event)) = self.stored(seq).await {
                 pending.frames.extend(self.encoder.event(&event, &mut self.numbering));
             }
         }
@@ -63,7 +82,11 @@ impl Driver {
         if self.session.turn != Some(running) {
             return;
         }
-        let user = self.shared.event(self.session.id, running.user_seq).await;
+        let Ok(user) = self.stored(running.user_seq).await else {
+            // Whoever ends the sandbox says what becomes of it, or the next daemon gives it.
+            (self.replay.active, self.replay.unseen) = (true, Some(running));
+            return;
+        };
         let given = match user.and_then(|user| UserMessage::of(&user.body)) {
             Some(message) => self.give_turn(running.id, &message.content, &message.options).await,
             None => false,

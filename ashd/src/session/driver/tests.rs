@@ -342,3 +342,18 @@ async fn a_session_has_gone_back_also_when_it_cannot_be_noted_that_all_is_done()
     // Whoever needs the files next has them built once more.
     assert_eq!(driver.session.restore, restore);
 }
+
+#[tokio::test]
+async fn what_was_shown_of_a_turn_is_shown_again_once_it_can_be_read() {
+    let (stage, mut driver, _bridge) = answering(Status::Active).await;
+    let seq = driver.session.turn.unwrap().user_seq;
+    driver.replay = Replay { active: true, known: [(1, seq)].into(), ..Replay::default() };
+    let journal = driver.journal.clone();
+    journal.join();
+    meddle(&stage, "ALTER TABLE events RENAME TO hidden");
+    let mut catching_up = Box::pin(driver.caught_up());
+    assert!(tokio::time::timeout(A_WHILE, &mut catching_up).await.is_err());
+    meddle(&stage, "ALTER TABLE hidden RENAME TO events");
+    catching_up.await;
+    assert_ne!(journal.start(), journal.end(), "there are frames");
+}
