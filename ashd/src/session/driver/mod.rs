@@ -313,8 +313,7 @@ impl Driver {
         match command {
             Command::Send { request, reading, reply } => self.send(request, reading, reply).await,
             Command::Interrupt { reply } => {
-                let result = self.step(Event::Interrupt).await;
-                let _ = reply.send(result.map(|()| self.state.turn != Turn::None));
+                let _ = reply.send(self.interrupt_any().await);
             }
             Command::Pause { reply } => {
                 let _ = reply.send(self.pause().await);

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use ash_wire::words::CliState;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -14,7 +15,8 @@ use super::Driver;
 use super::lines::{Pending, RETRY};
 use crate::domain::session::RunningTurn;
 use crate::domain::{Event as Durable, TurnOptions};
-use crate::session::machine::Event;
+use crate::session::api::Refusal;
+use crate::session::machine::{Event, Turn};
 use crate::store::StoreError;
 
 /// What an earlier daemon committed of what the bridge sends again.
@@ -34,9 +36,27 @@ pub(in crate::session) struct Replay {
     pub(in crate::session) cost: f64,
     /// Whether the bridge has begun the running turn, as far as it was heard.
     pub(in crate::session) in_turn: bool,
+    /// Whether somebody wants what runs interrupted: also a turn that the bridge does not have yet.
+    pub(in crate::session) interrupts: bool,
 }
 
 impl Driver {
+    /// Whether the CLI may run a turn of its own that was not heard of yet.
+    pub(super) fn may_run_unheard(&self) -> bool {
+        self.replay.active && self.state.turn == Turn::None
+    }
+
+    /// Interrupts what runs; false if nothing does.
+    pub(super) async fn interrupt_any(&mut self) -> Result<bool, Refusal> {
+        if !self.may_run_unheard() {
+            self.step(Event::Interrupt).await?;
+            return Ok(self.state.turn != Turn::None);
+        }
+        // Where nothing runs, it does no harm.
+        self.interrupt();
+        Ok(self.link.as_ref().is_some_and(|link| link.welcome.cli == CliState::Busy))
+    }
+
     /// One of the session's events, if there is such a one. While it cannot be read, waits and tries
     /// again, unless the sandbox is about to be ended or left to the next daemon: readers would miss
     /// what it shows.
@@ -91,6 +111,9 @@ impl Driver {
             Some(message) => self.give_turn(running.id, &message.content, &message.options).await,
             None => false,
         };
+        if given && self.replay.interrupts {
+            self.interrupt();
+        }
         if !given {
             self.not_given(running.id).await;
             let _ = self.step(Event::TurnEnded(running.id)).await;

@@ -63,7 +63,8 @@ async fn idle(status: Status) -> (Stage, Driver, UnixStream) {
 async fn answering(status: Status) -> (Stage, Driver, UnixStream) {
     let (stage, mut driver, bridge) = idle(status).await;
     let id = TurnId::random();
-    let user = driver.event(EventKind::User, Some(id), Bytes::from_static(b"{}"));
+    let body = Bytes::from_static(br#"{"content":"x"}"#);
+    let user = driver.event(EventKind::User, Some(id), body);
     let turn = Some(Some(RunningTurn { id, user_seq: user.seq }));
     let change = SessionChange { turn, ..SessionChange::none() };
     driver.commit(change, vec![user]).await.unwrap();
@@ -356,4 +357,49 @@ async fn what_was_shown_of_a_turn_is_shown_again_once_it_can_be_read() {
     meddle(&stage, "ALTER TABLE hidden RENAME TO events");
     catching_up.await;
     assert_ne!(journal.start(), journal.end(), "there are frames");
+}
+
+/// Asks for what runs to be interrupted; whether anything does.
+async fn interrupt(driver: &mut Driver) -> bool {
+    let (reply, interrupted) = oneshot::channel();
+    driver.command(Command::Interrupt { reply }).await;
+    interrupted.await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn a_turn_of_the_cli_that_was_not_heard_of_yet_can_be_interrupted() {
+    for active in [true, false] {
+        let (_stage, mut driver, bridge) = idle(Status::Active).await;
+        driver.replay = Replay { active, until: 1, ..Replay::default() };
+        driver.link.as_mut().unwrap().welcome.cli = CliState::Busy;
+        assert_eq!(interrupt(&mut driver).await, active);
+        assert_eq!(sent(driver, bridge).await.contains(&Kind::Interrupt), active);
+    }
+}
+
+#[tokio::test]
+async fn and_by_a_message_that_goes_first() {
+    let (_stage, mut driver, bridge) = idle(Status::Active).await;
+    driver.replay = Replay { active: true, until: 1, ..Replay::default() };
+    let message = br#"{"content":"next","whenBusy":"interrupt"}"#;
+    let (reply, _answer) = oneshot::channel();
+    let request = Message::read(message).unwrap().request;
+    driver.send(request, Reading::default(), reply).await;
+    let said = sent(driver, bridge).await;
+    let at = |kind| said.iter().position(|said| *said == kind).unwrap();
+    assert!(at(Kind::Interrupt) < at(Kind::Turn), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_turn_that_the_bridge_is_still_to_be_given_can_be_interrupted() {
+    for interrupted in [true, false] {
+        let (_stage, mut driver, bridge) = answering(Status::Active).await;
+        let unseen = driver.session.turn;
+        driver.replay = Replay { active: true, until: 1, unseen, ..Replay::default() };
+        assert!(!interrupted || interrupt(&mut driver).await);
+        hear(&mut driver, line(1)).await;
+        let said = sent(driver, bridge).await;
+        let at = said.iter().position(|said| *said == Kind::Turn).unwrap();
+        assert_eq!(said[at..].contains(&Kind::Interrupt), interrupted, "{said:?}");
+    }
 }

@@ -10,6 +10,7 @@ use super::{Driver, Failure, Reply, RunningCli, refusal};
 use crate::domain::session::RunningTurn;
 use crate::domain::{
     Event as Durable, EventKind, SessionChange, Timestamp, TurnId, TurnOptions, TurnRequest,
+    WhenBusy,
 };
 use crate::fault;
 use crate::session::api::{Reading, Refusal};
@@ -70,10 +71,14 @@ impl Driver {
         let turn = TurnId::random();
         let when_busy = request.when_busy;
         self.withdraw_abandoned();
+        let runs_unheard = self.may_run_unheard();
         let effects = match self.state.step(Event::Send(turn, when_busy)) {
             Ok(effects) => effects,
             Err(denied) => return drop(reply.send(Err(refusal(denied, "send")))),
         };
+        if runs_unheard && when_busy == WhenBusy::Interrupt {
+            self.interrupt();
+        }
         let (subscription, starter) = Subscription::of_turn(
             self.session.id,
             self.shared.store.clone(),
@@ -261,7 +266,8 @@ impl Driver {
     }
 
     /// Asks the CLI to interrupt what it runs.
-    pub(super) fn interrupt(&self) {
+    pub(super) fn interrupt(&mut self) {
+        self.replay.interrupts = self.replay.active;
         if let Some(link) = &self.link {
             let _ = link.sender.interrupt(link.sender.next_id());
         }
