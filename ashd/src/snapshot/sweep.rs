@@ -5,6 +5,7 @@
 //! what it looks for in its new place.
 
 use std::fs::File;
+use std::io;
 
 use uuid::Uuid;
 
@@ -160,8 +161,7 @@ impl Vault {
     ) -> Result<Result<(), SnapshotError>, SnapshotError> {
         let mut file = None;
         for row in pack.needed.iter().chain(&pack.twice) {
-            // It is found there, or a try that found no room has moved it.
-            if self.index().find(row.id)?.is_some_and(|at| at.pack != pack.name) {
+            if self.is_kept_elsewhere(row.id, pack.name)? {
                 continue;
             }
             let packed = match self.needed(pack.name, &mut file, row) {
@@ -178,6 +178,13 @@ impl Vault {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// Whether a chunk is in another pack, because it was found there, or a try that found no room has
+    /// moved it, and is what was saved: else the copy in this one may be the only sound one.
+    fn is_kept_elsewhere(&self, id: ChunkId, pack: Uuid) -> Result<bool, SnapshotError> {
+        let place = self.index().find(id)?.filter(|at| at.pack != pack);
+        Ok(place.is_some() && self.chunk_at(id, place).is_ok())
     }
 
     /// Reads a chunk from a pack that goes, and checks it. Nothing is read of a pack from which nothing is
@@ -207,7 +214,11 @@ impl Vault {
         let removed = std::fs::remove_file(pack::path(&self.packs(), name));
         // Behind that nobody opens it any more: its room is given back.
         self.close(name);
-        Ok(removed?)
+        match removed {
+            // Somebody else has removed it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => Ok(removed?),
+        }
     }
 }
 

@@ -157,7 +157,12 @@ impl Vault {
         }
     }
 
-    fn chunk_at(&self, id: ChunkId, place: Option<Place>) -> Result<Vec<u8>, SnapshotError> {
+    /// Reads a chunk that is in this place, and checks that it is what was saved.
+    pub(super) fn chunk_at(
+        &self,
+        id: ChunkId,
+        place: Option<Place>,
+    ) -> Result<Vec<u8>, SnapshotError> {
         let missing = |how| SnapshotError::Damaged { what: format!("chunk {id:?}"), how };
         let place = place.ok_or_else(|| missing("it is missing"))?;
         let file = match self.pack(place.pack) {

@@ -265,6 +265,23 @@ fn what_cannot_be_read_now_keeps_no_others_from_being_removed() {
     place.vault.check(root, true).unwrap();
 }
 
+/// A daemon that died before it removed a pack has left what it has moved out of it in two.
+#[test]
+fn of_two_copies_the_sound_one_is_kept() {
+    let (place, packs, root) = scattered(&[1]);
+    let old = fs::read(&packs[0]).unwrap();
+    place.collect(&[root]);
+    assert!(!packs[0].exists());
+    fs::write(&packs[0], old).unwrap();
+    let place = place.again();
+    let moved = place.vault.index().find(chunk::ChunkId::of(&noise(1, 10_000))).unwrap().unwrap();
+    flip_at(&pack::path(&place.store().join("packs"), moved.pack), moved.row.offset);
+    let collected = place.collect(&[root]);
+    assert!(!packs[0].exists(), "{collected:?}");
+    place.vault.check(root, true).unwrap();
+    assert_same(&place.live(), &place.restore(root, "back"));
+}
+
 #[test]
 fn the_newest_whole_point_is_found() {
     let place = Place::new();

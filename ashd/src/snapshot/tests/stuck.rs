@@ -101,6 +101,21 @@ fn a_pack_that_nobody_needs_and_that_stays_goes_the_next_time() {
     }
 }
 
+#[test]
+fn a_pack_that_somebody_else_has_removed_is_not_held() {
+    let place = Place::new();
+    // What every point has is in a pack of its own.
+    drop(place.cut());
+    let gone = place.cut_without("gone", 1);
+    let root = place.cut().root;
+    let (collector, going) = place.decide(&[root]);
+    fs::remove_file(&gone).unwrap();
+    let collected = place.vault.sweep(going, &collector).unwrap().unwrap();
+    drop(collector);
+    assert!(collected.held == 0 && !place.knows(&gone), "{collected:?}");
+    place.vault.check(root, true).unwrap();
+}
+
 /// A point of which a chunk was damaged in a pack of which it needs nothing else, and is stored in
 /// another one by now.
 fn stored_again() -> (Place, PathBuf, Root) {
