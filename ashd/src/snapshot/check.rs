@@ -79,12 +79,19 @@ impl Vault {
     /// When the disk fails.
     pub fn set_right(&self, survey: &Survey) -> Result<bool, SnapshotError> {
         let packs: Vec<Uuid> = survey.packs.iter().map(|bad| bad.pack).collect();
-        let lost = self.index().forget(&packs)?;
-        packs.iter().for_each(|pack| self.close(*pack));
+        let lost = self.forget_packs(&packs)?;
         if lost || !survey.damaged.is_empty() {
             self.store_again(&survey.rotten)?;
         }
         Ok(lost || !survey.rotten.is_empty())
+    }
+
+    /// Forgets packs that are of no use, and that what is in them is stored; false if none of them is
+    /// known.
+    pub(super) fn forget_packs(&self, packs: &[Uuid]) -> Result<bool, SnapshotError> {
+        let lost = self.index().forget(packs)?;
+        packs.iter().for_each(|pack| self.close(*pack));
+        Ok(lost)
     }
 
     /// Forgets that these chunks are stored, unless they have come again, and what is known of sessions'
@@ -165,11 +172,21 @@ impl Vault {
         }
     }
 
-    /// Whether a chunk that could not be used can be read, and is not what was saved. One that
-    /// cannot be read now may be sound.
+    /// Whether a pack is not in the place where all are.
+    pub(super) fn is_gone(&self, pack: Uuid) -> bool {
+        let looked = pack::path(&self.packs(), pack).symlink_metadata();
+        let is_there = looked.err().is_none_or(|error| error.kind() != io::ErrorKind::NotFound);
+        !is_there && self.packs().is_dir()
+    }
+
+    /// Whether a chunk that could not be used is not there, or can be read and is not what was saved.
+    /// One that cannot be read now may be sound.
     pub(super) fn is_rotten(&self, id: ChunkId) -> Result<bool, SnapshotError> {
         let Some(place) = self.index().find(id)? else { return Ok(false) };
-        let Ok(file) = File::open(pack::path(&self.packs(), place.pack)) else { return Ok(false) };
+        let Ok(file) = File::open(pack::path(&self.packs(), place.pack)) else {
+            // Of what is collected the index knows another place first.
+            return Ok(self.is_gone(place.pack) && self.index().find(id)? == Some(place));
+        };
         let cut_off = file.metadata()?.len() < place.row.offset + u64::from(place.row.stored);
         let Ok(packed) = pack::read(&file, &place.row) else { return Ok(cut_off) };
         Ok(super::chunk::unpack(id, packed, place.row.length as usize).is_err())

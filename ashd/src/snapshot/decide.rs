@@ -67,6 +67,8 @@ struct Deciding<'v> {
     held: BTreeSet<Uuid>,
     /// Those of them that would be looked through, and those that cannot be read.
     stay: BTreeSet<Uuid>,
+    /// Packs whose files are not there any more.
+    gone: Vec<Uuid>,
     /// Packs that may go.
     weighed: Vec<Weighed>,
     /// Chunks that are needed.
@@ -131,6 +133,7 @@ impl<'v> Deciding<'v> {
             lost: vec![],
             held: BTreeSet::new(),
             stay: BTreeSet::new(),
+            gone: vec![],
             weighed: vec![],
             needed: 0,
             stale: vec![],
@@ -165,6 +168,10 @@ impl<'v> Deciding<'v> {
         for (name, bytes) in known {
             if self.collector.is_in_the_way() {
                 return Ok(false);
+            }
+            if self.vault.is_gone(name) {
+                self.gone.push(name);
+                continue;
             }
             if !self.purged && !is_older(&pack::path(&self.vault.packs(), name), self.how.grace) {
                 continue;
@@ -253,12 +260,16 @@ impl<'v> Deciding<'v> {
     }
 
     /// Notes which points are damaged. When there are more than were known, or others only noted
-    /// them, what they lack does not count as stored any more.
+    /// them, what they lack does not count as stored any more, nor does what was in packs that are gone.
     fn note_damage(&self) -> Result<(), SnapshotError> {
         let points: Vec<Root> = self.followed.iter().copied().collect();
         self.vault.keep_notes_of(&points)?;
         let is_new = |damage: &Damage| self.vault.damage(damage.root).is_none();
-        if self.lost.iter().any(is_new) || !self.walk.rotten.is_empty() {
+        for pack in &self.gone {
+            tracing::error!(%pack, "a pack of the snapshot store is gone");
+        }
+        let is_less = !self.gone.is_empty() && self.vault.forget_packs(&self.gone)?;
+        if is_less || self.lost.iter().any(is_new) || !self.walk.rotten.is_empty() {
             let rotten: Vec<_> = self.walk.rotten.iter().copied().collect();
             self.vault.store_again(&rotten)?;
         }

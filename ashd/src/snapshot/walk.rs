@@ -48,7 +48,7 @@ pub(super) struct Walk<'a> {
     nodes: HashMap<ChunkId, Option<Wrong>>,
     lists: HashMap<ChunkId, Option<String>>,
     data: HashMap<ChunkId, Option<String>>,
-    /// Chunks whose bytes are there and are not what was saved.
+    /// Chunks that count as stored, and whose bytes are gone, or not what was saved.
     pub(super) rotten: HashSet<ChunkId>,
     path: Vec<u8>,
 }

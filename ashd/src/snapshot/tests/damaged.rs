@@ -135,6 +135,37 @@ fn a_pack_that_is_gone_or_cut_off_is_stored_again() {
 }
 
 #[test]
+fn a_pack_that_vanishes_counts_as_stored_till_the_next_collecting() {
+    let place = Place::new();
+    // What leads to the file is in packs of its own in the end.
+    drop(place.cut());
+    let (_, pack) = place.cut_with("file", 1);
+    fs::write(place.workspace().join("other"), "other").unwrap();
+    let root = place.cut().root;
+    fs::remove_file(&pack).unwrap();
+    assert_eq!(place.cut().root, root);
+    assert_eq!(place.survey(&[root], true).damaged.len(), 1);
+    place.collect(&[root]);
+    assert_eq!(place.cut().root, root);
+    let survey = place.survey(&[root], true);
+    assert!(survey.damaged.is_empty() && survey.packs.is_empty(), "{survey:?}");
+    assert_same(&place.live(), &place.restore(root, "back"));
+}
+
+#[test]
+fn what_leads_to_files_and_vanishes_is_stored_again_behind_the_next_collecting() {
+    let place = Place::new();
+    let (root, pack) = place.cut_with("file", 1);
+    let top = Vault::top(root);
+    assert!(!place.vault.is_rotten(top).unwrap());
+    fs::remove_file(&pack).unwrap();
+    assert!(place.vault.is_rotten(top).unwrap());
+    assert_eq!(place.collect(&[root]).damaged, 1);
+    assert_eq!(place.cut().root, root);
+    assert!(place.survey(&[root], true).damaged.is_empty());
+}
+
+#[test]
 fn what_cannot_be_read_now_is_not_damaged() {
     let place = Place::new();
     let (root, pack) = place.cut_with("file", 1);
