@@ -67,7 +67,7 @@ struct Deciding<'v> {
     held: BTreeSet<Uuid>,
     /// Those of them that would be looked through, and those that cannot be read.
     stay: BTreeSet<Uuid>,
-    /// Packs whose files are not there any more.
+    /// Packs whose files were not there when they were to be looked through.
     gone: Vec<Uuid>,
     /// Packs that may go.
     weighed: Vec<Weighed>,
@@ -265,10 +265,13 @@ impl<'v> Deciding<'v> {
         let points: Vec<Root> = self.followed.iter().copied().collect();
         self.vault.keep_notes_of(&points)?;
         let is_new = |damage: &Damage| self.vault.damage(damage.root).is_none();
-        for pack in &self.gone {
+        // Some may have been brought back since.
+        let is_gone = |pack: &Uuid| self.vault.is_gone(*pack);
+        let gone: Vec<Uuid> = self.gone.iter().copied().filter(is_gone).collect();
+        for pack in &gone {
             tracing::error!(%pack, "a pack of the snapshot store is gone");
         }
-        let is_less = !self.gone.is_empty() && self.vault.forget_packs(&self.gone)?;
+        let is_less = !gone.is_empty() && self.vault.forget_packs(&gone)?;
         if is_less || self.lost.iter().any(is_new) || !self.walk.rotten.is_empty() {
             let rotten: Vec<_> = self.walk.rotten.iter().copied().collect();
             self.vault.store_again(&rotten)?;

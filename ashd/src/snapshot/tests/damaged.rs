@@ -1,5 +1,6 @@
 //! Damage: it is told, costs nothing but what it is, and heals where it can.
 
+use super::collected::meanwhile;
 use super::*;
 
 impl Place {
@@ -134,14 +135,31 @@ fn a_pack_that_is_gone_or_cut_off_is_stored_again() {
     }
 }
 
-#[test]
-fn a_pack_that_vanishes_counts_as_stored_till_the_next_collecting() {
+/// A point with a file, and the pack that has it and nothing of what leads to it.
+fn apart() -> (Place, PathBuf, Root) {
     let place = Place::new();
-    // What leads to the file is in packs of its own in the end.
     drop(place.cut());
     let (_, pack) = place.cut_with("file", 1);
     fs::write(place.workspace().join("other"), "other").unwrap();
     let root = place.cut().root;
+    (place, pack, root)
+}
+
+#[test]
+fn a_pack_that_is_brought_back_while_it_is_decided_what_goes_still_counts() {
+    let (place, pack, root) = apart();
+    let away = pack.with_extension("away");
+    fs::rename(&pack, &away).unwrap();
+    meanwhile(&place, 2, root, || {
+        fs::rename(&away, &pack).unwrap();
+        None
+    });
+    assert!(place.survey(&[root], true).damaged.is_empty());
+}
+
+#[test]
+fn a_pack_that_vanishes_counts_as_stored_till_the_next_collecting() {
+    let (place, pack, root) = apart();
     fs::remove_file(&pack).unwrap();
     assert_eq!(place.cut().root, root);
     assert_eq!(place.survey(&[root], true).damaged.len(), 1);
