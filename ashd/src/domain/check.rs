@@ -14,6 +14,9 @@ pub const LONGEST_NAME: usize = 1000;
 /// The most names in a list.
 pub const MOST_NAMES: usize = 1000;
 
+/// The most bytes of what a program gets as one argument: Linux passes 128 KiB, its flag included.
+pub const LONGEST_ARGUMENT: usize = 130_000;
+
 /// Bounds of the two halves of a complaint, in characters, whatever a client sent.
 const LONGEST_PLACE: usize = 90;
 const LONGEST_REASON: usize = 300;
@@ -116,7 +119,7 @@ pub fn at_most(place: &str, value: &str, longest: usize) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// Checks a list of names: at most [`MOST_NAMES`] lines.
+/// Checks a list of names: at most [`MOST_NAMES`] lines, and no more than fits into an argument.
 ///
 /// # Errors
 /// When there are more, or one is no line.
@@ -126,5 +129,19 @@ pub fn names(place: &str, names: &[String]) -> Result<(), Unfit> {
     }
     let check =
         |(index, name): (usize, &String)| line(&format!("{place}[{index}]"), name, LONGEST_NAME);
-    names.iter().enumerate().try_for_each(check)
+    names.iter().enumerate().try_for_each(check)?;
+    joined(place, names)
+}
+
+/// Checks that names fit into one argument, with commas in between.
+///
+/// # Errors
+/// When they are longer than [`LONGEST_ARGUMENT`].
+pub fn joined(place: &str, names: &[String]) -> Result<(), Unfit> {
+    let bytes: usize = names.iter().map(|name| name.len() + 1).sum();
+    if bytes > LONGEST_ARGUMENT {
+        let expected = format!("must not be longer than {LONGEST_ARGUMENT} bytes in all");
+        return Err(Unfit::value(place, expected));
+    }
+    Ok(())
 }

@@ -30,14 +30,34 @@ const RESERVED: [&str; 12] = [
 /// The most bytes of one `NAME=value` that Linux passes to a program, its NUL included.
 const LONGEST: usize = 128 * 1024;
 
+/// The most bytes of an environment that is set from outside: Linux passes 2 MiB to a program, its
+/// arguments included, and what runs in the sandbox adds to them.
+const LARGEST: usize = 1024 * 1024;
+
+/// Bytes that a variable takes besides its name and its value: `=`, NUL, and a pointer.
+const EACH: usize = 10;
+
 /// Checks an environment that is set from outside; in complaints it is called `place`.
 ///
 /// # Errors
-/// The first variable that may not be set.
+/// The first variable that may not be set, or that there is too much.
 pub fn check_all(place: &str, env: &BTreeMap<String, String>) -> Result<(), Unfit> {
     env.iter().try_for_each(|(name, value)| {
         check(name, value).map_err(|reason| Unfit::value(place, reason))
-    })
+    })?;
+    check_size(place, env)
+}
+
+/// Checks that an environment can be passed to programs.
+///
+/// # Errors
+/// When there is too much.
+pub fn check_size(place: &str, env: &BTreeMap<String, String>) -> Result<(), Unfit> {
+    let bytes: usize = env.iter().map(|(name, value)| name.len() + value.len() + EACH).sum();
+    if bytes > LARGEST {
+        return Err(Unfit::value(place, format!("must not be longer than {LARGEST} bytes in all")));
+    }
+    Ok(())
 }
 
 /// Whether a variable may be set from outside.
@@ -109,6 +129,15 @@ mod tests {
         assert!(check("A", "a\0b").is_err());
         assert!(check("A", &"x".repeat(LONGEST - 3)).is_ok());
         assert!(check("A", &"x".repeat(LONGEST - 2)).is_err());
+    }
+
+    #[test]
+    fn all_variables_together_are_bounded() {
+        let env = |length| (0..10).map(|n| (format!("V{n}"), "x".repeat(length))).collect();
+        let fits = LARGEST / 10 - 2 - EACH;
+        assert_eq!(check_all("env", &env(fits)), Ok(()));
+        let said = check_all("env", &env(fits + 1)).unwrap_err().to_string();
+        assert_eq!(said, "env: must not be longer than 1048576 bytes in all");
     }
 
     #[test]

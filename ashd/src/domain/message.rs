@@ -111,6 +111,15 @@ fn check_options(root: &str, options: &TurnOptions) -> Result<(), Unfit> {
         let place = join(root, "maxBudgetUsd");
         return Err(Unfit::value(&place, "expected a number that is not negative"));
     }
+    options.output_format.as_ref().map_or(Ok(()), |format| check_schema(root, format))
+}
+
+fn check_schema(root: &str, format: &OutputFormat) -> Result<(), Unfit> {
+    let length = serde_json::to_string(&format.schema).map_or(usize::MAX, |json| json.len());
+    if length > check::LONGEST_ARGUMENT {
+        let expected = format!("must not be longer than {} bytes of JSON", check::LONGEST_ARGUMENT);
+        return Err(Unfit::value(&join(root, "outputFormat.schema"), expected));
+    }
     Ok(())
 }
 
@@ -311,6 +320,11 @@ mod tests {
                 "outputFormat",
                 json!({"type": "xml", "schema": {}}),
                 "outputFormat.type: expected `json_schema`",
+            ),
+            (
+                "outputFormat",
+                json!({"type": "json_schema", "schema": {"x": "y".repeat(129_993)}}),
+                "outputFormat.schema: must not be longer than 130000 bytes of JSON",
             ),
             ("whenBusy", json!("wait"), "whenBusy: expected one of `queue`, `reject`, `interrupt`"),
             ("includePartialMessages", json!("true"), "includePartialMessages: expected a boolean"),

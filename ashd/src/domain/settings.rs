@@ -151,6 +151,16 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Checks once more what programs get in one piece, now that what the agent adds is part of it.
+    ///
+    /// # Errors
+    /// When it is more than can be passed to a program.
+    pub fn check_sums(&self) -> Result<(), Unfit> {
+        check::joined("allowedTools with the agent's", &self.allowed_tools)?;
+        check::joined("disallowedTools with the agent's", &self.disallowed_tools)?;
+        environment::check_size("extraEnv with the agent's", &self.extra_env)
+    }
+
     fn check(&self, root: &str) -> Result<(), Unfit> {
         let at = |member| join(root, member);
         if let Some(model) = &self.model {
@@ -234,6 +244,10 @@ mod tests {
             (
                 json!({"allowedTools": ["Bash\n"]}),
                 "allowedTools[0]: must not contain control characters",
+            ),
+            (
+                json!({"betas": vec!["x".repeat(1000); 130]}),
+                "betas: must not be longer than 130000 bytes in all",
             ),
             (json!({"model": "m".repeat(101)}), "model: must not be longer than 100 characters"),
             (json!({"mcpServers": {"x": 5}}), "mcpServers.x: expected an object"),

@@ -14,8 +14,8 @@ use super::api::{AgentChange, Caller, Deployment, Happened, Refusal, Source};
 use super::cli;
 use super::difference::Difference;
 use super::places::Places;
-use super::shared::{Options, Shared};
-use crate::domain::{Agent, AgentId, AgentName, Scope, Tenant, Timestamp};
+use super::shared::{Options, PROMPT_LIMIT, Shared};
+use crate::domain::{Agent, AgentId, AgentName, Scope, Tenant, Timestamp, check};
 use crate::fault;
 use crate::telemetry::message;
 use crate::tree::{Links, Tree, TreeError, remove_all};
@@ -209,6 +209,11 @@ impl Staged {
             self.tree.write_files(&[(PROMPT.to_owned(), prompt)], 0, limits).map_err(refused)?;
         }
         self.tree.check_agent_folder(limits).map_err(refused)?;
+        // Whatever sessions could not be started with.
+        self.tree.read(PROMPT, PROMPT_LIMIT).map_err(refused)?;
+        if let Some(model) = model_in(&self.tree) {
+            check::line(".claude/settings.json: model", &model, check::LONGEST_NAME)?;
+        }
         self.tree.sync().map_err(refused)
     }
 
@@ -266,7 +271,11 @@ fn unwritable(error: &io::Error) -> Refusal {
 /// The model that an agent version's `.claude/settings.json` names.
 pub(super) fn folder_model(places: &Places, agent: &Agent) -> Option<String> {
     let folder = places.version(&agent.tenant, &agent.name, agent.version);
-    let settings = Tree::open(&folder).ok()?.read(".claude/settings.json", SETTINGS_LIMIT).ok()?;
+    model_in(&Tree::open(&folder).ok()?)
+}
+
+fn model_in(folder: &Tree) -> Option<String> {
+    let settings = folder.read(".claude/settings.json", SETTINGS_LIMIT).ok()?;
     cli::folder_model(&settings)
 }
 
@@ -377,5 +386,33 @@ mod tests {
             let Err(Refusal::Invalid(why)) = taken else { panic!("{taken:?}") };
             assert_eq!(why, "the archive is larger than 512 MiB");
         }
+    }
+
+    #[tokio::test]
+    async fn no_folder_is_deployed_that_no_session_could_be_started_with() {
+        let stage = Stage::set().await;
+        let caller = Caller { tenant: Tenant::default(), scope: Scope::Manage };
+        let name: AgentName = "agent".parse().unwrap();
+        let model = format!(r#"{{"model":"{}"}}"#, "m".repeat(1001));
+        for (prompt, model, said) in [
+            ("x".repeat(4_000_001), "{}", "CLAUDE.md is over the limit of 4000000 bytes"),
+            (
+                "x".repeat(4_000_000),
+                model.as_str(),
+                ".claude/settings.json: model: must not be longer than 1000 characters",
+            ),
+        ] {
+            let settings = Bytes::copy_from_slice(model.as_bytes());
+            let files = vec![
+                (PROMPT.to_owned(), prompt.into()),
+                (".claude/settings.json".to_owned(), settings),
+            ];
+            let source = Source::Files(files);
+            let (name, system_prompt, env, config) = (name.clone(), None, None, None);
+            let deployment = Deployment { name, source, system_prompt, env, config };
+            let refused = stage.service.deploy(&caller, deployment).await.unwrap_err();
+            assert_eq!(refused.to_string(), said);
+        }
+        assert_eq!(stage.shared.store.agent(&caller.tenant, &name).await.unwrap(), None);
     }
 }

@@ -129,6 +129,7 @@ fn settled(agent: &Agent, new: NewSession) -> Result<Settings> {
     settings.extra_env = agent.env.clone().into_iter().chain(given).collect();
     let unread = |unfit| Refusal::Internal(format!("the agent's {unfit}"));
     agent.config.complete(&mut settings).map_err(unread)?;
+    settings.check_sums()?;
     Ok(settings)
 }
 
@@ -163,11 +164,54 @@ fn draft(agent: &Agent, settings: Settings, slot: u32) -> Session {
 mod tests {
     use std::time::Duration;
 
+    use serde_json::json;
+
     use super::*;
+    use crate::domain::{AgentConfig, AgentId, Tenant};
     use crate::session::stage::Stage;
 
     /// How long it is looked whether somebody waits.
     const A_WHILE: Duration = Duration::from_millis(100);
+
+    /// An environment of half a MiB and more.
+    fn env(name: &str) -> serde_json::Value {
+        let variable = |n: usize| (format!("{name}{n}"), json!("x".repeat(120_000)));
+        (0..5).map(variable).collect::<serde_json::Map<_, _>>().into()
+    }
+
+    #[test]
+    fn what_a_session_and_its_agent_add_up_to_can_be_passed_to_programs() {
+        let tools: Vec<String> = (0..60).map(|n| format!("{n:01000}")).collect();
+        let config = json!({ "allowedTools": tools });
+        let agent = Agent {
+            id: AgentId::random(),
+            tenant: Tenant::default(),
+            name: "agent".parse().unwrap(),
+            version: 1,
+            env: serde_json::from_value(env("A")).unwrap(),
+            config: AgentConfig::new("", config.as_object().unwrap().clone()).unwrap(),
+            created_at: Timestamp(0),
+            updated_at: Timestamp(0),
+        };
+        let settled = |settings: serde_json::Value| {
+            let settings = Settings::read("", settings.to_string().as_bytes()).unwrap();
+            settled(&agent, NewSession { agent: agent.name.clone(), settings })
+        };
+        assert!(settled(json!({ "allowedTools": tools, "extraEnv": env("A") })).is_ok());
+        let too_much = json!(vec!["b".repeat(1000); 80]);
+        for (settings, said) in [
+            (
+                json!({ "allowedTools": too_much }),
+                "allowedTools with the agent's: must not be longer than 130000 bytes in all",
+            ),
+            (
+                json!({ "extraEnv": env("B") }),
+                "extraEnv with the agent's: must not be longer than 1048576 bytes in all",
+            ),
+        ] {
+            assert_eq!(settled(settings).unwrap_err().to_string(), said);
+        }
+    }
 
     #[tokio::test]
     async fn a_daemon_that_ends_with_its_sandboxes_waits_for_those_that_are_being_made() {

@@ -17,7 +17,7 @@ use super::places::Places;
 use super::registry::Registry;
 use super::retention::{Keeping, Retention};
 use super::under_way::UnderWay;
-use crate::domain::{Event, EventKind, SandboxId, Session, SessionId, Status, Timestamp};
+use crate::domain::{Event, EventKind, SandboxId, Session, SessionId, Status, Timestamp, check};
 use crate::fault;
 use crate::sandbox::admission::{self, NoRoom, Room};
 use crate::sandbox::lease::Slots;
@@ -29,8 +29,8 @@ use crate::store::{EventRange, Store, StoreError, Usage};
 use crate::telemetry::message;
 use crate::tree::{Tree, TreeError, TreeLimits, remove_all};
 
-/// The largest CLAUDE.md, in bytes.
-pub(super) const PROMPT_LIMIT: u64 = 1024 * 1024;
+/// The largest CLAUDE.md, in bytes: what the characters of the longest system prompt can take.
+pub(super) const PROMPT_LIMIT: u64 = 4 * check::LONGEST_PROMPT as u64;
 
 /// What the configuration says about sessions.
 #[derive(Clone, Debug)]
