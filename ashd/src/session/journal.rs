@@ -94,6 +94,14 @@ impl Journal {
         self.grown.notify_waiters();
     }
 
+    /// Drops the frames of a turn that is over: whoever has not read them by now reads the store.
+    pub(super) fn forget(&self) {
+        let mut inner = self.lock();
+        if !inner.in_turn {
+            inner.forget();
+        }
+    }
+
     /// Ends every stream of this journal behind what is in it.
     pub(super) fn close(&self) {
         self.lock().closed = true;
@@ -185,9 +193,13 @@ impl Inner {
 
     fn forget_if_unread(&mut self) {
         if !self.in_turn && self.readers == 0 {
-            self.drop_front_until(|inner| inner.frames.is_empty());
-            self.frames.shrink_to_fit();
+            self.forget();
         }
+    }
+
+    fn forget(&mut self) {
+        self.drop_front_until(|inner| inner.frames.is_empty());
+        self.frames.shrink_to_fit();
     }
 }
 
@@ -260,5 +272,20 @@ mod tests {
         assert!(matches!(journal.read(journal.start()), Ahead::Frames(..)));
         journal.leave();
         assert_eq!(journal.start(), journal.end());
+    }
+
+    #[test]
+    fn whoever_follows_does_not_keep_a_turn_that_is_over() {
+        let journal = Journal::default();
+        journal.begin_turn();
+        journal.join();
+        journal.append(vec![frame(1, 0)]);
+        journal.forget();
+        assert!(matches!(journal.read(journal.start()), Ahead::Frames(..)), "it is not over");
+        journal.end_turn();
+        let (start, end) = (journal.start(), journal.end());
+        journal.forget();
+        assert_eq!((journal.read(start), journal.read(end)), (Ahead::Behind, Ahead::Idle));
+        assert_eq!(journal.start(), end);
     }
 }

@@ -93,6 +93,11 @@ impl Logs {
         inner.lines.push_back(LogLine { index, level, text, ts: Timestamp::now() });
     }
 
+    /// When the newest line was written.
+    pub(super) fn newest(&self) -> Option<Timestamp> {
+        self.lock().lines.back().map(|line| line.ts)
+    }
+
     /// Lines with an index above `after`.
     pub(super) fn after(&self, after: i64) -> Vec<LogLine> {
         let wanted = |line: &&LogLine| i64::try_from(line.index).is_ok_and(|index| index > after);

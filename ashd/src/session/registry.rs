@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use bytes::Bytes;
 
 use super::driver::Handle;
+use super::journal::Journal;
 use super::view::session_json;
 use crate::domain::{SandboxId, Session, SessionId};
 
@@ -92,6 +93,25 @@ impl Registry {
         if let Some(entry) = self.write().remove(&id) {
             self.sandboxes().remove(&entry.view.session.sandbox);
         }
+    }
+
+    /// Forgets the driver with this journal, if it is still the session's and `is_alone` says that
+    /// nobody has its handle; nobody gets it meanwhile. Whether it did.
+    pub(super) fn let_go(
+        &self,
+        id: SessionId,
+        journal: &Arc<Journal>,
+        is_alone: impl FnOnce() -> bool,
+    ) -> bool {
+        let mut entries = self.write();
+        let its = entries.get(&id).filter(|entry| Arc::ptr_eq(&entry.handle.journal, journal));
+        let Some(sandbox) = its.map(|entry| entry.view.session.sandbox) else { return false };
+        if !is_alone() {
+            return false;
+        }
+        entries.remove(&id);
+        self.sandboxes().remove(&sandbox);
+        true
     }
 
     /// Every session, as last committed.

@@ -15,6 +15,8 @@ mod writes;
 
 mod back;
 
+mod rest;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +28,7 @@ use tokio::task::JoinHandle;
 
 use self::exec::Execs;
 pub(super) use self::replay::Replay;
+use self::rest::IDLE;
 use self::saving::{Saved, Saving, Wish};
 use self::turns::Waiting;
 use self::writes::Changes;
@@ -173,6 +176,8 @@ enum Input {
     Said(Result<Option<usize>, LinkError>),
     Saved(Saved),
     Settled,
+    /// Nothing, for long.
+    Idle,
 }
 
 /// How a session's driver begins.
@@ -260,6 +265,7 @@ impl Driver {
                     self.hear_moment(&mut batch).await;
                 }
                 Input::Settled => self.settled(),
+                Input::Idle => self.rest(),
             }
             self.end_unheard().await;
             self.write_waiting().await;
@@ -305,6 +311,7 @@ impl Driver {
             said = said => Input::Said(said),
             saved = saved => Input::Saved(saved),
             () = settled => Input::Settled,
+            () = tokio::time::sleep(IDLE) => Input::Idle,
         }
     }
 
