@@ -25,19 +25,17 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error, ExitCode::FAILURE),
     };
-    match runtime.block_on(app::run(arguments.config)) {
-        Ok(()) => {
-            app::leave(runtime);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            let code = failed(&error, error.exit_code());
-            // Nothing of what was started goes on while the end is waited for.
-            app::leave(runtime);
-            app::hold_off(&error);
-            code
-        }
+    let ended = runtime.block_on(app::run(arguments.config));
+    let code = match &ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(error, error.exit_code()),
+    };
+    // Nothing of what was started goes on while the end is waited for.
+    app::leave(runtime);
+    if let Err(error) = &ended {
+        app::hold_off(error);
     }
+    code
 }
 
 fn looked(found: Result<(String, ExitCode), app::AppError>) -> ExitCode {
