@@ -7,7 +7,7 @@ use ash_wire::words::CliState;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::lines::RETRY;
+use super::replay::read_stubbornly;
 use super::{Begin, Driver, Replay, Reply, RunningCli, refusal};
 use crate::domain::{Changed, EventKind, SandboxId, Session, SessionChange, Status, TurnOptions};
 use crate::fault;
@@ -62,19 +62,9 @@ impl Driver {
     /// The session's row. While it cannot be read, waits and tries again: whoever finds no driver
     /// any more takes the session for one that has ended.
     async fn row(&mut self) -> Option<Session> {
-        let (id, mut fails) = (self.session.id, false);
-        loop {
-            match self.shared.store.session(id).await {
-                Ok(row) => return row,
-                Err(_) if self.shared.is_shutting_down() => return None,
-                Err(error) => {
-                    if !std::mem::replace(&mut fails, true) {
-                        tracing::error!(ash_session = %id, %error, "a session cannot be read");
-                    }
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
-        }
+        let (shared, id) = (&self.shared, self.session.id);
+        let read = || shared.store.session(id);
+        read_stubbornly((id, "a session"), read, || shared.is_shutting_down()).await.ok().flatten()
     }
 
     fn attach(&mut self, running: Running) {

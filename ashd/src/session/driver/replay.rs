@@ -6,6 +6,7 @@
 //! taken as if it came for the first time.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use ash_wire::words::CliState;
 use serde::Deserialize;
@@ -14,7 +15,7 @@ use serde_json::value::RawValue;
 use super::Driver;
 use super::lines::{Pending, RETRY};
 use crate::domain::session::RunningTurn;
-use crate::domain::{Event as Durable, TurnOptions};
+use crate::domain::{Event as Durable, SessionId, TurnOptions};
 use crate::session::api::Refusal;
 use crate::session::machine::{Event, Turn};
 use crate::store::StoreError;
@@ -40,6 +41,27 @@ pub(in crate::session) struct Replay {
     pub(in crate::session) interrupts: bool,
 }
 
+/// Reads something of a session from the store. While that fails, waits and tries again, unless nobody
+/// is to wait any longer.
+pub(super) async fn read_stubbornly<T, R: Future<Output = Result<T, StoreError>>>(
+    (session, what): (SessionId, &str),
+    read: impl Fn() -> R,
+    gives_up: impl Fn() -> bool,
+) -> Result<T, StoreError> {
+    let mut fails = false;
+    loop {
+        match read().await {
+            Err(error) if !gives_up() => {
+                if !std::mem::replace(&mut fails, true) {
+                    tracing::error!(ash_session = %session, %error, "{what} cannot be read");
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+            read => return read,
+        }
+    }
+}
+
 impl Driver {
     /// Whether the CLI may run a turn of its own that was not heard of yet.
     pub(super) fn may_run_unheard(&self) -> bool {
@@ -61,18 +83,10 @@ impl Driver {
     /// again, unless the sandbox is about to be ended or left to the next daemon: readers would miss
     /// what it shows.
     pub(super) async fn stored(&mut self, seq: u64) -> Result<Option<Durable>, StoreError> {
-        let (id, mut fails) = (self.session.id, false);
-        loop {
-            match self.shared.event(id, seq).await {
-                Err(error) if !self.shared.is_shutting_down() && !self.is_leaving() => {
-                    if !std::mem::replace(&mut fails, true) {
-                        tracing::error!(ash_session = %id, %error, "history cannot be read");
-                    }
-                    tokio::time::sleep(RETRY).await;
-                }
-                read => return read,
-            }
-        }
+        let (shared, leaving) = (self.shared.clone(), self.leaving.clone());
+        let id = self.session.id;
+        let gives_up = || shared.is_shutting_down() || leaving.load(Ordering::Relaxed);
+        read_stubbornly((id, "history"), || shared.event(id, seq), gives_up).await
     }
 
     /// Shows what is on disk of the running turn and was not sent again, up to this number: the

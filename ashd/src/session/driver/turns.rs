@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use super::{Driver, Failure, Reply, RunningCli, refusal};
 use crate::domain::session::RunningTurn;
 use crate::domain::{
-    Event as Durable, EventKind, SessionChange, Timestamp, TurnId, TurnOptions, TurnRequest,
-    WhenBusy,
+    Event as Durable, EventKind, NewEvent, SessionChange, Timestamp, TurnId, TurnOptions,
+    TurnRequest, WhenBusy,
 };
 use crate::fault;
 use crate::session::api::{Reading, Refusal};
@@ -300,27 +300,24 @@ impl Driver {
     pub(super) async fn record_missed_end(&mut self) -> Result<(), StoreError> {
         let missed = self.session.turn.filter(|turn| self.state.turn != Turn::Ours(turn.id));
         let Some(missed) = missed else { return Ok(()) };
-        let event = self.event(EventKind::Error, Some(missed.id), frames::error_body(MISSED));
-        let change = SessionChange {
-            turn: Some(None),
-            last_error: Some(Some(MISSED.to_owned())),
-            ..SessionChange::none()
-        };
+        let (event, change) = self.failure(missed.id, MISSED);
         self.commit(change, vec![event.clone()]).await?;
         let frames = self.encoder.event(&event, &mut self.numbering);
         self.journal.append(frames);
         Ok(())
     }
 
+    /// The error that ends a turn, and what it changes.
+    fn failure(&self, turn: TurnId, text: &str) -> (NewEvent, SessionChange) {
+        let event = self.event(EventKind::Error, Some(turn), frames::error_body(text));
+        let last_error = Some(Some(text.to_owned()));
+        (event, SessionChange { turn: Some(None), last_error, ..SessionChange::none() })
+    }
+
     /// Commits and shows the error that ends a turn.
     pub(super) async fn record_failure(&mut self, turn: TurnId, text: &str) -> Result<(), Refusal> {
-        let event = self.event(EventKind::Error, Some(turn), frames::error_body(text));
-        let change = SessionChange {
-            turn: Some(None),
-            last_active_at: Some(event.at),
-            last_error: Some(Some(text.to_owned())),
-            ..SessionChange::none()
-        };
+        let (event, change) = self.failure(turn, text);
+        let change = SessionChange { last_active_at: Some(event.at), ..change };
         let recorded = self.commit_stubbornly(change, vec![event.clone()]).await;
         // Readers are told in any case; what is not on disk is not numbered.
         let frames = match &recorded {
