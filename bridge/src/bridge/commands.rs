@@ -139,47 +139,21 @@ impl Bridge {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-    use std::os::unix::net::UnixStream;
-    use std::time::Duration;
-
     use ash_wire::frame;
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-    use crate::bridge::Parts;
-    use crate::link::Link;
+    use crate::bridge::stage::Stage;
     use crate::spawner::{self, Ending};
 
     use super::*;
 
-    /// A bridge with a command, number 7, whose time is over, and the other ends of its sockets.
-    struct Place {
-        bridge: Bridge,
-        ashd: UnixStream,
-        spawner: OwnedFd,
-    }
-
-    fn place() -> Place {
-        let (listener, _) = UnixStream::pair().unwrap();
-        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-        let (ours, spawner) = socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
-        let mut bridge = Bridge::new(Parts {
-            listener: listener.into(),
-            spawner: ours,
-            null: File::open("/dev/null").unwrap().into(),
-            sandbox: "test".to_owned(),
-            orphan_timeout: Duration::from_secs(600),
-        });
-        let (socket, ashd) = UnixStream::pair().unwrap();
-        let mut link = Link::new(socket.into(), 1, 0);
-        link.greet(1, b"{}");
-        bridge.link = Some(link);
-        let mut place = Place { bridge, ashd, spawner };
+    /// A bridge with a command, number 7, whose time is over.
+    fn place() -> Stage {
+        let mut place = Stage::set();
         place.exec(7);
         place
     }
 
-    impl Place {
+    impl Stage {
         fn exec(&mut self, number: u64) {
             let command = "true".to_owned();
             let exec = Exec { command, env: vec![], timeout_ms: 0, output_limit: 10 };

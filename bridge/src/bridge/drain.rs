@@ -57,15 +57,13 @@ mod tests {
     use std::io::{ErrorKind, Read as _, Write as _};
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
-    use std::time::Duration;
 
     use ash_wire::frame::{self, HEADER};
     use ash_wire::words::{Notice, Permissions};
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-    use crate::bridge::{CHUNK, Parts};
+    use crate::bridge::CHUNK;
+    use crate::bridge::stage::Stage;
     use crate::cli::Cli;
-    use crate::link::Link;
     use crate::log::{BUDGET, Log};
     use crate::spawner::{self, Ending, Report};
 
@@ -83,23 +81,9 @@ mod tests {
     }
 
     fn place(budget: usize) -> Place {
-        let (listener, _listener) = UnixStream::pair().unwrap();
-        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-        let (ours, spawner) = socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
-        let mut bridge = Bridge::new(Parts {
-            listener: listener.into(),
-            spawner: ours,
-            null: File::open("/dev/null").unwrap().into(),
-            sandbox: "test".to_owned(),
-            orphan_timeout: Duration::from_secs(600),
-        });
+        let Stage { mut bridge, ashd, spawner, listener: _listener } = Stage::set();
         bridge.log = Log::new(budget);
-        let (socket, ashd) = UnixStream::pair().unwrap();
-        socket.set_nonblocking(true).unwrap();
         ashd.set_nonblocking(true).unwrap();
-        let mut link = Link::new(socket.into(), 1, 0);
-        link.greet(1, b"{}");
-        bridge.link = Some(link);
         let (cli, [_, stdout, _]) = Cli::new(1, Permissions::Allow, 0).unwrap();
         bridge.cli = Some(cli);
         Place { bridge, ashd, unread: vec![], stdout: stdout.into(), spawner, _listener }

@@ -33,6 +33,9 @@ mod drain;
 mod last;
 mod time;
 
+#[cfg(test)]
+mod stage;
+
 /// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
 
