@@ -79,6 +79,27 @@ impl Point {
     }
 }
 
+#[cfg(test)]
+impl Point {
+    /// One of nobody's, without files and a name, whose id is told by its event.
+    pub(crate) fn example(seq: u64) -> Point {
+        Point {
+            id: PointId(uuid::Uuid::from_u128(seq.into())),
+            session: SessionId(uuid::Uuid::nil()),
+            name: None,
+            seq,
+            turn: None,
+            cli_session: String::new(),
+            root: Root([0; 32]),
+            files: 0,
+            bytes: 0,
+            written: 0,
+            left_out: 0,
+            created_at: Timestamp(0),
+        }
+    }
+}
+
 /// The name of a point: 1 to 100 characters, none of them a control character, none at an end a
 /// space.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -150,20 +171,7 @@ mod tests {
 
     #[test]
     fn one_with_the_same_events_is_later_than_the_one_before() {
-        let at = |seq, at| Point {
-            id: PointId::random(),
-            session: SessionId::random(),
-            name: None,
-            seq,
-            turn: None,
-            cli_session: String::new(),
-            root: Root([0; 32]),
-            files: 0,
-            bytes: 0,
-            written: 0,
-            left_out: 0,
-            created_at: Timestamp(at),
-        };
+        let at = |seq, at| Point { created_at: Timestamp(at), ..Point::example(seq) };
         let behind = |point: Point, newest| point.behind(Some(&newest)).created_at.0;
         assert_eq!(behind(at(3, 500), at(3, 900)), 901, "the clock stepped back");
         assert_eq!(behind(at(3, 500), at(3, 500)), 501);

@@ -18,7 +18,7 @@ mod open;
 mod transfer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use claim::Claimed;
 pub use error::ObjectsError;

@@ -9,11 +9,13 @@ use uuid::Uuid;
 use super::*;
 use crate::domain::{SessionId, Tenant};
 
-fn open(dir: &Path, digit: &str) -> Objects {
+/// One in this directory, with a key of this digit.
+pub(crate) fn open(dir: &Path, digit: &str) -> Objects {
     open_as(dir, digit, Node::fresh())
 }
 
-fn open_as(dir: &Path, digit: &str, node: Node) -> Objects {
+/// The same, for the machine that is this node.
+pub(crate) fn open_as(dir: &Path, digit: &str, node: Node) -> Objects {
     let key = SealKey::from_hex(&digit.repeat(64)).unwrap();
     let url = format!("file://{}", dir.display());
     Objects::open(&Settings { url, region: String::new(), key }, node).unwrap()

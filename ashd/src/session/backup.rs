@@ -474,20 +474,9 @@ mod tests {
     }
 
     fn point(n: u128, of: &Session, seq: u64) -> Point {
-        Point {
-            id: PointId(Uuid::from_u128(n)),
-            session: of.id,
-            name: None,
-            seq,
-            turn: None,
-            cli_session: format!("cli-{n}"),
-            root: Root([u8::try_from(n).unwrap(); 32]),
-            files: 1,
-            bytes: 1,
-            written: 1,
-            left_out: 0,
-            created_at: Timestamp(0),
-        }
+        let (id, session, cli_session) = (PointId(Uuid::from_u128(n)), of.id, format!("cli-{n}"));
+        let root = Root([u8::try_from(n).unwrap(); 32]);
+        Point { id, session, cli_session, root, ..Point::example(seq) }
     }
 
     async fn store(dir: &Path) -> Sqlite {

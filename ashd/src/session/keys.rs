@@ -217,6 +217,17 @@ mod tests {
     use super::*;
     use crate::store::sqlite::{Options, Sqlite};
 
+    /// One without keys, and what it keeps them in.
+    fn ring(dir: &Path) -> (KeyRing, Arc<Sqlite>) {
+        let store = Arc::new(Sqlite::open(&dir.join("ash.db"), Options::default()).unwrap());
+        let (keys, file) = (Arc::new(Keys::new(None, [])), dir.join(KEY_FILE));
+        (KeyRing { store: store.clone(), keys, file }, store)
+    }
+
+    fn caller(tenant: &str) -> Caller {
+        Caller { tenant: tenant.parse().unwrap(), scope: Scope::Manage }
+    }
+
     fn labels(keys: &[Key]) -> Vec<&str> {
         keys.iter().map(|key| key.label.as_str()).collect()
     }
@@ -259,13 +270,8 @@ mod tests {
     #[tokio::test]
     async fn keys_are_made_listed_and_revoked_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ash.db");
-        let store = Arc::new(Sqlite::open(&path, Options::default()).unwrap());
-        let file = dir.path().join(KEY_FILE);
-        let keys = Arc::new(Keys::new(None, []));
-        let ring = KeyRing { store: store.clone(), keys, file: file.clone() };
-        let caller =
-            |tenant: &str| Caller { tenant: tenant.parse().unwrap(), scope: Scope::Manage };
+        let (ring, store) = ring(dir.path());
+        let file = ring.file.clone();
         let (ours, theirs) = (caller("default"), caller("acme"));
         let (key, text) = ring.create(&ours, "shop floor", Scope::Run).await.unwrap();
         let granted = ring.keys.check(text.as_bytes()).unwrap();
@@ -294,11 +300,8 @@ mod tests {
     #[tokio::test]
     async fn a_revocation_that_nobody_waits_for_is_complete() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ash.db");
-        let store = Arc::new(Sqlite::open(&path, Options::default()).unwrap());
-        let (keys, file) = (Arc::new(Keys::new(None, [])), dir.path().join(KEY_FILE));
-        let ring = KeyRing { store: store.clone(), keys, file };
-        let ours = Caller { tenant: Tenant::default(), scope: Scope::Manage };
+        let (ring, store) = ring(dir.path());
+        let ours = caller("default");
         let (key, text) = ring.create(&ours, "lost", Scope::Run).await.unwrap();
         // Asked once, and dropped.
         assert!(ring.revoke(&ours, key.id).now_or_never().is_none());
@@ -312,11 +315,8 @@ mod tests {
     #[tokio::test]
     async fn a_key_that_is_revoked_while_it_is_made_is_not_valid() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ash.db");
-        let store = Arc::new(Sqlite::open(&path, Options::default()).unwrap());
-        let (keys, file) = (Arc::new(Keys::new(None, [])), dir.path().join(KEY_FILE));
-        let ring = KeyRing { store: store.clone(), keys, file };
-        let ours = Caller { tenant: Tenant::default(), scope: Scope::Manage };
+        let (ring, store) = ring(dir.path());
+        let ours = caller("default");
         let mut made = std::pin::pin!(ring.create(&ours, "late", Scope::Run));
         let early = made.as_mut().now_or_never();
         let stored = loop {

@@ -40,27 +40,12 @@ pub(in crate::session) fn of_point(names: &[ManifestName], point: PointId) -> Op
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
-    use crate::domain::{Root, SessionId, Timestamp};
 
     /// The point of this event; an even one has a name.
     fn point(seq: u64) -> Point {
-        Point {
-            id: PointId(Uuid::from_u128(seq.into())),
-            session: SessionId(Uuid::nil()),
-            name: seq.is_multiple_of(2).then(|| format!("n{seq}").parse().unwrap()),
-            seq,
-            turn: None,
-            cli_session: String::new(),
-            root: Root([0; 32]),
-            files: 0,
-            bytes: 0,
-            written: 0,
-            left_out: 0,
-            created_at: Timestamp(0),
-        }
+        let name = seq.is_multiple_of(2).then(|| format!("n{seq}").parse().unwrap());
+        Point { name, ..Point::example(seq) }
     }
 
     fn there(generation: u32, seq: u64) -> ManifestName {

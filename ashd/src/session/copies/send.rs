@@ -485,19 +485,8 @@ pub(super) async fn blocking<T: Send + 'static>(
 mod tests {
     use super::*;
     use crate::domain::Node;
-    use crate::objects::{SealKey, Settings};
+    use crate::objects::tests::{open, open_as};
     use crate::session::stage::Stage;
-
-    /// An object store in a directory, with a key of this digit.
-    fn open(dir: &Path, digit: &str) -> Objects {
-        open_as(dir, digit, Node::fresh())
-    }
-
-    fn open_as(dir: &Path, digit: &str, node: Node) -> Objects {
-        let (url, region) = (format!("file://{}", dir.display()), String::new());
-        let key = SealKey::from_hex(&digit.repeat(64)).unwrap();
-        Objects::open(&Settings { url, region, key }, node).unwrap()
-    }
 
     /// A session's files as content, and the pack that holds it.
     async fn cut(shared: &Arc<Shared>, session: &Session) -> (Root, Uuid) {

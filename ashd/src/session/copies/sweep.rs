@@ -138,21 +138,15 @@ mod tests {
     use std::fs::File;
 
     use super::*;
-    use crate::domain::{Node, PointId};
-    use crate::objects::{SealKey, Settings};
-
-    fn open(dir: &std::path::Path) -> Objects {
-        let (url, region) = (format!("file://{}", dir.display()), String::new());
-        let key = SealKey::from_hex(&"a".repeat(64)).unwrap();
-        Objects::open(&Settings { url, region, key }, Node::fresh()).unwrap()
-    }
+    use crate::domain::PointId;
+    use crate::objects::tests::open;
 
     /// Otherwise nothing would ever be removed where another machine has many sessions that are busy.
     #[tokio::test]
     async fn a_point_that_goes_meanwhile_is_no_reason_to_give_up() {
         let (dir, tenant, id) =
             (tempfile::tempdir().unwrap(), Tenant::default(), SessionId::random());
-        let objects = open(dir.path());
+        let objects = open(dir.path(), "a");
         let gone = ManifestName { generation: 1, seq: 2, at: 3, point: PointId(Uuid::nil()) };
         let nothing = named(&objects, (&tenant, id), vec![gone]).await.unwrap();
         assert!(nothing.packs.is_empty() && nothing.stretches.is_empty());
@@ -165,7 +159,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_put_there_anew_stays() {
         let (dir, tenant) = (tempfile::tempdir().unwrap(), Tenant::default());
-        let objects = open(dir.path());
+        let objects = open(dir.path(), "a");
         let packs: [Uuid; 4] = std::array::from_fn(|_| Uuid::new_v4());
         for pack in packs {
             let place = Place::Pack(&tenant, pack);

@@ -54,20 +54,9 @@ fn id(n: u8) -> SessionId {
 
 /// A point of a session, saved at a time.
 fn point(n: u8, session: u8, seq: u64, at: i64) -> Point {
-    Point {
-        id: PointId(uuid(n)),
-        session: id(session),
-        name: None,
-        seq,
-        turn: None,
-        cli_session: String::new(),
-        root: Root([n; 32]),
-        files: 1,
-        bytes: 1,
-        written: 100,
-        left_out: 0,
-        created_at: Timestamp(at),
-    }
+    let (id, session, root) = (PointId(uuid(n)), id(session), Root([n; 32]));
+    let (written, created_at) = (100, Timestamp(at));
+    Point { id, session, root, written, created_at, ..Point::example(seq) }
 }
 
 /// A commit of events only.
