@@ -34,6 +34,8 @@ pub(crate) struct Whole {
     pub(crate) status: u16,
     pub(crate) retry_after: Option<String>,
     pub(crate) body: Value,
+    /// Its message is to be the headers of the request.
+    pub(crate) quotes: bool,
 }
 
 /// The answer went wrong as the script wanted, or its reader has gone.
@@ -76,8 +78,8 @@ impl<'a> Player<'a> {
     async fn run(mut self, steps: &[Step], faults: &[Fault]) -> Result<(), Ended> {
         self.fault =
             faults.iter().find(|fault| self.state.faults.spend(fault)).map(|f| f.kind.clone());
-        if let Some(FaultKind::Status { code, retry_after }) = &self.fault {
-            return self.refuse(*code, retry_after.clone()).await;
+        if let Some(FaultKind::Status { code, retry_after, quotes }) = &self.fault {
+            return self.refuse(*code, retry_after.clone(), *quotes).await;
         }
         for step in steps {
             self.step(step).await?;
@@ -160,7 +162,9 @@ impl<'a> Player<'a> {
                 self.flush().await?;
                 Err(Ended)
             }
-            Some(FaultKind::Event { error, .. }) => self.refuse(status_of(&error), None).await,
+            Some(FaultKind::Event { error, .. }) => {
+                self.refuse(status_of(&error), None, false).await
+            }
             _ => {
                 self.flush().await?;
                 tokio::time::sleep(CUT_PAUSE).await;
@@ -170,9 +174,14 @@ impl<'a> Player<'a> {
         }
     }
 
-    async fn refuse(&mut self, status: u16, retry_after: Option<String>) -> Result<(), Ended> {
+    async fn refuse(
+        &mut self,
+        status: u16,
+        retry_after: Option<String>,
+        quotes: bool,
+    ) -> Result<(), Ended> {
         let body = error_body(kind_of(status), "the script asked for this error");
-        self.deliver(Part::Whole(Whole { status, retry_after, body })).await?;
+        self.deliver(Part::Whole(Whole { status, retry_after, body, quotes })).await?;
         Err(Ended)
     }
 
@@ -185,7 +194,8 @@ impl<'a> Player<'a> {
             return self.flush().await;
         }
         let body = self.composer.message(stop_reason);
-        self.deliver(Part::Whole(Whole { status: 200, retry_after: None, body })).await
+        let whole = Whole { status: 200, retry_after: None, body, quotes: false };
+        self.deliver(Part::Whole(whole)).await
     }
 
     fn frame(&mut self, name: &str, json: &str) {

@@ -109,7 +109,12 @@ async fn message(state: Arc<State>, request: &Request, bytes: usize) -> Result<A
     let (sender, mut parts) = mpsc::channel(8);
     tokio::spawn(play(state, script, sender));
     match parts.recv().await {
-        Some(Part::Whole(answer)) => Ok(in_one_piece(&answer)),
+        Some(Part::Whole(mut answer)) => {
+            if answer.quotes {
+                answer.body["error"]["message"] = json!(request.headers).to_string().into();
+            }
+            Ok(in_one_piece(&answer))
+        }
         Some(Part::Frames(first)) => Ok(stream(first, parts)),
         Some(Part::Cut) | None => Err(Broken::Cut),
     }

@@ -33,8 +33,8 @@ pub(crate) struct Fault {
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum FaultKind {
-    /// An error instead of an answer.
-    Status { code: u16, retry_after: Option<String> },
+    /// An error instead of an answer; one that quotes has the headers of the request in its message.
+    Status { code: u16, retry_after: Option<String>, quotes: bool },
     /// The connection closes after that many deltas.
     Cut { after: u64 },
     /// An error event after that many deltas.
@@ -136,10 +136,14 @@ fn read_tool(directive: &Directive<'_>) -> Option<Step> {
 fn read_fault(directive: &Directive<'_>) -> Option<FaultKind> {
     let after = directive.option("after").and_then(|n| n.parse().ok()).unwrap_or(0);
     match directive.name {
-        "status" => Some(FaultKind::Status {
-            code: directive.words().next()?.parse().ok()?,
-            retry_after: directive.option("retry-after").map(str::to_owned),
-        }),
+        "status" => {
+            let mut words = directive.words();
+            Some(FaultKind::Status {
+                code: words.next()?.parse().ok()?,
+                retry_after: directive.option("retry-after").map(str::to_owned),
+                quotes: words.any(|word| word == "quote"),
+            })
+        }
         "cut" => Some(FaultKind::Cut { after }),
         "sse-error" => {
             let error = directive.words().next().unwrap_or("overloaded_error").to_owned();
@@ -238,7 +242,7 @@ mod tests {
     #[test]
     fn faults_have_defaults_and_keep_the_default_answer() {
         let script = script("hi [[status 529 retry-after=1 times=2]] [[cut after=3]]");
-        let status = FaultKind::Status { code: 529, retry_after: Some("1".into()) };
+        let status = FaultKind::Status { code: 529, retry_after: Some("1".into()), quotes: false };
         assert_eq!((&script.faults[0].kind, script.faults[0].times), (&status, 2));
         assert_eq!(
             (&script.faults[1].kind, script.faults[1].times),

@@ -94,6 +94,14 @@ fn a_status_fails_as_often_as_told() {
 }
 
 #[test]
+fn an_error_can_quote_its_request() {
+    let answer = ask(&start(), "[[status 400 quote]]", false);
+    let message = body(&answer)["error"]["message"].as_str().unwrap().to_owned();
+    let headers: Value = serde_json::from_str(&message).unwrap();
+    assert!(headers["host"].is_string(), "{answer}");
+}
+
+#[test]
 fn a_cut_comes_after_its_deltas_reached_the_client() {
     let server = start();
     let text = "[[cut after=3]] [[count 10]]";
