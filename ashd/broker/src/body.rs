@@ -1,5 +1,5 @@
 //! The two streams of a call, each with its bounds: the request on its way up, the answer coming
-//! down. Neither keeps more than the piece that is passing.
+//! down. Neither keeps more than the piece that is passing, and at most a word of the one before.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::control::Limits;
 use crate::problem::Problem;
+use crate::redact::Redactor;
 use crate::relay::Bill;
 
 /// Why a body broke off.
@@ -190,16 +191,63 @@ impl Body for Upload {
 pub(crate) struct Download {
     body: Incoming,
     silence: Silence,
+    redactor: Redactor,
     bill: Bill,
+    /// Nothing more comes from the model API.
+    ended: bool,
 }
 
 impl Download {
     /// Passes an answer with no pause longer than `silence_ms`, and writes its usage on the bill.
-    pub(crate) fn new(body: Incoming, silence_ms: u64, mut bill: Bill) -> Self {
-        if body.is_end_stream() {
+    pub(crate) fn new(
+        body: Incoming,
+        silence_ms: u64,
+        (redactor, mut bill): (Redactor, Bill),
+    ) -> Self {
+        let ended = body.is_end_stream();
+        if ended {
             bill.complete();
         }
-        Self { body, silence: Silence::new(silence_ms), bill }
+        Self { body, silence: Silence::new(silence_ms), redactor, bill, ended }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+        let next = ready!(self.poll_redacted(cx));
+        match &next {
+            Some(Ok(data)) => self.bill.passes(data),
+            Some(Err(_)) => {}
+            None => self.bill.complete(),
+        }
+        if self.is_end_stream() {
+            self.bill.complete();
+        }
+        Poll::Ready(next)
+    }
+
+    /// What may pass next. Of an answer that breaks off the word that waits is left out: nobody can use
+    /// half a line.
+    fn poll_redacted(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+        while !self.ended {
+            match ready!(poll_data(&mut self.body, &mut self.silence, cx)) {
+                Some(Ok(piece)) => {
+                    self.ended = self.body.is_end_stream();
+                    if let Some(data) = self.redactor.pass(piece, self.ended) {
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => self.ended = true,
+            }
+        }
+        Poll::Ready(self.redactor.rest().map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream() && self.redactor.waiting() == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint() + SizeHint::with_exact(self.redactor.waiting() as u64)
     }
 }
 
@@ -223,29 +271,21 @@ impl Body for Answer {
             Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|all| Ok(Frame::data(all)))),
             Self::Stream(download) => download,
         };
-        let next = ready!(poll_data(&mut download.body, &mut download.silence, cx));
-        match &next {
-            Some(Ok(data)) => download.bill.passes(data),
-            Some(Err(_)) => {}
-            None => download.bill.complete(),
-        }
-        if download.body.is_end_stream() {
-            download.bill.complete();
-        }
+        let next = ready!(download.poll_next(cx));
         Poll::Ready(next.map(|data| data.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
-            Self::Stream(download) => download.body.is_end_stream(),
+            Self::Stream(download) => download.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Self::Stream(download) => download.body.size_hint(),
+            Self::Stream(download) => download.size_hint(),
         }
     }
 }

@@ -10,6 +10,7 @@
 //!              policy    is it one of the two calls that leave, and with which headers?
 //!              relay     replace the credential, stream both ways, keep the limits
 //!              upstream  pooled connections, TLS, proxy        ──► model API
+//!              redact    takes the key out of the answer, should somebody on the way show it
 //!              usage     reads the token counts from the answer as it goes by
 //! ```
 //!
@@ -22,6 +23,7 @@ mod guard;
 mod policy;
 
 mod body;
+mod redact;
 mod relay;
 mod usage;
 

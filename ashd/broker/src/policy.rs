@@ -4,7 +4,8 @@
 //! past every other limit. So both directions are lists of what is known to be needed.
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER,
+    TRANSFER_ENCODING, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
@@ -53,7 +54,8 @@ pub(crate) fn judge(method: &Method, uri: &Uri) -> Verdict {
 }
 
 /// The headers that leave with a request: those of the sandbox that the model API knows, and the
-/// real credential. Answers must come uncompressed, or their usage could not be read.
+/// real credential. Answers must come uncompressed, or their usage could not be read, nor could it be
+/// seen whether they show the key. It costs the CLI nothing: its socket is on this machine.
 pub(crate) fn outgoing(from: &HeaderMap, key: HeaderValue) -> HeaderMap {
     let mut headers = pick(from, leaves);
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -69,6 +71,17 @@ pub(crate) fn incoming(status: StatusCode, from: &HeaderMap) -> HeaderMap {
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     headers
+}
+
+/// Whether an answer comes in a coding that was not asked for: compressed, say. Nobody could see what
+/// it shows.
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+    const PLAIN: [&str; 3] = ["", "identity", "chunked"];
+    let is_plain = |coding: &HeaderValue| {
+        PLAIN.iter().any(|plain| coding.as_bytes().eq_ignore_ascii_case(plain.as_bytes()))
+    };
+    let content = headers.get_all(CONTENT_ENCODING).iter();
+    !content.chain(headers.get_all(TRANSFER_ENCODING).iter()).all(is_plain)
 }
 
 fn pick(from: &HeaderMap, wanted: fn(&HeaderName) -> bool) -> HeaderMap {
@@ -92,7 +105,7 @@ fn returns(name: &HeaderName) -> bool {
         HeaderName::from_static("retry-after-ms"),
         SHOULD_RETRY,
     ];
-    let standard = [CONTENT_TYPE, CONTENT_ENCODING, CACHE_CONTROL, RETRY_AFTER].contains(name);
+    let standard = [CONTENT_TYPE, CACHE_CONTROL, RETRY_AFTER].contains(name);
     let limits = name.as_str().starts_with("anthropic-ratelimit-");
     standard || limits || NAMES.contains(name)
 }
@@ -187,5 +200,21 @@ mod tests {
             ("request-id", "req_1"),
         ]);
         assert_eq!(incoming(StatusCode::OK, &received), expected);
+    }
+
+    #[test]
+    fn only_plain_answers_can_be_read() {
+        assert!(!is_encoded(&HeaderMap::new()));
+        let plain = [("content-encoding", "Identity"), ("transfer-encoding", "chunked")];
+        assert!(!is_encoded(&map(&plain)));
+        for coded in [
+            ("content-encoding", "gzip"),
+            ("content-encoding", "identity, br"),
+            ("transfer-encoding", "gzip, chunked"),
+        ] {
+            assert!(is_encoded(&map(&[coded])), "{coded:?}");
+        }
+        let twice = [("transfer-encoding", "deflate"), ("transfer-encoding", "chunked")];
+        assert!(is_encoded(&map(&twice)));
     }
 }

@@ -19,6 +19,7 @@ use crate::control::{Event, Limits, Usage};
 use crate::gate::Seat;
 use crate::policy::{self, Call, Verdict};
 use crate::problem::Problem;
+use crate::redact::{Redactor, Secret};
 use crate::upstream::{self, Upstream};
 use crate::usage::Meter;
 
@@ -63,11 +64,11 @@ async fn forward(
     if body.size_hint().lower() > limits.request_bytes {
         return Err(Problem::too_large(limits.request_bytes));
     }
-    let bill = Bill::new(turn, call);
+    let (bill, secret) = (Bill::new(turn, call), Secret::new(&key));
     let request = prepare(&upstream, call, (&head, body), key)?;
     let patience = Duration::from_millis(limits.upstream_silence_ms);
     match tokio::time::timeout(patience, upstream.send(request)).await {
-        Ok(Ok(answer)) => deliver(limits, answer, bill),
+        Ok(Ok(answer)) => deliver(limits, answer, bill, secret),
         Ok(Err(error)) => Err(fate.fault().unwrap_or_else(|| failed(seat, &error))),
         Err(_) => Err(Problem::silent()),
     }
@@ -103,22 +104,30 @@ fn failed(seat: &Seat, error: &legacy::Error) -> Problem {
     Problem::bad_answer("ended the connection before it answered")
 }
 
-/// The answer as it comes back. Redirects are never followed and never told: the next hop could be
-/// anybody.
+/// The answer as it comes back, without the key. Redirects are never followed and never told: the
+/// next hop could be anybody.
 fn deliver(
     limits: &Limits,
     answer: Response<Incoming>,
     mut bill: Bill,
+    secret: Secret,
 ) -> Result<Response<Answer>, Problem> {
     let (head, body) = answer.into_parts();
     if head.status.is_redirection() || head.status.is_informational() {
         return Err(Problem::bad_answer("sent a redirect or something else that is not passed on"));
     }
-    bill.open(head.status.as_u16(), &head.headers);
-    let download = Download::new(body, limits.upstream_silence_ms, bill);
+    if policy::is_encoded(&head.headers) {
+        return Err(Problem::bad_answer("sent a compressed answer, which nobody asked for"));
+    }
+    let mut headers = policy::incoming(head.status, &head.headers);
+    secret.strip(&mut headers);
+    // What is billed leaves this process as well.
+    bill.open(head.status.as_u16(), &headers);
+    let passes = (Redactor::new(secret), bill);
+    let download = Download::new(body, limits.upstream_silence_ms, passes);
     let mut response = Response::new(Answer::Stream(Box::new(download)));
     *response.status_mut() = head.status;
-    *response.headers_mut() = policy::incoming(head.status, &head.headers);
+    *response.headers_mut() = headers;
     Ok(response)
 }
 

@@ -73,7 +73,9 @@ async fn an_answer_that_is_cut_arrives_cut() {
     api.write(&whole[..whole.len() - 5]).await;
     drop(api);
     let reply = client.rest().await;
-    assert!(reply.ends_with(&DOCUMENT[..DOCUMENT.len() - 5]), "{reply}");
+    // The last word of it may be missing: it waited for what would have shown that it is not the key.
+    let came = &DOCUMENT[..DOCUMENT.len() - 5 - CANARY.len()];
+    assert!(reply.contains(came) && !reply.contains(DOCUMENT), "{reply}");
     assert!(!stage.usage().await.complete);
 }
 

@@ -10,6 +10,7 @@ mod confined;
 mod control;
 mod faults;
 mod passing;
+mod redacted;
 mod refusing;
 mod secured;
 mod service;

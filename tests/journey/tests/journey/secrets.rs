@@ -17,6 +17,9 @@ use crate::support::{Talk, bash, both_engines};
 const SEARCH: &str = include_str!("inside/search.py");
 const REACH: &str = include_str!("inside/reach.py");
 
+/// A request whose answer is all that the model API, or a gateway in front of it, was sent.
+const QUOTED: &str = r#"http://x/v1/messages -d '{"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "[[status 400 quote]]"}]}'"#;
+
 both_engines!(the_model_key_is_nowhere);
 
 fn the_model_key_is_nowhere(options: Options) -> Result<()> {
@@ -51,9 +54,12 @@ fn converse(talk: &Talk) -> Result<String> {
         said += &talk.send(prompt)?.to_end()?.raw();
     }
     let curl = "curl -sS --unix-socket /run/ash/model/api.sock";
-    for request in ["http://x/v1/messages -d {}", "http://x/v1/files", "-X DELETE http://x/"] {
+    for request in
+        [QUOTED, "http://x/v1/messages -d {}", "http://x/v1/files", "-X DELETE http://x/"]
+    {
         said += &talk.api.exec(&talk.session, &format!("{curl} -i {request} 2>&1"))?.stdout;
     }
+    ensure!(said.contains(r#"x-api-key\":\"***"#), "the model did not quote its request: {said}");
     for page in ["", "/messages", "/events", "/logs"] {
         let path = format!("/api/sessions/{}{page}", talk.session);
         said += &talk.api.call("GET", &path, None)?.text();
