@@ -68,6 +68,8 @@ pub(crate) struct House {
     roots: RootCertStore,
     upstream: RwLock<Option<Arc<Upstream>>>,
     key: RwLock<Option<HeaderValue>>,
+    /// The key that the service manager gave: the one to use when `ashd` gives none.
+    credential: Option<HeaderValue>,
     pub(crate) outbox: Outbox,
     guests: AtomicUsize,
     emptied: Notify,
@@ -80,7 +82,8 @@ impl House {
         Self {
             roots,
             upstream: RwLock::default(),
-            key: RwLock::new(key),
+            key: RwLock::new(key.clone()),
+            credential: key,
             outbox: Outbox::default(),
             connections: Mutex::new(Some(GracefulShutdown::new())),
             guests: AtomicUsize::new(0),
@@ -127,10 +130,15 @@ impl House {
         Ok(())
     }
 
-    fn change_key(&self, fd: OwnedFd) -> Result<(), Refusal> {
-        let key = key::read(fd)?;
-        *self.key.write().unwrap_or_else(PoisonError::into_inner) = Some(key);
-        info!("the model API key is set");
+    /// Uses the key in this file from now on; without one, what the service manager gave.
+    fn change_key(&self, file: Option<OwnedFd>) -> Result<(), Refusal> {
+        let key = file.map(key::read).transpose()?;
+        match &key {
+            Some(_) => info!("the model API key is set"),
+            None => info!(credential = self.credential.is_some(), "ashd gives no model API key"),
+        }
+        let key = key.or_else(|| self.credential.clone());
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = key;
         Ok(())
     }
 
@@ -316,7 +324,7 @@ fn obey(
 ) -> Result<Outcome, Refusal> {
     match request {
         Request::Configure(settings) => house.configure(&settings, optional(fds)?)?,
-        Request::Key => house.change_key(one(fds)?)?,
+        Request::Key => house.change_key(optional(fds)?)?,
         Request::Grant { sandbox, agent_uid: uid, session } => {
             gates.grant(house, sandbox, (one(fds)?, Peer { uid, session }))?;
         }

@@ -220,10 +220,9 @@ impl Daemon {
             tracing::error!(%error, "new sandboxes go on with the CLI of before");
         }
         if taken.contains(&"model.key")
-            && let Some(key) = setup::model_key(&self.config)
-            && let Err(error) = self.sandboxes.set_model_key(key).await
+            && let Err(error) = self.sandboxes.set_model_key(setup::model_key(&self.config)).await
         {
-            tracing::error!(%error, "the broker did not take the model API key");
+            tracing::error!(%error, "the broker has not heard that the model API key is another");
         }
         tracing::info!(
             message_id = message::RELOADED,

@@ -9,7 +9,6 @@ mod setup;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -77,7 +76,7 @@ impl Grant {
 /// What the supervisor and the verbs share.
 struct Shared {
     setup: BrokerSetup,
-    /// The key as it is now; that of the setup until another is set.
+    /// The key as it is now; that of the setup until it is changed.
     key: Mutex<Option<ModelKey>>,
     children: Children,
     /// Who may talk: what a new broker is told.
@@ -126,15 +125,17 @@ impl Broker {
         Ok((Broker { shared, supervisor }, receiver))
     }
 
-    /// Replaces the model API key, also for brokers that are started later.
+    /// Replaces the model API key, or takes it back, also for brokers that are started later.
     ///
     /// # Errors
-    /// When the broker that runs did not take it.
-    pub(super) async fn set_key(&self, key: ModelKey) -> Result<(), BrokerError> {
-        *self.shared.key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
+    /// When the broker that runs did not hear of it.
+    pub(super) async fn set_key(&self, key: Option<ModelKey>) -> Result<(), BrokerError> {
+        *self.shared.key.lock().unwrap_or_else(PoisonError::into_inner) = key;
         let control = self.shared.reach().await?;
         self.shared.give_key(&control).await?;
-        *self.shared.has_key() = Some(true);
+        // Without one of ours it may have its service manager's.
+        let has_key = control.has_key().await?;
+        *self.shared.has_key() = has_key;
         Ok(())
     }
 
@@ -361,7 +362,7 @@ impl Shared {
             }
             self.hand_over(&control, sandbox).await?;
         }
-        // It changes only when we give it another.
+        // It changes only when we change it.
         let has_key = control.has_key().await?;
         *self.has_key() = has_key;
         self.control.send_replace(Some(Arc::new(control)));
@@ -379,22 +380,6 @@ impl Shared {
         tracing::error!(%error, "going on without a broker for now; see ash-broker.service");
         self.leaving.store(true, Ordering::SeqCst);
         None
-    }
-
-    async fn configure(&self, control: &Control) -> Result<(), BrokerError> {
-        let ca = self.setup.ca.as_ref().map(File::open).transpose();
-        let ca = ca.map_err(BrokerError::Certificates)?;
-        control.configure(&self.setup.settings, ca.as_ref().map(AsFd::as_fd)).await?;
-        self.give_key(control).await
-    }
-
-    async fn give_key(&self, control: &Control) -> Result<(), BrokerError> {
-        let key = self.key.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(ModelKey(key)) = key {
-            let secret = control::secret(&key).map_err(BrokerError::Start)?;
-            control.key(secret.as_fd()).await?;
-        }
-        Ok(())
     }
 
     async fn spawn(&self, absent: control::Error) -> Result<(Control, Events), BrokerError> {

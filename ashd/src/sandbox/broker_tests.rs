@@ -157,3 +157,77 @@ async fn a_broker_that_leaves_is_heard_out() {
     assert_eq!((seen.sandbox, seen.status, seen.complete), (sandbox.0, 200, true));
     serving.await.unwrap();
 }
+
+/// A broker without a key, which serves until it is aborted.
+fn keyless(socket: &std::path::Path) -> tokio::task::JoinHandle<()> {
+    let begin = Begin { roots: rustls::RootCertStore::empty(), key: None, exit_when_unused: None };
+    let listener = server::adopt(control::listen(socket).unwrap()).unwrap();
+    tokio::spawn(server::run(listener, begin, std::future::pending()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_taken_back_is_gone_from_the_broker() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = || Some(ModelKey(b"key".to_vec()));
+    let setup = BrokerSetup { key: key(), patience: PATIENCE, ..setup(&dir) };
+    let serving = keyless(&setup.socket);
+    let (broker, _usage) = Broker::start(setup, Children::default()).await.unwrap();
+    assert_eq!(broker.has_key(), Some(true));
+    broker.set_key(None).await.unwrap();
+    assert_eq!(broker.has_key(), Some(false));
+    broker.set_key(key()).await.unwrap();
+    assert_eq!(broker.has_key(), Some(true));
+    serving.abort();
+}
+
+/// As when `ashd` is restarted without the key that it had: the broker has outlived it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_without_a_key_takes_that_of_the_one_before_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = setup(&dir);
+    let serving = keyless(&before.socket);
+    let (control, _events) = Control::connect(&before.socket).await.unwrap();
+    control.key(control::secret(b"key").unwrap().as_fd()).await.unwrap();
+    drop(control);
+    let setup = BrokerSetup { patience: PATIENCE, ..before };
+    let (broker, _usage) = Broker::start(setup, Children::default()).await.unwrap();
+    assert_eq!(broker.has_key(), Some(false));
+    serving.abort();
+}
+
+/// A broker of before, which has a key and cannot forget it; until whoever asks has left.
+fn older(listener: OwnedFd) {
+    use rustix::net::{RecvFlags, SendFlags};
+
+    rustix::io::ioctl_fionbio(&listener, false).unwrap();
+    let link = rustix::net::accept(&listener).unwrap();
+    let mut bytes = vec![0; 65536];
+    loop {
+        let heard = rustix::net::recv(&link, &mut bytes[..], RecvFlags::empty());
+        let Ok((count @ 1.., _)) = heard else { return };
+        let ask: serde_json::Value = serde_json::from_slice(&bytes[..count]).unwrap();
+        let outcome = if ask["request"] == "key" {
+            serde_json::json!({"refused": {"message": "it needs one descriptor"}})
+        } else if ask["request"]["list"].is_object() {
+            serde_json::json!({"granted": {"sandboxes": [], "more": false, "has_key": true}})
+        } else {
+            serde_json::json!("done")
+        };
+        let reply = serde_json::json!({"reply": {"id": ask["id"], "outcome": outcome}});
+        if rustix::net::send(&link, reply.to_string().as_bytes(), SendFlags::empty()).is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_of_before_keeps_its_key_and_is_of_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = BrokerSetup { patience: PATIENCE, ..setup(&dir) };
+    let listener = control::listen(&setup.socket).unwrap();
+    std::thread::spawn(move || older(listener));
+    let (broker, _usage) = Broker::start(setup, Children::default()).await.unwrap();
+    assert_eq!(broker.has_key(), Some(true));
+    broker.set_key(None).await.unwrap();
+    assert_eq!(broker.has_key(), Some(true));
+}

@@ -179,11 +179,11 @@ impl Sandboxes {
         self.broker.has_key()
     }
 
-    /// Replaces the model API key. Sandboxes do not notice.
+    /// Replaces the model API key, or takes it back. Sandboxes do not notice.
     ///
     /// # Errors
-    /// When the broker did not take it; one that is started later will.
-    pub async fn set_model_key(&self, key: ModelKey) -> Result<(), BrokerError> {
+    /// When the broker did not hear of it; one that is started later will.
+    pub async fn set_model_key(&self, key: Option<ModelKey>) -> Result<(), BrokerError> {
         self.broker.set_key(key).await
     }
 

@@ -81,6 +81,12 @@ impl Control {
         self.done(Request::Key, Some(secret)).await
     }
 
+    /// Takes the model API key back that this or another `ashd` has handed over. A broker of before
+    /// refuses that.
+    pub async fn forget_key(&self) -> Result<(), Error> {
+        self.done(Request::Key, None).await
+    }
+
     /// Lets a sandbox talk through this listening Unix socket, on which this peer comes.
     pub async fn grant(
         &self,

@@ -34,7 +34,9 @@ pub enum Request {
     /// Where the model API is and how much a sandbox may use of it. May come with one descriptor: a
     /// file of PEM certificates to trust besides the system's.
     Configure(Settings),
-    /// Comes with one descriptor: a file that holds the model API key. Replaces the key before.
+    /// May come with one descriptor: a file that holds the model API key. Replaces the key before.
+    /// Without one the key that an `ashd` gave is forgotten, and the service manager's, if it gave
+    /// any, is used again; an older broker refuses that.
     Key,
     /// Comes with one descriptor: the listening Unix socket of this sandbox. Replaces its listener
     /// before; connections that are open go on.

@@ -81,6 +81,20 @@ async fn a_key_is_replaced_for_the_next_request() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_taken_back_is_gone() {
+    let upstream = Upstream::start().await;
+    let stage = Stage::new(&upstream).await;
+    stage.control.forget_key().await.unwrap();
+    assert_eq!(stage.control.has_key().await.unwrap(), Some(false));
+    let mut client = stage.client().await;
+    client.write(post("/v1/messages", "{}")).await;
+    let reply = client.rest().await;
+    assert!(reply.starts_with("HTTP/1.1 401 "), "{reply}");
+    assert!(reply.contains("no model API key is configured"), "{reply}");
+    upstream.assert_untouched().await;
+}
+
+#[tokio::test]
 async fn whether_there_is_a_key_is_no_secret() {
     let stage = Stage::bare().await;
     assert_eq!(stage.control.has_key().await.unwrap(), Some(false));

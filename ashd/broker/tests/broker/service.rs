@@ -68,6 +68,22 @@ async fn the_key_comes_as_a_credential() {
 }
 
 #[tokio::test]
+async fn a_key_of_ashd_counts_until_it_is_taken_back_and_then_the_credential() {
+    let (dir, upstream) = (TempDir::new().unwrap(), Upstream::start().await);
+    let child = with_credential(dir.path(), "ash-model-key", CANARY);
+    let (control, events) = soon(Control::connect(&socket(dir.path()))).await.unwrap();
+    control.configure(&upstream.settings(Limits::default()), None).await.unwrap();
+    let stage = Stage { dir, child, control, events };
+    stage.key("another").await;
+    stage.control.forget_key().await.unwrap();
+    assert_eq!(stage.control.has_key().await.unwrap(), Some(true));
+    let mut client = stage.client().await;
+    client.write(post("/v1/messages", "{}")).await;
+    let head = upstream.accept().await.until("{}").await;
+    assert!(head.contains(&format!("x-api-key: {CANARY}\r\n")), "{head}");
+}
+
+#[tokio::test]
 async fn a_credential_of_no_use_is_told_and_the_sandboxes_hear_that_there_is_no_key() {
     let (dir, upstream) = (TempDir::new().unwrap(), Upstream::start().await);
     let child = with_credential(dir.path(), "ash-model-key", "two\nlines");

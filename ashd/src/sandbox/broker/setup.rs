@@ -1,11 +1,16 @@
 //! What the broker is told, and why it is of no use.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use ash_broker::control::{self, Settings};
+use ash_broker::control::{self, Control, Settings};
+
+use super::Shared;
 
 /// Why the broker is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -61,4 +66,35 @@ pub struct BrokerSetup {
     pub patience: Duration,
     /// How long sandboxes wait for the next broker until they are told that there is none.
     pub hope: Duration,
+}
+
+impl Shared {
+    /// Tells a broker where the model API is, and the key.
+    pub(super) async fn configure(&self, control: &Control) -> Result<(), BrokerError> {
+        let ca = self.setup.ca.as_ref().map(File::open).transpose();
+        let ca = ca.map_err(BrokerError::Certificates)?;
+        control.configure(&self.setup.settings, ca.as_ref().map(AsFd::as_fd)).await?;
+        self.give_key(control).await
+    }
+
+    /// Gives a broker the key. When there is none, it forgets what it was given before, by whichever
+    /// daemon, and goes on with what it has from its service manager, if anything.
+    pub(super) async fn give_key(&self, control: &Control) -> Result<(), BrokerError> {
+        let key = self.key.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(ModelKey(key)) = key {
+            let secret = control::secret(&key).map_err(BrokerError::Start)?;
+            return Ok(control.key(secret.as_fd()).await?);
+        }
+        match control.forget_key().await {
+            // One of before cannot forget; whatever it has, turns need it.
+            Err(control::Error::Refused(reason)) => {
+                tracing::warn!(
+                    %reason,
+                    "this broker keeps the model API key that it has until it is restarted"
+                );
+                Ok(())
+            }
+            told => Ok(told?),
+        }
+    }
 }

@@ -134,6 +134,37 @@ fn the_broker_lets_nothing_else_through() -> Result<()> {
     talk.ash.finish()
 }
 
+/// With a key that is given by a reload turns work, and with one that is taken out they do not any more.
+#[test]
+fn the_key_goes_with_a_reload() -> Result<()> {
+    let talk = Talk::begin(Options::stub().env("ANTHROPIC_API_KEY", ""))?;
+    let (file, named) =
+        (talk.ash.scratch().join("key"), talk.ash.scratch().join("ashd.toml.d/key.toml"));
+    fs::write(&file, talk.ash.canary())?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+    let has_key = || -> Result<Value> {
+        Ok(talk.api.call("GET", "/health", None)?.expect(200)?["modelKey"].clone())
+    };
+    let ask = "curl -sS -w ' %{http_code}' --unix-socket /run/ash/model/api.sock -d \
+               '{\"model\": \"m\", \"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}' \
+               http://x/v1/messages 2>&1";
+    let answer = || -> Result<String> { Ok(talk.api.exec(&talk.session, ask)?.stdout) };
+    ensure!(has_key()? == false && answer()?.ends_with(" 401"), "{}", answer()?);
+
+    let reload = |times: usize| {
+        process::signal(talk.ash.pid()?, Signal::HUP)?;
+        let reloaded = || talk.ash.log().matches("configuration reloaded").count() == times;
+        process::until("the reload", reloaded)
+    };
+    fs::write(&named, format!("[model]\nkey_file = {file:?}\n"))?;
+    reload(1)?;
+    ensure!(has_key()? == true && answer()?.ends_with(" 200"), "{}", answer()?);
+    fs::remove_file(&named)?;
+    reload(2)?;
+    ensure!(has_key()? == false && answer()?.ends_with(" 401"), "{}", answer()?);
+    talk.ash.finish()
+}
+
 /// A key that is wrong ends the turn at once, and is replaced without a restart.
 #[test]
 fn the_key_is_read_again_on_reload() -> Result<()> {
