@@ -7,6 +7,7 @@ pub mod sse;
 pub mod text;
 
 mod failure;
+mod file;
 mod out;
 
 mod bus;

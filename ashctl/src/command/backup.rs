@@ -1,11 +1,13 @@
 //! `ashctl backup`.
 
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use ash_dbus::value::BackupInfo;
+use rustix::fs::{Mode, OFlags};
 use zbus::zvariant::Fd;
 
 use super::Context;
@@ -42,14 +44,12 @@ pub(super) async fn run(context: &mut Context, directory: &Path) -> Result<(), F
     Ok(())
 }
 
-fn open(directory: &Path) -> io::Result<File> {
+fn open(directory: &Path) -> io::Result<OwnedFd> {
     match DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let opened = File::open(directory)?;
-    match opened.metadata()?.is_dir() {
-        true => Ok(opened),
-        false => Err(io::ErrorKind::NotADirectory.into()),
-    }
+    // What is none is refused at once; a pipe would be waited for.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(directory, flags, Mode::empty())?)
 }

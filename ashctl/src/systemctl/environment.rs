@@ -1,7 +1,7 @@
 //! The environment that systemd gives to a unit: what the unit says, and the files that it names.
 
-use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -9,6 +9,7 @@ use tokio::process::Command;
 
 use super::env_file;
 use crate::failure::Failure;
+use crate::file::open_regular;
 use crate::out;
 
 /// The environment that a unit is given, drop-ins included, in the order in which later variables
@@ -60,7 +61,7 @@ fn file(unit: &str, path: &str, may_be_missing: bool) -> Result<Vec<(String, Str
         unseen("it is a pattern; name its files one by one to have them looked at");
         return Ok(Vec::new());
     }
-    match fs::read_to_string(path) {
+    match open_regular(Path::new(path)).and_then(io::read_to_string) {
         Ok(text) => return Ok(env_file::parse(&text)),
         Err(error) if error.kind() != io::ErrorKind::NotFound => unseen(&error.to_string()),
         Err(_) if may_be_missing => {}

@@ -163,6 +163,10 @@ async fn a_directory_is_handed_over_for_a_backup() {
     assert_eq!((refused.code, &*refused.err), (5, "ashctl: open to others\n"));
     let refused = bus.run(&["backup", "/dev/null"]).await;
     assert_eq!((refused.code, refused.err.contains("/dev/null cannot be used")), (2, true));
+    let pipe = bus.dir.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).unwrap();
+    let refused = bus.run(&["backup", pipe.to_str().unwrap()]).await;
+    assert_eq!((refused.code, refused.err.contains("pipe cannot be used")), (2, true));
     let refused = bus.run(&["backup", bus.dir.path().join("not/there").to_str().unwrap()]).await;
     assert_eq!(refused.code, 2, "{}", refused.err);
 }

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
+use crate::file::open_regular;
+
 /// The names of the credentials that may hold the key: one that was encrypted and one that was not
 /// (systemd.exec(5), LoadCredential=). The first that is there counts.
 pub const CREDENTIALS: [&str; 2] = ["ash-model-key.sealed", "ash-model-key"];
@@ -40,7 +42,7 @@ pub enum Error {
 pub fn from_service_manager() -> Result<Option<HeaderValue>, Error> {
     let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") else { return Ok(None) };
     for name in CREDENTIALS {
-        match File::open(Path::new(&directory).join(name)) {
+        match open_regular(&Path::new(&directory).join(name)) {
             Ok(file) => return read(file.into()).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),

@@ -32,6 +32,7 @@ mod upstream;
 
 mod problem;
 
+mod file;
 mod outbox;
 pub mod server;
 

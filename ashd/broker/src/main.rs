@@ -4,6 +4,7 @@ mod log;
 
 use std::io;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,6 +43,11 @@ struct Arguments {
 enum Error {
     #[error("the broker cannot be started: {0}")]
     Start(#[from] io::Error),
+    #[error(
+        "SSL_CERT_FILE names {}, which is no regular file; name one with PEM certificates, or leave \
+         the variable out", .0.display()
+    )]
+    Certificates(PathBuf),
     #[error(transparent)]
     Harden(#[from] harden::Error),
     #[error(transparent)]
@@ -53,7 +59,9 @@ impl Error {
     /// not try again; 1 otherwise.
     fn exit_code(&self) -> ExitCode {
         match self {
-            Error::Harden(_) | Error::Server(server::Error::NotAListener) => ExitCode::from(78),
+            Error::Certificates(_)
+            | Error::Harden(_)
+            | Error::Server(server::Error::NotAListener) => ExitCode::from(78),
             Error::Start(_) | Error::Server(_) => ExitCode::FAILURE,
         }
     }
@@ -81,7 +89,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Error> {
     // Executed through a descriptor, it would be known by that one's number.
     rustix::thread::set_name(c"ash-broker").map_err(io::Error::from)?;
-    let (roots, key) = (system_roots(), credential());
+    let (roots, key) = (system_roots()?, credential());
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     harden::confine()?;
     let exit_when_unused = arguments.exit_when_unused.map(Duration::from_secs);
@@ -110,8 +118,15 @@ fn credential() -> Option<HeaderValue> {
 }
 
 /// The certificates of the system, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name. To have
-/// none is no reason to stop: the upstream may bring its own, or be on the loopback.
-fn system_roots() -> RootCertStore {
+/// none is no reason to stop: the upstream may bring its own, or be on the loopback. To be given a
+/// pipe is one: it would be waited for, perhaps for ever.
+fn system_roots() -> Result<RootCertStore, Error> {
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    if let Some(path) = named
+        && path.metadata().is_ok_and(|found| !found.is_file())
+    {
+        return Err(Error::Certificates(path));
+    }
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
         warn!("a certificate of the system cannot be read: {error}");
@@ -119,5 +134,5 @@ fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let (trusted, ignored) = roots.add_parsable_certificates(found.certs);
     info!(trusted, ignored, "certificates of the system");
-    roots
+    Ok(roots)
 }

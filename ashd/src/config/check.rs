@@ -1,6 +1,6 @@
 //! What follows from other values, and what does not go together.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -11,6 +11,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
+use super::file::open_regular;
 use super::problem::{Origin, Problem};
 use super::source::Raw;
 use super::value::{Value, Written};
@@ -151,8 +152,8 @@ impl<'a> Check<'a> {
     /// The broker gets the file open, and could not say which it was.
     fn authorities(&mut self, config: &Config) {
         let Some(path) = &config.model.ca_file else { return };
-        if let Err(reason) = open_regular(path) {
-            self.refuse("model.ca_file", reason);
+        if let Err(error) = open_regular(path) {
+            self.refuse("model.ca_file", unreadable(path)(error));
         }
     }
 
@@ -254,21 +255,12 @@ fn canonical(path: &Path) -> PathBuf {
 }
 
 fn read_key(path: &Path) -> Result<Secret, String> {
-    let (file, found) = open_regular(path)?;
-    private(path, &found)?;
+    let file = open_regular(path).map_err(unreadable(path))?;
+    private(path, &file.metadata().map_err(unreadable(path))?)?;
     let mut text = Zeroizing::new(String::new());
     file.take(MAX_KEY_FILE).read_to_string(&mut text).map_err(unreadable(path))?;
     let key = Secret::read(&Written::Text(text.trim().into()));
     key.map_err(|reason| format!("the key in {} {reason}", path.display()))
-}
-
-fn open_regular(path: &Path) -> Result<(File, Metadata), String> {
-    let file = File::open(path).map_err(unreadable(path))?;
-    let found = file.metadata().map_err(unreadable(path))?;
-    match found.is_file() {
-        true => Ok((file, found)),
-        false => Err(format!("{} is no regular file", path.display())),
-    }
 }
 
 fn unreadable(path: &Path) -> impl Fn(io::Error) -> String {

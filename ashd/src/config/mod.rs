@@ -9,6 +9,8 @@ mod problem;
 mod secret;
 mod value;
 
+mod file;
+
 mod check;
 mod reference;
 mod sample;
@@ -24,6 +26,7 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::Path;
 
+pub use file::open_regular;
 pub use keys::{Bus, Config, Http, Log, Model, Retention, Sandbox, Session, Snapshots, State};
 pub use problem::{ConfigError, Origin, Problem};
 pub use secret::Secret;

@@ -10,6 +10,7 @@ use strsim::normalized_damerau_levenshtein;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
+use super::file::open_regular;
 use super::problem::{Origin, Problem};
 use super::table::{Key, keys};
 use super::value::Written;
@@ -66,7 +67,7 @@ impl Raw {
     }
 
     fn file(&mut self, path: &Path, must_exist: bool) {
-        let text = match fs::read_to_string(path) {
+        let text = match read(path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound && !must_exist => return,
             Err(e) => {
@@ -120,6 +121,15 @@ impl Raw {
             }
             Some(text) => self.put(key, origin, Written::Plain(format!("{text}{unit}"))),
         }
+    }
+}
+
+/// What a configuration file says. A link to `/dev/null` takes the place of one that says nothing, as
+/// it does among systemd's.
+fn read(path: &Path) -> io::Result<String> {
+    match path.canonicalize().is_ok_and(|real| real == Path::new("/dev/null")) {
+        true => Ok(String::new()),
+        false => io::read_to_string(open_regular(path)?),
     }
 }
 

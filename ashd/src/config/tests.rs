@@ -162,7 +162,41 @@ fn the_file_of_authorities_must_be_one() {
     let expected = "ashd.toml:2: model.ca_file: /no/such.pem cannot be read: No such file";
     assert!(problem.starts_with(expected), "{problem}");
     let problem = &dir.problems(&[("SSL_CERT_FILE", "/")])[0];
-    assert!(problem.ends_with("model.ca_file: / is no regular file"), "{problem}");
+    let expected = "model.ca_file: / cannot be read: it is no regular file";
+    assert!(problem.ends_with(expected), "{problem}");
+}
+
+/// Nobody writes into them: whoever opened one would wait for ever.
+#[test]
+fn pipes_are_no_files() {
+    let dir = Dir::new("");
+    fs::create_dir(dir.path("ashd.toml.d")).unwrap();
+    for name in ["key", "ashd.toml.d/10-pipe.toml"] {
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, dir.path(name), mode).unwrap();
+    }
+    let wanted = ["ashd.toml.d/10-pipe.toml:1: cannot be read: it is no regular file"];
+    assert_eq!(dir.problems(&[]), wanted);
+    fs::remove_file(dir.path("ashd.toml.d/10-pipe.toml")).unwrap();
+    for (section, key) in [("model", "key_file"), ("model", "ca_file"), ("snapshots", "key_file")] {
+        let pipe = dir.path("key");
+        dir.write("ashd.toml", &format!("[{section}]\n{key} = {pipe:?}"), 0o644);
+        let wanted =
+            format!("ashd.toml:2: {section}.{key}: key cannot be read: it is no regular file");
+        assert_eq!(dir.problems(&[]), [wanted]);
+    }
+    let named = Config::load(Some(&dir.path("key")), []).unwrap_err().to_string();
+    assert!(named.contains("key:1: cannot be read: it is no regular file"), "{named}");
+}
+
+#[test]
+fn a_link_to_nothing_says_nothing() {
+    let dir = Dir::new("[http]\nport = 1\n");
+    fs::create_dir(dir.path("ashd.toml.d")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", dir.path("ashd.toml.d/10-off.toml")).unwrap();
+    assert_eq!(dir.load(&[]).unwrap().http.port, 1);
+    let nothing = Config::load(Some(Path::new("/dev/null")), []).unwrap();
+    assert_eq!(nothing, Dir::new("").load(&[]).unwrap());
 }
 
 #[test]

@@ -144,7 +144,8 @@ pub fn own_bwrap(bwrap: &Path, copy: &Path) -> Result<PathBuf, BelowFloor> {
     }
     // Under another name first: a launcher may be running the copy that is there.
     let fresh = copy.with_extension("new");
-    fs::copy(bwrap, &fresh)
+    usable(bwrap)
+        .and_then(|()| fs::copy(bwrap, &fresh))
         .and_then(|_| fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)))
         .and_then(|()| fs::rename(&fresh, copy))
         .map_err(|error| BelowFloor::NoBwrap { path: bwrap.to_owned(), error })?;

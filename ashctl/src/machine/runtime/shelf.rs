@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 use super::RuntimeError;
+use crate::file::open_regular;
 
 /// Longer ones are no versions.
 const LONGEST_VERSION: usize = 64;
@@ -163,10 +164,7 @@ impl Place {
     /// Copies a program.
     pub(super) fn take(&self, from: &Path) -> Result<(), RuntimeError> {
         let to = self.program();
-        let mut source = File::open(from).map_err(RuntimeError::io(from))?;
-        if !source.metadata().map_err(RuntimeError::io(from))?.is_file() {
-            return Err(RuntimeError::io(from)(io::Error::other("it is no regular file")));
-        }
+        let mut source = open_regular(from).map_err(RuntimeError::io(from))?;
         let mut copy = File::create_new(&to).map_err(RuntimeError::io(&to))?;
         io::copy(&mut source, &mut copy).map_err(RuntimeError::io(&to))?;
         let mode = fs::Permissions::from_mode(0o755);

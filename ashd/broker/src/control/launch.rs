@@ -12,6 +12,8 @@ use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tracing::level_filters::LevelFilter;
 
+use crate::file::open_regular;
+
 /// Environment that says where the system's certificates are; the rest of it stays outside.
 const KEPT: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
@@ -43,7 +45,9 @@ impl Launch<'_> {
     ) -> io::Result<C> {
         // Executed through the descriptor: the broker's user need not reach the program's path,
         // which may be below a home directory. It is closed on execution.
-        let program = fs::File::open(self.program)?;
+        let program = open_regular(self.program).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", self.program.display()))
+        })?;
         spawn(self.command(&program, listener))
     }
 

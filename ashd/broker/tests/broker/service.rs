@@ -101,6 +101,37 @@ async fn a_credential_of_no_use_is_told_and_the_sandboxes_hear_that_there_is_no_
     upstream.assert_untouched().await;
 }
 
+fn pipe(path: &Path) {
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
+}
+
+#[tokio::test]
+async fn a_credential_that_is_a_pipe_is_not_waited_for() {
+    let dir = TempDir::new().unwrap();
+    let (mut command, _) = unit(dir.path());
+    pipe(&dir.path().join("ash-model-key"));
+    command.stdin(control::listen(&socket(dir.path())).unwrap());
+    let child = command.env("CREDENTIALS_DIRECTORY", dir.path()).spawn().unwrap();
+    let (control, events) = soon(Control::connect(&socket(dir.path()))).await.unwrap();
+    let stage = Stage { dir, child, control, events };
+    assert_eq!(stage.control.has_key().await.unwrap(), Some(false));
+    let log = stage.log();
+    assert!(log.contains("the model API key cannot be read: it is no regular file"), "{log}");
+}
+
+/// Trying again would not help: 78 says so to the service manager.
+#[test]
+fn certificates_that_are_a_pipe_are_for_a_person_to_mend() {
+    let dir = TempDir::new().unwrap();
+    let (mut command, _) = unit(dir.path());
+    pipe(&dir.path().join("pipe"));
+    command.stdin(control::listen(&socket(dir.path())).unwrap());
+    let status = command.env("SSL_CERT_FILE", dir.path().join("pipe")).status().unwrap();
+    let log = fs::read_to_string(dir.path().join("log")).unwrap();
+    assert_eq!(status.code(), Some(78), "{log}");
+    assert!(log.contains("SSL_CERT_FILE names ") && log.contains("no regular file"), "{log}");
+}
+
 #[tokio::test]
 async fn told_to_end_it_brings_answers_to_their_end_and_reports_them() {
     let upstream = Upstream::start().await;

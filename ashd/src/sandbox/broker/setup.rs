@@ -4,13 +4,14 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use ash_broker::control::{self, Control, Settings};
 
 use super::Shared;
+use crate::config::open_regular;
 
 /// Why the broker is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -24,9 +25,14 @@ pub enum BrokerError {
     /// A grant's socket could not be made.
     #[error("the sandbox's way to the model broker cannot be made: {0}")]
     Socket(io::Error),
-    /// The file of extra certificates.
-    #[error("the extra certificates cannot be read: {0}")]
-    Certificates(io::Error),
+    /// The file of extra certificates. No API user sees this: it is met when a broker begins.
+    #[error("model.ca_file: {} cannot be read: {error}", path.display())]
+    Certificates {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// It said no, or nothing.
     #[error(transparent)]
     Control(#[from] control::Error),
@@ -68,11 +74,14 @@ pub struct BrokerSetup {
     pub hope: Duration,
 }
 
+fn certificates(path: &Path) -> Result<File, BrokerError> {
+    open_regular(path).map_err(|error| BrokerError::Certificates { path: path.to_owned(), error })
+}
+
 impl Shared {
     /// Tells a broker where the model API is, and the key.
     pub(super) async fn configure(&self, control: &Control) -> Result<(), BrokerError> {
-        let ca = self.setup.ca.as_ref().map(File::open).transpose();
-        let ca = ca.map_err(BrokerError::Certificates)?;
+        let ca = self.setup.ca.as_deref().map(certificates).transpose()?;
         control.configure(&self.setup.settings, ca.as_ref().map(AsFd::as_fd)).await?;
         self.give_key(control).await
     }

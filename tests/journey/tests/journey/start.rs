@@ -43,6 +43,15 @@ fn a_key_file_that_others_can_read() -> Result<()> {
 }
 
 #[test]
+fn a_key_file_that_is_a_pipe() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("key");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RUSR)?;
+    let options = Options::stub().config(&format!("[model]\nkey_file = {file:?}\n"));
+    refused(options, 78, &["model.key_file", "it is no regular file"])
+}
+
+#[test]
 fn a_configuration_that_is_wrong() -> Result<()> {
     let config = "[http]\nprot = 1\n[session]\nqueue = \"many\"\n";
     refused(
