@@ -11,6 +11,7 @@ LATER = "/etc/ash/ashd.toml.d/61-journey.toml"
 UNIT = "/etc/systemd/system/{}.service.d/journey.conf"
 KEY = "/etc/credstore/ash-model-key"
 SEALED = "/etc/credstore.encrypted/ash-model-key.sealed"
+PIPE = "/run/journey-certificates"
 SEAL = f"""\
 set -e
 install -d -m 0700 /etc/credstore.encrypted
@@ -124,6 +125,37 @@ def a_key_that_cannot_be_decrypted_is_told(ash):
     assert ash.pid("ashd") == daemon, "it did not heal by itself"
     machine.do(f"rm {SEALED}; systemctl restart ash-broker")
     assert ash.ask(id, "[[say plain]]") == "plain"
+    ash.delete(id)
+
+
+@journey()
+def a_broker_that_only_a_person_can_mend_is_told(ash):
+    """It says what is wrong and ends, and systemd does not start it again by itself; once it is mended
+    all goes on in the same daemon."""
+    machine, unit = ash.machine, UNIT.format("ash-broker")
+    id, daemon = ash.create(), ash.pid("ashd")
+    machine.do(f"mkfifo {PIPE}")
+    machine.write(unit, f"[Service]\nEnvironment=SSL_CERT_FILE={PIPE}\n")
+    # It is executed, and ends then: whether that is in time to be told here depends.
+    machine.do("systemctl daemon-reload; systemctl restart ash-broker || true")
+    machine.until(
+        "systemctl show -P Result ash-broker.socket | grep -qx trigger-limit-hit",
+        "nothing tries any more",
+        limit=300,
+    )
+    shown = machine.properties("ash-broker", "ExecMainStatus", "ActiveState", "NRestarts")
+    assert shown == ["78", "failed", "0"], shown
+    for where in ("journalctl -u ash-broker -o cat", "systemctl status ash-broker --full"):
+        told = machine.run(f"{where} --no-pager").out
+        assert f"SSL_CERT_FILE names {PIPE}, which is no regular file" in told, told
+    assert "ash-broker.service is failed" in findings(ash)["Daemon"], findings(ash)
+
+    machine.do(f"rm {unit} {PIPE}; systemctl daemon-reload; systemctl restart ash-broker")
+    health = f"""{ash.curl("/health")} | grep -q '"modelKey":true'"""
+    machine.until(health, "ashd has its broker again")
+    assert ash.ask(id, "[[say mended]]") == "mended"
+    assert ash.pid("ashd") == daemon, "it did not heal by itself"
+    assert findings(ash) == {}
     ash.delete(id)
 
 
