@@ -68,6 +68,23 @@ pub enum KeeperError {
     Server(#[from] ServerError),
 }
 
+impl KeeperError {
+    /// Whether trying again does not help: a machine or a unit has to be changed first.
+    pub fn needs_a_person(&self) -> bool {
+        use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        match self {
+            KeeperError::NoGroups(_)
+            | KeeperError::Rights(_)
+            | KeeperError::Namespace(_)
+            | KeeperError::Server(ServerError::Directory(_)) => true,
+            KeeperError::Group { error, .. } => {
+                matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem)
+            }
+            KeeperError::Unknown(_) | KeeperError::Server(_) => false,
+        }
+    }
+}
+
 /// Keeps a server there for ever.
 ///
 /// # Errors

@@ -81,15 +81,17 @@ pub fn exit_code(outcome: &Result<(), LauncherError>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error.to_string());
-            match error {
-                LauncherError::Options(_) => ExitCode::from(64),
-                LauncherError::Hidden(_)
-                | LauncherError::Keeper(
-                    KeeperError::NoGroups(_) | KeeperError::Rights(_) | KeeperError::Namespace(_),
-                ) => ExitCode::from(78),
-                _ => ExitCode::FAILURE,
-            }
+            ExitCode::from(code(error))
         }
+    }
+}
+
+fn code(error: &LauncherError) -> u8 {
+    match error {
+        LauncherError::Options(_) => 64,
+        LauncherError::Hidden(_) => 78,
+        LauncherError::Keeper(error) if error.needs_a_person() => 78,
+        _ => 1,
     }
 }
 
@@ -97,4 +99,35 @@ pub fn exit_code(outcome: &Result<(), LauncherError>) -> ExitCode {
 fn complain(sentence: &str) {
     let line = format!("ash-launcher: {sentence}\n");
     let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_will_be_as_wrong_the_next_time_is_told_from_what_may_pass() {
+        let group = |error: Errno| {
+            let (path, error) = ("/sys/fs/cgroup/ash".into(), error.into());
+            LauncherError::Keeper(KeeperError::Group { path, error })
+        };
+        let server = |error| LauncherError::Keeper(KeeperError::Server(error));
+        for lasts in [
+            group(Errno::ROFS),
+            group(Errno::ACCESS),
+            group(Errno::PERM),
+            LauncherError::Keeper(KeeperError::NoGroups("/proc/self/cgroup".into())),
+            server(ServerError::Directory("/run/ash".into())),
+        ] {
+            assert_eq!(code(&lasts), 78, "{lasts}");
+        }
+        let busy = server(ServerError::InUse("/run/ash/launcher.sock".into()));
+        for passes in [group(Errno::AGAIN), group(Errno::NOMEM), busy] {
+            assert_eq!(code(&passes), 1, "{passes}");
+        }
+        let wrong = Options::parse(["--nonsense".to_owned()].into_iter()).unwrap_err();
+        assert_eq!(code(&wrong.into()), 64);
+    }
 }
