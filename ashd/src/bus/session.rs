@@ -14,7 +14,6 @@ use crate::domain::{EventKind, ExecRequest, NewEvent, SessionId};
 use crate::session::EventRange;
 use crate::session::SessionView;
 use crate::session::api::Refusal;
-use crate::session::{ExecStream, Subscription};
 
 /// `org.ashd.Ash1.Session`.
 pub(super) struct Session {
@@ -30,22 +29,24 @@ fn told(changed: std::result::Result<Arc<SessionView>, Refusal>) -> Result<Sessi
     changed.map(|view| words::session(&view.session)).map_err(words::refused)
 }
 
-fn no_pipe(error: std::io::Error) -> Error {
-    Error::Failed(format!("no pipe can be made: {error}"))
-}
-
-fn poured(subscription: Subscription) -> Result<OwnedFd> {
+/// A pipe, and the end of it that the caller gets. What a call begins cannot be taken back, so its pipes
+/// are made before it is begun.
+fn outlet() -> Result<(Outlet, OwnedFd)> {
+    let no_pipe = |error| {
+        Error::Failed(format!(
+            "no pipe can be made, and nothing was begun: {error}; try again later"
+        ))
+    };
     let (outlet, reader) = Outlet::new().map_err(no_pipe)?;
-    tokio::spawn(pipe::pour(subscription, outlet));
-    Ok(reader.into())
+    Ok((outlet, reader.into()))
 }
 
-fn running(stream: ExecStream) -> Result<(OwnedFd, OwnedFd, OwnedFd)> {
-    let (stdout, out) = Outlet::new().map_err(no_pipe)?;
-    let (stderr, err) = Outlet::new().map_err(no_pipe)?;
-    let (status, end) = Outlet::new().map_err(no_pipe)?;
-    tokio::spawn(pipe::run(stream, Outlets { stdout, stderr, status }));
-    Ok((out.into(), err.into(), end.into()))
+/// The pipes of a command: where its output goes, and the ends of them that the caller gets.
+fn outlets() -> Result<(Outlets, (OwnedFd, OwnedFd, OwnedFd))> {
+    let (stdout, out) = outlet()?;
+    let (stderr, err) = outlet()?;
+    let (status, end) = outlet()?;
+    Ok((Outlets { stdout, stderr, status }, (out, err, end)))
 }
 
 impl Session {
@@ -71,15 +72,19 @@ impl Session {
     #[zbus(out_args("stream"))]
     async fn send(&self, content: &str, options: &str) -> Result<OwnedFd> {
         let (request, reading) = parse::message(content, options)?;
+        let (outlet, stream) = outlet()?;
         let sent = self.desk.service.send(&self.desk.caller, self.id, request, reading).await;
-        poured(sent.map_err(words::refused)?)
+        tokio::spawn(pipe::pour(sent.map_err(words::refused)?, outlet));
+        Ok(stream)
     }
 
     #[zbus(out_args("stream"))]
     async fn follow(&self, options: FollowOptions) -> Result<OwnedFd> {
         let reading = parse::reading(&options)?;
+        let (outlet, stream) = outlet()?;
         let followed = self.desk.service.follow(&self.desk.caller, self.id, reading).await;
-        poured(followed.map_err(words::refused)?)
+        tokio::spawn(pipe::pour(followed.map_err(words::refused)?, outlet));
+        Ok(stream)
     }
 
     #[zbus(out_args("interrupted"))]
@@ -90,8 +95,10 @@ impl Session {
     #[zbus(out_args("stdout", "stderr", "status"))]
     async fn exec(&self, command: &str, timeout: u64) -> Result<(OwnedFd, OwnedFd, OwnedFd)> {
         let request = ExecRequest::new(command, (timeout != 0).then_some(timeout))?;
+        let (outlets, ends) = outlets()?;
         let started = self.desk.service.exec_stream(&self.desk.caller, self.id, request).await;
-        running(started.map_err(words::refused)?)
+        tokio::spawn(pipe::run(started.map_err(words::refused)?, outlets));
+        Ok(ends)
     }
 
     #[zbus(out_args("info"))]

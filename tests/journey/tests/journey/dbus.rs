@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ash_journey::{Api, Ash, Client as _, Options, programs, skip};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::{Value, json};
 
 use crate::support::Talk;
@@ -261,6 +262,39 @@ fn wrong_arguments_have_the_name_that_every_client_knows() -> Result<()> {
         let said = refusal(&talk.ash, &call)?;
         ensure!(said.contains("DBus.Error.InvalidArgs: unknown field `mine`"), "{said}");
     }
+    talk.ash.finish()
+}
+
+/// What a call is told while the daemon can have no more descriptors.
+fn refused_without_descriptors(ash: &Ash, call: &str) -> Result<String> {
+    let pid = i32::try_from(ash.pid()?).ok().and_then(Pid::from_raw).context("it has no pid")?;
+    // It has more than these three already.
+    let no_more = Rlimit { current: Some(3), ..getrlimit(Resource::Nofile) };
+    let before = prlimit(Some(pid), Resource::Nofile, no_more)?;
+    let told = refusal(ash, call);
+    prlimit(Some(pid), Resource::Nofile, before)?;
+    told
+}
+
+#[test]
+fn what_no_pipe_can_be_made_for_is_not_begun() -> Result<()> {
+    let talk = Talk::begin(Options::stub())?;
+    let object = format!("/org/ashd/Ash1/sessions/{}", talk.session.replace('-', "_"));
+    for call in ["Send string:'\"Hello\"' string:'{}'", "Exec 'string:touch ran' uint64:0"] {
+        let call = format!(
+            "dbus-send --bus={} --print-reply --dest=org.ashd.Ash1 {object} \
+             org.ashd.Ash1.Session.{call}",
+            talk.ash.bus()
+        );
+        let said = refused_without_descriptors(&talk.ash, &call)?;
+        let wanted = "org.ashd.Ash1.Error.Failed: no pipe can be made, and nothing was begun: ";
+        ensure!(said.contains(wanted), "{said}");
+    }
+    let messages = talk.api.messages(&talk.session)?;
+    ensure!(messages.is_empty(), "{messages:?}");
+    let looked = talk.api.exec(&talk.session, "[ -e ran ]")?;
+    ensure!(looked.code == 1, "the command has run");
+    talk.ask("hello")?;
     talk.ash.finish()
 }
 
