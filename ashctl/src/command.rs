@@ -10,6 +10,7 @@ mod exec;
 mod first;
 mod fsck;
 mod key;
+mod prompt;
 mod session;
 mod tenant;
 mod top;

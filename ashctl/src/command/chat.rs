@@ -1,20 +1,12 @@
 //! `ashctl chat`.
 
-use std::fs::DirBuilder;
 use std::io::{self, IsTerminal, Read};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
 
 use ash_dbus::SessionProxy;
 use ash_dbus::value::SessionInfo;
-use rustyline::error::ReadlineError;
-use rustyline::history::FileHistory;
-use rustyline::{
-    Cmd, ConditionalEventHandler, Editor, Event, EventContext, EventHandler, KeyEvent, Movement,
-    RepeatCount,
-};
 
 use super::Context;
+use super::prompt::Prompt;
 use super::turn::Talk;
 use crate::bus::Bus;
 use crate::cli::Chat;
@@ -76,69 +68,18 @@ async fn session(
 
 /// Line by line, until the user leaves.
 async fn converse(talk: &mut Talk) -> Result<(), Failure> {
-    let history = history_file();
-    loop {
-        let history = history.clone();
-        let line = tokio::task::spawn_blocking(move || line(history.as_deref())).await;
-        let Some(line) = line.map_err(|error| Failure::Failed(error.to_string()))?? else {
-            return Ok(());
-        };
+    let mut prompt = Prompt::new()?;
+    while let Some(line) = prompt.line().await? {
         if line.trim().is_empty() {
             continue;
         }
         talk.forget_ctrl_c();
-        match talk.turn(&line, "queue").await {
+        match prompt.unless_told_to_end(talk.turn(&line, "queue")).await? {
             Ok(()) | Err(Failure::Interrupted) => {}
             // The conversation goes on after a turn that failed.
             Err(failure @ (Failure::Failed(_) | Failure::Refused(_))) => out::complain(&failure),
             Err(failure) => return Err(failure),
         }
     }
-}
-
-/// Reads a line; `None` when the user leaves.
-///
-/// The editor lives for one line only: as long as it lives, it keeps Ctrl-C from us.
-fn line(history: Option<&Path>) -> Result<Option<String>, Failure> {
-    let unusable = |error| Failure::Failed(format!("the terminal cannot be used: {error}"));
-    let mut editor: Editor<(), FileHistory> = Editor::new().map_err(unusable)?;
-    editor.bind_sequence(KeyEvent::ctrl('C'), EventHandler::Conditional(Box::new(CtrlC)));
-    if let Some(path) = history {
-        // There is none yet, or it is lost: then it begins anew.
-        let _ = editor.load_history(path);
-    }
-    let line = match editor.readline("> ") {
-        Ok(line) => line,
-        Err(ReadlineError::Eof | ReadlineError::Interrupted) => return Ok(None),
-        Err(error) => return Err(unusable(error)),
-    };
-    if let (Ok(true), Some(path)) = (editor.add_history_entry(&line), history) {
-        // A history that cannot be kept must not spoil the conversation.
-        let _ = editor.append_history(path);
-    }
-    Ok(Some(line))
-}
-
-/// Ctrl-C empties a line; on an empty one it leaves.
-struct CtrlC;
-
-impl ConditionalEventHandler for CtrlC {
-    fn handle(
-        &self,
-        _event: &Event,
-        _count: RepeatCount,
-        _positive: bool,
-        context: &EventContext<'_>,
-    ) -> Option<Cmd> {
-        (!context.line().is_empty()).then_some(Cmd::Kill(Movement::WholeLine))
-    }
-}
-
-/// `$XDG_STATE_HOME/ash/history`, its directory made.
-fn history_file() -> Option<PathBuf> {
-    let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")))?;
-    let directory = state.join("ash");
-    DirBuilder::new().recursive(true).mode(0o700).create(&directory).ok()?;
-    Some(directory.join("history"))
+    Ok(())
 }

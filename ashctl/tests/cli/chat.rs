@@ -3,12 +3,14 @@
 use std::io::{Seek, Write};
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{ChildStdin, ChildStdout};
+use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::time::timeout;
 
 use crate::bus::{Bus, PATIENCE, ended};
 use crate::fake::{ID, serve};
+use crate::terminal::Terminal as Pty;
 
 #[tokio::test]
 async fn one_message_makes_a_session_and_prints_the_answer() {
@@ -97,4 +99,39 @@ async fn on_a_terminal_it_is_a_conversation() {
     assert_eq!((seen.sent.len(), &*seen.called), (3, &["interrupt"][..]));
     let history = std::fs::read_to_string(bus.dir.path().join("ash/history")).unwrap();
     assert!(history.ends_with("colour\nfail\nwait\n"), "{history:?}");
+}
+
+/// Tells a program to end.
+fn tell(program: &Child, signal: Signal) {
+    let pid = Pid::from_raw(program.id().unwrap().cast_signed()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
+
+#[tokio::test]
+async fn who_is_told_to_end_gives_the_terminal_back() {
+    let test = "who_is_told_to_end_gives_the_terminal_back";
+    let Some(mut terminal) = Pty::open(test) else { return };
+    let bus = Bus::start();
+    let (daemon, _connection) = serve(&bus).await;
+    let before = terminal.set();
+    let mut chat = bus.ashctl(&["chat", "hello", "--end"]);
+    chat.env("TERM", "xterm");
+    // The editor says so when it has changed the terminal, and when it has given it back.
+    let (begun, over) = ("\u{1b}[?2004h", "\u{1b}[?2004l");
+    for (at, signal) in [Signal::TERM, Signal::HUP].into_iter().enumerate() {
+        let program = terminal.start(&chat);
+        terminal.shows(begun, at + 1).await;
+        assert_ne!(terminal.set(), before);
+        tell(&program, signal);
+        assert_eq!((terminal.ended(program).await, terminal.set()), (130, before.clone()));
+        terminal.shows(over, at + 1).await;
+    }
+    // In the middle of an answer, too.
+    let program = terminal.start(&chat);
+    terminal.shows(begun, 3).await;
+    terminal.types("wait\r");
+    daemon.waiting.notified().await;
+    tell(&program, Signal::TERM);
+    assert_eq!((terminal.ended(program).await, terminal.set()), (130, before));
+    assert_eq!(daemon.seen.lock().unwrap().called, ["end", "end", "end"]);
 }
