@@ -338,7 +338,7 @@ impl Driver {
                 self.end(purge, reply).await;
                 self.leaving.store(false, Ordering::Relaxed);
             }
-            Command::Save { name, reply } => self.wish(Wish { name, reply }).await,
+            Command::Save { name, reply } => self.wish(Wish::new(name, reply)).await,
             Command::GoBack { to, reply } => {
                 let _ = reply.send(self.go_back(to).await);
             }

@@ -67,8 +67,17 @@ struct Moment {
 
 /// Somebody who asked for a point.
 pub(super) struct Wish {
-    pub(super) name: Option<PointName>,
-    pub(super) reply: Reply<Point>,
+    name: Option<PointName>,
+    reply: Reply<Point>,
+    /// How often the moment of a cut for it was missed.
+    missed: u32,
+}
+
+impl Wish {
+    /// For a point, with a name or without.
+    pub(super) fn new(name: Option<PointName>, reply: Reply<Point>) -> Wish {
+        Wish { name, reply, missed: 0 }
+    }
 }
 
 /// What a cut says.
@@ -190,6 +199,7 @@ impl Driver {
         let (tell, told) = mpsc::unbounded_channel();
         let cancel = Arc::new(AtomicBool::new(false));
         let (shared, session) = (self.shared.clone(), self.session.clone());
+        let missed = wishes.iter().map(|wish| wish.missed).max().unwrap_or(0);
         let flag = cancel.clone();
         let root = shared.places.session(session.id);
         let task = tokio::spawn(async move { shared.cut(&session, root, (flag, tell)).await });
@@ -203,7 +213,7 @@ impl Driver {
             wishes,
             again: false,
             of_changes: false,
-            missed: 0,
+            missed,
             unheard: None,
             is_put_off: false,
         });
@@ -217,24 +227,30 @@ impl Driver {
     }
 
     /// Begins a cut anew whose moment came while we were busy, or was put off, for the same reasons;
-    /// gives it back if that is not what happened, or does not help.
+    /// gives it back if that is not what happened, or does not help. While a sandbox is made none is
+    /// begun: whoever asked waits until that is over.
     fn missed_moment(
         &mut self,
         result: &Result<Cut, SnapshotError>,
-        saving: Saving,
+        mut saving: Saving,
     ) -> Option<Saving> {
-        let missed = matches!(result, Err(SnapshotError::Cancelled)) && !saving.is_cancelled();
-        let wanted = !saving.wishes.is_empty() || self.is_for_now();
+        let is_missed = matches!(result, Err(SnapshotError::Cancelled)) && !saving.is_cancelled();
+        let is_wanted = !saving.wishes.is_empty() || self.is_for_now();
         let helps = saving.is_put_off || saving.missed < TRIES;
-        if !missed || !wanted || !helps || self.launching.is_some() {
+        if !is_missed || !is_wanted || !helps {
+            return Some(saving);
+        }
+        let missed = saving.missed + u32::from(!saving.is_put_off);
+        if self.launching.is_some() {
+            let wishes = std::mem::take(&mut saving.wishes).into_iter();
+            self.wishes.extend(wishes.map(|wish| Wish { missed, ..wish }));
             return Some(saving);
         }
         let again = saving.is_again(true);
         self.begin_cut(saving.wishes);
         if let Some(next) = &mut self.saving {
             (next.again, next.of_changes) = (again, saving.of_changes);
-            next.missed = saving.missed + u32::from(!saving.is_put_off);
-            next.unheard = saving.unheard;
+            (next.missed, next.unheard) = (missed, saving.unheard);
         }
         None
     }
@@ -388,7 +404,7 @@ impl Driver {
     pub(super) async fn save_now(&mut self) -> Result<Point, Refusal> {
         self.finish_saving().await;
         let (reply, point) = oneshot::channel();
-        self.begin_cut(vec![Wish { name: None, reply }]);
+        self.begin_cut(vec![Wish::new(None, reply)]);
         self.finish_saving().await;
         point.await.unwrap_or(Err(Refusal::ShuttingDown))
     }

@@ -18,7 +18,7 @@ async fn busy() -> (Stage, Driver) {
 /// Asks for a point of this name.
 async fn wish(driver: &mut Driver, name: &str) -> oneshot::Receiver<Result<Point, Refusal>> {
     let (reply, point) = oneshot::channel();
-    driver.wish(Wish { name: Some(name.parse().unwrap()), reply }).await;
+    driver.wish(Wish::new(Some(name.parse().unwrap()), reply)).await;
     point
 }
 
@@ -127,6 +127,34 @@ async fn while_a_sandbox_is_made_none_is_begun_anew() {
     miss(&mut driver).await;
     assert_eq!(missed(&driver), None);
     assert_eq!(points(&driver).await, []);
+}
+
+#[tokio::test]
+async fn who_asked_for_one_gets_it_when_the_sandbox_is_made() {
+    let (_stage, mut driver) = busy().await;
+    let mut point = wish(&mut driver, "kept").await;
+    for times in 1..=TRIES {
+        driver.launching = Some(tokio::spawn(std::future::pending()));
+        miss(&mut driver).await;
+        assert!(missed(&driver).is_none() && point.try_recv().is_err());
+        driver.launched(Err(Refusal::ShuttingDown)).await;
+        assert_eq!(missed(&driver), Some(times));
+    }
+    driver.finish_saving().await;
+    assert_eq!(points(&driver).await, [point.await.unwrap().unwrap().id]);
+}
+
+#[tokio::test]
+async fn but_not_when_it_is_missed_again_and_again() {
+    let (_stage, mut driver) = busy().await;
+    let point = wish(&mut driver, "kept").await;
+    for _ in 0..=TRIES {
+        driver.launching = Some(tokio::spawn(std::future::pending()));
+        miss(&mut driver).await;
+        driver.launched(Err(Refusal::ShuttingDown)).await;
+    }
+    assert!(matches!(point.await.unwrap(), Err(Refusal::Busy)));
+    assert_eq!((missed(&driver), points(&driver).await), (None, vec![]));
 }
 
 /// The driver of the next daemon, which knows nothing but what is stored, when a message comes.
