@@ -46,6 +46,11 @@ impl Execs {
         !self.waiting.is_empty()
     }
 
+    /// Whether commands run that this daemon has begun.
+    pub(super) fn are_running(&self) -> bool {
+        !self.running.is_empty()
+    }
+
     /// Commands that a daemon before this one has begun may run for so many milliseconds, says the
     /// bridge. It tells of their end only whoever began them.
     pub(super) fn begun_before(&mut self, ms: u64) {

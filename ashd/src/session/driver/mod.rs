@@ -278,6 +278,7 @@ impl Driver {
     }
 
     async fn input(&mut self, batch: &mut Vec<Incoming>) -> Input {
+        let is_quiet = self.is_quiet();
         let launching = async {
             match &mut self.launching {
                 Some(task) => match task.await {
@@ -305,13 +306,19 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        let idle = async {
+            match is_quiet {
+                true => tokio::time::sleep(IDLE).await,
+                false => std::future::pending().await,
+            }
+        };
         tokio::select! {
             command = self.commands.recv() => Input::Command(command),
             result = launching => Input::Launched(result),
             said = said => Input::Said(said),
             saved = saved => Input::Saved(saved),
             () = settled => Input::Settled,
-            () = tokio::time::sleep(IDLE) => Input::Idle,
+            () = idle => Input::Idle,
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Driver;
 use crate::domain::{SessionChange, Status, Timestamp};
-use crate::session::machine::State;
+use crate::session::machine::{State, Turn};
 
 /// How long nothing must have happened.
 pub(super) const IDLE: Duration = Duration::from_secs(5 * 60);
@@ -27,6 +27,13 @@ impl Driver {
             let registry = &self.shared.registry;
             self.over = registry.let_go(self.session.id, &self.journal, || self.is_alone());
         }
+    }
+
+    /// Whether nothing is under way whose end is still to be heard. Only then a timer is set for nothing
+    /// else to happen: what a turn or a command says comes too often to set one each time.
+    pub(super) fn is_quiet(&self) -> bool {
+        let runs_nothing = self.state.turn == Turn::None && !self.execs.are_running();
+        runs_nothing && self.launching.is_none() && self.saving.is_none()
     }
 
     /// Whether all that it knows is in the store, and nothing is about to be done.

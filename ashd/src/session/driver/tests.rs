@@ -467,3 +467,19 @@ async fn nor_is_one_that_knows_more_than_the_store() {
         assert_eq!(driver.over, each == 0);
     }
 }
+
+#[tokio::test]
+async fn what_runs_is_heard_without_a_timer_for_nothing_to_happen() {
+    let (_stage, mut driver, _handle) = stopped().await;
+    tokio::time::pause();
+    let mut batch = vec![];
+    for (turn, is_idle) in [(Turn::None, true), (Turn::Own, false), (Turn::None, true)] {
+        driver.state.turn = turn;
+        let input = tokio::time::timeout(2 * IDLE, driver.input(&mut batch)).await;
+        assert_eq!(matches!(input, Ok(Input::Idle)), is_idle);
+        assert_eq!(input.is_err(), !is_idle);
+    }
+    // What is being made or saved is waited for, too.
+    driver.launching = Some(tokio::spawn(std::future::pending()));
+    assert!(!driver.is_quiet());
+}
