@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::sync::PoisonError;
 
 use uuid::Uuid;
 
@@ -84,14 +83,13 @@ impl Shared {
         objects: &Objects,
         (tenant, pack): (&Tenant, Uuid),
     ) -> Result<bool, NotCopied> {
-        let opened = || self.copies.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if opened().contains(&pack) {
+        if self.copies.packs.get(tenant, pack).is_some_and(|there| there.is_opened) {
             return Ok(true);
         }
         let place = Place::Pack(tenant, pack);
         let is_open = objects.opens(tenant, &place, Limit(LARGEST_PACK)).await?;
         if is_open {
-            opened().insert(pack);
+            self.copies.packs.opened(tenant, pack);
         }
         Ok(is_open)
     }

@@ -5,6 +5,7 @@
 //! all others, and said once; a daemon that starts goes on with what the store says is not done yet. A
 //! session that another machine has taken ends here.
 
+mod packs;
 mod waiting;
 
 pub(super) mod choose;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::{sleep_until, timeout_at};
 
+use self::packs::Packs;
 use self::waiting::Waiting;
 use super::shared::Shared;
 use crate::domain::{AgentId, PointId, SessionId, Tenant};
@@ -27,7 +29,6 @@ use crate::objects::{Claimed, FolderCopy, Objects, ObjectsError, Place};
 use crate::snapshot::SnapshotError;
 use crate::store::{PurgedCopy, StoreError};
 use crate::telemetry::message;
-use uuid::Uuid;
 
 /// How long to wait after a failure, at first and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -53,10 +54,7 @@ pub(super) struct Copies {
     /// Held while something is put there: whoever removes a tenant waits for it.
     pub(super) sending: tokio::sync::Mutex<()>,
     failing: AtomicBool,
-    /// When each pack was put there, as far as is known.
-    packs: Mutex<HashMap<Tenant, HashMap<Uuid, std::time::SystemTime>>>,
-    /// Packs there that are sealed with the key that there is now, as far as is known.
-    opened: Mutex<BTreeSet<Uuid>>,
+    packs: Packs,
     folders: Mutex<HashMap<Version, (Instant, FolderCopy)>>,
     /// Points there that other machines gave a name, as far as is known.
     named: Mutex<BTreeSet<PointId>>,
@@ -141,7 +139,7 @@ impl Copies {
 
     /// What is there of a tenant has to be looked up again.
     pub(super) fn forget_packs(&self, tenant: &Tenant) {
-        self.packs.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
+        self.packs.forget_tenant(tenant);
     }
 
     /// Notes what came of an attempt.
@@ -161,7 +159,7 @@ impl Copies {
 
     /// Nothing is certain to be there any more: one that was away may come back without what it had.
     fn forget_all(&self) {
-        self.packs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.packs.forget_all();
         self.folders.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 

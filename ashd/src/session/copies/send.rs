@@ -245,9 +245,7 @@ async fn packs(
         let file = shared.whole_pack(objects, (tenant, name)).await?;
         objects.send(tenant, &Place::Pack(tenant, name), file).await?;
         fault::point("copy.pack");
-        shared.copies.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
-        let mut all = shared.copies.packs.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(tenant.clone()).or_default().insert(name, SystemTime::now());
+        shared.copies.packs.put(tenant, name);
     }
     Ok(packs.into_iter().collect())
 }
@@ -260,15 +258,13 @@ async fn missing(
     tenant: &Tenant,
     (packs, known): (&BTreeSet<Uuid>, &BTreeSet<Uuid>),
 ) -> Done<Vec<Uuid>> {
-    let all = || shared.copies.packs.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_listed = all().contains_key(tenant);
-    if !is_listed {
-        let listed = packs_there(objects, tenant).await?;
-        all().entry(tenant.clone()).or_insert(listed);
+    let there = &shared.copies.packs;
+    if !there.are_listed(tenant) {
+        there.list(tenant, packs_there(objects, tenant).await?);
     }
     let mut missing = vec![];
     for pack in packs {
-        let at = all().get(tenant).and_then(|there| there.get(pack)).copied();
+        let at = there.get(tenant, *pack).map(|there| there.at);
         let is_fresh = at.and_then(|at| at.elapsed().ok()).is_some_and(|age| age < FRESH);
         let is_named = at.is_some() && known.contains(pack);
         let is_there = is_named || is_fresh && shared.is_open(objects, (tenant, *pack)).await?;

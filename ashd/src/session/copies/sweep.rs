@@ -121,7 +121,7 @@ async fn remove_packs(
     for pack in packs {
         let place = Place::Pack(tenant, *pack);
         if objects.put_at(&place).await?.is_some_and(|at| is_old(at, grace)) {
-            copies.forget_packs(tenant);
+            copies.packs.forget(tenant, *pack);
             objects.remove(&place).await?;
             removed += 1;
         }
@@ -172,9 +172,14 @@ mod tests {
             objects.put(&tenant, &Place::Pack(&tenant, pack), b"pack").await.unwrap();
         }
         let copies = Copies::default();
+        copies.packs.list(&tenant, packs_there(&objects, &tenant).await.unwrap());
+        packs.iter().for_each(|pack| copies.packs.opened(&tenant, *pack));
         let removed = remove_packs(&copies, (&objects, &tenant), &packs, GRACE).await.unwrap();
         assert_eq!(removed, 2);
         let left: BTreeSet<_> = packs_there(&objects, &tenant).await.unwrap().into_keys().collect();
         assert_eq!(left, BTreeSet::from(anew));
+        // Of what may come in their place nothing is known.
+        let known = packs.map(|pack| copies.packs.get(&tenant, pack).is_some());
+        assert_eq!(known, [false, true, false, true]);
     }
 }
