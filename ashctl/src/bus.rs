@@ -11,6 +11,7 @@ use zbus::fdo::DBusProxy;
 use zbus::{Connection, proxy::CacheProperties};
 
 use crate::failure::Failure;
+use crate::id::{Kind, is_beginning, only};
 
 /// How long a bus may take to let us in.
 const GREETING: Duration = Duration::from_secs(5);
@@ -18,17 +19,8 @@ const GREETING: Duration = Duration::from_secs(5);
 /// How long to wait for `ashd` to come back.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Characters of a session's id.
-const WHOLE: usize = 36;
-
-/// Characters of it that are enough to look for the rest.
-const ENOUGH: usize = 4;
-
 /// Sessions that are asked for at once.
 const PAGE: u32 = 1000;
-
-/// Sessions that are named when more than one may be meant.
-const NAMED: usize = 5;
 
 /// A connection to the bus that `ashd` is on.
 #[derive(Clone)]
@@ -85,14 +77,7 @@ impl Bus {
         if !is_beginning(id) {
             return Ok(id.to_owned());
         }
-        let found = self.beginning_with(&id.to_ascii_lowercase()).await?;
-        match &found[..] {
-            [only] => Ok(only.clone()),
-            [] => Err(Failure::NotFound(format!(
-                "no session's id begins with {id}; see `ashctl session list`"
-            ))),
-            several => Err(Failure::NotFound(ambiguous(id, several))),
-        }
+        only(id, self.beginning_with(&id.to_ascii_lowercase()).await?, Kind::Session)
     }
 
     /// The ids of all sessions that begin like this, the newest first.
@@ -137,33 +122,6 @@ impl Bus {
             Err(_) => Err(Failure::Absent("ashd went away and did not come back".into())),
         }
     }
-}
-
-/// Whether this looks like the whole id of a session.
-pub(crate) fn is_whole(id: &str) -> bool {
-    id.len() == WHOLE && is_of_ids(id)
-}
-
-/// Whether this can be how the id of a session begins, and says enough to look for the rest.
-pub(crate) fn is_beginning(id: &str) -> bool {
-    (ENOUGH..WHOLE).contains(&id.len()) && is_of_ids(id)
-}
-
-fn is_of_ids(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
-}
-
-/// That it is not known which of several sessions is meant.
-fn ambiguous(beginning: &str, found: &[String]) -> String {
-    let named = &found[..found.len().min(NAMED)];
-    let more = match found.len() - named.len() {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    format!(
-        "the ids of several sessions begin with {beginning}: {}{more}; give more of the one you mean",
-        named.join(", ")
-    )
 }
 
 fn silent() -> Failure {

@@ -19,7 +19,7 @@ Exit codes:
   1  it failed
   2  the command line cannot be used
   3  no message bus, or no ashd on it
-  4  no such agent or session; or several sessions, when an id is not whole
+  4  no such agent, session, checkpoint or key; or several, when an id is not whole
   5  refused: wrong state, bad input, busy, no room
   6  permission denied
   130  interrupted
@@ -237,7 +237,7 @@ pub(crate) enum Key {
     List,
     /// Take an API key away; requests with it are refused at once
     Revoke {
-        /// Its id
+        /// Its id, or at least 4 of its first characters
         #[arg(add = ArgValueCandidates::new(complete::keys))]
         id: String,
     },
@@ -302,7 +302,7 @@ pub(crate) enum Session {
     Fork {
         #[command(flatten)]
         id: Id,
-        /// Id or name of the checkpoint
+        /// Id of the checkpoint, or at least 4 of its first characters, or its name
         #[arg(long, value_name = "CHECKPOINT")]
         from: Option<String>,
     },
@@ -321,7 +321,7 @@ pub(crate) enum Session {
     Restore {
         #[command(flatten)]
         id: Id,
-        /// Id or name of the checkpoint
+        /// Id of the checkpoint, or at least 4 of its first characters, or its name
         checkpoint: String,
     },
     /// Bring conversation and workspace back to how they were before a message
@@ -384,7 +384,7 @@ pub(crate) enum Checkpoint {
     Delete {
         #[command(flatten)]
         id: Id,
-        /// Id or name of the checkpoint
+        /// Id of the checkpoint, or at least 4 of its first characters, or its name
         checkpoint: String,
     },
 }

@@ -8,6 +8,7 @@ pub mod text;
 
 mod failure;
 mod file;
+mod id;
 mod out;
 
 mod bus;

@@ -1,11 +1,13 @@
 //! `ashctl session checkpoint`.
 
+use ash_dbus::SessionProxy;
 use serde_json::{Value, json};
 
 use super::Context;
 use super::top::bytes;
 use crate::cli::Checkpoint;
 use crate::failure::Failure;
+use crate::id::{Kind, is_beginning, only};
 use crate::json;
 
 pub(super) async fn run(context: &mut Context, command: Checkpoint) -> Result<(), Failure> {
@@ -21,6 +23,7 @@ pub(super) async fn run(context: &mut Context, command: Checkpoint) -> Result<()
         Checkpoint::List(id) => list(context, &id.id).await,
         Checkpoint::Delete { id, checkpoint } => {
             let (session, _) = context.bus.session(&id.id).await?;
+            let checkpoint = whole(&session, checkpoint).await?;
             session.remove_checkpoint(&checkpoint).await?;
             if context.document(&json!({ "ok": true }))? {
                 return Ok(());
@@ -28,6 +31,25 @@ pub(super) async fn run(context: &mut Context, command: Checkpoint) -> Result<()
             context.out.line(&format!("Removed the checkpoint {checkpoint}"))
         }
     }
+}
+
+/// A checkpoint of a session by its id, or by how no other id begins. What can only be a name, or is one,
+/// comes back as it is.
+///
+/// # Errors
+/// When none is called or begins so, or more than one begins so.
+pub(super) async fn whole(
+    session: &SessionProxy<'_>,
+    checkpoint: String,
+) -> Result<String, Failure> {
+    if !is_beginning(&checkpoint) {
+        return Ok(checkpoint);
+    }
+    let points = session.checkpoints().await?;
+    if points.iter().any(|point| point.name == checkpoint) {
+        return Ok(checkpoint);
+    }
+    only(&checkpoint, points.into_iter().map(|point| point.id), Kind::Checkpoint)
 }
 
 async fn list(context: &mut Context, id: &str) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Context;
 use crate::cli::{Key, Scope};
 use crate::failure::Failure;
+use crate::id::{Kind, is_beginning, only};
 use crate::json;
 
 pub(super) async fn run(context: &mut Context, command: Key) -> Result<(), Failure> {
@@ -14,6 +15,7 @@ pub(super) async fn run(context: &mut Context, command: Key) -> Result<(), Failu
         Key::Create { name, scope } => create(context, &name, scope).await,
         Key::List => list(context).await,
         Key::Revoke { id } => {
+            let id = whole(context, id).await?;
             let manager = context.bus.manager.inner();
             context.person.call::<_, ()>(manager, "RevokeKey", &(&*id)).await?;
             if context.document(&json!({"revoked": id}))? {
@@ -37,9 +39,20 @@ async fn create(context: &mut Context, name: &str, scope: Scope) -> Result<(), F
     context.out.line(&key)
 }
 
+/// The id of a key, or the only one that begins so.
+async fn whole(context: &Context, id: String) -> Result<String, Failure> {
+    if !is_beginning(&id) {
+        return Ok(id);
+    }
+    only(&id, all(context).await?.into_iter().map(|key| key.id), Kind::Key)
+}
+
+async fn all(context: &Context) -> Result<Vec<KeyInfo>, Failure> {
+    context.person.call(context.bus.manager.inner(), "ListKeys", &()).await
+}
+
 async fn list(context: &mut Context) -> Result<(), Failure> {
-    let manager = context.bus.manager.inner();
-    let keys: Vec<KeyInfo> = context.person.call(manager, "ListKeys", &()).await?;
+    let keys = all(context).await?;
     if context.document(&keys.iter().map(json::key).collect::<Value>())? {
         return Ok(());
     }

@@ -55,6 +55,7 @@ pub(super) async fn run(mut context: Context, command: Session) -> Result<u8, Fa
         Session::Checkpoint(command) => checkpoint::run(&mut context, command).await?,
         Session::Restore { id, checkpoint } => {
             let (session, _) = context.bus.session(&id.id).await?;
+            let checkpoint = checkpoint::whole(&session, checkpoint).await?;
             told(&mut context, session.restore(&checkpoint).await)?;
         }
         Session::Rewind { id, message } => {
@@ -192,7 +193,11 @@ where
 
 async fn fork(context: &mut Context, id: &str, from: Option<String>) -> Result<(), Failure> {
     let (session, _) = context.bus.session(id).await?;
-    let (_, id) = session.fork(&from.unwrap_or_default()).await?;
+    let from = match from {
+        Some(checkpoint) => checkpoint::whole(&session, checkpoint).await?,
+        None => String::new(),
+    };
+    let (_, id) = session.fork(&from).await?;
     if context.as_json {
         let (_, info) = context.bus.session(&id).await?;
         context.document(&json::session(&info))?;

@@ -3,9 +3,10 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::bus::{Bus, is_beginning, is_whole};
+use crate::bus::Bus;
 use crate::cli::Logs;
 use crate::failure::Failure;
+use crate::id::{is_beginning, is_whole};
 use crate::systemctl::{BROKER, DAEMON, SANDBOXES};
 
 /// Becomes journalctl. Returns only when that fails.

@@ -221,6 +221,52 @@ async fn a_session_is_found_by_how_only_its_id_begins() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_is_found_by_its_name_or_by_how_only_its_id_begins() {
+    let bus = Bus::start();
+    let (daemon, _connection) = serve(&bus).await;
+    let id = |beginning: &str| format!("{beginning}-0c3e-4b1e-9a57-2f1f0e9d8c7b");
+    let points = [("beef0001", ""), ("beef0002", "kept"), ("cafe0001", ""), ("00000001", "cafe")];
+    daemon.points.lock().unwrap().extend(points.map(|(beginning, name)| (id(beginning), name)));
+    let used = || daemon.seen.lock().unwrap().checkpoints.pop().unwrap();
+    for (said, meant) in [
+        ("beef0001", &*id("beef0001")),
+        ("BEEF0002-0", &*id("beef0002")),
+        ("kept", "kept"),
+        ("cafe", "cafe"),
+        ("cafe0", &*id("cafe0001")),
+        (&*id("beef0001"), &*id("beef0001")),
+    ] {
+        printed(&bus, &["session", "restore", "3f0c", said]).await;
+        assert_eq!(used(), meant, "{said}");
+    }
+    printed(&bus, &["session", "fork", ID, "--from", "beef0001"]).await;
+    assert_eq!(used(), id("beef0001"));
+    printed(&bus, &["session", "fork", ID]).await;
+    assert_eq!(used(), "");
+    let removed = printed(&bus, &["session", "checkpoint", "delete", ID, "cafe0"]).await;
+    assert_eq!(removed, format!("Removed the checkpoint {}\n", id("cafe0001")));
+    assert_eq!(used(), id("cafe0001"));
+
+    let refused = bus.run(&["session", "restore", ID, "beef"]).await;
+    let sentence = "ashctl: the ids of several checkpoints begin with beef: beef0001-";
+    assert_eq!((refused.code, refused.err.starts_with(sentence)), (4, true), "{}", refused.err);
+    let refused = bus.run(&["session", "restore", ID, "dead"]).await;
+    assert_eq!((refused.code, refused.err.contains("called dead or has")), (4, true));
+    assert!(daemon.seen.lock().unwrap().checkpoints.is_empty());
+}
+
+#[tokio::test]
+async fn a_key_is_found_by_how_only_its_id_begins() {
+    let bus = Bus::start();
+    let _daemon = serve(&bus).await;
+    let revoked = printed(&bus, &["key", "revoke", "3f0c"]).await;
+    assert_eq!(revoked, format!("Revoked key {ID}\n"));
+    let refused = bus.run(&["key", "revoke", "4f0c"]).await;
+    let sentence = "ashctl: no key's id begins with 4f0c; see `ashctl key list`\n";
+    assert_eq!((refused.code, &*refused.err), (4, sentence));
+}
+
+#[tokio::test]
 async fn settings_travel_as_json() {
     let bus = Bus::start();
     let (daemon, _connection) = serve(&bus).await;

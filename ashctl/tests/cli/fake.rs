@@ -34,6 +34,8 @@ pub(crate) struct Seen {
     pub(crate) sent: Vec<(String, String)>,
     pub(crate) followed: Vec<FollowOptions>,
     pub(crate) called: Vec<&'static str>,
+    /// Which checkpoints it was told to use.
+    pub(crate) checkpoints: Vec<String>,
     /// How often it was asked which sessions there are.
     pub(crate) listed: usize,
     /// Whether each revocation let polkit ask a person.
@@ -47,6 +49,8 @@ pub(crate) struct Daemon {
     pub(crate) status: Arc<Mutex<String>>,
     /// Ids of newer sessions, which are listed and nothing else.
     pub(crate) newer: Arc<Mutex<Vec<String>>>,
+    /// Further checkpoints: their ids and their names.
+    pub(crate) points: Arc<Mutex<Vec<(String, &'static str)>>>,
     /// A message that waits has come, or an interrupt.
     pub(crate) waiting: Arc<Notify>,
     interrupted: Arc<Notify>,
@@ -68,6 +72,10 @@ pub(crate) async fn serve(bus: &Bus) -> (Daemon, Connection) {
 impl Daemon {
     fn called(&self, what: &'static str) {
         self.seen.lock().unwrap().called.push(what);
+    }
+
+    fn uses(&self, checkpoint: &str) {
+        self.seen.lock().unwrap().checkpoints.push(checkpoint.into());
     }
 
     fn session(&self) -> SessionInfo {
@@ -457,15 +465,33 @@ impl Session {
     }
 
     async fn checkpoints(&self) -> Vec<CheckpointInfo> {
-        let point = |id: &str, damage: &str| CheckpointInfo {
+        let point = |id: &str, name: &str, damage: &str| CheckpointInfo {
             id: id.into(),
+            name: name.into(),
             sequence: 7,
             files: 3,
             damage: damage.into(),
             created_at: "then".into(),
             ..CheckpointInfo::default()
         };
-        vec![point("newer", "workspace/a: it is missing"), point("older", "")]
+        let mut all =
+            vec![point("newer", "", "workspace/a: it is missing"), point("older", "", "")];
+        all.extend(self.0.points.lock().unwrap().iter().map(|(id, name)| point(id, name, "")));
+        all
+    }
+
+    async fn remove_checkpoint(&self, checkpoint: &str) {
+        self.0.uses(checkpoint);
+    }
+
+    async fn restore(&self, checkpoint: &str) -> SessionInfo {
+        self.0.uses(checkpoint);
+        self.0.now("paused")
+    }
+
+    async fn fork(&self, checkpoint: &str) -> (OwnedObjectPath, &str) {
+        self.0.uses(checkpoint);
+        (path::of_session(ID).unwrap(), ID)
     }
 
     async fn usage(&self) -> Usage {
