@@ -47,7 +47,8 @@ impl Problem {
 
     /// The sandbox has `limit` requests under way already.
     pub(crate) fn too_many(limit: usize) -> Self {
-        let message = format!("{limit} requests of this sandbox are under way already");
+        let message =
+            format!("{limit} requests of this sandbox are under way already; try again later");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", message)
     }
 

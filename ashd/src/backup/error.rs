@@ -21,7 +21,7 @@ pub enum BackupError {
     )]
     Foreign(String),
     /// Somebody else writes there.
-    #[error("another backup into this directory is under way")]
+    #[error("another backup into this directory is under way; try again when it has ended")]
     InUse,
     /// There is none.
     #[error("there is no complete backup in this directory")]

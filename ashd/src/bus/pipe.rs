@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(
             status_line(Err(Refusal::ShuttingDown)),
             "{\"error\":\"org.ashd.Ash1.Error.ShuttingDown\",\
-             \"message\":\"The server is shutting down\"}\n"
+             \"message\":\"The server is shutting down; try again when it is back\"}\n"
         );
     }
 }

@@ -53,10 +53,8 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         | Refusal::AttachmentTooLarge(_)
         | Refusal::Stalled => Error::Invalid(text),
         Refusal::Forbidden(_) => Error::Forbidden(text),
-        Refusal::Busy | Refusal::QueueFull(_) => Error::Busy(text),
-        Refusal::Capacity { retry_after_s, .. } => {
-            Error::Capacity(format!("{text}; try again in {retry_after_s} s"))
-        }
+        Refusal::Busy | Refusal::Overtaken(_) | Refusal::QueueFull(_) => Error::Busy(text),
+        Refusal::Capacity { .. } => Error::Capacity(text),
         Refusal::ShuttingDown => Error::ShuttingDown(text),
         Refusal::Sandbox(_)
         | Refusal::Store(_)

@@ -97,7 +97,7 @@ impl From<Refusal> for ApiError {
             }
         }
         match refusal {
-            Refusal::Busy => error.code("busy"),
+            Refusal::Busy | Refusal::Overtaken(_) => error.code("busy"),
             Refusal::QueueFull(_) => error.code("queue_full").retry_after(QUEUE_RETRY_S),
             Refusal::Capacity { retry_after_s, .. } => {
                 error.code("capacity").retry_after(retry_after_s)
@@ -129,6 +129,7 @@ fn status_of(refusal: &Refusal) -> StatusCode {
         Refusal::Ended => StatusCode::GONE,
         Refusal::Forbidden(_) => StatusCode::FORBIDDEN,
         Refusal::Busy
+        | Refusal::Overtaken(_)
         | Refusal::Arriving
         | Refusal::FilesNotReady
         | Refusal::ReadOnly
@@ -265,8 +266,13 @@ mod tests {
             (Refusal::Ended, 410, "Session has ended — create a new session"),
             (Refusal::Invalid("name: no".into()), 400, "name: no"),
             (Refusal::Forbidden("no".into()), 403, "no"),
-            (Refusal::Busy, 409, "Session is busy with another message"),
-            (Refusal::ShuttingDown, 503, "The server is shutting down"),
+            (
+                Refusal::Busy,
+                409,
+                "Session is busy with another message; try again when it is answered, or interrupt it",
+            ),
+            (Refusal::Overtaken("It went"), 409, "It went; try again"),
+            (Refusal::ShuttingDown, 503, "The server is shutting down; try again when it is back"),
             (Refusal::Sandbox("lost".into()), 500, "lost"),
             (Refusal::Internal("odd".into()), 500, "Internal error: odd"),
         ];
@@ -315,7 +321,7 @@ mod tests {
         let (status, _, body) = shown(Refusal::Store(failed).into()).await;
         assert_eq!(
             (status, &body["error"]),
-            (503, &json!("The server cannot use its database right now"))
+            (503, &json!("The server cannot use its database right now; try again later"))
         );
     }
 

@@ -242,7 +242,7 @@ pub enum Refusal {
         nearest: String,
     },
     /// Another point has this name.
-    #[error("name: another checkpoint of this session has this name")]
+    #[error("name: another checkpoint of this session has this name; choose another, or remove it")]
     NameTaken,
     /// It holds what is left of the session.
     #[error("This checkpoint is all that is left of the session; purge the session to remove it")]
@@ -254,7 +254,10 @@ pub enum Refusal {
     )]
     NewestCheckpoint,
     /// The session's files are gone and no point holds them.
-    #[error("The session's files are lost: there is neither a workspace nor a checkpoint")]
+    #[error(
+        "The session's files are lost: there is neither a workspace nor a checkpoint; its history can be \
+         read, and a new session be made"
+    )]
     NothingKept,
     /// A point cannot be brought back.
     #[error("The checkpoint cannot be brought back: {how}; {}", older(.whole.as_ref()))]
@@ -274,7 +277,7 @@ pub enum Refusal {
     #[error("The session is on this server already")]
     HereAlready,
     /// Another machine was quicker.
-    #[error("Another server has just taken this session")]
+    #[error("Another server has just taken this session; go on with it there")]
     TakenElsewhere,
     /// An agent of this name is here, with other files.
     #[error(
@@ -360,14 +363,19 @@ pub enum Refusal {
     /// The caller may not do this.
     #[error("{0}")]
     Forbidden(String),
-    /// A turn is running and the caller did not want to wait.
-    #[error("Session is busy with another message")]
+    /// A turn is running, and the caller did not want to wait or cannot.
+    #[error("Session is busy with another message; try again when it is answered, or interrupt it")]
     Busy,
+    /// Something else was done at the same time; what became of this.
+    #[error("{0}; try again")]
+    Overtaken(&'static str),
     /// Too many messages wait already.
-    #[error("Too many messages are waiting for this session (limit {0})")]
+    #[error(
+        "Too many messages are waiting for this session (limit {0}); try again when some are answered"
+    )]
     QueueFull(usize),
     /// There is no room for it now.
-    #[error("{reason}")]
+    #[error("{reason}; try again in {retry_after_s} s")]
     Capacity {
         /// One sentence.
         reason: String,
@@ -378,7 +386,7 @@ pub enum Refusal {
     #[error("{0}")]
     Backup(String),
     /// The daemon is going away.
-    #[error("The server is shutting down")]
+    #[error("The server is shutting down; try again when it is back")]
     ShuttingDown,
     /// The sandbox could not be made or was lost.
     #[error("{0}")]
@@ -411,7 +419,9 @@ impl Refusal {
     pub fn public_text(&self) -> String {
         match self {
             Refusal::Store(StoreError::Full) => self.to_string(),
-            Refusal::Store(_) => "The server cannot use its database right now".to_owned(),
+            Refusal::Store(_) => {
+                "The server cannot use its database right now; try again later".to_owned()
+            }
             other => other.to_string(),
         }
     }
@@ -444,5 +454,24 @@ mod tests {
             complaint("", &[("LD_PRELOAD", "v")]),
             "env: LD_PRELOAD is reserved and cannot be set from outside"
         );
+    }
+
+    #[test]
+    fn what_passes_says_when_to_try_again() {
+        let full = Refusal::Capacity { reason: "no room".into(), retry_after_s: 5 };
+        assert_eq!(full.public_text(), "no room; try again in 5 s");
+        for passes in [
+            Refusal::Busy,
+            Refusal::Overtaken("It went"),
+            Refusal::QueueFull(3),
+            Refusal::ShuttingDown,
+            Refusal::ObjectStore,
+            Refusal::Arriving,
+            Refusal::FilesNotReady,
+            Refusal::Store(StoreError::Closed),
+        ] {
+            let text = passes.public_text();
+            assert!(text.contains("try again"), "{text}");
+        }
     }
 }

@@ -313,7 +313,7 @@ fn lay(workspace: &Workspace, name: &FileName, incoming: &Incoming) -> Result<St
             Err(error) => return Err(unchanged(error)),
         }
     }
-    Err(Refusal::InTheWay(format!("{LAID} has too many files of this name")))
+    Err(Refusal::InTheWay(format!("{LAID} has too many files of this name; choose another")))
 }
 
 #[cfg(test)]

@@ -97,9 +97,10 @@ impl Service {
             (true, Some(_)) => store.unname_point(id, point.id).await?,
             (false, _) => store.remove_point(id, point.id).await?,
         };
-        // It went, or is gone back to, since it was looked up.
+        // Since it was looked up.
         if !is_done {
-            return Err(Refusal::Busy);
+            let text = "The checkpoint was removed, or the session brought back to it, meanwhile";
+            return Err(Refusal::Overtaken(text));
         }
         self.shared.copies.wake(id);
         Ok(())

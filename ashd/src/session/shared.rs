@@ -374,7 +374,7 @@ impl From<SandboxError> for Refusal {
     fn from(error: SandboxError) -> Refusal {
         match error {
             SandboxError::ShuttingDown => Refusal::ShuttingDown,
-            error => Refusal::Sandbox(error.to_string()),
+            error => Refusal::Sandbox(format!("{error}; the server's log says why")),
         }
     }
 }

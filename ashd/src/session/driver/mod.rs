@@ -475,7 +475,10 @@ fn refusal(denied: Denied, verb: &'static str) -> Refusal {
         Denied::Ended => Refusal::Ended,
         Denied::Busy => Refusal::Busy,
         Denied::QueueFull(limit) => Refusal::QueueFull(limit),
-        Denied::NoSandbox => Refusal::Sandbox("The sandbox could not be started".to_owned()),
+        Denied::NoSandbox => {
+            let text = "The sandbox could not be started; the session's log says why";
+            Refusal::Sandbox(text.to_owned())
+        }
         Denied::ShuttingDown => Refusal::ShuttingDown,
     }
 }

@@ -39,7 +39,9 @@ fn a_second_message_is_refused_when_it_wants(options: Options) -> Result<()> {
     let first = running(&talk, 100)?;
     let refused = talk.api.post_message(&talk.session, &message("x", "reject"))?.answer()?;
     let body = refused.expect(409)?;
-    ensure!(body["error"] == "Session is busy with another message", "{body}");
+    let text =
+        "Session is busy with another message; try again when it is answered, or interrupt it";
+    ensure!(body["error"] == text, "{body}");
     ensure!(body["statusCode"] == 409, "{body}");
     ensure!(first.to_end()?.text() == counted(100), "the running turn is left alone");
     ensure!(talk.ask("[[say free]]")? == "free");
@@ -70,7 +72,8 @@ fn more_messages_than_may_wait_are_refused() -> Result<()> {
     let refused = talk.api.post_message(&talk.session, &message("x", "queue"))?.answer()?;
     let body = refused.expect(429)?;
     ensure!(refused.header("retry-after").is_some(), "when to try again is said");
-    let text = "Too many messages are waiting for this session (limit 3)";
+    let text = "Too many messages are waiting for this session (limit 3); try again when some are \
+                answered";
     ensure!(body["error"] == text, "{body}");
     ensure!(first.to_end()?.text() == counted(300));
     for (n, turn) in queued.into_iter().enumerate() {

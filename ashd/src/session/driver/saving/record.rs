@@ -9,6 +9,9 @@ use crate::session::keeping::{point_of, unkept};
 use crate::snapshot::{Cut, SnapshotError};
 use crate::store::{Commit, StoreError};
 
+/// What is said of a point whose cut was given up, or had no moment.
+const OVERTAKEN: &str = "The session's files could not be saved beside all else that happens to it";
+
 impl Driver {
     /// Makes points of what was cut, and tells those who wait.
     pub(super) async fn record_cut(&mut self, result: Result<Cut, SnapshotError>, saving: Saving) {
@@ -137,7 +140,7 @@ fn named_twice(error: StoreError) -> Refusal {
 
 fn unkept_or_cancelled(session: SessionId, error: SnapshotError) -> Refusal {
     match error {
-        SnapshotError::Cancelled => Refusal::Busy,
+        SnapshotError::Cancelled => Refusal::Overtaken(OVERTAKEN),
         error => unkept(session, error),
     }
 }

@@ -71,7 +71,7 @@ async fn one_whose_moment_is_always_missed_is_given_up() {
         miss(&mut driver).await;
     }
     assert_eq!(missed(&driver), None);
-    assert!(matches!(point.await.unwrap(), Err(Refusal::Busy)));
+    assert!(matches!(point.await.unwrap(), Err(Refusal::Overtaken(_))));
     assert_eq!(points(&driver).await, []);
 }
 
@@ -153,7 +153,7 @@ async fn but_not_when_it_is_missed_again_and_again() {
         miss(&mut driver).await;
         driver.launched(Err(Refusal::ShuttingDown)).await;
     }
-    assert!(matches!(point.await.unwrap(), Err(Refusal::Busy)));
+    assert!(matches!(point.await.unwrap(), Err(Refusal::Overtaken(_))));
     assert_eq!((missed(&driver), points(&driver).await), (None, vec![]));
 }
 
