@@ -194,7 +194,7 @@ impl Shared {
                 let from = top.file(c"body")?;
                 from.sync_all()?;
                 let stat: Stat = dir::stat_of(&from)?;
-                dir::copy(&from, &top.make_file(c"copy")?, &stat, &mut true)?;
+                dir::copy(&from, &top.make_file(c"copy")?, stat.size, &mut true)?;
                 move_into(&folder, &name, &incoming.body_path())?;
                 // Its own directory, that of all sessions, and the state directory.
                 folder.ancestors().take(3).try_for_each(|dir| File::open(dir)?.sync_all())

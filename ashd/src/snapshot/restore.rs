@@ -27,8 +27,13 @@ use crate::fault;
 use crate::tree::dir::{self, Dir, Kind};
 use crate::tree::{Tree, remove_all};
 
-/// Files that wait to be written; each holds its directory open.
-const WAITING: usize = 128;
+/// Batches of files that wait to be written; each holds its directory open.
+const WAITING: usize = 16;
+
+/// Files of one directory that one thread writes, one after the other, at most so many or so many bytes:
+/// two threads that make files in the same directory wait for each other.
+const BATCH: usize = 64;
+const BATCH_BYTES: u64 = 1024 * 1024;
 
 /// How a point is to be brought back.
 pub struct Restoring<'a> {
@@ -166,6 +171,7 @@ struct Build<'a> {
     vault: &'a Vault,
     restoring: &'a Restoring<'a>,
     donor: Option<Giving>,
+    /// What is not done with once it is there: directories, and files with several names.
     entries: HashMap<Vec<u8>, Entry>,
     /// The first name of each group of names of one file.
     groups: HashMap<[u8; 8], Vec<u8>>,
@@ -176,14 +182,30 @@ struct Build<'a> {
     restored: Restored,
 }
 
-/// A file to be written.
-struct Job {
+/// Files of one directory that are to be written.
+struct Batch {
     dir: Arc<Dir>,
-    name: CString,
+    /// As seen from the session.
     path: Vec<u8>,
-    entry: Entry,
-    content: Content,
+    files: Vec<(Vec<u8>, Entry)>,
+    bytes: u64,
 }
+
+impl Batch {
+    fn new(dir: &Arc<Dir>, path: &[u8]) -> Batch {
+        Batch { dir: dir.clone(), path: path.to_vec(), files: vec![], bytes: 0 }
+    }
+
+    fn is_full(&self) -> bool {
+        self.files.len() >= BATCH || self.bytes >= BATCH_BYTES
+    }
+}
+
+/// Hands batches to those who write.
+type Batches = mpsc::SyncSender<Batch>;
+
+/// What was written, and what is known of it from then on.
+type Written = Vec<(Vec<u8>, Known)>;
 
 /// A live tree that files are taken from.
 struct Giving {
@@ -208,17 +230,14 @@ impl Giving {
                 && theirs.extents == content.extents)
         };
         let Some(known) = self.scan.files.get(path).filter(same) else { return false };
-        self.copy(path, known.mark, to).unwrap_or(false)
+        self.copy(path, (known.mark, content.size), to).unwrap_or(false)
     }
 
-    fn copy(&self, path: &[u8], mark: Mark, to: &File) -> io::Result<bool> {
+    /// What its times tell behind the copy holds for all of it: they never go back.
+    fn copy(&self, path: &[u8], (mark, size): (Mark, u64), to: &File) -> io::Result<bool> {
         let file = self.top.file(&name(path)?)?;
-        let stat = dir::stat_of(&file)?;
-        if Mark::of(&stat) != mark {
-            return Ok(false);
-        }
         let mut shares = self.shares.load(Ordering::Relaxed);
-        dir::copy(&file, to, &stat, &mut shares)?;
+        dir::copy(&file, to, size, &mut shares)?;
         self.shares.store(shares, Ordering::Relaxed);
         Ok(Mark::of(&dir::stat_of(&file)?) == mark)
     }
@@ -258,20 +277,24 @@ impl<'a> Build<'a> {
 
     /// Fills the roots: makes every directory, and everything in them but further names of files.
     fn files(&mut self, top: &Dir, node: ChunkId) -> Result<(), SnapshotError> {
-        let (jobs, waiting) = mpsc::sync_channel::<Job>(WAITING);
+        let (batches, waiting) = mpsc::sync_channel::<Batch>(WAITING);
         let waiting = Mutex::new(waiting);
         let failed = Mutex::new(None);
         let (vault, restoring) = (self.vault, self.restoring);
         let donor = self.donor.take();
-        let made = thread::scope(|scope| {
-            for _ in 0..threads() {
-                scope.spawn(|| write_all(vault, restoring, donor.as_ref(), &waiting, &failed));
-            }
-            let top = Arc::new(top.try_clone()?);
-            let made = self.fill(&top, node, &jobs, &failed);
-            drop(jobs);
-            made
+        let (made, written) = thread::scope(|scope| {
+            let write = || write_all((vault, restoring, donor.as_ref()), &waiting, &failed);
+            let writers: Vec<_> = (0..threads()).map(|_| scope.spawn(write)).collect();
+            let made = top.try_clone().map_err(SnapshotError::from);
+            let made = made.and_then(|top| self.fill(&Arc::new(top), node, &batches, &failed));
+            drop(batches);
+            let written: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
+            (made, written)
         });
+        for written in written {
+            let panicked = |_| SnapshotError::Store("a writer has failed".to_owned());
+            self.known.extend(written.map_err(panicked)?);
+        }
         match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
             None => made,
@@ -282,10 +305,11 @@ impl<'a> Build<'a> {
         &mut self,
         dir: &Arc<Dir>,
         node: ChunkId,
-        jobs: &mpsc::SyncSender<Job>,
+        batches: &Batches,
         failed: &Mutex<Option<SnapshotError>>,
     ) -> Result<(), SnapshotError> {
         let vault = self.vault;
+        let mut batch = Batch::new(dir, &self.path);
         for leaf in vault.leaves(node).map_err(|error| within(&self.path, error))? {
             for (name, entry) in leaf.map_err(|error| within(&self.path, error))? {
                 let stop = failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
@@ -297,31 +321,39 @@ impl<'a> Build<'a> {
                     self.path.push(b'/');
                 }
                 self.path.extend(&name);
-                let child = self.one(dir, &name, &entry, jobs);
+                self.restored.files += 1;
+                let child = self.one(dir, &name, &entry);
                 let filled = match (child, &entry.what) {
                     (Ok(Some(child)), What::Dir(node)) => {
-                        self.fill(&Arc::new(child), *node, jobs, failed)
+                        self.entries.insert(self.path.clone(), entry.clone());
+                        self.fill(&Arc::new(child), *node, batches, failed)
+                    }
+                    (Ok(None), What::File(content)) => {
+                        if self.is_first(content) {
+                            batch.bytes += content.size;
+                            batch.files.push((name, entry.clone()));
+                        }
+                        if content.group.is_some() {
+                            self.entries.insert(self.path.clone(), entry);
+                        }
+                        Ok(())
                     }
                     (Ok(_), _) => Ok(()),
                     (Err(error), _) => Err(SnapshotError::at(&self.path, error)),
                 };
-                self.entries.insert(self.path.clone(), entry);
                 self.path.truncate(before);
-                self.restored.files += 1;
                 filled?;
+                if batch.is_full() {
+                    send(batches, std::mem::replace(&mut batch, Batch::new(dir, &self.path)));
+                }
             }
         }
+        send(batches, batch);
         Ok(())
     }
 
-    /// Makes one entry; a directory is returned.
-    fn one(
-        &mut self,
-        dir: &Arc<Dir>,
-        bytes: &[u8],
-        entry: &Entry,
-        jobs: &mpsc::SyncSender<Job>,
-    ) -> io::Result<Option<Dir>> {
+    /// Makes what is no file; a directory is returned.
+    fn one(&self, dir: &Arc<Dir>, bytes: &[u8], entry: &Entry) -> io::Result<Option<Dir>> {
         let (name, owner) = (name(bytes)?, self.restoring.owner);
         match &entry.what {
             What::Dir(_) if self.path == bytes => return dir.dir(&name).map(Some),
@@ -330,22 +362,21 @@ impl<'a> Build<'a> {
                 dir.make_link(&name, &self::name(target)?, owner, entry.modified)?
             }
             What::Fifo => dir.make_fifo(&name, owner, entry.mode, entry.modified)?,
-            What::File(content) => {
-                self.restored.bytes += content.size;
-                if let Some(group) = content.group {
-                    let first = self.groups.entry(group).or_insert_with(|| self.path.clone());
-                    if *first != self.path {
-                        self.links.push((self.path.clone(), first.clone()));
-                        return Ok(None);
-                    }
-                }
-                let (path, dir) = (self.path.clone(), dir.clone());
-                let job = Job { dir, name, path, entry: entry.clone(), content: content.clone() };
-                // Writers that have failed say so themselves.
-                let _ = jobs.send(job);
-            }
+            What::File(_) => {}
         }
         Ok(None)
+    }
+
+    /// Whether the path is the first name of a file; further ones are noted, to be given later.
+    fn is_first(&mut self, content: &Content) -> bool {
+        self.restored.bytes += content.size;
+        let Some(group) = content.group else { return true };
+        let first = self.groups.entry(group).or_insert_with(|| self.path.clone());
+        let is_first = *first == self.path;
+        if !is_first {
+            self.links.push((self.path.clone(), first.clone()));
+        }
+        is_first
     }
 
     /// Gives files their further names.
@@ -362,7 +393,7 @@ impl<'a> Build<'a> {
     }
 
     /// Gives directories their owners and times, now that nothing is made in them any more, and
-    /// notes what everything is.
+    /// notes what they and files with several names are.
     fn finish(&mut self, dir: &Dir) -> Result<(), SnapshotError> {
         let at = |path: &[u8], error| SnapshotError::at(path, error);
         for name in dir.names().map_err(|error| at(&self.path, error))? {
@@ -396,40 +427,57 @@ impl<'a> Build<'a> {
     }
 }
 
+fn send(batches: &Batches, batch: Batch) {
+    if !batch.files.is_empty() {
+        // Writers that have failed say so themselves.
+        let _ = batches.send(batch);
+    }
+}
+
+/// What files are written from, and how.
+type Sources<'a> = (&'a Vault, &'a Restoring<'a>, Option<&'a Giving>);
+
 fn write_all(
-    vault: &Vault,
-    restoring: &Restoring<'_>,
-    donor: Option<&Giving>,
-    waiting: &Mutex<mpsc::Receiver<Job>>,
+    from: Sources<'_>,
+    waiting: &Mutex<mpsc::Receiver<Batch>>,
     failed: &Mutex<Option<SnapshotError>>,
-) {
+) -> Written {
     let failed = || failed.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut written = vec![];
     loop {
-        let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
-        if failed().is_none()
-            && let Err(error) = write(vault, restoring, donor, &job)
-        {
-            failed().get_or_insert(within(&job.path, error));
+        let batch = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Batch { dir, path: within_dir, files, .. }) = batch else { return written };
+        for (name, entry) in files {
+            if failed().is_some() {
+                break;
+            }
+            let path = joined(&within_dir, &name);
+            match write(from, &dir, (&name, &path), &entry) {
+                Ok(Some(known)) => written.push((path, known)),
+                Ok(None) => {}
+                Err(error) => drop(failed().get_or_insert(within(&path, error))),
+            }
         }
     }
 }
 
+/// Writes a file; returns what is known of it, unless it gets further names.
 fn write(
-    vault: &Vault,
-    restoring: &Restoring<'_>,
-    donor: Option<&Giving>,
-    job: &Job,
-) -> Result<(), SnapshotError> {
-    let at = |error| SnapshotError::at(&job.path, error);
-    let file = job.dir.make_file(&job.name).map_err(at)?;
-    if !donor.is_some_and(|donor| donor.give(&job.path, &job.content, &file)) {
+    (vault, restoring, donor): Sources<'_>,
+    dir: &Dir,
+    (name, path): (&[u8], &[u8]),
+    entry: &Entry,
+) -> Result<Option<Known>, SnapshotError> {
+    let at = |error| SnapshotError::at(path, error);
+    let What::File(content) = &entry.what else { return Ok(None) };
+    let file = self::name(name).and_then(|name| dir.make_file(&name)).map_err(at)?;
+    if !donor.is_some_and(|donor| donor.give(path, content, &file)) {
         if donor.is_some() {
             // What a donor could not give whole is written over.
             file.set_len(0).map_err(at)?;
         }
         let mut end = 0;
-        for (offset, chunk) in vault.pieces(&job.content)? {
+        for (offset, chunk) in vault.pieces(content)? {
             if restoring.cancel.load(Ordering::Relaxed) {
                 return Err(SnapshotError::Cancelled);
             }
@@ -437,13 +485,24 @@ fn write(
             end = offset + u64::from(chunk.length);
         }
         // Most files have no hole at their end.
-        if end < job.content.size {
-            file.set_len(job.content.size).map_err(at)?;
+        if end < content.size {
+            file.set_len(content.size).map_err(at)?;
         }
     }
-    attributes(&file, &job.entry)
-        .and_then(|()| dir::finish(&file, restoring.owner, job.entry.mode, job.entry.modified))
-        .map_err(at)
+    attributes(&file, entry)
+        .and_then(|()| dir::finish(&file, restoring.owner, entry.mode, entry.modified))
+        .map_err(at)?;
+    if content.group.is_some() {
+        return Ok(None);
+    }
+    let mark = Mark::of(&dir::stat_of(&file).map_err(at)?);
+    Ok(Some(Known { mark, entry: entry.encode() }))
+}
+
+/// A path with one more part.
+fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
+    let between: &[u8] = if path.is_empty() { b"" } else { b"/" };
+    [path, between, name].concat()
 }
 
 fn attributes(file: impl std::os::fd::AsFd, entry: &Entry) -> io::Result<()> {

@@ -141,19 +141,11 @@ impl Copy {
         let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
         self.meter.add(size)?;
         let target = open::new_file(to, name).map_err(|error| self.meter.at(error))?;
-        self.contents(&source, &target, &stat)
+        // What it held when it was opened.
+        contents(&source, &target, size, &mut self.shares)
             .and_then(|()| open::give(&target, self.owner, stat.st_mode))
             .and_then(|()| rustix::fs::futimens(&target, &modified(&stat)))
             .map_err(|error| self.meter.at(error))
-    }
-
-    /// Copies what the file held when it was opened: by sharing blocks where the file system can,
-    /// else what is not a hole.
-    fn contents(&mut self, from: &File, to: &File, stat: &Stat) -> Result<(), Errno> {
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
-        let sparse = blocks.saturating_mul(512) < size;
-        contents(from, to, (size, sparse), &mut self.shares)
     }
 
     fn within<T>(
@@ -180,12 +172,7 @@ impl Copy {
 
 /// Copies `size` bytes of a file into an empty one: by sharing blocks while that seems possible
 /// (`shares`), else what is not a hole.
-pub(super) fn contents(
-    from: &File,
-    to: &File,
-    (size, sparse): (u64, bool),
-    shares: &mut bool,
-) -> Result<(), Errno> {
+pub(super) fn contents(from: &File, to: &File, size: u64, shares: &mut bool) -> Result<(), Errno> {
     if *shares {
         match rustix::fs::ioctl_ficlone(to, from) {
             // It may have grown since it was counted. Looking costs less than cutting off nothing.
@@ -196,7 +183,7 @@ pub(super) fn contents(
             Err(_) => {}
         }
     }
-    if !sparse {
+    if !is_sparse(from)? {
         return extent(from, to, 0..size);
     }
     let mut at = 0;
@@ -205,6 +192,13 @@ pub(super) fn contents(
         at = end;
     }
     rustix::fs::ftruncate(to, size)
+}
+
+/// Whether there are holes in a file.
+fn is_sparse(file: &File) -> Result<bool, Errno> {
+    let stat = rustix::fs::fstat(file)?;
+    let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+    Ok(blocks.saturating_mul(512) < u64::try_from(stat.st_size).unwrap_or(0))
 }
 
 fn length(file: &File) -> Result<u64, Errno> {

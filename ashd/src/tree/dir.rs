@@ -253,13 +253,13 @@ pub fn give(fd: impl AsFd, owner: u32, mode: u32) -> io::Result<()> {
     Ok(open::give(fd, owner, mode)?)
 }
 
-/// Copies the content of a file into an empty one, by sharing blocks where the file system can, and
+/// Copies so many bytes of a file into an empty one, by sharing blocks where the file system can, and
 /// leaves holes as they are. `shares` remembers whether it can.
 ///
 /// # Errors
 /// When the system fails.
-pub fn copy(from: &File, to: &File, stat: &Stat, shares: &mut bool) -> io::Result<()> {
-    Ok(super::copy::contents(from, to, (stat.size, stat.sparse), shares)?)
+pub fn copy(from: &File, to: &File, size: u64, shares: &mut bool) -> io::Result<()> {
+    Ok(super::copy::contents(from, to, size, shares)?)
 }
 
 /// Waits for whoever is in the middle of a write into the file: it changes times when it begins,
