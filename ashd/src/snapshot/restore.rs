@@ -33,7 +33,7 @@ const WAITING: usize = 16;
 /// Files of one directory that one thread writes, one after the other, at most so many or so many bytes:
 /// two threads that make files in the same directory wait for each other.
 const BATCH: usize = 64;
-const BATCH_BYTES: u64 = 1024 * 1024;
+const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 
 /// How a point is to be brought back.
 pub struct Restoring<'a> {
@@ -150,13 +150,18 @@ impl Vault {
         build.links(&top)?;
         build.path.clear();
         build.finish(&top)?;
-        if restoring.synced {
-            tree.sync()?;
-        }
+        let (synced, scan) = thread::scope(|scope| {
+            let scan = scope.spawn(|| scan::whole(Some(root), &build.known));
+            let synced = if restoring.synced { tree.sync() } else { Ok(()) };
+            (synced, scan.join())
+        });
+        synced?;
         fault::fail("restore.built")?;
         match pin.keeps(root) {
             true => {
-                scan::rewrite(&self.scan(restoring.session), Some(root), &build.known)?;
+                let panicked =
+                    |_| SnapshotError::Store("a scan could not be put together".to_owned());
+                scan::replace(&self.scan(restoring.session), &scan.map_err(panicked)?)?;
                 pin.wrote_scan(restoring.session, Some(root));
             }
             // What of it may be about to go does not count as stored.

@@ -177,10 +177,15 @@ impl Scan {
 /// Writes a scan anew.
 pub(super) fn rewrite(path: &Path, root: Option<Root>, all: &Files) -> Result<u64, SnapshotError> {
     let bytes = whole(root, all);
-    let beside: PathBuf = path.with_extension("new");
-    std::fs::write(&beside, &bytes)?;
-    std::fs::rename(&beside, path)?;
+    replace(path, &bytes)?;
     Ok(bytes.len() as u64)
+}
+
+/// Puts what makes up a scan in its place.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
+    let beside: PathBuf = path.with_extension("new");
+    std::fs::write(&beside, bytes)?;
+    Ok(std::fs::rename(&beside, path)?)
 }
 
 /// A scan that says all this and nothing else.

@@ -53,12 +53,13 @@ struct Measured {
 
 fn measure(scale: Scale) -> Result<Outcome> {
     let options = Options { disk: Some(IMAGE), file_system: "xfs", ..Options::stub() };
-    let shared = on(options, scale, false)?;
-    let copied = on(Options::stub(), scale, true)?;
+    let shared = on(options, scale.of(20), scale)?;
+    let copied = on(Options::stub(), scale.of(5), scale)?;
     let speed = 100.0 * copied.copies.quantile(0.5) / copied.forks.quantile(0.5);
     let speed = Row::plain("ext4: speed of a plain copy", copied.forks.n(), Unit::Percent, speed);
     let rows = vec![
         Row::times("xfs: POST fork", &shared.forks).floor(700.0),
+        Row::times("xfs: cp -a --reflink=always and sync -f", &shared.copies),
         Row::times("xfs: the parent held", &shared.held).floor(20.0),
         Row::times("xfs: the same without a fork", &shared.otherwise),
         speed.floor(90.0),
@@ -70,14 +71,13 @@ fn measure(scale: Scale) -> Result<Outcome> {
     Ok(Outcome { rows, notes: vec![] })
 }
 
-fn on(options: Options, scale: Scale, copy: bool) -> Result<Measured> {
+fn on(options: Options, times: usize, scale: Scale) -> Result<Measured> {
+    let flags: &[&str] = if options.file_system == "xfs" { &["--reflink=always"] } else { &[] };
     let ash = stage::stub_with(options)?;
     let parent = stage::filled_session(&ash, scale.fill(LARGE))?;
     let mut measured = Measured::default();
-    for _ in 0..scale.of(5).max(2) {
-        if copy {
-            measured.copies.append(plain_copy(&ash, &parent)?);
-        }
+    for _ in 0..times.max(2) {
+        measured.copies.append(plain_copy(&ash, &parent, flags)?);
         measured.one(&ash, &parent)?;
     }
     ash.api().purge(&parent)?;
@@ -86,12 +86,12 @@ fn on(options: Options, scale: Scale, copy: bool) -> Result<Measured> {
 }
 
 /// Copies the parent's directory by the usual means.
-fn plain_copy(ash: &Ash, parent: &str) -> Result<Times> {
-    let from = stage::state(ash)?.join("sessions").join(parent);
-    let to = ash.scratch().join("copy");
+fn plain_copy(ash: &Ash, parent: &str, flags: &[&str]) -> Result<Times> {
+    let sessions = stage::state(ash)?.join("sessions");
+    let to = stage::state(ash)?.join("copy");
     let mut times = Times::default();
     let begin = monotonic_ns();
-    run(Command::new("cp").arg("-a").arg(&from).arg(&to))?;
+    run(Command::new("cp").arg("-a").args(flags).arg(sessions.join(parent)).arg(&to))?;
     run(Command::new("sync").arg("-f").arg(&to))?;
     times.add(begin, monotonic_ns());
     std::fs::remove_dir_all(&to)?;
