@@ -33,6 +33,7 @@ mod groups;
 mod read;
 
 mod restore;
+mod writers;
 
 mod browse;
 mod walk;

@@ -7,9 +7,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -19,21 +17,14 @@ use super::chunk::ChunkId;
 use super::crew::threads;
 use super::gate::Pin;
 use super::node::{Content, Entry, What};
-use super::scan::{self, Known, Mark, Scan};
+use super::scan::{self, Known, Mark};
 use super::vault::Vault;
+use super::writers::{self, Batch, Batches, Giving, WAITING, Writing, within};
 use super::{Damage, SnapshotError, deeply};
 use crate::domain::{Root, SessionId};
 use crate::fault;
 use crate::tree::dir::{self, Dir, Kind};
 use crate::tree::{Tree, remove_all};
-
-/// Batches of files that wait to be written; each holds its directory open.
-const WAITING: usize = 16;
-
-/// Files of one directory that one thread writes, one after the other, at most so many or so many bytes:
-/// two threads that make files in the same directory wait for each other.
-const BATCH: usize = 64;
-const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 
 /// How a point is to be brought back.
 pub struct Restoring<'a> {
@@ -187,71 +178,11 @@ struct Build<'a> {
     restored: Restored,
 }
 
-/// Files of one directory that are to be written.
-struct Batch {
-    dir: Arc<Dir>,
-    /// As seen from the session.
-    path: Vec<u8>,
-    files: Vec<(Vec<u8>, Entry)>,
-    bytes: u64,
-}
-
-impl Batch {
-    fn new(dir: &Arc<Dir>, path: &[u8]) -> Batch {
-        Batch { dir: dir.clone(), path: path.to_vec(), files: vec![], bytes: 0 }
-    }
-
-    fn is_full(&self) -> bool {
-        self.files.len() >= BATCH || self.bytes >= BATCH_BYTES
-    }
-}
-
-/// Hands batches to those who write.
-type Batches = mpsc::SyncSender<Batch>;
-
-/// What was written, and what is known of it from then on.
-type Written = Vec<(Vec<u8>, Known)>;
-
-/// A live tree that files are taken from.
-struct Giving {
-    scan: Scan,
-    top: Dir,
-    shares: AtomicBool,
-}
-
-impl Giving {
-    fn of(vault: &Vault, donor: Donor<'_>) -> Result<Giving, SnapshotError> {
-        let scan = Scan::load(&vault.scan(donor.session));
-        let top = Tree::open(donor.root)?.top()?;
-        Ok(Giving { scan, top, shares: AtomicBool::new(true) })
-    }
-
-    /// Copies a file that is still what was stored for it; false when it is not.
-    fn give(&self, path: &[u8], content: &Content, to: &File) -> bool {
-        let same = |known: &&Known| {
-            let entry = Entry::decode(&mut &known.entry[..]);
-            let what = entry.map(|entry| entry.what);
-            matches!(what, Ok(What::File(theirs)) if theirs.size == content.size
-                && theirs.extents == content.extents)
-        };
-        let Some(known) = self.scan.files.get(path).filter(same) else { return false };
-        self.copy(path, (known.mark, content.size), to).unwrap_or(false)
-    }
-
-    /// What its times tell behind the copy holds for all of it: they never go back.
-    fn copy(&self, path: &[u8], (mark, size): (Mark, u64), to: &File) -> io::Result<bool> {
-        let file = self.top.file(&name(path)?)?;
-        let mut shares = self.shares.load(Ordering::Relaxed);
-        dir::copy(&file, to, size, &mut shares)?;
-        self.shares.store(shares, Ordering::Relaxed);
-        Ok(Mark::of(&dir::stat_of(&file)?) == mark)
-    }
-}
-
 impl<'a> Build<'a> {
     fn new(vault: &'a Vault, restoring: &'a Restoring<'a>) -> Result<Build<'a>, SnapshotError> {
         // One that is gone by now gives nothing.
-        let donor = restoring.donor.and_then(|donor| Giving::of(vault, donor).ok());
+        let donor =
+            restoring.donor.and_then(|donor| Giving::of(vault, donor.session, donor.root).ok());
         Ok(Build {
             vault,
             restoring,
@@ -268,7 +199,7 @@ impl<'a> Build<'a> {
     /// Makes the directories at the top, for their owner alone.
     fn roots(&self, top: &Dir, node: ChunkId) -> Result<(), SnapshotError> {
         let own = |name: &[u8]| -> io::Result<()> {
-            dir::own(&top.make_dir(&self::name(name)?)?, self.restoring.owner)
+            dir::own(&top.make_dir(&writers::name(name)?)?, self.restoring.owner)
         };
         for leaf in self.vault.leaves(node)? {
             for (name, entry) in leaf? {
@@ -285,10 +216,10 @@ impl<'a> Build<'a> {
         let (batches, waiting) = mpsc::sync_channel::<Batch>(WAITING);
         let waiting = Mutex::new(waiting);
         let failed = Mutex::new(None);
-        let (vault, restoring) = (self.vault, self.restoring);
-        let donor = self.donor.take();
+        let Restoring { owner, cancel, .. } = *self.restoring;
+        let writing = Writing { vault: self.vault, donor: self.donor.take(), owner, cancel };
         let (made, written) = thread::scope(|scope| {
-            let write = || write_all((vault, restoring, donor.as_ref()), &waiting, &failed);
+            let write = || writing.all(&waiting, &failed);
             let writers: Vec<_> = (0..threads()).map(|_| scope.spawn(write)).collect();
             let made = top.try_clone().map_err(SnapshotError::from);
             let made = made.and_then(|top| self.fill(&Arc::new(top), node, &batches, &failed));
@@ -334,12 +265,12 @@ impl<'a> Build<'a> {
                         self.fill(&Arc::new(child), *node, batches, failed)
                     }
                     (Ok(None), What::File(content)) => {
-                        if self.is_first(content) {
-                            batch.bytes += content.size;
-                            batch.files.push((name, entry.clone()));
-                        }
                         if content.group.is_some() {
-                            self.entries.insert(self.path.clone(), entry);
+                            self.entries.insert(self.path.clone(), entry.clone());
+                        }
+                        if self.is_first(content) {
+                            let size = content.size;
+                            batch.add(name, entry, size, batches);
                         }
                         Ok(())
                     }
@@ -348,23 +279,20 @@ impl<'a> Build<'a> {
                 };
                 self.path.truncate(before);
                 filled?;
-                if batch.is_full() {
-                    send(batches, std::mem::replace(&mut batch, Batch::new(dir, &self.path)));
-                }
             }
         }
-        send(batches, batch);
+        batch.send(batches);
         Ok(())
     }
 
     /// Makes what is no file; a directory is returned.
     fn one(&self, dir: &Arc<Dir>, bytes: &[u8], entry: &Entry) -> io::Result<Option<Dir>> {
-        let (name, owner) = (name(bytes)?, self.restoring.owner);
+        let (name, owner) = (writers::name(bytes)?, self.restoring.owner);
         match &entry.what {
             What::Dir(_) if self.path == bytes => return dir.dir(&name).map(Some),
             What::Dir(_) => return dir.make_dir(&name).map(Some),
             What::Link(target) => {
-                dir.make_link(&name, &self::name(target)?, owner, entry.modified)?
+                dir.make_link(&name, &writers::name(target)?, owner, entry.modified)?
             }
             What::Fifo => dir.make_fifo(&name, owner, entry.mode, entry.modified)?,
             What::File(_) => {}
@@ -419,7 +347,7 @@ impl<'a> Build<'a> {
             let child = dir.dir(name).map_err(|error| SnapshotError::at(&self.path, error))?;
             self.finish(&child)?;
             let owner = self.restoring.owner;
-            attributes(&child, &entry)
+            writers::attributes(&child, &entry)
                 .and_then(|()| dir::finish(&child, owner, entry.mode, entry.modified))
                 .map_err(|error| SnapshotError::at(&self.path, error))?;
         }
@@ -432,107 +360,13 @@ impl<'a> Build<'a> {
     }
 }
 
-fn send(batches: &Batches, batch: Batch) {
-    if !batch.files.is_empty() {
-        // Writers that have failed say so themselves.
-        let _ = batches.send(batch);
-    }
-}
-
-/// What files are written from, and how.
-type Sources<'a> = (&'a Vault, &'a Restoring<'a>, Option<&'a Giving>);
-
-fn write_all(
-    from: Sources<'_>,
-    waiting: &Mutex<mpsc::Receiver<Batch>>,
-    failed: &Mutex<Option<SnapshotError>>,
-) -> Written {
-    let failed = || failed.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut written = vec![];
-    loop {
-        let batch = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Batch { dir, path: within_dir, files, .. }) = batch else { return written };
-        for (name, entry) in files {
-            if failed().is_some() {
-                break;
-            }
-            let path = joined(&within_dir, &name);
-            match write(from, &dir, (&name, &path), &entry) {
-                Ok(Some(known)) => written.push((path, known)),
-                Ok(None) => {}
-                Err(error) => drop(failed().get_or_insert(within(&path, error))),
-            }
-        }
-    }
-}
-
-/// Writes a file; returns what is known of it, unless it gets further names.
-fn write(
-    (vault, restoring, donor): Sources<'_>,
-    dir: &Dir,
-    (name, path): (&[u8], &[u8]),
-    entry: &Entry,
-) -> Result<Option<Known>, SnapshotError> {
-    let at = |error| SnapshotError::at(path, error);
-    let What::File(content) = &entry.what else { return Ok(None) };
-    let file = self::name(name).and_then(|name| dir.make_file(&name)).map_err(at)?;
-    if !donor.is_some_and(|donor| donor.give(path, content, &file)) {
-        if donor.is_some() {
-            // What a donor could not give whole is written over.
-            file.set_len(0).map_err(at)?;
-        }
-        let mut end = 0;
-        for (offset, chunk) in vault.pieces(content)? {
-            if restoring.cancel.load(Ordering::Relaxed) {
-                return Err(SnapshotError::Cancelled);
-            }
-            file.write_all_at(&vault.piece(chunk)?, offset).map_err(at)?;
-            end = offset + u64::from(chunk.length);
-        }
-        // Most files have no hole at their end.
-        if end < content.size {
-            file.set_len(content.size).map_err(at)?;
-        }
-    }
-    attributes(&file, entry)
-        .and_then(|()| dir::finish(&file, restoring.owner, entry.mode, entry.modified))
-        .map_err(at)?;
-    if content.group.is_some() {
-        return Ok(None);
-    }
-    let mark = Mark::of(&dir::stat_of(&file).map_err(at)?);
-    Ok(Some(Known { mark, entry: entry.encode() }))
-}
-
-/// A path with one more part.
-fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
-    let between: &[u8] = if path.is_empty() { b"" } else { b"/" };
-    [path, between, name].concat()
-}
-
-fn attributes(file: impl std::os::fd::AsFd, entry: &Entry) -> io::Result<()> {
-    entry.attributes.all.iter().try_for_each(|(name, value)| dir::set_attribute(&file, name, value))
-}
-
-fn name(bytes: &[u8]) -> io::Result<CString> {
-    CString::new(bytes).map_err(io::Error::other)
-}
-
 /// The directory that something lies in, and its name there.
 fn parent(top: &Dir, path: &[u8]) -> io::Result<(Dir, CString)> {
     let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
     let last = parts.pop().unwrap_or_default();
     let mut dir = top.try_clone()?;
     for part in parts {
-        dir = dir.dir(&name(part)?)?;
+        dir = dir.dir(&writers::name(part)?)?;
     }
-    Ok((dir, name(last)?))
-}
-
-/// Says of damage which file it hits.
-fn within(path: &[u8], error: SnapshotError) -> SnapshotError {
-    match error {
-        SnapshotError::Damaged { how, .. } => SnapshotError::damaged(path, how),
-        error => error,
-    }
+    Ok((dir, writers::name(last)?))
 }

@@ -1,0 +1,212 @@
+//! Who writes the files of a point that is brought back: several threads, each a directory's worth at a
+//! time.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use super::SnapshotError;
+use super::node::{Content, Entry, What};
+use super::scan::{Known, Mark, Scan};
+use super::vault::Vault;
+use crate::domain::SessionId;
+use crate::tree::Tree;
+use crate::tree::dir::{self, Dir};
+
+/// Batches of files that wait to be written; each holds its directory open.
+pub(super) const WAITING: usize = 16;
+
+/// Files of one directory that one thread writes, one after the other, at most so many or so many bytes:
+/// two threads that make files in the same directory wait for each other.
+const BATCH: usize = 64;
+const BATCH_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Files of one directory that are to be written.
+pub(super) struct Batch {
+    dir: Arc<Dir>,
+    /// As seen from the session.
+    path: Vec<u8>,
+    files: Vec<(Vec<u8>, Entry)>,
+    bytes: u64,
+}
+
+impl Batch {
+    pub(super) fn new(dir: &Arc<Dir>, path: &[u8]) -> Batch {
+        Batch { dir: dir.clone(), path: path.to_vec(), files: vec![], bytes: 0 }
+    }
+
+    /// Adds a file; a batch that is full then goes on its way, and an empty one is left.
+    pub(super) fn add(&mut self, name: Vec<u8>, entry: Entry, size: u64, to: &Batches) {
+        self.bytes = self.bytes.saturating_add(size);
+        self.files.push((name, entry));
+        if self.files.len() >= BATCH || self.bytes >= BATCH_BYTES {
+            let next = Batch::new(&self.dir, &self.path);
+            std::mem::replace(self, next).send(to);
+        }
+    }
+
+    /// Sends it on its way.
+    pub(super) fn send(self, to: &Batches) {
+        if !self.files.is_empty() {
+            // Writers that have failed say so themselves.
+            let _ = to.send(self);
+        }
+    }
+}
+
+/// Hands batches to those who write.
+pub(super) type Batches = mpsc::SyncSender<Batch>;
+
+/// What was written, and what is known of it from then on.
+pub(super) type Written = Vec<(Vec<u8>, Known)>;
+
+/// What files are written from, and how.
+pub(super) struct Writing<'a> {
+    pub(super) vault: &'a Vault,
+    pub(super) donor: Option<Giving>,
+    /// Who owns everything.
+    pub(super) owner: u32,
+    /// Set when it is to be given up.
+    pub(super) cancel: &'a AtomicBool,
+}
+
+/// A live tree that files are taken from.
+pub(super) struct Giving {
+    scan: Scan,
+    top: Dir,
+    shares: AtomicBool,
+}
+
+impl Giving {
+    /// A session's files, in this directory.
+    pub(super) fn of(
+        vault: &Vault,
+        session: SessionId,
+        root: &Path,
+    ) -> Result<Giving, SnapshotError> {
+        let scan = Scan::load(&vault.scan(session));
+        let top = Tree::open(root)?.top()?;
+        Ok(Giving { scan, top, shares: AtomicBool::new(true) })
+    }
+
+    /// Copies a file that is still what was stored for it; false when it is not.
+    fn give(&self, path: &[u8], content: &Content, to: &File) -> bool {
+        let same = |known: &&Known| {
+            let entry = Entry::decode(&mut &known.entry[..]);
+            let what = entry.map(|entry| entry.what);
+            matches!(what, Ok(What::File(theirs)) if theirs.size == content.size
+                && theirs.extents == content.extents)
+        };
+        let Some(known) = self.scan.files.get(path).filter(same) else { return false };
+        self.copy(path, (known.mark, content.size), to).unwrap_or(false)
+    }
+
+    /// What its times tell behind the copy holds for all of it: they never go back.
+    fn copy(&self, path: &[u8], (mark, size): (Mark, u64), to: &File) -> io::Result<bool> {
+        let file = self.top.file(&name(path)?)?;
+        let mut shares = self.shares.load(Ordering::Relaxed);
+        dir::copy(&file, to, size, &mut shares)?;
+        self.shares.store(shares, Ordering::Relaxed);
+        Ok(Mark::of(&dir::stat_of(&file)?) == mark)
+    }
+}
+
+impl Writing<'_> {
+    /// Writes batches as they come, until none comes any more or a file cannot be written.
+    pub(super) fn all(
+        &self,
+        waiting: &Mutex<mpsc::Receiver<Batch>>,
+        failed: &Mutex<Option<SnapshotError>>,
+    ) -> Written {
+        let failed = || failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written = vec![];
+        loop {
+            let batch = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(Batch { dir, path: of_dir, files, .. }) = batch else { return written };
+            for (name, entry) in files {
+                if failed().is_some() {
+                    break;
+                }
+                let path = joined(&of_dir, &name);
+                match self.one(&dir, (&name, &path), &entry) {
+                    Ok(Some(known)) => written.push((path, known)),
+                    Ok(None) => {}
+                    Err(error) => drop(failed().get_or_insert(within(&path, error))),
+                }
+            }
+        }
+    }
+
+    /// Writes a file; returns what is known of it, unless it gets further names.
+    fn one(
+        &self,
+        dir: &Dir,
+        (name, path): (&[u8], &[u8]),
+        entry: &Entry,
+    ) -> Result<Option<Known>, SnapshotError> {
+        let at = |error| SnapshotError::at(path, error);
+        let What::File(content) = &entry.what else { return Ok(None) };
+        let file = self::name(name).and_then(|name| dir.make_file(&name)).map_err(at)?;
+        self.fill(&file, path, content)?;
+        attributes(&file, entry)
+            .and_then(|()| dir::finish(&file, self.owner, entry.mode, entry.modified))
+            .map_err(at)?;
+        if content.group.is_some() {
+            return Ok(None);
+        }
+        let mark = Mark::of(&dir::stat_of(&file).map_err(at)?);
+        Ok(Some(Known { mark, entry: entry.encode() }))
+    }
+
+    fn fill(&self, file: &File, path: &[u8], content: &Content) -> Result<(), SnapshotError> {
+        let at = |error| SnapshotError::at(path, error);
+        if let Some(donor) = &self.donor {
+            if donor.give(path, content, file) {
+                return Ok(());
+            }
+            // What a donor could not give whole is written over.
+            file.set_len(0).map_err(at)?;
+        }
+        let mut end = 0;
+        for (offset, chunk) in self.vault.pieces(content)? {
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(SnapshotError::Cancelled);
+            }
+            file.write_all_at(&self.vault.piece(chunk)?, offset).map_err(at)?;
+            end = offset + u64::from(chunk.length);
+        }
+        // Most files have no hole at their end.
+        if end < content.size {
+            file.set_len(content.size).map_err(at)?;
+        }
+        Ok(())
+    }
+}
+
+/// A path with one more part.
+fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
+    let between: &[u8] = if path.is_empty() { b"" } else { b"/" };
+    [path, between, name].concat()
+}
+
+/// Gives what is open its extended attributes.
+pub(super) fn attributes(file: impl std::os::fd::AsFd, entry: &Entry) -> io::Result<()> {
+    entry.attributes.all.iter().try_for_each(|(name, value)| dir::set_attribute(&file, name, value))
+}
+
+/// A name as the system takes it.
+pub(super) fn name(bytes: &[u8]) -> io::Result<CString> {
+    CString::new(bytes).map_err(io::Error::other)
+}
+
+/// Says of damage which file it hits.
+pub(super) fn within(path: &[u8], error: SnapshotError) -> SnapshotError {
+    match error {
+        SnapshotError::Damaged { how, .. } => SnapshotError::damaged(path, how),
+        error => error,
+    }
+}
