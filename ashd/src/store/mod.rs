@@ -245,7 +245,7 @@ pub trait Store: Send + Sync {
     /// Sessions that have not ended, run no turn, have their files, and have no point as new as their
     /// newest message, answer, error or change of files.
     async fn unsaved_sessions(&self) -> Result<Vec<Session>>;
-    /// How many sessions have this status, over all tenants.
+    /// How many sessions have this status, over all tenants. Costs the same however many there are.
     async fn count_sessions(&self, status: Status) -> Result<u64>;
     /// Removes a session and everything that belongs to it, and says what it still had; `None` if
     /// there was none. From the first commit on it is not there for anybody; its history goes in steps,

@@ -205,7 +205,7 @@ pub(super) fn list(
     }
     // Both numbers from one state of the database.
     let snapshot = conn.unchecked_transaction()?;
-    let count = format!("SELECT count(*) FROM sessions {conditions}");
+    let count = format!("SELECT ifnull(sum(sessions), 0) FROM session_counts {conditions}");
     let total = snapshot.prepare_cached(&count)?.query_row(&values[..], |row| row.get(0))?;
     let limit = filter.limit.map_or(-1, i64::from);
     values.extend([&limit as &dyn ToSql, &filter.offset]);
@@ -236,7 +236,7 @@ pub(super) fn unsaved(conn: &Connection) -> Result<Vec<Session>> {
 }
 
 pub(super) fn count(conn: &Connection, status: Status) -> Result<u64> {
-    let sql = "SELECT count(*) FROM sessions WHERE status = ?";
+    let sql = "SELECT ifnull(sum(sessions), 0) FROM session_counts WHERE status = ?";
     Ok(conn.prepare_cached(sql)?.query_row([status], |row| row.get(0))?)
 }
 

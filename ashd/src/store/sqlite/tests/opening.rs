@@ -78,6 +78,7 @@ fn what_the_first_schema_held_is_all_there_after_the_upgrade() {
         let session = block_on(store.session(SessionId(uuid(3)))).unwrap().unwrap();
         assert_eq!((session.settings.model.as_deref(), session.slot), (Some("m"), Some(7)));
         assert_eq!(session.altered, Some(0), "what it began with is not known");
+        assert_eq!(block_on(store.count_sessions(Status::Paused)).unwrap(), 1);
     }
     let raw = Connection::open(&path).unwrap();
     let version: u32 = raw.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
@@ -225,11 +226,16 @@ fn nothing_scans_a_whole_table() {
     let conn = connect(&dir.path().join("ash.db"), Role::Read).unwrap();
     let event = "FROM events WHERE session = (SELECT key FROM sessions WHERE id = ?)";
     for sql in [
-        "SELECT count(*) FROM sessions WHERE status = ?",
+        "SELECT sum(sessions) FROM session_counts WHERE status = ?",
+        "SELECT sum(sessions) FROM session_counts WHERE tenant = ?",
+        "SELECT sum(sessions) FROM session_counts WHERE tenant = ? AND agent = ?",
+        "SELECT sum(sessions) FROM session_counts WHERE tenant = ? AND status = ?",
         "SELECT * FROM sessions WHERE status <> 'ended' OR slot IS NOT NULL ORDER BY key",
         "SELECT * FROM sessions WHERE tenant = ? ORDER BY created_at DESC, key DESC",
         "SELECT * FROM sessions WHERE tenant = ? AND agent = ? ORDER BY created_at DESC, key DESC",
         "SELECT * FROM sessions WHERE tenant = ? AND status = ? ORDER BY created_at DESC, key DESC",
+        "SELECT * FROM sessions WHERE tenant = ? AND agent = ? AND status = ?
+         ORDER BY created_at DESC, key DESC",
         &format!("SELECT * {event} AND seq > ? AND kind IN ('user') ORDER BY seq LIMIT 1"),
         &format!("SELECT * {event} AND seq > ? {DONE} ORDER BY seq LIMIT 1"),
         "SELECT * FROM points WHERE session = ? AND seq <= ? ORDER BY seq DESC, key DESC LIMIT 1",
