@@ -50,7 +50,15 @@ pub struct NoSlot(pub u32);
 pub struct Slots {
     base: u32,
     count: u32,
-    used: Mutex<BTreeSet<u32>>,
+    taken: Mutex<Taken>,
+}
+
+/// The slots that somebody has.
+#[derive(Debug)]
+struct Taken {
+    slots: BTreeSet<u32>,
+    /// Below it none is free: it is not looked there again.
+    full_below: u32,
 }
 
 impl Slots {
@@ -58,14 +66,18 @@ impl Slots {
     /// when it was larger, stay taken until they are given back.
     pub fn new(base: u32, count: u32, used: impl IntoIterator<Item = u32>) -> Self {
         let fitting = (u32::MAX - base).saturating_sub(RESERVED) / 2;
-        Slots { base, count: count.min(fitting), used: Mutex::new(used.into_iter().collect()) }
+        let taken = Taken { slots: used.into_iter().collect(), full_below: 0 };
+        Slots { base, count: count.min(fitting), taken: Mutex::new(taken) }
     }
 
     /// Takes the lowest free slot.
     pub fn take(&self) -> Result<u32, NoSlot> {
-        let mut used = self.lock();
-        let free = (0..self.count).find(|slot| !used.contains(slot)).ok_or(NoSlot(self.count))?;
-        used.insert(free);
+        let mut taken = self.lock();
+        let mut slots = taken.full_below..self.count;
+        let free = slots.find(|slot| !taken.slots.contains(slot));
+        taken.full_below = free.map_or(self.count, |free| free + 1);
+        let free = free.ok_or(NoSlot(self.count))?;
+        taken.slots.insert(free);
         fault::point("lease.taken");
         Ok(free)
     }
@@ -73,12 +85,14 @@ impl Slots {
     /// Gives a slot back. Giving back a free one changes nothing.
     pub fn give_back(&self, slot: u32) {
         fault::point("lease.returned");
-        self.lock().remove(&slot);
+        let mut taken = self.lock();
+        taken.slots.remove(&slot);
+        taken.full_below = taken.full_below.min(slot);
     }
 
     /// The slots that are taken.
     pub fn used(&self) -> BTreeSet<u32> {
-        self.lock().clone()
+        self.lock().slots.clone()
     }
 
     /// The users of a slot.
@@ -87,8 +101,8 @@ impl Slots {
         Uids { bridge, agent: bridge + 1 }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<u32>> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,6 +117,22 @@ mod tests {
         slots.give_back(1);
         slots.give_back(1);
         assert_eq!((slots.take(), slots.take()), (Ok(1), Err(NoSlot(3))));
+    }
+
+    #[test]
+    fn the_lowest_is_taken_whatever_came_back_before() {
+        let slots = Slots::new(DEFAULT_BASE, 4, []);
+        let all: Vec<_> = std::iter::from_fn(|| slots.take().ok()).collect();
+        assert_eq!(all, [0, 1, 2, 3]);
+        // One of a time when the range was larger.
+        slots.give_back(9);
+        assert_eq!(slots.take(), Err(NoSlot(4)));
+        slots.give_back(2);
+        slots.give_back(1);
+        assert_eq!((slots.take(), slots.take(), slots.take()), (Ok(1), Ok(2), Err(NoSlot(4))));
+        slots.give_back(0);
+        assert_eq!(slots.take(), Ok(0));
+        assert_eq!(slots.used(), BTreeSet::from([0, 1, 2, 3]));
     }
 
     #[test]
