@@ -83,8 +83,8 @@ impl Server {
     /// When the kernel refuses to wait.
     pub fn run(mut self) -> Result<(), ServerError> {
         while !self.is_unused() {
-            self.wait()?;
-            self.reap();
+            let ended = self.wait()?;
+            self.reap(&ended);
             self.accept();
             self.serve();
             self.note_use();
@@ -92,21 +92,31 @@ impl Server {
         step("remove the socket", std::fs::remove_file(&self.options.socket))
     }
 
-    fn wait(&self) -> Result<(), ServerError> {
+    /// Waits until something happens; says of which children, by their places, that they have ended.
+    fn wait(&self) -> Result<Vec<usize>, ServerError> {
         let pidfds = self.children.iter().map(|child| &child.pidfd);
         let all = std::iter::once(&self.listener).chain(&self.clients).chain(pidfds);
         let mut fds: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         match poll(&mut fds, self.time_left().as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => step("wait", Err(error)),
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(Vec::new()),
+            Err(error) => step("wait", Err(error))?,
         }
+        let children = fds.iter().skip(1 + self.clients.len()).enumerate();
+        let ended = children.filter(|(_, fd)| !fd.revents().is_empty());
+        Ok(ended.map(|(place, _)| place).collect())
     }
 
-    fn reap(&mut self) {
-        self.children.retain(|child| match waitpid(Some(child.pid), WaitOptions::NOHANG) {
-            Ok(Some(_)) | Err(Errno::CHILD) => false,
-            Ok(None) | Err(_) => true,
-        });
+    /// Waits for children that have ended. Of the others, which may be thousands, none is asked.
+    fn reap(&mut self, ended: &[usize]) {
+        // From behind, where nobody moves into a place that is still to be looked at.
+        for place in ended.iter().rev() {
+            let pid = self.children[*place].pid;
+            let waited = waitpid(Some(pid), WaitOptions::NOHANG);
+            if matches!(waited, Ok(Some(_)) | Err(Errno::CHILD)) {
+                self.children.swap_remove(*place);
+            }
+        }
     }
 
     fn accept(&mut self) {
@@ -254,4 +264,48 @@ fn address(path: &Path) -> Result<SocketAddrUnix, ServerError> {
 
 fn step<T>(step: &'static str, result: Result<T, impl Into<io::Error>>) -> Result<T, ServerError> {
     result.map_err(|error| ServerError::Step(step, error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{self, Command, Stdio};
+
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    use super::*;
+
+    /// A process that ends when its standard input does.
+    fn cat() -> process::Child {
+        let mut cat = Command::new("cat");
+        cat.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    fn watched(child: &process::Child) -> Child {
+        let pid = Pid::from_child(child);
+        Child { pid, pidfd: pidfd_open(pid, PidfdFlags::empty()).unwrap() }
+    }
+
+    #[test]
+    fn only_children_that_have_ended_are_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = new_socket().unwrap();
+        bind(&listener, &address(&dir.path().join("s")).unwrap()).unwrap();
+        listen(&listener, 1).unwrap();
+        let mut server = Server::new(Options::default(), listener, None);
+        let mut cats: Vec<_> = (0..3).map(|_| cat()).collect();
+        server.children.extend(cats.iter().map(watched));
+        drop(cats[1].stdin.take());
+        let ended = server.wait().unwrap();
+        assert_eq!(ended, [1]);
+        server.reap(&ended);
+        let left: Vec<_> = server.children.iter().map(|child| child.pid).collect();
+        assert_eq!(left, [Pid::from_child(&cats[0]), Pid::from_child(&cats[2])]);
+        for cat in &mut cats {
+            drop(cat.stdin.take());
+        }
+        while !server.children.is_empty() {
+            let ended = server.wait().unwrap();
+            server.reap(&ended);
+        }
+    }
 }
