@@ -2,6 +2,7 @@
 //! where it listens, waits for a signal, and takes everything down again.
 
 mod arguments;
+mod descriptors;
 mod error;
 mod look;
 mod manager;
@@ -64,6 +65,7 @@ pub async fn run(file: Option<PathBuf>) -> Result<(), AppError> {
     let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let config = Config::load(file.as_deref(), environment.iter().cloned())?;
     let level = telemetry::init(&config.log.level)?;
+    descriptors::take_all();
     let more_time = manager::more_time();
     let mut daemon = Daemon::start(config, level).await?;
     drop(more_time);

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::AppError;
+use super::{AppError, descriptors};
 use crate::config::{Config, Retention};
 use crate::domain::Node;
 use crate::http;
@@ -154,6 +154,10 @@ pub(super) fn http(config: &Config) -> http::Options {
     http::Options {
         hosts: config.http.allowed_hosts.clone(),
         origins: http::Origins::from_list(&config.http.allowed_origins.join(",")),
+        connections: http::ConnectionLimits {
+            connections: descriptors::connections(config.sandbox.max),
+            ..defaults.connections
+        },
         bodies: http::BodyLimits {
             deployment: bytes(config.http.max_deployment),
             message: bytes(config.http.max_message),
