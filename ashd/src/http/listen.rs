@@ -74,9 +74,10 @@ pub async fn run(
     let room = Arc::new(Semaphore::new(limits.connections));
     let open = TaskTracker::new();
     while let Some((accepted, permit)) = next(&listener, &room, &leaving.soon).await {
-        let connection = connection(accepted, front.clone(), limits, leaving.clone());
+        let (front, leaving) = (front.clone(), leaving.clone());
+        // Begun in there: one that is moved in has its place twice.
         open.spawn(async move {
-            connection.await;
+            connection(accepted, front, limits, leaving).await;
             drop(permit);
         });
     }
@@ -191,11 +192,44 @@ async fn converse(
 
 /// Closes our half, if that is still to be done, and waits for the client to close its own.
 async fn linger(mut stream: TcpStream) {
-    let mut unread = [0; 4096];
+    // Not in the future itself: that would be larger by this for all of the connection's life.
+    let mut unread = vec![0; 8 * 1024];
     let drain = async {
         stream.shutdown().await.ok()?;
         while stream.read(&mut unread).await.ok()? > 0 {}
         Some(())
     };
     let _ = tokio::time::timeout(LINGER, drain).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use axum::Router;
+
+    use super::*;
+    use crate::auth::Keys;
+    use crate::http::{Guard, Origins, RateLimits, Rates};
+
+    /// Bytes that a connection's task may take beside what is on the heap.
+    const TASK: usize = 5 * 1024;
+
+    #[tokio::test]
+    async fn a_connection_takes_little_for_all_of_its_life() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let local = Ipv4Addr::LOCALHOST.into();
+        let front = Front {
+            guard: Guard { bound: local, hosts: vec![], origins: Origins::Loopback },
+            keys: Arc::new(Keys::new(Some("key"), [])),
+            limits: RateLimits::new(Rates::default()),
+            cached: Arc::new(|_, _| None),
+            router: Router::new(),
+        };
+        let leaving = Leaving { soon: CancellationToken::new(), now: CancellationToken::new() };
+        let limits = ConnectionLimits::default();
+        let task = connection((stream, local), Arc::new(front), limits, leaving);
+        assert!(size_of_val(&task) <= TASK, "{} bytes", size_of_val(&task));
+    }
 }
