@@ -21,6 +21,7 @@ use http::{Method, Request, StatusCode};
 use tower::Service as _;
 
 use super::cors;
+use super::detach::{self, Takeover};
 use super::error::{ApiError, json_bytes};
 use super::guard::{Guard, admit_caller, admit_scope, is_open, needed};
 use super::rate::{Client, RateLimits, Standing};
@@ -55,16 +56,18 @@ pub struct Front {
 }
 
 /// Refuses a client for want of a key or of a right, and says so in the log.
-fn refuse(from: Peer, error: ApiError) -> Response {
+fn refuse(from: Peer<'_>, error: ApiError) -> Response {
     refused(from.address, error.text());
     error.into_response()
 }
 
 /// Who is on the other end of a connection.
 #[derive(Clone, Copy)]
-pub(super) struct Peer {
+pub(super) struct Peer<'a> {
     address: IpAddr,
     client: Client,
+    /// Where streams wait to take the connection over; none: they cannot.
+    takeover: Option<&'a Takeover>,
 }
 
 /// A request that the router shall answer.
@@ -75,13 +78,13 @@ struct Admitted {
 }
 
 impl Front {
-    /// Who comes from an address.
-    pub(super) fn peer(&self, address: IpAddr) -> Peer {
-        Peer { address, client: self.limits.client(address) }
+    /// Who comes from an address, over a connection that streams may take over.
+    pub(super) fn peer<'a>(&self, address: IpAddr, takeover: Option<&'a Takeover>) -> Peer<'a> {
+        Peer { address, client: self.limits.client(address), takeover }
     }
 
     /// Answers a client's request.
-    pub(super) fn answer<B>(&self, from: Peer, request: Request<B>) -> Answering
+    pub(super) fn answer<B>(&self, from: Peer<'_>, request: Request<B>) -> Answering
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
@@ -91,7 +94,7 @@ impl Front {
             Err(error) => return unrouted(&request, error.into_response()),
         };
         match self.at_once(from, &request, origin.is_some()) {
-            Continue(admitted) => self.route(request, admitted, origin),
+            Continue(admitted) => self.route(from, request, admitted, origin),
             Break(mut response) => {
                 cors::name_origin(response.headers_mut(), origin);
                 unrouted(&request, response)
@@ -103,7 +106,7 @@ impl Front {
     /// not counted: they would use up what others behind the same address may ask for.
     fn at_once<B>(
         &self,
-        from: Peer,
+        from: Peer<'_>,
         request: &Request<B>,
         from_page: bool,
     ) -> ControlFlow<Response, Admitted> {
@@ -147,6 +150,7 @@ impl Front {
 
     fn route<B>(
         &self,
+        from: Peer<'_>,
         request: Request<B>,
         Admitted { caller, standing }: Admitted,
         origin: Option<HeaderValue>,
@@ -156,6 +160,7 @@ impl Front {
         B::Error: Into<axum::BoxError>,
     {
         let (head, body) = request.into_parts();
+        let takeover = from.takeover.filter(|_| detach::goes_on(&head)).cloned();
         let (body, watch) = Watch::over(Body::new(body));
         let mut request = Request::from_parts(head, body);
         if let Some(caller) = caller {
@@ -171,17 +176,21 @@ impl Front {
                 standing.tell(&mut response);
             }
             cors::name_origin(response.headers_mut(), origin);
+            if let Some(takeover) = takeover {
+                takeover.allow(&mut response);
+            }
             Ok(response)
         }))
     }
 }
 
 /// The door as a connection from one client sees it.
+#[derive(Clone, Copy)]
 pub(super) struct Visit<'a> {
     /// The door.
     pub(super) front: &'a Front,
     /// Who is on the other end.
-    pub(super) peer: Peer,
+    pub(super) peer: Peer<'a>,
 }
 
 impl hyper::service::Service<Request<hyper::body::Incoming>> for Visit<'_> {
@@ -266,7 +275,7 @@ mod tests {
             .header(AUTHORIZATION, format!("Bearer {key}"))
             .body(Body::empty())
             .unwrap();
-        let peer = front.peer(std::net::Ipv4Addr::LOCALHOST.into());
+        let peer = front.peer(std::net::Ipv4Addr::LOCALHOST.into(), None);
         let (head, body) = front.answer(peer, request).await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (Response::from_parts(head, ()), serde_json::from_slice(&body).unwrap_or_default())

@@ -1,12 +1,15 @@
 //! The accept loop and the life of a connection.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::server::conn::http1;
+use axum::body::Body;
+use hyper::server::conn::http1::{self, Parts};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::detach::{Takeover, Wire};
 use super::front::{Front, Visit};
 
 /// How long the loop rests when accepting fails for want of descriptors or memory.
@@ -142,10 +146,12 @@ async fn connection(
         tracing::debug!(%error, "a connection ended at once");
         return;
     }
-    let visit = Visit { front: &front, peer: front.peer(peer) };
+    let takeover = Takeover::default();
+    let visit = Visit { front: &front, peer: front.peer(peer, Some(&takeover)) };
+    let wire = Wire::new(stream, takeover.clone());
     tokio::select! {
         () = leaving.now.cancelled() => {}
-        () = converse(stream, visit, limits, &leaving.soon) => {}
+        () = converse(wire, (visit, &takeover), limits, &leaving.soon) => {}
     }
 }
 
@@ -155,47 +161,107 @@ fn prepare(stream: &TcpStream, limits: ConnectionLimits) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_tcp_user_timeout(stream, patience)?)
 }
 
+/// Answers requests, and sends the streams that some of them ask for, one after the other.
 async fn converse(
-    stream: TcpStream,
-    visit: Visit<'_>,
+    mut wire: Wire,
+    (visit, takeover): (Visit<'_>, &Takeover),
     limits: ConnectionLimits,
     shutdown: &CancellationToken,
 ) {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(limits.head_within)
-        .max_headers(limits.headers)
-        .max_buf_size(limits.head_bytes);
-    let mut connection = http.serve_connection(TokioIo::new(stream), visit);
+    loop {
+        let (back, ended) = requests(wire, (visit, takeover), limits, shutdown).await;
+        wire = back;
+        let Ended::TakenOver(body) = ended else { break };
+        let sent = wire.send(body).await;
+        tell(sent.as_ref().err());
+        if sent.is_err() || shutdown.is_cancelled() {
+            break;
+        }
+    }
+    let mut stream = wire.into_stream();
+    // Our half, if that is still to be done: behind it comes nothing, and what was written arrives.
+    if stream.shutdown().await.is_ok() {
+        // Idle clients may never close theirs; the end of the daemon does not wait for them.
+        tokio::select! {
+            () = linger(stream) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// How hyper has come to its end with a connection.
+enum Ended {
+    /// There are no further requests.
+    Closed,
+    /// An answer goes on without it.
+    TakenOver(Body),
+}
+
+/// Answers requests until there are no more, or a stream takes the connection over.
+async fn requests(
+    wire: Wire,
+    (visit, takeover): (Visit<'_>, &Takeover),
+    limits: ConnectionLimits,
+    shutdown: &CancellationToken,
+) -> (Wire, Ended) {
+    let mut connection = serve(wire, visit, limits);
     // With the shutdown of our half, before which hyper sends what it has buffered: without, it
     // would drop the end of an answer that the client has no room for yet.
     let ended = tokio::select! {
-        ended = &mut connection => Some(ended),
+        ended = end(&mut connection, takeover) => Some(ended),
         () = shutdown.cancelled() => None,
     };
     let ended = match ended {
         Some(ended) => ended,
         None => {
             Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
+            end(&mut connection, takeover).await
         }
     };
-    if let Err(error) = ended {
+    let Parts { io, read_buf, .. } = connection.into_parts();
+    let mut wire = io.into_inner();
+    wire.unread(&read_buf);
+    (wire, ended)
+}
+
+fn serve(wire: Wire, visit: Visit<'_>, limits: ConnectionLimits) -> Http<'_> {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.head_within)
+        .max_headers(limits.headers)
+        .max_buf_size(limits.head_bytes);
+    http.serve_connection(TokioIo::new(wire), visit)
+}
+
+/// A connection in the hands of hyper.
+type Http<'a> = http1::Connection<TokioIo<Wire>, Visit<'a>>;
+
+/// Waits for hyper to come to its end.
+async fn end(connection: &mut Http<'_>, takeover: &Takeover) -> Ended {
+    let polled = |cx: &mut Context<'_>| match Pin::new(&mut *connection).poll(cx) {
+        Poll::Ready(ended) => {
+            tell(ended.as_ref().err());
+            Poll::Ready(Ended::Closed)
+        }
+        // What was just polled may have been the flush that a stream waits for.
+        Poll::Pending => {
+            takeover.take().map_or(Poll::Pending, |body| Poll::Ready(Ended::TakenOver(body)))
+        }
+    };
+    poll_fn(polled).await
+}
+
+fn tell(error: Option<&impl std::fmt::Display>) {
+    if let Some(error) = error {
         tracing::debug!(%error, "a connection broke off");
-    }
-    // Idle clients may never close their half; shutdown does not wait for them.
-    tokio::select! {
-        () = linger(connection.into_parts().io.into_inner()) => {}
-        () = shutdown.cancelled() => {}
     }
 }
 
-/// Closes our half, if that is still to be done, and waits for the client to close its own.
+/// Waits for the client to close its half.
 async fn linger(mut stream: TcpStream) {
     // Not in the future itself: that would be larger by this for all of the connection's life.
     let mut unread = vec![0; 8 * 1024];
     let drain = async {
-        stream.shutdown().await.ok()?;
         while stream.read(&mut unread).await.ok()? > 0 {}
         Some(())
     };

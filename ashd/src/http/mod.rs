@@ -20,6 +20,7 @@ mod context;
 mod cors;
 mod create;
 mod deploy;
+mod detach;
 mod error;
 mod files;
 mod front;

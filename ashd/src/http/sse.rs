@@ -16,6 +16,7 @@ use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderVa
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::detach::detachable;
 use crate::session::Subscription;
 use crate::session::api::Frame;
 
@@ -42,7 +43,7 @@ fn respond<S: Source>(writer: Writer<S>) -> Response {
         let chunk = writer.next().await?;
         Some((Ok::<_, Infallible>(chunk), writer))
     });
-    let mut response = Response::new(Body::from_stream(chunks));
+    let mut response = detachable(Body::from_stream(chunks));
     for (name, value) in [
         (CONTENT_TYPE, MEDIA),
         (CACHE_CONTROL, "no-cache"),
@@ -221,9 +222,25 @@ mod tests {
         assert!(sender.is_closed());
     }
 
+    /// A request, up to the empty line.
+    fn request(path: &str) -> String {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n\
+             Authorization: Bearer key\r\n"
+        )
+    }
+
     /// Serves one stream behind the real accept loop and asks for it.
     async fn over_a_socket(
         shutdown: &CancellationToken,
+    ) -> (mpsc::Sender<Vec<Frame>>, TcpStream, JoinHandle<()>) {
+        over_a_socket_with(shutdown, &(request("/api/stream") + "\r\n")).await
+    }
+
+    /// The same, with more requests than one, or another.
+    async fn over_a_socket_with(
+        shutdown: &CancellationToken,
+        requests: &str,
     ) -> (mpsc::Sender<Vec<Frame>>, TcpStream, JoinHandle<()>) {
         let (sender, response) = open(shutdown);
         let response = Arc::new(Mutex::new(Some(response)));
@@ -235,14 +252,14 @@ mod tests {
             keys: Arc::new(Keys::new(Some("key"), [])),
             limits: RateLimits::new(Rates::default()),
             cached: Arc::new(|_, _| None),
-            router: Router::new().route("/api/stream", get(handler)),
+            router: Router::new()
+                .route("/api/stream", get(handler))
+                .route("/api/other", get(|| async { "answered" })),
         };
         let limits = ConnectionLimits::default();
         let serving = tokio::spawn(run(listener, Arc::new(front), limits, shutdown.clone()));
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = "GET /api/stream HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n\
-                       Authorization: Bearer key\r\n\r\n";
-        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.write_all(requests.as_bytes()).await.unwrap();
         (sender, stream, serving)
     }
 
@@ -307,6 +324,84 @@ mod tests {
         // The client still holds its half of the connection open.
         in_time(serving).await.unwrap();
         assert!(sender.is_closed());
+    }
+
+    #[tokio::test]
+    async fn a_connection_goes_on_behind_a_stream() {
+        let shutdown = CancellationToken::new();
+        let (sender, mut stream, serving) = over_a_socket(&shutdown).await;
+        sender.send(vec![frame("data: 1\n\n")]).await.unwrap();
+        until(&mut stream, "9\r\ndata: 1\n\n\r\n").await;
+        drop(sender);
+        let other = request("/api/other") + "\r\n";
+        for end in ["0\r\n\r\n", ""] {
+            stream.write_all(other.as_bytes()).await.unwrap();
+            let text = until(&mut stream, "answered").await;
+            assert!(text.starts_with(&format!("{end}HTTP/1.1 200 OK\r\n")), "{text}");
+        }
+        drop(stream);
+        shutdown.cancel();
+        in_time(serving).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_while_a_stream_flows_is_answered_behind_it() {
+        let shutdown = CancellationToken::new();
+        let other = request("/api/other") + "\r\n";
+        // One comes with the stream's own request, and another one later.
+        let both = request("/api/stream") + "\r\n" + &other;
+        let (sender, mut stream, serving) = over_a_socket_with(&shutdown, &both).await;
+        until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(other.as_bytes()).await.unwrap();
+        sender.send(vec![frame("data: 1\n\n")]).await.unwrap();
+        assert_eq!(until(&mut stream, "\n\n\r\n").await, "9\r\ndata: 1\n\n\r\n");
+        drop(sender);
+        let mut text = String::new();
+        while text.matches("answered").count() < 2 {
+            text += &until(&mut stream, "answered").await;
+        }
+        assert!(text.starts_with("0\r\n\r\nHTTP/1.1 200 OK\r\n"), "{text}");
+        assert_eq!(text.matches("HTTP/1.1 200 OK\r\n").count(), 2, "{text}");
+        drop(stream);
+        shutdown.cancel();
+        in_time(serving).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_to_end_behind_a_stream_does() {
+        let shutdown = CancellationToken::new();
+        let last = request("/api/stream") + "Connection: close\r\n\r\n";
+        let (sender, mut stream, serving) = over_a_socket_with(&shutdown, &last).await;
+        until(&mut stream, "\r\n\r\n").await;
+        sender.send(vec![frame("data: 1\n\n")]).await.unwrap();
+        drop(sender);
+        until(&mut stream, "0\r\n\r\n").await;
+        assert_eq!(in_time(stream.read(&mut [0; 1])).await.unwrap(), 0);
+        drop(stream);
+        shutdown.cancel();
+        in_time(serving).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_does_not_take_at_once_follows() {
+        const FRAMES: usize = 200;
+        let shutdown = CancellationToken::new();
+        let (sender, mut stream, serving) = over_a_socket(&shutdown).await;
+        until(&mut stream, "\r\n\r\n").await;
+        let large = Bytes::from(vec![b'x'; 100_000]);
+        let sent = tokio::spawn(async move {
+            for _ in 0..FRAMES {
+                sender.send(vec![frame(large.clone())]).await.unwrap();
+            }
+        });
+        let chunk = "186A0\r\n".len() + 100_000 + "\r\n".len();
+        let mut all = vec![0; FRAMES * chunk + "0\r\n\r\n".len()];
+        in_time(stream.read_exact(&mut all)).await.unwrap();
+        assert!(all.starts_with(b"186A0\r\nxxx") && all.ends_with(b"xxx\r\n0\r\n\r\n"));
+        sent.await.unwrap();
+        drop(stream);
+        shutdown.cancel();
+        in_time(serving).await.unwrap();
     }
 
     #[tokio::test]
