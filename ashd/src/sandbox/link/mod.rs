@@ -82,6 +82,7 @@ pub async fn connect(
     let welcome = receiver.welcome().await?;
     check(&welcome, sandbox)?;
     sender.agree(welcome.version);
+    receiver.rest();
     Ok((sender, receiver, welcome))
 }
 

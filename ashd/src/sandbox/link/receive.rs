@@ -122,6 +122,20 @@ impl LinkReceiver {
         }
     }
 
+    /// Keeps no room for what may come next; it is made when something comes. For a bridge that may be
+    /// silent for long.
+    pub fn rest(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+    }
+
+    /// Bytes that are kept for what may come next.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     pub(super) async fn welcome(&mut self) -> Result<Welcome, LinkError> {
         loop {
             match self.frame()? {
@@ -162,6 +176,10 @@ impl LinkReceiver {
     /// Reads what is there; `false` at a clean end. Room grows with what arrives, not with what
     /// is announced.
     async fn fill(&mut self) -> Result<bool, LinkError> {
+        if self.buffer.capacity() == 0 {
+            // Room is made for what is there, not for what may never come.
+            self.socket.readable().await?;
+        }
         if self.buffer.capacity() - self.buffer.len() < CHUNK / 4 {
             self.buffer.reserve(CHUNK);
         }

@@ -126,6 +126,24 @@ async fn both_ends_hear_each_other() {
     drop(receiver);
 }
 
+/// Also of what was there already, and of half a frame.
+#[tokio::test]
+async fn a_receiver_at_rest_keeps_no_room_and_loses_nothing() {
+    let lines: Vec<u8> = (1..=3).flat_map(|n| framed(Kind::Line, n, b"{}")).collect();
+    let (_sender, mut receiver, _) = talk(lines).await.unwrap();
+    let mut got = Vec::new();
+    while receiver.recv_batch(&mut got, 1).await.unwrap().is_some() {
+        receiver.rest();
+    }
+    let number = |said: &Incoming| match said {
+        Incoming::Line { number, .. } => *number,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(got.iter().map(number).collect::<Vec<_>>(), [1, 2, 3]);
+    receiver.rest();
+    assert_eq!(receiver.room(), 0);
+}
+
 #[tokio::test]
 async fn only_a_bridge_that_can_answer_is_asked_for_everything() {
     for version in ash_wire::OLDEST_VERSION..=ash_wire::VERSION {

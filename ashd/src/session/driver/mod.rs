@@ -253,13 +253,16 @@ impl Driver {
 
     async fn run(mut self, begin: Begin) {
         self.begin_life(begin).await;
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = Vec::new();
         while !self.over {
             match self.input(&mut batch).await {
                 Input::Command(Some(command)) => self.command(command).await,
                 Input::Command(None) => break,
                 Input::Launched(result) => self.launched(result).await,
-                Input::Said(said) => self.said(said, &mut batch).await,
+                Input::Said(said) => {
+                    self.said(said, &mut batch).await;
+                    self.keep_no_room(&mut batch);
+                }
                 Input::Saved(saved) => {
                     self.saved(saved).await;
                     self.hear_moment(&mut batch).await;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Driver;
 use crate::domain::{SessionChange, Status, Timestamp};
+use crate::sandbox::link::Incoming;
 use crate::session::machine::{State, Turn};
 
 /// How long nothing must have happened.
@@ -34,6 +35,17 @@ impl Driver {
     pub(super) fn is_quiet(&self) -> bool {
         let runs_nothing = self.state.turn == Turn::None && !self.execs.are_running();
         runs_nothing && self.launching.is_none() && self.saving.is_none()
+    }
+
+    /// Keeps no room for what the sandbox may say, while no turn runs: it may be silent for long, and
+    /// there may be a thousand.
+    pub(super) fn keep_no_room(&mut self, batch: &mut Vec<Incoming>) {
+        if self.state.turn == Turn::None {
+            *batch = Vec::new();
+            if let Some(link) = &mut self.link {
+                link.receiver.rest();
+            }
+        }
     }
 
     /// Whether all that it knows is in the store, and nothing is about to be done.
