@@ -41,14 +41,16 @@ pub struct Options {
     pub file_system: &'static str,
     /// Whether `ashd` takes itself for the main process of a unit, of a systemd on our bus.
     pub service: bool,
+    /// User ids, at least: a session needs two, the daemon's helpers another two.
+    pub uids: u32,
 }
 
 impl Options {
     /// With the stand-in for the CLI.
     pub fn stub() -> Options {
         let (env, config) = (vec![], String::new());
-        let (disk, file_system) = (None, "ext4");
-        Options { engine: Engine::Stub, env, config, disk, file_system, service: false }
+        let (disk, file_system, uids) = (None, "ext4", crate::uids::LENGTH);
+        Options { engine: Engine::Stub, env, config, disk, file_system, service: false, uids }
     }
 
     /// With the real CLI; says aloud that `test` is skipped when there is none.
@@ -114,7 +116,7 @@ impl Stage {
             fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755))?;
         }
         fs::create_dir(disk.path().join("agents"))?;
-        let uids = Uids::claim()?;
+        let uids = Uids::claim(options.uids)?;
         configure(disk.path(), &uids, &options.config)?;
         let name = sockets.path().file_name().and_then(|name| name.to_str());
         let canary = format!("sk-ant-canary-{}", random()?);

@@ -10,8 +10,8 @@ use anyhow::{Result, bail};
 /// here for good is not met.
 const FIRST: u32 = 2_000_000_000;
 
-/// Uids per range.
-const LENGTH: u32 = 1000;
+/// Uids per range: enough for all but those who want many sandboxes, who get several in a row.
+pub(crate) const LENGTH: u32 = 1000;
 
 /// How many harnesses can run at once.
 const RANGES: u32 = 1000;
@@ -20,28 +20,39 @@ const RANGES: u32 = 1000;
 #[derive(Debug)]
 pub(crate) struct Uids {
     range: Range<u32>,
-    /// Bound to a name that stands for the range; falls with the process, however it ends.
-    _claim: UnixListener,
+    /// Bound to names that stand for the ranges; they fall with the process, however it ends.
+    _claims: Vec<UnixListener>,
 }
 
 impl Uids {
-    /// Claims a free range.
+    /// Claims a free range of at least so many.
     ///
     /// # Errors
-    /// When all are taken.
-    pub(crate) fn claim() -> Result<Uids> {
-        for number in 0..RANGES {
-            let name = SocketAddr::from_abstract_name(format!("ash-journey-uids-{number}"))?;
-            if let Ok(claim) = UnixListener::bind_addr(&name) {
+    /// When there is none.
+    pub(crate) fn claim(count: u32) -> Result<Uids> {
+        let ranges = count.div_ceil(LENGTH).max(1);
+        for number in 0..RANGES.saturating_sub(ranges - 1) {
+            if let Some(claims) = claim_all(number..number + ranges)? {
                 let first = FIRST + number * LENGTH;
-                return Ok(Uids { range: first..first + LENGTH, _claim: claim });
+                return Ok(Uids { range: first..first + ranges * LENGTH, _claims: claims });
             }
         }
-        bail!("all {RANGES} ranges of user ids are taken; are other tests running?")
+        bail!("{ranges} of {RANGES} ranges of user ids are not free; are other tests running?")
     }
 
     /// The range.
     pub(crate) fn range(&self) -> Range<u32> {
         self.range.clone()
     }
+}
+
+/// All of these ranges, or none.
+fn claim_all(numbers: Range<u32>) -> Result<Option<Vec<UnixListener>>> {
+    let mut claims = vec![];
+    for number in numbers {
+        let name = SocketAddr::from_abstract_name(format!("ash-journey-uids-{number}"))?;
+        let Ok(claim) = UnixListener::bind_addr(&name) else { return Ok(None) };
+        claims.push(claim);
+    }
+    Ok(Some(claims))
 }
