@@ -14,4 +14,6 @@ pub mod files;
 
 pub mod stage;
 
+pub mod crowd;
+
 pub mod figure;

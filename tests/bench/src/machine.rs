@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use rustix::process::getpriority_process;
+use rustix::process::{Resource, Rlimit, getpriority_process, getrlimit, setrlimit};
 use rustix::system::uname;
 
 /// Processors, memory and kernel, in a line.
@@ -20,6 +20,15 @@ pub fn describe() -> String {
 pub fn load() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default()
+}
+
+/// Lets us have as many descriptors as the system gives, and with us whatever we start.
+///
+/// # Errors
+/// When the system keeps the limit.
+pub fn take_descriptors() -> std::io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
 }
 
 /// Our scheduling priority, which everything that we start inherits.

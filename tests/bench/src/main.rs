@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use ash_bench::alone;
 use ash_bench::figure::{Name, Scale};
+use ash_bench::machine;
 use ash_bench::report::Report;
 use ash_journey::programs;
 use clap::Parser;
@@ -14,9 +15,9 @@ use clap::Parser;
 ///
 /// Every figure starts an ashd of its own with what it needs around it: directories, bus, user ids,
 /// control group, model API; nothing of it is left afterwards. It runs as root, on a machine that
-/// should have nothing else to do. The programs are those in ASH_LIBEXEC_DIR; `turn`, `first` and
-/// `again` need the Claude Code CLI (CLAUDE_CODE_EXECUTABLE), which talks to nobody but a stand-in for
-/// the model API.
+/// should have nothing else to do. The programs are those in ASH_LIBEXEC_DIR; `turn`, `first`,
+/// `primed`, `kept` and `again` need the Claude Code CLI (CLAUDE_CODE_EXECUTABLE), which talks to
+/// nobody but a stand-in for the model API.
 ///
 /// What is measured again replaces its older self in bench/RESULTS.md; the rest stays, each with
 /// its own date and load. A missed floor is no error: it is written down.
@@ -63,6 +64,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     let directory = programs::repository().join("bench");
     let (data, text) = (directory.join("results.json"), directory.join("RESULTS.md"));
     let mut report = Report::load(&data)?;
+    machine::take_descriptors()?;
     for name in figures {
         let figure = name.measure(scale)?;
         print(&figure.markdown());

@@ -80,6 +80,10 @@ pub enum Unit {
     Kb,
     /// Percent of something that cannot be beaten; more is better.
     Percent,
+    /// Times as much as something else; less is better.
+    Times,
+    /// How many; less is better.
+    Count,
 }
 
 impl Row {
@@ -109,7 +113,7 @@ impl Row {
     pub fn is_ok(&self) -> Option<bool> {
         let holds = |value: f64, floor: f64| match self.unit {
             Unit::PerSecond | Unit::Percent => value >= floor,
-            Unit::Ms | Unit::Mb | Unit::Kb => value <= floor,
+            Unit::Ms | Unit::Mb | Unit::Kb | Unit::Times | Unit::Count => value <= floor,
         };
         let median = self.floor.map(|floor| holds(self.median, floor));
         let p99 = self.floor_p99.zip(self.p99).map(|(floor, value)| holds(value, floor));

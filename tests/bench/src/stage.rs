@@ -4,9 +4,9 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use ash_journey::http::Connection;
-use ash_journey::{Api, Ash, Client as _, Options, PATIENCE, programs};
+use ash_journey::{Api, Ash, Client as _, Options, PATIENCE, process, programs};
 use ash_modelapi::monotonic_ns;
 use serde_json::{Value, json};
 
@@ -14,6 +14,9 @@ use crate::files::Fill;
 
 /// The agent that all sessions are of.
 pub const AGENT: &str = "bench";
+
+/// How many threads do what is done for many sessions: as many as keep a small machine busy.
+const HANDS: usize = 4;
 
 /// How often a checkpoint is looked for.
 const LOOK: Duration = Duration::from_micros(500);
@@ -28,17 +31,70 @@ pub fn stub_with(options: Options) -> Result<Ash> {
     with_agent(options, |_| Ok(()))
 }
 
+/// The stand-in for the CLI, where so many sandboxes can live at a time, and some more.
+pub fn room_for(sandboxes: usize) -> Options {
+    let most = sandboxes + 100;
+    let uids = u32::try_from(2 * most + 2).unwrap_or(u32::MAX);
+    Options { uids, ..Options::stub() }.env("ASH_MAX_SANDBOXES", most)
+}
+
+/// Has so many sandboxes of the agent kept warm from now on, for sessions to come.
+pub fn keep_warm(ash: &Ash, count: usize) -> Result<()> {
+    let path = format!("/api/agents/{AGENT}/config");
+    let changed = ash.api().call("PATCH", &path, Some(&json!({ "preWarmCount": count })))?;
+    changed.expect(200).map(drop)
+}
+
+/// Waits until so many are warm; returns how many sessions have been given one of them until now.
+pub fn until_warm(api: &Api, count: usize) -> Result<u64> {
+    let mut hits = None;
+    process::until("the pool to be full", || {
+        hits = pool(api).ok().filter(|(warm, _)| *warm >= count as u64).map(|(_, hits)| hits);
+        hits.is_some()
+    })?;
+    hits.context("just found")
+}
+
+/// Fails unless so many sessions more have been given a warm sandbox since there were `before`.
+pub fn ensure_claimed(api: &Api, before: u64, count: u64) -> Result<()> {
+    let (_, hits) = pool(api)?;
+    ensure!(
+        hits == before + count,
+        "of {count} sessions {} were from the pool",
+        hits.abs_diff(before)
+    );
+    Ok(())
+}
+
+/// How many sandboxes are warm, and how many sessions have been given one.
+fn pool(api: &Api) -> Result<(u64, u64)> {
+    let health = api.call("GET", "/health", None)?.expect(200)?;
+    let count = |name: &str| {
+        health["pool"][name].as_u64().with_context(|| format!("/health does not say {name}"))
+    };
+    Ok((count("warm")?, count("preWarmHits")?))
+}
+
+/// An `ashd` with the real CLI, and this beside its configuration.
+pub fn cli(config: &str) -> Result<Ash> {
+    with_agent(with_cli()?.config(config), |_| Ok(()))
+}
+
 /// An `ashd` with the real CLI, whose sessions find this program in their workspace, as
 /// [`crate::alone::PROGRAM`].
 pub fn real() -> Result<Ash> {
-    let cli = programs::real_cli();
-    let cli = cli.context("there is no Claude Code CLI; CLAUDE_CODE_EXECUTABLE can name one")?;
-    with_agent(Options::with(cli), |folder| {
+    with_agent(with_cli()?, |folder| {
         let program = folder.join(crate::alone::PROGRAM);
         std::fs::create_dir_all(program.parent().unwrap_or(folder))?;
         std::fs::copy(std::env::current_exe()?, program)?;
         Ok(())
     })
+}
+
+fn with_cli() -> Result<Options> {
+    let cli = programs::real_cli();
+    let cli = cli.context("there is no Claude Code CLI; CLAUDE_CODE_EXECUTABLE can name one")?;
+    Ok(Options::with(cli))
 }
 
 fn with_agent(options: Options, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Ash> {
@@ -52,6 +108,28 @@ fn with_agent(options: Options, fill: impl FnOnce(&Path) -> Result<()>) -> Resul
 /// A new session.
 pub fn session(api: &Api) -> Result<String> {
     api.create(AGENT, json!({}))
+}
+
+/// Does something for each of these, several at a time.
+pub fn for_each<T: Sync, R: Send>(
+    items: &[T],
+    act: impl Fn(&T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let share = items.len().div_ceil(HANDS).max(1);
+    std::thread::scope(|scope| {
+        let act = &act;
+        let begin = |some| scope.spawn(move || all_of(some, act));
+        let threads: Vec<_> = items.chunks(share).map(begin).collect();
+        let mut done = vec![];
+        for thread in threads {
+            done.extend(thread.join().map_err(|_| anyhow!("a thread is gone"))??);
+        }
+        Ok(done)
+    })
+}
+
+fn all_of<T, R>(some: &[T], act: impl Fn(&T) -> Result<R>) -> Result<Vec<R>> {
+    some.iter().map(act).collect()
 }
 
 /// A new session that has had a turn and is saved.

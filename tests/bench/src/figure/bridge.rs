@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use ash_journey::{Ash, process, programs};
@@ -44,35 +44,38 @@ fn measure(_scale: Scale) -> Result<Outcome> {
     Ok(Outcome { rows, notes: vec![parts(&sandboxes)] })
 }
 
-/// Private memory by process of every sandbox.
-fn sandboxes(ash: &Ash) -> Result<Vec<BTreeMap<String, f64>>> {
+/// Private memory by process of every sandbox, the CLI left out.
+pub(super) fn sandboxes(ash: &Ash) -> Result<Vec<BTreeMap<String, f64>>> {
     let mut all = vec![];
-    for group in fs::read_dir(ash.places().cgroup)?.flatten() {
-        if group.file_type()?.is_dir() {
-            let mut parts = BTreeMap::new();
-            add(&group.path(), &mut parts)?;
-            all.push(parts);
+    for group in groups(&ash.places().cgroup)? {
+        let mut parts = BTreeMap::new();
+        for pid in processes(&group)? {
+            let is_cli = process::command_line(pid).contains("--replay-user-messages");
+            if !is_cli && process::name(pid) != "ashd" {
+                let name = format!("{} (uid {})", process::name(pid), role(process::uid(pid)));
+                *parts.entry(name).or_default() += Memory::of(pid)?.private;
+            }
         }
+        all.push(parts);
     }
     all.retain(|parts| !parts.is_empty());
     Ok(all)
 }
 
-fn add(group: &Path, parts: &mut BTreeMap<String, f64>) -> Result<()> {
-    for pid in fs::read_to_string(group.join("cgroup.procs"))?.lines() {
-        let pid = pid.parse()?;
-        let is_cli = process::command_line(pid).contains("--replay-user-messages");
-        if !is_cli && process::name(pid) != "ashd" {
-            let name = format!("{} (uid {})", process::name(pid), role(process::uid(pid)));
-            *parts.entry(name).or_default() += Memory::of(pid)?.private;
-        }
+/// The groups right below one.
+fn groups(group: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(group)?.collect::<std::io::Result<Vec<_>>>()?;
+    Ok(entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
+}
+
+/// The processes in a group and in those below it.
+pub(super) fn processes(group: &Path) -> Result<Vec<u32>> {
+    let own = fs::read_to_string(group.join("cgroup.procs"))?;
+    let mut all = own.lines().map(str::parse).collect::<Result<Vec<u32>, _>>()?;
+    for below in groups(group)? {
+        all.extend(processes(&below)?);
     }
-    for below in fs::read_dir(group)?.flatten() {
-        if below.file_type()?.is_dir() {
-            add(&below.path(), parts)?;
-        }
-    }
-    Ok(())
+    Ok(all)
 }
 
 /// Uids differ between sandboxes; what they are for does not.

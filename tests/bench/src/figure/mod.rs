@@ -4,17 +4,33 @@ mod turn;
 
 mod first;
 
+mod primed;
+
 mod create;
 
+mod claim;
+
 mod delta;
+
+mod burst;
+
+mod streams;
+
+mod idle;
 
 mod events;
 
 mod get;
 
+mod list;
+
 mod memory;
 
 mod bridge;
+
+mod density;
+
+mod kept;
 
 mod resume;
 
@@ -49,18 +65,34 @@ pub enum Name {
     Turn,
     /// The first prompt of a session to the model API, beyond the CLI alone
     First,
+    /// The first prompt of a session that was given a warm sandbox, to the model API
+    Primed,
     /// POST session until its bridge is ready
     Create,
+    /// POST session that is given a warm sandbox
+    Claim,
     /// A delta from the bridge to an SSE client
     Delta,
+    /// The first frames of 50 sessions that are sent messages at once
+    Burst,
+    /// Deltas to 500 open streams
+    Streams,
+    /// 10,000 clients that only listen
+    Idle,
     /// Durable events per second
     Events,
     /// GET session per second
     Get,
+    /// Lists, /health and /metrics with 100,000 sessions
+    List,
     /// Memory of ashd
     Memory,
     /// Size of the bridge, memory of a sandbox
     Bridge,
+    /// 1,000 live sandboxes
+    Density,
+    /// Real CLIs that are kept, idle and frozen
+    Kept,
     /// POST resume of a session whose sandbox lives, and of one without
     Resume,
     /// Prompt to model API after a cold resume, beyond the CLI alone
@@ -119,15 +151,23 @@ struct Outcome {
 
 impl Name {
     /// All, in the order of the report.
-    pub const ALL: [Name; 16] = [
+    pub const ALL: [Name; 24] = [
         Name::Turn,
         Name::First,
+        Name::Primed,
         Name::Create,
+        Name::Claim,
         Name::Delta,
+        Name::Burst,
+        Name::Streams,
+        Name::Idle,
         Name::Events,
         Name::Get,
+        Name::List,
         Name::Memory,
         Name::Bridge,
+        Name::Density,
+        Name::Kept,
         Name::Resume,
         Name::Again,
         Name::Save,
@@ -143,12 +183,20 @@ impl Name {
         match self {
             Name::Turn => "turn",
             Name::First => "first",
+            Name::Primed => "primed",
             Name::Create => "create",
+            Name::Claim => "claim",
             Name::Delta => "delta",
+            Name::Burst => "burst",
+            Name::Streams => "streams",
+            Name::Idle => "idle",
             Name::Events => "events",
             Name::Get => "get",
+            Name::List => "list",
             Name::Memory => "memory",
             Name::Bridge => "bridge",
+            Name::Density => "density",
+            Name::Kept => "kept",
             Name::Resume => "resume",
             Name::Again => "again",
             Name::Save => "save",
@@ -164,12 +212,20 @@ impl Name {
         match self {
             Name::Turn => turn::ABOUT,
             Name::First => first::ABOUT,
+            Name::Primed => primed::ABOUT,
             Name::Create => create::ABOUT,
+            Name::Claim => claim::ABOUT,
             Name::Delta => delta::ABOUT,
+            Name::Burst => burst::ABOUT,
+            Name::Streams => streams::ABOUT,
+            Name::Idle => idle::ABOUT,
             Name::Events => events::ABOUT,
             Name::Get => get::ABOUT,
+            Name::List => list::ABOUT,
             Name::Memory => memory::ABOUT,
             Name::Bridge => bridge::ABOUT,
+            Name::Density => density::ABOUT,
+            Name::Kept => kept::ABOUT,
             Name::Resume => resume::ABOUT,
             Name::Again => again::ABOUT,
             Name::Save => save::ABOUT,

@@ -93,6 +93,8 @@ impl Unit {
             Unit::Mb => format!("{value:.2} MB"),
             Unit::Kb => format!("{value:.1} kB"),
             Unit::Percent => format!("{value:.0} %"),
+            Unit::Times => format!("{value:.2} x"),
+            Unit::Count => thousands(value),
         }
     }
 }
@@ -157,6 +159,15 @@ mod tests {
         assert!(text.contains("| reads | 3 | 61,234/s |  | 60,000/s | ok |"), "{text}");
         let create = "| create | 300 | 11.9 ms | 41.0 ms | 12.0 ms / 40.0 ms | **missed** |";
         assert!(text.contains(create), "{text}");
+    }
+
+    #[test]
+    fn what_is_to_be_none_is_missed_by_one() {
+        let lost = |count| Row::plain("lost", 9, Unit::Count, count).floor(0.0).line("lost");
+        assert_eq!(lost(0.0), "| lost | 9 | 0 |  | 0 | ok |\n");
+        assert_eq!(lost(1_000.0), "| lost | 9 | 1,000 |  | 0 | **missed** |\n");
+        let slower = Row::plain("", 1, Unit::Times, 1.25).floor(1.3);
+        assert_eq!(slower.line("slower"), "| slower | 1 | 1.25 x |  | 1.30 x | ok |\n");
     }
 
     #[test]
