@@ -126,10 +126,12 @@ impl Gates {
         self.0.remove(&sandbox);
     }
 
-    /// At most `limit` sandboxes after this one, and whether there are more.
-    pub(crate) fn list(&self, after: Option<Uuid>, limit: usize) -> (Vec<Uuid>, bool) {
-        let mut rest = self.0.keys().copied().filter(|id| after.is_none_or(|after| *id > after));
-        let page = rest.by_ref().take(limit).collect();
+    /// At most `limit` sandboxes after this one, each with whether it has requests on their way to the
+    /// model API; and whether there are more.
+    pub(crate) fn list(&self, after: Option<Uuid>, limit: usize) -> (Vec<(Uuid, bool)>, bool) {
+        let mut rest = self.0.iter().filter(|(id, _)| after.is_none_or(|after| **id > after));
+        let told = |(id, gate): (&Uuid, &Gate)| (*id, gate.seat.is_asking());
+        let page = rest.by_ref().take(limit).map(told).collect();
         (page, rest.next().is_some())
     }
 }
@@ -214,6 +216,11 @@ impl Seat {
         while self.connections.load(Ordering::Relaxed) >= limit {
             self.left.notified().await;
         }
+    }
+
+    /// Whether it has requests on their way to the model API.
+    fn is_asking(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) > 0
     }
 
     /// The session that it serves, for the log.

@@ -15,6 +15,7 @@ use rustls::RootCertStore;
 use tokio::sync::Notify;
 use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::control::{Ask, Event, Outcome, Packet, Peer, Request, Settings, Word, receive, send};
 use crate::gate::{self, Gates};
@@ -22,7 +23,7 @@ use crate::key;
 use crate::outbox::Outbox;
 use crate::upstream::{self, Upstream};
 
-/// Sandboxes in one answer to a list request: 40 bytes each, well inside a packet.
+/// Sandboxes in one answer to a list request: 44 bytes each, well inside a packet.
 const PAGE: usize = 1000;
 
 /// Largest file of extra certificates, in bytes.
@@ -330,13 +331,17 @@ fn obey(
         }
         Request::Revoke { sandbox } => gates.revoke(sandbox),
         Request::Quit => {}
-        Request::List { after } => {
-            let (sandboxes, more) = gates.list(after, PAGE);
-            let has_key = Some(house.key().is_some());
-            return Ok(Outcome::Granted { sandboxes, more, has_key });
-        }
+        Request::List { after } => return Ok(list(house, gates, after)),
     }
     Ok(Outcome::Done)
+}
+
+fn list(house: &House, gates: &Gates, after: Option<Uuid>) -> Outcome {
+    let (page, more) = gates.list(after, PAGE);
+    let asks = |(place, (_, is_asking)): (usize, &(Uuid, bool))| is_asking.then_some(place);
+    let asking = Some(page.iter().enumerate().filter_map(asks).collect());
+    let sandboxes = page.into_iter().map(|(sandbox, _)| sandbox).collect();
+    Outcome::Granted { sandboxes, more, has_key: Some(house.key().is_some()), asking }
 }
 
 fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd, Refusal> {

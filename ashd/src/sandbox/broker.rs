@@ -5,6 +5,7 @@
 //! that is told to end says so: fresh sockets then take the old ones' places at once, and whoever
 //! knocks waits for the next broker instead of being turned away. When none comes, it is told.
 
+mod asking;
 mod setup;
 
 use std::collections::BTreeMap;

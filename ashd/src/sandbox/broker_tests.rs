@@ -102,6 +102,7 @@ async fn a_broker_that_does_not_come_is_not_waited_for_for_ever() {
         let answer = told(&broker, sandbox).await;
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("does not run"), "{answer}");
     }
+    assert_eq!(broker.asking().await, Some([].into()));
     let begin = Begin { roots: rustls::RootCertStore::empty(), key: None, exit_when_unused: None };
     let listener = server::adopt(control::listen(&socket).unwrap()).unwrap();
     let serving = tokio::spawn(server::run(listener, begin, std::future::pending()));
@@ -150,8 +151,10 @@ async fn a_broker_that_leaves_is_heard_out() {
         .write_all(b"POST /v1/messages HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
         .unwrap();
     asked.recv().await.unwrap();
+    assert_eq!(broker.asking().await, Some([sandbox].into()));
     leave.send(()).unwrap();
     broker.shared.control.subscribe().wait_for(Option::is_none).await.unwrap();
+    assert_eq!(broker.asking().await, None);
     go.send(()).unwrap();
     let seen = usage.recv().await.unwrap();
     assert_eq!((seen.sandbox, seen.status, seen.complete), (sandbox.0, 200, true));

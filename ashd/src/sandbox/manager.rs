@@ -179,6 +179,11 @@ impl Sandboxes {
         self.broker.has_key()
     }
 
+    /// The sandboxes that have requests on their way to the model API; `None`: nobody can tell now.
+    pub async fn asking(&self) -> Option<BTreeSet<SandboxId>> {
+        self.broker.asking().await
+    }
+
     /// Replaces the model API key, or takes it back. Sandboxes do not notice.
     ///
     /// # Errors

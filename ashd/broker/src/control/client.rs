@@ -133,6 +133,25 @@ impl Control {
         }
     }
 
+    /// The sandboxes that have requests on their way to the model API; absent when the broker is one that
+    /// does not say.
+    pub async fn asking(&self) -> Result<Option<Vec<Uuid>>, Error> {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            match self.ask(Request::List { after }, None).await? {
+                Outcome::Granted { sandboxes, more, asking: Some(places), .. } => {
+                    all.extend(places.iter().filter_map(|place| sandboxes.get(*place).copied()));
+                    if !more {
+                        return Ok(Some(all));
+                    }
+                    after = sandboxes.last().copied();
+                }
+                Outcome::Granted { .. } => return Ok(None),
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
     async fn done(&self, request: Request, fd: Option<BorrowedFd<'_>>) -> Result<(), Error> {
         match self.ask(request, fd).await? {
             Outcome::Done => Ok(()),

@@ -168,6 +168,10 @@ pub enum Outcome {
         /// that it does not know; older ones do not say.
         #[serde(default)]
         has_key: Option<bool>,
+        /// The places in `sandboxes` of those that have requests on their way to the model API. Here
+        /// for the same reason.
+        #[serde(default)]
+        asking: Option<Vec<usize>>,
     },
     /// It was refused; nothing changed.
     Refused {
@@ -248,6 +252,13 @@ mod tests {
         assert!(new.contains(&session.unwrap().to_string()), "{new}");
         let read: Before = serde_json::from_str(&new).unwrap();
         assert_eq!(read, Before::Grant { sandbox, agent_uid });
+    }
+
+    #[test]
+    fn a_broker_of_before_does_not_say_more_than_it_knows() {
+        let old = r#"{"granted":{"sandboxes":[],"more":false}}"#;
+        let read: Outcome = serde_json::from_str(old).unwrap();
+        assert!(matches!(read, Outcome::Granted { has_key: None, asking: None, .. }), "{read:?}");
     }
 
     #[test]

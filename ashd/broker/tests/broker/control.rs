@@ -104,6 +104,26 @@ async fn whether_there_is_a_key_is_no_secret() {
 }
 
 #[tokio::test]
+async fn who_waits_for_the_model_is_said_until_the_answer_ends() {
+    let upstream = Upstream::start().await;
+    let stage = Stage::new(&upstream).await;
+    let (_, quiet) = stage.grant("quiet").await;
+    let (id, path) = stage.grant("a").await;
+    let mut open = connect(&quiet).await;
+    open.write("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    open.head().await;
+    assert_eq!(stage.control.asking().await.unwrap(), Some(vec![]));
+    let mut client = connect(&path).await;
+    client.write(post("/v1/messages", "{}")).await;
+    let mut api = upstream.accept().await;
+    api.until("{}").await;
+    assert_eq!(stage.control.asking().await.unwrap(), Some(vec![id]));
+    api.write(answer("application/json", DOCUMENT)).await;
+    client.until(DOCUMENT).await;
+    soon(async { while stage.control.asking().await.unwrap() != Some(vec![]) {} }).await;
+}
+
+#[tokio::test]
 async fn the_next_ashd_adopts_grants_and_hears_what_it_missed() {
     let upstream = Upstream::start().await;
     let mut stage = Stage::new(&upstream).await;
@@ -134,6 +154,7 @@ async fn all_grants_are_listed() {
     }
     ids.sort_unstable();
     assert_eq!(stage.control.granted().await.unwrap(), ids);
+    assert_eq!(stage.control.asking().await.unwrap(), Some(vec![]));
 }
 
 #[tokio::test]
