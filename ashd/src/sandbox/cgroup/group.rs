@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::super::limits::Limits;
 use super::CgroupError;
+use super::holders::{Frozen, Holders};
 
 /// Length of a scheduling period, in microseconds.
 const PERIOD_US: u64 = 100_000;
@@ -54,11 +55,12 @@ pub enum OutOfMemory {
 #[derive(Clone, Debug)]
 pub struct Group {
     path: PathBuf,
+    holders: Holders,
 }
 
 impl Group {
-    pub(super) fn at(path: PathBuf) -> Self {
-        Group { path }
+    pub(super) fn at(path: PathBuf, holders: Holders) -> Self {
+        Group { path, holders }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -142,18 +144,18 @@ impl Group {
     }
 
     /// Stops every process of the agent where it is and blocks until all stand still, at most for
-    /// `patience`. They go on when what is returned is dropped. `None`: there is no such group, so
-    /// nothing moves.
+    /// `patience`. They go on when what is returned is dropped, and what others got by this. `None`:
+    /// there is no such group, so nothing moves.
     ///
     /// # Errors
     /// [`ErrorKind::TimedOut`] when a process does not stop in time, and when the system fails.
-    /// Everything goes on then.
+    /// Everything goes on then that nobody else holds.
     pub fn freeze(&self, patience: Duration) -> Result<Option<Frozen>, CgroupError> {
         let path = self.agent().join("cgroup.freeze");
-        let frozen = match fs::write(&path, "1") {
+        let frozen = match self.holders.hold(&path) {
             Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(CgroupError::Io { path, error }),
-            Ok(()) => Frozen { path },
+            Ok(frozen) => frozen,
         };
         let events = self.agent().join("cgroup.events");
         let stands = File::open(&events).and_then(|file| becomes(file, ("frozen", 1), patience));
@@ -230,22 +232,6 @@ impl Group {
     }
 }
 
-/// An agent that stands still. It goes on when this is dropped.
-#[derive(Debug)]
-pub struct Frozen {
-    path: PathBuf,
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(&self.path, "0")
-            && !is_gone(&error)
-        {
-            tracing::error!(%error, "an agent could not be let go on");
-        }
-    }
-}
-
 fn memory(group: &Path) -> MemController {
     MemController::new(group.to_owned(), PathBuf::new(), true)
 }
@@ -309,7 +295,7 @@ fn remove(group: &Path) -> Result<(), CgroupError> {
 }
 
 /// Not there, or removed while it was open.
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(Errno::NODEV.raw_os_error())
 }
 

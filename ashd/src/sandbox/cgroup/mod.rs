@@ -12,13 +12,16 @@
 //! removing groups is done here.
 
 mod group;
+mod holders;
 
-pub use group::{Frozen, Group, OutOfMemory, Stats};
+pub use group::{Group, OutOfMemory, Stats};
+pub use holders::Frozen;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use self::holders::Holders;
 use super::limits::Limits;
 use crate::domain::SandboxId;
 
@@ -98,6 +101,7 @@ pub struct Cgroups {
     made: bool,
     enabled: Vec<&'static str>,
     missing: Vec<String>,
+    holders: Holders,
 }
 
 impl Cgroups {
@@ -125,7 +129,8 @@ impl Cgroups {
         }
         let (enabled, missing) = enable(&root);
         if missing.is_empty() || allow_missing {
-            return Ok(Cgroups { root, made: configured.is_none(), enabled, missing });
+            let (made, holders) = (configured.is_none(), Holders::default());
+            return Ok(Cgroups { root, made, enabled, missing, holders });
         }
         let mend = mend(&mount, &controllers_of(&mount));
         Err(CgroupError::Missing { missing, mend })
@@ -134,7 +139,8 @@ impl Cgroups {
     /// For tests: a directory in which there are no groups, and never will be.
     #[cfg(test)]
     pub(super) fn none(root: PathBuf) -> Cgroups {
-        Cgroups { root, made: false, enabled: vec![], missing: vec![] }
+        let (enabled, missing, holders) = (vec![], vec![], Holders::default());
+        Cgroups { root, made: false, enabled, missing, holders }
     }
 
     /// A sentence for each limit that cannot be enforced.
@@ -185,7 +191,7 @@ impl Cgroups {
 
     /// The group of a sandbox, whether it exists or not.
     pub fn group(&self, sandbox: SandboxId) -> Group {
-        Group::at(self.root.join(sandbox.to_string()))
+        Group::at(self.root.join(sandbox.to_string()), self.holders.clone())
     }
 
     /// Whether a group is that of a sandbox, or beneath it.

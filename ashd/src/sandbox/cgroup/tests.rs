@@ -103,6 +103,29 @@ fn an_agent_stands_still_until_it_is_let_go_on() {
 }
 
 #[test]
+fn an_agent_that_several_hold_goes_on_behind_the_last_of_them() {
+    let place = Place::new();
+    let id = SandboxId::random();
+    let group = place.0.create(id, &Limits::default()).unwrap();
+    let mut agent = inhabitant(&group.open_agent().unwrap());
+    let events = group.path().join("agent/cgroup.events");
+    let stands = || fs::read_to_string(&events).unwrap().contains("frozen 1");
+    let freeze = || place.0.group(id).freeze(Duration::from_secs(10)).unwrap();
+    let (resting, cut) = (freeze(), freeze());
+    drop(cut);
+    assert!(stands());
+    let other = freeze();
+    drop(resting);
+    assert!(stands());
+    drop(other);
+    assert!(!stands());
+    drop(freeze());
+    assert!(!stands(), "whoever held it before does so no more");
+    group.kill().unwrap();
+    agent.wait().unwrap();
+}
+
+#[test]
 fn a_group_is_not_made_twice() {
     let place = Place::new();
     let id = SandboxId::random();
@@ -167,7 +190,7 @@ fn limits_hold_or_their_absence_is_told() {
 #[test]
 fn limits_and_statistics_have_the_kernels_form() {
     let dir = tempfile::tempdir().unwrap();
-    let group = Group::at(dir.path().to_owned());
+    let group = Group::at(dir.path().to_owned(), Holders::default());
     group.make(&[]).unwrap();
     let file = |name: &str| dir.path().join(name);
     for child in ["agent", "bridge"] {
@@ -203,7 +226,7 @@ fn limits_and_statistics_have_the_kernels_form() {
 #[test]
 fn whose_memory_ran_out_is_told_apart() {
     let dir = tempfile::tempdir().unwrap();
-    let group = Group::at(dir.path().to_owned());
+    let group = Group::at(dir.path().to_owned(), Holders::default());
     group.make(&[]).unwrap();
     assert_eq!(group.out_of_memory(), None);
     for (events, expected) in [
