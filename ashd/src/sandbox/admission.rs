@@ -69,12 +69,18 @@ pub fn disk_free(path: &Path) -> io::Result<u64> {
 /// # Errors
 /// When `/proc/meminfo` cannot be read or does not say.
 pub fn memory_available() -> io::Result<u64> {
-    available_in(&fs::read_to_string("/proc/meminfo")?)
+    bytes_in(&fs::read_to_string("/proc/meminfo")?, "MemAvailable:")
         .ok_or_else(|| io::Error::other("/proc/meminfo does not say MemAvailable"))
 }
 
-fn available_in(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// Whether the machine has swap, be it compressed memory or a disk; false when it does not say.
+pub fn has_swap() -> bool {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    bytes_in(&meminfo, "SwapTotal:").is_some_and(|bytes| bytes > 0)
+}
+
+fn bytes_in(meminfo: &str, key: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -101,9 +107,10 @@ mod tests {
 
     #[test]
     fn meminfo_is_read() {
-        let text = "MemTotal:  100 kB\nMemAvailable:   2048 kB\n";
-        assert_eq!(available_in(text), Some(2048 * 1024));
-        assert_eq!(available_in("MemTotal: 1 kB\n"), None);
+        let text = "MemTotal:  100 kB\nMemAvailable:   2048 kB\nSwapTotal:      0 kB\n";
+        let bytes = |key| bytes_in(text, key);
+        assert_eq!((bytes("MemAvailable:"), bytes("SwapTotal:")), (Some(2048 * 1024), Some(0)));
+        assert_eq!(bytes("MemFree:"), None);
         assert!(memory_available().unwrap() > 0);
         assert!(disk_free(Path::new("/")).unwrap() > 0);
     }

@@ -173,10 +173,11 @@ impl Group {
     /// When the system fails.
     pub fn thaw(&self) -> Result<(), CgroupError> {
         let path = self.agent().join("cgroup.freeze");
-        match fs::write(&path, "0") {
+        let thawed = match fs::write(&path, "0") {
             Err(error) if is_gone(&error) => Ok(()),
             other => other.map_err(CgroupError::io(&path)),
-        }
+        };
+        self.forbid_swap().and(thawed)
     }
 
     /// Removes the groups, which must be empty. It is fine when there are none.
@@ -203,6 +204,12 @@ impl Group {
         }
     }
 
+    /// Processor time that the agent has used since the beginning, in microseconds; known without a
+    /// controller as well. 0 when there is no such group.
+    pub fn cpu_us(&self) -> u64 {
+        keyed(&fs::read_to_string(self.agent().join("cpu.stat")).unwrap_or_default(), "usage_usec")
+    }
+
     /// How many processes of the agent were killed because memory ran out, its own or the machine's.
     pub fn oom_kills(&self) -> u64 {
         keyed(&self.memory_events(), "oom_kill")
@@ -227,7 +234,7 @@ impl Group {
         self.path.join("bridge")
     }
 
-    fn agent(&self) -> PathBuf {
+    pub(super) fn agent(&self) -> PathBuf {
         self.path.join("agent")
     }
 }

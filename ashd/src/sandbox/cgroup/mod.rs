@@ -13,6 +13,7 @@
 
 mod group;
 mod holders;
+mod memory;
 
 pub use group::{Group, OutOfMemory, Stats};
 pub use holders::Frozen;

@@ -1,6 +1,7 @@
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, openat};
@@ -221,6 +222,34 @@ fn limits_and_statistics_have_the_kernels_form() {
     let (memory, memory_peak, cpu_us) = (4096, 8192, 77);
     let expected = Stats { memory, memory_peak, pids: 5, cpu_us, read: 111, written: 7 };
     assert_eq!((group.stats(), group.oom_kills()), (expected, 3));
+    assert_eq!(group.cpu_us(), cpu_us);
+}
+
+#[test]
+fn memory_is_given_back_in_slices_until_somebody_wants_the_agent_to_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let group = Group::at(dir.path().to_owned(), Holders::default());
+    group.make(&[]).unwrap();
+    let file = |name: &str| dir.path().join("agent").join(name);
+    let go_on = AtomicBool::new(false);
+    assert_eq!(group.reclaim(&go_on).unwrap(), 0, "there is no controller");
+    let asked = |stop: &AtomicBool| {
+        fs::write(file("memory.current"), "20000000\n").unwrap();
+        fs::write(file("memory.reclaim"), "").unwrap();
+        fs::write(file("memory.swap.max"), "max\n").unwrap();
+        let given = group.reclaim(stop).unwrap();
+        assert_eq!(fs::read_to_string(file("memory.swap.max")).unwrap(), "0");
+        (given, fs::read_to_string(file("memory.reclaim")).unwrap())
+    };
+    // The last slice; a file that only looks like the kernel's gives nothing.
+    assert_eq!(asked(&go_on), (0, (20_000_000 - 16 * 1024 * 1024).to_string()));
+    go_on.store(true, Ordering::Relaxed);
+    assert_eq!(asked(&go_on), (0, String::new()));
+    fs::write(file("memory.swap.max"), "max").unwrap();
+    fs::write(file("cgroup.freeze"), "1").unwrap();
+    group.thaw().unwrap();
+    let read = |name: &str| fs::read_to_string(file(name)).unwrap();
+    assert_eq!((read("cgroup.freeze"), read("memory.swap.max")), ("0".into(), "0".into()));
 }
 
 #[test]
