@@ -34,6 +34,7 @@ mod fsck;
 mod garbage;
 mod going_on;
 mod gone;
+mod health;
 mod journal;
 mod keeping;
 mod logs;

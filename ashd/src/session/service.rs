@@ -9,7 +9,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::agents::Deployments;
 use super::api::{
-    AgentChange, Caller, Deployment, ExecOutput, Happened, Health, LogLine, Reading, Refusal,
+    AgentChange, Caller, Deployment, ExecOutput, Happened, LogLine, Reading, Refusal,
 };
 use super::behind;
 use super::copies::{self, Copies};
@@ -48,7 +48,7 @@ const WATCHED: usize = 1024;
 pub struct Service {
     pub(super) shared: Arc<Shared>,
     pub(super) deployments: Arc<Deployments>,
-    started: Instant,
+    pub(super) started: Instant,
 }
 
 impl Service {
@@ -137,28 +137,6 @@ impl Service {
     pub async fn rest(&self) {
         if let Err(error) = self.shared.sync_all().await {
             tracing::warn!(%error, "sessions' files may not be on the disk");
-        }
-    }
-
-    /// How the daemon is.
-    pub async fn health(&self) -> Health {
-        let shared = &self.shared;
-        Health {
-            active_sessions: shared.store.count_sessions(Status::Active).await.unwrap_or(0),
-            live_sandboxes: shared.sandboxes.live(),
-            running: shared.registry.running(),
-            warming: shared.launching.load(Ordering::Relaxed),
-            max_sandboxes: shared.options.max_sandboxes,
-            resume_warm_hits: shared.warm_resumes.load(Ordering::Relaxed),
-            resume_cold_hits: shared.cold_resumes.load(Ordering::Relaxed),
-            resume_fresh_hits: shared.fresh_resumes.load(Ordering::Relaxed),
-            resume_cloud_hits: shared.cloud_resumes.load(Ordering::Relaxed),
-            uptime_s: self.started.elapsed().as_secs(),
-            missing: shared.sandboxes.missing().to_vec(),
-            damaged_checkpoints: shared.snapshots.damaged(),
-            model_key: shared.sandboxes.has_model_key(),
-            copying: shared.copies.state(),
-            gone: shared.gone(),
         }
     }
 

@@ -1,0 +1,31 @@
+//! How the daemon is.
+
+use std::sync::atomic::Ordering;
+
+use super::api::Health;
+use super::service::Service;
+use crate::domain::Status;
+
+impl Service {
+    /// How the daemon is.
+    pub async fn health(&self) -> Health {
+        let shared = &self.shared;
+        Health {
+            active_sessions: shared.store.count_sessions(Status::Active).await.unwrap_or(0),
+            live_sandboxes: shared.sandboxes.live(),
+            running: shared.registry.running(),
+            warming: shared.launching.load(Ordering::Relaxed),
+            max_sandboxes: shared.options.max_sandboxes,
+            resume_warm_hits: shared.warm_resumes.load(Ordering::Relaxed),
+            resume_cold_hits: shared.cold_resumes.load(Ordering::Relaxed),
+            resume_fresh_hits: shared.fresh_resumes.load(Ordering::Relaxed),
+            resume_cloud_hits: shared.cloud_resumes.load(Ordering::Relaxed),
+            uptime_s: self.started.elapsed().as_secs(),
+            missing: shared.sandboxes.missing().to_vec(),
+            damaged_checkpoints: shared.snapshots.damaged(),
+            model_key: shared.sandboxes.has_model_key(),
+            copying: shared.copies.state(),
+            gone: shared.gone(),
+        }
+    }
+}
