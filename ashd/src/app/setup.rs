@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{AppError, descriptors};
-use crate::config::{Config, Retention};
+use crate::config::{Config, Pool, Retention};
 use crate::domain::Node;
 use crate::http;
 use crate::objects::{self, Objects, SealKey};
@@ -14,9 +14,9 @@ use crate::sandbox::Setup;
 use crate::sandbox::broker::{ModelKey, Settings};
 use crate::sandbox::lease::slots_in;
 use crate::sandbox::limits::Limits;
-use crate::session::Keeping;
 use crate::session::cli::Defaults;
 use crate::session::shared::{Live, Options};
+use crate::session::{Keeping, Times};
 use crate::store::sqlite;
 use crate::tree::TreeLimits;
 
@@ -125,6 +125,7 @@ pub(super) fn live(config: &Config) -> Live {
         agent_roots: config.state.agent_roots.clone(),
         keep_points: config.snapshots.keep,
         keeping: keeping(&config.retention),
+        times: times(&config.pool),
         limits: Limits {
             memory: sandbox.memory.0,
             pids: u64::from(sandbox.pids),
@@ -135,16 +136,30 @@ pub(super) fn live(config: &Config) -> Live {
     }
 }
 
+/// When sandboxes rest that nobody uses; 0 stands for never.
+fn times(pool: &Pool) -> Times {
+    Times {
+        freeze: unless_zero(pool.freeze_after),
+        reclaim: unless_zero(pool.reclaim_after),
+        cool: unless_zero(pool.idle_timeout),
+        at_once: pool.per_tick as usize,
+        busy_cpus: pool.busy_cpus,
+    }
+}
+
 /// How long what is kept; 0 stands for ever.
 fn keeping(retention: &Retention) -> Keeping {
-    let age = |age: Duration| (!age.is_zero()).then_some(age);
     let bytes = retention.checkpoint_bytes.0;
     Keeping {
-        ended: age(retention.ended_sessions),
-        events: age(retention.events),
-        points: age(retention.checkpoints),
+        ended: unless_zero(retention.ended_sessions),
+        events: unless_zero(retention.events),
+        points: unless_zero(retention.checkpoints),
         bytes: (bytes > 0).then_some(bytes),
     }
+}
+
+fn unless_zero(time: Duration) -> Option<Duration> {
+    (!time.is_zero()).then_some(time)
 }
 
 /// How the HTTP edge is.

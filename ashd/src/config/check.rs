@@ -59,6 +59,7 @@ impl<'a> Check<'a> {
         self.authorities(config);
         self.snapshots(config);
         self.retention(config);
+        self.pool(config);
         if config.sandbox.services {
             self.credential(Path::new(CREDENTIAL));
         }
@@ -97,6 +98,12 @@ impl<'a> Check<'a> {
     fn retention(&mut self, config: &Config) {
         if config.retention.every.is_zero() {
             self.refuse("retention.every", "must be longer than 0s; 0s as an age removes nothing");
+        }
+    }
+
+    fn pool(&mut self, config: &Config) {
+        if config.pool.per_tick == 0 {
+            self.refuse("pool.per_tick", "must be 1 or more; 0s as a time leaves a step out");
         }
     }
 

@@ -121,6 +121,26 @@ sections! {
             derived: "`true` when started by hand, `false` when by a service manager",
         }
     }
+    /// What becomes of sandboxes that nobody uses, until the next message has them go on: no turn and no
+    /// command runs in them, nor anything of the agent's own that computes or asks the model. With
+    /// `0s` a step is left out.
+    pool: Pool {
+        /// After this time a sandbox is saved and ended. The session keeps its status; its next message
+        /// makes another sandbox, with the files and the conversation. The variable counts in
+        /// milliseconds.
+        idle_timeout: Duration = "30min" { env: &["ASH_IDLE_TIMEOUT_MS"], unit: "ms", live: true, }
+        /// After this time its agent stands still: it uses no processor, and goes on at once.
+        freeze_after: Duration = "1min" { live: true, }
+        /// After this time an agent that stands still gives its memory back, where the machine has
+        /// swap: best in compressed memory (zram, zswap). It goes on with what it needs of it.
+        reclaim_after: Duration = "5min" { live: true, }
+        /// The most sandboxes that take each of these steps at one look. It is looked every 5 s, or more
+        /// often when the shortest of these times is below 20 s.
+        per_tick: u32 = "20" { live: true, }
+        /// Processors' worth of time. An agent that uses more works on something. An idle Claude Code
+        /// CLI uses less than 0.01, of a slow processor more.
+        busy_cpus: f64 = "0.02" { live: true, }
+    }
     /// The model API.
     model: Model {
         /// Where it is. `http://` only on this machine.

@@ -27,7 +27,9 @@ use std::net::IpAddr;
 use std::path::Path;
 
 pub use file::open_regular;
-pub use keys::{Bus, Config, Http, Log, Model, Retention, Sandbox, Session, Snapshots, State};
+pub use keys::{
+    Bus, Config, Http, Log, Model, Pool, Retention, Sandbox, Session, Snapshots, State,
+};
 pub use problem::{ConfigError, Origin, Problem};
 pub use secret::Secret;
 pub use show::Explained;

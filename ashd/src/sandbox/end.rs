@@ -30,6 +30,19 @@ impl Sandboxes {
     pub async fn end(&self, id: SandboxId) -> Result<(), SandboxError> {
         let sender = self.live_ones().get(&id).cloned();
         let asked = sender.is_some_and(|sender| sender.shutdown().is_ok());
+        self.take_apart(id, asked).await
+    }
+
+    /// Like [`end`](Self::end), of a sandbox whose agent stands still: it would not hear anybody ask, and
+    /// is killed where it is.
+    ///
+    /// # Errors
+    /// As [`end`](Self::end).
+    pub async fn end_at_once(&self, id: SandboxId) -> Result<(), SandboxError> {
+        self.take_apart(id, false).await
+    }
+
+    async fn take_apart(&self, id: SandboxId, asked: bool) -> Result<(), SandboxError> {
         let group = self.cgroups.group(id);
         let ended = spawn_blocking(move || end_processes(&group, asked)).await;
         let ended = ended.map_err(SandboxError::from).flatten();

@@ -16,6 +16,7 @@ use super::copies::{self, Copies};
 use super::driver::{Begin, Command, Driver, Handle};
 use super::exec::ExecStream;
 use super::garbage::{self, Garbage};
+use super::ladder::{self, Ladder};
 use super::reconcile;
 use super::registry::{Registry, SessionView};
 use super::retention::{self, Retention};
@@ -94,10 +95,12 @@ impl Service {
             attaching: UnderWay::default(),
             copies: Copies::new(objects),
             retention: Retention::default(),
+            ladder: Ladder::default(),
         });
         reconcile::run(&shared, sessions).await?;
         tokio::spawn(garbage::collect_for_ever(shared.clone()));
         tokio::spawn(copies::copy_for_ever(shared.clone()));
+        tokio::spawn(ladder::go_down_for_ever(shared.clone()));
         tokio::spawn(account(shared.clone(), usage));
         let service = Service { shared, deployments: Arc::default(), started: Instant::now() };
         tokio::spawn(behind::catch_up(service.clone()));

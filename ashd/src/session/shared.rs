@@ -12,6 +12,7 @@ use super::api::{Happened, Refusal};
 use super::cli::{self, Conversation, Defaults};
 use super::copies::Copies;
 use super::garbage::Garbage;
+use super::ladder::{Ladder, Times};
 use super::machine::Sandbox;
 use super::places::Places;
 use super::registry::Registry;
@@ -68,6 +69,8 @@ pub struct Live {
     pub keep_points: u32,
     /// How long what is kept.
     pub keeping: Keeping,
+    /// When sandboxes that nobody uses rest.
+    pub times: Times,
     /// Bounds of sandboxes that are made from now on.
     pub limits: Limits,
 }
@@ -104,6 +107,7 @@ pub(super) struct Shared {
     pub(super) attaching: UnderWay<SessionId>,
     pub(super) copies: Copies,
     pub(super) retention: Retention,
+    pub(super) ladder: Ladder,
 }
 
 impl Shared {
@@ -209,12 +213,12 @@ impl Shared {
 
     /// Ends a sandbox and waits until nothing of it is left; false if something is.
     pub(super) async fn end_sandbox(&self, running: Running) -> bool {
-        let ended = self.sandboxes.end(running.id).await;
-        if let Err(error) = &ended {
-            let (sandbox, error) = (running.id, error.in_full());
-            tracing::error!(ash_sandbox = %sandbox, error, "something of a sandbox is left");
-        }
-        ended.is_ok()
+        is_gone(running.id, self.sandboxes.end(running.id).await)
+    }
+
+    /// Like [`end_sandbox`](Self::end_sandbox), of one whose agent stands still.
+    pub(super) async fn end_sandbox_at_once(&self, running: Running) -> bool {
+        is_gone(running.id, self.sandboxes.end_at_once(running.id).await)
     }
 
     /// The CLAUDE.md of the session's agent version, unless the session has a prompt of its own.
@@ -356,6 +360,15 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Whether nothing of a sandbox is left.
+fn is_gone(sandbox: SandboxId, ended: Result<(), SandboxError>) -> bool {
+    if let Err(error) = &ended {
+        let error = error.in_full();
+        tracing::error!(ash_sandbox = %sandbox, error, "something of a sandbox is left");
+    }
+    ended.is_ok()
 }
 
 fn has_room(room: &Room) -> Result<(), Refusal> {

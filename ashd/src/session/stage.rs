@@ -10,6 +10,7 @@ use tokio::sync::broadcast;
 
 use super::cli::Defaults;
 use super::copies::Copies;
+use super::ladder::Times;
 use super::places::{Places, ROOTS};
 use super::retention::Keeping;
 use super::service::Service;
@@ -67,6 +68,7 @@ impl Stage {
             attaching: Default::default(),
             copies: Copies::new(objects),
             retention: Default::default(),
+            ladder: Default::default(),
         });
         Stage { service: Service::on(shared.clone()), shared, _disk: disk }
     }
@@ -104,6 +106,7 @@ fn options() -> Options {
             agent_roots: vec![],
             keep_points: 10,
             keeping: Keeping::default(),
+            times: Times::default(),
             limits: Limits::default(),
         },
     }

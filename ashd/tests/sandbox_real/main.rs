@@ -162,6 +162,26 @@ async fn a_sandbox_that_does_not_want_to_end_is_killed() {
     all.stop().await;
 }
 
+/// It would not hear that it is asked to go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_whose_agent_stands_still_is_ended_where_it_is() {
+    let Some(place) = Place::new() else { return };
+    let all = place.start().await;
+    let new = place.sandbox();
+    let id = new.id;
+    let mut running = all.launch(new).await.unwrap();
+    let work = "(while :; do :; done) >/dev/null 2>&1 &";
+    assert_eq!(exec(&mut running, work).await.0, Some(0));
+    let still = all.freeze(id).unwrap().unwrap();
+    let used = all.cpu_us(id);
+    assert!(used > 0 && all.cpu_us(id) == used, "it goes on");
+    all.end_at_once(id).await.unwrap();
+    drop((still, running));
+    assert_eq!((all.leftovers(), all.live()), (BTreeSet::new(), 0));
+    place.is_clean().await;
+    all.stop().await;
+}
+
 /// Times are printed, not asserted: the machine is shared.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_sandboxes_come_and_go() {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Driver, refusal};
+use super::Driver;
 use crate::domain::{Event as Durable, Point, SessionChange, Timestamp};
 use crate::fault;
 use crate::session::api::Refusal;
 use crate::session::going_on;
-use crate::session::machine::{Effect, Event, Turn};
+use crate::session::machine::{Effect, Turn};
 use crate::session::registry::SessionView;
 use crate::session::rewind::{Goal, Target};
 use crate::store::Commit;
@@ -30,12 +30,7 @@ impl Driver {
         // From before the point is looked up until the session is at it again: others can remove it.
         let _pin = self.shared.pinned(&self.session.tenant, self.session.id).await?;
         let target = self.shared.target(&self.session, to).await?;
-        let mut state = self.state.clone();
-        let effects = state.step(Event::Cool).map_err(|denied| refusal(denied, "restore"))?;
-        // What is lost from here on is not missed.
-        let cold = SessionChange { cold: Some(true), ..SessionChange::none() };
-        self.commit(cold, vec![]).await?;
-        self.state = state;
+        let effects = self.begin_cold("restore").await?;
         // What is saved meanwhile must not push out the point itself.
         self.keeps_all = true;
         let returned = self.return_to(target, effects).await;

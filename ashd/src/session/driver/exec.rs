@@ -65,6 +65,12 @@ impl Execs {
         }
     }
 
+    /// Whether a command may run right now.
+    pub(super) fn may_run(&self) -> bool {
+        let may_go_on = self.unheard_until.is_some_and(|until| until > Instant::now());
+        !self.running.is_empty() || may_go_on
+    }
+
     /// Whether no command runs.
     pub(super) fn is_idle(&self) -> bool {
         self.running.is_empty() && self.unheard_until.is_none()
@@ -112,6 +118,7 @@ impl Driver {
         if let Err(refusal) = self.note_change(Changed::Maybe).await {
             return drop(reply.send(Err(refusal)));
         }
+        self.thaw();
         let Some(link) = &self.link else { return };
         let exec = Exec {
             command: request.command.clone(),

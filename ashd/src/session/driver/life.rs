@@ -81,6 +81,7 @@ impl Driver {
             // What it was set to since is not known: it is set again before the next turn.
             self.cli = key.map(|key| RunningCli { key, controls: None, cost: replay.cost });
         }
+        self.idle.is_starting = running.welcome.cli == CliState::Starting;
         self.attach(running);
         self.replay = replay;
         if self.session.cold {
@@ -263,9 +264,14 @@ impl Driver {
             None => None,
         };
         let why_lost = self.why_lost("the command ran");
+        let still = self.idle.leave();
         if let Some(running) = self.link.take().or(launched) {
             let sandbox = running.id;
-            if self.shared.end_sandbox(running).await {
+            let ended = match &still {
+                Some(_) => self.shared.end_sandbox_at_once(running).await,
+                None => self.shared.end_sandbox(running).await,
+            };
+            if ended {
                 self.shared.rest_later(self.session.id, sandbox);
             }
         }
@@ -346,6 +352,8 @@ impl Driver {
         if end {
             let _ = self.step(Event::Shutdown).await;
         }
+        // The next daemon may be long in coming.
+        self.thaw();
         // What was changed from outside is known to nobody else.
         let unsettled = self.settles_at.take().is_some();
         if unsettled {

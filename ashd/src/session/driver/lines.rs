@@ -101,8 +101,8 @@ impl Driver {
                     self.settle_soon();
                 }
                 Incoming::Stderr(line) => self.logs.stderr(&line),
-                // Whoever asked has seen it.
-                Incoming::Drained { .. } => {}
+                // Or whoever asks for a cut has seen it.
+                Incoming::Drained { id } => self.idle.heard(id),
             }
         }
         if !self.flush(&mut pending).await {
@@ -327,6 +327,7 @@ impl Driver {
     async fn notice(&mut self, notice: Notice) -> bool {
         match notice {
             Notice::CliReady { after_ms } => {
+                self.idle.is_starting = false;
                 tracing::debug!(ash_session = %self.session.id, after_ms, "CLI ready");
             }
             Notice::CliExited { reason, stderr, expected, .. } => {
@@ -361,6 +362,7 @@ impl Driver {
         self.logs.system(&format!("the CLI ended: {reason}"));
         if !expected {
             self.cli = None;
+            self.idle.is_starting = false;
             let last = stderr.trim();
             self.cli_gone = Some(match last {
                 "" => format!("The agent's CLI ended: {reason}"),

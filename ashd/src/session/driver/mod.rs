@@ -15,6 +15,7 @@ mod writes;
 
 mod back;
 
+mod idle;
 mod rest;
 
 use std::collections::{HashMap, VecDeque};
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use self::exec::Execs;
+use self::idle::Idle;
 pub(super) use self::replay::Replay;
 use self::rest::IDLE;
 use self::saving::{Saved, Saving, Wish};
@@ -39,6 +41,7 @@ use super::exec::ExecStream;
 use super::frames::{Encoder, Numbering};
 use super::journal::Journal;
 use super::keeping::Life;
+use super::ladder::Step;
 use super::logs::Logs;
 use super::machine::{Denied, Effect, Event, Failure, State, Turn};
 use super::registry::SessionView;
@@ -80,6 +83,8 @@ pub(super) enum Command {
     Exec { request: ExecRequest, reply: Reply<ExecStream> },
     /// Change files.
     Write(Write),
+    /// Take a step down the idle ladder; whether it was taken.
+    Rest { step: Step, reply: oneshot::Sender<bool> },
     /// The daemon goes away. With `end`, the sandbox goes along; else it waits for the next one.
     Shutdown { end: bool, reply: oneshot::Sender<()> },
 }
@@ -166,6 +171,8 @@ pub(super) struct Driver {
     settles_at: Option<tokio::time::Instant>,
     /// The newest point, when it was made for nothing but changes of files.
     changes_point: Option<PointId>,
+    /// How far down the idle ladder the sandbox is.
+    idle: Idle,
     over: bool,
 }
 
@@ -246,6 +253,7 @@ impl Driver {
             is_synced: false,
             settles_at: None,
             changes_point: None,
+            idle: Idle::default(),
             over: false,
         };
         (driver, handle)
@@ -253,6 +261,7 @@ impl Driver {
 
     async fn run(mut self, begin: Begin) {
         self.begin_life(begin).await;
+        self.tend().await;
         let mut batch = Vec::new();
         while !self.over {
             match self.input(&mut batch).await {
@@ -272,7 +281,9 @@ impl Driver {
             }
             self.end_unheard().await;
             self.write_waiting().await;
+            self.tend().await;
         }
+        self.show_place(None);
         self.abandon_saving().await;
         self.journal.close();
         if self.session.status == Status::Ended {
@@ -326,6 +337,7 @@ impl Driver {
     }
 
     async fn command(&mut self, command: Command) {
+        self.idle.note(&command);
         // Callers that are gone do not need their answers.
         match command {
             Command::Send { request, reading, reply } => self.send(request, reading, reply).await,
@@ -354,6 +366,7 @@ impl Driver {
             }
             Command::Write(write) => self.writes.push(write),
             Command::Exec { request, reply } => self.exec(request, reply).await,
+            Command::Rest { step, reply } => self.rest_further(step, reply).await,
             Command::Shutdown { end, reply } => {
                 self.shutdown(end).await;
                 let _ = reply.send(());
@@ -389,6 +402,7 @@ impl Driver {
                     Ok(())
                 }
                 Effect::Begin(turn) => {
+                    self.thaw();
                     if self.is_wanted(turn) {
                         self.capture_before_turn().await;
                     }

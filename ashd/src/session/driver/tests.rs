@@ -1,3 +1,5 @@
+mod idle;
+
 use std::time::Duration;
 
 use ash_wire::frame::{self, HEADER, Header, Kind};

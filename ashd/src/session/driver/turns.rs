@@ -261,6 +261,7 @@ impl Driver {
         let link = self.link.as_ref();
         let is_taken = link.is_some_and(|link| link.sender.start_cli(&start).is_ok());
         self.cli_gone = None;
+        self.idle.is_starting = is_taken;
         self.cli = is_taken.then_some(RunningCli { key, controls: Some(controls), cost: 0.0 });
         is_taken
     }

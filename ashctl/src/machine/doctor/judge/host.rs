@@ -63,12 +63,12 @@ pub(super) fn copies(readings: &Readings) -> Finding {
 pub(super) fn swap(readings: &Readings) -> Finding {
     let swap = &readings.swap;
     let kind = match (swap.size, swap.is_zram, swap.is_zswap_on) {
-        (0, ..) => "none".to_owned(),
+        (0, ..) => return Finding::ok("Swap", "none; idle sandboxes keep their memory"),
         (bytes, true, _) => format!("{} in compressed memory", size(bytes)),
         (bytes, _, true) => format!("{}, behind zswap", size(bytes)),
         (bytes, ..) => size(bytes),
     };
-    Finding::ok("Swap", format!("{kind}; sandboxes use none in any case"))
+    Finding::ok("Swap", format!("{kind}; takes the memory of idle sandboxes"))
 }
 
 pub(super) fn clock(readings: &Readings) -> Finding {

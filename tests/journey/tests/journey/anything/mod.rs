@@ -40,8 +40,17 @@ const MANY_STEPS: usize = 40;
 /// How long to look for a shorter list of steps that fails.
 const SHRINKING: Duration = Duration::from_secs(90);
 
-/// Fault points that are passed once by a daemon that is made anew, and by no other.
-const NEVER: [&str; 3] = ["store.migrate.before", "store.migrate.after", "key.publish"];
+/// Fault points that are passed once by a daemon that is made anew, and by no other, or on behalf of a
+/// sandbox that nobody has used for long.
+const NEVER: [&str; 7] = [
+    "store.migrate.before",
+    "store.migrate.after",
+    "key.publish",
+    "idle.frozen",
+    "idle.reclaimed",
+    "idle.recorded",
+    "idle.ended",
+];
 
 /// Why steps failed: at which of them, and how.
 struct Failure(usize, anyhow::Error);

@@ -1,0 +1,281 @@
+//! Down the idle ladder: how a sandbox rests that nobody uses, and goes on.
+//!
+//! The [`ladder`](crate::session::ladder) says which step is due. Here it is looked once more whether
+//! nobody uses the sandbox, and the step is taken: the agent stands still, gives its memory back, or ends
+//! when its files are saved. Whatever needs the agent has it go on first; what does not, like a cut, leaves
+//! it where it is. What ends a sandbox ends one that stands still at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+use super::saving::Wish;
+use super::{Command, Driver, refusal};
+use crate::domain::{Point, SessionChange};
+use crate::fault;
+use crate::sandbox::cgroup::Frozen;
+use crate::session::api::Refusal;
+use crate::session::ladder::{Place, Rung, Step};
+use crate::session::machine::{Effect, Event, Turn};
+
+/// How far down its sandbox is.
+#[derive(Default)]
+pub(super) struct Idle {
+    /// Since when nobody has used it. None: somebody does, or there is none.
+    since: Option<Instant>,
+    /// What was told of it.
+    shown: Option<Place>,
+    /// The CLI was started, and has not said that it is ready.
+    pub(super) is_starting: bool,
+    /// Its agent stands still.
+    still: Option<Frozen>,
+    /// Its agent has given its memory back, or is about to: this says that it is to go on.
+    reclaim: Option<Arc<AtomicBool>>,
+    /// It is about to end.
+    cooling: Option<Cooling>,
+}
+
+/// A sandbox that ends when its files are saved and all that its agent has said was heard.
+struct Cooling {
+    saved: oneshot::Receiver<Result<Point, Refusal>>,
+    is_saved: bool,
+    /// The number of the answer that comes behind all that was said.
+    awaited: Option<u64>,
+    /// Its agent stands still for nothing else.
+    froze: bool,
+    /// Whoever asked for it.
+    reply: oneshot::Sender<bool>,
+}
+
+impl Cooling {
+    /// Whether everything is done; none when it will not be.
+    fn is_ready(&mut self) -> Option<bool> {
+        match self.saved.try_recv() {
+            Ok(Ok(_)) => self.is_saved = true,
+            Ok(Err(_)) => return None,
+            Err(TryRecvError::Closed) if !self.is_saved => return None,
+            Err(TryRecvError::Empty | TryRecvError::Closed) => {}
+        }
+        (!self.reply.is_closed()).then_some(self.is_saved && self.awaited.is_none())
+    }
+}
+
+impl Idle {
+    /// Somebody asks for something: what nobody has used begins anew behind it.
+    pub(super) fn note(&mut self, command: &Command) {
+        let is_use = !matches!(
+            command,
+            Command::Rest { .. } | Command::Save { .. } | Command::Shutdown { .. }
+        );
+        if is_use {
+            self.since = None;
+        }
+    }
+
+    /// The bridge has answered that this was all.
+    pub(super) fn heard(&mut self, id: u64) {
+        if let Some(cooling) = &mut self.cooling
+            && cooling.awaited == Some(id)
+        {
+            cooling.awaited = None;
+        }
+    }
+
+    /// There is no sandbox any more; returns what has held its agent.
+    pub(super) fn leave(&mut self) -> Option<Frozen> {
+        let shown = self.shown.take();
+        let before = std::mem::replace(self, Idle { shown, ..Idle::default() });
+        before.reclaim.iter().for_each(|stop| stop.store(true, Ordering::Relaxed));
+        before.still
+    }
+
+    fn rung(&self) -> Rung {
+        match (&self.still, &self.reclaim) {
+            (None, _) => Rung::Awake,
+            (Some(_), None) => Rung::Frozen,
+            (Some(_), Some(_)) => Rung::Reclaimed,
+        }
+    }
+}
+
+impl Driver {
+    /// Whether somebody uses the sandbox: it is in no state to rest.
+    fn is_used(&self) -> bool {
+        let in_turn = self.state.turn != Turn::None || self.session.turn.is_some() || self.own_turn;
+        let is_awaited = !self.state.queue.is_empty() || self.launching.is_some();
+        let runs = self.execs.are_waiting() || self.execs.may_run();
+        in_turn || is_awaited || runs || self.idle.is_starting || self.replay.active
+    }
+
+    /// Behind everything that is done: goes on with what was begun, has an agent go on that is used, and
+    /// tells how the sandbox is.
+    pub(super) async fn tend(&mut self) {
+        self.go_on_cooling().await;
+        if self.is_used() {
+            self.stay_warm();
+            self.thaw();
+            self.idle.since = None;
+        } else if self.idle.since.is_none() {
+            self.idle.since = Some(Instant::now());
+        }
+        let (idle_since, rung) = (self.idle.since, self.idle.rung());
+        let place = |sandbox| Place { sandbox, idle_since, rung };
+        self.show_place(self.link.as_ref().map(|link| place(link.id)));
+    }
+
+    /// Tells how the sandbox is, when that has changed.
+    pub(super) fn show_place(&mut self, place: Option<Place>) {
+        if self.idle.shown != place {
+            self.shared.ladder.show(self.session.id, place);
+            self.idle.shown = place;
+        }
+    }
+
+    /// Has the agent go on, if it stands still.
+    pub(super) fn thaw(&mut self) {
+        if let Some(stop) = self.idle.reclaim.take() {
+            stop.store(true, Ordering::Relaxed);
+        }
+        if self.idle.still.take().is_some() {
+            tracing::debug!(ash_session = %self.session.id, "an idle sandbox goes on");
+        }
+    }
+
+    /// Takes a step down, unless somebody uses the sandbox.
+    pub(super) async fn rest_further(&mut self, step: Step, reply: oneshot::Sender<bool>) {
+        let is_free = self.link.is_some() && self.idle.cooling.is_none() && !self.is_used();
+        // Whoever asked may be gone.
+        match step {
+            _ if !is_free => drop(reply.send(false)),
+            Step::Freeze => {
+                let stands = self.stand_still().await;
+                fault::point("idle.frozen");
+                let _ = reply.send(stands);
+            }
+            Step::Reclaim => self.give_memory_back(reply),
+            Step::Cool => self.cool(reply).await,
+        }
+    }
+
+    /// Stops the agent where it is; whether it stands still.
+    async fn stand_still(&mut self) -> bool {
+        if self.idle.still.is_some() {
+            return true;
+        }
+        let Some(link) = &self.link else { return false };
+        let (sandboxes, id) = (self.shared.sandboxes.clone(), link.id);
+        match spawn_blocking(move || sandboxes.freeze(id)).await {
+            Ok(Ok(still)) => self.idle.still = still,
+            Ok(Err(error)) => {
+                tracing::warn!(ash_session = %self.session.id, %error, "an idle agent goes on");
+                self.idle.since = None;
+            }
+            Err(_) => {}
+        }
+        self.idle.still.is_some()
+    }
+
+    /// Has the agent's memory given back, beside everything else.
+    fn give_memory_back(&mut self, reply: oneshot::Sender<bool>) {
+        let (Some(link), Some(_)) = (&self.link, &self.idle.still) else {
+            return drop(reply.send(false));
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        self.idle.reclaim = Some(stop.clone());
+        let (sandboxes, sandbox, session) =
+            (self.shared.sandboxes.clone(), link.id, self.session.id);
+        tokio::spawn(async move {
+            let given = spawn_blocking(move || sandboxes.reclaim(sandbox, &stop)).await;
+            fault::point("idle.reclaimed");
+            match given {
+                Ok(Ok(bytes)) => {
+                    tracing::debug!(ash_session = %session, bytes, "memory was given back");
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(ash_session = %session, %error, "memory was not given back");
+                }
+                Err(_) => {}
+            }
+            let _ = reply.send(true);
+        });
+    }
+
+    /// Has the sandbox end when it is saved as it is now, and all that its agent has said was heard.
+    async fn cool(&mut self, reply: oneshot::Sender<bool>) {
+        let froze = self.idle.still.is_none();
+        if !self.stand_still().await {
+            return drop(reply.send(false));
+        }
+        let asked = self.link.as_ref().map(|link| link.sender.drain());
+        let Some(Ok(awaited)) = asked else {
+            // Its bridge is gone, which is about to be heard.
+            return drop(reply.send(false));
+        };
+        let (tell, saved) = oneshot::channel();
+        self.wish(Wish { name: None, reply: tell }).await;
+        self.idle.cooling = Some(Cooling { saved, is_saved: false, awaited, froze, reply });
+    }
+
+    /// Ends a sandbox that is saved, or leaves it when it cannot be saved or is used again.
+    async fn go_on_cooling(&mut self) {
+        let ready = match &mut self.idle.cooling {
+            Some(cooling) => cooling.is_ready(),
+            None => return,
+        };
+        match ready {
+            None => self.stay_warm(),
+            Some(_) if self.is_used() || self.idle.since.is_none() => self.stay_warm(),
+            // Whoever asks for something meanwhile comes first.
+            Some(true) if self.commands.is_empty() => self.go_cold().await,
+            Some(_) => {}
+        }
+    }
+
+    /// Leaves a sandbox that was about to end, for as long as one that was used just now.
+    fn stay_warm(&mut self) {
+        let Some(cooling) = self.idle.cooling.take() else { return };
+        if cooling.froze {
+            self.thaw();
+        }
+        self.idle.since = None;
+        let _ = cooling.reply.send(false);
+    }
+
+    /// Ends a sandbox of which everything is saved. The session is as it was, and has another one with
+    /// its next message.
+    async fn go_cold(&mut self) {
+        let recorded = self.begin_cold("rest").await;
+        fault::point("idle.recorded");
+        let effects = match recorded {
+            Ok(effects) => effects,
+            Err(refusal) => {
+                let id = self.session.id;
+                tracing::warn!(ash_session = %id, error = %refusal, "an idle sandbox goes on");
+                return self.stay_warm();
+            }
+        };
+        let cooling = self.idle.cooling.take();
+        // Something of it may be left, which was logged: it has ended all the same.
+        let _ = self.perform(effects).await;
+        fault::point("idle.ended");
+        tracing::info!(ash_session = %self.session.id, "an idle sandbox was saved and ended");
+        if let Some(Cooling { reply, .. }) = cooling {
+            let _ = reply.send(true);
+        }
+    }
+
+    /// Records that the sandbox is about to end and the session is as it was: what is lost from here on
+    /// is not missed. Returns what is to be done.
+    pub(super) async fn begin_cold(&mut self, verb: &'static str) -> Result<Vec<Effect>, Refusal> {
+        let mut state = self.state.clone();
+        let effects = state.step(Event::Cool).map_err(|denied| refusal(denied, verb))?;
+        let cold = SessionChange { cold: Some(true), ..SessionChange::none() };
+        self.commit(cold, vec![]).await?;
+        self.state = state;
+        Ok(effects)
+    }
+}

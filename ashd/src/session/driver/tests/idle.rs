@@ -1,0 +1,223 @@
+//! Sandboxes that nobody uses. Their control groups only look like some.
+
+use std::fs;
+use std::path::PathBuf;
+
+use ash_wire::words::Notice;
+
+use super::*;
+use crate::session::ladder::{Place, Rung};
+use crate::session::machine::Sandbox;
+use crate::session::places::ROOTS;
+
+/// A sandbox with files that nobody uses.
+struct Resting {
+    stage: Stage,
+    driver: Driver,
+    bridge: UnixStream,
+    agent: PathBuf,
+}
+
+impl Resting {
+    async fn set() -> Resting {
+        let (stage, mut driver, bridge) = idle(Status::Active).await;
+        for root in ROOTS {
+            let root = stage.shared.places.session(driver.session.id).join(root);
+            fs::create_dir_all(&root).unwrap();
+            fs::write(root.join("file"), "kept").unwrap();
+        }
+        driver.session.sandbox = driver.link.as_ref().unwrap().id;
+        let groups = stage.shared.places.data_dir.join("groups");
+        let agent = groups.join(driver.session.sandbox.to_string()).join("agent");
+        fs::create_dir_all(&agent).unwrap();
+        fs::write(agent.join("cgroup.freeze"), "0").unwrap();
+        fs::write(agent.join("cgroup.events"), "populated 1\nfrozen 1\n").unwrap();
+        driver.tend().await;
+        Resting { stage, driver, bridge, agent }
+    }
+
+    /// Whether its agent was told to stand still.
+    fn stands(&self) -> bool {
+        fs::read_to_string(self.agent.join("cgroup.freeze")).unwrap() == "1"
+    }
+
+    /// What the ladder knows of it.
+    fn place(&self) -> Option<Place> {
+        self.stage.shared.ladder.places().into_iter().map(|(_, place)| place).next()
+    }
+
+    /// Has it take a step, and returns where it is said whether it did.
+    async fn rest(&mut self, step: Step) -> oneshot::Receiver<bool> {
+        let (reply, taken) = oneshot::channel();
+        self.driver.command(Command::Rest { step, reply }).await;
+        self.driver.tend().await;
+        taken
+    }
+
+    /// Has it begin to end, and hears that this was all its agent has said.
+    async fn cool(&mut self) -> oneshot::Receiver<bool> {
+        let taken = self.rest(Step::Cool).await;
+        let id = self.asked(Kind::Drain).await;
+        hear(&mut self.driver, Incoming::Drained { id }).await;
+        taken
+    }
+
+    /// The number of the next frame of this kind that the bridge was sent.
+    async fn asked(&mut self, kind: Kind) -> u64 {
+        loop {
+            let mut head = [0; HEADER];
+            self.bridge.read_exact(&mut head).await.unwrap();
+            let header = Header::decode(&head).unwrap();
+            let mut body = vec![0; header.body];
+            self.bridge.read_exact(&mut body).await.unwrap();
+            if header.kind == kind {
+                return header.number;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_agent_stands_still_until_a_message_comes() {
+    let mut resting = Resting::set().await;
+    assert!(resting.place().unwrap().idle_since.is_some());
+    assert_eq!(resting.rest(Step::Freeze).await.await, Ok(true));
+    assert!(resting.stands() && resting.place().unwrap().rung == Rung::Frozen);
+    // As a cut does.
+    let sandbox = resting.driver.session.sandbox;
+    drop(resting.stage.shared.sandboxes.freeze(sandbox).unwrap());
+    assert!(resting.stands());
+    let mut answer = send(&mut resting.driver).await;
+    assert!(!resting.stands(), "it goes on before it gets the message");
+    resting.driver.tend().await;
+    assert!(matches!(answer.try_recv(), Ok(Ok(_))));
+    let used = Place { sandbox, idle_since: None, rung: Rung::Awake };
+    assert_eq!(resting.place(), Some(used));
+    resting.asked(Kind::Turn).await;
+}
+
+#[tokio::test]
+async fn memory_is_given_back_by_one_that_stands_still() {
+    let mut resting = Resting::set().await;
+    assert_eq!(resting.rest(Step::Reclaim).await.await, Ok(false));
+    resting.rest(Step::Freeze).await.await.unwrap();
+    assert_eq!(resting.rest(Step::Reclaim).await.await, Ok(true));
+    assert_eq!(resting.place().unwrap().rung, Rung::Reclaimed);
+    let (reply, _output) = oneshot::channel();
+    let request = ExecRequest::new("true", None).unwrap();
+    resting.driver.command(Command::Exec { request, reply }).await;
+    assert!(!resting.stands());
+    resting.asked(Kind::Exec).await;
+}
+
+#[tokio::test]
+async fn one_that_is_used_takes_no_step() {
+    let used: [fn(&mut Driver); 6] = [
+        |driver| driver.state.turn = Turn::Own,
+        |driver| driver.own_turn = true,
+        |driver| driver.execs.begun_before(60_000),
+        |driver| driver.idle.is_starting = true,
+        |driver| driver.replay.active = true,
+        |driver| driver.launching = Some(tokio::spawn(std::future::pending())),
+    ];
+    for (case, is_used) in used.into_iter().enumerate() {
+        for step in [Step::Freeze, Step::Reclaim, Step::Cool] {
+            let mut resting = Resting::set().await;
+            is_used(&mut resting.driver);
+            assert_eq!(resting.rest(step).await.await, Ok(false), "{case} {step:?}");
+            assert!(!resting.stands() && resting.place().unwrap().idle_since.is_none(), "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_begins_something_by_itself_goes_on() {
+    let mut resting = Resting::set().await;
+    resting.rest(Step::Freeze).await.await.unwrap();
+    // It was on its way when the agent was stopped.
+    hear(&mut resting.driver, Incoming::Notice { number: 1, notice: Notice::SelfTurnBegan }).await;
+    resting.driver.tend().await;
+    assert!(!resting.stands() && resting.place().unwrap().idle_since.is_none());
+}
+
+#[tokio::test]
+async fn a_sandbox_is_saved_and_then_ends_and_the_next_message_makes_another() {
+    let mut resting = Resting::set().await;
+    let mut taken = resting.cool().await;
+    resting.driver.tend().await;
+    assert!(resting.stands() && resting.driver.link.is_some() && taken.try_recv().is_err());
+    resting.driver.finish_saving().await;
+    resting.driver.tend().await;
+    assert_eq!(taken.await, Ok(true));
+    let Resting { stage, mut driver, .. } = resting;
+    assert!(driver.link.is_none() && stage.shared.ladder.places().is_empty());
+    assert!(driver.session.cold && driver.session.status == Status::Active);
+    driver.finish_saving().await;
+    assert_eq!(stage.shared.store.points(driver.session.id).await.unwrap().len(), 1);
+    let _answer = send(&mut driver).await;
+    assert_eq!(driver.state.sandbox, Sandbox::Launching);
+}
+
+#[tokio::test]
+async fn not_before_all_that_its_agent_said_was_heard() {
+    let mut resting = Resting::set().await;
+    let mut taken = resting.rest(Step::Cool).await;
+    resting.driver.finish_saving().await;
+    resting.driver.tend().await;
+    assert!(resting.driver.link.is_some() && taken.try_recv().is_err());
+    let id = resting.asked(Kind::Drain).await;
+    hear(&mut resting.driver, Incoming::Notice { number: 1, notice: Notice::SelfTurnBegan }).await;
+    hear(&mut resting.driver, Incoming::Drained { id }).await;
+    resting.driver.tend().await;
+    assert_eq!(taken.await, Ok(false));
+    assert!(resting.driver.link.is_some() && !resting.stands());
+}
+
+#[tokio::test]
+async fn a_message_that_comes_meanwhile_keeps_it() {
+    let mut resting = Resting::set().await;
+    let taken = resting.cool().await;
+    let _answer = send(&mut resting.driver).await;
+    resting.driver.tend().await;
+    assert_eq!(taken.await, Ok(false));
+    resting.driver.finish_saving().await;
+    resting.driver.tend().await;
+    assert!(resting.driver.link.is_some() && !resting.driver.session.cold && !resting.stands());
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_saved_is_kept() {
+    let mut resting = Resting::set().await;
+    meddle(
+        &resting.stage,
+        "CREATE TRIGGER full BEFORE INSERT ON points
+         BEGIN SELECT RAISE(ABORT, 'there is no room'); END",
+    );
+    let taken = resting.cool().await;
+    resting.driver.finish_saving().await;
+    resting.driver.tend().await;
+    assert_eq!(taken.await, Ok(false));
+    assert!(resting.driver.link.is_some() && !resting.driver.session.cold && !resting.stands());
+}
+
+#[tokio::test]
+async fn one_that_stood_still_before_goes_on_doing_so() {
+    let mut resting = Resting::set().await;
+    resting.rest(Step::Freeze).await.await.unwrap();
+    let taken = resting.cool().await;
+    // Whoever asked has gone.
+    drop(taken);
+    resting.driver.finish_saving().await;
+    resting.driver.tend().await;
+    assert!(resting.driver.link.is_some() && resting.stands());
+}
+
+#[tokio::test]
+async fn a_daemon_that_goes_leaves_none_that_stands_still() {
+    let mut resting = Resting::set().await;
+    resting.rest(Step::Freeze).await.await.unwrap();
+    let (reply, ended) = oneshot::channel();
+    resting.driver.command(Command::Shutdown { end: false, reply }).await;
+    ended.await.unwrap();
+    assert!(!resting.stands() && resting.driver.link.is_some());
+}

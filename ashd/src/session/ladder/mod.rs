@@ -1,0 +1,168 @@
+//! The idle ladder: what becomes of sandboxes that nobody uses.
+//!
+//! ```text
+//!  a turn, a command ──► waits ──freeze──► stands still ──reclaim──► in swap
+//!          ▲               │                    │                       │
+//!          │               └────────────────────┴──────────cool─────────┴──► saved, ended
+//!          └─────────────────────────── the next message, from each of them
+//! ```
+//!
+//! Drivers say when nobody uses their sandboxes any more. Here it is looked now and then whether such a
+//! sandbox works on something by itself ([`watch`]), and decided which step is due ([`decide`]). The step
+//! itself is taken by the driver, which looks once more: it is the only one that changes its sandbox, and
+//! has whatever it needs go on first.
+
+mod decide;
+mod watch;
+
+use std::collections::HashMap;
+use std::future::ready;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _};
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
+
+use self::decide::Candidate;
+pub(super) use self::decide::{Rung, Step};
+use self::watch::{Reading, Watch};
+use super::driver::Command;
+use super::shared::Shared;
+use crate::domain::{SandboxId, SessionId};
+use crate::sandbox::admission;
+
+/// Sandboxes that take a step at the same time.
+const AT_ONCE: usize = 4;
+
+/// How long a step may take, in which much may be saved.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// When sandboxes that nobody uses take a step. What is absent is never done.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Times {
+    /// They stand still.
+    pub freeze: Option<Duration>,
+    /// Those that stand still give their memory back, where there is swap.
+    pub reclaim: Option<Duration>,
+    /// They are saved and ended.
+    pub cool: Option<Duration>,
+    /// The most that take each of the steps at one look.
+    pub at_once: usize,
+    /// Processors' worth of time; whoever uses more works on something.
+    pub busy_cpus: f64,
+}
+
+/// A sandbox, as its driver tells of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Place {
+    pub(super) sandbox: SandboxId,
+    /// Since when nobody uses it. None: somebody does.
+    pub(super) idle_since: Option<Instant>,
+    pub(super) rung: Rung,
+}
+
+/// The sandboxes that live, by their sessions.
+#[derive(Default)]
+pub(super) struct Ladder(Mutex<HashMap<SessionId, Place>>);
+
+impl Ladder {
+    /// Takes what a driver tells of its sandbox. None: it has none.
+    pub(super) fn show(&self, session: SessionId, place: Option<Place>) {
+        match place {
+            Some(place) => drop(self.lock().insert(session, place)),
+            None => drop(self.lock().remove(&session)),
+        }
+    }
+
+    /// What is known of each.
+    pub(super) fn places(&self) -> Vec<(SessionId, Place)> {
+        self.lock().iter().map(|(session, place)| (*session, *place)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Place>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Has sandboxes take the steps that are due, as long as the daemon lives.
+pub(super) async fn go_down_for_ever(shared: Arc<Shared>) {
+    let mut watch = Watch::default();
+    while !shared.is_shutting_down() {
+        tokio::time::sleep(shared.live().times.pace()).await;
+        shared.go_down(&mut watch).await;
+    }
+}
+
+impl Shared {
+    async fn go_down(&self, watch: &mut Watch) {
+        let times = self.live().times;
+        // Without swap the kernel would only drop what has to be read again.
+        let times = Times { reclaim: times.reclaim.filter(|_| admission::has_swap()), ..times };
+        let is_near = |(_, place): &(SessionId, Place)| {
+            place.idle_since.is_some_and(|since| times.is_near(place.rung, since.elapsed()))
+        };
+        let near: Vec<_> = self.ladder.places().into_iter().filter(is_near).collect();
+        let candidates = self.look(watch, &near, times.busy_cpus).await;
+        let steps = stream::iter(decide::due(&candidates, &times));
+        let taken = steps.map(|(session, step)| self.take_step(session, step, PATIENCE));
+        taken.buffer_unordered(AT_ONCE).for_each(|_| ready(())).await;
+    }
+
+    /// Looks for how long nothing has happened in sandboxes. Of one that stands still it is known.
+    async fn look(
+        &self,
+        watch: &mut Watch,
+        places: &[(SessionId, Place)],
+        busy_cpus: f64,
+    ) -> Vec<Candidate> {
+        let awake = places.iter().filter(|(_, place)| place.rung == Rung::Awake);
+        let readings = self.read(awake.map(|(_, place)| place.sandbox).collect()).await;
+        watch.keep(|sandbox| readings.contains_key(sandbox));
+        let now = Instant::now();
+        let mut idle = |place: &Place| {
+            let since = place.idle_since?;
+            if place.rung != Rung::Awake {
+                return Some(now - since);
+            }
+            let reading = *readings.get(&place.sandbox)?;
+            watch.idle((place.sandbox, since), reading, now, busy_cpus)
+        };
+        let candidate = |(session, place): &(SessionId, Place)| Candidate {
+            session: *session,
+            rung: place.rung,
+            idle: idle(place),
+        };
+        places.iter().map(candidate).collect()
+    }
+
+    /// What is seen of sandboxes; nothing when it is not known which of them ask the model.
+    async fn read(&self, sandboxes: Vec<SandboxId>) -> HashMap<SandboxId, Reading> {
+        if sandboxes.is_empty() {
+            return HashMap::new();
+        }
+        let Some(asking) = self.sandboxes.asking().await else { return HashMap::new() };
+        let all = self.sandboxes.clone();
+        let read = move || {
+            let reading = |id: SandboxId| {
+                let is_asking = asking.contains(&id);
+                (id, Reading { cpu_us: all.cpu_us(id), is_asking })
+            };
+            sandboxes.into_iter().map(reading).collect()
+        };
+        spawn_blocking(read).await.unwrap_or_default()
+    }
+
+    /// Has a sandbox take a step; whether it did. It does not when somebody uses it by then, something
+    /// fails, or it takes too long.
+    pub(super) async fn take_step(&self, session: SessionId, step: Step, most: Duration) -> bool {
+        let Some(handle) = self.registry.handle(session) else { return false };
+        let (reply, taken) = oneshot::channel();
+        let asked = async {
+            handle.commands.send(Command::Rest { step, reply }).await.ok()?;
+            taken.await.ok()
+        };
+        timeout(most, asked).await.ok().flatten().unwrap_or(false)
+    }
+}
