@@ -7,6 +7,7 @@ use super::api::{Caller, Happened, NewSession, Refusal};
 use super::driver::{Begin, Driver};
 use super::registry::SessionView;
 use super::service::{Result, Service, detached};
+use super::shared::Taken;
 use crate::domain::{
     Agent, Changed, EventKind, NewEvent, SandboxId, Session, SessionId, Settings, Status, Timestamp,
 };
@@ -29,16 +30,21 @@ impl Service {
         let agent = shared.store.agent(&caller.tenant, &new.agent).await?;
         let agent = agent.ok_or_else(|| agents::named(&new.agent))?;
         let settings = settled(&agent, new)?;
-        shared.admit()?;
+        let room = shared.room().await?;
         let slot = shared.take_slot()?;
         let session = draft(&agent, settings, slot);
         let _making = shared.making.begin((session.id, slot));
-        self.make(session, agent).await
+        self.make(room, session, agent).await
     }
 
     /// Makes the workspace, the sandbox and the row of a session; undoes what was made when a
     /// later step fails.
-    async fn make(&self, mut session: Session, agent: Agent) -> Result<Arc<SessionView>> {
+    async fn make(
+        &self,
+        room: Taken<'_>,
+        mut session: Session,
+        agent: Agent,
+    ) -> Result<Arc<SessionView>> {
         let shared = &self.shared;
         let root = shared.places.session(session.id);
         let owner = session.slot.map_or(0, |slot| shared.slots.uids(slot).agent);
@@ -54,7 +60,7 @@ impl Service {
         let made = match laid_out {
             Ok(model) => {
                 session.settings.model = session.settings.model.take().or(model);
-                self.launch_and_record(&session).await
+                self.launch_and_record(room, &session).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -72,12 +78,12 @@ impl Service {
         }
     }
 
-    async fn launch_and_record(&self, session: &Session) -> Result<Running> {
+    async fn launch_and_record(&self, room: Taken<'_>, session: &Session) -> Result<Running> {
         // Once more, now that it counts as being made: whoever ends the daemon waits for it.
         if self.shared.is_shutting_down() {
             return Err(Refusal::ShuttingDown);
         }
-        let running = self.shared.launch(session, session.sandbox).await?;
+        let running = self.shared.launch(room, session, session.sandbox).await?;
         let body = serde_json::json!({
             "action": "created",
             "agentName": session.agent.as_str(),

@@ -144,7 +144,7 @@ impl Shared {
     ) -> Result<Life, Refusal> {
         let (running, found, conversation) = match self.wanted(session).await? {
             None => {
-                let launching = self.launch(session, sandbox);
+                let launching = self.launch(self.room().await?, session, sandbox);
                 let (running, conversation) = tokio::join!(launching, self.conversation(session));
                 (running?, Found::Place, conversation)
             }
@@ -168,12 +168,12 @@ impl Shared {
         point: &Point,
         sandbox: SandboxId,
     ) -> Result<(Running, Found), Refusal> {
-        self.admit()?;
+        let room = self.room().await?;
         let (begun, mut begins) = watch::channel(None::<PathBuf>);
         let launching = async {
             // It may fail before it begins.
             let root = begins.wait_for(Option::is_some).await.ok()?.clone()?;
-            Some(self.launch_in(&root, session, sandbox).await)
+            Some(self.launch_in(&root, room, session, sandbox).await)
         };
         let to = (point, self.owner(session)?);
         let building = self.build_once(session, to, How { donor: None, synced: false, begun });
@@ -196,7 +196,7 @@ impl Shared {
         let found = self.build(session, point, None).await?;
         self.placed(session, point, true).await?;
         self.store.synced(session.id, sandbox).await?;
-        Ok((self.launch(session, sandbox).await?, found))
+        Ok((self.launch(self.room().await?, session, sandbox).await?, found))
     }
 
     async fn placed(&self, session: &Session, point: &Point, synced: bool) -> Result<(), Refusal> {

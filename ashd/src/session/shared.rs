@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 
 use super::api::{Happened, Refusal};
 use super::cli::{self, Conversation, Defaults};
@@ -29,6 +30,10 @@ use crate::snapshot::Snapshots;
 use crate::store::{EventRange, Store, StoreError, Usage};
 use crate::telemetry::message;
 use crate::tree::{Tree, TreeError, TreeLimits, remove_all};
+
+/// How long to wait for a sandbox that nobody uses to make room for another one. Whoever wants that one
+/// waits as long.
+const MAKING_ROOM: Duration = Duration::from_secs(5);
 
 /// The largest CLAUDE.md, in bytes: what the characters of the longest system prompt can take.
 pub(super) const PROMPT_LIMIT: u64 = 4 * check::LONGEST_PROMPT as u64;
@@ -81,7 +86,7 @@ pub(super) struct Shared {
     pub(super) snapshots: Snapshots,
     pub(super) slots: Slots,
     pub(super) registry: Registry,
-    /// Sandboxes that are being made.
+    /// Sandboxes that are being made, or for which room is taken.
     pub(super) launching: AtomicU64,
     pub(super) options: Options,
     pub(super) live: RwLock<Live>,
@@ -133,13 +138,36 @@ impl Shared {
         }
     }
 
-    /// Whether the machine has room for one more sandbox.
-    pub(super) fn admit(&self) -> Result<(), Refusal> {
-        let live = self.sandboxes.live() + self.launching.load(Ordering::Relaxed);
+    /// Room for one more sandbox, which is taken from then on. When as many live as may, one goes that
+    /// nobody uses.
+    ///
+    /// # Errors
+    /// [`Refusal::Capacity`] when none of them can go in time, or the machine is short of something.
+    pub(super) async fn room(&self) -> Result<Taken<'_>, Refusal> {
+        let end = Instant::now() + MAKING_ROOM;
+        loop {
+            let room = self.look_for_room();
+            if let Err(refusal) = has_room(&room) {
+                let is_full = room.live >= room.max;
+                if is_full && self.evict(end).await {
+                    continue;
+                }
+                return Err(refusal);
+            }
+            // Somebody else may have been quicker.
+            let most = room.max.saturating_sub(self.sandboxes.settled());
+            if let Some(taken) = Taken::one_of(&self.launching, most) {
+                return Ok(taken);
+            }
+        }
+    }
+
+    fn look_for_room(&self) -> Room {
+        let live = self.sandboxes.settled() + self.launching.load(Ordering::Relaxed);
         let max = self.options.max_sandboxes;
         let memory_free = admission::memory_available().unwrap_or(u64::MAX);
         let memory_reserve = self.options.memory_reserve;
-        has_room(&Room { live, max, memory_free, memory_reserve, ..self.disk() })
+        Room { live, max, memory_free, memory_reserve, ..self.disk() }
     }
 
     /// Whether something new may be written.
@@ -159,23 +187,24 @@ impl Shared {
         Room { disk_free, disk_reserve: self.options.disk_reserve, ..Room::default() }
     }
 
-    /// Makes a sandbox for a session.
+    /// Makes a sandbox for a session, where there is room for it.
     pub(super) async fn launch(
         &self,
+        room: Taken<'_>,
         session: &Session,
         sandbox: SandboxId,
     ) -> Result<Running, Refusal> {
-        self.launch_in(&self.places.session(session.id), session, sandbox).await
+        self.launch_in(&self.places.session(session.id), room, session, sandbox).await
     }
 
     /// Makes a sandbox for a session whose workspace and home lie in `root`.
     pub(super) async fn launch_in(
         &self,
         root: &Path,
+        room: Taken<'_>,
         session: &Session,
         sandbox: SandboxId,
     ) -> Result<Running, Refusal> {
-        self.admit()?;
         let slot = session.slot.ok_or_else(|| internal("the session has no uids"))?;
         let prompt = self.prompt(session).await?;
         let files = cli::files(session, &prompt).into_iter();
@@ -191,9 +220,9 @@ impl Shared {
             limits: self.live().limits,
             hostname: session.agent.as_str().chars().take(63).collect(),
         };
-        let counted = Counted::new(&self.launching);
         let launched = self.sandboxes.launch(new).await;
-        drop(counted);
+        // It counts among those that live from here on, or not at all.
+        drop(room);
         // Control groups, sockets, and what is left of a sandbox have no other name.
         if launched.is_ok() {
             tracing::info!(
@@ -346,17 +375,20 @@ fn remove_at_once(parent: &Path, name: &str) -> Result<(), String> {
     remove()
 }
 
-/// Counts one more while it lives, also when the future that holds it is dropped.
-struct Counted<'a>(&'a AtomicU64);
+/// Room for a sandbox that is being made: counts one more while it lives, also when the future that
+/// holds it is dropped.
+pub(super) struct Taken<'a>(&'a AtomicU64);
 
-impl Counted<'_> {
-    fn new(counter: &AtomicU64) -> Counted<'_> {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Counted(counter)
+impl Taken<'_> {
+    /// One more, unless there are so many already.
+    fn one_of(counter: &AtomicU64, most: u64) -> Option<Taken<'_>> {
+        let more = |count: u64| (count < most).then_some(count + 1);
+        let counted = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        counted.ok().map(|_| Taken(counter))
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Taken<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -58,6 +58,14 @@ pub(super) fn due(candidates: &[Candidate], times: &Times) -> Vec<(SessionId, St
     [Step::Cool, Step::Reclaim, Step::Freeze].into_iter().flat_map(of_kind).collect()
 }
 
+/// Those that nobody uses, in the order in which they make room for others: first those that stand still
+/// already, and of each sort first those that nobody has used for longest.
+pub(super) fn leaving(candidates: &[Candidate]) -> Vec<SessionId> {
+    let mut idle: Vec<_> = candidates.iter().filter_map(|one| Some((one.idle?, one))).collect();
+    idle.sort_by_key(|(idle, one)| (one.rung == Rung::Awake, Reverse(*idle)));
+    idle.into_iter().map(|(_, one)| one.session).collect()
+}
+
 impl Times {
     /// The step of a sandbox that is as far down and has done nothing for so long.
     fn next(&self, rung: Rung, idle: Duration) -> Option<Step> {
@@ -150,6 +158,22 @@ mod tests {
         let expected =
             [of(5, Step::Cool), of(4, Step::Reclaim), of(1, Step::Freeze), of(2, Step::Freeze)];
         assert_eq!(due(&all, &times()), expected);
+    }
+
+    #[test]
+    fn those_that_stand_still_make_room_first_and_none_that_works() {
+        use Rung::{Awake, Frozen, Reclaimed};
+        let all = candidates(&[
+            (Awake, Some(2000)),
+            (Reclaimed, Some(400)),
+            (Awake, None),
+            (Frozen, Some(500)),
+            (Awake, Some(3000)),
+            (Frozen, None),
+        ]);
+        let expected = [3, 1, 4, 0].map(|place| all[place].session);
+        assert_eq!(leaving(&all), expected);
+        assert_eq!(leaving(&[]), []);
     }
 
     #[test]

@@ -15,6 +15,8 @@
 mod decide;
 mod watch;
 
+mod evict;
+
 use std::collections::HashMap;
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -156,7 +158,7 @@ impl Shared {
 
     /// Has a sandbox take a step; whether it did. It does not when somebody uses it by then, something
     /// fails, or it takes too long.
-    pub(super) async fn take_step(&self, session: SessionId, step: Step, most: Duration) -> bool {
+    async fn take_step(&self, session: SessionId, step: Step, most: Duration) -> bool {
         let Some(handle) = self.registry.handle(session) else { return false };
         let (reply, taken) = oneshot::channel();
         let asked = async {

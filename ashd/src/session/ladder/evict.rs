@@ -1,0 +1,105 @@
+//! Room for another sandbox, when as many live as may.
+//!
+//! The one goes that nobody has used for longest, in the same way as one that nobody has used for long
+//! enough: saved, and for good only when nothing began meanwhile. Its session has another one with its
+//! next message.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::decide::{self, Rung};
+use super::watch::Watch;
+use super::{Place, Step};
+use crate::domain::SessionId;
+use crate::session::shared::Shared;
+
+/// The pause between two looks at what may go.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Sandboxes that are looked at: those that were used last are not among them.
+const LOOKED_AT: usize = 64;
+
+impl Shared {
+    /// Has a sandbox go that nobody uses. False when there is none, or none that can go in time.
+    pub(in crate::session) async fn evict(&self, end: Instant) -> bool {
+        let busy_cpus = self.live().times.busy_cpus;
+        let mut watch = Watch::default();
+        loop {
+            let resting = longest(self.ladder.places());
+            if resting.is_empty() {
+                return false;
+            }
+            let candidates = self.look(&mut watch, &resting, busy_cpus).await;
+            for session in decide::leaving(&candidates) {
+                let left = end.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return false;
+                }
+                if self.take_step(session, Step::Cool, left).await {
+                    tracing::info!(ash_session = %session, "an idle sandbox made room for another");
+                    return true;
+                }
+            }
+            if Instant::now() + PAUSE >= end {
+                return false;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Those that nobody uses, who stand still first, and of each sort those first that wait longest; so many
+/// of them as are looked at.
+fn longest(places: Vec<(SessionId, Place)>) -> Vec<(SessionId, Place)> {
+    let is_resting = |(_, place): &(SessionId, Place)| place.idle_since.is_some();
+    let mut resting: Vec<_> = places.into_iter().filter(is_resting).collect();
+    resting.sort_by_key(|(_, place)| (place.rung == Rung::Awake, place.idle_since));
+    resting.truncate(LOOKED_AT);
+    resting
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::SandboxId;
+    use crate::session::api::Refusal;
+    use crate::session::stage::Stage;
+
+    #[tokio::test]
+    async fn room_is_taken_once_and_comes_back() {
+        let stage = Stage::set().await;
+        let mut taken = vec![];
+        for _ in 0..stage.shared.options.max_sandboxes {
+            taken.push(stage.shared.room().await.ok().unwrap());
+        }
+        assert!(matches!(stage.shared.room().await, Err(Refusal::Capacity { .. })));
+        taken.pop();
+        assert!(stage.shared.room().await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_is_used_is_not_waited_for() {
+        let stage = Stage::set().await;
+        let (sandbox, rung) = (SandboxId::random(), Rung::Awake);
+        let place = Place { sandbox, idle_since: None, rung };
+        stage.shared.ladder.show(SessionId::random(), Some(place));
+        let begun = Instant::now();
+        assert!(!stage.shared.evict(begun + 100 * PAUSE).await);
+        assert!(begun.elapsed() < 50 * PAUSE);
+    }
+
+    #[test]
+    fn those_that_stand_still_are_looked_at_first() {
+        let now = Instant::now();
+        let place = |rung, ago: Option<u64>| {
+            let idle_since = ago.map(|ago| now - Duration::from_secs(ago));
+            (SessionId::random(), Place { sandbox: SandboxId::random(), idle_since, rung })
+        };
+        let (fresh, old) = (place(Rung::Awake, Some(1)), place(Rung::Awake, Some(9)));
+        let (still, used) = (place(Rung::Reclaimed, Some(5)), place(Rung::Awake, None));
+        assert_eq!(longest(vec![fresh, used, old, still]), [still, old, fresh]);
+        let many = (0..2 * LOOKED_AT).map(|_| place(Rung::Awake, Some(1))).collect();
+        assert_eq!(longest(many).len(), LOOKED_AT);
+    }
+}
