@@ -20,6 +20,7 @@ pub(crate) use first::first_answer;
 
 use std::time::Duration;
 
+use ash_dbus::value::Health;
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -124,23 +125,7 @@ async fn status(context: &mut Context) -> Result<(), Failure> {
     if context.document(&json::health(&version, &health))? {
         return Ok(());
     }
-    let minutes = health.uptime / 60;
-    let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
-    context.out.table(&[
-        row("ashd", format!("{version}, up {days} d {hours} h {minutes} min")),
-        row("sessions", format!("{} active", health.active_sessions)),
-        row(
-            "sandboxes",
-            format!(
-                "{} of at most {} alive, {} running a turn, {} starting",
-                health.live_sandboxes, health.max_sandboxes, health.running, health.warming
-            ),
-        ),
-        row(
-            "resumes",
-            format!("{} warm, {} cold", health.resume_warm_hits, health.resume_cold_hits),
-        ),
-    ])?;
+    context.out.table(&overview(&version, &health))?;
     if let Some(missing) = missing_for_turns(health.model_key) {
         context.out.line(missing)?;
     }
@@ -171,6 +156,33 @@ async fn status(context: &mut Context) -> Result<(), Failure> {
         context.out.line(&format!("missing: {layer}"))?;
     }
     Ok(())
+}
+
+/// How the daemon is, when all is well.
+fn overview(version: &str, health: &Health) -> [Vec<String>; 5] {
+    let minutes = health.uptime / 60;
+    let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
+    let sandboxes = format!(
+        "{} of at most {} alive, {} running a turn, {} standing still, {} starting",
+        health.live_sandboxes, health.max_sandboxes, health.running, health.frozen, health.warming
+    );
+    let idle = format!(
+        "{} without a sandbox, {} ended since the start, {} of them for others, {} given back",
+        health.cold,
+        health.cooled,
+        health.evictions,
+        top::bytes(health.reclaimed_bytes)
+    );
+    [
+        row("ashd", format!("{version}, up {days} d {hours} h {minutes} min")),
+        row("sessions", format!("{} active", health.active_sessions)),
+        row("sandboxes", sandboxes),
+        row("idle", idle),
+        row(
+            "resumes",
+            format!("{} warm, {} cold", health.resume_warm_hits, health.resume_cold_hits),
+        ),
+    ]
 }
 
 /// Looks without the daemon, through `ashd fsck`, which refuses when a daemon runs that has no bus.

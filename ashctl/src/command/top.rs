@@ -17,13 +17,13 @@ use crate::out::aligned;
 /// Goes to the terminal's first corner, and clears everything behind it.
 const HOME: &[u8] = b"\x1b[H\x1b[J";
 
-const COLUMNS: [&str; 12] = [
-    "SESSION", "AGENT", "STATE", "TURN", "CPU", "TIME", "MEMORY", "PIDS", "READ", "WRITTEN",
-    "TOKENS", "COST",
+const COLUMNS: [&str; 13] = [
+    "SESSION", "AGENT", "STATE", "SANDBOX", "TURN", "CPU", "TIME", "MEMORY", "PIDS", "READ",
+    "WRITTEN", "TOKENS", "COST",
 ];
 
 /// The column that is not known before the second look.
-const SHARE: usize = 4;
+const SHARE: usize = 5;
 
 /// Characters of a turn's id that are shown where lines are too long for all of it.
 const TURN: usize = 8;
@@ -122,10 +122,12 @@ fn table(loads: &[LoadInfo], shares: &HashMap<String, f64>, most: usize) -> Vec<
 
 fn row(load: &LoadInfo, share: Option<f64>, most: usize) -> Vec<String> {
     let turn = if load.turn.is_empty() { "-" } else { load.turn.get(..most).unwrap_or(&load.turn) };
+    let sandbox = if load.sandbox.is_empty() { "-" } else { load.sandbox.as_str() };
     vec![
         load.id.clone(),
         load.agent_name.clone(),
         load.status.clone(),
+        sandbox.to_owned(),
         turn.to_owned(),
         share.map_or_else(|| "-".to_owned(), |share| format!("{share:.0}%")),
         time(load.cpu_us),

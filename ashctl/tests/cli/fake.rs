@@ -179,6 +179,7 @@ impl Manager {
             agent_name: "hello".into(),
             status: self.0.session().status,
             turn: ID.into(),
+            sandbox: "running".into(),
             cpu_us: 83_400_000,
             memory: 300 << 20,
             pids: 12,
@@ -276,6 +277,9 @@ impl Manager {
         Health {
             active_sessions: 2,
             live_sandboxes: 1,
+            frozen: 1,
+            cold: 1,
+            reclaimed_bytes: 90 << 20,
             max_sandboxes: 8,
             uptime: 90_061,
             missing: vec!["no limits".into()],

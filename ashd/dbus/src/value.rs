@@ -19,8 +19,18 @@ pub struct Health {
     pub live_sandboxes: u64,
     /// Of those, running a turn.
     pub running: u64,
-    /// Of those, starting.
+    /// Beside those, starting.
     pub warming: u64,
+    /// Of those alive, agents that stand still because nobody uses them.
+    pub frozen: u64,
+    /// Sessions that are active or paused and have no sandbox.
+    pub cold: u64,
+    /// Bytes of memory that idle agents have given back since the start.
+    pub reclaimed_bytes: u64,
+    /// Sandboxes that were saved and ended since the start because nobody used them.
+    pub cooled: u64,
+    /// Of those, to make room for others.
+    pub evictions: u64,
     /// The most sandboxes that may live.
     pub max_sandboxes: u64,
     /// Resumes that found the sandbox alive.
@@ -142,6 +152,8 @@ pub struct LoadInfo {
     pub status: String,
     /// Id of the running turn; empty when none runs.
     pub turn: String,
+    /// What its sandbox does: `running`, `waiting`, `frozen` or `reclaimed`; empty when it has none.
+    pub sandbox: String,
     /// Processor time that its sandbox has used, in microseconds.
     pub cpu_us: u64,
     /// Memory in use, in bytes.

@@ -14,13 +14,14 @@ pub(super) async fn rows(desk: &Desk) -> Result<Vec<LoadInfo>, Error> {
 }
 
 fn row(load: &Load) -> LoadInfo {
-    let Load { view, stats, usage } = load;
+    let Load { view, stats, sandbox, usage } = load;
     let session = words::session(&view.session);
     LoadInfo {
         id: session.id,
         agent_name: session.agent_name,
         status: session.status,
         turn: session.turn,
+        sandbox: (*sandbox).to_owned(),
         cpu_us: stats.cpu_us,
         memory: stats.memory,
         memory_peak: stats.memory_peak,

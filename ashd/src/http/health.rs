@@ -1,5 +1,7 @@
 //! `GET /health`: open to everyone, so it names no tenant, no session and no path.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
@@ -7,7 +9,7 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::error::json;
-use crate::session::api::{Gone, Health};
+use crate::session::api::{Gone, Health, Times};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -18,6 +20,7 @@ struct Shape<'a> {
     /// Seconds.
     uptime: u64,
     pool: Pool,
+    idle: Idle,
     version: &'static str,
     coordinator_id: &'a str,
     remote_runners: u64,
@@ -89,6 +92,41 @@ struct Pool {
     resume_cold_cloud_hits: u64,
     resume_cold_fresh_hits: u64,
     pre_warm_hits: u64,
+    /// Of those that wait: agents that stand still.
+    frozen: u64,
+    /// Of those: agents that have given their memory back.
+    reclaimed: u64,
+    /// Since the start: how often an agent was stopped.
+    freezes: u64,
+    /// Since the start: bytes of memory that were given back.
+    reclaimed_bytes: u64,
+    /// Since the start: sandboxes that were saved and ended because nobody used them.
+    cooled: u64,
+    /// Since the start: of those, to make room for others.
+    evictions: u64,
+}
+
+/// When sandboxes that nobody uses take which step, in milliseconds; null is never.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Idle {
+    freeze_after_ms: Option<u64>,
+    reclaim_after_ms: Option<u64>,
+    timeout_ms: Option<u64>,
+    /// The most that take each step at one look.
+    per_tick: usize,
+}
+
+impl From<Times> for Idle {
+    fn from(times: Times) -> Idle {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Idle {
+            freeze_after_ms: times.freeze.map(ms),
+            reclaim_after_ms: times.reclaim.map(ms),
+            timeout_ms: times.cool.map(ms),
+            per_tick: times.at_once,
+        }
+    }
 }
 
 /// Says how the daemon is.
@@ -98,7 +136,7 @@ pub(super) async fn health(State(context): State<Context>) -> Response {
 }
 
 fn shape<'a>(health: &'a Health, node: &'a str) -> Shape<'a> {
-    let busy = health.running.saturating_add(health.warming);
+    let rested = health.rested;
     Shape {
         status: "ok",
         active_sessions: health.active_sessions,
@@ -106,8 +144,9 @@ fn shape<'a>(health: &'a Health, node: &'a str) -> Shape<'a> {
         uptime: health.uptime_s,
         pool: Pool {
             total: health.live_sandboxes,
+            cold: health.cold,
             warming: health.warming,
-            waiting: health.live_sandboxes.saturating_sub(busy),
+            waiting: health.live_sandboxes.saturating_sub(health.running),
             running: health.running,
             max_capacity: health.max_sandboxes,
             resume_warm_hits: health.resume_warm_hits,
@@ -117,8 +156,15 @@ fn shape<'a>(health: &'a Health, node: &'a str) -> Shape<'a> {
                 .saturating_sub(health.resume_fresh_hits + health.resume_cloud_hits),
             resume_cold_cloud_hits: health.resume_cloud_hits,
             resume_cold_fresh_hits: health.resume_fresh_hits,
+            frozen: rested.frozen,
+            reclaimed: rested.reclaimed,
+            freezes: rested.freezes,
+            reclaimed_bytes: rested.reclaimed_bytes,
+            cooled: rested.cooled,
+            evictions: rested.evictions,
             ..Pool::default()
         },
+        idle: health.times.into(),
         version: env!("CARGO_PKG_VERSION"),
         coordinator_id: node,
         remote_runners: 0,
@@ -136,6 +182,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::session::api::Rested;
 
     #[test]
     fn has_every_count_that_clients_require() {
@@ -144,6 +191,9 @@ mod tests {
             live_sandboxes: 5,
             running: 2,
             warming: 1,
+            cold: 6,
+            rested: Rested { frozen: 2, reclaimed: 1, freezes: 8, cooled: 4, ..Rested::default() },
+            times: Times { freeze: Some(Duration::from_secs(60)), at_once: 20, ..Times::default() },
             max_sandboxes: 100,
             resume_warm_hits: 7,
             resume_cold_hits: 3,
@@ -161,10 +211,14 @@ mod tests {
             json!({
                 "status": "ok", "activeSessions": 9, "activeSandboxes": 5, "uptime": 60,
                 "pool": {
-                    "total": 5, "cold": 0, "warming": 1, "warm": 0, "waiting": 2, "running": 2,
+                    "total": 5, "cold": 6, "warming": 1, "warm": 0, "waiting": 3, "running": 2,
                     "maxCapacity": 100, "resumeWarmHits": 7, "resumeColdHits": 3,
                     "resumeColdLocalHits": 2, "resumeColdCloudHits": 0, "resumeColdFreshHits": 1,
-                    "preWarmHits": 0,
+                    "preWarmHits": 0, "frozen": 2, "reclaimed": 1, "freezes": 8,
+                    "reclaimedBytes": 0, "cooled": 4, "evictions": 0,
+                },
+                "idle": {
+                    "freezeAfterMs": 60_000, "reclaimAfterMs": null, "timeoutMs": null, "perTick": 20,
                 },
                 "version": env!("CARGO_PKG_VERSION"), "coordinatorId": "host-1",
                 "remoteRunners": 0, "missing": ["no landlock"], "modelKey": true,

@@ -13,6 +13,7 @@ use crate::domain::{
 use crate::store::StoreError;
 
 pub use super::copies::Copying;
+pub use super::ladder::{Rested, Times};
 pub use super::retention::Gone;
 
 /// On whose behalf a verb is called.
@@ -165,7 +166,7 @@ pub struct LogLine {
 }
 
 /// How the daemon is.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Health {
     /// Sessions with status active, all tenants.
     pub active_sessions: u64,
@@ -173,8 +174,14 @@ pub struct Health {
     pub live_sandboxes: u64,
     /// Of those, running a turn.
     pub running: u64,
-    /// Of those, starting.
+    /// Beside those, starting.
     pub warming: u64,
+    /// Sessions that are active or paused and have no sandbox, all tenants.
+    pub cold: u64,
+    /// What became of sandboxes that nobody used.
+    pub rested: Rested,
+    /// When they take which step.
+    pub times: Times,
     /// The most sandboxes that may live.
     pub max_sandboxes: u64,
     /// Resumes that found the sandbox alive.

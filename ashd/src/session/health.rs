@@ -10,11 +10,18 @@ impl Service {
     /// How the daemon is.
     pub async fn health(&self) -> Health {
         let shared = &self.shared;
+        let active_sessions = shared.store.count_sessions(Status::Active).await.unwrap_or(0);
+        let paused = shared.store.count_sessions(Status::Paused).await.unwrap_or(0);
+        let live_sandboxes = shared.sandboxes.live();
         Health {
-            active_sessions: shared.store.count_sessions(Status::Active).await.unwrap_or(0),
-            live_sandboxes: shared.sandboxes.live(),
+            active_sessions,
+            live_sandboxes,
             running: shared.registry.running(),
             warming: shared.launching.load(Ordering::Relaxed),
+            // Whoever has a sandbox is one of the two.
+            cold: (active_sessions + paused).saturating_sub(live_sandboxes),
+            rested: shared.ladder.rested(),
+            times: shared.live().times,
             max_sandboxes: shared.options.max_sandboxes,
             resume_warm_hits: shared.warm_resumes.load(Ordering::Relaxed),
             resume_cold_hits: shared.cold_resumes.load(Ordering::Relaxed),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Service;
 use super::api::{Caller, Refusal};
+use super::ladder::{Place, Rung};
 use super::registry::SessionView;
 use crate::domain::Status;
 use crate::sandbox::cgroup::Stats;
@@ -15,6 +16,8 @@ pub struct Load {
     pub view: Arc<SessionView>,
     /// What its sandbox uses; nothing when it has none.
     pub stats: Stats,
+    /// What its sandbox does, in a word; empty when it has none.
+    pub sandbox: &'static str,
     /// Tokens and cost so far.
     pub usage: Usage,
 }
@@ -33,7 +36,8 @@ impl Service {
         let mut loads = Vec::with_capacity(views.len());
         for (view, stats) in self.stats(views).await? {
             let usage = self.shared.store.usage(view.session.id).await?;
-            loads.push(Load { view, stats, usage });
+            let sandbox = self.shared.ladder.place(view.session.id).map_or("", word);
+            loads.push(Load { view, stats, sandbox, usage });
         }
         Ok(loads)
     }
@@ -53,5 +57,15 @@ impl Service {
         };
         let read = tokio::task::spawn_blocking(read).await;
         read.map_err(|error| Refusal::Internal(error.to_string()))
+    }
+}
+
+/// What a sandbox does.
+fn word(place: Place) -> &'static str {
+    match place {
+        Place { idle_since: None, .. } => "running",
+        Place { rung: Rung::Awake, .. } => "waiting",
+        Place { rung: Rung::Frozen, .. } => "frozen",
+        Place { rung: Rung::Reclaimed, .. } => "reclaimed",
     }
 }

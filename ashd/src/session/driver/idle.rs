@@ -153,6 +153,9 @@ impl Driver {
             _ if !is_free => drop(reply.send(false)),
             Step::Freeze => {
                 let stands = self.stand_still().await;
+                if stands {
+                    self.shared.ladder.has_frozen();
+                }
                 fault::point("idle.frozen");
                 let _ = reply.send(stands);
             }
@@ -186,13 +189,14 @@ impl Driver {
         };
         let stop = Arc::new(AtomicBool::new(false));
         self.idle.reclaim = Some(stop.clone());
-        let (sandboxes, sandbox, session) =
-            (self.shared.sandboxes.clone(), link.id, self.session.id);
+        let (shared, sandbox, session) = (self.shared.clone(), link.id, self.session.id);
         tokio::spawn(async move {
+            let sandboxes = shared.sandboxes.clone();
             let given = spawn_blocking(move || sandboxes.reclaim(sandbox, &stop)).await;
             fault::point("idle.reclaimed");
             match given {
                 Ok(Ok(bytes)) => {
+                    shared.ladder.has_reclaimed(bytes);
                     tracing::debug!(ash_session = %session, bytes, "memory was given back");
                 }
                 Ok(Err(error)) => {
@@ -261,6 +265,7 @@ impl Driver {
         let cooling = self.idle.cooling.take();
         // Something of it may be left, which was logged: it has ended all the same.
         let _ = self.perform(effects).await;
+        self.shared.ladder.has_cooled();
         fault::point("idle.ended");
         tracing::info!(ash_session = %self.session.id, "an idle sandbox was saved and ended");
         if let Some(Cooling { reply, .. }) = cooling {

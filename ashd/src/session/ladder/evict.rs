@@ -4,6 +4,7 @@
 //! enough: saved, and for good only when nothing began meanwhile. Its session has another one with its
 //! next message.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -37,6 +38,7 @@ impl Shared {
                     return false;
                 }
                 if self.take_step(session, Step::Cool, left).await {
+                    self.ladder.evictions.fetch_add(1, Ordering::Relaxed);
                     tracing::info!(ash_session = %session, "an idle sandbox made room for another");
                     return true;
                 }

@@ -19,6 +19,7 @@ mod evict;
 
 use std::collections::HashMap;
 use std::future::ready;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -65,9 +66,32 @@ pub(super) struct Place {
     pub(super) rung: Rung,
 }
 
-/// The sandboxes that live, by their sessions.
+/// What became of sandboxes that nobody used.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Rested {
+    /// Agents that stand still now.
+    pub frozen: u64,
+    /// Those of them that have given their memory back.
+    pub reclaimed: u64,
+    /// How often an agent was stopped, since the start.
+    pub freezes: u64,
+    /// Bytes of memory that were given back, since the start.
+    pub reclaimed_bytes: u64,
+    /// Sandboxes that were saved and ended, since the start.
+    pub cooled: u64,
+    /// Of those: to make room for others.
+    pub evictions: u64,
+}
+
+/// The sandboxes that live, by their sessions, and what became of others.
 #[derive(Default)]
-pub(super) struct Ladder(Mutex<HashMap<SessionId, Place>>);
+pub(super) struct Ladder {
+    places: Mutex<HashMap<SessionId, Place>>,
+    freezes: AtomicU64,
+    reclaimed_bytes: AtomicU64,
+    cooled: AtomicU64,
+    evictions: AtomicU64,
+}
 
 impl Ladder {
     /// Takes what a driver tells of its sandbox. None: it has none.
@@ -78,13 +102,48 @@ impl Ladder {
         }
     }
 
+    /// What is known of a session's sandbox, if it has one.
+    pub(super) fn place(&self, session: SessionId) -> Option<Place> {
+        self.lock().get(&session).copied()
+    }
+
+    /// An agent was stopped.
+    pub(super) fn has_frozen(&self) {
+        self.freezes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An agent has given back so many bytes.
+    pub(super) fn has_reclaimed(&self, bytes: u64) {
+        self.reclaimed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A sandbox was saved and ended.
+    pub(super) fn has_cooled(&self) {
+        self.cooled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What became of all of them.
+    pub(super) fn rested(&self) -> Rested {
+        let places = self.places();
+        let down = |rung| places.iter().filter(|(_, place)| place.rung == rung).count() as u64;
+        let reclaimed = down(Rung::Reclaimed);
+        Rested {
+            frozen: down(Rung::Frozen) + reclaimed,
+            reclaimed,
+            freezes: self.freezes.load(Ordering::Relaxed),
+            reclaimed_bytes: self.reclaimed_bytes.load(Ordering::Relaxed),
+            cooled: self.cooled.load(Ordering::Relaxed),
+            evictions: self.evictions.load(Ordering::Relaxed),
+        }
+    }
+
     /// What is known of each.
     pub(super) fn places(&self) -> Vec<(SessionId, Place)> {
         self.lock().iter().map(|(session, place)| (*session, *place)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Place>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
