@@ -21,6 +21,7 @@ mod dbus;
 mod disk;
 mod files;
 mod fsck;
+mod idle;
 mod journey;
 mod killed;
 mod lasting;
