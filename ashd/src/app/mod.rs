@@ -217,14 +217,18 @@ impl Daemon {
         if let Err(error) = self.level.set(&self.config.log.level) {
             tracing::error!(%error, "the log level was not changed");
         }
-        self.service.adopt(setup::live(&self.config));
         if let Err(error) = self.sandboxes.renew_runtime() {
             tracing::error!(%error, "new sandboxes go on with the CLI of before");
         }
+        // Behind that: what was made with another CLI is of no use any more.
+        self.service.adopt(setup::live(&self.config));
         if taken.contains(&"model.key")
             && let Err(error) = self.sandboxes.set_model_key(setup::model_key(&self.config)).await
         {
             tracing::error!(%error, "the broker has not heard that the model API key is another");
+        }
+        if taken.contains(&"model.key") {
+            self.service.key_changed();
         }
         tracing::info!(
             message_id = message::RELOADED,

@@ -81,6 +81,7 @@ pub(super) fn sessions(config: &Config) -> Options {
         folder: TreeLimits::default(),
         uids: (config.sandbox.uid_base, slots_in(config.sandbox.uid_count)),
         max_sandboxes: u64::from(config.sandbox.max),
+        max_spares: u64::from(config.pool.prewarm),
         disk_reserve: config.state.reserve_disk.0,
         memory_reserve: config.state.reserve_memory.0,
         max_attachment: config.session.max_attachment.0,

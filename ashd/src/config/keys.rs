@@ -140,6 +140,10 @@ sections! {
         /// Processors' worth of time. An agent that uses more works on something. An idle Claude Code
         /// CLI uses less than 0.01, of a slow processor more.
         busy_cpus: f64 = "0.02" { live: true, }
+        /// The most sandboxes that are kept warm for sessions that are yet to be made, for all agents
+        /// together; 0 for none. How many an agent has, its config says: `preWarmCount`. One takes
+        /// about 120 MB of memory.
+        prewarm: u32 = "16" {}
     }
     /// The model API.
     model: Model {

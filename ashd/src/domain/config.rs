@@ -9,6 +9,12 @@ use super::settings::{PermissionMode, PromptMode, Settings};
 /// The most bytes of an agent's config, written as JSON.
 pub const LARGEST: usize = 64 * 1024;
 
+/// The member that says how many sandboxes are kept warm for an agent.
+const SPARES: &str = "preWarmCount";
+
+/// The most sandboxes that are kept warm for an agent because its config says so.
+const MOST_SPARES: u64 = 100;
+
 /// An agent's config: a JSON object. Some members have an effect on sessions that are made from
 /// then on; the others are kept for whoever put them there.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -40,6 +46,14 @@ impl Effective {
         }
         check::names(&at("allowedTools"), effective.allowed_tools.as_deref().unwrap_or(&[]))?;
         check::names(&at("disallowedTools"), effective.disallowed_tools.as_deref().unwrap_or(&[]))?;
+        match members.get(SPARES) {
+            None | Some(Value::Null) => {}
+            Some(count) if count.as_u64().is_some_and(|count| count <= MOST_SPARES) => {}
+            Some(_) => {
+                let expected = format!("expected a whole number from 0 to {MOST_SPARES}");
+                return Err(Unfit::value(&at(SPARES), expected));
+            }
+        }
         Ok(effective)
     }
 }
@@ -87,6 +101,12 @@ impl AgentConfig {
             return Err(Unfit::value("config", expected));
         }
         Ok(config)
+    }
+
+    /// How many sandboxes are to be kept warm for sessions that are yet to be made.
+    pub fn spares(&self) -> u32 {
+        let count = self.0.get(SPARES).and_then(Value::as_u64).unwrap_or(0);
+        u32::try_from(count.min(MOST_SPARES)).unwrap_or(0)
     }
 
     /// The config as it is shown.
@@ -162,6 +182,14 @@ mod tests {
             (json!({"permissionMode": true}), "config.permissionMode: expected a string"),
             (json!({"allowedTools": "Bash"}), "config.allowedTools: expected an array"),
             (json!({"disallowedTools": [""]}), "config.disallowedTools[0]: must not be empty"),
+            (
+                json!({"preWarmCount": 101}),
+                "config.preWarmCount: expected a whole number from 0 to 100",
+            ),
+            (
+                json!({"preWarmCount": "1"}),
+                "config.preWarmCount: expected a whole number from 0 to 100",
+            ),
         ] {
             let said = ConfigChange::new("config", members(value)).unwrap_err();
             assert_eq!(said.to_string(), text);
@@ -185,6 +213,7 @@ mod tests {
             "model": "agent-model", "systemPrompt": "append", "permissionMode": "permissionsByAgent",
             "allowedTools": ["Read"], "disallowedTools": ["WebFetch", "Bash"], "preWarmCount": 2,
         }));
+        assert_eq!(config.spares(), 2);
         let mut open = Settings::default();
         config.complete(&mut open).unwrap();
         assert_eq!(open.model.as_deref(), Some("agent-model"));

@@ -26,7 +26,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::children::Children;
 use super::socket;
-use super::stand_in::StandIn;
+use super::stand_in::{Answer, StandIn};
 use crate::domain::SandboxId;
 use crate::fault;
 use crate::telemetry::message;
@@ -62,15 +62,22 @@ impl Drop for Broker {
 struct Grant {
     /// Who comes through it.
     peer: Peer,
+    /// Whether it leads anywhere: the socket of one that does not is kept from every broker.
+    is_open: bool,
     /// A socket that no broker has yet.
     waiting: Option<OwnedFd>,
-    /// Who answers there when no broker is to be expected.
+    /// Who answers there when no broker is to be expected, or when none is to hear of it.
     stand_in: Option<StandIn>,
 }
 
 impl Grant {
     fn new(peer: Peer) -> Grant {
-        Grant { peer, waiting: None, stand_in: None }
+        Grant { peer, is_open: true, waiting: None, stand_in: None }
+    }
+
+    /// One that leads nowhere yet.
+    fn closed(peer: Peer) -> Grant {
+        Grant { is_open: false, ..Grant::new(peer) }
     }
 }
 
@@ -153,6 +160,37 @@ impl Broker {
     pub async fn grant(&self, sandbox: SandboxId, peer: Peer) -> Result<(), BrokerError> {
         self.shared.grants().insert(sandbox, Grant::new(peer));
         self.shared.prepare(sandbox)?;
+        self.let_through(sandbox).await
+    }
+
+    /// Gives a sandbox a socket that leads nowhere: whoever asks something there hears a word that
+    /// never came from a model, until [`hold`](Self::hold); then it waits, until [`open`](Self::open).
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn grant_closed(&self, sandbox: SandboxId, peer: Peer) -> Result<(), BrokerError> {
+        self.shared.grants().insert(sandbox, Grant::closed(peer));
+        self.shared.prepare(sandbox)
+    }
+
+    /// Nobody answers any more at a socket that leads nowhere.
+    pub fn hold(&self, sandbox: SandboxId) {
+        if let Some(grant) = self.shared.grants().get_mut(&sandbox).filter(|grant| !grant.is_open) {
+            grant.stand_in = None;
+        }
+    }
+
+    /// Has a socket that led nowhere lead to the model API.
+    ///
+    /// # Errors
+    /// When the broker does not take it.
+    pub async fn open(&self, sandbox: SandboxId) -> Result<(), BrokerError> {
+        self.shared.open(sandbox)?;
+        self.let_through(sandbox).await
+    }
+
+    /// Hands a socket that waits to the broker, now or as soon as there is one.
+    async fn let_through(&self, sandbox: SandboxId) -> Result<(), BrokerError> {
         if self.shared.is_late() {
             return Ok(());
         }
@@ -262,20 +300,42 @@ impl Shared {
         let listener = socket::directory(&directory, 0o755)
             .and_then(|()| socket::listen_instead(&directory.join("api.sock"), grant.peer.uid))
             .map_err(BrokerError::Socket)?;
-        let hopeless = self.is_hopeless.load(Ordering::SeqCst);
-        let stand_in = hopeless.then(|| StandIn::begin(&listener)).transpose();
+        let stand_in = self.answer(grant.is_open).map(|answer| StandIn::begin(&listener, answer));
         grant.waiting = Some(listener);
-        grant.stand_in = stand_in.map_err(BrokerError::Socket)?;
+        grant.stand_in = stand_in.transpose().map_err(BrokerError::Socket)?;
+        Ok(())
+    }
+
+    /// What a stand-in says at a socket; absent when there is to be none.
+    fn answer(&self, is_open: bool) -> Option<Answer> {
+        match is_open {
+            false => Some(Answer::Primer),
+            true => self.is_hopeless.load(Ordering::SeqCst).then_some(Answer::NoBroker),
+        }
+    }
+
+    /// A socket that led nowhere waits for a broker, or for whoever stands in for it.
+    fn open(&self, sandbox: SandboxId) -> Result<(), BrokerError> {
+        let mut grants = self.grants();
+        let Some(grant) = grants.get_mut(&sandbox) else { return Ok(()) };
+        grant.is_open = true;
+        let listener = grant.waiting.as_ref();
+        let stand_in = listener.zip(self.answer(true));
+        let stand_in = stand_in.map(|(listener, answer)| StandIn::begin(listener, answer));
+        grant.stand_in = stand_in.transpose().map_err(BrokerError::Socket)?;
         Ok(())
     }
 
     /// Gives the broker a listener that waits for it. It stays waiting when the broker goes away.
     async fn hand_over(&self, control: &Control, sandbox: SandboxId) -> Result<(), BrokerError> {
         fault::fail("broker.grant.before").map_err(BrokerError::Socket)?;
-        let waiting = self.grants().get_mut(&sandbox).map(|grant| {
+        let mut grants = self.grants();
+        let open = grants.get_mut(&sandbox).filter(|grant| grant.is_open);
+        let waiting = open.map(|grant| {
             grant.stand_in = None;
             (grant.peer, grant.waiting.take())
         });
+        drop(grants);
         let Some((peer, Some(listener))) = waiting else { return Ok(()) };
         let handed = control.grant(sandbox.0, peer, listener.as_fd()).await;
         fault::point("broker.grant.after");
@@ -319,13 +379,19 @@ impl Shared {
             drop(grants);
             return self.prepare(sandbox);
         };
-        *stand_in = Some(StandIn::begin(listener).map_err(BrokerError::Socket)?);
+        let begun = StandIn::begin(listener, Answer::NoBroker);
+        *stand_in = Some(begun.map_err(BrokerError::Socket)?);
         Ok(())
     }
 
+    /// Sandboxes that a broker may know of.
+    fn open_ones(&self) -> Vec<SandboxId> {
+        let grants = self.grants();
+        grants.iter().filter(|(_, grant)| grant.is_open).map(|(sandbox, _)| *sandbox).collect()
+    }
+
     fn for_each(&self, act: impl Fn(SandboxId) -> Result<(), BrokerError>) {
-        let sandboxes: Vec<SandboxId> = self.grants().keys().copied().collect();
-        for sandbox in sandboxes {
+        for sandbox in self.open_ones() {
             if let Err(error) = act(sandbox) {
                 tracing::warn!(ash_sandbox = %sandbox, %error, "a sandbox has no way to the model for now");
             }
@@ -355,10 +421,10 @@ impl Shared {
         // Before it is seen who is there: who comes later waits for this broker.
         self.leaving.store(false, Ordering::SeqCst);
         self.is_hopeless.store(false, Ordering::SeqCst);
-        let wanted: Vec<(SandboxId, bool)> =
-            self.grants().iter().map(|(id, grant)| (*id, grant.waiting.is_some())).collect();
-        for (sandbox, waiting) in wanted {
-            if !waiting && !known.contains(&sandbox.0) {
+        for sandbox in self.open_ones() {
+            let waits = |grant: &Grant| grant.waiting.is_some();
+            let waits = self.grants().get(&sandbox).is_some_and(waits);
+            if !waits && !known.contains(&sandbox.0) {
                 self.prepare(sandbox)?;
             }
             self.hand_over(&control, sandbox).await?;

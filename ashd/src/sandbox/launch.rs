@@ -29,6 +29,15 @@ use crate::fault;
 /// is ended, so this is long enough for a machine that has just come up with all of them.
 const GREETING: Duration = Duration::from_secs(10);
 
+/// Where a sandbox's way out leads.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Way {
+    /// To the broker, and so to the model API.
+    Broker,
+    /// Nowhere, until [`Sandboxes::open`]: what is asked is answered by nobody's model.
+    Nowhere,
+}
+
 /// A sandbox about to be made.
 #[derive(Clone, Debug)]
 pub struct NewSandbox {
@@ -48,6 +57,8 @@ pub struct NewSandbox {
     pub limits: Limits,
     /// What it calls itself; what no host name may have is replaced.
     pub hostname: String,
+    /// Where its way out leads.
+    pub way: Way,
 }
 
 /// A sandbox whose bridge answers. Dropping it hangs up and ends nothing.
@@ -94,6 +105,19 @@ impl Sandboxes {
         told.await.unwrap_or(Err(SandboxError::ShuttingDown))
     }
 
+    /// Nobody answers any more in a sandbox whose way out leads nowhere: who asks, waits.
+    pub fn hold(&self, sandbox: SandboxId) {
+        self.broker.hold(sandbox);
+    }
+
+    /// Has the way out of a sandbox lead to the broker.
+    ///
+    /// # Errors
+    /// When the broker does not take it.
+    pub async fn open(&self, sandbox: SandboxId) -> Result<(), SandboxError> {
+        Ok(self.broker.open(sandbox).await?)
+    }
+
     /// Finds a sandbox again that a daemon before this one left, and asks for its events from
     /// number `resend_from` on. When it does not answer, what is left of it is removed: `None`.
     ///
@@ -135,7 +159,13 @@ impl Sandboxes {
 
     async fn make(&self, new: NewSandbox) -> Result<Running, SandboxError> {
         let (id, session, socket) = (new.id, new.session, self.bridge_socket(new.id));
-        let granted = self.broker.grant(id, peer(session, new.uids));
+        let (way, peer) = (new.way, peer(session, new.uids));
+        let granted = async {
+            match way {
+                Way::Broker => self.broker.grant(id, peer).await,
+                Way::Nowhere => self.broker.grant_closed(id, peer),
+            }
+        };
         let (granted, prepared) = tokio::join!(granted, self.prepare(new, socket.clone()));
         granted?;
         let Prepared { plan, fds, said } = prepared?;

@@ -208,7 +208,7 @@ impl Sandboxes {
     }
 
     /// The CLI's executable for new sandboxes.
-    pub(super) fn runtime(&self) -> PathBuf {
+    pub fn runtime(&self) -> PathBuf {
         self.runtime.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

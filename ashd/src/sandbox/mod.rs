@@ -38,6 +38,6 @@ mod strays;
 mod error;
 
 pub use error::SandboxError;
-pub use launch::{NewSandbox, Running};
+pub use launch::{NewSandbox, Running, Way};
 pub use manager::{Sandboxes, Setup, StartError};
 pub use strays::Stray;

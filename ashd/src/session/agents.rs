@@ -269,8 +269,11 @@ fn unwritable(error: &io::Error) -> Refusal {
 }
 
 /// The model that an agent version's `.claude/settings.json` names.
-pub(super) fn folder_model(places: &Places, agent: &Agent) -> Option<String> {
-    let folder = places.version(&agent.tenant, &agent.name, agent.version);
+pub(super) fn folder_model(
+    places: &Places,
+    (tenant, agent, version): (&Tenant, &AgentName, u32),
+) -> Option<String> {
+    let folder = places.version(tenant, agent, version);
     model_in(&Tree::open(&folder).ok()?)
 }
 

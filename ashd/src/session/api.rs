@@ -174,8 +174,14 @@ pub struct Health {
     pub live_sandboxes: u64,
     /// Of those, running a turn.
     pub running: u64,
-    /// Beside those, starting.
+    /// Of those, without a turn, and of a session.
+    pub waiting: u64,
+    /// Starting; some of them are alive already.
     pub warming: u64,
+    /// Of those alive, waiting for a session that is yet to be made.
+    pub warm: u64,
+    /// Sessions that began in one of these.
+    pub pre_warm_hits: u64,
     /// Sessions that are active or paused and have no sandbox, all tenants.
     pub cold: u64,
     /// What became of sandboxes that nobody used.

@@ -1,4 +1,5 @@
-//! How a session is made: workspace, sandbox, row, driver; undone when a later step fails.
+//! How a session is made: workspace, sandbox, row, driver; undone when a later step fails. One that
+//! was made before anybody asked ([`pool`](super::pool)) only needs its row and its driver.
 
 use std::sync::Arc;
 
@@ -6,8 +7,8 @@ use super::agents;
 use super::api::{Caller, Happened, NewSession, Refusal};
 use super::driver::{Begin, Driver};
 use super::registry::SessionView;
-use super::service::{Result, Service, detached};
-use super::shared::Taken;
+use super::service::{Result, Service, blocking, detached};
+use super::shared::{Shared, Taken};
 use crate::domain::{
     Agent, Changed, EventKind, NewEvent, SandboxId, Session, SessionId, Settings, Status, Timestamp,
 };
@@ -29,33 +30,53 @@ impl Service {
         let shared = &self.shared;
         let agent = shared.store.agent(&caller.tenant, &new.agent).await?;
         let agent = agent.ok_or_else(|| agents::named(&new.agent))?;
-        let settings = settled(&agent, new)?;
+        let settings = settled(&agent, new.settings)?;
+        if let Some(view) = self.make_of_spare(&agent, &settings).await? {
+            return Ok(view);
+        }
         let room = shared.room().await?;
-        let slot = shared.take_slot()?;
+        let slot = self.take_slot().await?;
         let session = draft(&agent, settings, slot);
         let _making = shared.making.begin((session.id, slot));
-        self.make(room, session, agent).await
+        self.make(room, session).await
+    }
+
+    /// A place in the range of leased uids; when all are taken, that of a spare.
+    async fn take_slot(&self) -> Result<u32> {
+        match self.shared.take_slot() {
+            Err(_) if self.shared.make_place_now().await => self.shared.take_slot(),
+            taken => taken,
+        }
+    }
+
+    /// Makes a session of a spare, if there is one for it.
+    async fn make_of_spare(
+        &self,
+        agent: &Agent,
+        settings: &Settings,
+    ) -> Result<Option<Arc<SessionView>>> {
+        let shared = &self.shared;
+        shared.disk_has_room()?;
+        let Some(taken) = shared.take_spare(agent, settings).await else { return Ok(None) };
+        match self.record(&taken.session).await {
+            Ok(()) => {
+                let view = self.begin(&taken.session, Begin::Claimed(taken.claimed));
+                drop(taken.making);
+                Ok(Some(view))
+            }
+            Err(refusal) => {
+                fault::point("create.undo");
+                shared.throw_away_taken(taken).await;
+                Err(refusal)
+            }
+        }
     }
 
     /// Makes the workspace, the sandbox and the row of a session; undoes what was made when a
     /// later step fails.
-    async fn make(
-        &self,
-        room: Taken<'_>,
-        mut session: Session,
-        agent: Agent,
-    ) -> Result<Arc<SessionView>> {
+    async fn make(&self, room: Taken<'_>, mut session: Session) -> Result<Arc<SessionView>> {
         let shared = &self.shared;
-        let root = shared.places.session(session.id);
-        let owner = session.slot.map_or(0, |slot| shared.slots.uids(slot).agent);
-        let (places, options) = (shared.places.clone(), shared.options.clone());
-        let lay_out = move || {
-            let model = agents::folder_model(&places, &agent);
-            let version = (&agent.tenant, &agent.name, agent.version);
-            agents::lay_out(&places, version, &root, owner, &options).map(|()| model)
-        };
-        let laid_out = tokio::task::spawn_blocking(lay_out).await;
-        let laid_out = laid_out.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())));
+        let laid_out = lay_out(shared, &session).await;
         fault::point("create.laid_out");
         let made = match laid_out {
             Ok(model) => {
@@ -65,14 +86,10 @@ impl Service {
             Err(refusal) => Err(refusal),
         };
         match made {
-            Ok(running) => Ok(self.begin(&session, running)),
+            Ok(running) => Ok(self.begin(&session, Begin::Launched(running))),
             Err(refusal) => {
                 fault::point("create.undo");
-                // The uids come back only when nothing is left that belongs to them; the rest is
-                // found at the next start.
-                if let (Ok(()), Some(slot)) = (shared.remove_files(&session).await, session.slot) {
-                    shared.slots.give_back(slot);
-                }
+                shared.unmake(&session).await;
                 Err(refusal)
             }
         }
@@ -84,6 +101,17 @@ impl Service {
             return Err(Refusal::ShuttingDown);
         }
         let running = self.shared.launch(room, session, session.sandbox).await?;
+        match self.record(session).await {
+            Ok(()) => Ok(running),
+            Err(refusal) => {
+                self.shared.end_sandbox(running).await;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Records a session that has everything else.
+    async fn record(&self, session: &Session) -> Result<()> {
         let body = serde_json::json!({
             "action": "created",
             "agentName": session.agent.as_str(),
@@ -99,23 +127,18 @@ impl Service {
             at: session.created_at,
         };
         fault::point("create.launched");
-        let recorded = match self.shared.store.begin_session(session.clone(), vec![created]).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(agents::named(&session.agent)),
-            Err(error) => Err(error.into()),
-        };
-        if let Err(refusal) = recorded {
-            self.shared.end_sandbox(running).await;
-            return Err(refusal);
+        let is_recorded = self.shared.store.begin_session(session.clone(), vec![created]).await?;
+        if !is_recorded {
+            return Err(agents::named(&session.agent));
         }
         fault::point("create.recorded");
-        Ok(running)
+        Ok(())
     }
 
-    fn begin(&self, session: &Session, running: Running) -> Arc<SessionView> {
+    fn begin(&self, session: &Session, begin: Begin) -> Arc<SessionView> {
         let session = Session { last_seq: 1, ..session.clone() };
         let (shared, started) = (self.shared.clone(), session.clone());
-        let spawn = || Driver::spawn(shared, started, Begin::Launched(running));
+        let spawn = || Driver::spawn(shared, started, begin);
         self.shared.registry.handle_or(&session, spawn);
         let (id, tenant) = (session.id, session.tenant.clone());
         tracing::info!(
@@ -127,10 +150,42 @@ impl Service {
     }
 }
 
+impl Shared {
+    /// Leaves nothing of a session that did not come about. The uids come back only when nothing is
+    /// left that belongs to them; the rest is found at the next start.
+    pub(super) async fn unmake(&self, session: &Session) {
+        if let (Ok(()), Some(slot)) = (self.remove_files(session).await, session.slot) {
+            self.slots.give_back(slot);
+        }
+    }
+}
+
+/// Lays workspace and home of a session out; returns the model that the agent's folder names.
+pub(super) async fn lay_out(shared: &Shared, session: &Session) -> Result<Option<String>> {
+    let root = shared.places.session(session.id);
+    let owner = session.slot.map_or(0, |slot| shared.slots.uids(slot).agent);
+    let (places, options) = (shared.places.clone(), shared.options.clone());
+    let (tenant, agent, version) =
+        (session.tenant.clone(), session.agent.clone(), session.agent_version);
+    blocking(move || {
+        let version = (&tenant, &agent, version);
+        let model = agents::folder_model(&places, version);
+        agents::lay_out(&places, version, &root, owner, &options).map(|()| model)
+    })
+    .await
+}
+
+/// Makes a spare the session of somebody who wants these settings: it begins now.
+pub(super) fn become_session(session: &mut Session, settings: &Settings, model: Option<String>) {
+    let now = Timestamp::now();
+    session.settings = settings.clone();
+    session.settings.model = session.settings.model.take().or(model);
+    (session.created_at, session.last_active_at) = (now, now);
+}
+
 /// What holds for a session from now on: its own settings and, behind them, its agent's. Whatever
 /// is said of the agent later holds for sessions that are made later.
-fn settled(agent: &Agent, new: NewSession) -> Result<Settings> {
-    let mut settings = new.settings;
+pub(super) fn settled(agent: &Agent, mut settings: Settings) -> Result<Settings> {
     let given = std::mem::take(&mut settings.extra_env);
     settings.extra_env = agent.env.clone().into_iter().chain(given).collect();
     let unread = |unfit| Refusal::Internal(format!("the agent's {unfit}"));
@@ -140,7 +195,7 @@ fn settled(agent: &Agent, new: NewSession) -> Result<Settings> {
 }
 
 /// A session that is about to be made.
-fn draft(agent: &Agent, settings: Settings, slot: u32) -> Session {
+pub(super) fn draft(agent: &Agent, settings: Settings, slot: u32) -> Session {
     let (id, now) = (SessionId::random(), Timestamp::now());
     Session {
         id,
@@ -201,7 +256,7 @@ mod tests {
         };
         let settled = |settings: serde_json::Value| {
             let settings = Settings::read("", settings.to_string().as_bytes()).unwrap();
-            settled(&agent, NewSession { agent: agent.name.clone(), settings })
+            settled(&agent, settings)
         };
         assert!(settled(json!({ "allowedTools": tools, "extraEnv": env("A") })).is_ok());
         let too_much = json!(vec!["b".repeat(1000); 80]);

@@ -25,6 +25,7 @@ impl Service {
         self.shared.store.delete_agent(&caller.tenant, name).await?;
         // Those that began meanwhile. From here on none does.
         self.end_all_of(caller, name).await?;
+        self.shared.throw_away_of(&caller.tenant, Some(name)).await;
         fault::point("delete.recorded");
         let (places, gone) = (self.shared.places.clone(), agent.clone());
         let removed = tokio::task::spawn_blocking(move || agents::remove(&places, &gone)).await;

@@ -13,13 +13,18 @@ impl Service {
         let active_sessions = shared.store.count_sessions(Status::Active).await.unwrap_or(0);
         let paused = shared.store.count_sessions(Status::Paused).await.unwrap_or(0);
         let live_sandboxes = shared.sandboxes.live();
+        let (running, warm) = (shared.registry.running(), shared.pool.ready());
+        let of_sessions = live_sandboxes.saturating_sub(warm + shared.pool.starting());
         Health {
             active_sessions,
             live_sandboxes,
-            running: shared.registry.running(),
-            warming: shared.launching.load(Ordering::Relaxed),
+            running,
+            waiting: of_sessions.saturating_sub(running),
+            warming: shared.launching.load(Ordering::Relaxed) + shared.pool.starting(),
+            warm,
+            pre_warm_hits: shared.pool.hits(),
             // Whoever has a sandbox is one of the two.
-            cold: (active_sessions + paused).saturating_sub(live_sandboxes),
+            cold: (active_sessions + paused).saturating_sub(of_sessions),
             rested: shared.ladder.rested(),
             times: shared.live().times,
             max_sandboxes: shared.options.max_sandboxes,

@@ -43,6 +43,7 @@ mod machine;
 mod mend;
 mod moved;
 mod places;
+mod pool;
 mod reconcile;
 mod registry;
 mod retention;

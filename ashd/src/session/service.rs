@@ -17,6 +17,7 @@ use super::driver::{Begin, Command, Driver, Handle};
 use super::exec::ExecStream;
 use super::garbage::{self, Garbage};
 use super::ladder::{self, Ladder};
+use super::pool::{self, Pool};
 use super::reconcile;
 use super::registry::{Registry, SessionView};
 use super::retention::{self, Retention};
@@ -96,6 +97,7 @@ impl Service {
             copies: Copies::new(objects),
             retention: Retention::default(),
             ladder: Ladder::default(),
+            pool: Pool::default(),
         });
         reconcile::run(&shared, sessions).await?;
         tokio::spawn(garbage::collect_for_ever(shared.clone()));
@@ -106,18 +108,27 @@ impl Service {
         tokio::spawn(behind::catch_up(service.clone()));
         tokio::spawn(tenants::finish(service.clone()));
         tokio::spawn(retention::keep_for_ever(service.clone()));
+        tokio::spawn(pool::keep_for_ever(service.shared.clone()));
         Ok(service)
     }
 
     /// Takes over what the configuration says now.
     pub fn adopt(&self, live: Live) {
         *self.shared.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        self.shared.pool.look_again();
+    }
+
+    /// The model API's key is another one: no session gets a sandbox that was made before.
+    pub fn key_changed(&self) {
+        self.shared.pool.renew();
     }
 
     /// Ends every driver; with `end`, their sandboxes as well, and sessions that were active are
     /// paused. Returns when all is recorded.
     pub async fn shut_down(&self, end: bool) {
         self.shared.shutting_down.store(true, Ordering::Relaxed);
+        // They are nobody's, and no use to the next daemon.
+        self.shared.close_pool().await;
         if end {
             // What is being made may have a sandbox, and has a driver only behind that.
             self.shared.making.wait_for(|_| true).await;

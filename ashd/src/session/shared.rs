@@ -16,6 +16,7 @@ use super::garbage::Garbage;
 use super::ladder::{Ladder, Times};
 use super::machine::Sandbox;
 use super::places::Places;
+use super::pool::Pool;
 use super::registry::Registry;
 use super::retention::{Keeping, Retention};
 use super::under_way::UnderWay;
@@ -25,7 +26,7 @@ use crate::sandbox::admission::{self, NoRoom, Room};
 use crate::sandbox::lease::Slots;
 use crate::sandbox::limits::Limits;
 use crate::sandbox::plan::PlacedFile;
-use crate::sandbox::{NewSandbox, Running, SandboxError, Sandboxes};
+use crate::sandbox::{NewSandbox, Running, SandboxError, Sandboxes, Way};
 use crate::snapshot::Snapshots;
 use crate::store::{EventRange, Store, StoreError, Usage};
 use crate::telemetry::message;
@@ -51,6 +52,8 @@ pub struct Options {
     pub uids: (u32, u32),
     /// The most sandboxes that may live.
     pub max_sandboxes: u64,
+    /// The most of them that may wait for a session that is yet to be made.
+    pub max_spares: u64,
     /// Bytes that must stay free on the disk.
     pub disk_reserve: u64,
     /// Bytes of memory that must stay available.
@@ -113,6 +116,8 @@ pub(super) struct Shared {
     pub(super) copies: Copies,
     pub(super) retention: Retention,
     pub(super) ladder: Ladder,
+    /// Sandboxes that wait for a session.
+    pub(super) pool: Pool,
 }
 
 impl Shared {
@@ -149,7 +154,7 @@ impl Shared {
             let room = self.look_for_room();
             if let Err(refusal) = has_room(&room) {
                 let is_full = room.live >= room.max;
-                if is_full && self.evict(end).await {
+                if is_full && (self.make_place_now().await || self.evict(end).await) {
                     continue;
                 }
                 return Err(refusal);
@@ -160,6 +165,19 @@ impl Shared {
                 return Ok(taken);
             }
         }
+    }
+
+    /// Room for one more sandbox that nobody waits for: none has to go for it.
+    ///
+    /// # Errors
+    /// [`Refusal::Capacity`] when there is none.
+    pub(super) fn room_to_spare(&self) -> Result<Taken<'_>, Refusal> {
+        let room = self.look_for_room();
+        has_room(&room)?;
+        let most = room.max.saturating_sub(self.sandboxes.settled());
+        let taken = Taken::one_of(&self.launching, most);
+        let quicker = "somebody who waits was quicker".to_owned();
+        taken.ok_or(Refusal::Capacity { reason: quicker, retry_after_s: 1 })
     }
 
     fn look_for_room(&self) -> Room {
@@ -205,6 +223,28 @@ impl Shared {
         session: &Session,
         sandbox: SandboxId,
     ) -> Result<Running, Refusal> {
+        self.launch_as(Way::Broker, root, room, session, sandbox).await
+    }
+
+    /// Makes a sandbox for a session that nobody has yet. No broker has its socket before
+    /// [`Sandboxes::open`].
+    pub(super) async fn launch_spare(
+        &self,
+        room: Taken<'_>,
+        session: &Session,
+    ) -> Result<Running, Refusal> {
+        let root = self.places.session(session.id);
+        self.launch_as(Way::Nowhere, &root, room, session, session.sandbox).await
+    }
+
+    async fn launch_as(
+        &self,
+        way: Way,
+        root: &Path,
+        room: Taken<'_>,
+        session: &Session,
+        sandbox: SandboxId,
+    ) -> Result<Running, Refusal> {
         let slot = session.slot.ok_or_else(|| internal("the session has no uids"))?;
         let prompt = self.prompt(session).await?;
         let files = cli::files(session, &prompt).into_iter();
@@ -219,6 +259,7 @@ impl Shared {
                 .collect(),
             limits: self.live().limits,
             hostname: session.agent.as_str().chars().take(63).collect(),
+            way,
         };
         let launched = self.sandboxes.launch(new).await;
         // It counts among those that live from here on, or not at all.

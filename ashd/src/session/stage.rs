@@ -69,6 +69,7 @@ impl Stage {
             copies: Copies::new(objects),
             retention: Default::default(),
             ladder: Default::default(),
+            pool: Default::default(),
         });
         Stage { service: Service::on(shared.clone()), shared, _disk: disk }
     }
@@ -97,6 +98,7 @@ fn options() -> Options {
         folder: TreeLimits::default(),
         uids: (DEFAULT_BASE, SLOTS),
         max_sandboxes: 4,
+        max_spares: 2,
         disk_reserve: 0,
         memory_reserve: 0,
         max_attachment: 1024,

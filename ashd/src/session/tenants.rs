@@ -75,6 +75,7 @@ impl Service {
         let sessions = self.purge_all(&caller).await?;
         fault::point("tenant.purged");
         let no_deployment = self.deployments.pause().await;
+        self.shared.throw_away_of(tenant, None).await;
         let agents = self.shared.store.agents(tenant).await?;
         // What is on its way to the object store is of a session that is gone by now.
         let nobody_sends = self.shared.copies.sending.lock().await;

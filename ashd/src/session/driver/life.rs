@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::replay::read_stubbornly;
-use super::{Begin, Driver, Replay, Reply, RunningCli, refusal};
+use super::{Begin, Claimed, Driver, Replay, Reply, RunningCli, refusal};
 use crate::domain::{Changed, EventKind, SandboxId, Session, SessionChange, Status, TurnOptions};
 use crate::fault;
 use crate::sandbox::Running;
@@ -34,6 +34,13 @@ impl Driver {
                 self.looked_back = true;
                 self.attach(running);
                 self.start_cli(Conversation::New, &TurnOptions::default());
+            }
+            Begin::Claimed(Claimed { running, controls, mut heard }) => {
+                self.looked_back = true;
+                self.attach(running);
+                let key = StartKey::default();
+                self.cli = Some(RunningCli { key, controls: Some(controls), cost: 0.0 });
+                self.heard(&mut heard).await;
             }
             Begin::Adopted(running, replay) => {
                 self.execs.begun_before(running.welcome.commands_ms);

@@ -58,7 +58,7 @@ impl Driver {
     }
 
     /// Takes what the bridge said. What history keeps is committed as one, then shown in order.
-    async fn heard(&mut self, batch: &mut Vec<Incoming>) {
+    pub(super) async fn heard(&mut self, batch: &mut Vec<Incoming>) {
         if self.is_deaf {
             return batch.clear();
         }

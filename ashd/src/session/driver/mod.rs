@@ -187,12 +187,23 @@ enum Input {
     Idle,
 }
 
+/// A sandbox with a CLI that was started for a session with nothing of its own.
+pub(super) struct Claimed {
+    pub(super) running: Running,
+    /// What the CLI was started with.
+    pub(super) controls: Controls,
+    /// What the bridge has said till now, not acknowledged.
+    pub(super) heard: Vec<Incoming>,
+}
+
 /// How a session's driver begins.
 pub(super) enum Begin {
     /// Without a sandbox.
     Cold,
     /// With a fresh sandbox.
     Launched(Running),
+    /// With a sandbox that was made before anybody asked, and in it a CLI that is ready.
+    Claimed(Claimed),
     /// With a sandbox that an earlier daemon left.
     Adopted(Running, Replay),
 }

@@ -31,6 +31,7 @@ mod model;
 mod moved;
 mod options;
 mod points;
+mod pool;
 mod proxy;
 mod readme;
 mod refusals;

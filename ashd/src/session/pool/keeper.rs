@@ -1,0 +1,245 @@
+//! Who sees to it that there are as many spares as there should be.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::time::MissedTickBehavior;
+
+use super::{Kind, Pool, Shelf, Stamp, warm};
+use crate::domain::Agent;
+use crate::sandbox::admission;
+use crate::session::api::{Happened, Refusal};
+use crate::session::shared::Shared;
+use crate::store::StoreError;
+
+/// Spares that are made at a time: who waits for a session of its own comes first.
+const AT_ONCE: usize = 2;
+
+/// How often it is looked whether the machine has room, and whether fewer come than before.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// The pause after a spare could not be made, at first and at most.
+const PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+
+/// Of a new spare's time, how much counts: one that was slow by chance must not count for long.
+const NEW: f64 = 0.25;
+
+/// Memory that a spare takes, in bytes: a CLI at rest has 110 to 125 MB, and more at its start.
+const SPARE: u64 = 300 * 1024 * 1024;
+
+/// Keeps spares, as long as the daemon does not end.
+pub(in crate::session) async fn keep_for_ever(shared: Arc<Shared>) {
+    let mut keeper = Keeper::new(shared);
+    let mut happened = keeper.shared.happened.subscribe();
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !keeper.shared.pool.is_closed() {
+        keeper.see_to_all();
+        let shared = keeper.shared.clone();
+        tokio::select! {
+            () = shared.pool.stir.notified() => {}
+            _ = tick.tick() => keeper.ticked().await,
+            heard = happened.recv() => keeper.heard(heard, &mut happened).await,
+        }
+    }
+}
+
+struct Keeper {
+    shared: Arc<Shared>,
+    /// Agents that want spares.
+    agents: HashMap<Kind, Agent>,
+    /// Whether these are all.
+    is_known: bool,
+    at_once: Arc<Semaphore>,
+}
+
+impl Keeper {
+    fn new(shared: Arc<Shared>) -> Keeper {
+        let at_once = Arc::new(Semaphore::new(AT_ONCE));
+        Keeper { shared, agents: HashMap::new(), is_known: false, at_once }
+    }
+
+    /// Reads all agents, at the start and when it is not known what has happened.
+    async fn read_all(&mut self) {
+        let read = self.shared.store.all_agents().await;
+        self.is_known = read.is_ok();
+        match read {
+            Ok(agents) => {
+                let wanting = agents.into_iter().filter(|agent| agent.config.spares() > 0);
+                self.agents = wanting.map(|agent| (Kind::of(&agent), agent)).collect();
+            }
+            Err(error) => unknown(&error),
+        }
+    }
+
+    async fn heard(
+        &mut self,
+        heard: Result<Happened, RecvError>,
+        happened: &mut broadcast::Receiver<Happened>,
+    ) {
+        match heard {
+            Ok(
+                Happened::AgentDeployed(tenant, agent, _) | Happened::AgentChanged(tenant, agent),
+            ) => {
+                self.read(Kind { tenant, agent }).await;
+            }
+            Ok(Happened::AgentDeleted(tenant, agent)) => {
+                self.agents.remove(&Kind { tenant, agent });
+            }
+            Ok(_) | Err(RecvError::Closed) => {}
+            Err(RecvError::Lagged(_)) => {
+                *happened = happened.resubscribe();
+                self.read_all().await;
+            }
+        }
+    }
+
+    async fn read(&mut self, kind: Kind) {
+        match self.shared.store.agent(&kind.tenant, &kind.agent).await {
+            Ok(Some(agent)) if agent.config.spares() > 0 => drop(self.agents.insert(kind, agent)),
+            Ok(_) => drop(self.agents.remove(&kind)),
+            Err(error) => {
+                self.is_known = false;
+                unknown(&error);
+            }
+        }
+    }
+
+    /// What is to be done from time to time.
+    async fn ticked(&mut self) {
+        if !self.is_known {
+            self.read_all().await;
+        }
+        self.make_room();
+    }
+
+    /// Has what is missing made, and throws away what serves nobody.
+    fn see_to_all(&self) {
+        let pool = &self.shared.pool;
+        let unwanted = pool.clear(|kind| !self.agents.contains_key(kind));
+        self.shared.throw_away_soon(unwanted);
+        for (kind, agent) in &self.agents {
+            let Ok(stamp) = self.shared.stamp(agent) else { continue };
+            let old = pool.set_up(kind, &stamp, agent.config.spares());
+            self.shared.throw_away_soon(old);
+            while self.may_make()
+                && let Ok(turn) = self.at_once.clone().try_acquire_owned()
+                && pool.begin_one(kind)
+            {
+                let (shared, agent) = (self.shared.clone(), agent.clone());
+                tokio::spawn(make_one(shared, agent, stamp.clone(), turn));
+            }
+        }
+    }
+
+    /// Whether one more would leave enough for those who ask for sessions.
+    fn may_make(&self) -> bool {
+        let (shared, pool) = (&self.shared, &self.shared.pool);
+        let is_bounded = pool.ready() + pool.under_way() < shared.options.max_spares;
+        is_bounded && !pool.is_closed() && !shared.is_shutting_down() && self.has_room(2 * SPARE)
+    }
+
+    /// Whether so much memory is there beyond what must stay free.
+    fn has_room(&self, bytes: u64) -> bool {
+        let free = admission::memory_available().unwrap_or(u64::MAX);
+        free >= self.shared.options.memory_reserve.saturating_add(bytes)
+    }
+
+    /// Gives memory back when it gets short: one spare each time.
+    fn make_room(&self) {
+        if !self.has_room(SPARE) && self.shared.make_place() {
+            tracing::info!("memory is short: a spare sandbox goes");
+        }
+    }
+}
+
+fn unknown(error: &StoreError) {
+    tracing::error!(%error, "it is not known for which agents sandboxes are to be kept warm");
+}
+
+/// Makes a spare and puts it on its shelf.
+async fn make_one(shared: Arc<Shared>, agent: Agent, stamp: Stamp, turn: OwnedSemaphorePermit) {
+    let (kind, begun) = (Kind::of(&agent), Instant::now());
+    let made = warm::make(&shared, &agent, stamp).await;
+    drop(turn);
+    if let Err(refusal) = &made {
+        log(&agent, refusal);
+    }
+    let takes = made.is_ok().then(|| begun.elapsed());
+    let unwanted = made.ok().and_then(|spare| shared.pool.put(&kind, spare));
+    // Behind that: it must not be missed in between.
+    shared.pool.end_one(&kind, takes, Instant::now());
+    shared.throw_away(unwanted.into_iter().collect()).await;
+    shared.pool.stir.notify_one();
+}
+
+/// A machine that is full is no failure.
+fn log(agent: &Agent, refusal: &Refusal) {
+    match refusal {
+        Refusal::Capacity { reason, .. } => {
+            tracing::debug!(ash_agent = %agent.name, reason, "no spare sandbox for now");
+        }
+        refusal => tracing::warn!(
+            ash_agent = %agent.name, ash_tenant = %agent.tenant, error = %refusal,
+            "no spare sandbox could be made"
+        ),
+    }
+}
+
+impl Pool {
+    /// Has a shelf for these; returns spares on it that serve nobody any more, or are too many.
+    pub(super) fn set_up(&self, kind: &Kind, stamp: &Stamp, count: u32) -> Vec<warm::Spare> {
+        let mut shelves = self.shelves();
+        if self.is_closed() {
+            return vec![];
+        }
+        let new = || Shelf::new(stamp.clone(), count, Instant::now());
+        let shelf = shelves.entry(kind.clone()).or_insert_with(new);
+        shelf.count = count;
+        if shelf.stamp != *stamp {
+            shelf.stamp = stamp.clone();
+            // What went wrong may be mended.
+            (shelf.rests_until, shelf.failures) = (None, 0);
+        }
+        let mut room = shelf.wanted(Instant::now()) as usize;
+        self.take_off(shelf, |spare| {
+            let stays = spare.stamp == *stamp && room > 0;
+            room -= usize::from(stays);
+            !stays
+        })
+    }
+
+    /// Spares that are being made.
+    pub(super) fn under_way(&self) -> u64 {
+        self.shelves().values().map(|shelf| u64::from(shelf.making)).sum()
+    }
+
+    /// Counts one as being made, if one is missing.
+    pub(super) fn begin_one(&self, kind: &Kind) -> bool {
+        let mut shelves = self.shelves();
+        let missing = shelves.get_mut(kind).filter(|shelf| shelf.lacks_one(Instant::now()));
+        missing.map(|shelf| shelf.making += 1).is_some()
+    }
+
+    /// One that was being made is there after this time, or has failed.
+    pub(super) fn end_one(&self, kind: &Kind, takes: Option<Duration>, now: Instant) {
+        let mut shelves = self.shelves();
+        let Some(shelf) = shelves.get_mut(kind) else { return };
+        shelf.making = shelf.making.saturating_sub(1);
+        match takes {
+            Some(takes) => {
+                shelf.takes = shelf.takes.mul_f64(1.0 - NEW) + takes.mul_f64(NEW);
+                (shelf.rests_until, shelf.failures) = (None, 0);
+            }
+            None => {
+                let pause = PAUSE.saturating_mul(1 << shelf.failures.min(16)).min(LONGEST_PAUSE);
+                shelf.failures += 1;
+                shelf.rests_until = Some(now + pause);
+            }
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Sandboxes that are made before anybody asks, so that a session that is made can begin at once.
+//!
+//! A **spare** is a session that nobody has yet. It has an id, uids, files laid out from its agent's
+//! folder, a sandbox, and in it a CLI that has been started, has answered, and has been primed. What
+//! it lacks is a row: whoever makes a session of that agent takes the spare, and one commit makes it
+//! the session. So nothing in it was ever anybody's, and there is nothing to be cleaned between two.
+//!
+//! A spare is of one version of one agent of one tenant, and of everything else that a session is
+//! made with ([`Stamp`]). When any of that changes it is thrown away. A session that wants something
+//! of its own which the CLI takes only at its start gets none.
+//!
+//! ```text
+//!  keeper ─► warm::make ─► shelf ─► take ─► create
+//!               │            └─► throw away: another stamp, lost, no room, the daemon ends
+//!               └─ no broker has its socket before a session has it: nothing leaves the machine
+//! ```
+
+mod keeper;
+mod size;
+mod warm;
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::sync::Notify;
+
+use super::api::Refusal;
+use super::create;
+use super::driver::Claimed;
+use super::shared::Shared;
+use crate::domain::{Agent, AgentName, Session, Settings, Tenant};
+use crate::sandbox::limits::Limits;
+use size::{Demand, Rate};
+
+pub(super) use keeper::keep_for_ever;
+use warm::Spare;
+
+/// How long a spare takes to be made, until it is known.
+const USUALLY: Duration = Duration::from_secs(1);
+
+/// Whose spares they are.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Kind {
+    tenant: Tenant,
+    agent: AgentName,
+}
+
+impl Kind {
+    fn of(agent: &Agent) -> Kind {
+        Kind { tenant: agent.tenant.clone(), agent: agent.name.clone() }
+    }
+}
+
+/// Everything that a session is made with when it asks for nothing of its own. A spare serves only
+/// those who would be made with the same.
+#[derive(Clone, Debug, PartialEq)]
+struct Stamp {
+    version: u32,
+    /// The agent's environment and config are in here.
+    settings: Settings,
+    limits: Limits,
+    runtime: PathBuf,
+    /// Counts changes of what else there is: of the model API's key.
+    epoch: u64,
+}
+
+/// The spares of one agent.
+struct Shelf {
+    stamp: Stamp,
+    /// As many as its config wants.
+    count: u32,
+    spares: VecDeque<Spare>,
+    /// How many are being made.
+    making: u32,
+    arrivals: Rate,
+    takes: Duration,
+    /// After a failure: none is made before.
+    rests_until: Option<Instant>,
+    /// Failures in a row.
+    failures: u32,
+}
+
+impl Shelf {
+    fn new(stamp: Stamp, count: u32, now: Instant) -> Shelf {
+        Shelf {
+            stamp,
+            count,
+            spares: VecDeque::new(),
+            making: 0,
+            arrivals: Rate::none(now),
+            takes: USUALLY,
+            rests_until: None,
+            failures: 0,
+        }
+    }
+
+    /// How many there should be.
+    fn wanted(&self, now: Instant) -> u32 {
+        let per_s = self.arrivals.per_s(now);
+        size::wanted(Demand { count: self.count, per_s, takes: self.takes })
+    }
+
+    /// Whether one more is to be made.
+    fn lacks_one(&self, now: Instant) -> bool {
+        let rests = self.rests_until.is_some_and(|until| now < until);
+        let there = u32::try_from(self.spares.len()).unwrap_or(u32::MAX);
+        !rests && self.wanted(now) > there.saturating_add(self.making)
+    }
+}
+
+/// All spares.
+#[derive(Default)]
+pub(super) struct Pool {
+    shelves: Mutex<HashMap<Kind, Shelf>>,
+    /// How many are on shelves, for those who only count.
+    ready: AtomicU64,
+    /// Sandboxes of spares whose CLI is not ready yet.
+    starting: AtomicU64,
+    /// Sessions that have taken one.
+    hits: AtomicU64,
+    epoch: AtomicU64,
+    closed: AtomicBool,
+    /// Something has changed that the keeper should look at.
+    stir: Notify,
+}
+
+impl Pool {
+    fn shelves(&self) -> MutexGuard<'_, HashMap<Kind, Shelf>> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Spares that wait for a session.
+    pub(super) fn ready(&self) -> u64 {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    /// Spares that have a sandbox and are not ready.
+    pub(super) fn starting(&self) -> u64 {
+        self.starting.load(Ordering::Relaxed)
+    }
+
+    /// Sessions that took a spare.
+    pub(super) fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// The model API's key has changed: what was made before serves nobody.
+    pub(super) fn renew(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+        self.stir.notify_one();
+    }
+
+    /// Something of the configuration may have changed.
+    pub(super) fn look_again(&self) {
+        self.stir.notify_one();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Takes spares off their shelf.
+    fn take_off(&self, shelf: &mut Shelf, which: impl FnMut(&Spare) -> bool) -> Vec<Spare> {
+        let (off, on) = shelf.spares.drain(..).partition::<Vec<_>, _>(which);
+        shelf.spares = on.into();
+        self.ready.fetch_sub(off.len() as u64, Ordering::Relaxed);
+        off
+    }
+
+    /// Takes the oldest spare that serves a session with these settings, and those that serve nobody
+    /// any more. That somebody came is noted.
+    fn take_one(
+        &self,
+        kind: &Kind,
+        stamp: &Stamp,
+        settings: &Settings,
+    ) -> (Option<Spare>, Vec<Spare>) {
+        let mut shelves = self.shelves();
+        let Some(shelf) = shelves.get_mut(kind) else { return (None, vec![]) };
+        shelf.arrivals.note(Instant::now());
+        let old = self.take_off(shelf, |spare| spare.stamp != *stamp);
+        // What the CLI is told between turns needs no other CLI.
+        let model = stamp.settings.model.clone();
+        let is_served = Settings { model, ..settings.clone() } == stamp.settings;
+        let taken = if is_served { shelf.spares.pop_front() } else { None };
+        self.ready.fetch_sub(u64::from(taken.is_some()), Ordering::Relaxed);
+        (taken, old)
+    }
+
+    /// Puts a spare on its shelf; gives it back when it is not wanted there any more.
+    fn put(&self, kind: &Kind, spare: Spare) -> Option<Spare> {
+        let mut shelves = self.shelves();
+        match shelves.get_mut(kind) {
+            // It is off the shelf already.
+            Some(_) if spare.is_lost() => None,
+            Some(shelf) if !self.is_closed() && shelf.stamp == spare.stamp => {
+                shelf.spares.push_back(spare);
+                self.ready.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+            _ => Some(spare),
+        }
+    }
+
+    /// Forgets a spare that was lost.
+    fn lost(&self, session: &Session) {
+        let kind = Kind { tenant: session.tenant.clone(), agent: session.agent.clone() };
+        if let Some(shelf) = self.shelves().get_mut(&kind) {
+            drop(self.take_off(shelf, |spare| spare.id == session.id));
+        }
+        self.stir.notify_one();
+    }
+
+    /// The newest spare of whoever has most: the one that is missed least.
+    fn spare_one(&self) -> Option<Spare> {
+        let mut shelves = self.shelves();
+        let fullest = shelves.values_mut().max_by_key(|shelf| shelf.spares.len())?;
+        let spare = fullest.spares.pop_back()?;
+        self.ready.fetch_sub(1, Ordering::Relaxed);
+        Some(spare)
+    }
+
+    /// Takes everything off the shelves of these agents, and the shelves away.
+    fn clear(&self, which: impl Fn(&Kind) -> bool) -> Vec<Spare> {
+        let mut shelves = self.shelves();
+        let (gone, kept) = shelves.drain().partition::<HashMap<_, _>, _>(|(kind, _)| which(kind));
+        *shelves = kept;
+        let spares: Vec<Spare> = gone.into_values().flat_map(|shelf| shelf.spares).collect();
+        self.ready.fetch_sub(spares.len() as u64, Ordering::Relaxed);
+        spares
+    }
+}
+
+/// A session that has come out of a spare, ready to be recorded.
+pub(super) struct Claim {
+    pub(super) session: Session,
+    pub(super) claimed: Claimed,
+    /// Until it is recorded, nobody takes what there is of it for a leftover.
+    pub(super) making: warm::Making,
+}
+
+impl Shared {
+    /// A spare for a session of this agent with these settings; `None` when it has to be made.
+    pub(super) async fn take_spare(
+        self: &Arc<Self>,
+        agent: &Agent,
+        settings: &Settings,
+    ) -> Option<Claim> {
+        let kind = Kind::of(agent);
+        if !self.pool.shelves().contains_key(&kind) {
+            return None;
+        }
+        let stamp = self.stamp(agent).ok()?;
+        loop {
+            let (spare, old) = self.pool.take_one(&kind, &stamp, settings);
+            self.pool.stir.notify_one();
+            self.throw_away_soon(old);
+            // One that was lost a moment ago is followed by the next.
+            let (mut taken, folder_model) = match spare?.take().await {
+                Some(taken) => taken,
+                None => continue,
+            };
+            match self.sandboxes.open(taken.claimed.running.id).await {
+                Ok(()) => {
+                    create::become_session(&mut taken.session, settings, folder_model);
+                    self.pool.hits.fetch_add(1, Ordering::Relaxed);
+                    return Some(taken);
+                }
+                Err(error) => {
+                    tracing::warn!(error = error.in_full(), "a spare sandbox has no way out");
+                    self.throw_away_taken(taken).await;
+                }
+            }
+        }
+    }
+
+    /// What a session of this agent is made with that asks for nothing.
+    fn stamp(&self, agent: &Agent) -> Result<Stamp, Refusal> {
+        Ok(Stamp {
+            version: agent.version,
+            settings: create::settled(agent, Settings::default())?,
+            limits: self.live().limits,
+            runtime: self.sandboxes.runtime(),
+            epoch: self.pool.epoch.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Gives the place of a spare to whoever needs it; false when there is none.
+    pub(super) fn make_place(self: &Arc<Self>) -> bool {
+        let spare = self.pool.spare_one();
+        let is_there = spare.is_some();
+        self.throw_away_soon(spare.into_iter().collect());
+        is_there
+    }
+
+    /// As [`make_place`](Self::make_place), and waits until nothing of the spare is left.
+    pub(super) async fn make_place_now(&self) -> bool {
+        let spare = self.pool.spare_one();
+        let is_there = spare.is_some();
+        self.throw_away(spare.into_iter().collect()).await;
+        is_there
+    }
+
+    /// Ends all spares of an agent that is gone; returns when nothing of them is left.
+    pub(super) async fn throw_away_of(
+        self: &Arc<Self>,
+        tenant: &Tenant,
+        agent: Option<&AgentName>,
+    ) {
+        let which =
+            |kind: &Kind| kind.tenant == *tenant && agent.is_none_or(|agent| kind.agent == *agent);
+        let spares = self.pool.clear(which);
+        self.throw_away(spares).await;
+    }
+
+    /// Ends all spares, and makes no more.
+    pub(super) async fn close_pool(&self) {
+        self.pool.closed.store(true, Ordering::Relaxed);
+        self.pool.stir.notify_one();
+        let spares = self.pool.clear(|_| true);
+        self.throw_away(spares).await;
+    }
+
+    fn throw_away_soon(self: &Arc<Self>, spares: Vec<Spare>) {
+        if !spares.is_empty() {
+            let shared = self.clone();
+            tokio::spawn(async move { shared.throw_away(spares).await });
+        }
+    }
+
+    async fn throw_away(&self, spares: Vec<Spare>) {
+        join_all(spares.into_iter().map(|spare| async move {
+            // One that was lost is gone already.
+            if let Some((taken, _)) = spare.take().await {
+                self.throw_away_taken(taken).await;
+            }
+        }))
+        .await;
+    }
+
+    /// Ends a spare that somebody had in hand.
+    pub(super) async fn throw_away_taken(&self, taken: Claim) {
+        let Claim { session, claimed, making } = taken;
+        self.end_sandbox(claimed.running).await;
+        self.unmake(&session).await;
+        drop(making);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+use super::*;
+use crate::session::stage::Stage;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn kind(agent: &str) -> Kind {
+    Kind { tenant: Tenant::default(), agent: agent.parse().unwrap() }
+}
+
+fn stamp(version: u32) -> Stamp {
+    Stamp {
+        version,
+        settings: Settings { model: Some("usual".to_owned()), ..Settings::default() },
+        limits: Limits::default(),
+        runtime: "/claude".into(),
+        epoch: 0,
+    }
+}
+
+/// A pool with a shelf for an agent, and so many spares of these versions on it.
+fn pool(agent: &str, versions: &[u32]) -> Pool {
+    let pool = Pool::default();
+    fill(&pool, agent, versions);
+    pool
+}
+
+fn fill(pool: &Pool, agent: &str, versions: &[u32]) {
+    for version in versions {
+        pool.set_up(&kind(agent), &stamp(*version), 10);
+        assert!(pool.put(&kind(agent), Spare::of_nobody(stamp(*version))).is_none());
+    }
+}
+
+fn asked(pool: &Pool, settings: &Settings) -> (bool, usize) {
+    let (taken, old) = pool.take_one(&kind("a"), &stamp(1), settings);
+    (taken.is_some(), old.len())
+}
+
+#[tokio::test]
+async fn a_session_that_wants_nothing_but_a_model_gets_a_spare() {
+    let pool = pool("a", &[1, 1, 1]);
+    let usual = stamp(1).settings;
+    assert_eq!(asked(&pool, &usual), (true, 0));
+    let named = Settings { model: Some("another".to_owned()), ..usual.clone() };
+    assert_eq!(asked(&pool, &named), (true, 0));
+    for own in [
+        Settings { system_prompt: Some("mine".to_owned()), ..usual.clone() },
+        Settings { extra_env: [("A".to_owned(), "b".to_owned())].into(), ..usual.clone() },
+        Settings { allowed_tools: vec!["Bash".to_owned()], ..usual.clone() },
+    ] {
+        assert_eq!(asked(&pool, &own), (false, 0), "{own:?}");
+    }
+    assert_eq!(pool.ready(), 1);
+    assert_eq!(asked(&pool, &usual), (true, 0));
+    assert_eq!(asked(&pool, &usual), (false, 0));
+    assert_eq!(pool.ready(), 0);
+}
+
+#[tokio::test]
+async fn what_was_made_with_anything_else_serves_nobody() {
+    let usual = stamp(1);
+    for other in [
+        Stamp { version: 2, ..usual.clone() },
+        Stamp { limits: Limits { memory: 1, ..usual.limits }, ..usual.clone() },
+        Stamp { runtime: "/newer".into(), ..usual.clone() },
+        Stamp { epoch: 1, ..usual.clone() },
+        Stamp { settings: Settings::default(), ..usual.clone() },
+    ] {
+        let pool = pool("a", &[1]);
+        let (taken, old) = pool.take_one(&kind("a"), &other, &other.settings);
+        assert!(taken.is_none() && old.len() == 1, "{other:?}");
+        assert_eq!(pool.ready(), 0);
+    }
+}
+
+#[tokio::test]
+async fn spares_are_of_one_tenant_and_one_agent() {
+    let pool = pool("a", &[1]);
+    let other = Kind { tenant: "other".parse().unwrap(), ..kind("a") };
+    for kind in [kind("b"), other] {
+        let (taken, old) = pool.take_one(&kind, &stamp(1), &stamp(1).settings);
+        assert!(taken.is_none() && old.is_empty());
+    }
+    assert_eq!(pool.ready(), 1);
+}
+
+#[tokio::test]
+async fn one_that_comes_too_late_is_given_back() {
+    let pool = pool("a", &[1]);
+    let late = || Spare::of_nobody(stamp(1));
+    assert!(pool.put(&kind("b"), late()).is_some());
+    pool.set_up(&kind("a"), &stamp(2), 10);
+    assert!(pool.put(&kind("a"), late()).is_some());
+    let lost = Spare::of_nobody(stamp(2));
+    lost.lose();
+    assert!(pool.put(&kind("a"), lost).is_none());
+    assert_eq!(pool.ready(), 0);
+    pool.closed.store(true, Ordering::Relaxed);
+    assert!(pool.put(&kind("a"), Spare::of_nobody(stamp(2))).is_some());
+}
+
+#[tokio::test]
+async fn what_is_old_or_too_much_comes_off_the_shelf() {
+    let pool = pool("a", &[1, 1, 1]);
+    assert_eq!(pool.set_up(&kind("a"), &stamp(1), 3).len(), 0);
+    assert_eq!(pool.set_up(&kind("a"), &stamp(1), 2).len(), 1);
+    assert_eq!(pool.set_up(&kind("a"), &stamp(2), 2).len(), 2);
+    assert_eq!(pool.ready(), 0);
+}
+
+#[tokio::test]
+async fn the_fullest_shelf_gives_one_away() {
+    let pool = pool("a", &[1]);
+    fill(&pool, "b", &[1, 1]);
+    let left = |agent| pool.shelves()[&kind(agent)].spares.len();
+    assert!(pool.spare_one().is_some());
+    assert_eq!((left("a"), left("b"), pool.ready()), (1, 1, 2));
+    assert_eq!(pool.clear(|kind| kind.agent.as_str() == "b").len(), 1);
+    assert!(pool.spare_one().is_some() && pool.spare_one().is_none());
+    assert_eq!(pool.ready(), 0);
+}
+
+#[tokio::test]
+async fn as_many_are_made_as_are_missing() {
+    let pool = pool("a", &[1]);
+    pool.set_up(&kind("a"), &stamp(1), 3);
+    let begun = (0..5).filter(|_| pool.begin_one(&kind("a"))).count();
+    assert_eq!((begun, pool.under_way()), (2, 2));
+    pool.end_one(&kind("a"), Some(SECOND), Instant::now());
+    assert!(pool.begin_one(&kind("a")) && !pool.begin_one(&kind("a")));
+    assert!(!pool.begin_one(&kind("b")));
+}
+
+#[tokio::test]
+async fn failures_are_followed_by_longer_and_longer_pauses() {
+    let pool = Pool::default();
+    pool.set_up(&kind("a"), &stamp(1), 1);
+    let now = Instant::now();
+    let mut pauses = vec![];
+    for _ in 0..10 {
+        assert!(pool.begin_one(&kind("a")));
+        pool.end_one(&kind("a"), None, now);
+        assert!(!pool.begin_one(&kind("a")), "it rests");
+        let until = pool.shelves().get_mut(&kind("a")).unwrap().rests_until.take();
+        pauses.push(until.unwrap().duration_since(now).as_secs());
+    }
+    assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+    // Something else may go well at once.
+    pool.end_one(&kind("a"), None, now);
+    pool.set_up(&kind("a"), &stamp(2), 1);
+    assert!(pool.begin_one(&kind("a")));
+}
+
+#[tokio::test]
+async fn without_a_shelf_nobody_looks_for_one() {
+    let stage = Stage::set().await;
+    assert!(!stage.shared.make_place());
+    stage.shared.close_pool().await;
+    assert!(stage.shared.pool.set_up(&kind("a"), &stamp(1), 1).is_empty());
+    assert!(stage.shared.pool.shelves().is_empty());
+}

@@ -1,0 +1,269 @@
+//! How a spare is made, and how it waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ash_wire::words::{ControlReply, Notice};
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::{Claim, Stamp};
+use crate::domain::{Agent, Session, SessionId, TurnOptions};
+use crate::sandbox::Running;
+use crate::sandbox::link::Incoming;
+use crate::session::api::Refusal;
+use crate::session::cli::{self, Controls, Conversation, StartKey};
+use crate::session::create;
+use crate::session::driver::Claimed;
+use crate::session::shared::Shared;
+use crate::session::under_way::Begun;
+
+/// What a CLI may take longer than its bridge gives it, to be told of that.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long the primer may take.
+const PRIMER: Duration = Duration::from_secs(10);
+
+/// What is kept of what a bridge says before there is a session that hears it. A CLI that nobody has
+/// asked anything says a handful of things.
+const HEARD: usize = 1024;
+
+/// Messages that are taken from a bridge at a time.
+const BATCH: usize = 64;
+
+/// A question beside the conversation: the CLI loads what it would load for its first prompt, and the
+/// conversation has nothing of it. It is answered on this machine, whatever it says.
+const QUESTION: &str = r#"{"subtype":"side_question","question":"Are you there?"}"#;
+
+/// Says that a session is being made.
+pub(in crate::session) type Making = Begun<(SessionId, u32)>;
+
+/// A session that nobody has yet. When it is dropped, everything of it goes, some time later.
+pub(super) struct Spare {
+    pub(super) id: SessionId,
+    pub(super) stamp: Stamp,
+    take: oneshot::Sender<()>,
+    waiting: JoinHandle<Option<(Claim, Option<String>)>>,
+    is_lost: Arc<AtomicBool>,
+}
+
+impl Spare {
+    /// Takes it, with the model that its folder names; `None` when it was lost, and nothing of it is
+    /// left.
+    pub(super) async fn take(self) -> Option<(Claim, Option<String>)> {
+        // Whoever waits may be about to say that it was lost.
+        let _ = self.take.send(());
+        self.waiting.await.ok().flatten()
+    }
+
+    /// Whether it was lost, and cannot be taken.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::SeqCst)
+    }
+}
+
+/// A spare that is being made.
+struct Draft {
+    session: Session,
+    controls: Controls,
+    folder_model: Option<String>,
+    making: Making,
+}
+
+/// Makes a spare: files, sandbox, a CLI that has answered and is primed.
+///
+/// # Errors
+/// When a step fails; nothing of it is left then.
+pub(super) async fn make(
+    shared: &Arc<Shared>,
+    agent: &Agent,
+    stamp: Stamp,
+) -> Result<Spare, Refusal> {
+    let room = shared.room_to_spare()?;
+    let slot = shared.take_slot()?;
+    let mut session = create::draft(agent, stamp.settings.clone(), slot);
+    let making = shared.making.begin((session.id, slot));
+    let folder_model = match create::lay_out(shared, &session).await {
+        Ok(model) => model,
+        Err(refusal) => return Err(unmade(shared, &session, refusal).await),
+    };
+    session.settings.model = session.settings.model.take().or_else(|| folder_model.clone());
+    let running = match shared.launch_spare(room, &session).await {
+        Ok(running) => running,
+        Err(refusal) => return Err(unmade(shared, &session, refusal).await),
+    };
+    let controls = Controls::of(&TurnOptions::default(), &session, &shared.options.cli);
+    let draft = Draft { session, controls, folder_model, making };
+    let _starting = Starting::new(shared);
+    let mut claimed = Claimed { running, controls: draft.controls.clone(), heard: vec![] };
+    match warm_up(shared, &draft, &mut claimed).await {
+        Ok(()) => Ok(wait(shared, stamp, draft, claimed)),
+        Err(refusal) => {
+            shared.end_sandbox(claimed.running).await;
+            Err(unmade(shared, &draft.session, refusal).await)
+        }
+    }
+}
+
+async fn unmade(shared: &Shared, session: &Session, refusal: Refusal) -> Refusal {
+    shared.unmake(session).await;
+    refusal
+}
+
+/// Starts the CLI, waits until it has answered, and primes it.
+async fn warm_up(shared: &Shared, draft: &Draft, claimed: &mut Claimed) -> Result<(), Refusal> {
+    let defaults = &shared.options.cli;
+    let key = StartKey::default();
+    let start = cli::start(&draft.session, Conversation::New, &key, &draft.controls, defaults);
+    claimed.running.sender.start_cli(&start).map_err(lost)?;
+    let patience = Duration::from_millis(defaults.ready_timeout_ms) + GRACE;
+    let ready = until(claimed, |incoming| match incoming {
+        Incoming::Notice { notice: Notice::CliReady { .. }, .. } => Some(Ok(())),
+        Incoming::Notice { notice: Notice::CliExited { reason, .. }, .. } => {
+            Some(Err(Refusal::Sandbox(format!("the CLI of a spare sandbox ended: {reason}"))))
+        }
+        _ => None,
+    });
+    let silent = || Refusal::Sandbox("the CLI of a spare sandbox does not answer".to_owned());
+    timeout(patience, ready).await.map_err(|_| silent())???;
+    if let Err(error) = prime(claimed).await {
+        // It serves all the same, a little later.
+        tracing::debug!(ash_session = %draft.session.id, error, "a CLI was not primed");
+    }
+    shared.sandboxes.hold(claimed.running.id);
+    Ok(())
+}
+
+async fn prime(claimed: &mut Claimed) -> Result<(), String> {
+    let question =
+        serde_json::from_str::<&RawValue>(QUESTION).map_err(|error| error.to_string())?;
+    let asked = claimed.running.sender.next_id();
+    claimed.running.sender.control(asked, question).map_err(|error| error.to_string())?;
+    let answered = until(claimed, |incoming| match incoming {
+        Incoming::ControlReply { id, reply: ControlReply { error, .. } } if *id == asked => {
+            Some(error.take())
+        }
+        _ => None,
+    });
+    let error = timeout(PRIMER, answered).await.map_err(|_| "it took too long".to_owned())?;
+    error.map_err(|refusal| refusal.to_string())?.map_or(Ok(()), Err)
+}
+
+/// Hears what the bridge says until there is what is looked for, and keeps it for the session.
+async fn until<T>(
+    claimed: &mut Claimed,
+    found: impl Fn(&mut Incoming) -> Option<T>,
+) -> Result<T, Refusal> {
+    loop {
+        let from = hear(claimed).await?;
+        if let Some(found) = claimed.heard[from..].iter_mut().find_map(&found) {
+            return Ok(found);
+        }
+    }
+}
+
+/// Hears more; returns from where on it is new.
+async fn hear(claimed: &mut Claimed) -> Result<usize, Refusal> {
+    if claimed.heard.len() > HEARD {
+        claimed.heard.retain(|incoming| !matches!(incoming, Incoming::Stderr(_)));
+    }
+    let from = claimed.heard.len();
+    if from > HEARD {
+        return Err(Refusal::Sandbox("a spare sandbox says too much".to_owned()));
+    }
+    match claimed.running.receiver.recv_batch(&mut claimed.heard, BATCH).await {
+        Ok(Some(_)) => Ok(from),
+        Ok(None) => Err(Refusal::Sandbox("a spare sandbox hung up".to_owned())),
+        Err(error) => Err(lost(error)),
+    }
+}
+
+fn lost(error: crate::sandbox::link::LinkError) -> Refusal {
+    Refusal::Sandbox(error.to_string())
+}
+
+/// Has it wait until it is taken. One that is lost meanwhile, or that nobody can take any more, is
+/// cleared away.
+fn wait(shared: &Arc<Shared>, stamp: Stamp, draft: Draft, claimed: Claimed) -> Spare {
+    let (take, taken) = oneshot::channel();
+    let (id, is_lost) = (draft.session.id, Arc::new(AtomicBool::new(false)));
+    let waiting = tokio::spawn(keep(shared.clone(), draft, claimed, (taken, is_lost.clone())));
+    Spare { id, stamp, take, waiting, is_lost }
+}
+
+async fn keep(
+    shared: Arc<Shared>,
+    Draft { session, folder_model, making, .. }: Draft,
+    mut claimed: Claimed,
+    (mut taken, is_lost): (oneshot::Receiver<()>, Arc<AtomicBool>),
+) -> Option<(Claim, Option<String>)> {
+    let failed = loop {
+        tokio::select! {
+            biased;
+            asked = &mut taken => match asked {
+                Ok(()) => return Some((Claim { session, claimed, making }, folder_model)),
+                Err(_) => break None,
+            },
+            heard = hear(&mut claimed) => match heard.and_then(|from| alive(&claimed, from)) {
+                Ok(()) => {}
+                Err(refusal) => break Some(refusal),
+            },
+        }
+    };
+    is_lost.store(true, Ordering::SeqCst);
+    if let Some(error) = failed {
+        tracing::warn!(
+            ash_agent = %session.agent, ash_tenant = %session.tenant, %error,
+            "a spare sandbox was lost"
+        );
+    }
+    shared.pool.lost(&session);
+    shared.throw_away_taken(Claim { session, claimed, making }).await;
+    None
+}
+
+/// Whether the CLI is still there.
+fn alive(claimed: &Claimed, from: usize) -> Result<(), Refusal> {
+    let exited = claimed.heard[from..].iter().find_map(|incoming| match incoming {
+        Incoming::Notice { notice: Notice::CliExited { reason, .. }, .. } => Some(reason),
+        _ => None,
+    });
+    match exited {
+        Some(reason) => Err(Refusal::Sandbox(format!("its CLI ended: {reason}"))),
+        None => Ok(()),
+    }
+}
+
+/// Counts a spare as starting while it lives.
+struct Starting<'a>(&'a Shared);
+
+impl Starting<'_> {
+    fn new(shared: &Shared) -> Starting<'_> {
+        shared.pool.starting.fetch_add(1, Ordering::Relaxed);
+        Starting(shared)
+    }
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.0.pool.starting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+impl Spare {
+    /// One without a sandbox.
+    pub(super) fn of_nobody(stamp: Stamp) -> Spare {
+        let (take, _) = oneshot::channel();
+        let (id, is_lost) = (SessionId::random(), Arc::default());
+        Spare { id, stamp, take, waiting: tokio::spawn(async { None }), is_lost }
+    }
+
+    /// Says that it was lost.
+    pub(super) fn lose(&self) {
+        self.is_lost.store(true, Ordering::SeqCst);
+    }
+}
