@@ -1,6 +1,7 @@
 //! The sessions that are in memory: as committed, ready to be shown, and with their drivers.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -34,6 +35,8 @@ struct Entry {
 #[derive(Default)]
 pub(super) struct Registry {
     entries: RwLock<HashMap<SessionId, Entry>>,
+    /// How many of them run a turn. Changes with them, while they are locked.
+    running: AtomicU64,
     /// Their newest sandboxes.
     sandboxes: RwLock<HashMap<SandboxId, SessionId>>,
 }
@@ -61,22 +64,35 @@ impl Registry {
     pub(super) fn handle_or(&self, session: &Session, spawn: impl FnOnce() -> Handle) -> Handle {
         self.serves(session);
         let mut entries = self.write();
-        let entry = entries
-            .entry(session.id)
-            .or_insert_with(|| Entry { view: SessionView::of(session), handle: spawn() });
+        let entry = entries.entry(session.id).or_insert_with(|| {
+            self.count(None, Some(session));
+            Entry { view: SessionView::of(session), handle: spawn() }
+        });
         entry.handle.clone()
     }
 
     /// Shows a session as it has been committed.
     pub(super) fn publish(&self, session: &Session) {
         let view = SessionView::of(session);
-        let before = match self.write().get_mut(&session.id) {
-            Some(entry) => std::mem::replace(&mut entry.view, view).session.sandbox,
-            None => return,
-        };
-        if before != session.sandbox {
-            self.sandboxes().remove(&before);
+        let mut entries = self.write();
+        let Some(entry) = entries.get_mut(&session.id) else { return };
+        let before = std::mem::replace(&mut entry.view, view);
+        self.count(Some(&before.session), Some(session));
+        drop(entries);
+        if before.session.sandbox != session.sandbox {
+            self.sandboxes().remove(&before.session.sandbox);
             self.serves(session);
+        }
+    }
+
+    /// Counts whether a session runs a turn, as it was and as it is now. Whoever calls this has the
+    /// entries locked.
+    fn count(&self, before: Option<&Session>, now: Option<&Session>) {
+        let runs = |session: Option<&Session>| session.is_some_and(|it| it.turn.is_some());
+        match (runs(before), runs(now)) {
+            (false, true) => drop(self.running.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.running.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
         }
     }
 
@@ -90,9 +106,11 @@ impl Registry {
 
     /// Forgets a session.
     pub(super) fn remove(&self, id: SessionId) {
-        if let Some(entry) = self.write().remove(&id) {
-            self.sandboxes().remove(&entry.view.session.sandbox);
-        }
+        let mut entries = self.write();
+        let Some(entry) = entries.remove(&id) else { return };
+        self.count(Some(&entry.view.session), None);
+        drop(entries);
+        self.sandboxes().remove(&entry.view.session.sandbox);
     }
 
     /// Forgets the driver with this journal, if it is still the session's and `is_alone` says that
@@ -105,12 +123,13 @@ impl Registry {
     ) -> bool {
         let mut entries = self.write();
         let its = entries.get(&id).filter(|entry| Arc::ptr_eq(&entry.handle.journal, journal));
-        let Some(sandbox) = its.map(|entry| entry.view.session.sandbox) else { return false };
+        let Some(view) = its.map(|entry| entry.view.clone()) else { return false };
         if !is_alone() {
             return false;
         }
         entries.remove(&id);
-        self.sandboxes().remove(&sandbox);
+        self.count(Some(&view.session), None);
+        self.sandboxes().remove(&view.session.sandbox);
         true
     }
 
@@ -121,7 +140,7 @@ impl Registry {
 
     /// How many sessions run a turn.
     pub(super) fn running(&self) -> u64 {
-        self.read().values().filter(|entry| entry.view.session.turn.is_some()).count() as u64
+        self.running.load(Ordering::Relaxed)
     }
 
     /// Every driver.
@@ -132,5 +151,59 @@ impl Registry {
     /// The session that a sandbox serves.
     pub(super) fn of_sandbox(&self, sandbox: SandboxId) -> Option<SessionId> {
         self.sandboxes.read().unwrap_or_else(PoisonError::into_inner).get(&sandbox).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use tokio::sync::mpsc;
+
+    use super::super::logs::Logs;
+    use super::*;
+    use crate::domain::TurnId;
+    use crate::domain::session::RunningTurn;
+
+    fn handle(session: &Session) -> Handle {
+        Handle {
+            commands: mpsc::channel(1).0,
+            journal: Arc::default(),
+            logs: Arc::new(Logs::new(session)),
+            leaving: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
+    /// A session that runs a turn, or none.
+    fn session(number: u128, runs: bool) -> Session {
+        let turn = runs.then(|| RunningTurn { id: TurnId::random(), user_seq: 1 });
+        Session { turn, ..Session::example(number) }
+    }
+
+    #[test]
+    fn turns_are_counted_as_they_come_and_go() {
+        let registry = Registry::default();
+        let add = |session: &Session| registry.handle_or(session, || handle(session));
+        let (one, two) = (add(&session(1, true)), add(&session(2, false)));
+        assert_eq!(registry.running(), 1);
+        // Nobody else gets another one, whatever the store says of it now.
+        add(&session(2, true));
+        assert_eq!(registry.running(), 1);
+        for (number, runs, running) in
+            [(2, true, 2), (2, true, 2), (1, false, 1), (1, false, 1), (3, true, 1), (1, true, 2)]
+        {
+            registry.publish(&session(number, runs));
+            assert_eq!(registry.running(), running, "{number} {runs}");
+        }
+        let id = |number| session(number, false).id;
+        assert!(!registry.let_go(id(1), &one.journal, || false));
+        assert!(!registry.let_go(id(1), &two.journal, || true));
+        assert_eq!(registry.running(), 2);
+        assert!(registry.let_go(id(1), &one.journal, || true));
+        assert_eq!(registry.running(), 1);
+        for _ in 0..2 {
+            registry.remove(id(2));
+            assert_eq!(registry.running(), 0);
+        }
     }
 }
