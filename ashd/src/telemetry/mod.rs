@@ -7,9 +7,12 @@
 //! of [`message`]. Fields and messages never hold keys, prompts, answers, request bodies or
 //! environments: what is logged is kept, copied and read by more people than the conversation was
 //! meant for.
+//!
+//! What is counted, and asked for by whoever wants to know, is in [`metrics`].
 
 mod fields;
 pub mod message;
+pub mod metrics;
 mod pace;
 
 use std::ffi::OsStr;

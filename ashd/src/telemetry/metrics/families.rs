@@ -1,0 +1,147 @@
+//! The families. The comments here are what scrapers and the reference say as well.
+
+use std::sync::Mutex;
+
+use prometheus::{
+    Counter, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Registry,
+};
+
+use super::family::{Counters, Family, Gauges, Histograms, next};
+use super::labels::{
+    Class, ColdSource, Denied, Dropped, Eviction, Exhausted, PoolState, ResumePath, Resumed,
+    SpawnPhase, TokenKind, TurnEnd,
+};
+use super::table::{Declared, Group, Traits, families};
+use crate::domain::Status;
+
+/// For what this machine does by itself, in seconds.
+const SHORT: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0,
+];
+
+/// For what a person waits for, in seconds.
+const FELT: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// For what a model takes, in seconds.
+const LONG: &[f64] =
+    &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0];
+
+/// For how much is done at once.
+const SHARED: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+families! {
+    "The daemon" {
+        /// 1, as long as the daemon answers.
+        up: IntGaugeVec = "ash_up" { labels: &["coordinator"], }
+        /// 1; the version is that of the daemon.
+        build: IntGaugeVec = "ash_build_info" { labels: &["version"], }
+        /// Time since the daemon was started.
+        uptime: IntGauge = "ash_uptime_seconds" { unit: "seconds", }
+        /// Layers of protection that this machine lacks; the log says which.
+        missing_layers: IntGauge = "ash_missing_layers" {}
+        /// Checkpoints that are known to be damaged; equal ones count once.
+        damaged_checkpoints: IntGauge = "ash_damaged_checkpoints" {}
+        /// How much of the last ten seconds processes of this machine had to wait for `cpu`, `memory` or
+        /// `io`: `some` of them, or all that had something to do, `full` (PSI). Absent where the kernel does
+        /// not say.
+        pressure: GaugeVec = "ash_pressure_ratio" { labels: &["resource", "kind"], unit: "of 1", }
+    }
+    "Sessions and sandboxes" {
+        /// Sessions that take messages.
+        active_sessions: IntGauge = "ash_active_sessions" {}
+        /// Sessions, by status.
+        sessions: Gauges<Status> = "ash_sessions" { labels: &["status"], }
+        /// Sandboxes alive.
+        active_sandboxes: IntGauge = "ash_active_sandboxes" {}
+        /// Sandboxes, by what they are doing.
+        pool: Gauges<PoolState> = "ash_pool_sandboxes" { labels: &["state"], }
+        /// The most sandboxes that may live.
+        pool_max: IntGauge = "ash_pool_max_capacity" {}
+        /// Time from when a sandbox is asked for until its bridge answers.
+        spawns: Histogram = "ash_spawn_seconds" { unit: "seconds", buckets: SHORT, }
+        /// Parts of that time, and laying out the folder of a new session before it. What fails is not
+        /// measured.
+        spawn_phases: Histograms<SpawnPhase> = "ash_spawn_phase_seconds" {
+            labels: &["phase"],
+            unit: "seconds",
+            buckets: SHORT,
+        }
+        /// Time from the start of the CLI in a sandbox until it takes messages.
+        cli_ready: Histogram = "ash_cli_ready_seconds" { unit: "seconds", buckets: FELT, }
+        /// Sandboxes that ended without being told to.
+        lost: IntCounter = "ash_sandboxes_lost_total" {}
+        /// Processes of agents that were killed for want of memory, by whose had run out. They are counted
+        /// when their sandbox ends.
+        oom_kills: Counters<Exhausted> = "ash_oom_kills_total" { labels: &["reason"], }
+        /// Sandboxes that were ended although nobody had asked for it, and nothing was lost with them.
+        evictions: Counters<Eviction> = "ash_evictions_total" { labels: &["reason"], }
+    }
+    "Resumes" {
+        /// Sessions that were resumed, by what was found.
+        resumes: Counters<ResumePath> = "ash_resume_total" { labels: &["path"], }
+        /// Of those, the cold ones by where their files were.
+        cold_resumes: Counters<ColdSource> = "ash_resume_cold_total" { labels: &["source"], }
+        /// Time until a session that is resumed is active again.
+        resume_times: Histograms<Resumed> = "ash_resume_seconds" {
+            labels: &["path", "source"],
+            unit: "seconds",
+            buckets: SHORT,
+        }
+    }
+    "Turns" {
+        /// Time from when a message comes until its turn begins: behind other turns, and behind the sandbox
+        /// when one has to be made.
+        queue_wait: Histogram = "ash_queue_wait_seconds" { unit: "seconds", buckets: LONG, }
+        /// Time from the beginning of a turn until the broker has the head of its first request to the
+        /// model that was answered.
+        time_to_model: Histogram = "ash_time_to_model_seconds" { unit: "seconds", buckets: FELT, }
+        /// Time from the beginning of a turn until the first words of the CLI are in its stream.
+        first_event: Histogram = "ash_first_event_seconds" { unit: "seconds", buckets: FELT, }
+        /// Time from the beginning of a turn until its end is on the disk.
+        turns: Histograms<TurnEnd> = "ash_turn_seconds" {
+            labels: &["outcome"],
+            unit: "seconds",
+            buckets: LONG,
+        }
+    }
+    "The model" {
+        /// Time from the head of a request to the model until the end of its answer, by the class of the
+        /// answer's status.
+        broker_requests: Histograms<Class> = "ash_broker_request_seconds" {
+            labels: &["status"],
+            unit: "seconds",
+            buckets: LONG,
+        }
+        /// Tokens, as the model API reports them.
+        tokens: Counters<TokenKind> = "ash_tokens_total" { labels: &["kind"], }
+        /// What turns have cost, as the CLI reckons.
+        cost: Counter = "ash_cost_usd_total" { unit: "US dollars", }
+    }
+    "The store" {
+        /// Time of a commit, in which many operations may share one flush of the disk.
+        commits: Histogram = "ash_commit_seconds" { unit: "seconds", buckets: SHORT, }
+        /// Operations that share a commit.
+        commit_operations: Histogram = "ash_commit_operations" { buckets: SHARED, }
+    }
+    "HTTP" {
+        /// Requests, by the route that answered them and the class of the status. `none` stands for what no
+        /// route has answered, and `other` for methods that nobody knows.
+        http_requests: IntCounterVec = "ash_http_requests_total" {
+            labels: &["method", "route", "status"],
+        }
+        /// Time until the head of an answer is there. What a stream or a file takes behind it is not counted.
+        http_times: HistogramVec = "ash_http_request_seconds" {
+            labels: &["method", "route"],
+            unit: "seconds",
+            buckets: SHORT,
+        }
+        /// Requests that were refused: of clients, and of sandboxes by the broker.
+        denied: Counters<Denied> = "ash_denied_total" { labels: &["reason"], }
+        /// What did not get to whom it was for: readers of a stream that were too slow and go on with what
+        /// is stored, and reports of the broker that nobody took in time.
+        dropped: Counters<Dropped> = "ash_dropped_total" { labels: &["what"], }
+    }
+}
