@@ -46,6 +46,7 @@ use crate::domain::{
     Agent, AgentName, Attachment, AttachmentId, Event, EventKind, NewEvent, Point, PointId, Root,
     SandboxId, Session, SessionId, Status, Tenant, Timestamp, Which,
 };
+use crate::telemetry::metrics::Metrics;
 
 /// How long reads that are under way may go on when the database is closed: to look through all of a
 /// large one takes minutes.
@@ -60,11 +61,13 @@ pub struct Options {
     pub group: usize,
     /// Names the time since the machine was started.
     pub boot: String,
+    /// Where it is told how long commits take.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { readers: 4, group: 256, boot: String::new() }
+        Options { readers: 4, group: 256, boot: String::new(), metrics: Arc::default() }
     }
 }
 
@@ -100,7 +103,8 @@ impl Sqlite {
         let readers = (0..options.readers.max(1)).map(|_| connect(path, Role::Read));
         let readers = Readers::new(readers.collect::<Result<_>>()?);
         let checkpointer = Checkpointer::start(connect(path, Role::Write)?)?;
-        let writer = Arc::new(Writer::start(conn, checkpointer, options.group)?);
+        let Options { group, metrics, .. } = options;
+        let writer = Arc::new(Writer::start(conn, checkpointer, group, metrics)?);
         Ok(Sqlite { path: path.to_owned(), readers, writer, boot: options.boot.into() })
     }
 

@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::checkpoint::Checkpointer;
 use crate::fault;
 use crate::store::{Result, StoreError};
+use crate::telemetry::metrics::{self, Metrics};
 
 /// Operations that may wait; whoever comes later waits to wait.
 const QUEUE: usize = 1024;
@@ -22,7 +24,16 @@ const QUEUE: usize = 1024;
 pub(super) struct Writer {
     queue: Mutex<Option<mpsc::Sender<Box<dyn Operation>>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    noted: Noted,
+}
+
+/// What the thread notes of its transactions, for everybody to see.
+#[derive(Clone)]
+struct Noted {
+    /// Those that changed something or could have.
     commits: Arc<AtomicU64>,
+    /// How long they take.
+    metrics: Arc<Metrics>,
 }
 
 impl Writer {
@@ -31,15 +42,16 @@ impl Writer {
         conn: Connection,
         checkpointer: Checkpointer,
         group: usize,
+        metrics: Arc<Metrics>,
     ) -> Result<Self> {
         let (queue, operations) = mpsc::channel(QUEUE);
-        let commits = Arc::new(AtomicU64::new(0));
-        let body = Body { conn, checkpointer, operations, group, commits: Arc::clone(&commits) };
+        let noted = Noted { commits: Arc::default(), metrics };
+        let body = Body { conn, checkpointer, operations, group, noted: noted.clone() };
         let thread = thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || body.run())
             .map_err(|e| StoreError::Database(format!("cannot start a thread: {e}")))?;
-        Ok(Writer { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)), commits })
+        Ok(Writer { queue: Mutex::new(Some(queue)), thread: Mutex::new(Some(thread)), noted })
     }
 
     /// Carries `work` out and returns when it is on disk. It is carried out even if the caller
@@ -59,7 +71,7 @@ impl Writer {
 
     /// Transactions that changed something or could have, since the start.
     pub(super) fn commits(&self) -> u64 {
-        self.commits.load(Ordering::Relaxed)
+        self.noted.commits.load(Ordering::Relaxed)
     }
 
     /// Refuses what comes from now on, and waits until the thread has done the rest.
@@ -89,7 +101,7 @@ struct Body {
     checkpointer: Checkpointer,
     operations: mpsc::Receiver<Box<dyn Operation>>,
     group: usize,
-    commits: Arc<AtomicU64>,
+    noted: Noted,
 }
 
 impl Body {
@@ -111,7 +123,12 @@ impl Body {
 
     /// One transaction. An error means that nothing of it was kept.
     fn transact(&self, group: &mut [Box<dyn Operation>]) -> Result<()> {
+        let (begun, operations) = (Instant::now(), group.len());
         let kept = self.attempt(group);
+        if kept.is_ok() {
+            metrics::since(&self.noted.metrics.commits, begun);
+            self.noted.metrics.commit_operations.observe(operations as f64);
+        }
         if kept.is_err() && !self.conn.is_autocommit() {
             self.execute("ROLLBACK")?;
         }
@@ -126,7 +143,7 @@ impl Body {
         fault::fail("store.commit.before").map_err(|e| StoreError::Database(e.to_string()))?;
         self.execute("COMMIT")?;
         fault::point("store.commit.after");
-        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.noted.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 

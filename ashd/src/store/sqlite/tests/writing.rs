@@ -33,6 +33,25 @@ fn operations_that_wait_share_a_commit() {
 }
 
 #[test]
+fn commits_are_measured_with_what_shares_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::default();
+    let metrics = options.metrics.clone();
+    let store = Sqlite::open(&dir.path().join("ash.db"), options).unwrap();
+    block_on(async {
+        for n in 0..3 {
+            store.create_session(session(n), Vec::new()).await.unwrap();
+        }
+        store.create_session(session(0), Vec::new()).await.unwrap_err();
+    });
+    assert_eq!(metrics.commits.get_sample_count(), store.commits());
+    assert!(metrics.commits.get_sample_sum() > 0.0);
+    let operations = &metrics.commit_operations;
+    let measured = (operations.get_sample_count(), operations.get_sample_sum());
+    assert_eq!(measured, (store.commits(), 4.0));
+}
+
+#[test]
 fn an_operation_that_fails_leaves_its_group_alone() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
