@@ -24,6 +24,8 @@ use super::said::Said;
 use super::socket;
 use crate::domain::{SandboxId, SessionId};
 use crate::fault;
+use crate::telemetry::metrics::labels::SpawnPhase;
+use crate::telemetry::metrics::timed;
 
 /// How long a bridge that is there may take to answer a daemon that came back. One that does not
 /// is ended, so this is long enough for a machine that has just come up with all of them.
@@ -92,7 +94,7 @@ impl Sandboxes {
         let (tell, told) = oneshot::channel();
         all.making().insert(id);
         tokio::spawn(async move {
-            let made = all.make(new).await;
+            let made = timed(&all.setup.metrics.spawns, all.make(new)).await;
             if made.is_err() {
                 all.end_and_log(id).await;
             }
@@ -166,16 +168,22 @@ impl Sandboxes {
                 Way::Nowhere => self.broker.grant_closed(id, peer),
             }
         };
-        let (granted, prepared) = tokio::join!(granted, self.prepare(new, socket.clone()));
+        let phases = &self.setup.metrics.spawn_phases;
+        let granted = timed(phases.of(SpawnPhase::Grant), granted);
+        let prepared = self.prepare(new, socket.clone());
+        let prepared = timed(phases.of(SpawnPhase::Prepare), prepared);
+        let (granted, prepared) = tokio::join!(granted, prepared);
         granted?;
         let Prepared { plan, fds, said } = prepared?;
         fault::fail("spawn.launch.before")?;
-        let launched = self.launcher.launch(&plan, &fds).await;
+        let launched = self.launcher.launch(&plan, &fds);
+        let launched = timed(phases.of(SpawnPhase::Launch), launched).await;
         fault::fail("spawn.launch.after")?;
         // With our own copies gone, the death of the sandbox shows on its socket and its pipe.
         drop(fds);
         launched?;
-        let link = self.greet(id, &socket, Said::listen(id, session, said)?).await?;
+        let greeted = self.greet(id, &socket, Said::listen(id, session, said)?);
+        let link = timed(phases.of(SpawnPhase::Greet), greeted).await?;
         fault::fail("spawn.greeted")?;
         Ok(self.running(id, link))
     }

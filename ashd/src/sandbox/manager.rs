@@ -19,6 +19,7 @@ use super::link::LinkSender;
 use super::plan::Host;
 use super::socket;
 use crate::domain::SandboxId;
+use crate::telemetry::metrics::Metrics;
 
 /// The longest path of the run directory, in bytes: what lies in it must fit a socket's address.
 const MAX_RUN_DIR: usize = 48;
@@ -71,6 +72,8 @@ pub struct Setup {
     pub orphan_timeout: Duration,
     /// How long a sandbox may take until its bridge answers.
     pub ready_timeout: Duration,
+    /// Where it is told how long things take.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why sandboxes cannot be made at all.
@@ -421,6 +424,7 @@ impl Setup {
             model_key: None,
             orphan_timeout: Duration::from_secs(300),
             ready_timeout: Duration::from_secs(10),
+            metrics: Arc::default(),
         }
     }
 }
