@@ -6,6 +6,7 @@
 //! knocks waits for the next broker instead of being turned away. When none comes, it is told.
 
 mod asking;
+mod reports;
 mod setup;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ use crate::fault;
 use crate::telemetry::message;
 use crate::tree;
 
+use self::reports::Reports;
 pub use self::setup::{BrokerError, BrokerSetup, ModelKey};
 pub use ash_broker::control::{Limits, Peer, Settings, Usage};
 
@@ -41,9 +43,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The pause before a broker that could not be started is tried again, at first and at most.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// Usage reports that wait for whoever reads them.
-const REPORTS: usize = 4096;
 
 /// The broker.
 #[derive(Debug)]
@@ -128,7 +127,7 @@ impl Broker {
             Some(_) => Some(shared.begin().await?),
             None => shared.begin_soon().await,
         };
-        let (reports, receiver) = mpsc::channel(REPORTS);
+        let (reports, receiver) = Reports::new(shared.setup.metrics.clone());
         let supervisor = tokio::spawn(supervise(shared.clone(), events, reports)).abort_handle();
         Ok((Broker { shared, supervisor }, receiver))
     }
@@ -467,7 +466,7 @@ impl Shared {
 
 /// Passes reports on while there is a broker, and gets the next one when there is none, or when it
 /// leaves.
-async fn supervise(shared: Arc<Shared>, mut first: Option<Events>, reports: mpsc::Sender<Usage>) {
+async fn supervise(shared: Arc<Shared>, mut first: Option<Events>, reports: Reports) {
     let mut leaving = JoinSet::new();
     loop {
         let mut events = match first.take() {
@@ -501,18 +500,18 @@ enum Parting {
 }
 
 /// Passes on what a broker reports, until it goes.
-async fn hear(events: &mut Events, reports: &mpsc::Sender<Usage>) -> Parting {
+async fn hear(events: &mut Events, reports: &Reports) -> Parting {
     while let Some(event) = events.next().await {
         match event {
             Event::Leaving => return Parting::Leaving,
-            event => report(reports, event),
+            event => reports.take(event),
         }
     }
     Parting::Lost
 }
 
 /// Passes on what a broker that leaves has to say of its last answers.
-async fn hear_out(last: Option<Arc<Control>>, mut events: Events, reports: mpsc::Sender<Usage>) {
+async fn hear_out(last: Option<Arc<Control>>, mut events: Events, reports: Reports) {
     hear(&mut events, &reports).await;
     drop(last);
 }
@@ -534,17 +533,6 @@ async fn begin_again(shared: &Shared) -> Events {
         }
         tokio::time::sleep(pause).await;
         pause = LONGEST_PAUSE.min(pause * 2);
-    }
-}
-
-fn report(reports: &mpsc::Sender<Usage>, event: Event) {
-    let lost = match event {
-        Event::Usage(usage) => u64::from(reports.try_send(usage).is_err()),
-        Event::Lost { count } => count,
-        Event::Leaving => 0,
-    };
-    if lost > 0 {
-        tracing::warn!(lost, "usage reports were lost");
     }
 }
 

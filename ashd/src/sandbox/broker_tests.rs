@@ -24,6 +24,7 @@ fn setup(dir: &tempfile::TempDir) -> BrokerSetup {
         key: None,
         patience: Duration::from_millis(50),
         hope: Duration::from_secs(60),
+        metrics: Arc::default(),
     }
 }
 

@@ -366,6 +366,7 @@ fn broker_setup(setup: &Setup) -> BrokerSetup {
         key: setup.model_key.clone(),
         patience: BROKER_PATIENCE,
         hope: BROKER_HOPE,
+        metrics: setup.metrics.clone(),
     }
 }
 

@@ -5,13 +5,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use ash_broker::control::{self, Control, Settings};
 
 use super::Shared;
 use crate::config::open_regular;
+use crate::telemetry::metrics::Metrics;
 
 /// Why the broker is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +73,8 @@ pub struct BrokerSetup {
     pub patience: Duration,
     /// How long sandboxes wait for the next broker until they are told that there is none.
     pub hope: Duration,
+    /// Where it is told what is lost of its reports.
+    pub metrics: Arc<Metrics>,
 }
 
 fn certificates(path: &Path) -> Result<File, BrokerError> {
