@@ -157,6 +157,7 @@ async fn accept(seat: Arc<Seat>, listener: UnixListener, uid: u32) {
                 tokio::spawn(serve(Place::take(&seat), stream, limits));
             }
             Ok(_) => {
+                seat.house.refuse();
                 if let Some(others) = seat.complaint() {
                     warn!(
                         ash_session = seat.session(), ash_sandbox = %seat.sandbox, others,
@@ -193,8 +194,12 @@ async fn serve(place: Place, stream: UnixStream, limits: Limits) {
         .auto_date_header(false)
         .serve_connection(TokioIo::new(Guarded::new(stream)), service);
     let Some(watcher) = seat.house.watcher() else { return };
-    // How it ends concerns nobody but the sandbox.
-    let _ = seat.cut.run_until_cancelled(watcher.watch(connection)).await;
+    // How it ends concerns nobody but the sandbox; that what came was no request is counted.
+    if let Some(Err(error)) = seat.cut.run_until_cancelled(watcher.watch(connection)).await
+        && error.is_parse()
+    {
+        seat.house.refuse();
+    }
 }
 
 impl Seat {

@@ -76,6 +76,13 @@ impl Problem {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", message)
     }
 
+    /// Whether it is the sandbox that asked for what it may not have.
+    pub(crate) fn is_refusal(&self) -> bool {
+        let ours =
+            [StatusCode::FORBIDDEN, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::TOO_MANY_REQUESTS];
+        ours.contains(&self.status)
+    }
+
     /// Whether the same request may succeed later.
     fn may_pass(&self) -> bool {
         let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];

@@ -45,6 +45,9 @@ pub(crate) async fn answer(
     Ok(match answer {
         Ok(answer) => answer,
         Err(problem) => {
+            if problem.is_refusal() {
+                seat.house.refuse();
+            }
             fate.drain().await;
             problem.into_response().map(|body| Answer::Whole(Some(body)))
         }

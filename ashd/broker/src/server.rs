@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -74,6 +74,8 @@ pub(crate) struct House {
     pub(crate) outbox: Outbox,
     guests: AtomicUsize,
     emptied: Notify,
+    /// Requests of sandboxes that were refused.
+    refused: AtomicU64,
     /// The sandboxes' connections; taken when they are to come to their end.
     connections: Mutex<Option<GracefulShutdown>>,
 }
@@ -89,6 +91,7 @@ impl House {
             connections: Mutex::new(Some(GracefulShutdown::new())),
             guests: AtomicUsize::new(0),
             emptied: Notify::new(),
+            refused: AtomicU64::new(0),
         }
     }
 
@@ -109,6 +112,11 @@ impl House {
 
     fn connections(&self) -> MutexGuard<'_, Option<GracefulShutdown>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A sandbox was refused something.
+    pub(crate) fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A sandbox's connection begins.
@@ -341,7 +349,9 @@ fn list(house: &House, gates: &Gates, after: Option<Uuid>) -> Outcome {
     let asks = |(place, (_, is_asking)): (usize, &(Uuid, bool))| is_asking.then_some(place);
     let asking = Some(page.iter().enumerate().filter_map(asks).collect());
     let sandboxes = page.into_iter().map(|(sandbox, _)| sandbox).collect();
-    Outcome::Granted { sandboxes, more, has_key: Some(house.key().is_some()), asking }
+    let has_key = Some(house.key().is_some());
+    let refused = Some(house.refused.load(Ordering::Relaxed));
+    Outcome::Granted { sandboxes, more, has_key, asking, refused }
 }
 
 fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd, Refusal> {

@@ -126,9 +126,19 @@ impl Control {
 
     /// Whether the broker has a model API key; absent when it is one that does not say.
     pub async fn has_key(&self) -> Result<Option<bool>, Error> {
+        Ok(self.standing().await?.0)
+    }
+
+    /// How many requests of sandboxes the broker has refused since it began; absent when it is one that
+    /// does not say.
+    pub async fn refused(&self) -> Result<Option<u64>, Error> {
+        Ok(self.standing().await?.1)
+    }
+
+    async fn standing(&self) -> Result<(Option<bool>, Option<u64>), Error> {
         // Behind the last sandbox, so that none is listed.
         match self.ask(Request::List { after: Some(Uuid::max()) }, None).await? {
-            Outcome::Granted { has_key, .. } => Ok(has_key),
+            Outcome::Granted { has_key, refused, .. } => Ok((has_key, refused)),
             other => Err(unexpected(&other)),
         }
     }

@@ -172,6 +172,10 @@ pub enum Outcome {
         /// for the same reason.
         #[serde(default)]
         asking: Option<Vec<usize>>,
+        /// How many requests of sandboxes the broker has refused since it began. They are not told one
+        /// by one: a sandbox can have as many refused as it likes. Older brokers do not say.
+        #[serde(default)]
+        refused: Option<u64>,
     },
     /// It was refused; nothing changed.
     Refused {
@@ -258,7 +262,10 @@ mod tests {
     fn a_broker_of_before_does_not_say_more_than_it_knows() {
         let old = r#"{"granted":{"sandboxes":[],"more":false}}"#;
         let read: Outcome = serde_json::from_str(old).unwrap();
-        assert!(matches!(read, Outcome::Granted { has_key: None, asking: None, .. }), "{read:?}");
+        assert!(
+            matches!(read, Outcome::Granted { has_key: None, asking: None, refused: None, .. }),
+            "{read:?}"
+        );
     }
 
     #[test]

@@ -45,6 +45,7 @@ async fn every_other_call_is_refused() {
         assert!(!reply.contains(CANARY));
     }
     upstream.assert_untouched().await;
+    assert_eq!(stage.control.refused().await.unwrap(), Some(14));
 }
 
 #[tokio::test]
@@ -73,6 +74,13 @@ async fn ambiguous_requests_are_refused() {
         assert!(reply.starts_with("HTTP/1.1 400 "), "{bytes:?}: {reply:?}");
     }
     upstream.assert_untouched().await;
+    // A connection is over when both have hung up.
+    let counted = async {
+        while stage.control.refused().await.unwrap() < Some(12) {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(counted).await;
 }
 
 #[tokio::test]
