@@ -104,6 +104,7 @@ async fn a_broker_that_does_not_come_is_not_waited_for_for_ever() {
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("does not run"), "{answer}");
     }
     assert_eq!(broker.asking().await, Some([].into()));
+    assert_eq!(broker.refused().await, None);
     let begin = Begin { roots: rustls::RootCertStore::empty(), key: None, exit_when_unused: None };
     let listener = server::adopt(control::listen(&socket).unwrap()).unwrap();
     let serving = tokio::spawn(server::run(listener, begin, std::future::pending()));
@@ -112,6 +113,7 @@ async fn a_broker_that_does_not_come_is_not_waited_for_for_ever() {
         let answer = told(&broker, sandbox).await;
         assert!(answer.starts_with("HTTP/1.1 40"), "{answer}");
     }
+    assert_eq!(broker.refused().await, Some(2));
     serving.abort();
 }
 

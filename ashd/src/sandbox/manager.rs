@@ -188,6 +188,12 @@ impl Sandboxes {
         self.broker.asking().await
     }
 
+    /// How many requests of sandboxes the broker has refused since it began; `None` when it is not there,
+    /// or does not say.
+    pub async fn refused(&self) -> Option<u64> {
+        self.broker.refused().await
+    }
+
     /// Replaces the model API key, or takes it back. Sandboxes do not notice.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ash_broker::control::Event;
 use tokio::sync::mpsc;
 
-use super::Usage;
+use super::{Broker, Usage};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::labels::Dropped;
 
@@ -37,6 +37,15 @@ impl Reports {
             self.metrics.dropped.of(Dropped::UsageReports).inc_by(lost);
             tracing::warn!(lost, "usage reports were lost");
         }
+    }
+}
+
+impl Broker {
+    /// How many requests of sandboxes the broker has refused since it began; `None` when it is not there,
+    /// or does not say.
+    pub async fn refused(&self) -> Option<u64> {
+        let control = self.shared.control.borrow().clone()?;
+        control.refused().await.ok().flatten()
     }
 }
 
