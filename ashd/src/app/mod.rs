@@ -42,7 +42,8 @@ use crate::session::keys;
 use crate::session::service::Places;
 use crate::store::Store;
 use crate::store::lock::StateDir;
-use crate::store::sqlite::Sqlite;
+use crate::store::sqlite::{self, Sqlite};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{self, Level, message};
 
 /// How long the edges may take to finish what they write when the daemon goes away.
@@ -122,17 +123,19 @@ impl Daemon {
         if state.path().join(RESTORING).exists() {
             return Err(AppError::Restoring);
         }
-        let store: Arc<dyn Store> =
-            Arc::new(Sqlite::open(&state.path().join("ash.db"), setup::database()?)?);
+        let metrics = Arc::new(Metrics::new());
+        let database = sqlite::Options { metrics: metrics.clone(), ..setup::database()? };
+        let store: Arc<dyn Store> = Arc::new(Sqlite::open(&state.path().join("ash.db"), database)?);
         let operator = config.http.api_key.as_ref().map(|key| key.expose().to_owned());
         let keys = keys::bootstrap(store.as_ref(), operator.as_deref(), state.path()).await?;
         config.check_exposure(address.ip(), !store.keys().await?.is_empty())?;
-        let (sandboxes, usage) = sandboxes(setup::sandboxes(&config, state.path())).await?;
+        let setup = setup::sandboxes(&config, state.path(), &metrics);
+        let (sandboxes, usage) = sandboxes(setup).await?;
         for missing in sandboxes.missing() {
             tracing::warn!(message_id = message::LAYER_MISSING, "{missing}");
         }
         let places = Places { data_dir: state.path().to_owned() };
-        let options = setup::sessions(&config);
+        let options = setup::sessions(&config, &metrics);
         let objects = setup::objects(&config, state.path())?;
         let running = (sandboxes.clone(), usage);
         let service = Service::start(store.clone(), running, objects, places, options).await?;

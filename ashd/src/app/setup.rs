@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{AppError, descriptors};
@@ -18,6 +19,7 @@ use crate::session::cli::Defaults;
 use crate::session::shared::{Live, Options};
 use crate::session::{Keeping, Times};
 use crate::store::sqlite;
+use crate::telemetry::metrics::Metrics;
 use crate::tree::TreeLimits;
 
 /// How to work with the database.
@@ -31,7 +33,7 @@ pub(super) fn database() -> Result<sqlite::Options, AppError> {
 }
 
 /// Where things are and how sandboxes are to be.
-pub(super) fn sandboxes(config: &Config, data_dir: &Path) -> Setup {
+pub(super) fn sandboxes(config: &Config, data_dir: &Path, metrics: &Arc<Metrics>) -> Setup {
     let program = |name: &str| config.state.libexec_dir.join(name);
     let child = |name: &str| (!config.sandbox.services).then(|| program(name));
     let model = Settings {
@@ -54,6 +56,7 @@ pub(super) fn sandboxes(config: &Config, data_dir: &Path) -> Setup {
         model_key: model_key(config),
         orphan_timeout: config.sandbox.orphan_timeout,
         ready_timeout: config.sandbox.ready_timeout,
+        metrics: metrics.clone(),
         ..Setup::new(config.state.run_dir.clone(), data_dir.join("sessions"), model)
     }
 }
@@ -69,7 +72,7 @@ fn started_by_hand() -> bool {
 }
 
 /// What holds for every session.
-pub(super) fn sessions(config: &Config) -> Options {
+pub(super) fn sessions(config: &Config, metrics: &Arc<Metrics>) -> Options {
     Options {
         queue_limit: config.session.queue as usize,
         cli: Defaults {
@@ -87,6 +90,7 @@ pub(super) fn sessions(config: &Config) -> Options {
         max_attachment: config.session.max_attachment.0,
         collect_every: config.snapshots.collect_every,
         retain_every: config.retention.every,
+        metrics: metrics.clone(),
         live: live(config),
     }
 }

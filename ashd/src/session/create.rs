@@ -15,6 +15,8 @@ use crate::domain::{
 use crate::fault;
 use crate::sandbox::Running;
 use crate::telemetry::message;
+use crate::telemetry::metrics::labels::SpawnPhase;
+use crate::telemetry::metrics::timed;
 
 impl Service {
     /// Makes a session; returns when its bridge is ready.
@@ -167,12 +169,12 @@ pub(super) async fn lay_out(shared: &Shared, session: &Session) -> Result<Option
     let (places, options) = (shared.places.clone(), shared.options.clone());
     let (tenant, agent, version) =
         (session.tenant.clone(), session.agent.clone(), session.agent_version);
-    blocking(move || {
+    let lay_out = move || {
         let version = (&tenant, &agent, version);
         let model = agents::folder_model(&places, version);
         agents::lay_out(&places, version, &root, owner, &options).map(|()| model)
-    })
-    .await
+    };
+    timed(shared.metrics().spawn_phases.of(SpawnPhase::LayOut), blocking(lay_out)).await
 }
 
 /// Makes a spare the session of somebody who wants these settings: it begins now.

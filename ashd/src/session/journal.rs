@@ -11,6 +11,8 @@ use tokio::sync::Notify;
 
 use super::api::Frame;
 use crate::domain::EventId;
+use crate::telemetry::metrics::labels::Dropped;
+use crate::telemetry::metrics::{IntCounter, Metrics};
 
 /// Bytes of frames that a turn may keep for readers that come back.
 const BUDGET: usize = 32 * 1024 * 1024;
@@ -23,6 +25,8 @@ const BATCH: usize = 512;
 pub(super) struct Journal {
     inner: Mutex<Inner>,
     grown: Notify,
+    /// Counts readers that lag behind what is kept.
+    left_behind: Option<IntCounter>,
 }
 
 #[derive(Default)]
@@ -58,6 +62,12 @@ pub(super) enum Ahead {
 }
 
 impl Journal {
+    /// One whose readers are counted when they lag behind what is kept.
+    pub(super) fn counting(metrics: &Metrics) -> Journal {
+        let left_behind = Some(metrics.dropped.of(Dropped::Readers).clone());
+        Journal { left_behind, ..Journal::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A reader that panicked has not broken the frames.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -172,6 +182,13 @@ impl Journal {
             0 if inner.in_turn => Ahead::Nothing,
             0 => Ahead::Idle,
             taken => Ahead::Frames(frames, Place(place.0 + taken)),
+        }
+    }
+
+    /// A reader lags behind what is kept, and reads the store.
+    pub(super) fn leave_behind(&self) {
+        if let Some(counter) = &self.left_behind {
+            counter.inc();
         }
     }
 

@@ -24,6 +24,7 @@ mod agents;
 mod behind;
 mod checkpoints;
 mod copies;
+mod counting;
 mod create;
 mod delete;
 mod difference;

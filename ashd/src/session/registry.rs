@@ -171,6 +171,7 @@ mod tests {
             journal: Arc::default(),
             logs: Arc::new(Logs::new(session)),
             leaving: Arc::new(AtomicBool::new(false)),
+            first_call: Arc::default(),
         }
     }
 

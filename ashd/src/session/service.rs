@@ -13,6 +13,7 @@ use super::api::{
 };
 use super::behind;
 use super::copies::{self, Copies};
+use super::counting;
 use super::driver::{Begin, Command, Driver, Handle};
 use super::exec::ExecStream;
 use super::garbage::{self, Garbage};
@@ -26,8 +27,7 @@ use super::stream::Subscription;
 use super::tenants;
 use super::under_way::UnderWay;
 use crate::domain::{
-    Agent, AgentName, Event, ExecRequest, SandboxId, Session, SessionId, Status, Timestamp,
-    TurnRequest,
+    Agent, AgentName, Event, ExecRequest, Session, SessionId, Status, TurnRequest,
 };
 use crate::fault;
 use crate::objects::Objects;
@@ -103,7 +103,8 @@ impl Service {
         tokio::spawn(garbage::collect_for_ever(shared.clone()));
         tokio::spawn(copies::copy_for_ever(shared.clone()));
         tokio::spawn(ladder::go_down_for_ever(shared.clone()));
-        tokio::spawn(account(shared.clone(), usage));
+        tokio::spawn(counting::account(shared.clone(), usage));
+        tokio::spawn(counting::count_refusals(shared.clone()));
         let service = Service { shared, deployments: Arc::default(), started: Instant::now() };
         tokio::spawn(behind::catch_up(service.clone()));
         tokio::spawn(tenants::finish(service.clone()));
@@ -462,23 +463,6 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(what).await;
     done.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
-}
-
-/// Adds what the broker saw on the wire to the usage of the sessions.
-async fn account(shared: Arc<Shared>, mut usage: mpsc::Receiver<SeenUsage>) {
-    while let Some(seen) = usage.recv().await {
-        let Some(session) = shared.registry.of_sandbox(SandboxId(seen.sandbox)) else { continue };
-        let usage = Usage {
-            model: seen.tokens.model.unwrap_or_default(),
-            input_tokens: seen.tokens.input_tokens,
-            output_tokens: seen.tokens.output_tokens,
-            cache_creation_tokens: seen.tokens.cache_creation_input_tokens,
-            cache_read_tokens: seen.tokens.cache_read_input_tokens,
-            cost_usd: 0.0,
-            calls: 1,
-        };
-        shared.record_usage(session, Timestamp::now(), usage);
-    }
 }
 
 /// Pausing and stopping name the status that stands in the way, also this one.

@@ -30,6 +30,7 @@ use crate::sandbox::{NewSandbox, Running, SandboxError, Sandboxes, Way};
 use crate::snapshot::Snapshots;
 use crate::store::{EventRange, Store, StoreError, Usage};
 use crate::telemetry::message;
+use crate::telemetry::metrics::Metrics;
 use crate::tree::{Tree, TreeError, TreeLimits, remove_all};
 
 /// How long to wait for a sandbox that nobody uses to make room for another one. Whoever wants that one
@@ -64,6 +65,8 @@ pub struct Options {
     pub collect_every: Duration,
     /// How often what was kept long enough is looked for.
     pub retain_every: Duration,
+    /// Where it is counted what happens.
+    pub metrics: Arc<Metrics>,
     /// What can change while the daemon runs, as it is at its start.
     pub live: Live,
 }

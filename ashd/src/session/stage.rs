@@ -104,6 +104,7 @@ fn options() -> Options {
         max_attachment: 1024,
         collect_every: Duration::MAX,
         retain_every: Duration::MAX,
+        metrics: Arc::default(),
         live: Live {
             agent_roots: vec![],
             keep_points: 10,

@@ -171,7 +171,10 @@ impl Subscription {
             }
             // Of a history that nothing was seen of, nothing is missed.
             Ahead::Behind if seen == NOTHING => (vec![], from_now(&self.reader.journal)),
-            Ahead::Behind => (vec![], Source::Stored { after: seen.seq.saturating_sub(1), seen }),
+            Ahead::Behind => {
+                self.reader.journal.leave_behind();
+                (vec![], Source::Stored { after: seen.seq.saturating_sub(1), seen })
+            }
             Ahead::Idle if self.reading.until_done => (vec![], Source::Over),
             Ahead::Nothing | Ahead::Idle => {
                 grown.await;
@@ -249,6 +252,7 @@ mod tests {
     use crate::domain::{EventKind, NewEvent, Session, SessionChange, Timestamp};
     use crate::session::stage::Stage;
     use crate::store::Commit;
+    use crate::telemetry::metrics::labels::Dropped;
 
     /// How long it is looked whether somebody waits, and how long something may take that happens.
     const A_WHILE: Duration = Duration::from_millis(100);
@@ -265,7 +269,7 @@ mod tests {
         let (kind, body, at) = (EventKind::User, bytes::Bytes::from_static(b"{}"), Timestamp(0));
         let user = NewEvent { seq: 1, kind, turn: None, origin: None, replaces: false, body, at };
         stage.shared.store.create_session(session.clone(), vec![user]).await.unwrap();
-        let journal = Arc::new(Journal::default());
+        let journal = Arc::new(Journal::counting(stage.shared.metrics()));
         journal.begin_turn();
         journal.append(vec![frame(1, 0)]);
         (stage, session.id, journal)
@@ -318,6 +322,12 @@ mod tests {
         next_turn(&running).await;
         let read = tokio::time::timeout(LONG, reader.next()).await.unwrap().unwrap();
         assert_eq!(read.iter().map(|frame| frame.id).collect::<Vec<_>>(), [frame(2, 0).id]);
+        assert_eq!(left_behind(&running.0), 1);
+    }
+
+    /// How many readers were too slow.
+    fn left_behind(stage: &Stage) -> u64 {
+        stage.shared.metrics().dropped.of(Dropped::Readers).get()
     }
 
     #[tokio::test]
@@ -329,5 +339,6 @@ mod tests {
         running.2.append(vec![frame(3, 0)]);
         let read = tokio::time::timeout(LONG, reader.next()).await;
         assert_eq!(read.unwrap().unwrap(), [frame(3, 0)]);
+        assert_eq!(left_behind(&running.0), 0, "nothing was seen that more could follow on");
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::replay::read_stubbornly;
+use super::times::resumed;
 use super::{Begin, Claimed, Driver, Replay, Reply, RunningCli, refusal};
 use crate::domain::{Changed, EventKind, SandboxId, Session, SessionChange, Status, TurnOptions};
 use crate::fault;
@@ -21,6 +22,7 @@ use crate::session::machine::{Event, Sandbox, State, Turn};
 use crate::session::registry::SessionView;
 use crate::store::StoreError;
 use crate::telemetry::message;
+use crate::telemetry::metrics::labels::{Exhausted, Resumed};
 
 /// What becomes of a conversation whose transcript is gone.
 const LOST: &str = "the transcript of the conversation is gone from the agent's home: the agent \
@@ -165,6 +167,7 @@ impl Driver {
             return Err(error.into());
         }
         fault::point("resume.recorded");
+        self.times.resume_ended(Some(resumed(found, conversation)));
         self.link = Some(running);
         self.is_synced = false;
         self.cli = None;
@@ -214,6 +217,7 @@ impl Driver {
 
     async fn launch_failed(&mut self, refusal: Refusal) {
         self.log_refusal(&refusal);
+        self.times.resume_ended(None);
         self.launch_error = Some(refusal.clone());
         let _ = self.step(Event::LaunchFailed).await;
         self.execs.refuse_waiting(&refusal);
@@ -235,6 +239,7 @@ impl Driver {
             ash_agent = %self.session.agent, ash_tenant = %self.session.tenant,
             ash_turn = self.session.turn.map(|turn| turn.id.to_string()), why, "sandbox lost"
         );
+        self.shared.metrics().lost.inc();
         self.logs.system(&format!("the sandbox was lost: {why}"));
         let _ = self.step(Event::SandboxLost).await;
         // Also one that the session had given up already.
@@ -264,6 +269,17 @@ impl Driver {
         }
     }
 
+    /// Counts what was killed in the sandbox for want of memory. Asked before it is ended.
+    fn count_oom_kills(&self) {
+        let (sandboxes, Some(link)) = (&self.shared.sandboxes, &self.link) else { return };
+        let whose = match sandboxes.out_of_memory(link.id) {
+            Some(OutOfMemory::Sandbox) => Exhausted::Sandbox,
+            Some(OutOfMemory::Server) => Exhausted::Server,
+            None => return,
+        };
+        self.shared.metrics().oom_kills.of(whose).inc_by(sandboxes.oom_kills(link.id));
+    }
+
     /// Ends the sandbox, or the attempt to make one, and waits until nothing of it is left.
     pub(super) async fn end_sandbox(&mut self) {
         let launched = match self.launching.take() {
@@ -271,6 +287,7 @@ impl Driver {
             None => None,
         };
         let why_lost = self.why_lost("the command ran");
+        self.count_oom_kills();
         let still = self.idle.leave();
         if let Some(running) = self.link.take().or(launched) {
             let sandbox = running.id;
@@ -288,6 +305,7 @@ impl Driver {
         self.changes.all += 1;
         self.execs.lost(&Refusal::Sandbox(why_lost));
         // Whoever waited for the launch waits in vain.
+        self.times.resume_ended(None);
         let gone = Refusal::NotActive(self.state.status);
         self.execs.refuse_waiting(&gone);
         for reply in std::mem::take(&mut self.resuming) {
@@ -297,11 +315,20 @@ impl Driver {
 
     pub(super) async fn resume(&mut self, reply: Reply<Arc<SessionView>>) {
         self.shared.count_resume(self.state.status, self.state.sandbox);
+        if !matches!(self.state.status, Status::Active | Status::Ended) {
+            self.times.resume_began();
+        }
         let result = self.step(Event::Resume).await;
         match result {
-            Err(refusal) => drop(reply.send(Err(refusal))),
+            Err(refusal) => {
+                self.times.resume_ended(None);
+                let _ = reply.send(Err(refusal));
+            }
             Ok(()) if self.state.sandbox == Sandbox::Launching => self.resuming.push(reply),
-            Ok(()) => drop(reply.send(Ok(self.view()))),
+            Ok(()) => {
+                self.times.resume_ended(Some(Resumed::Warm));
+                let _ = reply.send(Ok(self.view()));
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Driver;
+use super::times::end_of;
 use crate::domain::event::Origin;
 use crate::domain::{EventKind, NewEvent, SessionChange, Timestamp, TurnId};
 use crate::fault;
@@ -17,6 +18,7 @@ use crate::session::frames::Numbering;
 use crate::session::machine::{Event, Turn};
 use crate::store::{StoreError, Usage};
 use crate::telemetry::message;
+use crate::telemetry::metrics::labels::TurnEnd;
 
 /// How long to wait before what the store failed to do is tried again.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
@@ -34,7 +36,7 @@ pub(super) struct Pending {
     events: Vec<NewEvent>,
     pub(super) frames: Vec<Frame>,
     change: SessionChange,
-    ends_turn: bool,
+    ends_turn: Option<TurnEnd>,
     /// The newest event that was taken, 0 for none.
     ack: u64,
     /// There is more than deltas.
@@ -126,9 +128,9 @@ impl Driver {
             self.numbering = shown.unwrap_or(self.numbering);
             return false;
         }
-        self.journal.append(frames);
-        if ends_turn {
-            self.journal.end_turn();
+        self.show(frames);
+        if let Some(end) = ends_turn {
+            self.end_turn(end);
         }
         self.acknowledge(ack, ack_now);
         true
@@ -206,7 +208,7 @@ impl Driver {
         }
         if pending.events.is_empty() {
             // These need not wait for the commit.
-            self.journal.append(std::mem::take(&mut pending.frames));
+            self.show(std::mem::take(&mut pending.frames));
             pending.shown = Some(self.numbering);
         }
         self.replay.in_turn |= known.is_some();
@@ -281,7 +283,7 @@ impl Driver {
         if event.turn.is_some() {
             pending.change.turn = Some(None);
             pending.change.last_active_at = Some(event.at);
-            pending.ends_turn = true;
+            pending.ends_turn = Some(TurnEnd::of_result(head.is_error));
         }
         if let Some(total) = head.total_cost_usd {
             self.note_cost(total, event.at);
@@ -311,6 +313,7 @@ impl Driver {
         let cost_usd = if total >= cli.cost { total - cli.cost } else { total };
         cli.cost = total;
         if cost_usd > 0.0 && cost_usd.is_finite() {
+            self.shared.metrics().cost.inc_by(cost_usd);
             let usage = Usage { cost_usd, ..Usage::default() };
             self.shared.record_usage(self.session.id, at, usage);
         }
@@ -328,6 +331,7 @@ impl Driver {
         match notice {
             Notice::CliReady { after_ms } => {
                 self.idle.is_starting = false;
+                self.shared.metrics().cli_ready.observe(after_ms as f64 / 1000.0);
                 tracing::debug!(ash_session = %self.session.id, after_ms, "CLI ready");
             }
             Notice::CliExited { reason, stderr, expected, .. } => {
@@ -378,8 +382,8 @@ impl Driver {
         }
         // The result, if there was one, has cleared this in its commit.
         if self.session.turn.is_some_and(|running| running.id == turn) {
-            let text = self.why_ended(outcome);
-            if self.record_failure(turn, &text).await.is_err() {
+            let (end, text) = (end_of(outcome), self.why_ended(outcome));
+            if self.record_failure(turn, end, &text).await.is_err() {
                 return false;
             }
         }
@@ -414,6 +418,7 @@ struct RawHead<'a> {
     #[serde(borrow)]
     message: Option<&'a RawValue>,
     total_cost_usd: Option<f64>,
+    is_error: Option<bool>,
 }
 
 struct Head<'a> {
@@ -422,6 +427,7 @@ struct Head<'a> {
     parent: Option<&'a RawValue>,
     message: Option<&'a RawValue>,
     total_cost_usd: Option<f64>,
+    is_error: bool,
 }
 
 impl<'a> Head<'a> {
@@ -435,7 +441,8 @@ impl<'a> Head<'a> {
         };
         let parent = raw.parent_tool_use_id.filter(|parent| parent.get() != "null");
         let RawHead { session_id, message, total_cost_usd, .. } = raw;
-        Some(Head { kind, session_id, parent, message, total_cost_usd })
+        let is_error = raw.is_error == Some(true);
+        Some(Head { kind, session_id, parent, message, total_cost_usd, is_error })
     }
 
     fn message_id(&self) -> Option<&'a str> {

@@ -10,6 +10,7 @@ mod life;
 mod lines;
 mod replay;
 mod saving;
+mod times;
 mod turns;
 mod writes;
 
@@ -32,6 +33,8 @@ use self::idle::Idle;
 pub(super) use self::replay::Replay;
 use self::rest::IDLE;
 use self::saving::{Saved, Saving, Wish};
+pub(super) use self::times::FirstCall;
+use self::times::Times;
 use self::turns::Waiting;
 use self::writes::Changes;
 pub(super) use self::writes::{Workspace, Write};
@@ -101,6 +104,8 @@ pub(super) struct Handle {
     /// Set before a command that ends the sandbox is sent: a commit that is tried again and again
     /// must not stand in its way.
     pub(super) leaving: Arc<AtomicBool>,
+    /// Told of the model's calls.
+    pub(super) first_call: Arc<FirstCall>,
 }
 
 /// What a CLI was started with and set to since.
@@ -124,6 +129,7 @@ pub(super) struct Driver {
     numbering: Numbering,
     /// Messages whose turn has not begun.
     waiting: HashMap<TurnId, Waiting>,
+    times: Times,
     link: Option<Running>,
     launching: Option<JoinHandle<Result<Life, Refusal>>>,
     /// Callers that wait for the launch under way.
@@ -218,7 +224,9 @@ impl Driver {
 
     fn new(shared: Arc<Shared>, session: Session) -> (Driver, Handle) {
         let (sender, commands) = mpsc::channel(64);
-        let journal = Arc::new(Journal::default());
+        let metrics = shared.options.metrics.clone();
+        let journal = Arc::new(Journal::counting(&metrics));
+        let first_call = Arc::<FirstCall>::default();
         let logs = Arc::new(Logs::new(&session));
         let leaving = Arc::new(AtomicBool::new(false));
         let handle = Handle {
@@ -226,6 +234,7 @@ impl Driver {
             journal: journal.clone(),
             logs: logs.clone(),
             leaving: leaving.clone(),
+            first_call: first_call.clone(),
         };
         let driver = Driver {
             state: State::cold(session.status, shared.options.queue_limit),
@@ -238,6 +247,7 @@ impl Driver {
             logs,
             leaving,
             waiting: HashMap::new(),
+            times: Times::new(metrics, first_call),
             link: None,
             launching: None,
             resuming: vec![],

@@ -3,12 +3,13 @@ mod idle;
 use std::time::Duration;
 
 use ash_wire::frame::{self, HEADER, Header, Kind};
-use ash_wire::words::{CliState, Welcome};
+use ash_wire::words::{CliState, TurnOutcome, Welcome};
 use rusqlite::Connection;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
+use super::times::end_of;
 use super::*;
 use crate::domain::session::RunningTurn;
 use crate::domain::turn::{OutputFormat, OutputKind};
@@ -19,6 +20,7 @@ use crate::session::cli::Conversation;
 use crate::session::keeping::{Found, beside};
 use crate::session::stage::Stage;
 use crate::store::EventRange;
+use crate::telemetry::metrics::labels::{Resumed, TurnEnd, Word};
 
 /// A link to a bridge that has answered and says nothing more, and the bridge's end of it.
 async fn linked() -> (Running, UnixStream) {
@@ -174,6 +176,61 @@ async fn and_before_the_next_message() {
     send(&mut driver).await.await.unwrap().unwrap();
     assert!(matches!(driver.state.turn, Turn::Ours(id) if driver.session.turn.unwrap().id == id));
     assert_eq!(history(&driver).await, [EventKind::User, EventKind::Error, EventKind::User]);
+}
+
+#[tokio::test]
+async fn a_turn_is_measured_from_its_beginning_to_its_end() {
+    let (stage, mut driver, _bridge) = idle(Status::Active).await;
+    let metrics = stage.shared.metrics();
+    send(&mut driver).await.await.unwrap().unwrap();
+    assert_eq!(metrics.queue_wait.get_sample_count(), 1);
+    assert_eq!(metrics.first_event.get_sample_count(), 0);
+    hear(&mut driver, line(1)).await;
+    hear(&mut driver, line(2)).await;
+    assert_eq!(metrics.first_event.get_sample_count(), 1);
+    let result = br#"{"type":"result","is_error":true,"total_cost_usd":0.5}"#;
+    let result = Incoming::Line { number: 3, line: Bytes::from_static(result) };
+    hear(&mut driver, result).await;
+    assert_eq!(driver.session.turn, None);
+    hear(&mut driver, line(4)).await;
+    let ended = |end| metrics.turns.of(end).get_sample_count();
+    assert_eq!((ended(TurnEnd::Error), ended(TurnEnd::Result), metrics.cost.get()), (1, 0, 0.5));
+    assert_eq!(metrics.first_event.get_sample_count(), 1);
+}
+
+#[tokio::test]
+async fn and_one_that_has_no_result_by_how_it_ended() {
+    let (stage, mut driver, _bridge) = idle(Status::Active).await;
+    send(&mut driver).await.await.unwrap().unwrap();
+    stop(&mut driver).await.unwrap();
+    let metrics = stage.shared.metrics();
+    assert_eq!(metrics.turns.of(TurnEnd::Stopped).get_sample_count(), 1);
+    assert_eq!(metrics.lost.get(), 0, "it was told to end");
+    assert_eq!(end_of(TurnOutcome::Interrupted), TurnEnd::Interrupted);
+    assert_eq!(end_of(TurnOutcome::NoResult), TurnEnd::Failed);
+}
+
+#[tokio::test]
+async fn a_resume_is_measured_when_it_succeeds() {
+    let (stage, mut driver, _bridge) = idle(Status::Paused).await;
+    let resume = async |driver: &mut Driver| {
+        let (reply, answer) = oneshot::channel();
+        driver.command(Command::Resume { reply }).await;
+        answer
+    };
+    resume(&mut driver).await.await.unwrap().unwrap();
+    stop(&mut driver).await.unwrap();
+    let waits = resume(&mut driver).await;
+    driver.launched(Err(Refusal::Sandbox("there is no room".to_owned()))).await;
+    assert!(waits.await.unwrap().is_err());
+    driver.state.step(Event::Resume).unwrap();
+    driver.times.resume_began();
+    let (running, _bridge) = linked().await;
+    driver.launched(Ok(life(running))).await;
+    assert_eq!(driver.session.status, Status::Active);
+    let times = &stage.shared.metrics().resume_times;
+    let measured = Resumed::ALL.iter().map(|how| times.of(*how).get_sample_count());
+    assert_eq!(measured.collect::<Vec<_>>(), [1, 1, 0, 0]);
 }
 
 #[tokio::test]

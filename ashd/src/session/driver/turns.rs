@@ -21,6 +21,7 @@ use crate::session::machine::{Denied, Event, Sandbox, Turn};
 use crate::session::stream::{Starter, Subscription};
 use crate::store::StoreError;
 use crate::telemetry::message;
+use crate::telemetry::metrics::labels::TurnEnd;
 
 /// How long a session is taken for this machine's without asking the object store.
 const OWNED: Duration = Duration::from_secs(60);
@@ -31,6 +32,8 @@ const MISSED: &str = "Interrupted: what became of it could not be stored at the 
 /// A message whose turn has not begun.
 pub(super) struct Waiting {
     pub(super) request: TurnRequest,
+    /// When it came.
+    came: Instant,
     starter: Starter,
     /// The caller, until it has its stream.
     caller: Option<(Reply<Subscription>, Subscription)>,
@@ -86,7 +89,8 @@ impl Driver {
             reading,
         );
         let caller = Some((reply, subscription));
-        self.waiting.insert(turn, Waiting { request, starter, caller });
+        let came = Instant::now();
+        self.waiting.insert(turn, Waiting { request, came, starter, caller });
         // Refusals reach the callers through their streams.
         let _ = self.perform(effects).await;
         if self.state.sandbox == Sandbox::Up
@@ -136,6 +140,7 @@ impl Driver {
         let Some(mut waiting) = self.waiting.remove(&turn).filter(|w| !w.is_abandoned()) else {
             return ended;
         };
+        let begun = Instant::now();
         if let Err(error) = self.record_missed_end().await {
             waiting.refuse(error.into());
             return ended;
@@ -163,6 +168,7 @@ impl Driver {
             return ended;
         }
         (self.told_of, self.looked_back) = (self.changes, true);
+        self.times.turn_began(begun, waiting.came);
         fault::point("turn.recorded");
         self.ask_for_owner();
         let request = &waiting.request;
@@ -183,7 +189,7 @@ impl Driver {
     pub(super) async fn not_given(&mut self, turn: TurnId) {
         let text = "The message could not be handed to the agent";
         // A failure to record is logged where it happens, and mended at the next start.
-        let _ = self.record_failure(turn, text).await;
+        let _ = self.record_failure(turn, TurnEnd::Failed, text).await;
     }
 
     /// Shows the user message to the readers.
@@ -287,13 +293,19 @@ impl Driver {
         turn: TurnId,
         failure: Failure,
     ) -> Result<(), Refusal> {
-        let text = match failure {
-            Failure::SandboxLost => self.why_lost("it answered"),
-            Failure::Stopped => "The session was stopped while it answered".to_owned(),
-            Failure::Ended => "The session was ended while it answered".to_owned(),
-            Failure::Shutdown => "Interrupted: the server was shut down".to_owned(),
+        let (end, text) = match failure {
+            Failure::SandboxLost => (TurnEnd::SandboxLost, self.why_lost("it answered")),
+            Failure::Stopped => {
+                (TurnEnd::Stopped, "The session was stopped while it answered".to_owned())
+            }
+            Failure::Ended => {
+                (TurnEnd::Stopped, "The session was ended while it answered".to_owned())
+            }
+            Failure::Shutdown => {
+                (TurnEnd::Shutdown, "Interrupted: the server was shut down".to_owned())
+            }
         };
-        self.record_failure(turn, &text).await
+        self.record_failure(turn, end, &text).await
     }
 
     /// Records the end of a turn that is over, if that was not possible when it came: before
@@ -316,7 +328,12 @@ impl Driver {
     }
 
     /// Commits and shows the error that ends a turn.
-    pub(super) async fn record_failure(&mut self, turn: TurnId, text: &str) -> Result<(), Refusal> {
+    pub(super) async fn record_failure(
+        &mut self,
+        turn: TurnId,
+        end: TurnEnd,
+        text: &str,
+    ) -> Result<(), Refusal> {
         let (event, change) = self.failure(turn, text);
         let change = SessionChange { last_active_at: Some(event.at), ..change };
         let recorded = self.commit_stubbornly(change, vec![event.clone()]).await;
@@ -326,7 +343,7 @@ impl Driver {
             Err(refusal) => self.encoder.unrecorded(refusal, &mut self.numbering),
         };
         self.journal.append(frames);
-        self.journal.end_turn();
+        self.end_turn(end);
         recorded?;
         tracing::warn!(
             message_id = message::TURN_FAILED, ash_session = %self.session.id, ash_turn = %turn,

@@ -1,0 +1,157 @@
+//! What sessions are counted by: what the broker saw of their calls of the model, and how many there are.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use super::service::Service;
+use super::shared::Shared;
+use crate::domain::{SandboxId, Status, Timestamp};
+use crate::sandbox::broker::Usage as Seen;
+use crate::store::Usage;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::labels::{Class, Denied, TokenKind};
+
+/// How often the broker is asked what it has refused.
+const ASKED_EVERY: Duration = Duration::from_secs(10);
+
+impl Service {
+    /// Where it is counted what happens.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.options.metrics
+    }
+
+    /// How many sessions there are of each status, over all tenants. What the store does not say is 0.
+    pub async fn sessions_by_status(&self) -> Vec<(Status, u64)> {
+        let mut counts = vec![];
+        for status in Status::ALL {
+            counts.push((status, self.shared.store.count_sessions(status).await.unwrap_or(0)));
+        }
+        counts
+    }
+}
+
+impl Shared {
+    /// Where it is counted what happens.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.options.metrics
+    }
+
+    /// Counts a call of the model that is over, and adds it to the usage of its session.
+    fn note_call(&self, seen: Seen) {
+        let took = Duration::from_millis(seen.duration_ms);
+        self.count_call(&seen, took);
+        let Some(session) = self.registry.of_sandbox(SandboxId(seen.sandbox)) else { return };
+        // To a millisecond and what the report took on its way.
+        let began = Instant::now().checked_sub(took);
+        let first_call = self.registry.handle(session).map(|handle| handle.first_call);
+        if let Some(waited) = first_call.zip(began).and_then(|(first, began)| first.heard_of(began))
+        {
+            self.metrics().time_to_model.observe(waited.as_secs_f64());
+        }
+        let usage = Usage {
+            model: seen.tokens.model.unwrap_or_default(),
+            input_tokens: seen.tokens.input_tokens,
+            output_tokens: seen.tokens.output_tokens,
+            cache_creation_tokens: seen.tokens.cache_creation_input_tokens,
+            cache_read_tokens: seen.tokens.cache_read_input_tokens,
+            cost_usd: 0.0,
+            calls: 1,
+        };
+        self.record_usage(session, Timestamp::now(), usage);
+    }
+
+    fn count_call(&self, Seen { status, tokens, .. }: &Seen, took: Duration) {
+        let metrics = self.metrics();
+        metrics.broker_requests.of(Class::of(*status)).observe(took.as_secs_f64());
+        for (kind, count) in [
+            (TokenKind::Input, tokens.input_tokens),
+            (TokenKind::Output, tokens.output_tokens),
+            (TokenKind::CacheCreation, tokens.cache_creation_input_tokens),
+            (TokenKind::CacheRead, tokens.cache_read_input_tokens),
+        ] {
+            metrics.tokens.of(kind).inc_by(count);
+        }
+    }
+}
+
+/// Takes what the broker saw on the wire, as long as there is one.
+pub(super) async fn account(shared: Arc<Shared>, mut calls: mpsc::Receiver<Seen>) {
+    while let Some(seen) = calls.recv().await {
+        shared.note_call(seen);
+    }
+}
+
+/// Counts what the broker refuses, as long as the daemon lives.
+pub(super) async fn count_refusals(shared: Arc<Shared>) {
+    let mut pulse = tokio::time::interval(ASKED_EVERY);
+    pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut before = 0;
+    while !shared.is_shutting_down() {
+        pulse.tick().await;
+        let Some(refused) = shared.sandboxes.refused().await else { continue };
+        shared.metrics().denied.of(Denied::Broker).inc_by(new_since(before, refused));
+        before = refused;
+    }
+}
+
+/// How many are new. A broker that was started meanwhile has begun with none.
+fn new_since(before: u64, now: u64) -> u64 {
+    now.checked_sub(before).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use ash_broker::control::Tokens;
+
+    use super::*;
+    use crate::domain::Session;
+    use crate::session::stage::Stage;
+
+    #[test]
+    fn a_new_broker_begins_with_none() {
+        assert_eq!(
+            [new_since(0, 5), new_since(5, 5), new_since(5, 7), new_since(7, 2)],
+            [5, 0, 2, 2]
+        );
+    }
+
+    #[tokio::test]
+    async fn calls_are_counted_whosever_they_were() {
+        let stage = Stage::set().await;
+        let tokens = Tokens { input_tokens: 3, cache_read_input_tokens: 40, ..Tokens::default() };
+        let seen = |sandbox, status| Seen {
+            sandbox,
+            request_id: None,
+            status,
+            duration_ms: 1500,
+            complete: true,
+            tokens: tokens.clone(),
+        };
+        stage.shared.note_call(seen(Session::example(1).sandbox.0, 200));
+        stage.shared.note_call(seen(uuid::Uuid::nil(), 529));
+        let metrics = stage.service.metrics();
+        for (class, count) in
+            [(Class::Successful, 1_u64), (Class::ServerError, 1), (Class::ClientError, 0)]
+        {
+            let calls = metrics.broker_requests.of(class);
+            let expected = (count, 1.5 * count as f64);
+            assert_eq!((calls.get_sample_count(), calls.get_sample_sum()), expected, "{class:?}");
+        }
+        let tokens = [TokenKind::Input, TokenKind::Output, TokenKind::CacheRead];
+        assert_eq!(tokens.map(|kind| metrics.tokens.of(kind).get()), [6, 0, 80]);
+    }
+
+    #[tokio::test]
+    async fn sessions_are_counted_by_status() {
+        let stage = Stage::set().await;
+        for (number, status) in [(1, Status::Active), (2, Status::Active), (3, Status::Ended)] {
+            stage.add(&Session { status, ..Session::example(number) }).await;
+        }
+        let counts = stage.service.sessions_by_status().await;
+        let expected = [0, 2, 0, 0, 1, 0];
+        assert_eq!(counts, Status::ALL.into_iter().zip(expected).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,195 @@
+//! How long the parts of a turn take, and a resume. Of what a daemon before this one has begun it is not
+//! known, and nothing is measured.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ash_wire::words::TurnOutcome;
+
+use super::Driver;
+use crate::session::api::Frame;
+use crate::session::cli::Conversation;
+use crate::session::keeping::Found;
+use crate::telemetry::metrics::labels::{Resumed, TurnEnd};
+use crate::telemetry::metrics::{Metrics, since};
+
+/// What is under way, and since when.
+pub(super) struct Times {
+    metrics: Arc<Metrics>,
+    first_call: Arc<FirstCall>,
+    turn: Option<Instant>,
+    /// Whether the CLI has been heard of in the turn.
+    is_heard: bool,
+    resume: Option<Instant>,
+}
+
+impl Times {
+    pub(super) fn new(metrics: Arc<Metrics>, first_call: Arc<FirstCall>) -> Times {
+        Times { metrics, first_call, turn: None, is_heard: false, resume: None }
+    }
+
+    /// A turn has begun at this time, with a message that had come at that one.
+    pub(super) fn turn_began(&mut self, begun: Instant, came: Instant) {
+        let waited = begun.saturating_duration_since(came);
+        self.metrics.queue_wait.observe(waited.as_secs_f64());
+        self.first_call.begin(begun);
+        (self.turn, self.is_heard) = (Some(begun), false);
+    }
+
+    fn turn_heard(&mut self) {
+        if let Some(begun) = self.turn
+            && !std::mem::replace(&mut self.is_heard, true)
+        {
+            since(&self.metrics.first_event, begun);
+        }
+    }
+
+    fn turn_ended(&mut self, end: TurnEnd) {
+        if let Some(begun) = self.turn.take() {
+            since(self.metrics.turns.of(end), begun);
+            self.first_call.end(Instant::now());
+        }
+    }
+
+    /// The session is being resumed. Who asks meanwhile waits for the same.
+    pub(super) fn resume_began(&mut self) {
+        self.resume.get_or_insert_with(Instant::now);
+    }
+
+    /// The session is active again, or is not going to be.
+    pub(super) fn resume_ended(&mut self, how: Option<Resumed>) {
+        if let (Some(begun), Some(how)) = (self.resume.take(), how) {
+            since(self.metrics.resume_times.of(how), begun);
+        }
+    }
+}
+
+impl Driver {
+    /// Shows to readers what the CLI has said.
+    pub(super) fn show(&mut self, frames: Vec<Frame>) {
+        if !frames.is_empty() {
+            self.times.turn_heard();
+        }
+        self.journal.append(frames);
+    }
+
+    /// The turn is over, for its readers as well.
+    pub(super) fn end_turn(&mut self, end: TurnEnd) {
+        self.journal.end_turn();
+        self.times.turn_ended(end);
+    }
+}
+
+/// How a turn ended that has no result.
+pub(super) fn end_of(outcome: TurnOutcome) -> TurnEnd {
+    match outcome {
+        TurnOutcome::Interrupted => TurnEnd::Interrupted,
+        TurnOutcome::Refused
+        | TurnOutcome::CliExited
+        | TurnOutcome::Result
+        | TurnOutcome::NoResult => TurnEnd::Failed,
+    }
+}
+
+/// How a session was resumed that has a new sandbox.
+pub(super) fn resumed(found: Found, conversation: Conversation) -> Resumed {
+    match (conversation, found) {
+        (Conversation::Lost, _) => Resumed::Fresh,
+        (_, Found::Objects) => Resumed::Cloud,
+        (_, Found::Place | Found::Store) => Resumed::Local,
+    }
+}
+
+/// From when to when a turn runs whose first call of the model has not been heard of. The broker tells of a
+/// call when it is over, to nobody in particular.
+#[derive(Debug, Default)]
+pub(in crate::session) struct FirstCall(Mutex<Option<(Instant, Option<Instant>)>>);
+
+impl FirstCall {
+    fn begin(&self, at: Instant) {
+        self.set(Some((at, None)));
+    }
+
+    fn end(&self, at: Instant) {
+        let mut turn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, end)) = &mut *turn {
+            *end = Some(at);
+        }
+    }
+
+    fn set(&self, turn: Option<(Instant, Option<Instant>)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = turn;
+    }
+
+    /// How long after the beginning of the turn a call of the model began, if it is the first that is heard
+    /// of.
+    pub(in crate::session) fn heard_of(&self, call: Instant) -> Option<Duration> {
+        let mut turn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (begun, ended) = (*turn)?;
+        if call < begun || ended.is_some_and(|ended| call > ended) {
+            return None;
+        }
+        *turn = None;
+        Some(call - begun)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_call_of_a_turn_counts_and_none_of_others() {
+        let (first, start) = (FirstCall::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(first.heard_of(at(0)), None);
+        first.begin(at(10));
+        assert_eq!(first.heard_of(at(9)), None);
+        assert_eq!(first.heard_of(at(12)), Some(Duration::from_millis(2)));
+        assert_eq!(first.heard_of(at(12)), None);
+        first.end(at(20));
+        assert_eq!(first.heard_of(at(15)), None);
+        // One that is heard of behind the end of its turn, and one that a command made.
+        first.begin(at(30));
+        first.end(at(40));
+        assert_eq!(first.heard_of(at(41)), None);
+        assert_eq!(first.heard_of(at(40)), Some(Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn a_turn_is_heard_of_once_and_ends_once() {
+        let metrics = Arc::new(Metrics::new());
+        let mut times = Times::new(metrics.clone(), Arc::default());
+        let count = || {
+            let failed = metrics.turns.of(TurnEnd::Failed).get_sample_count();
+            let (waits, events) = (&metrics.queue_wait, &metrics.first_event);
+            (waits.get_sample_count(), events.get_sample_count(), failed)
+        };
+        // A daemon before this one began it.
+        times.turn_heard();
+        times.turn_ended(TurnEnd::Failed);
+        assert_eq!(count(), (0, 0, 0));
+        let came = Instant::now();
+        times.turn_began(came + Duration::from_secs(3), came);
+        assert_eq!((count(), metrics.queue_wait.get_sample_sum()), ((1, 0, 0), 3.0));
+        times.turn_heard();
+        times.turn_heard();
+        times.turn_ended(TurnEnd::Failed);
+        times.turn_ended(TurnEnd::Failed);
+        assert_eq!(count(), (1, 1, 1));
+    }
+
+    #[test]
+    fn a_resume_that_fails_is_not_measured() {
+        let metrics = Arc::new(Metrics::new());
+        let mut times = Times::new(metrics.clone(), Arc::default());
+        times.resume_began();
+        times.resume_ended(None);
+        times.resume_ended(Some(Resumed::Warm));
+        assert_eq!(metrics.resume_times.of(Resumed::Warm).get_sample_count(), 0);
+        times.resume_began();
+        times.resume_began();
+        times.resume_ended(Some(resumed(Found::Objects, Conversation::Resumed)));
+        assert_eq!(metrics.resume_times.of(Resumed::Cloud).get_sample_count(), 1);
+    }
+}
