@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ashd::auth::{Grant, Keys, hash};
 use ashd::domain::{Scope, SessionId, Tenant};
-use ashd::http::{ConnectionLimits, Front, Guard, Origins, RateLimits, Rates, run};
+use ashd::http::{ConnectionLimits, Front, Guard, Origins, RateLimits, Rates, Tally, run};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::routing::{get, post};
@@ -54,6 +54,7 @@ impl Server {
                 ours.then(|| Bytes::from_static(b"{\"session\":{}}"))
             }),
             router: router(),
+            tally: Tally::new(Arc::default()),
         };
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(run(listener, Arc::new(front), limits, shutdown.clone()));
@@ -91,6 +92,7 @@ fn router() -> Router {
     };
     Router::new()
         .route("/health", get(|| async { "well" }))
+        .route("/metrics", get(|| async { "counted" }))
         .route("/api/plain", get(|| async { "plain" }))
         .route("/api/echo", post(|body: Bytes| async { body }))
         .route("/api/unread", post(|| async { "unread" }))
@@ -137,7 +139,7 @@ async fn everything_but_health_needs_a_key() {
             format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         assert_eq!(status(&server.exchange(&request).await), "200", "{path}");
     }
-    for path in ["/", "/metrics", "/api/plain", "/api/nowhere", &format!("/api/sessions/{HOT}")] {
+    for path in ["/", "/metrics/", "/api/plain", "/api/nowhere", &format!("/api/sessions/{HOT}")] {
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let answer = server.exchange(&request).await;
@@ -149,6 +151,21 @@ async fn everything_but_health_needs_a_key() {
         assert_eq!(header(&answer, "www-authenticate"), None);
     }
     assert_eq!(status(&server.ask("GET", "/api/plain", "").await), "200");
+}
+
+#[tokio::test]
+async fn metrics_need_a_key_when_somebody_passes_the_request_on() {
+    let server = Server::start(ConnectionLimits::default()).await;
+    for (head, expected) in [
+        ("Host: localhost\r\n".to_owned(), "200"),
+        ("Host: ash.example.com\r\n".to_owned(), "401"),
+        ("Host: localhost\r\nX-Forwarded-For: 192.0.2.7\r\n".to_owned(), "401"),
+        ("Host: localhost\r\nAuthorization: Bearer wrong\r\n".to_owned(), "200"),
+        (format!("Host: ash.example.com\r\nAuthorization: Bearer {KEY}\r\n"), "200"),
+    ] {
+        let request = format!("GET /metrics HTTP/1.1\r\n{head}Connection: close\r\n\r\n");
+        assert_eq!(status(&server.exchange(&request).await), expected, "{head}");
+    }
 }
 
 #[tokio::test]

@@ -24,12 +24,15 @@ use super::cors;
 use super::detach::{self, Takeover};
 use super::error::{ApiError, json_bytes};
 use super::guard::{Guard, admit_caller, admit_scope, is_open, needed};
+use super::metrics::{Asked, Tally};
 use super::rate::{Client, RateLimits, Standing};
 use super::sse;
 use super::unread::{self, Watch};
 use crate::auth::Keys;
 use crate::domain::SessionId;
 use crate::session::api::Caller;
+use crate::telemetry::metrics::Route;
+use crate::telemetry::metrics::labels::Denied;
 use crate::telemetry::refused;
 
 /// Where a session's JSON comes from when it is in memory.
@@ -53,7 +56,12 @@ pub struct Front {
     pub cached: Cached,
     /// Answers the rest; finds the [`Caller`] among the request's extensions.
     pub router: Router,
+    /// Counts who asked, and who was refused.
+    pub tally: Tally,
 }
+
+/// An answer without the router, and the route that it counts for.
+type AtOnce<'a> = (Response, &'a Arc<Route>);
 
 /// Refuses a client for want of a key or of a right, and says so in the log.
 fn refuse(from: Peer<'_>, error: ApiError) -> Response {
@@ -89,17 +97,31 @@ impl Front {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
+        let asked = Asked::now(request.method());
         let origin = match self.guard.admit_place(request.uri(), request.headers()) {
             Ok(origin) => origin,
-            Err(error) => return unrouted(&request, error.into_response()),
+            Err(error) => {
+                let response = error.into_response();
+                self.tally.denied(Denied::Place);
+                asked.answered(&self.tally.none, &response);
+                return unrouted(&request, response);
+            }
         };
         match self.at_once(from, &request, origin.is_some()) {
-            Continue(admitted) => self.route(from, request, admitted, origin),
-            Break(mut response) => {
+            Continue(admitted) => self.route(from, request, admitted, (origin, asked)),
+            Break((mut response, route)) => {
+                asked.answered(route, &response);
                 cors::name_origin(response.headers_mut(), origin);
                 unrouted(&request, response)
             }
         }
+    }
+
+    /// Refuses a client for want of a key or of a right, and says so in the log.
+    fn refuse(&self, from: Peer, reason: Denied, error: ApiError) -> AtOnce<'_> {
+        refused(from.address, error.text());
+        self.tally.denied(reason);
+        (error.into_response(), &self.tally.none)
     }
 
     /// Breaks with the answer when there is one without the router. Requests with a wrong key are
@@ -109,34 +131,35 @@ impl Front {
         from: Peer<'_>,
         request: &Request<B>,
         from_page: bool,
-    ) -> ControlFlow<Response, Admitted> {
+    ) -> ControlFlow<AtOnce<'_>, Admitted> {
         let (method, headers) = (request.method(), request.headers());
         if from_page && cors::is_preflight(method, headers) {
-            return Break(cors::preflight(headers));
+            return Break((cors::preflight(headers), &self.tally.none));
         }
         let path = request.uri().path();
-        let caller = match is_open(path) {
+        let caller = match is_open(path, from.address, headers) {
             true => None,
             false => match admit_caller(&self.keys, headers) {
                 Ok(caller) => Some(caller),
-                Err(error) => return Break(refuse(from, error)),
+                Err(error) => return Break(self.refuse(from, Denied::Key, error)),
             },
         };
         let standing = self.limits.count(from.client, method, path);
         if let Some(refusal) = standing.as_ref().and_then(Standing::refusal) {
-            return Break(refusal);
+            self.tally.denied(Denied::Rate);
+            return Break((refusal, &self.tally.none));
         }
         if let Some(caller) = &caller
             && let Err(error) = admit_scope(caller, needed(method, path))
         {
-            return Break(refuse(from, error));
+            return Break(self.refuse(from, Denied::Scope, error));
         }
         match caller.as_ref().and_then(|caller| self.hot(caller, method, path)) {
             Some(mut response) => {
                 if let Some(standing) = standing {
                     standing.tell(&mut response);
                 }
-                Break(response)
+                Break((response, &self.tally.hot))
             }
             None => Continue(Admitted { caller, standing }),
         }
@@ -153,7 +176,7 @@ impl Front {
         from: Peer<'_>,
         request: Request<B>,
         Admitted { caller, standing }: Admitted,
-        origin: Option<HeaderValue>,
+        (origin, asked): (Option<HeaderValue>, Asked),
     ) -> Answering
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
@@ -166,9 +189,10 @@ impl Front {
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
         }
-        let mut router = self.router.clone();
+        let (mut router, none) = (self.router.clone(), self.tally.none.clone());
         Either::Right(Box::pin(async move {
             let mut response = router.call(request).await?;
+            asked.answered_by(&none, &mut response);
             if let Some(watch) = watch {
                 watch.mark(&mut response);
             }
@@ -238,8 +262,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::auth::{Grant, hash};
+    use crate::domain::{Scope, Tenant};
     use crate::http::guard::Origins;
     use crate::http::rate::Rates;
+    use crate::telemetry::metrics::Metrics;
 
     fn front(rates: Rates) -> Front {
         let loopback = std::net::Ipv4Addr::LOCALHOST.into();
@@ -253,6 +280,7 @@ mod tests {
                 .route("/api/stream", get(stream))
                 .fallback(no_route)
                 .method_not_allowed_fallback(no_method),
+            tally: Tally::new(Arc::default()),
         }
     }
 
@@ -330,6 +358,84 @@ mod tests {
         tokio::time::advance(std::time::Duration::from_mins(15)).await;
         let (head, _) = ask_with(&front, "key", "GET", "/api/x").await;
         assert_eq!(told(&head), "4 3 900");
+    }
+
+    /// The status of an answer to somebody from there, with this key or none.
+    async fn status(front: &Front, from: [u8; 4], key: Option<&str>, path: &str) -> u16 {
+        let request = Request::builder().uri(path).header(HOST, "localhost");
+        let request = match key {
+            Some(key) => request.header(AUTHORIZATION, format!("Bearer {key}")),
+            None => request,
+        };
+        let peer = front.peer(from.into());
+        front.answer(peer, request.body(Body::empty()).unwrap()).await.unwrap().status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn metrics_need_a_key_from_elsewhere() {
+        let (here, elsewhere) = ([127, 0, 0, 1], [192, 0, 2, 7]);
+        let front = Front {
+            router: Router::new().route("/metrics", get(|| async { "counted" })),
+            ..front(Rates::default())
+        };
+        for (from, key, expected) in [
+            (here, None, 200),
+            (here, Some("wrong"), 200),
+            (elsewhere, Some("key"), 200),
+            (elsewhere, None, 401),
+            (elsewhere, Some("wrong"), 401),
+        ] {
+            let found = status(&front, from, key, "/metrics").await;
+            assert_eq!(found, expected, "{from:?} {key:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_refused_is_counted() {
+        let metrics = Arc::new(Metrics::new());
+        let grant = Grant { tenant: Tenant::default(), scope: Scope::Read, label: "ci".to_owned() };
+        let front = Front {
+            keys: Arc::new(Keys::new(Some("key"), [(hash(b"read"), grant)])),
+            tally: Tally::new(metrics.clone()),
+            ..front(Rates { requests: 2, ..Rates::default() })
+        };
+        for (key, method, path, status) in [
+            ("wrong", "GET", "/api/x", 401),
+            ("read", "DELETE", "/api/x", 403),
+            ("key", "GET", "/api/x", 200),
+            ("key", "GET", "/api/x", 429),
+        ] {
+            let (head, _) = ask_with(&front, key, method, path).await;
+            assert_eq!(head.status().as_u16(), status, "{key} {method}");
+        }
+        let request = Request::builder().uri("/").header(HOST, "evil.com");
+        let request = request.body(Body::empty()).unwrap();
+        let peer = front.peer(std::net::Ipv4Addr::LOCALHOST.into());
+        assert_eq!(front.answer(peer, request).await.unwrap().status(), StatusCode::FORBIDDEN);
+        let reasons = [Denied::Place, Denied::Key, Denied::Scope, Denied::Rate, Denied::Broker];
+        let counts = reasons.map(|reason| metrics.denied.of(reason).get());
+        assert_eq!(counts, [1, 1, 1, 1, 0]);
+        let text = metrics.text();
+        for counted in
+            ["GET\",route=\"none\",status=\"4xx\"} 3", "DELETE\",route=\"none\",status=\"4xx\"} 1"]
+        {
+            let line = format!("ash_http_requests_total{{method=\"{counted}\n");
+            assert!(text.contains(&line), "{line} is not in {text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_hot_route_is_counted_with_the_others_of_its_name() {
+        let metrics = Arc::new(Metrics::new());
+        let front = Front {
+            cached: Arc::new(|_, _| Some(Bytes::from_static(b"{}"))),
+            tally: Tally::new(metrics.clone()),
+            ..front(Rates::default())
+        };
+        let path = format!("/api/sessions/{}", SessionId::random());
+        assert_eq!(status(&front, [127, 0, 0, 1], Some("key"), &path).await, 200);
+        let line = "{method=\"GET\",route=\"/api/sessions/{id}\",status=\"2xx\"} 1\n";
+        assert!(metrics.text().contains(line), "{}", metrics.text());
     }
 
     #[test]

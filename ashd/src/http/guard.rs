@@ -8,7 +8,8 @@
 //!   `ALLOWED_ORIGINS` says otherwise, that means loopback origins on any port; `*` allows all.
 //!   An origin that is not allowed is refused (403), not just left without CORS headers.
 //! - **The key** is needed for everything but `/health`, unknown paths too, so that nobody can
-//!   find out without a key what is there.
+//!   find out without a key what is there. Programs of this machine need none for `/metrics` either,
+//!   unless a proxy stands between.
 //! - **The scope** of the key must be enough for the method and the path: `read` to look, `run` for
 //!   what is done with sessions, `manage` for everything else, unknown paths too.
 
@@ -24,6 +25,12 @@ use crate::session::api::Caller;
 
 /// The only path that needs no key.
 const OPEN_PATH: &str = "/health";
+
+/// The path that needs none from this machine.
+const LOCAL_PATH: &str = "/metrics";
+
+/// Whoever passes a request on says with one of these for whom, or that it does.
+const PASSED_ON: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
 
 /// Which web pages may call.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -161,9 +168,18 @@ fn sole<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> 
     values.next().is_none().then_some(value)
 }
 
-/// Whether a path answers without a key.
-pub(super) fn is_open(path: &str) -> bool {
-    path == OPEN_PATH
+/// Whether a path answers whoever comes from there without a key.
+pub(super) fn is_open(path: &str, from: IpAddr, headers: &HeaderMap) -> bool {
+    path == OPEN_PATH || (path == LOCAL_PATH && is_of_this_machine(from, headers))
+}
+
+/// Whether a request comes of a program on this machine, and of nobody for whom it was passed on: such a
+/// one has another name of this server in its Host, or says so. What such a header says of somebody is not
+/// believed; that it is there only takes something away.
+fn is_of_this_machine(from: IpAddr, headers: &HeaderMap) -> bool {
+    let host = sole(headers, &HOST).and_then(host_of);
+    let passed_on = || PASSED_ON.iter().any(|name| headers.contains_key(*name));
+    from.to_canonical().is_loopback() && host.is_some_and(is_loopback) && !passed_on()
 }
 
 /// Finds out who calls.
@@ -412,9 +428,40 @@ mod tests {
 
     #[test]
     fn only_health_is_open() {
-        assert!(is_open("/health"));
-        for path in ["/", "/health/", "/Health", "/metrics", "/api/sessions", "//health"] {
-            assert!(!is_open(path), "{path}");
+        let (here, elsewhere) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 7]));
+        let headers = headers(&[("host", "localhost")]);
+        assert!(is_open("/health", elsewhere, &headers));
+        for path in ["/", "/health/", "/Health", "/metrics/", "/api/sessions", "//health"] {
+            assert!(!is_open(path, here, &headers), "{path}");
+        }
+        assert!(!is_open("/metrics", elsewhere, &headers));
+    }
+
+    #[test]
+    fn metrics_are_open_to_programs_of_this_machine() {
+        let open = |from: &str, pairs: &[(&'static str, &str)]| {
+            is_open("/metrics", from.parse().unwrap(), &headers(pairs))
+        };
+        for from in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+            for host in ["localhost:4100", "127.0.0.1:4100", "[::1]", "ash.localhost"] {
+                assert!(open(from, &[("host", host)]), "{from} {host}");
+            }
+        }
+        let host = ("host", "localhost");
+        for from in ["192.0.2.7", "::ffff:192.0.2.7", "2001:db8::1", "0.0.0.0"] {
+            assert!(!open(from, &[host]), "{from}");
+        }
+        for passed_on in [
+            &[("host", "ash.example.com")][..],
+            &[("host", "10.0.0.5:4100")],
+            &[host, ("x-forwarded-for", "127.0.0.1")],
+            &[host, ("forwarded", "for=127.0.0.1")],
+            &[host, ("via", "1.1 proxy")],
+            &[host, ("x-real-ip", "127.0.0.1")],
+            &[host, host],
+            &[],
+        ] {
+            assert!(!open("127.0.0.1", passed_on), "{passed_on:?}");
         }
     }
 }

@@ -78,20 +78,20 @@ struct ObjectStore {
 /// Every count that clients require; those of things that we do not have are 0.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Pool {
+pub(super) struct Pool {
     total: u64,
-    cold: u64,
-    warming: u64,
-    warm: u64,
-    waiting: u64,
-    running: u64,
-    max_capacity: u64,
-    resume_warm_hits: u64,
-    resume_cold_hits: u64,
-    resume_cold_local_hits: u64,
-    resume_cold_cloud_hits: u64,
-    resume_cold_fresh_hits: u64,
-    pre_warm_hits: u64,
+    pub(super) cold: u64,
+    pub(super) warming: u64,
+    pub(super) warm: u64,
+    pub(super) waiting: u64,
+    pub(super) running: u64,
+    pub(super) max_capacity: u64,
+    pub(super) resume_warm_hits: u64,
+    pub(super) resume_cold_hits: u64,
+    pub(super) resume_cold_local_hits: u64,
+    pub(super) resume_cold_cloud_hits: u64,
+    pub(super) resume_cold_fresh_hits: u64,
+    pub(super) pre_warm_hits: u64,
     /// Of those that wait: agents that stand still.
     frozen: u64,
     /// Of those: agents that have given their memory back.
@@ -135,36 +135,41 @@ pub(super) async fn health(State(context): State<Context>) -> Response {
     json(StatusCode::OK, &shape(&health, &context.node))
 }
 
-fn shape<'a>(health: &'a Health, node: &'a str) -> Shape<'a> {
+/// What sandboxes are doing, and what resumes have found.
+pub(super) fn pool(health: &Health) -> Pool {
     let rested = health.rested;
+    Pool {
+        total: health.live_sandboxes,
+        cold: health.cold,
+        warming: health.warming,
+        warm: health.warm,
+        waiting: health.waiting,
+        running: health.running,
+        max_capacity: health.max_sandboxes,
+        resume_warm_hits: health.resume_warm_hits,
+        resume_cold_hits: health.resume_cold_hits,
+        resume_cold_local_hits: health
+            .resume_cold_hits
+            .saturating_sub(health.resume_fresh_hits + health.resume_cloud_hits),
+        resume_cold_cloud_hits: health.resume_cloud_hits,
+        resume_cold_fresh_hits: health.resume_fresh_hits,
+        pre_warm_hits: health.pre_warm_hits,
+        frozen: rested.frozen,
+        reclaimed: rested.reclaimed,
+        freezes: rested.freezes,
+        reclaimed_bytes: rested.reclaimed_bytes,
+        cooled: rested.cooled,
+        evictions: rested.evictions,
+    }
+}
+
+fn shape<'a>(health: &'a Health, node: &'a str) -> Shape<'a> {
     Shape {
         status: "ok",
         active_sessions: health.active_sessions,
         active_sandboxes: health.live_sandboxes,
         uptime: health.uptime_s,
-        pool: Pool {
-            total: health.live_sandboxes,
-            cold: health.cold,
-            warming: health.warming,
-            warm: health.warm,
-            waiting: health.waiting,
-            running: health.running,
-            max_capacity: health.max_sandboxes,
-            resume_warm_hits: health.resume_warm_hits,
-            resume_cold_hits: health.resume_cold_hits,
-            resume_cold_local_hits: health
-                .resume_cold_hits
-                .saturating_sub(health.resume_fresh_hits + health.resume_cloud_hits),
-            resume_cold_cloud_hits: health.resume_cloud_hits,
-            resume_cold_fresh_hits: health.resume_fresh_hits,
-            pre_warm_hits: health.pre_warm_hits,
-            frozen: rested.frozen,
-            reclaimed: rested.reclaimed,
-            freezes: rested.freezes,
-            reclaimed_bytes: rested.reclaimed_bytes,
-            cooled: rested.cooled,
-            evictions: rested.evictions,
-        },
+        pool: pool(health),
         idle: health.times.into(),
         version: env!("CARGO_PKG_VERSION"),
         coordinator_id: node,

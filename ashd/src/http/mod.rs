@@ -28,6 +28,7 @@ mod guard;
 mod health;
 mod history;
 mod listen;
+mod metrics;
 mod query;
 mod range;
 mod rate;
@@ -54,9 +55,11 @@ use crate::session::Service;
 pub use front::{Answering, Cached, Front};
 pub use guard::{Guard, Origins};
 pub use listen::{ConnectionLimits, run};
+pub use metrics::Tally;
 pub use rate::{RateLimits, Rates};
 
 use context::Context;
+use metrics::Routes;
 
 /// What the edge needs.
 #[derive(Clone)]
@@ -135,11 +138,14 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: CancellationToken)
     let bound = listener.local_addr()?.ip();
     let options = app.options;
     let hot = app.service.clone();
+    let (metrics, node) = (app.service.metrics().clone(), node());
+    metrics.up.with_label_values(&[&node]).set(1);
+    metrics.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     let context = Context {
         service: app.service,
         options: options.clone(),
         shutdown: shutdown.clone(),
-        node: node().into(),
+        node: node.into(),
     };
     let front = Front {
         guard: Guard { bound, hosts: options.hosts.clone(), origins: options.origins.clone() },
@@ -147,14 +153,16 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: CancellationToken)
         limits: RateLimits::new(options.rates),
         cached: Arc::new(move |caller, id| Some(hot.cached(caller, id)?.json.clone())),
         router: routes(context),
+        tally: Tally::new(metrics),
     };
     run(listener, Arc::new(front), options.connections, shutdown).await;
     Ok(())
 }
 
 fn routes(context: Context) -> Router {
-    Router::new()
+    Routes::new(context.service.metrics().clone())
         .route("/health", get(health::health))
+        .route("/metrics", get(metrics::metrics))
         .route("/api/agents", get(agents::list).post(agents::deploy))
         .route("/api/agents/{name}", get(agents::show).patch(agents::change).delete(agents::delete))
         .route("/api/agents/{name}/config", get(agents::config).patch(agents::change_config))
@@ -187,6 +195,7 @@ fn routes(context: Context) -> Router {
         .route("/api/sessions/{id}/events", get(history::events))
         .route("/api/sessions/{id}/logs", get(history::logs))
         .route("/api/sessions/{id}/stream", get(streams::follow))
+        .router()
         .fallback(front::no_route)
         .method_not_allowed_fallback(front::no_method)
         .with_state(context)

@@ -156,7 +156,7 @@ mod tests {
     use super::*;
     use crate::auth::Keys;
     use crate::domain::EventId;
-    use crate::http::{ConnectionLimits, Front, Guard, Origins, RateLimits, Rates, run};
+    use crate::http::{ConnectionLimits, Front, Guard, Origins, RateLimits, Rates, Tally, run};
     use crate::session::api::FrameClass;
 
     impl Source for mpsc::Receiver<Vec<Frame>> {
@@ -255,6 +255,7 @@ mod tests {
             router: Router::new()
                 .route("/api/stream", get(handler))
                 .route("/api/other", get(|| async { "answered" })),
+            tally: Tally::new(Arc::default()),
         };
         let limits = ConnectionLimits::default();
         let serving = tokio::spawn(run(listener, Arc::new(front), limits, shutdown.clone()));
