@@ -170,6 +170,26 @@ fn family_of(name: &str) -> &str {
     ends.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
 }
 
+#[test]
+fn the_dashboard_shows_what_there_is() {
+    let text = include_str!("../../../../packaging/grafana.json");
+    let dashboard: serde_json::Value = serde_json::from_str(text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    assert!(panels.len() > 10, "{} panels", panels.len());
+    let known: BTreeSet<_> = Metrics::names().collect();
+    let mut shown = BTreeSet::new();
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+        let queries = panel["targets"].as_array().unwrap();
+        let queries = queries.iter().map(|query| query["expr"].as_str().unwrap());
+        for query in queries {
+            let names: BTreeSet<_> = named(query).into_iter().map(family_of).collect();
+            assert!(!names.is_empty() && names.is_subset(&known), "{query}: {names:?}");
+            shown.extend(names);
+        }
+    }
+    assert!(shown.len() > known.len() / 2, "{shown:?}");
+}
+
 /// All families, each with something in it.
 fn full() -> Metrics {
     let metrics = Metrics::new();
