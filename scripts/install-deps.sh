@@ -72,17 +72,20 @@ install_linters() {
     done
 }
 
-# Unpacked, not installed: its package would start a server on this machine.
-fetch_nginx() {
-    local scratch
-    if have nginx || [ -x "$STATE/tools/nginx/usr/sbin/nginx" ] || [ "$manager" != apt ]; then
+# A program of a package that would start a server on this machine if it was installed: it is unpacked
+# instead. A test that misses it says so when it is skipped.
+fetch() {
+    local package=$1 program=$2 scratch
+    if have "${program##*/}" || [ -x "$STATE/tools/$package/$program" ] || [ "$manager" != apt ]; then
         return 0
     fi
-    say "fetching nginx"
+    say "fetching $package"
     mkdir -p "$STATE/tools"
     scratch=$(mktemp -d "$STATE/tools/fetch.XXXXXX")
-    if (cd "$scratch" && apt-get -qq download nginx 2>/dev/null); then
-        dpkg-deb --extract "$scratch"/nginx_*.deb "$STATE/tools/nginx"
+    if (cd "$scratch" && apt-get -qq download "$package" 2>/dev/null); then
+        dpkg-deb --extract "$scratch/$package"_*.deb "$STATE/tools/$package"
+    else
+        say "$package cannot be fetched; tests that need ${program##*/} will be skipped"
     fi
     rm -r "$scratch"
 }
@@ -123,7 +126,8 @@ case ${1:-} in
     test)
         install_missing shellcheck perl strip
         install_linters
-        fetch_nginx
+        fetch nginx usr/sbin/nginx
+        fetch prometheus usr/bin/promtool
         ;;
     bench) install_missing wrk mkfs.xfs ;;
     vm) install_missing qemu-system-x86_64 mmdebstrap mke2fs ;;

@@ -115,7 +115,7 @@ trap 'rm -rf "$scratch"' EXIT
 export ASH_LIBEXEC_DIR=$TARGET/ash-dev
 
 scripts/install-deps.sh test
-PATH=$PATH:$STATE/tools/nginx/usr/sbin
+PATH=$PATH:$STATE/tools/nginx/usr/sbin:$STATE/tools/prometheus/usr/bin
 CLAUDE_CODE_EXECUTABLE=$(cli)
 export CLAUDE_CODE_EXECUTABLE
 lint
