@@ -6,6 +6,7 @@ use ash_journey::process::until;
 use ash_journey::{Client as _, Options, skip};
 use serde_json::json;
 
+use crate::metrics::is_counted;
 use crate::support::{Talk, both_engines};
 
 const MEMORY: &str = "perl -e '$x = q(x) x 2_000_000_000; print length $x'";
@@ -35,6 +36,8 @@ fn a_turn_that_runs_out_of_memory_fails_and_the_next_one_works(options: Options)
     let truth = ["The sandbox ran out of memory and was ended"];
     ensure!(errors == truth, "{errors:?}: {}", turn.raw());
     ensure!(talk.api.status(&talk.session)? == "active");
+    is_counted(&talk, "ash_oom_kills_total{reason=\"sandbox\"}")?;
+    is_counted(&talk, "ash_sandboxes_lost_total")?;
     let told = talk.ask("[[history]]")?;
     ensure!(told.contains("[[say before]]"), "{told}");
 

@@ -27,6 +27,7 @@ mod killed;
 mod lasting;
 mod leftovers;
 mod limits;
+mod metrics;
 mod model;
 mod moved;
 mod options;
