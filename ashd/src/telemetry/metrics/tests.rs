@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use prometheus::Registry;
+use serde_json::{Value, json};
 
 use super::family::{Family, next};
 use super::labels::{Class, Denied, Resumed, TokenKind, Verb, Word};
@@ -170,24 +171,78 @@ fn family_of(name: &str) -> &str {
     ends.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
 }
 
-#[test]
-fn the_dashboard_shows_what_there_is() {
+/// What the dashboard asks.
+fn queries() -> Vec<String> {
     let text = include_str!("../../../../packaging/grafana.json");
-    let dashboard: serde_json::Value = serde_json::from_str(text).unwrap();
+    let dashboard: Value = serde_json::from_str(text).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     assert!(panels.len() > 10, "{} panels", panels.len());
+    let panels = panels.iter().filter(|panel| panel["type"] != "row");
+    let queries = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+    queries.map(|query| query["expr"].as_str().unwrap().to_owned()).collect()
+}
+
+/// What the manual says of metrics.
+fn manual() -> &'static str {
+    let text = include_str!("../../../../docs/operating.md");
+    text.split("\n## ").find(|section| section.starts_with("Metrics\n")).unwrap()
+}
+
+/// When the manual would have an alarm.
+fn alarms() -> Vec<String> {
+    let rows = manual().lines().filter_map(|line| line.strip_suffix("` |")?.rsplit_once("| `"));
+    rows.map(|(_, query)| query.replace("\\|", "|")).collect()
+}
+
+#[test]
+fn the_dashboard_and_the_manual_ask_for_what_there_is() {
+    let (queries, alarms) = (queries(), alarms());
     let known: BTreeSet<_> = Metrics::names().collect();
     let mut shown = BTreeSet::new();
-    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
-        let queries = panel["targets"].as_array().unwrap();
-        let queries = queries.iter().map(|query| query["expr"].as_str().unwrap());
-        for query in queries {
-            let names: BTreeSet<_> = named(query).into_iter().map(family_of).collect();
-            assert!(!names.is_empty() && names.is_subset(&known), "{query}: {names:?}");
-            shown.extend(names);
-        }
+    for query in &queries {
+        let names: BTreeSet<_> = named(query).into_iter().map(family_of).collect();
+        assert!(!names.is_empty() && names.is_subset(&known), "{query}: {names:?}");
+        shown.extend(names);
     }
     assert!(shown.len() > known.len() / 2, "{shown:?}");
+    assert!(alarms.len() > 3, "{alarms:?}");
+    for alarm in &alarms {
+        let names: BTreeSet<_> = named(alarm).into_iter().map(family_of).collect();
+        assert!(names.is_subset(&known), "{alarm}");
+    }
+}
+
+/// Has promtool read a text: whether it likes it, and what it says. None when it is not here, which is said
+/// aloud.
+fn promtool(test: &str, arguments: &[&str], text: &str) -> Option<(bool, String)> {
+    let mut promtool = Command::new("promtool");
+    promtool.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let Ok(mut child) = promtool.spawn() else {
+        println!("SKIP {test}: promtool is not installed");
+        return None;
+    };
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    Some((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+#[test]
+fn prometheus_understands_the_dashboard_and_the_manual() {
+    let test = "prometheus_understands_the_dashboard_and_the_manual";
+    let asked = queries().into_iter().chain(alarms()).enumerate().map(|(number, query)| {
+        json!({ "record": format!("q{number}"), "expr": query.replace("$__rate_interval", "5m") })
+    });
+    // What is JSON is YAML as well.
+    let rules = json!({ "groups": [{ "name": "all", "rules": asked.collect::<Vec<_>>() }] });
+    let config = manual().split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    for (arguments, text) in [
+        (&["check", "rules", "/dev/stdin"][..], rules.to_string()),
+        (&["check", "config", "--syntax-only", "/dev/stdin"], config.to_owned()),
+    ] {
+        let Some((likes, said)) = promtool(test, arguments, &text) else { return };
+        assert!(likes, "{said}\n{text}");
+    }
 }
 
 /// All families, each with something in it.
@@ -207,17 +262,9 @@ fn promtool_has_nothing_to_say_against_it() {
     let names: BTreeSet<_> = named(&text).into_iter().map(family_of).collect();
     let missing: Vec<_> = Metrics::names().filter(|name| !names.contains(name)).collect();
     assert_eq!(missing, [""; 0]);
-    let mut promtool = Command::new("promtool");
-    promtool.args(["check", "metrics"]).stdin(Stdio::piped());
-    let Ok(mut child) = promtool.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() else {
-        println!("SKIP promtool_has_nothing_to_say_against_it: promtool is not installed");
-        return;
-    };
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(output.status.success() && said.is_empty(), "{said}");
+    let test = "promtool_has_nothing_to_say_against_it";
+    let Some(told) = promtool(test, &["check", "metrics"], &text) else { return };
+    assert_eq!(told, (true, String::new()));
 }
 
 /// Nothing in it grows with sessions: it takes as long as for none.
