@@ -63,12 +63,6 @@ pub struct Front {
 /// An answer without the router, and the route that it counts for.
 type AtOnce<'a> = (Response, &'a Arc<Route>);
 
-/// Refuses a client for want of a key or of a right, and says so in the log.
-fn refuse(from: Peer<'_>, error: ApiError) -> Response {
-    refused(from.address, error.text());
-    error.into_response()
-}
-
 /// Who is on the other end of a connection.
 #[derive(Clone, Copy)]
 pub(super) struct Peer<'a> {
@@ -118,7 +112,7 @@ impl Front {
     }
 
     /// Refuses a client for want of a key or of a right, and says so in the log.
-    fn refuse(&self, from: Peer, reason: Denied, error: ApiError) -> AtOnce<'_> {
+    fn refuse(&self, from: Peer<'_>, reason: Denied, error: ApiError) -> AtOnce<'_> {
         refused(from.address, error.text());
         self.tally.denied(reason);
         (error.into_response(), &self.tally.none)
@@ -367,7 +361,7 @@ mod tests {
             Some(key) => request.header(AUTHORIZATION, format!("Bearer {key}")),
             None => request,
         };
-        let peer = front.peer(from.into());
+        let peer = front.peer(from.into(), None);
         front.answer(peer, request.body(Body::empty()).unwrap()).await.unwrap().status().as_u16()
     }
 
@@ -410,7 +404,7 @@ mod tests {
         }
         let request = Request::builder().uri("/").header(HOST, "evil.com");
         let request = request.body(Body::empty()).unwrap();
-        let peer = front.peer(std::net::Ipv4Addr::LOCALHOST.into());
+        let peer = front.peer(std::net::Ipv4Addr::LOCALHOST.into(), None);
         assert_eq!(front.answer(peer, request).await.unwrap().status(), StatusCode::FORBIDDEN);
         let reasons = [Denied::Place, Denied::Key, Denied::Scope, Denied::Rate, Denied::Broker];
         let counts = reasons.map(|reason| metrics.denied.of(reason).get());

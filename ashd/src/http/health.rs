@@ -93,17 +93,17 @@ pub(super) struct Pool {
     pub(super) resume_cold_fresh_hits: u64,
     pub(super) pre_warm_hits: u64,
     /// Of those that wait: agents that stand still.
-    frozen: u64,
+    pub(super) frozen: u64,
     /// Of those: agents that have given their memory back.
-    reclaimed: u64,
+    pub(super) reclaimed: u64,
     /// Since the start: how often an agent was stopped.
-    freezes: u64,
+    pub(super) freezes: u64,
     /// Since the start: bytes of memory that were given back.
-    reclaimed_bytes: u64,
+    pub(super) reclaimed_bytes: u64,
     /// Since the start: sandboxes that were saved and ended because nobody used them.
-    cooled: u64,
+    pub(super) cooled: u64,
     /// Since the start: of those, to make room for others.
-    evictions: u64,
+    pub(super) evictions: u64,
 }
 
 /// When sandboxes that nobody uses take which step, in milliseconds; null is never.

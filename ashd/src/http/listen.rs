@@ -276,6 +276,7 @@ mod tests {
 
     use super::*;
     use crate::auth::Keys;
+    use crate::http::metrics::Tally;
     use crate::http::{Guard, Origins, RateLimits, Rates};
 
     /// Bytes that a connection's task may take beside what is on the heap.
@@ -292,6 +293,7 @@ mod tests {
             limits: RateLimits::new(Rates::default()),
             cached: Arc::new(|_, _| None),
             router: Router::new(),
+            tally: Tally::new(Arc::default()),
         };
         let leaving = Leaving { soon: CancellationToken::new(), now: CancellationToken::new() };
         let limits = ConnectionLimits::default();

@@ -18,7 +18,9 @@ use super::context::Context;
 use super::health;
 use crate::domain::Status;
 use crate::session::api::Health;
-use crate::telemetry::metrics::labels::{ColdSource, Denied, PoolState, ResumePath, Verb};
+use crate::telemetry::metrics::labels::{
+    ColdSource, Denied, Eviction, PoolState, Resting, ResumePath, Verb,
+};
 use crate::telemetry::metrics::{Metrics, PRESSURE, Route, TEXT_FORMAT, follow, set};
 
 /// What no route answers.
@@ -60,6 +62,12 @@ fn tell(metrics: &Metrics, health: &Health, sessions: &[(Status, u64)]) {
     ] {
         set(metrics.pool.of(state), number);
     }
+    for (step, number) in [(Resting::Frozen, pool.frozen), (Resting::Reclaimed, pool.reclaimed)] {
+        set(metrics.resting.of(step), number);
+    }
+    follow(&metrics.reclaimed_bytes, pool.reclaimed_bytes);
+    follow(metrics.evictions.of(Eviction::Capacity), pool.evictions);
+    follow(metrics.evictions.of(Eviction::Idle), pool.cooled.saturating_sub(pool.evictions));
     follow(metrics.resumes.of(ResumePath::Warm), pool.resume_warm_hits);
     follow(metrics.resumes.of(ResumePath::Cold), pool.resume_cold_hits);
     follow(metrics.resumes.of(ResumePath::Prewarm), pool.pre_warm_hits);
@@ -155,6 +163,7 @@ mod tests {
     use tower::Service as _;
 
     use super::*;
+    use crate::session::api::{Rested, Times};
 
     #[tokio::test]
     async fn answers_say_which_route_they_are_of() {
@@ -183,7 +192,13 @@ mod tests {
             active_sessions: 9,
             live_sandboxes: 5,
             running: 2,
+            waiting: 2,
             warming: 1,
+            warm: 1,
+            pre_warm_hits: 3,
+            cold: 6,
+            rested: Rested { frozen: 2, cooled: 5, evictions: 1, ..Rested::default() },
+            times: Times::default(),
             max_sandboxes: 100,
             resume_warm_hits: 7,
             resume_cold_hits: 4,
@@ -213,9 +228,14 @@ mod tests {
                 "ash_pool_sandboxes{state=\"warming\"} 1",
                 "ash_pool_sandboxes{state=\"waiting\"} 2",
                 "ash_pool_sandboxes{state=\"running\"} 2",
+                "ash_pool_sandboxes{state=\"cold\"} 6",
+                "ash_pool_sandboxes{state=\"warm\"} 1",
+                "ash_resting_sandboxes{step=\"frozen\"} 2",
+                "ash_evictions_total{reason=\"idle\"} 4",
+                "ash_evictions_total{reason=\"capacity\"} 1",
                 "ash_resume_total{path=\"warm\"} 7",
                 "ash_resume_total{path=\"cold\"} 4",
-                "ash_resume_total{path=\"prewarm\"} 0",
+                "ash_resume_total{path=\"prewarm\"} 3",
                 "ash_resume_cold_total{source=\"local\"} 2",
                 "ash_resume_cold_total{source=\"cloud\"} 1",
                 "ash_resume_cold_total{source=\"fresh\"} 1",

@@ -1,4 +1,5 @@
 use std::io::{Read, Write};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use ash_broker::server::{self, Begin};

@@ -158,15 +158,17 @@ mod tests {
         let (head, body) = PRIMER.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"));
         let events: Vec<&str> = body.split_terminator("\n\n").collect();
-        let kinds = events.iter().map(|event| {
+        let mut kinds = events.iter().map(|event| {
             let (name, data) = event.split_once('\n').unwrap();
             let data = data.strip_prefix("data: ").unwrap();
             let data: serde_json::Value = serde_json::from_str(data).unwrap();
             assert_eq!(name.strip_prefix("event: "), data["type"].as_str());
             name
         });
-        assert_eq!(kinds.clone().next(), Some("event: message_start"));
-        assert_eq!(kinds.last(), Some("event: message_stop"));
+        assert_eq!(kinds.next(), Some("event: message_start"));
+        assert_eq!(kinds.next_back(), Some("event: message_stop"));
+        // The others are what they say, too.
+        assert_eq!(kinds.count(), 4);
         assert!(body.ends_with("\n\n"));
     }
 }

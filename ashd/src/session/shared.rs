@@ -226,7 +226,7 @@ impl Shared {
         session: &Session,
         sandbox: SandboxId,
     ) -> Result<Running, Refusal> {
-        self.launch_as(Way::Broker, root, room, session, sandbox).await
+        self.launch_as((Way::Broker, room), root, session, sandbox).await
     }
 
     /// Makes a sandbox for a session that nobody has yet. No broker has its socket before
@@ -237,14 +237,13 @@ impl Shared {
         session: &Session,
     ) -> Result<Running, Refusal> {
         let root = self.places.session(session.id);
-        self.launch_as(Way::Nowhere, &root, room, session, session.sandbox).await
+        self.launch_as((Way::Nowhere, room), &root, session, session.sandbox).await
     }
 
     async fn launch_as(
         &self,
-        way: Way,
+        (way, room): (Way, Taken<'_>),
         root: &Path,
-        room: Taken<'_>,
         session: &Session,
         sandbox: SandboxId,
     ) -> Result<Running, Refusal> {

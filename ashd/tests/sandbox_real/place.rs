@@ -15,7 +15,7 @@ use ashd::sandbox::lease::{DEFAULT_BASE, Slots};
 use ashd::sandbox::limits::Limits;
 use ashd::sandbox::link::Incoming;
 use ashd::sandbox::plan::PlacedFile;
-use ashd::sandbox::{NewSandbox, Running, Sandboxes, Setup};
+use ashd::sandbox::{NewSandbox, Running, Sandboxes, Setup, Way};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 use tempfile::TempDir;
@@ -92,6 +92,7 @@ impl Place {
             }],
             limits: Limits::default(),
             hostname: "hello".to_owned(),
+            way: Way::Broker,
         }
     }
 

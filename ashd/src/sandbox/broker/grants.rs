@@ -181,14 +181,7 @@ impl Shared {
         sandbox: SandboxId,
     ) -> Result<(), BrokerError> {
         fault::fail("broker.grant.before").map_err(BrokerError::Socket)?;
-        let mut grants = self.grants();
-        let open = grants.get_mut(&sandbox).filter(|grant| grant.is_open);
-        let waiting = open.map(|grant| {
-            grant.stand_in = None;
-            (grant.peer, grant.waiting.take())
-        });
-        drop(grants);
-        let Some((peer, Some(listener))) = waiting else { return Ok(()) };
+        let Some((peer, listener)) = self.take_waiting(sandbox) else { return Ok(()) };
         let handed = control.grant(sandbox.0, peer, listener.as_fd()).await;
         fault::point("broker.grant.after");
         match (self.grants().get_mut(&sandbox), handed) {
@@ -201,6 +194,14 @@ impl Shared {
             (None, _) => {}
         }
         self.withdraw(control, sandbox).await
+    }
+
+    /// A listener that a broker may have and has not, and who comes through it.
+    fn take_waiting(&self, sandbox: SandboxId) -> Option<(Peer, OwnedFd)> {
+        let mut grants = self.grants();
+        let grant = grants.get_mut(&sandbox).filter(|grant| grant.is_open)?;
+        grant.stand_in = None;
+        Some((grant.peer, grant.waiting.take()?))
     }
 
     /// Has those answered who knock, and those who wait already.

@@ -109,11 +109,11 @@ impl Driver {
         // Whatever had been changed by then, history says where the session is.
         self.told_of = self.changes;
         self.shared.copies.wake(self.session.id);
-        self.show(&events);
+        self.show_events(&events);
         Ok(())
     }
 
-    fn show(&mut self, events: &[Durable]) {
+    fn show_events(&mut self, events: &[Durable]) {
         for event in events {
             let frames = self.encoder.event(event, &mut self.numbering);
             self.journal.append(frames);

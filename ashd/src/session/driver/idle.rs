@@ -185,7 +185,8 @@ impl Driver {
     /// Has the agent's memory given back, beside everything else.
     fn give_memory_back(&mut self, reply: oneshot::Sender<bool>) {
         let (Some(link), Some(_)) = (&self.link, &self.idle.still) else {
-            return drop(reply.send(false));
+            let _ = reply.send(false);
+            return;
         };
         let stop = Arc::new(AtomicBool::new(false));
         self.idle.reclaim = Some(stop.clone());
@@ -212,15 +213,17 @@ impl Driver {
     async fn cool(&mut self, reply: oneshot::Sender<bool>) {
         let froze = self.idle.still.is_none();
         if !self.stand_still().await {
-            return drop(reply.send(false));
+            let _ = reply.send(false);
+            return;
         }
         let asked = self.link.as_ref().map(|link| link.sender.drain());
         let Some(Ok(awaited)) = asked else {
             // Its bridge is gone, which is about to be heard.
-            return drop(reply.send(false));
+            let _ = reply.send(false);
+            return;
         };
         let (tell, saved) = oneshot::channel();
-        self.wish(Wish { name: None, reply: tell }).await;
+        self.wish(Wish::new(None, tell)).await;
         self.idle.cooling = Some(Cooling { saved, is_saved: false, awaited, froze, reply });
     }
 

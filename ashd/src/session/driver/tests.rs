@@ -213,14 +213,12 @@ async fn and_one_that_has_no_result_by_how_it_ended() {
 #[tokio::test]
 async fn a_resume_is_measured_when_it_succeeds() {
     let (stage, mut driver, _bridge) = idle(Status::Paused).await;
-    let resume = async |driver: &mut Driver| {
-        let (reply, answer) = oneshot::channel();
-        driver.command(Command::Resume { reply }).await;
-        answer
-    };
-    resume(&mut driver).await.await.unwrap().unwrap();
+    let (reply, answer) = oneshot::channel();
+    driver.command(Command::Resume { reply }).await;
+    answer.await.unwrap().unwrap();
     stop(&mut driver).await.unwrap();
-    let waits = resume(&mut driver).await;
+    let (reply, waits) = oneshot::channel();
+    driver.command(Command::Resume { reply }).await;
     driver.launched(Err(Refusal::Sandbox("there is no room".to_owned()))).await;
     assert!(waits.await.unwrap().is_err());
     driver.state.step(Event::Resume).unwrap();

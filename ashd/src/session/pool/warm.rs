@@ -12,7 +12,6 @@ use tokio::time::timeout;
 
 use super::{Claim, Stamp};
 use crate::domain::{Agent, Session, SessionId, TurnOptions};
-use crate::sandbox::Running;
 use crate::sandbox::link::Incoming;
 use crate::session::api::Refusal;
 use crate::session::cli::{self, Controls, Conversation, StartKey};

@@ -9,8 +9,8 @@ use prometheus::{
 
 use super::family::{Counters, Family, Gauges, Histograms, next};
 use super::labels::{
-    Class, ColdSource, Denied, Dropped, Eviction, Exhausted, PoolState, ResumePath, Resumed,
-    SpawnPhase, TokenKind, TurnEnd,
+    Class, ColdSource, Denied, Dropped, Eviction, Exhausted, PoolState, Resting, ResumePath,
+    Resumed, SpawnPhase, TokenKind, TurnEnd,
 };
 use super::table::{Declared, Group, Traits, families};
 use crate::domain::Status;
@@ -58,6 +58,11 @@ families! {
         active_sandboxes: IntGauge = "ash_active_sandboxes" {}
         /// Sandboxes, by what they are doing.
         pool: Gauges<PoolState> = "ash_pool_sandboxes" { labels: &["state"], }
+        /// Agents that stand still because nobody uses them, and those of them that have given their
+        /// memory back.
+        resting: Gauges<Resting> = "ash_resting_sandboxes" { labels: &["step"], }
+        /// Memory that agents have given back.
+        reclaimed_bytes: IntCounter = "ash_reclaimed_bytes_total" { unit: "bytes", }
         /// The most sandboxes that may live.
         pool_max: IntGauge = "ash_pool_max_capacity" {}
         /// Time from when a sandbox is asked for until its bridge answers.

@@ -180,6 +180,14 @@ words! {
         Server = ["server"],
     }
 
+    /// How far down the idle ladder an agent is that still lives.
+    Resting {
+        /// It stands still.
+        Frozen = ["frozen"],
+        /// It stands still, and has given its memory back.
+        Reclaimed = ["reclaimed"],
+    }
+
     /// Why a sandbox was ended that nobody had asked to be.
     Eviction {
         /// Nothing had happened in it for long.

@@ -97,6 +97,7 @@ macro_rules! families {
         }
 
         /// Every family.
+        #[expect(clippy::needless_update, reason = "a family may name all of its traits")]
         pub(super) const GROUPS: &[Group] = &[
             $(Group {
                 title: $title,

@@ -189,7 +189,6 @@ impl Random {
     fn seeded() -> Random {
         let given = std::env::var("ASH_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = given.unwrap_or_else(|| u64::from(std::process::id()) + 1);
-        eprintln!("ASH_TEST_SEED={seed}");
         Random(seed)
     }
 
