@@ -67,7 +67,6 @@ impl Service {
                 Ok(Some(view))
             }
             Err(refusal) => {
-                fault::point("create.undo");
                 shared.throw_away_taken(taken).await;
                 Err(refusal)
             }

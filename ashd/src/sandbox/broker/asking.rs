@@ -9,7 +9,7 @@ use crate::domain::SandboxId;
 impl Broker {
     /// The sandboxes that have requests on their way to the model API. A broker of before it could be
     /// asked counts as one without any. `None`: nobody can tell, because it leaves or is lost.
-    pub(in crate::sandbox) async fn asking(&self) -> Option<BTreeSet<SandboxId>> {
+    pub async fn asking(&self) -> Option<BTreeSet<SandboxId>> {
         if self.shared.is_hopeless.load(Ordering::SeqCst) {
             return Some(BTreeSet::new());
         }

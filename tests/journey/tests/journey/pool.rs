@@ -224,7 +224,7 @@ fn what_a_session_wants_for_itself_it_gets() -> Result<()> {
 fn one_that_is_lost_or_of_nobody_goes() -> Result<()> {
     let ash = begin(Options::stub(), 2)?;
     let api = ash.api();
-    ash.kill_inside("ash-stub")?;
+    ash.kill_inside("claude")?;
     api.until_warm(2)?;
     let session = api.create("hello", json!({}))?;
     ensure!(api.exec(&session, "true")?.code == 0);

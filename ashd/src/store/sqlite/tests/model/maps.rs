@@ -161,6 +161,10 @@ impl Model {
 
     pub(super) fn remove_point(&mut self, session: SessionId, id: PointId) -> bool {
         let Ok(whole) = self.find(session) else { return false };
+        // Its files are still to be built from it.
+        if whole.0.restore == Some(id) {
+            return false;
+        }
         let before = whole.3.len();
         whole.3.retain(|(point, _)| point.id != id);
         whole.3.len() < before
