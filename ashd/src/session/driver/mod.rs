@@ -35,7 +35,7 @@ use self::rest::IDLE;
 use self::saving::{Saved, Saving, Wish};
 pub(super) use self::times::FirstCall;
 use self::times::Times;
-use self::turns::Waiting;
+use self::turns::{Waiting, refusal};
 use self::writes::Changes;
 pub(super) use self::writes::{Workspace, Write};
 use super::api::{Happened, Reading, Refusal};
@@ -46,7 +46,7 @@ use super::journal::Journal;
 use super::keeping::Life;
 use super::ladder::Step;
 use super::logs::Logs;
-use super::machine::{Denied, Effect, Event, Failure, State, Turn};
+use super::machine::{Effect, Event, Failure, State, Turn};
 use super::registry::SessionView;
 use super::rewind::Goal;
 use super::shared::Shared;
@@ -502,22 +502,6 @@ impl Driver {
 
     fn view(&self) -> Arc<SessionView> {
         SessionView::of(&self.session)
-    }
-}
-
-/// What a refusal of the machine is to the caller of a verb.
-fn refusal(denied: Denied, verb: &'static str) -> Refusal {
-    match denied {
-        Denied::NotActive(status) => Refusal::NotActive(status),
-        Denied::WrongStatus(status) => Refusal::WrongStatus { verb, status },
-        Denied::Ended => Refusal::Ended,
-        Denied::Busy => Refusal::Busy,
-        Denied::QueueFull(limit) => Refusal::QueueFull(limit),
-        Denied::NoSandbox => {
-            let text = "The sandbox could not be started; the session's log says why";
-            Refusal::Sandbox(text.to_owned())
-        }
-        Denied::ShuttingDown => Refusal::ShuttingDown,
     }
 }
 

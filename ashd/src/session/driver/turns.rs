@@ -6,7 +6,7 @@ use ash_wire::words::Turn as WireTurn;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::{Driver, Failure, Reply, RunningCli, refusal};
+use super::{Driver, Failure, Reply, RunningCli};
 use crate::domain::session::RunningTurn;
 use crate::domain::{
     Event as Durable, EventKind, NewEvent, SessionChange, Timestamp, TurnId, TurnOptions,
@@ -363,4 +363,20 @@ fn user_body(request: &TurnRequest) -> Bytes {
     }
     let options = serde_json::to_string(&request.options).unwrap_or_else(|_| "{}".to_owned());
     format!("{{\"type\":\"user\",\"content\":{content},\"options\":{options}}}").into()
+}
+
+/// What a refusal of the machine is to the caller of a verb.
+pub(super) fn refusal(denied: Denied, verb: &'static str) -> Refusal {
+    match denied {
+        Denied::NotActive(status) => Refusal::NotActive(status),
+        Denied::WrongStatus(status) => Refusal::WrongStatus { verb, status },
+        Denied::Ended => Refusal::Ended,
+        Denied::Busy => Refusal::Busy,
+        Denied::QueueFull(limit) => Refusal::QueueFull(limit),
+        Denied::NoSandbox => {
+            let text = "The sandbox could not be started; the session's log says why";
+            Refusal::Sandbox(text.to_owned())
+        }
+        Denied::ShuttingDown => Refusal::ShuttingDown,
+    }
 }
