@@ -9,13 +9,14 @@ use serde_json::json;
 
 use super::replay::read_stubbornly;
 use super::times::resumed;
-use super::{Begin, Claimed, Driver, Replay, Reply, RunningCli, refusal};
+use super::{Driver, Replay, Reply, RunningCli, refusal};
 use crate::domain::{Changed, EventKind, SandboxId, Session, SessionChange, Status, TurnOptions};
 use crate::fault;
 use crate::sandbox::Running;
 use crate::sandbox::cgroup::OutOfMemory;
+use crate::sandbox::link::Incoming;
 use crate::session::api::{Happened, Refusal};
-use crate::session::cli::{Conversation, StartKey};
+use crate::session::cli::{Controls, Conversation, StartKey};
 use crate::session::frames::Numbering;
 use crate::session::keeping::{Found, Life};
 use crate::session::machine::{Event, Sandbox, State, Turn};
@@ -27,6 +28,27 @@ use crate::telemetry::metrics::labels::{Exhausted, Resumed};
 /// What becomes of a conversation whose transcript is gone.
 const LOST: &str = "the transcript of the conversation is gone from the agent's home: the agent \
                     begins anew, and knows nothing of what history shows";
+
+/// A sandbox with a CLI that was started for a session with nothing of its own.
+pub(in crate::session) struct Claimed {
+    pub(in crate::session) running: Running,
+    /// What the CLI was started with.
+    pub(in crate::session) controls: Controls,
+    /// What the bridge has said till now, not acknowledged.
+    pub(in crate::session) heard: Vec<Incoming>,
+}
+
+/// How a session's driver begins.
+pub(in crate::session) enum Begin {
+    /// Without a sandbox.
+    Cold,
+    /// With a fresh sandbox.
+    Launched(Running),
+    /// With a sandbox that was made before anybody asked, and in it a CLI that is ready.
+    Claimed(Claimed),
+    /// With a sandbox that an earlier daemon left.
+    Adopted(Running, Replay),
+}
 
 impl Driver {
     pub(super) async fn begin_life(&mut self, begin: Begin) {

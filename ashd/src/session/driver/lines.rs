@@ -1,7 +1,5 @@
 //! What the bridge says: lines become events and frames, notices move the machine.
 
-use std::time::Duration;
-
 use ash_wire::words::{Notice, TurnOutcome};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -13,15 +11,11 @@ use crate::domain::event::Origin;
 use crate::domain::{EventKind, NewEvent, SessionChange, Timestamp, TurnId};
 use crate::fault;
 use crate::sandbox::link::{Incoming, LinkError};
-use crate::session::api::{Frame, Refusal};
+use crate::session::api::Frame;
 use crate::session::frames::Numbering;
 use crate::session::machine::{Event, Turn};
-use crate::store::{StoreError, Usage};
-use crate::telemetry::message;
+use crate::store::Usage;
 use crate::telemetry::metrics::labels::TurnEnd;
-
-/// How long to wait before what the store failed to do is tried again.
-pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// Bytes of deltas that are acknowledged together: one by one, they would wake the bridge as often as
 /// it wakes us.
@@ -145,38 +139,6 @@ impl Driver {
             let _ = link.sender.ack(number);
             fault::point("ack.after");
             self.owed = 0;
-        }
-    }
-
-    /// Commits; while the disk is full or fails, waits and tries again. The bridge keeps what comes
-    /// in the meantime and holds the CLI back if it becomes too much.
-    pub(super) async fn commit_stubbornly(
-        &mut self,
-        change: SessionChange,
-        events: Vec<NewEvent>,
-    ) -> Result<(), Refusal> {
-        let mut fails = false;
-        loop {
-            match self.commit(change.clone(), events.clone()).await {
-                Err(error @ (StoreError::Full | StoreError::Database(_)))
-                    if !self.shared.is_shutting_down() && !self.is_leaving() =>
-                {
-                    if !std::mem::replace(&mut fails, true) {
-                        tracing::error!(
-                            message_id = message::NOT_STORED, ash_session = %self.session.id,
-                            ash_agent = %self.session.agent, ash_tenant = %self.session.tenant, %error,
-                            "what happens in the session cannot be stored; it waits until it can"
-                        );
-                    }
-                    tokio::time::sleep(RETRY).await;
-                }
-                result => {
-                    if fails && result.is_ok() {
-                        tracing::info!(ash_session = %self.session.id, "what happened is stored");
-                    }
-                    return Ok(result?);
-                }
-            }
         }
     }
 

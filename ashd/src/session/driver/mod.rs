@@ -5,6 +5,7 @@
 //! machine's effects are carried out one after the other. What history keeps is committed before
 //! anyone sees it; what it does not keep goes to the readers at once.
 
+mod commit;
 mod exec;
 mod life;
 mod lines;
@@ -24,12 +25,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use self::exec::Execs;
 use self::idle::Idle;
+pub(super) use self::life::{Begin, Claimed};
 pub(super) use self::replay::Replay;
 use self::rest::IDLE;
 use self::saving::{Saved, Saving, Wish};
@@ -38,7 +39,7 @@ use self::times::Times;
 use self::turns::{Waiting, refusal};
 use self::writes::Changes;
 pub(super) use self::writes::{Workspace, Write};
-use super::api::{Happened, Reading, Refusal};
+use super::api::{Reading, Refusal};
 use super::cli::{Controls, StartKey};
 use super::exec::ExecStream;
 use super::frames::{Encoder, Numbering};
@@ -52,12 +53,10 @@ use super::rewind::Goal;
 use super::shared::Shared;
 use super::stream::Subscription;
 use crate::domain::{
-    EventKind, ExecRequest, NewEvent, Point, PointId, PointName, Session, SessionChange, Status,
-    Timestamp, TurnId, TurnRequest,
+    ExecRequest, Point, PointId, PointName, Session, SessionChange, Status, TurnId, TurnRequest,
 };
 use crate::sandbox::Running;
 use crate::sandbox::link::{Incoming, LinkError};
-use crate::store::{Commit, StoreError};
 
 /// Messages of the bridge that are taken at once.
 const BATCH: usize = 512;
@@ -191,27 +190,6 @@ enum Input {
     Settled,
     /// Nothing, for long.
     Idle,
-}
-
-/// A sandbox with a CLI that was started for a session with nothing of its own.
-pub(super) struct Claimed {
-    pub(super) running: Running,
-    /// What the CLI was started with.
-    pub(super) controls: Controls,
-    /// What the bridge has said till now, not acknowledged.
-    pub(super) heard: Vec<Incoming>,
-}
-
-/// How a session's driver begins.
-pub(super) enum Begin {
-    /// Without a sandbox.
-    Cold,
-    /// With a fresh sandbox.
-    Launched(Running),
-    /// With a sandbox that was made before anybody asked, and in it a CLI that is ready.
-    Claimed(Claimed),
-    /// With a sandbox that an earlier daemon left.
-    Adopted(Running, Replay),
 }
 
 impl Driver {
@@ -453,46 +431,6 @@ impl Driver {
             outcome = outcome.and(result);
         }
         outcome
-    }
-
-    /// The next event of the session.
-    fn event(&self, kind: EventKind, turn: Option<TurnId>, body: Bytes) -> NewEvent {
-        NewEvent {
-            seq: self.session.last_seq + 1,
-            kind,
-            turn,
-            origin: None,
-            replaces: false,
-            body,
-            at: Timestamp::now(),
-        }
-    }
-
-    /// Puts a change and events on disk, then into memory.
-    async fn commit(
-        &mut self,
-        change: SessionChange,
-        events: Vec<NewEvent>,
-    ) -> Result<(), StoreError> {
-        self.commit_as(Commit::of(self.session.id, change, events)).await
-    }
-
-    async fn commit_as(&mut self, commit: Commit) -> Result<(), StoreError> {
-        let last = commit.events.last().map_or(self.session.last_seq, |event| event.seq);
-        let (session, change) = (self.session.id, commit.change.clone());
-        let publish = change != SessionChange::none();
-        let turns = change.turn.is_some();
-        self.shared.store.commit(commit).await?;
-        self.session.last_seq = last;
-        change.apply(&mut self.session);
-        if publish {
-            self.shared.registry.publish(&self.session);
-        }
-        if turns {
-            self.logs.in_turn(self.session.turn.map(|turn| turn.id));
-            self.shared.tell(Happened::SessionTurned(self.session.tenant.clone(), session));
-        }
-        Ok(())
     }
 
     /// Whether a command waits that ends the sandbox.

@@ -13,7 +13,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Driver;
-use super::lines::{Pending, RETRY};
+use super::commit::RETRY;
+use super::lines::Pending;
 use crate::domain::session::RunningTurn;
 use crate::domain::{Event as Durable, SessionId, TurnOptions};
 use crate::session::api::Refusal;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ash_wire::frame::{self, HEADER, Header, Kind};
 use ash_wire::words::{CliState, TurnOutcome, Welcome};
+use bytes::Bytes;
 use rusqlite::Connection;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,13 +14,13 @@ use super::times::end_of;
 use super::*;
 use crate::domain::session::RunningTurn;
 use crate::domain::turn::{OutputFormat, OutputKind};
-use crate::domain::{Message, SandboxId, Scope, Tenant, TurnOptions};
+use crate::domain::{EventKind, Message, SandboxId, Scope, Tenant, TurnOptions};
 use crate::sandbox::link;
 use crate::session::api::Caller;
 use crate::session::cli::Conversation;
 use crate::session::keeping::{Found, beside};
 use crate::session::stage::Stage;
-use crate::store::EventRange;
+use crate::store::{EventRange, StoreError};
 use crate::telemetry::metrics::labels::{Resumed, TurnEnd, Word};
 
 /// A link to a bridge that has answered and says nothing more, and the bridge's end of it.
