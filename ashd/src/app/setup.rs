@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{AppError, descriptors};
-use crate::config::{Config, Pool, Retention};
+use crate::config::{self, Config, Pool, Retention};
 use crate::domain::Node;
 use crate::http;
 use crate::objects::{self, Objects, SealKey};
@@ -17,10 +17,14 @@ use crate::sandbox::lease::slots_in;
 use crate::sandbox::limits::Limits;
 use crate::session::cli::Defaults;
 use crate::session::shared::{Live, Options};
-use crate::session::{Keeping, Times};
+use crate::session::{Admission, Keeping, Times};
 use crate::store::sqlite;
 use crate::telemetry::metrics::Metrics;
 use crate::tree::TreeLimits;
+
+/// Turns that run at the same time on one processor, when nothing is said: most of a turn is waiting for
+/// the model.
+const TURNS: usize = 16;
 
 /// How to work with the database.
 ///
@@ -138,6 +142,7 @@ pub(super) fn live(config: &Config) -> Live {
             tmpfs: sandbox.tmpfs.0,
             file_size: sandbox.file_size.0,
         },
+        admission: admission(&config.admission),
     }
 }
 
@@ -150,6 +155,13 @@ fn times(pool: &Pool) -> Times {
         at_once: pool.per_tick as usize,
         busy_cpus: pool.busy_cpus,
     }
+}
+
+/// How much is begun at a time. What is not said follows from the machine.
+fn admission(said: &config::Admission) -> Admission {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let or = |number: u32, usual: usize| if number == 0 { usual } else { number as usize };
+    Admission { turns: or(said.turns, TURNS * processors) }
 }
 
 /// How long what is kept; 0 stands for ever.
@@ -169,7 +181,7 @@ fn unless_zero(time: Duration) -> Option<Duration> {
 
 /// How the HTTP edge is.
 pub(super) fn http(config: &Config) -> http::Options {
-    let bytes = |size: crate::config::Size| usize::try_from(size.0).unwrap_or(usize::MAX);
+    let bytes = |size: config::Size| usize::try_from(size.0).unwrap_or(usize::MAX);
     let defaults = http::Options::default();
     http::Options {
         hosts: config.http.allowed_hosts.clone(),

@@ -121,6 +121,12 @@ sections! {
             derived: "`true` when started by hand, `false` when by a service manager",
         }
     }
+    /// How much is begun at a time. What is more waits.
+    admission: Admission {
+        /// Turns that run at the same time, of all sessions; 0 for 16 per processor. Of those that wait
+        /// the next is one of the tenant that runs the fewest, there the one that came first.
+        turns: u32 = "0" { live: true, }
+    }
     /// What becomes of sandboxes that nobody uses, until the next message has them go on: no turn and no
     /// command runs in them, nor anything of the agent's own that computes or asks the model. With
     /// `0s` a step is left out.

@@ -28,7 +28,7 @@ use std::path::Path;
 
 pub use file::open_regular;
 pub use keys::{
-    Bus, Config, Http, Log, Model, Pool, Retention, Sandbox, Session, Snapshots, State,
+    Admission, Bus, Config, Http, Log, Model, Pool, Retention, Sandbox, Session, Snapshots, State,
 };
 pub use problem::{ConfigError, Origin, Problem};
 pub use secret::Secret;

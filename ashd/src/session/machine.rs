@@ -1,7 +1,7 @@
 //! What a session may do next. Pure: no clock, no I/O, no locks.
 //!
 //! ```text
-//!            Send                     Launched              TurnEnded
+//!            Send                 Launched, Granted         TurnEnded
 //!   sandbox ──────► sandbox           ───────► turn: ours  ──────────► turn: none
 //!   none            launching                     │  ▲                    │
 //!     ▲               │ LaunchFailed              │  └── next in queue ◄──┘
@@ -14,6 +14,9 @@
 //!
 //! [`State::step`] takes an event and says what is to be done, in order. What is refused leaves
 //! the state as it was.
+//!
+//! A turn of ours runs in a place, of which there may be fewer than sessions. One is asked for when a
+//! turn could begin, and given back between any two turns: others may be waiting for it.
 
 use std::collections::VecDeque;
 
@@ -30,6 +33,8 @@ pub(super) struct State {
     pub turn: Turn,
     /// Turns that wait, next first.
     pub queue: VecDeque<TurnId>,
+    /// What it has of the places that turns run in.
+    pub permit: Permit,
     /// The session becomes active when the launch under way succeeds.
     pub resuming: bool,
     /// The most turns that may wait.
@@ -58,6 +63,17 @@ pub(super) enum Turn {
     Own,
 }
 
+/// What a session has of the places that turns run in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Permit {
+    /// Nothing.
+    None,
+    /// It has asked for one.
+    Asked,
+    /// It has one.
+    Held,
+}
+
 /// Something that happened or is asked for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Event {
@@ -74,6 +90,8 @@ pub(super) enum Event {
     LaunchFailed,
     /// The sandbox is gone.
     SandboxLost,
+    /// There is a place, which was asked for.
+    Granted,
     /// A turn that a message began is over.
     TurnEnded(TurnId),
     /// The CLI began a turn by itself.
@@ -103,6 +121,10 @@ pub(super) enum Effect {
     Status(Status),
     /// Make a sandbox.
     Launch,
+    /// Ask for a place that the next turn can run in.
+    Ask,
+    /// Give the place back, or ask for it no longer.
+    Release,
     /// Commit the user message, then give the turn to the bridge.
     Begin(TurnId),
     /// Ask the CLI to interrupt what it runs.
@@ -158,18 +180,28 @@ impl State {
             sandbox: Sandbox::None,
             turn: Turn::None,
             queue: VecDeque::new(),
+            permit: Permit::None,
             resuming: false,
             queue_limit,
         }
     }
 
-    /// The state of a session with a sandbox whose bridge answers.
+    /// The state of a session with a sandbox whose bridge answers. A turn that runs has its place.
     pub(super) fn live(status: Status, turn: Turn, queue_limit: usize) -> State {
-        State { sandbox: Sandbox::Up, turn, ..State::cold(status, queue_limit) }
+        let permit = if matches!(turn, Turn::Ours(_)) { Permit::Held } else { Permit::None };
+        State { sandbox: Sandbox::Up, turn, permit, ..State::cold(status, queue_limit) }
     }
 
     /// Takes an event: what is to be done, or why not.
     pub(super) fn step(&mut self, event: Event) -> Step {
+        let mut effects = self.take(event)?;
+        if !self.needs_place() {
+            effects.extend(self.release());
+        }
+        Ok(effects)
+    }
+
+    fn take(&mut self, event: Event) -> Step {
         match event {
             Event::Send(turn, when_busy) => self.send(turn, when_busy),
             Event::Withdraw(turn) => {
@@ -180,6 +212,7 @@ impl State {
             Event::Launched => Ok(self.launched()),
             Event::LaunchFailed => Ok(self.launch_failed()),
             Event::SandboxLost => Ok(self.sandbox_lost()),
+            Event::Granted => Ok(self.granted()),
             Event::TurnEnded(turn) => Ok(self.turn_ended(Turn::Ours(turn))),
             Event::OwnTurnBegan => {
                 if self.turn == Turn::None && self.sandbox == Sandbox::Up {
@@ -203,8 +236,9 @@ impl State {
         if self.status != Status::Active {
             return Err(Denied::NotActive(self.status));
         }
-        if self.turn == Turn::None && self.sandbox != Sandbox::Launching {
-            return Ok(self.begin_or_launch(turn));
+        if self.turn == Turn::None && self.sandbox != Sandbox::Launching && self.queue.is_empty() {
+            self.queue.push_back(turn);
+            return Ok(self.next().into_iter().collect());
         }
         let busy = self.turn != Turn::None || !self.queue.is_empty();
         if busy && when_busy == WhenBusy::Reject {
@@ -215,20 +249,10 @@ impl State {
         }
         if when_busy == WhenBusy::Interrupt {
             self.queue.push_front(turn);
-            return self.step(Event::Interrupt);
+            return self.take(Event::Interrupt);
         }
         self.queue.push_back(turn);
         Ok(vec![])
-    }
-
-    fn begin_or_launch(&mut self, turn: TurnId) -> Vec<Effect> {
-        if self.sandbox == Sandbox::Up {
-            self.turn = Turn::Ours(turn);
-            return vec![Effect::Begin(turn)];
-        }
-        self.queue.push_back(turn);
-        self.sandbox = Sandbox::Launching;
-        vec![Effect::Launch]
     }
 
     fn wake(&mut self) -> Step {
@@ -272,30 +296,66 @@ impl State {
         effects
     }
 
+    fn granted(&mut self) -> Vec<Effect> {
+        if self.permit != Permit::Asked {
+            return vec![];
+        }
+        self.permit = Permit::Held;
+        self.next().into_iter().collect()
+    }
+
     fn turn_ended(&mut self, turn: Turn) -> Vec<Effect> {
         if self.turn != turn {
             return vec![];
         }
         self.turn = Turn::None;
-        self.next().into_iter().collect()
+        // What the CLI began by itself had no place: one that was granted meanwhile is for the next.
+        let given_back = match turn {
+            Turn::Ours(_) => self.release(),
+            Turn::Own | Turn::None => None,
+        };
+        given_back.into_iter().chain(self.next()).collect()
     }
 
-    /// The next waiting turn begins, or a sandbox is made for it.
+    /// Whether a turn runs in a place, or could begin in one.
+    fn needs_place(&self) -> bool {
+        let waits = self.status == Status::Active && !self.queue.is_empty();
+        matches!(self.turn, Turn::Ours(_)) || waits && self.sandbox == Sandbox::Up
+    }
+
+    fn release(&mut self) -> Option<Effect> {
+        let permit = std::mem::replace(&mut self.permit, Permit::None);
+        (permit != Permit::None).then_some(Effect::Release)
+    }
+
+    /// The next waiting turn begins, or what it needs for that is asked for.
     fn next(&mut self) -> Option<Effect> {
         if self.turn != Turn::None || self.status != Status::Active {
             return None;
         }
         match self.sandbox {
             Sandbox::Launching => None,
-            Sandbox::Up => {
-                let turn = self.queue.pop_front()?;
-                self.turn = Turn::Ours(turn);
-                Some(Effect::Begin(turn))
-            }
+            Sandbox::Up => self.next_in_sandbox(),
             Sandbox::None => {
                 self.queue.front()?;
                 self.sandbox = Sandbox::Launching;
                 Some(Effect::Launch)
+            }
+        }
+    }
+
+    fn next_in_sandbox(&mut self) -> Option<Effect> {
+        let turn = *self.queue.front()?;
+        match self.permit {
+            Permit::None => {
+                self.permit = Permit::Asked;
+                Some(Effect::Ask)
+            }
+            Permit::Asked => None,
+            Permit::Held => {
+                self.queue.pop_front();
+                self.turn = Turn::Ours(turn);
+                Some(Effect::Begin(turn))
             }
         }
     }
@@ -321,7 +381,8 @@ impl State {
         if self.status == Status::Ended {
             return Err(Denied::Ended);
         }
-        if self.turn != Turn::None || self.sandbox == Sandbox::Launching {
+        let waits = self.sandbox == Sandbox::Launching || !self.queue.is_empty();
+        if self.turn != Turn::None || waits {
             return Err(Denied::Busy);
         }
         match std::mem::replace(&mut self.sandbox, Sandbox::None) {
@@ -373,11 +434,14 @@ impl State {
         effects
     }
 
+    /// Ends the turn, and gives its place back, or the one that is asked for, before the sandbox is
+    /// ended: others need not wait for that.
     fn fail_turn(&mut self, failure: Failure) -> Vec<Effect> {
-        match std::mem::replace(&mut self.turn, Turn::None) {
-            Turn::Ours(turn) => vec![Effect::Fail(turn, failure)],
-            Turn::Own | Turn::None => vec![],
-        }
+        let failed = match std::mem::replace(&mut self.turn, Turn::None) {
+            Turn::Ours(turn) => Some(Effect::Fail(turn, failure)),
+            Turn::Own | Turn::None => None,
+        };
+        failed.into_iter().chain(self.release()).collect()
     }
 
     fn refuse_queue(&mut self, denied: Denied) -> Vec<Effect> {
@@ -398,13 +462,24 @@ mod tests {
         State::live(Status::Active, Turn::None, 2)
     }
 
+    /// Takes an event, where there is always a place: what is done besides asking for it and giving it
+    /// back.
+    fn step(state: &mut State, event: Event) -> Step {
+        let mut effects = state.step(event)?;
+        while let Some(at) = effects.iter().position(|effect| *effect == Effect::Ask) {
+            drop(effects.splice(at..=at, state.step(Event::Granted)?));
+        }
+        effects.retain(|effect| *effect != Effect::Release);
+        Ok(effects)
+    }
+
     #[test]
     fn a_message_wakes_a_cold_session_and_runs_when_it_is_up() {
         let mut state = State::cold(Status::Active, 2);
         let a = turn();
-        assert_eq!(state.step(Event::Send(a, WhenBusy::Queue)), Ok(vec![Effect::Launch]));
-        assert_eq!(state.step(Event::Launched), Ok(vec![Effect::Begin(a)]));
-        assert_eq!(state.step(Event::TurnEnded(a)), Ok(vec![]));
+        assert_eq!(step(&mut state, Event::Send(a, WhenBusy::Queue)), Ok(vec![Effect::Launch]));
+        assert_eq!(step(&mut state, Event::Launched), Ok(vec![Effect::Begin(a)]));
+        assert_eq!(step(&mut state, Event::TurnEnded(a)), Ok(vec![]));
         assert_eq!(state, live());
     }
 
@@ -412,63 +487,119 @@ mod tests {
     fn busy_is_queued_refused_or_interrupts() {
         let mut state = live();
         let [a, b, c, d] = [turn(), turn(), turn(), turn()];
-        state.step(Event::Send(a, WhenBusy::Queue)).unwrap();
-        assert_eq!(state.step(Event::Send(b, WhenBusy::Reject)), Err(Denied::Busy));
-        assert_eq!(state.step(Event::Send(b, WhenBusy::Queue)), Ok(vec![]));
-        assert_eq!(state.step(Event::Send(c, WhenBusy::Interrupt)), Ok(vec![Effect::Interrupt]));
-        assert_eq!(state.step(Event::Send(d, WhenBusy::Queue)), Err(Denied::QueueFull(2)));
-        assert_eq!(state.step(Event::TurnEnded(a)), Ok(vec![Effect::Begin(c)]));
-        assert_eq!(state.step(Event::TurnEnded(c)), Ok(vec![Effect::Begin(b)]));
+        step(&mut state, Event::Send(a, WhenBusy::Queue)).unwrap();
+        assert_eq!(step(&mut state, Event::Send(b, WhenBusy::Reject)), Err(Denied::Busy));
+        assert_eq!(step(&mut state, Event::Send(b, WhenBusy::Queue)), Ok(vec![]));
+        assert_eq!(
+            step(&mut state, Event::Send(c, WhenBusy::Interrupt)),
+            Ok(vec![Effect::Interrupt])
+        );
+        assert_eq!(step(&mut state, Event::Send(d, WhenBusy::Queue)), Err(Denied::QueueFull(2)));
+        assert_eq!(step(&mut state, Event::TurnEnded(a)), Ok(vec![Effect::Begin(c)]));
+        assert_eq!(step(&mut state, Event::TurnEnded(c)), Ok(vec![Effect::Begin(b)]));
     }
 
     #[test]
     fn a_failed_launch_refuses_who_waited_and_leaves_the_status() {
         let mut state = State::cold(Status::Stopped, 2);
-        assert_eq!(state.step(Event::Resume), Ok(vec![Effect::Launch]));
-        assert_eq!(state.step(Event::LaunchFailed), Ok(vec![]));
+        assert_eq!(step(&mut state, Event::Resume), Ok(vec![Effect::Launch]));
+        assert_eq!(step(&mut state, Event::LaunchFailed), Ok(vec![]));
         assert_eq!(state.status, Status::Stopped);
         let mut state = State::cold(Status::Active, 2);
         let a = turn();
-        state.step(Event::Send(a, WhenBusy::Queue)).unwrap();
-        assert_eq!(state.step(Event::LaunchFailed), Ok(vec![Effect::Refuse(a, Denied::NoSandbox)]));
+        step(&mut state, Event::Send(a, WhenBusy::Queue)).unwrap();
+        assert_eq!(
+            step(&mut state, Event::LaunchFailed),
+            Ok(vec![Effect::Refuse(a, Denied::NoSandbox)])
+        );
     }
 
     #[test]
     fn a_lost_sandbox_fails_its_turn_and_the_next_gets_a_new_one() {
         let mut state = live();
         let [a, b] = [turn(), turn()];
-        state.step(Event::Send(a, WhenBusy::Queue)).unwrap();
-        state.step(Event::Send(b, WhenBusy::Queue)).unwrap();
+        step(&mut state, Event::Send(a, WhenBusy::Queue)).unwrap();
+        step(&mut state, Event::Send(b, WhenBusy::Queue)).unwrap();
         let effects =
             vec![Effect::Fail(a, Failure::SandboxLost), Effect::EndSandbox, Effect::Launch];
-        assert_eq!(state.step(Event::SandboxLost), Ok(effects));
-        assert_eq!(state.step(Event::Launched), Ok(vec![Effect::Begin(b)]));
+        assert_eq!(step(&mut state, Event::SandboxLost), Ok(effects));
+        assert_eq!(step(&mut state, Event::Launched), Ok(vec![Effect::Begin(b)]));
     }
 
     #[test]
     fn pausing_lets_the_turn_go_on_and_refuses_what_comes_after() {
         let mut state = live();
         let [a, b] = [turn(), turn()];
-        state.step(Event::Send(a, WhenBusy::Queue)).unwrap();
-        assert_eq!(state.step(Event::Pause), Ok(vec![Effect::Status(Status::Paused)]));
+        step(&mut state, Event::Send(a, WhenBusy::Queue)).unwrap();
+        assert_eq!(step(&mut state, Event::Pause), Ok(vec![Effect::Status(Status::Paused)]));
         let denied = Denied::NotActive(Status::Paused);
-        assert_eq!(state.step(Event::Send(b, WhenBusy::Queue)), Err(denied));
-        assert_eq!(state.step(Event::TurnEnded(a)), Ok(vec![]));
-        assert_eq!(state.step(Event::Resume), Ok(vec![Effect::Status(Status::Active)]));
+        assert_eq!(step(&mut state, Event::Send(b, WhenBusy::Queue)), Err(denied));
+        assert_eq!(step(&mut state, Event::TurnEnded(a)), Ok(vec![]));
+        assert_eq!(step(&mut state, Event::Resume), Ok(vec![Effect::Status(Status::Active)]));
     }
 
     #[test]
     fn a_launch_that_outlived_its_session_is_ended() {
         let mut state = State::cold(Status::Stopped, 2);
-        state.step(Event::Resume).unwrap();
+        step(&mut state, Event::Resume).unwrap();
         let ended = vec![Effect::EndSandbox, Effect::Status(Status::Ended)];
-        assert_eq!(state.step(Event::End), Ok(ended));
-        assert_eq!(state.step(Event::Launched), Ok(vec![Effect::EndSandbox]));
-        assert_eq!(state.step(Event::Resume), Err(Denied::Ended));
+        assert_eq!(step(&mut state, Event::End), Ok(ended));
+        assert_eq!(step(&mut state, Event::Launched), Ok(vec![Effect::EndSandbox]));
+        assert_eq!(step(&mut state, Event::Resume), Err(Denied::Ended));
+    }
+
+    #[test]
+    fn a_turn_begins_when_it_has_a_place_and_gives_it_back_behind_it() {
+        let mut state = live();
+        let [a, b] = [turn(), turn()];
+        assert_eq!(state.step(Event::Send(a, WhenBusy::Queue)), Ok(vec![Effect::Ask]));
+        assert_eq!(state.step(Event::Send(b, WhenBusy::Queue)), Ok(vec![]));
+        let reject = Event::Send(turn(), WhenBusy::Reject);
+        assert_eq!(state.step(reject), Err(Denied::Busy), "others wait");
+        assert_eq!(state.step(Event::Granted), Ok(vec![Effect::Begin(a)]));
+        // Not kept for the next one: it may be somebody else's turn.
+        let next = vec![Effect::Release, Effect::Ask];
+        assert_eq!(state.step(Event::TurnEnded(a)), Ok(next));
+        assert_eq!(state.step(Event::Granted), Ok(vec![Effect::Begin(b)]));
+        assert_eq!(state.step(Event::TurnEnded(b)), Ok(vec![Effect::Release]));
+        assert_eq!(state, live());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_place_in_vain() {
+        let reasons = |a| {
+            let lost = vec![Effect::Release, Effect::EndSandbox, Effect::Launch];
+            let refused = |status| Effect::Refuse(a, Denied::NotActive(status));
+            let (paused, stopped) = (Status::Paused, Status::Stopped);
+            let end = [Effect::EndSandbox, Effect::Status(stopped)];
+            [
+                (Event::Withdraw(a), vec![Effect::Release]),
+                (Event::SandboxLost, lost),
+                (Event::Pause, vec![Effect::Status(paused), refused(paused), Effect::Release]),
+                (Event::Stop, [&[Effect::Release, refused(stopped)][..], &end].concat()),
+            ]
+        };
+        for each in 0..reasons(turn()).len() {
+            let (mut state, a) = (live(), turn());
+            state.step(Event::Send(a, WhenBusy::Queue)).unwrap();
+            assert_eq!(state.step(Event::Cool), Err(Denied::Busy), "it is about to be used");
+            let (event, effects) = reasons(a)[each].clone();
+            assert_eq!(state.step(event), Ok(effects));
+            assert_eq!(state.permit, Permit::None);
+        }
+    }
+
+    #[test]
+    fn a_place_that_comes_while_the_cli_works_by_itself_is_for_the_next_turn() {
+        let (mut state, a) = (live(), turn());
+        state.step(Event::Send(a, WhenBusy::Queue)).unwrap();
+        assert_eq!(state.step(Event::OwnTurnBegan), Ok(vec![]));
+        assert_eq!(state.step(Event::Granted), Ok(vec![]));
+        assert_eq!(state.step(Event::OwnTurnEnded), Ok(vec![Effect::Begin(a)]));
     }
 
     fn event() -> impl Strategy<Value = u8> {
-        0u8..17
+        0u8..18
     }
 
     /// Turns a byte into an event that may happen in this state.
@@ -493,17 +624,19 @@ mod tests {
             13 => Event::Stop,
             14 => Event::Resume,
             16 => Event::Wake,
+            17 => Event::Granted,
             _ => Event::Shutdown,
         }
     }
 
     proptest! {
         /// Every turn that was taken begins or is refused once; every turn that began ends once;
-        /// one runs at a time, in a sandbox that is up; nothing waits for nothing.
+        /// one runs at a time, in a sandbox that is up and in a place; nothing waits for nothing, and no
+        /// place is kept for nothing.
         #[test]
         fn turns_are_neither_lost_nor_doubled(bytes in prop::collection::vec(event(), 0..200)) {
             let mut state = State::cold(Status::Active, 4);
-            let (mut waiting, mut running) = (Vec::new(), None);
+            let (mut waiting, mut running, mut place) = (Vec::new(), None, Permit::None);
             for byte in bytes.into_iter().chain([15]) {
                 let event = pick(byte, &state);
                 let before = state.clone();
@@ -515,6 +648,7 @@ mod tests {
                     Event::Send(turn, _) => waiting.push(turn),
                     Event::Withdraw(turn) => waiting.retain(|w| *w != turn),
                     Event::TurnEnded(turn) if running == Some(turn) => running = None,
+                    Event::Granted if place == Permit::Asked => place = Permit::Held,
                     _ => {}
                 }
                 for effect in effects {
@@ -523,7 +657,13 @@ mod tests {
                             prop_assert!(waiting.contains(&turn));
                             waiting.retain(|w| *w != turn);
                             prop_assert_eq!(running.replace(turn), None);
-                            prop_assert_eq!(state.sandbox, Sandbox::Up);
+                            prop_assert_eq!((state.sandbox, place), (Sandbox::Up, Permit::Held));
+                        }
+                        Effect::Ask => {
+                            prop_assert_eq!(std::mem::replace(&mut place, Permit::Asked), Permit::None);
+                        }
+                        Effect::Release => {
+                            prop_assert_ne!(std::mem::replace(&mut place, Permit::None), Permit::None);
                         }
                         Effect::Refuse(turn, _) => {
                             prop_assert!(waiting.contains(&turn));
@@ -537,10 +677,13 @@ mod tests {
                 prop_assert!(state.queue.len() <= state.queue_limit);
                 prop_assert_eq!(state.queue.len(), waiting.len());
                 let idle = state.turn == Turn::None && state.status == Status::Active;
-                prop_assert!(!idle || waiting.is_empty() || state.sandbox == Sandbox::Launching);
+                let comes = state.sandbox == Sandbox::Launching || place == Permit::Asked;
+                prop_assert!(!idle || waiting.is_empty() || comes);
+                prop_assert_eq!(place, state.permit);
+                prop_assert!(place == Permit::None || running.is_some() || !waiting.is_empty());
             }
             prop_assert!(waiting.is_empty() && running.is_none(), "shutdown leaves nothing");
-            prop_assert_eq!(state.sandbox, Sandbox::None);
+            prop_assert_eq!((state.sandbox, place), (Sandbox::None, Permit::None));
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod keys;
 pub mod cli;
 pub mod shared;
 
+mod admission;
 mod agents;
 mod behind;
 mod checkpoints;
@@ -29,10 +30,12 @@ mod create;
 mod delete;
 mod difference;
 mod driver;
+mod fair;
 mod fork;
 mod frames;
 mod fsck;
 mod garbage;
+mod gate;
 mod going_on;
 mod gone;
 mod health;
@@ -60,6 +63,7 @@ mod untold;
 #[cfg(test)]
 mod stage;
 
+pub use admission::Admission;
 pub use checkpoints::Kept;
 pub use difference::{Difference, Mending};
 pub use exec::{ExecPiece, ExecStream};

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use super::admission::Gates;
 use super::agents::Deployments;
 use super::api::{
     AgentChange, Caller, Deployment, ExecOutput, Happened, LogLine, Reading, Refusal,
@@ -80,6 +81,7 @@ impl Service {
             slots,
             registry: Registry::default(),
             launching: 0.into(),
+            gates: Gates::new(&options.live.admission),
             live: RwLock::new(options.live.clone()),
             options,
             places,
@@ -115,6 +117,7 @@ impl Service {
 
     /// Takes over what the configuration says now.
     pub fn adopt(&self, live: Live) {
+        self.shared.gates.adopt(&live.admission);
         *self.shared.live.write().unwrap_or_else(PoisonError::into_inner) = live;
         self.shared.pool.look_again();
     }
@@ -128,6 +131,7 @@ impl Service {
     /// paused. Returns when all is recorded.
     pub async fn shut_down(&self, end: bool) {
         self.shared.shutting_down.store(true, Ordering::Relaxed);
+        self.shared.gates.close();
         // They are nobody's, and no use to the next daemon.
         self.shared.close_pool().await;
         if end {

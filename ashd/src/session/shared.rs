@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
+use super::admission::{Admission, Gates};
 use super::api::{Happened, Refusal};
 use super::cli::{self, Conversation, Defaults};
 use super::copies::Copies;
@@ -84,6 +85,8 @@ pub struct Live {
     pub times: Times,
     /// Bounds of sandboxes that are made from now on.
     pub limits: Limits,
+    /// How much is begun at a time.
+    pub admission: Admission,
 }
 
 pub(super) struct Shared {
@@ -94,6 +97,7 @@ pub(super) struct Shared {
     pub(super) registry: Registry,
     /// Sandboxes that are being made, or for which room is taken.
     pub(super) launching: AtomicU64,
+    pub(super) gates: Gates,
     pub(super) options: Options,
     pub(super) live: RwLock<Live>,
     pub(super) places: Places,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::broadcast;
 
+use super::admission::{Admission, Gates};
 use super::cli::Defaults;
 use super::copies::Copies;
 use super::ladder::Times;
@@ -26,6 +27,9 @@ use crate::tree::TreeLimits;
 
 /// How many sessions can have files.
 const SLOTS: u32 = 4;
+
+/// How many turns run at a time.
+pub(super) const TURNS: usize = 2;
 
 /// A service, and the disk that it is on.
 pub(super) struct Stage {
@@ -52,6 +56,7 @@ impl Stage {
             slots: Slots::new(DEFAULT_BASE, SLOTS, []),
             registry: Default::default(),
             launching: 0.into(),
+            gates: Gates::new(&options.live.admission),
             live: RwLock::new(options.live.clone()),
             options,
             places,
@@ -111,6 +116,7 @@ fn options() -> Options {
             keeping: Keeping::default(),
             times: Times::default(),
             limits: Limits::default(),
+            admission: Admission { turns: TURNS },
         },
     }
 }

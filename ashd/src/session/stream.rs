@@ -55,6 +55,11 @@ impl Starter {
         self.0.is_closed()
     }
 
+    /// Waits until nobody waits any longer.
+    pub(super) async fn left(&mut self) {
+        self.0.closed().await;
+    }
+
     /// The turn begins with this user message, at this place of the journal.
     pub(super) fn begin(self, place: Place, user_seq: u64) {
         // Nobody may be waiting any longer; the turn runs all the same.

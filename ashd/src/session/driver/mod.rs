@@ -1,7 +1,7 @@
 //! One task per session owns its state; everyone else sends it commands.
 //!
-//! The driver waits for three things: commands of the edges, a sandbox that is being made, and
-//! what the bridge says. Each becomes an event of the [`machine`](super::machine), and the
+//! The driver waits for commands of the edges, a sandbox that is being made, a place for the next turn,
+//! and what the bridge says. Each becomes an event of the [`machine`](super::machine), and the
 //! machine's effects are carried out one after the other. What history keeps is committed before
 //! anyone sees it; what it does not keep goes to the readers at once.
 
@@ -9,6 +9,7 @@ mod commit;
 mod exec;
 mod life;
 mod lines;
+mod permit;
 mod replay;
 mod saving;
 mod times;
@@ -31,6 +32,7 @@ use tokio::task::JoinHandle;
 use self::exec::Execs;
 use self::idle::Idle;
 pub(super) use self::life::{Begin, Claimed};
+use self::permit::{Permit, hung_up};
 pub(super) use self::replay::Replay;
 use self::rest::IDLE;
 use self::saving::{Saved, Saving, Wish};
@@ -43,6 +45,7 @@ use super::api::{Reading, Refusal};
 use super::cli::{Controls, StartKey};
 use super::exec::ExecStream;
 use super::frames::{Encoder, Numbering};
+use super::gate::Place;
 use super::journal::Journal;
 use super::keeping::Life;
 use super::ladder::Step;
@@ -128,6 +131,8 @@ pub(super) struct Driver {
     numbering: Numbering,
     /// Messages whose turn has not begun.
     waiting: HashMap<TurnId, Waiting>,
+    /// What it has of the places that turns run in.
+    permit: Permit,
     times: Times,
     link: Option<Running>,
     launching: Option<JoinHandle<Result<Life, Refusal>>>,
@@ -185,6 +190,10 @@ pub(super) struct Driver {
 enum Input {
     Command(Option<Command>),
     Launched(Result<Life, Refusal>),
+    /// A place for the next turn.
+    Granted(Place),
+    /// Whoever sent the next message, which waits for a place, has hung up.
+    HungUp,
     Said(Result<Option<usize>, LinkError>),
     Saved(Saved),
     Settled,
@@ -195,7 +204,10 @@ enum Input {
 impl Driver {
     /// Starts the driver of a session.
     pub(super) fn spawn(shared: Arc<Shared>, session: Session, begin: Begin) -> Handle {
-        let (driver, handle) = Driver::new(shared, session);
+        let (mut driver, handle) = Driver::new(shared, session);
+        if matches!(begin, Begin::Adopted(..)) {
+            driver.keep_place();
+        }
         tokio::spawn(driver.run(begin));
         handle
     }
@@ -225,6 +237,7 @@ impl Driver {
             logs,
             leaving,
             waiting: HashMap::new(),
+            permit: Permit::None,
             times: Times::new(metrics, first_call),
             link: None,
             launching: None,
@@ -267,6 +280,8 @@ impl Driver {
                 Input::Command(Some(command)) => self.command(command).await,
                 Input::Command(None) => break,
                 Input::Launched(result) => self.launched(result).await,
+                Input::Granted(place) => self.granted(place).await,
+                Input::HungUp => self.withdraw_abandoned().await,
                 Input::Said(said) => {
                     self.said(said, &mut batch).await;
                     self.keep_no_room(&mut batch);
@@ -301,6 +316,8 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        let next = self.state.queue.front().filter(|_| self.permit.is_waiting());
+        let hung_up = hung_up(next.and_then(|turn| self.waiting.get_mut(turn)));
         let said = async {
             match &mut self.link {
                 Some(link) => link.receiver.recv_batch(batch, BATCH).await,
@@ -328,6 +345,8 @@ impl Driver {
         tokio::select! {
             command = self.commands.recv() => Input::Command(command),
             result = launching => Input::Launched(result),
+            place = self.permit.granted() => Input::Granted(place),
+            () = hung_up => Input::HungUp,
             said = said => Input::Said(said),
             saved = saved => Input::Saved(saved),
             () = settled => Input::Settled,
@@ -398,6 +417,14 @@ impl Driver {
                 }
                 Effect::Launch => {
                     self.launch();
+                    Ok(())
+                }
+                Effect::Ask => {
+                    todo.extend(self.ask_for_place());
+                    Ok(())
+                }
+                Effect::Release => {
+                    self.permit = Permit::None;
                     Ok(())
                 }
                 Effect::Begin(turn) => {

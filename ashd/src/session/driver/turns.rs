@@ -47,6 +47,14 @@ impl Waiting {
         }
     }
 
+    /// Waits until the caller hangs up.
+    pub(super) async fn left(&mut self) {
+        match &mut self.caller {
+            Some((reply, _)) => reply.closed().await,
+            None => self.starter.left().await,
+        }
+    }
+
     /// The caller gets its stream, whether or not the turn has begun.
     fn release(&mut self) {
         if let Some((reply, subscription)) = self.caller.take() {
@@ -54,7 +62,7 @@ impl Waiting {
         }
     }
 
-    fn refuse(mut self, refusal: Refusal) {
+    pub(super) fn refuse(mut self, refusal: Refusal) {
         match self.caller.take() {
             Some((reply, _)) => drop(reply.send(Err(refusal))),
             None => self.starter.refuse(refusal),
@@ -64,7 +72,8 @@ impl Waiting {
 
 impl Driver {
     /// Takes a message. The caller has its stream once its turn has begun, or once it is certain
-    /// to wait for another turn; until then it can still be refused in full.
+    /// to wait for another turn, of this session or of others; until then it can still be refused in
+    /// full.
     pub(super) async fn send(
         &mut self,
         request: TurnRequest,
@@ -73,7 +82,7 @@ impl Driver {
     ) {
         let turn = TurnId::random();
         let when_busy = request.when_busy;
-        self.withdraw_abandoned();
+        self.withdraw_abandoned().await;
         let runs_unheard = self.may_run_unheard();
         let effects = match self.state.step(Event::Send(turn, when_busy)) {
             Ok(effects) => effects,
@@ -106,7 +115,7 @@ impl Driver {
     }
 
     /// A message whose sender hung up before its turn began was never accepted: it makes room.
-    fn withdraw_abandoned(&mut self) {
+    pub(super) async fn withdraw_abandoned(&mut self) {
         let gone: Vec<TurnId> = self
             .waiting
             .iter()
@@ -115,7 +124,7 @@ impl Driver {
             .collect();
         for turn in gone {
             self.waiting.remove(&turn);
-            let _ = self.state.step(Event::Withdraw(turn));
+            let _ = self.step(Event::Withdraw(turn)).await;
         }
     }
 

@@ -97,8 +97,8 @@ families! {
         }
     }
     "Turns" {
-        /// Time from when a message comes until its turn begins: behind other turns, and behind the sandbox
-        /// when one has to be made.
+        /// Time from when a message comes until its turn begins: behind other turns, of its session and of
+        /// others when no place is free, and behind the sandbox when one has to be made.
         queue_wait: Histogram = "ash_queue_wait_seconds" { unit: "seconds", buckets: LONG, }
         /// Time from the beginning of a turn until the broker has the head of its first request to the
         /// model that was answered.

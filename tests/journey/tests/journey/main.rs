@@ -45,4 +45,5 @@ mod systemd;
 mod tenants;
 mod turns;
 mod unsynced;
+mod waiting;
 mod writing;

@@ -1,5 +1,7 @@
 //! What the tests share.
 
+use std::process::Command;
+
 use anyhow::{Result, bail, ensure};
 pub(crate) use ash_journey::is_long;
 use ash_journey::sse::Frame;
@@ -97,6 +99,20 @@ pub(crate) fn bash(real: bool, command: &str) -> String {
         true => format!("[[tool Bash {}]]", json!({ "command": command, "timeout": 60_000 })),
         false => format!("[[exec {command}]]"),
     }
+}
+
+/// Gives a daemon, which must not run, a key of another tenant that may do everything.
+pub(crate) fn add_key(ash: &Ash, tenant: &str, key: &str) -> Result<()> {
+    const ADD: &str = "import sqlite3, sys, hashlib, os; \
+        database = sqlite3.connect(sys.argv[1]); \
+        database.execute('INSERT INTO keys (id, tenant, hash, label, created_at, scope) \
+        VALUES (?, ?, ?, ?, 0, ?)', (os.urandom(16), sys.argv[2], \
+        hashlib.sha256(sys.argv[3].encode()).digest(), sys.argv[2], 'manage')); \
+        database.commit()";
+    let mut python = Command::new("python3");
+    python.args(["-c", ADD]).arg(ash.data_dir().join("ash.db")).args([tenant, key]);
+    ensure!(python.status()?.success(), "no key was added");
+    Ok(())
 }
 
 /// How often a request had this prompt as the newest thing in it.

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use ash_journey::{Api, Client, Options, process};
@@ -11,21 +10,13 @@ use tempfile::TempDir;
 
 use crate::killed::points::POINTS;
 use crate::moved;
-use crate::support::Talk;
+use crate::support::{Talk, add_key};
 
 /// A word that stands in everything that the tenant has.
 const NEEDLE: &str = "needle7f3a9c";
 
 /// The tenant's key.
 const KEY: &str = "ash_key_of_acme_for_tests";
-
-/// Gives the daemon, which must not run, a key of another tenant.
-const ADD_KEY: &str = "import sqlite3, sys, hashlib, os; \
-    database = sqlite3.connect(sys.argv[1]); \
-    database.execute('INSERT INTO keys (id, tenant, hash, label, created_at, scope) \
-    VALUES (?, ?, ?, ?, 0, ?)', \
-    (os.urandom(16), 'acme', hashlib.sha256(sys.argv[2].encode()).digest(), 'acme', 'manage')); \
-    database.commit()";
 
 struct Acme {
     talk: Talk,
@@ -42,9 +33,7 @@ impl Acme {
     /// Starts the daemon, perhaps to die, with a key for the tenant.
     fn boot(&mut self, fault: Option<&str>) -> Result<Api> {
         self.talk.ash.kill9()?;
-        let mut python = Command::new("python3");
-        python.args(["-c", ADD_KEY]).arg(self.talk.ash.data_dir().join("ash.db")).arg(KEY);
-        ensure!(python.status()?.success(), "no key was added");
+        add_key(&self.talk.ash, "acme", KEY)?;
         match fault {
             Some(fault) => ensure!(self.talk.ash.boot_to_die(fault, &[])?, "{fault} is too early"),
             None => self.talk.ash.boot()?,

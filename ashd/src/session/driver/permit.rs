@@ -1,0 +1,96 @@
+//! The place that the next turn is to run in: asked for, waited for beside everything else, given back.
+
+use super::Driver;
+use super::turns::Waiting;
+use crate::domain::WhenBusy;
+use crate::session::api::Refusal;
+use crate::session::gate::{Entered, Place, Ticket};
+use crate::session::machine::{Effect, Event};
+
+/// Seconds after which to try again when no place was free.
+const RETRY_AFTER_S: u32 = 5;
+
+/// What the session has of the places that turns run in.
+pub(super) enum Permit {
+    /// Nothing.
+    None,
+    /// It waits for one.
+    Waiting(Ticket),
+    /// It has one.
+    Held { _place: Place },
+}
+
+impl Permit {
+    pub(super) fn held(place: Place) -> Permit {
+        Permit::Held { _place: place }
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self, Permit::Waiting(_))
+    }
+
+    /// Waits for the place that is waited for.
+    pub(super) async fn granted(&mut self) -> Place {
+        if let Permit::Waiting(ticket) = self
+            && let Some(place) = ticket.granted().await
+        {
+            return place;
+        }
+        std::future::pending().await
+    }
+}
+
+/// Waits until whoever sent this message hangs up.
+pub(super) async fn hung_up(waiting: Option<&mut Waiting>) {
+    match waiting {
+        Some(waiting) => waiting.left().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Driver {
+    /// A turn that an earlier daemon has begun runs in its place, before anybody can ask for it.
+    pub(super) fn keep_place(&mut self) {
+        if self.session.turn.is_some() {
+            self.permit = Permit::held(self.shared.gates.turns.take(&self.session.tenant));
+        }
+    }
+
+    /// Asks for a place for the next turn: what is to be done when there is one at once. When there is
+    /// none, a sender who does not want to wait is refused.
+    pub(super) fn ask_for_place(&mut self) -> Vec<Effect> {
+        match self.shared.gates.turns.enter(&self.session.tenant) {
+            Entered::Place(place) => self.take_place(place),
+            Entered::Waiting(ticket) => {
+                self.permit = Permit::Waiting(ticket);
+                self.refuse_impatient()
+            }
+        }
+    }
+
+    /// The place that was waited for.
+    pub(super) async fn granted(&mut self, place: Place) {
+        let effects = self.take_place(place);
+        // What fails of the turn that begins is told to whoever sent the message.
+        let _ = self.perform(effects).await;
+    }
+
+    fn take_place(&mut self, place: Place) -> Vec<Effect> {
+        self.permit = Permit::held(place);
+        self.state.step(Event::Granted).unwrap_or_default()
+    }
+
+    fn refuse_impatient(&mut self) -> Vec<Effect> {
+        let Some(turn) = self.state.queue.front().copied() else { return vec![] };
+        let waiting = self.waiting.get(&turn);
+        if waiting.is_none_or(|waiting| waiting.request.when_busy != WhenBusy::Reject) {
+            return vec![];
+        }
+        if let Some(waiting) = self.waiting.remove(&turn) {
+            let turns = self.shared.live().admission.turns;
+            let reason = format!("all {turns} turns that this machine runs at a time are running");
+            waiting.refuse(Refusal::Capacity { reason, retry_after_s: RETRY_AFTER_S });
+        }
+        self.state.step(Event::Withdraw(turn)).unwrap_or_default()
+    }
+}

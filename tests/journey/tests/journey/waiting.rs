@@ -1,0 +1,123 @@
+//! More turns than may run at a time: they wait, no tenant at the cost of another one, and nobody waits in
+//! vain.
+
+use anyhow::{Result, ensure};
+use ash_journey::{Api, Client, Options, Turn};
+use serde_json::{Value, json};
+
+use crate::support::{Talk, add_key};
+
+/// The key of another tenant.
+const KEY: &str = "ash_key_of_acme_that_waits";
+
+/// So many turns at a time.
+fn few(turns: u32) -> Options {
+    Options::stub().config(&format!("[admission]\nturns = {turns}\n"))
+}
+
+fn say(text: &str) -> Value {
+    json!({ "content": format!("[[say {text}]]") })
+}
+
+/// A message whose turn goes on until it is interrupted.
+fn endless() -> Value {
+    json!({ "content": "[[count 100000 5ms]]" })
+}
+
+/// A turn that is running until it is interrupted.
+fn running(api: &Api, session: &str) -> Result<Turn> {
+    let mut turn = api.send(session, endless())?;
+    turn.deltas(1)?;
+    Ok(turn)
+}
+
+fn interrupt(api: &Api, session: &str, turn: Turn) -> Result<()> {
+    ensure!(api.interrupt(session)?, "nothing runs");
+    turn.to_end().map(drop)
+}
+
+/// Sends a message whose sender does not want to wait, and checks that it is refused as it has to be.
+fn check_refused(api: &Api, session: &str) -> Result<()> {
+    let message = json!({ "content": "x", "whenBusy": "reject" });
+    let refused = api.post_message(session, &message)?.answer()?;
+    let body = refused.expect(503)?;
+    ensure!(refused.header("retry-after").is_some(), "when to try again is said");
+    ensure!(body["code"] == "capacity", "{body}");
+    ensure!(api.messages(session)?.is_empty(), "it was accepted");
+    Ok(())
+}
+
+#[test]
+fn a_tenant_s_only_message_is_the_next() -> Result<()> {
+    let mut talk = Talk::begin(few(2))?;
+    talk.ash.kill9()?;
+    add_key(&talk.ash, "acme", KEY)?;
+    talk.boot()?;
+    let acme = Api::new(talk.ash.address(), KEY);
+    acme.deploy("theirs", &talk.ash.folder("theirs", "Answer briefly.")?)?;
+    let only = acme.create("theirs", json!({}))?;
+    let ours = (0..10).map(|_| talk.api.create("hello", json!({}))).collect::<Result<Vec<_>>>()?;
+
+    let [first, second] = [running(&talk.api, &ours[0])?, running(&talk.api, &ours[1])?];
+    let mut many = vec![];
+    for session in &ours {
+        for n in 0..5 {
+            many.push((n, talk.api.send(session, say(&n.to_string()))?));
+        }
+    }
+    let mut theirs = acme.send(&only, endless())?;
+    interrupt(&talk.api, &ours[0], first)?;
+    theirs.deltas(1)?;
+    // Both places are taken again, and it is the one of the fifty-one that has come last.
+    for (at, session) in ours.iter().enumerate() {
+        let asked = talk.api.messages(session)?.into_iter().filter(|(role, _)| role == "user");
+        ensure!(asked.count() == usize::from(at < 2), "session {at} was not passed over");
+    }
+    interrupt(&acme, &only, theirs)?;
+    interrupt(&talk.api, &ours[1], second)?;
+    for (n, turn) in many {
+        ensure!(turn.to_end()?.text() == n.to_string());
+    }
+    talk.ash.finish()
+}
+
+#[test]
+fn a_session_that_waits_can_be_stopped() -> Result<()> {
+    let talk = Talk::begin(few(1))?;
+    let other = talk.api.create("hello", json!({}))?;
+    let first = running(&talk.api, &talk.session)?;
+    let waiting = talk.api.send(&other, say("never"))?;
+    ensure!(talk.api.turn_to(&other, "stop")? == "stopped");
+    let errors = waiting.to_end()?.errors();
+    ensure!(errors == ["Session is stopped"], "{errors:?}");
+    ensure!(talk.api.messages(&other)?.is_empty(), "it was accepted");
+    ensure!(talk.api.turn_to(&other, "resume")? == "active");
+    let waiting = talk.api.send(&other, say("after"))?;
+    interrupt(&talk.api, &talk.session, first)?;
+    ensure!(waiting.to_end()?.text() == "after");
+    talk.ash.finish()
+}
+
+#[test]
+fn who_does_not_want_to_wait_is_told_to_come_back() -> Result<()> {
+    let talk = Talk::begin(few(1))?;
+    let other = talk.api.create("hello", json!({}))?;
+    let first = running(&talk.api, &talk.session)?;
+    check_refused(&talk.api, &other)?;
+    interrupt(&talk.api, &talk.session, first)?;
+    ensure!(talk.api.send(&other, say("after"))?.to_end()?.text() == "after");
+    talk.ash.finish()
+}
+
+#[test]
+fn a_turn_that_outlives_the_daemon_keeps_its_place() -> Result<()> {
+    let mut talk = Talk::begin(few(1))?;
+    let other = talk.api.create("hello", json!({}))?;
+    let before = running(&talk.api, &talk.session)?;
+    talk.crash()?;
+    check_refused(&talk.api, &other)?;
+    let rest = talk.api.follow(&talk.session, Some(before.last_id()?))?;
+    interrupt(&talk.api, &talk.session, rest)?;
+    ensure!(talk.api.send(&other, say("after"))?.to_end()?.text() == "after");
+    talk.ash.finish()
+}
