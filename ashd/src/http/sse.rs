@@ -25,6 +25,11 @@ const MEDIA: &str = "text/event-stream";
 /// What is sent when nothing else is: a comment, which clients skip.
 const PING: Bytes = Bytes::from_static(b": ping\n\n");
 
+/// The same to whoever waits for a turn, with where the message stands.
+fn standing(position: u64) -> Bytes {
+    format!(": waiting {position}\n\n").into()
+}
+
 /// Small frames are sent together up to this many bytes; copying them is cheaper than sending
 /// them one by one. Larger ones are never copied.
 const TOGETHER: usize = 8 * 1024;
@@ -63,16 +68,25 @@ pub(super) fn is_stream(response: &Response) -> bool {
 /// Where frames come from. Waiting may be given up at any time without losing frames.
 trait Source: Send + 'static {
     fn next(&mut self) -> impl Future<Output = Option<Vec<Frame>>> + Send;
+
+    /// Where the message stands whose turn is waited for; `None` when none is.
+    fn position(&self) -> Option<u64>;
 }
 
 impl Source for Subscription {
     fn next(&mut self) -> impl Future<Output = Option<Vec<Frame>>> + Send {
         Subscription::next(self)
     }
+
+    fn position(&self) -> Option<u64> {
+        Subscription::position(self)
+    }
 }
 
 struct Writer<S> {
     source: S,
+    /// What is said before all else: that the turn has to be waited for.
+    opening: Option<Bytes>,
     waiting: VecDeque<Bytes>,
     last: Instant,
     /// Not moved with every frame: when it rings it looks how long ago the last one was.
@@ -85,6 +99,7 @@ impl<S: Source> Writer<S> {
     fn new(source: S, ping_every: Duration, shutdown: &CancellationToken) -> Self {
         let now = Instant::now();
         Writer {
+            opening: source.position().map(standing),
             source,
             waiting: VecDeque::new(),
             last: now,
@@ -95,6 +110,9 @@ impl<S: Source> Writer<S> {
     }
 
     async fn next(&mut self) -> Option<Bytes> {
+        if let Some(opening) = self.opening.take() {
+            return Some(opening);
+        }
         while self.waiting.is_empty() {
             tokio::select! {
                 biased;
@@ -121,7 +139,7 @@ impl<S: Source> Writer<S> {
             self.last = now;
         }
         self.alarm.as_mut().reset(self.last + self.ping_every);
-        silent.then_some(PING)
+        silent.then(|| self.source.position().map_or(PING, standing))
     }
 }
 
@@ -143,6 +161,7 @@ fn chunk(waiting: &mut VecDeque<Bytes>) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::{Arc, Mutex};
 
     use axum::Router;
@@ -162,6 +181,29 @@ mod tests {
     impl Source for mpsc::Receiver<Vec<Frame>> {
         fn next(&mut self) -> impl Future<Output = Option<Vec<Frame>>> + Send {
             self.recv()
+        }
+
+        fn position(&self) -> Option<u64> {
+            None
+        }
+    }
+
+    /// A turn that has to be waited for, and begins when something comes.
+    struct Queue {
+        begins: mpsc::Receiver<Vec<Frame>>,
+        /// 0 when it has begun.
+        position: Arc<AtomicU64>,
+    }
+
+    impl Source for Queue {
+        async fn next(&mut self) -> Option<Vec<Frame>> {
+            let frames = self.begins.recv().await;
+            self.position.store(0, Ordering::Relaxed);
+            frames
+        }
+
+        fn position(&self) -> Option<u64> {
+            Some(self.position.load(Ordering::Relaxed)).filter(|position| *position > 0)
         }
     }
 
@@ -202,6 +244,24 @@ mod tests {
         assert_eq!(start.elapsed().as_secs(), 25);
         assert_eq!(next(&mut response).await.unwrap(), PING);
         assert_eq!(start.elapsed().as_secs(), 40);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_turn_is_told_at_once_and_with_every_ping_where_it_stands() {
+        let (sender, begins) = mpsc::channel(1);
+        let position = Arc::new(AtomicU64::new(12));
+        let queue = Queue { begins, position: position.clone() };
+        let (every, shutdown) = (Duration::from_secs(15), CancellationToken::new());
+        let mut response = respond(Writer::new(queue, every, &shutdown));
+        let start = Instant::now();
+        assert_eq!(next(&mut response).await.unwrap(), ": waiting 12\n\n");
+        assert_eq!(start.elapsed().as_secs(), 0);
+        position.store(1, Ordering::Relaxed);
+        assert_eq!(next(&mut response).await.unwrap(), ": waiting 1\n\n");
+        assert_eq!(start.elapsed().as_secs(), 15);
+        sender.send(vec![frame("x\n\n")]).await.unwrap();
+        assert_eq!(next(&mut response).await.unwrap(), "x\n\n");
+        assert_eq!(next(&mut response).await.unwrap(), PING);
     }
 
     #[tokio::test]

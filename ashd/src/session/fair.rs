@@ -115,6 +115,11 @@ impl<W> Fair<W> {
         Some((tenant, waiter))
     }
 
+    /// How many of a tenant go before the one with this number; `None` for one that does not wait.
+    pub(super) fn before(&self, tenant: &Tenant, number: u64) -> Option<usize> {
+        self.tenants.get(tenant)?.before(number)
+    }
+
     /// There are so many places from now on. Whoever has one too many keeps it.
     pub(super) fn resize(&mut self, limit: usize) {
         self.limit = limit;
@@ -262,10 +267,10 @@ mod tests {
             prop_assert_eq!(fair.taken, self.taken.len());
             prop_assert_eq!(fair.waiting, self.waiting.len());
             for (tenant_of, number, _) in &self.waiting {
-                let line = &fair.tenants[&tenant(*tenant_of)];
                 let before = self.waiting.iter();
                 let before = before.filter(|(of, other, _)| of == tenant_of && other < number);
-                prop_assert_eq!(line.before(*number), Some(before.count()));
+                let found = fair.before(&tenant(*tenant_of), *number);
+                prop_assert_eq!(found, Some(before.count()));
             }
             let idle = fair.tenants.values().filter(|line| line.taken == 0);
             prop_assert!(!self.waiting.is_empty() || idle.count() == 0, "nobody is remembered");

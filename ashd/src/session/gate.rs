@@ -72,6 +72,11 @@ impl Gate {
         self.place(tenant.clone())
     }
 
+    /// How many of a tenant go before the ticket with this number; 0 for one that does not wait.
+    pub(super) fn before(&self, tenant: &Tenant, number: u64) -> u64 {
+        self.lock().fair.before(tenant, number).unwrap_or(0) as u64
+    }
+
     /// There are so many places from now on, one at least. Whoever has one too many keeps it.
     pub(super) fn resize(self: &Arc<Self>, places: usize) {
         self.lock().fair.resize(places.max(1));
@@ -112,6 +117,11 @@ impl Drop for Place {
 }
 
 impl Ticket {
+    /// What the gate knows it by.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Waits for the place; `None` when none is given any more, and to whoever has been given it.
     ///
     /// Cancel safe.

@@ -52,6 +52,7 @@ mod reconcile;
 mod registry;
 mod retention;
 mod rewind;
+mod standing;
 mod start;
 mod survey;
 mod tenants;

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::api::{Frame, FrameClass, Reading, Refusal};
 use super::frames::{self, Encoder, Numbering};
 use super::journal::{Ahead, Journal, Place};
+use super::standing::Standing;
 use crate::domain::{EventId, SessionId};
 use crate::store::{EventRange, Store, StoreError};
 
@@ -26,6 +27,8 @@ pub struct Subscription {
     reader: Reader,
     reading: Reading,
     source: Source,
+    /// Where the message stands whose turn is waited for.
+    standing: Option<Standing>,
 }
 
 /// Where the next frames come from.
@@ -84,7 +87,14 @@ impl Subscription {
         let reading = Reading { until_done: true, ..reading };
         let source = Source::Waiting(waiting);
         let reader = Reader::join(journal);
-        (Subscription { session, store, reader, reading, source }, Starter(starter))
+        let standing = None;
+        let subscription = Subscription { session, store, reader, reading, source, standing };
+        (subscription, Starter(starter))
+    }
+
+    /// The same, which knows where its message stands.
+    pub(super) fn standing(self, standing: Standing) -> Subscription {
+        Subscription { standing: Some(standing), ..self }
     }
 
     /// A reader of the session, behind the frame that `reading` names or from now on.
@@ -99,7 +109,16 @@ impl Subscription {
             Some(seen) => Source::Stored { after: seen.seq.saturating_sub(1), seen },
             None => from_now(&reader.journal),
         };
-        Subscription { session, store, reader, reading, source }
+        Subscription { session, store, reader, reading, source, standing: None }
+    }
+
+    /// Where the message stands whose turn is waited for: how many of its tenant are known to go first, and
+    /// this one. `None` when none is.
+    pub fn position(&self) -> Option<u64> {
+        match self.source {
+            Source::Waiting(_) => self.standing.as_ref()?.position(),
+            Source::Stored { .. } | Source::Live { .. } | Source::Over => None,
+        }
     }
 
     /// The next frames, in order, at least one; `None` when the stream is over for this reader.

@@ -54,6 +54,7 @@ use super::machine::{Effect, Event, Failure, State, Turn};
 use super::registry::SessionView;
 use super::rewind::Goal;
 use super::shared::Shared;
+use super::standing::Line;
 use super::stream::Subscription;
 use crate::domain::{
     ExecRequest, Point, PointId, PointName, Session, SessionChange, Status, TurnId, TurnRequest,
@@ -133,6 +134,7 @@ pub(super) struct Driver {
     waiting: HashMap<TurnId, Waiting>,
     /// What it has of the places that turns run in.
     permit: Permit,
+    line: Arc<Line>,
     times: Times,
     link: Option<Running>,
     launching: Option<JoinHandle<Result<Life, Refusal>>>,
@@ -230,6 +232,7 @@ impl Driver {
             state: State::cold(session.status, shared.options.queue_limit),
             encoder: Encoder::new(session.id),
             numbering: Numbering::resumed(session.last_seq),
+            line: Line::new(shared.gates.turns.clone(), session.tenant.clone()),
             shared,
             session,
             commands,
@@ -424,7 +427,7 @@ impl Driver {
                     Ok(())
                 }
                 Effect::Release => {
-                    self.permit = Permit::None;
+                    self.settle_permit(Permit::None);
                     Ok(())
                 }
                 Effect::Begin(turn) => {
@@ -457,6 +460,7 @@ impl Driver {
             };
             outcome = outcome.and(result);
         }
+        self.tell_standings();
         outcome
     }
 

@@ -25,6 +25,14 @@ impl Permit {
         Permit::Held { _place: place }
     }
 
+    /// What the gate knows it by while it waits; else 0.
+    fn number(&self) -> u64 {
+        match self {
+            Permit::Waiting(ticket) => ticket.number(),
+            Permit::None | Permit::Held { .. } => 0,
+        }
+    }
+
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self, Permit::Waiting(_))
     }
@@ -62,7 +70,7 @@ impl Driver {
         match self.shared.gates.turns.enter(&self.session.tenant) {
             Entered::Place(place) => self.take_place(place),
             Entered::Waiting(ticket) => {
-                self.permit = Permit::Waiting(ticket);
+                self.settle_permit(Permit::Waiting(ticket));
                 self.refuse_impatient()
             }
         }
@@ -76,8 +84,23 @@ impl Driver {
     }
 
     fn take_place(&mut self, place: Place) -> Vec<Effect> {
-        self.permit = Permit::held(place);
+        self.settle_permit(Permit::held(place));
         self.state.step(Event::Granted).unwrap_or_default()
+    }
+
+    /// This is what there is of places from now on; what there was is given up.
+    pub(super) fn settle_permit(&mut self, permit: Permit) {
+        self.line.wait_under(permit.number());
+        self.permit = permit;
+    }
+
+    /// Says to each message that waits where it stands.
+    pub(super) fn tell_standings(&self) {
+        for (turn, place) in self.state.queue.iter().zip(1..) {
+            if let Some(waiting) = self.waiting.get(turn) {
+                waiting.standing.stand(place);
+            }
+        }
     }
 
     fn refuse_impatient(&mut self) -> Vec<Effect> {

@@ -600,6 +600,27 @@ async fn a_tenant_s_only_message_goes_before_another_one_s_many() {
 }
 
 #[tokio::test]
+async fn a_message_that_waits_knows_where_it_stands() {
+    let (stage, mut driver, _bridge) = idle(Status::Active).await;
+    let tenant = driver.session.tenant.clone();
+    let mut places = all_places(&stage, &tenant);
+    let before = stage.shared.gates.turns.enter(&tenant);
+    let first = send(&mut driver).await.await.unwrap().unwrap();
+    let second = send(&mut driver).await.await.unwrap().unwrap();
+    let urgent = send_as(&mut driver, WhenBusy::Interrupt).await.await.unwrap().unwrap();
+    let positions = |of: [&Subscription; 3]| of.map(Subscription::position);
+    assert_eq!(positions([&urgent, &first, &second]), [Some(2), Some(3), Some(4)]);
+    drop(before);
+    assert_eq!(positions([&urgent, &first, &second]), [Some(1), Some(2), Some(3)]);
+    drop(first);
+    driver.withdraw_abandoned().await;
+    drop(places.pop());
+    let Input::Granted(place) = next_input(&mut driver).await else { panic!("no place came") };
+    driver.granted(place).await;
+    assert_eq!([&urgent, &second].map(Subscription::position), [None, Some(1)]);
+}
+
+#[tokio::test]
 async fn who_hangs_up_while_a_place_is_waited_for_makes_room() {
     for is_released in [true, false] {
         let (stage, mut driver, _bridge) = idle(Status::Active).await;

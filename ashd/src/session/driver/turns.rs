@@ -18,6 +18,7 @@ use crate::session::cli::{self, Controls, Conversation, StartKey};
 use crate::session::frames;
 use crate::session::going_on;
 use crate::session::machine::{Denied, Event, Sandbox, Turn};
+use crate::session::standing::Standing;
 use crate::session::stream::{Starter, Subscription};
 use crate::store::StoreError;
 use crate::telemetry::message;
@@ -34,6 +35,7 @@ pub(super) struct Waiting {
     pub(super) request: TurnRequest,
     /// When it came.
     came: Instant,
+    pub(super) standing: Standing,
     starter: Starter,
     /// The caller, until it has its stream.
     caller: Option<(Reply<Subscription>, Subscription)>,
@@ -97,9 +99,10 @@ impl Driver {
             self.journal.clone(),
             reading,
         );
-        let caller = Some((reply, subscription));
+        let standing = self.line.standing();
+        let caller = Some((reply, subscription.standing(standing.clone())));
         let came = Instant::now();
-        self.waiting.insert(turn, Waiting { request, came, starter, caller });
+        self.waiting.insert(turn, Waiting { request, came, standing, starter, caller });
         // Refusals reach the callers through their streams.
         let _ = self.perform(effects).await;
         if self.state.sandbox == Sandbox::Up
@@ -150,6 +153,7 @@ impl Driver {
             return ended;
         };
         let begun = Instant::now();
+        waiting.standing.stand(0);
         if let Err(error) = self.record_missed_end().await {
             waiting.refuse(error.into());
             return ended;

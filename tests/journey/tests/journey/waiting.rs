@@ -1,7 +1,10 @@
 //! More turns than may run at a time: they wait, no tenant at the cost of another one, and nobody waits in
 //! vain.
 
+use std::io::{BufRead as _, BufReader, Read as _};
+
 use anyhow::{Result, ensure};
+use ash_journey::http::Body;
 use ash_journey::{Api, Client, Options, Turn};
 use serde_json::{Value, json};
 
@@ -77,6 +80,42 @@ fn a_tenant_s_only_message_is_the_next() -> Result<()> {
     interrupt(&talk.api, &ours[1], second)?;
     for (n, turn) in many {
         ensure!(turn.to_end()?.text() == n.to_string());
+    }
+    talk.ash.finish()
+}
+
+/// What a stream says first to a message that waits.
+fn opening(api: &Api, session: &str) -> Result<(String, BufReader<Body>)> {
+    let (status, _, body) = api.post_message(session, &say("waited"))?.body()?;
+    ensure!(status == 200, "{status}");
+    let (mut reader, mut line) = (BufReader::new(body), String::new());
+    reader.read_line(&mut line)?;
+    Ok((line, reader))
+}
+
+#[test]
+fn who_waits_is_told_where_it_stands() -> Result<()> {
+    let talk = Talk::begin(few(1))?;
+    let others = (0..3).map(|_| talk.api.create("hello", json!({}))).collect::<Result<Vec<_>>>()?;
+    let first = running(&talk.api, &talk.session)?;
+    let mut streams = vec![];
+    for (session, said) in [
+        // Behind a turn of its own session, and behind the other sessions that wait.
+        (&talk.session, ": waiting 1\n"),
+        (&others[0], ": waiting 1\n"),
+        (&others[1], ": waiting 2\n"),
+        (&others[2], ": waiting 3\n"),
+        (&others[1], ": waiting 3\n"),
+    ] {
+        let (line, stream) = opening(&talk.api, session)?;
+        ensure!(line == said, "{line:?} instead of {said:?}");
+        streams.push(stream);
+    }
+    interrupt(&talk.api, &talk.session, first)?;
+    for mut stream in streams {
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest)?;
+        ensure!(rest.contains("waited") && rest.contains("event: done"), "{rest}");
     }
     talk.ash.finish()
 }
