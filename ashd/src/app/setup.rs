@@ -161,7 +161,8 @@ fn times(pool: &Pool) -> Times {
 fn admission(said: &config::Admission) -> Admission {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let or = |number: u32, usual: usize| if number == 0 { usual } else { number as usize };
-    Admission { turns: or(said.turns, TURNS * processors) }
+    let turns = or(said.turns, TURNS * processors);
+    Admission { turns, turns_when_short: turns.min(processors) }
 }
 
 /// How long what is kept; 0 stands for ever.

@@ -124,7 +124,8 @@ sections! {
     /// How much is begun at a time. What is more waits.
     admission: Admission {
         /// Turns that run at the same time, of all sessions; 0 for 16 per processor. Of those that wait
-        /// the next is one of the tenant that runs the fewest, there the one that came first.
+        /// the next is one of the tenant that runs the fewest, there the one that came first. While
+        /// the machine is short of memory, no more begin than it has processors.
         turns: u32 = "0" { live: true, }
     }
     /// What becomes of sandboxes that nobody uses, until the next message has them go on: no turn and no

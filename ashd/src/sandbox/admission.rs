@@ -79,6 +79,17 @@ pub fn has_swap() -> bool {
     bytes_in(&meminfo, "SwapTotal:").is_some_and(|bytes| bytes > 0)
 }
 
+/// Whether less than an eighth of the memory is available. Of a machine that does not say, it is not so.
+pub fn memory_is_scarce() -> bool {
+    fs::read_to_string("/proc/meminfo").is_ok_and(|meminfo| is_scarce_in(&meminfo))
+}
+
+fn is_scarce_in(meminfo: &str) -> bool {
+    let total = bytes_in(meminfo, "MemTotal:");
+    let available = bytes_in(meminfo, "MemAvailable:");
+    available.zip(total).is_some_and(|(available, total)| available < total / 8)
+}
+
 fn bytes_in(meminfo: &str, key: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
@@ -113,5 +124,14 @@ mod tests {
         assert_eq!(bytes("MemFree:"), None);
         assert!(memory_available().unwrap() > 0);
         assert!(disk_free(Path::new("/")).unwrap() > 0);
+    }
+
+    #[test]
+    fn memory_is_scarce_below_an_eighth() {
+        for (available, is_scarce) in [(124, true), (125, false), (900, false)] {
+            let text = format!("MemTotal:  1000 kB\nMemAvailable:  {available} kB\n");
+            assert_eq!(is_scarce_in(&text), is_scarce, "{available}");
+        }
+        assert!(!is_scarce_in("MemAvailable: 1 kB\n") && !is_scarce_in(""));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::broker::{Broker, BrokerError, BrokerSetup, ModelKey, Settings, Usage};
 use super::cgroup::{self, CgroupError, Cgroups, Frozen, OutOfMemory, Stats};
@@ -17,6 +17,7 @@ use super::launcher::{self, Launcher, LauncherError, LauncherSetup};
 use super::lease::{DEFAULT_BASE, uid_count};
 use super::link::LinkSender;
 use super::plan::Host;
+use super::pressure::{self, Gauge, Pressure};
 use super::socket;
 use crate::domain::SandboxId;
 use crate::telemetry::metrics::Metrics;
@@ -130,6 +131,7 @@ pub struct Sandboxes {
     children: Children,
     live: Mutex<BTreeMap<SandboxId, LinkSender>>,
     making: Mutex<BTreeSet<SandboxId>>,
+    gauge: Gauge,
     missing: Vec<String>,
 }
 
@@ -156,7 +158,9 @@ impl Sandboxes {
         let (launcher, cgroups) = hold(&setup, &runtime, children.clone()).await?;
         let (host, cgroups) = (Arc::new(host), Arc::new(cgroups));
         let (broker, usage) = Broker::start(broker_setup(&setup), children.clone()).await?;
-        let missing = [floor::missing(), cgroups.missing().to_vec()].concat();
+        let gauge = Gauge::follow(Path::new(pressure::DIR));
+        let mut missing = [floor::missing(), cgroups.missing().to_vec()].concat();
+        missing.extend(gauge.missing().cloned());
         let (live, making, runtime) = (Mutex::default(), Mutex::default(), RwLock::new(runtime));
         let all = Sandboxes {
             setup,
@@ -168,6 +172,7 @@ impl Sandboxes {
             children,
             live,
             making,
+            gauge,
             missing,
         };
         Ok((Arc::new(all), usage))
@@ -176,6 +181,16 @@ impl Sandboxes {
     /// A sentence for each layer of protection that this machine lacks.
     pub fn missing(&self) -> &[String] {
         &self.missing
+    }
+
+    /// What this machine is short of, as of now. Asks nobody.
+    pub fn pressure(&self) -> Pressure {
+        self.gauge.now()
+    }
+
+    /// Tells of every change of that.
+    pub fn pressure_changes(&self) -> watch::Receiver<Pressure> {
+        self.gauge.changes()
     }
 
     /// Whether the broker has a model API key; absent when it is not there, or does not say.
@@ -403,9 +418,15 @@ impl Sandboxes {
             children,
             live: Mutex::default(),
             making: Mutex::default(),
+            gauge: Gauge::still(),
             missing: vec![],
             setup,
         })
+    }
+
+    /// Says what this machine is short of.
+    pub(crate) fn press(&self, pressure: Pressure) {
+        self.gauge.set(pressure);
     }
 }
 

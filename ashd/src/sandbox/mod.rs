@@ -14,6 +14,7 @@
 pub mod admission;
 pub mod lease;
 pub mod limits;
+pub mod pressure;
 
 mod children;
 mod socket;

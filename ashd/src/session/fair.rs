@@ -55,6 +55,11 @@ impl<W> Fair<W> {
         Fair { limit, taken: 0, waiting: 0, served: 0, number: 0, tenants }
     }
 
+    /// How many places there are.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Takes a place if one is free; false when it has to be waited for.
     pub(super) fn try_take(&mut self, tenant: &Tenant) -> bool {
         let is_free = self.taken < self.limit && self.waiting == 0;

@@ -51,6 +51,11 @@ impl Gate {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many places there are.
+    pub(super) fn places(&self) -> usize {
+        self.lock().fair.limit()
+    }
+
     /// Asks for a place for a tenant.
     pub(super) fn enter(self: &Arc<Self>, tenant: &Tenant) -> Entered {
         let mut inner = self.lock();

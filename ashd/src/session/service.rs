@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::admission::Gates;
+use super::admission::{self, Gates};
 use super::agents::Deployments;
 use super::api::{
     AgentChange, Caller, Deployment, ExecOutput, Happened, LogLine, Reading, Refusal,
@@ -105,6 +105,7 @@ impl Service {
         tokio::spawn(garbage::collect_for_ever(shared.clone()));
         tokio::spawn(copies::copy_for_ever(shared.clone()));
         tokio::spawn(ladder::go_down_for_ever(shared.clone()));
+        tokio::spawn(admission::follow_pressure(shared.clone()));
         tokio::spawn(counting::account(shared.clone(), usage));
         tokio::spawn(counting::count_refusals(shared.clone()));
         let service = Service { shared, deployments: Arc::default(), started: Instant::now() };
@@ -117,8 +118,8 @@ impl Service {
 
     /// Takes over what the configuration says now.
     pub fn adopt(&self, live: Live) {
-        self.shared.gates.adopt(&live.admission);
         *self.shared.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        self.shared.fit_gates();
         self.shared.pool.look_again();
     }
 

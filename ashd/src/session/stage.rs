@@ -116,7 +116,7 @@ fn options() -> Options {
             keeping: Keeping::default(),
             times: Times::default(),
             limits: Limits::default(),
-            admission: Admission { turns: TURNS },
+            admission: Admission { turns: TURNS, turns_when_short: 1 },
         },
     }
 }

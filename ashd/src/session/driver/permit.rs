@@ -110,7 +110,7 @@ impl Driver {
             return vec![];
         }
         if let Some(waiting) = self.waiting.remove(&turn) {
-            let turns = self.shared.live().admission.turns;
+            let turns = self.shared.gates.turns.places();
             let reason = format!("all {turns} turns that this machine runs at a time are running");
             waiting.refuse(Refusal::Capacity { reason, retry_after_s: RETRY_AFTER_S });
         }

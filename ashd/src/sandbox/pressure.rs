@@ -1,0 +1,307 @@
+//! Whether this machine is short of processors, memory or disks: whether work stands still for want of
+//! them.
+//!
+//! The kernel says so (PSI, Documentation/accounting/psi.rst), of its own accord where it takes a
+//! trigger, else when its averages are looked at. What it has said last is kept here: whoever asks
+//! reads that.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::admission::memory_is_scarce;
+
+/// Where the kernel has a file for each of them.
+pub const DIR: &str = "/proc/pressure";
+
+/// The time that a trigger looks at, in microseconds. Without CAP_SYS_RESOURCE, which the daemon's unit
+/// does not have, the kernel takes no other than multiples of two seconds, and before Linux 6.4 none.
+const WINDOW_US: u32 = 2_000_000;
+
+/// What has not been short for so long is not short any more. A trigger tells once in its time.
+const CALM: Duration = Duration::from_secs(5);
+
+/// How often averages are looked at.
+const SAMPLE: Duration = Duration::from_secs(1);
+
+/// What this machine is short of.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Pressure {
+    /// Processors.
+    pub cpu: bool,
+    /// Memory.
+    pub memory: bool,
+    /// Disks.
+    pub io: bool,
+}
+
+/// Something that a machine can be short of.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Cpu,
+    Memory,
+    Io,
+}
+
+impl Kind {
+    const ALL: [Kind; 3] = [Kind::Cpu, Kind::Memory, Kind::Io];
+
+    fn file(self) -> &'static str {
+        match self {
+            Kind::Cpu => "cpu",
+            Kind::Memory => "memory",
+            Kind::Io => "io",
+        }
+    }
+
+    /// The share of the time, in percent, in which some task has to stand still for want of it.
+    fn limit(self) -> u32 {
+        match self {
+            Kind::Memory => 15,
+            Kind::Cpu | Kind::Io => 50,
+        }
+    }
+
+    /// Whether there is as little of it as the kernel says. An agent at its own limit of memory stands
+    /// still as well, and is in the machine's numbers: it must not make others wait.
+    fn is_scarce(self) -> bool {
+        match self {
+            Kind::Memory => memory_is_scarce(),
+            Kind::Cpu | Kind::Io => true,
+        }
+    }
+
+    /// Notes whether this is short; whether that is new.
+    fn note(self, pressure: &mut Pressure, is_short: bool) -> bool {
+        let noted = match self {
+            Kind::Cpu => &mut pressure.cpu,
+            Kind::Memory => &mut pressure.memory,
+            Kind::Io => &mut pressure.io,
+        };
+        std::mem::replace(noted, is_short) != is_short
+    }
+}
+
+/// What this machine is short of, as of now, until this is dropped.
+#[derive(Debug)]
+pub struct Gauge {
+    now: Arc<watch::Sender<Pressure>>,
+    missing: Option<String>,
+    _following: JoinSet<()>,
+}
+
+impl Gauge {
+    /// Begins to follow the files in `dir`, on the runtime that this is called on.
+    pub fn follow(dir: &Path) -> Gauge {
+        let now = Arc::new(watch::Sender::new(Pressure::default()));
+        let mut following = JoinSet::new();
+        for kind in Kind::ALL {
+            let path = dir.join(kind.file());
+            if average(&path).is_some() {
+                following.spawn(follow(kind, path, now.clone()));
+            }
+        }
+        let is_missing = average(&dir.join(Kind::Memory.file())).is_none();
+        let missing = is_missing.then(|| {
+            "that memory gets short is not noticed before it is gone (the kernel has no PSI, or was \
+             booted without psi=1)"
+                .to_owned()
+        });
+        Gauge { now, missing, _following: following }
+    }
+
+    /// A sentence when it is not known whether memory is short.
+    pub fn missing(&self) -> Option<&String> {
+        self.missing.as_ref()
+    }
+
+    /// What is short now. Asks nobody.
+    pub fn now(&self) -> Pressure {
+        *self.now.borrow()
+    }
+
+    /// Tells of every change.
+    pub fn changes(&self) -> watch::Receiver<Pressure> {
+        self.now.subscribe()
+    }
+}
+
+#[cfg(test)]
+impl Gauge {
+    /// One that nothing moves.
+    pub(super) fn still() -> Gauge {
+        let now = Arc::default();
+        Gauge { now, missing: None, _following: JoinSet::new() }
+    }
+
+    pub(super) fn set(&self, pressure: Pressure) {
+        self.now.send_replace(pressure);
+    }
+}
+
+/// Notes whenever something gets short, or is not any more.
+async fn follow(kind: Kind, path: PathBuf, now: Arc<watch::Sender<Pressure>>) {
+    let tell = |is_short: bool| {
+        let is_short = is_short && kind.is_scarce();
+        now.send_if_modified(|pressure| kind.note(pressure, is_short));
+    };
+    if let Err(error) = by_trigger(kind, &path, &tell).await {
+        tracing::debug!(%error, "{} is looked at each second", path.display());
+    }
+    by_average(kind, &path, &tell).await;
+}
+
+/// Lets the kernel tell when something is short.
+async fn by_trigger(kind: Kind, path: &Path, tell: &(impl Fn(bool) + Sync)) -> io::Result<()> {
+    let mut file = File::options().read(true).write(true).open(path)?;
+    let stalled_us = WINDOW_US / 100 * kind.limit();
+    file.write_all(format!("some {stalled_us} {WINDOW_US}\0").as_bytes())?;
+    listen(&AsyncFd::with_interest(file, Interest::PRIORITY)?, CALM, tell).await
+}
+
+/// Tells that something is short whenever the trigger does, and that it is not any more when the
+/// trigger has been calm for so long.
+async fn listen<F: AsRawFd>(
+    trigger: &AsyncFd<F>,
+    calm: Duration,
+    tell: &(impl Fn(bool) + Sync),
+) -> io::Result<()> {
+    loop {
+        fired(trigger).await?;
+        tell(true);
+        while let Ok(again) = timeout(calm, fired(trigger)).await {
+            again?;
+            tell(true);
+        }
+        tell(false);
+    }
+}
+
+/// Waits until a trigger tells.
+async fn fired<F: AsRawFd>(trigger: &AsyncFd<F>) -> io::Result<()> {
+    trigger.ready(Interest::PRIORITY).await?.clear_ready();
+    Ok(())
+}
+
+/// Looks at averages for ever.
+async fn by_average(kind: Kind, path: &Path, tell: &(impl Fn(bool) + Sync)) {
+    loop {
+        tell(average(path).is_some_and(|percent| percent >= f64::from(kind.limit())));
+        sleep(SAMPLE).await;
+    }
+}
+
+/// What a file says of the last ten seconds; `None` when there is no such file, or it says nothing.
+fn average(path: &Path) -> Option<f64> {
+    average_in(&fs::read_to_string(path).ok()?)
+}
+
+/// The share of the last ten seconds, in percent, in which some task stood still.
+fn average_in(text: &str) -> Option<f64> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    some.split(' ').find_map(|word| word.strip_prefix("avg10="))?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use proptest::prelude::*;
+    use rustix::net::{SendFlags, send};
+
+    use super::*;
+
+    /// How long something may take that happens.
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn averages_are_read() {
+        let text = "some avg10=12.34 avg60=0.00 avg300=0.00 total=1\n\
+                    full avg10=99.00 avg60=0.00 avg300=0.00 total=1\n";
+        assert_eq!(average_in(text), Some(12.34));
+        // Older kernels have no second line for processors.
+        assert_eq!(average_in("some avg10=0.00 avg60=0.00 avg300=0.00 total=0"), Some(0.0));
+        for bad in ["", "full avg10=1.00\n", "some total=1\n", "some avg10=x\n"] {
+            assert_eq!(average_in(bad), None, "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_file_says_is_read_or_not(text in "(some |full |avg10=|[0-9.]{0,4}|\n| ){0,20}") {
+            if let Some(percent) = average_in(&text) {
+                prop_assert!(text.contains("some ") && text.contains("avg10=") && percent >= 0.0);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kernel_that_says_nothing_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let gauge = Gauge::follow(dir.path());
+        assert!(gauge.missing().is_some_and(|said| said.contains("psi=1")));
+        assert_eq!(gauge.now(), Pressure::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_triggers_averages_are_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("io");
+        let say = |percent: &str| fs::write(&path, format!("some avg10={percent} total=1\n"));
+        say("50.00").unwrap();
+        let now = Arc::new(watch::Sender::new(Pressure::default()));
+        let (mut changes, tell) = (now.subscribe(), |is_short| {
+            now.send_if_modified(|pressure| Kind::Io.note(pressure, is_short));
+        });
+        tokio::select! {
+            () = by_average(Kind::Io, &path, &tell) => unreachable!("it looks for ever"),
+            () = async {
+                changes.wait_for(|now| now.io && !now.cpu && !now.memory).await.unwrap();
+                say("49.99").unwrap();
+                changes.wait_for(|now| *now == Pressure::default()).await.unwrap();
+            } => {}
+        }
+    }
+
+    /// Urgent data is what else the kernel reports in this way.
+    #[tokio::test]
+    async fn a_trigger_tells_until_it_is_calm() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (receiver, _) = listener.accept().unwrap();
+        let trigger = AsyncFd::with_interest(receiver, Interest::PRIORITY).unwrap();
+        let (now, mut changes) = watch::channel(false);
+        let tell = |is_short| {
+            now.send_replace(is_short);
+        };
+        let fire = || send(&sender, b"!", SendFlags::OOB).unwrap();
+        let firing = async {
+            for _ in 0..2 {
+                fire();
+                changes.wait_for(|is_short| *is_short).await.unwrap();
+                changes.wait_for(|is_short| !*is_short).await.unwrap();
+            }
+        };
+        let calm = Duration::from_millis(20);
+        tokio::select! {
+            ended = listen(&trigger, calm, &tell) => panic!("{ended:?}"),
+            done = timeout(LONG, firing) => done.unwrap(),
+        }
+    }
+
+    #[tokio::test]
+    async fn this_machine_is_followed_where_it_can_be() {
+        let gauge = Gauge::follow(Path::new(DIR));
+        let has_memory = average(&Path::new(DIR).join("memory")).is_some();
+        assert_eq!(gauge.missing().is_none(), has_memory);
+    }
+}
