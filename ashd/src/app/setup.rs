@@ -162,7 +162,12 @@ fn admission(said: &config::Admission) -> Admission {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let or = |number: u32, usual: usize| if number == 0 { usual } else { number as usize };
     let turns = or(said.turns, TURNS * processors);
-    Admission { turns, turns_when_short: turns.min(processors) }
+    Admission {
+        turns,
+        turns_when_short: turns.min(processors),
+        launches: or(said.launches, processors.max(2)),
+        patience: said.patience,
+    }
 }
 
 /// How long what is kept; 0 stands for ever.

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tracing::level_filters::LevelFilter;
@@ -33,6 +34,9 @@ const CREDENTIAL: &str = "/etc/credstore/ash-model-key";
 /// Larger key files are something else.
 const MAX_KEY_FILE: u64 = 16 * 1024;
 
+/// Longer nobody waits for an answer.
+const MAX_PATIENCE: Duration = Duration::from_secs(60 * 60);
+
 /// User ids below belong to people, services and other containers.
 const FIRST_UID: u32 = 524_288;
 
@@ -54,6 +58,7 @@ impl<'a> Check<'a> {
         self.rates(config);
         self.run_dir(config);
         self.uids(config);
+        self.admission(config);
         self.model(config);
         self.model_key(config);
         self.authorities(config);
@@ -92,6 +97,12 @@ impl<'a> Check<'a> {
     fn rates(&mut self, config: &Config) {
         if config.http.rate_window.as_secs() == 0 {
             self.refuse("http.rate_window", "must be 1s or longer; 0 as a limit switches it off");
+        }
+    }
+
+    fn admission(&mut self, config: &Config) {
+        if config.admission.patience > MAX_PATIENCE {
+            self.refuse("admission.patience", "must be 1h or shorter");
         }
     }
 

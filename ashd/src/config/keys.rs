@@ -73,7 +73,7 @@ sections! {
         agent_roots: Vec<PathBuf> = "" { env: &["ASH_AGENT_ROOTS"], live: true, }
         /// Room on the disk that is left free: below it nothing new is accepted.
         reserve_disk: Size = "1GiB" {}
-        /// Memory that is left free: below it no sandbox is started.
+        /// Memory that is left free: below it no sandbox is started, and who needs one waits a while.
         reserve_memory: Size = "512MiB" {}
     }
     /// What a sandbox may use. Limits hold for sandboxes that are started from then on.
@@ -127,6 +127,12 @@ sections! {
         /// the next is one of the tenant that runs the fewest, there the one that came first. While
         /// the machine is short of memory, no more begin than it has processors.
         turns: u32 = "0" { live: true, }
+        /// Sandboxes that are made at the same time; 0 for one per processor, but two at least. Of those
+        /// that wait the next is one of the tenant that has the fewest under way.
+        launches: u32 = "0" { live: true, }
+        /// How long it is waited that a sandbox may be made: while others are made, and while memory
+        /// or processes are short. Then it is refused.
+        patience: Duration = "30s" { live: true, }
     }
     /// What becomes of sandboxes that nobody uses, until the next message has them go on: no turn and no
     /// command runs in them, nor anything of the agent's own that computes or asks the model. With

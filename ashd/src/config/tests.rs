@@ -120,7 +120,9 @@ fn all_problems_are_told_at_once() {
          level = \"loud\"\n\
          [model]\n\
          base_url = \"http://example.com\"\n\
-         proxy = \"socks5://proxy\"\n",
+         proxy = \"socks5://proxy\"\n\
+         [admission]\n\
+         patience = \"2h\"\n",
     );
     let env = [("ASH_PERMISSION_MODE", "yolo"), ("ASH_SANDBOX_MEMORY_MB", "2GiB")];
     insta::assert_snapshot!(dir.problems(&env).join("\n"));

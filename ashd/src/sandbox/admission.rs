@@ -45,6 +45,44 @@ pub fn admit(room: &Room) -> Result<(), NoRoom> {
     Ok(())
 }
 
+/// What comes back by itself, and how much of it must stay free.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Strain {
+    /// Whether work stands still for want of memory.
+    pub is_pressed: bool,
+    /// Available memory, in bytes.
+    pub memory_free: u64,
+    /// Bytes of memory that must stay available.
+    pub memory_reserve: u64,
+    /// Processes and threads that there are, and how many there can be: on the machine, and in all
+    /// sandboxes together. `None` where it is not known, or nothing bounds them.
+    pub pids: [Option<(u64, u64)>; 2],
+}
+
+/// Says no while one more sandbox would be too much, which passes.
+pub fn ease(strain: &Strain) -> Result<(), NoRoom> {
+    if strain.memory_free < strain.memory_reserve {
+        return no(short("memory", strain.memory_free, strain.memory_reserve), 10);
+    }
+    if strain.is_pressed {
+        return no("this machine is short of memory: work stands still for want of it".into(), 10);
+    }
+    for (used, most) in strain.pids.into_iter().flatten() {
+        if most.saturating_sub(used) < reserved_pids(most) {
+            return no(
+                format!("this machine is short of processes: {used} of {most} are there"),
+                10,
+            );
+        }
+    }
+    Ok(())
+}
+
+/// How many of so many processes must stay free: an agent has dozens of threads when it begins.
+fn reserved_pids(most: u64) -> u64 {
+    (most / 8).min(1024)
+}
+
 fn no(reason: String, retry_after_s: u32) -> Result<(), NoRoom> {
     Err(NoRoom { reason, retry_after_s })
 }
@@ -77,6 +115,21 @@ pub fn memory_available() -> io::Result<u64> {
 pub fn has_swap() -> bool {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     bytes_in(&meminfo, "SwapTotal:").is_some_and(|bytes| bytes > 0)
+}
+
+/// Processes and threads of this machine, and how many there can be. `None` when it does not say.
+pub fn pids() -> Option<(u64, u64)> {
+    let most = |name: &str| -> Option<u64> {
+        fs::read_to_string(Path::new("/proc/sys/kernel").join(name)).ok()?.trim().parse().ok()
+    };
+    let used = threads_in(&fs::read_to_string("/proc/loadavg").ok()?)?;
+    Some((used, most("pid_max")?.min(most("threads-max")?)))
+}
+
+/// See proc_loadavg(5): what runs, and behind a slash what there is.
+fn threads_in(loadavg: &str) -> Option<u64> {
+    let (_, there) = loadavg.split(' ').nth(3)?.split_once('/')?;
+    there.parse().ok()
 }
 
 /// Whether less than an eighth of the memory is available. Of a machine that does not say, it is not so.
@@ -124,6 +177,34 @@ mod tests {
         assert_eq!(bytes("MemFree:"), None);
         assert!(memory_available().unwrap() > 0);
         assert!(disk_free(Path::new("/")).unwrap() > 0);
+    }
+
+    #[test]
+    fn what_passes_is_waited_for() {
+        let calm = Strain { memory_free: 9, memory_reserve: 9, ..Strain::default() };
+        assert_eq!(ease(&calm), Ok(()));
+        assert_eq!(ease(&Strain { pids: [Some((24, 32)), Some((0, 1 << 20))], ..calm }), Ok(()));
+        let cases = [
+            (Strain { memory_free: 8, ..calm }, "short of memory: 0 MiB free"),
+            (Strain { is_pressed: true, ..calm }, "for want of it"),
+            (Strain { pids: [Some((29, 32)), None], ..calm }, "29 of 32"),
+            (Strain { pids: [None, Some((4400, 5000))], ..calm }, "4400 of 5000"),
+            (Strain { pids: [Some((64_513, 65_536)), None], ..calm }, "64513 of 65536"),
+        ];
+        for (strain, words) in cases {
+            let no = ease(&strain).unwrap_err();
+            assert!(no.reason.contains(words) && no.retry_after_s > 0, "{no:?}");
+        }
+    }
+
+    #[test]
+    fn threads_are_counted() {
+        assert_eq!(threads_in("0.00 0.01 0.05 1/234 567\n"), Some(234));
+        for bad in ["", "0.00 0.01 0.05", "0.00 0.01 0.05 1 567", "0.00 0.01 0.05 1/x 567"] {
+            assert_eq!(threads_in(bad), None, "{bad:?}");
+        }
+        let (used, most) = pids().unwrap();
+        assert!(used > 0 && most > used);
     }
 
     #[test]

@@ -193,6 +193,12 @@ impl Sandboxes {
         self.gauge.changes()
     }
 
+    /// Processes and threads of all sandboxes, and how many there can be. `None` where nothing bounds
+    /// them.
+    pub fn pids(&self) -> Option<(u64, u64)> {
+        self.cgroups.pids()
+    }
+
     /// Whether the broker has a model API key; absent when it is not there, or does not say.
     pub fn has_model_key(&self) -> Option<bool> {
         self.broker.has_key()

@@ -1,9 +1,21 @@
 //! How much is begun at a time, and where what is too much waits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::gate::Gate;
-use super::shared::Shared;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::api::Refusal;
+use super::gate::{Entered, Gate, Place};
+use super::shared::{Shared, Taken};
+use crate::domain::{SandboxId, Tenant};
+use crate::sandbox::admission::{NoRoom, Strain, ease, memory_available, pids};
+
+/// How often it is looked whether there is room again: of memory and processes nobody tells.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Seconds after which to try again when too many sandboxes were being made.
+const RETRY_AFTER_S: u32 = 5;
 
 /// How much is begun at a time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -12,22 +24,59 @@ pub struct Admission {
     pub turns: usize,
     /// The same while the machine is short of memory: those that run already end first.
     pub turns_when_short: usize,
+    /// Sandboxes that are made at the same time.
+    pub launches: usize,
+    /// How long it is waited at most that one may be made.
+    pub patience: Duration,
 }
 
 /// Where it is waited.
 pub(super) struct Gates {
     /// What turns run in that messages began.
     pub(super) turns: Arc<Gate>,
+    /// What sandboxes are made in.
+    launches: Arc<Gate>,
+}
+
+/// A sandbox may be made.
+pub(super) struct Entry {
+    /// Which.
+    pub(super) sandbox: SandboxId,
+    /// What it is made in, as long as that takes.
+    place: Option<Place>,
+    /// The room that it is to have.
+    room: Option<Taken>,
+}
+
+impl Entry {
+    /// The room that the sandbox is to have. None when it has let others in.
+    pub(super) fn take_room(&mut self) -> Option<Taken> {
+        self.room.take()
+    }
+
+    /// The sandbox is made, or something else is done for it that takes long: others need not wait for
+    /// that.
+    pub(super) fn let_others_in(&mut self) {
+        drop((self.place.take(), self.room.take()));
+    }
 }
 
 impl Gates {
     pub(super) fn new(admission: &Admission) -> Gates {
-        Gates { turns: Gate::new(admission.turns) }
+        let launches = Gate::new(admission.launches);
+        Gates { turns: Gate::new(admission.turns), launches }
+    }
+
+    /// A place to make a sandbox in that nobody waits for. None when somebody might have to wait because
+    /// of it.
+    pub(super) fn launch_to_spare(&self) -> Option<Place> {
+        self.launches.enter_aside()
     }
 
     /// Nothing begins any more: the daemon goes away.
     pub(super) fn close(&self) {
         self.turns.close();
+        self.launches.close();
     }
 }
 
@@ -38,6 +87,68 @@ impl Shared {
         let is_short = self.sandboxes.pressure().memory;
         let turns = if is_short { admission.turns_when_short } else { admission.turns };
         self.gates.turns.resize(turns);
+        self.gates.launches.resize(admission.launches);
+    }
+
+    /// Waits until a sandbox may be made for a tenant, as long as configured at most: first for its turn,
+    /// then for what is short and comes back by itself. Last it takes the room that there is, or that a
+    /// sandbox leaves which nobody uses.
+    pub(super) async fn enter(
+        &self,
+        tenant: &Tenant,
+        sandbox: SandboxId,
+    ) -> Result<Entry, Refusal> {
+        self.disk_has_room()?;
+        let end = Instant::now() + self.live().admission.patience;
+        let place = self.place_for_launch(tenant, end).await?;
+        self.wait_for_ease(end).await?;
+        let room = self.room().await?;
+        Ok(Entry { sandbox, place: Some(place), room: Some(room) })
+    }
+
+    async fn place_for_launch(&self, tenant: &Tenant, end: Instant) -> Result<Place, Refusal> {
+        let mut ticket = match self.gates.launches.enter(tenant) {
+            Entered::Place(place) => return Ok(place),
+            Entered::Waiting(ticket) => ticket,
+        };
+        match timeout_at(end, ticket.granted()).await {
+            Ok(granted) => granted.ok_or(Refusal::ShuttingDown),
+            Err(_) => {
+                // It is what those wait for that have the places, if anything is short.
+                ease(&self.strain())?;
+                let reason = "this machine is busy with making other sandboxes".to_owned();
+                Err(NoRoom { reason, retry_after_s: RETRY_AFTER_S }.into())
+            }
+        }
+    }
+
+    async fn wait_for_ease(&self, end: Instant) -> Result<(), Refusal> {
+        let mut pressure = self.sandboxes.pressure_changes();
+        while let Err(no_room) = ease(&self.strain()) {
+            let now = Instant::now();
+            if self.is_shutting_down() {
+                return Err(Refusal::ShuttingDown);
+            }
+            if now >= end {
+                return Err(no_room.into());
+            }
+            tokio::select! {
+                () = sleep_until(end.min(now + LOOK)) => {}
+                // It is told as long as there are sandboxes.
+                _ = pressure.changed() => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What cannot be read does not stand in the way.
+    pub(super) fn strain(&self) -> Strain {
+        Strain {
+            is_pressed: self.sandboxes.pressure().memory,
+            memory_free: memory_available().unwrap_or(u64::MAX),
+            memory_reserve: self.options.memory_reserve,
+            pids: [pids(), self.sandboxes.pids()],
+        }
     }
 }
 
@@ -63,13 +174,13 @@ pub(super) async fn follow_pressure(shared: Arc<Shared>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::sync::PoisonError;
+
+    use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::domain::Tenant;
     use crate::sandbox::pressure::Pressure;
-    use crate::session::gate::Entered;
-    use crate::session::stage::{Stage, TURNS};
+    use crate::session::stage::{LAUNCHES, Stage, TURNS};
 
     /// How long something may take that happens.
     const LONG: Duration = Duration::from_secs(20);
@@ -96,5 +207,99 @@ mod tests {
         tokio::time::timeout(LONG, is(TURNS)).await.unwrap();
         assert!(tokio::time::timeout(LONG, ticket.granted()).await.unwrap().is_some());
         following.abort();
+    }
+
+    const SHORT: Pressure = Pressure { memory: true, cpu: false, io: false };
+
+    async fn enter(stage: &Stage, tenant: &Tenant) -> Result<Entry, Refusal> {
+        stage.shared.enter(tenant, SandboxId::random()).await
+    }
+
+    fn set_patience(stage: &Stage, patience: Duration) {
+        let mut live = stage.shared.live.write().unwrap_or_else(PoisonError::into_inner);
+        live.admission.patience = patience;
+    }
+
+    /// Why there is no sandbox.
+    fn capacity(entered: Result<Entry, Refusal>) -> String {
+        match entered {
+            Err(Refusal::Capacity { reason, retry_after_s: 1.. }) => reason,
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("there is room"),
+        }
+    }
+
+    #[tokio::test]
+    async fn so_many_sandboxes_are_made_at_a_time_and_tenants_take_turns() {
+        let stage = Stage::set().await;
+        let [many, one]: [Tenant; 2] = ["many", "one"].map(|name| name.parse().unwrap());
+        let mut making = vec![];
+        for _ in 0..LAUNCHES {
+            making.push(enter(&stage, &many).await.unwrap());
+        }
+        let mut waiting = vec![];
+        for tenant in [&many, &many, &one] {
+            let mut entering = Box::pin(enter(&stage, tenant));
+            assert!(entering.as_mut().now_or_never().is_none());
+            waiting.push(entering);
+        }
+        // Who gives up is passed over.
+        drop(waiting.remove(0));
+        let (one, many) = (waiting.pop().unwrap(), waiting.pop().unwrap());
+        drop(making.pop());
+        let made = one.await.unwrap();
+        assert!(many.now_or_never().is_none());
+        drop(made);
+        assert!(enter(&stage, &Tenant::default()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_has_waited_long_enough_is_told_to_come_back() {
+        let (stage, tenant) = (Stage::set().await, Tenant::default());
+        tokio::time::pause();
+        set_patience(&stage, Duration::from_secs(7));
+        let mut making = vec![];
+        for _ in 0..LAUNCHES {
+            making.push(enter(&stage, &tenant).await.unwrap());
+        }
+        let begun = Instant::now();
+        assert!(capacity(enter(&stage, &tenant).await).contains("making other sandboxes"));
+        assert_eq!(begun.elapsed().as_secs(), 7);
+        // When nothing is made because something is short, that is why.
+        stage.shared.sandboxes.press(SHORT);
+        assert!(capacity(enter(&stage, &tenant).await).contains("short of memory"));
+        drop(making);
+        let begun = Instant::now();
+        assert!(capacity(enter(&stage, &tenant).await).contains("short of memory"));
+        assert_eq!(begun.elapsed().as_secs(), 7);
+        set_patience(&stage, Duration::ZERO);
+        assert!(capacity(enter(&stage, &tenant).await).contains("short of memory"));
+    }
+
+    #[tokio::test]
+    async fn what_comes_back_is_waited_for() {
+        let (stage, tenant) = (Stage::set().await, Tenant::default());
+        tokio::time::pause();
+        stage.shared.sandboxes.press(SHORT);
+        let mut entering = Box::pin(enter(&stage, &tenant));
+        assert!(tokio::time::timeout(LOOK * 9, &mut entering).await.is_err());
+        stage.shared.sandboxes.press(Pressure::default());
+        assert!(entering.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_goes_makes_none_and_keeps_nobody_waiting() {
+        let (stage, tenant) = (Stage::set().await, Tenant::default());
+        tokio::time::pause();
+        stage.shared.sandboxes.press(SHORT);
+        let mut entering: Vec<_> =
+            (0..=LAUNCHES).map(|_| Box::pin(enter(&stage, &tenant))).collect();
+        for entering in &mut entering {
+            assert!(entering.as_mut().now_or_never().is_none());
+        }
+        stage.service.shut_down(false).await;
+        for entering in entering {
+            assert!(matches!(entering.await, Err(Refusal::ShuttingDown)));
+        }
     }
 }

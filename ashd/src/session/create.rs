@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
+use super::admission::Entry;
 use super::agents;
 use super::api::{Caller, Happened, NewSession, Refusal};
 use super::driver::{Begin, Driver};
 use super::registry::SessionView;
 use super::service::{Result, Service, blocking, detached};
-use super::shared::{Shared, Taken};
+use super::shared::Shared;
 use crate::domain::{
     Agent, Changed, EventKind, NewEvent, SandboxId, Session, SessionId, Settings, Status, Timestamp,
 };
@@ -19,28 +20,45 @@ use crate::telemetry::metrics::labels::SpawnPhase;
 use crate::telemetry::metrics::timed;
 
 impl Service {
-    /// Makes a session; returns when its bridge is ready.
+    /// Makes a session, of a spare or as soon as its sandbox may be made; returns when its bridge is
+    /// ready.
     pub async fn create(&self, caller: &Caller, new: NewSession) -> Result<Arc<SessionView>> {
+        let (agent, settings) = self.settle(caller, new.clone()).await?;
+        // What is begun is brought to its end, whoever hangs up.
+        let service = self.clone();
+        let of_spare = async move { service.make_of_spare(&agent, &settings).await };
+        if let Some(view) = detached(of_spare).await? {
+            return Ok(view);
+        }
+        // But whoever hangs up while it waits waits no longer.
+        let entry = self.shared.enter(&caller.tenant, SandboxId::random()).await?;
         let (service, caller) = (self.clone(), caller.clone());
-        detached(async move { service.create_now(&caller, new).await }).await
+        detached(async move { service.create_now(&caller, new, entry).await }).await
     }
 
-    async fn create_now(&self, caller: &Caller, new: NewSession) -> Result<Arc<SessionView>> {
+    async fn create_now(
+        &self,
+        caller: &Caller,
+        new: NewSession,
+        entry: Entry,
+    ) -> Result<Arc<SessionView>> {
+        // Once more: the agent may be another one by now.
+        let (agent, settings) = self.settle(caller, new).await?;
+        let slot = self.take_slot().await?;
+        let session = draft(&agent, settings, (slot, entry.sandbox));
+        let _making = self.shared.making.begin((session.id, slot));
+        self.make(session, entry).await
+    }
+
+    /// The agent, and what holds for a new session of it.
+    async fn settle(&self, caller: &Caller, new: NewSession) -> Result<(Agent, Settings)> {
         if self.shared.is_shutting_down() {
             return Err(Refusal::ShuttingDown);
         }
-        let shared = &self.shared;
-        let agent = shared.store.agent(&caller.tenant, &new.agent).await?;
+        let agent = self.shared.store.agent(&caller.tenant, &new.agent).await?;
         let agent = agent.ok_or_else(|| agents::named(&new.agent))?;
         let settings = settled(&agent, new.settings)?;
-        if let Some(view) = self.make_of_spare(&agent, &settings).await? {
-            return Ok(view);
-        }
-        let room = shared.room().await?;
-        let slot = self.take_slot().await?;
-        let session = draft(&agent, settings, slot);
-        let _making = shared.making.begin((session.id, slot));
-        self.make(room, session).await
+        Ok((agent, settings))
     }
 
     /// A place in the range of leased uids; when all are taken, that of a spare.
@@ -75,14 +93,14 @@ impl Service {
 
     /// Makes the workspace, the sandbox and the row of a session; undoes what was made when a
     /// later step fails.
-    async fn make(&self, room: Taken<'_>, mut session: Session) -> Result<Arc<SessionView>> {
+    async fn make(&self, mut session: Session, mut entry: Entry) -> Result<Arc<SessionView>> {
         let shared = &self.shared;
         let laid_out = lay_out(shared, &session).await;
         fault::point("create.laid_out");
         let made = match laid_out {
             Ok(model) => {
                 session.settings.model = session.settings.model.take().or(model);
-                self.launch_and_record(room, &session).await
+                self.launch_and_record(&session, &mut entry).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -96,12 +114,12 @@ impl Service {
         }
     }
 
-    async fn launch_and_record(&self, room: Taken<'_>, session: &Session) -> Result<Running> {
+    async fn launch_and_record(&self, session: &Session, entry: &mut Entry) -> Result<Running> {
         // Once more, now that it counts as being made: whoever ends the daemon waits for it.
         if self.shared.is_shutting_down() {
             return Err(Refusal::ShuttingDown);
         }
-        let running = self.shared.launch(room, session, session.sandbox).await?;
+        let running = self.shared.launch(session, entry).await?;
         match self.record(session).await {
             Ok(()) => Ok(running),
             Err(refusal) => {
@@ -196,7 +214,11 @@ pub(super) fn settled(agent: &Agent, mut settings: Settings) -> Result<Settings>
 }
 
 /// A session that is about to be made.
-pub(super) fn draft(agent: &Agent, settings: Settings, slot: u32) -> Session {
+pub(super) fn draft(
+    agent: &Agent,
+    settings: Settings,
+    (slot, sandbox): (u32, SandboxId),
+) -> Session {
     let (id, now) = (SessionId::random(), Timestamp::now());
     Session {
         id,
@@ -204,7 +226,7 @@ pub(super) fn draft(agent: &Agent, settings: Settings, slot: u32) -> Session {
         agent: agent.name.clone(),
         agent_version: agent.version,
         status: Status::Active,
-        sandbox: SandboxId::random(),
+        sandbox,
         settings,
         cli_session: id.to_string(),
         cli_version: None,

@@ -79,6 +79,20 @@ impl<W> Fair<W> {
         line.served = served;
     }
 
+    /// Takes a place for what nobody waits for, if that leaves one for whoever comes next; where there is
+    /// but one, if it is free. It is no tenant's, and keeps none from getting its next.
+    pub(super) fn try_take_aside(&mut self) -> bool {
+        let most = self.limit.saturating_sub(1).max(1);
+        let is_free = self.waiting == 0 && self.taken < most;
+        self.taken += usize::from(is_free);
+        is_free
+    }
+
+    /// Gives a place back that is no tenant's.
+    pub(super) fn give_back_aside(&mut self) {
+        self.taken = self.taken.saturating_sub(1);
+    }
+
     /// Gives a place back.
     pub(super) fn give_back(&mut self, tenant: &Tenant) {
         self.taken = self.taken.saturating_sub(1);
@@ -223,6 +237,21 @@ mod tests {
         fair.wait(&tenant(1), 2);
         assert_eq!(fair.clear(), [2]);
         assert!(!fair.try_take(&tenant(1)), "there is no place");
+    }
+
+    #[test]
+    fn what_nobody_waits_for_leaves_a_place_for_whoever_comes() {
+        for (places, aside) in [(1, 1), (2, 1), (4, 3)] {
+            let mut fair = Fair::new(places);
+            assert_eq!((0..9).filter(|_| fair.try_take_aside()).count(), aside, "of {places}");
+            assert_eq!(fair.try_take(&tenant(0)), places > 1);
+            fair.wait(&tenant(1), 1);
+            fair.give_back_aside();
+            assert_eq!(granted(&mut fair), [1]);
+            fair.wait(&tenant(0), 2);
+            fair.resize(9);
+            assert!(!fair.try_take_aside(), "somebody waits");
+        }
     }
 
     /// What is known of the places from outside.

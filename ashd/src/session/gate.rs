@@ -20,7 +20,8 @@ struct Inner {
 /// A place, which somebody else can have when this is dropped.
 pub(super) struct Place {
     gate: Arc<Gate>,
-    tenant: Tenant,
+    /// Whose it is; none for what nobody waits for.
+    tenant: Option<Tenant>,
 }
 
 /// Somebody who waits for a place, until this is dropped.
@@ -77,6 +78,13 @@ impl Gate {
         self.place(tenant.clone())
     }
 
+    /// Takes a place for what nobody waits for; `None` when somebody might have to wait because of it.
+    pub(super) fn enter_aside(self: &Arc<Self>) -> Option<Place> {
+        let mut inner = self.lock();
+        let is_free = !inner.is_closed && inner.fair.try_take_aside();
+        is_free.then(|| Place { gate: self.clone(), tenant: None })
+    }
+
     /// How many of a tenant go before the ticket with this number; 0 for one that does not wait.
     pub(super) fn before(&self, tenant: &Tenant, number: u64) -> u64 {
         self.lock().fair.before(tenant, number).unwrap_or(0) as u64
@@ -98,7 +106,7 @@ impl Gate {
     }
 
     fn place(self: &Arc<Self>, tenant: Tenant) -> Place {
-        Place { gate: self.clone(), tenant }
+        Place { gate: self.clone(), tenant: Some(tenant) }
     }
 
     /// Gives free places to who is next.
@@ -116,7 +124,12 @@ impl Gate {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.gate.lock().fair.give_back(&self.tenant);
+        let mut inner = self.gate.lock();
+        match &self.tenant {
+            Some(tenant) => inner.fair.give_back(tenant),
+            None => inner.fair.give_back_aside(),
+        }
+        drop(inner);
         self.gate.grant();
     }
 }
@@ -213,6 +226,21 @@ mod tests {
         assert!(given(&mut waiting).is_none());
         drop(other);
         assert!(given(&mut waiting).is_some());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_keeps_nobody_waiting() {
+        let gate = Gate::new(2);
+        let aside = gate.enter_aside().unwrap();
+        assert!(gate.enter_aside().is_none(), "one is left for whoever comes");
+        let _first = place(&gate, 0).unwrap();
+        let mut waiting = ticket(&gate, 0).unwrap();
+        assert!(gate.enter_aside().is_none());
+        drop(aside);
+        assert!(given(&mut waiting).is_some() && gate.enter_aside().is_none());
+        gate.close();
+        gate.resize(9);
+        assert!(gate.enter_aside().is_none());
     }
 
     #[test]

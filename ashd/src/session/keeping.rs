@@ -13,13 +13,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 
+use super::admission::Entry;
 use super::api::Refusal;
 use super::cli::Conversation;
 use super::copies::fetch::first_stored;
 use super::places::ROOTS;
 use super::shared::Shared;
 use crate::domain::{
-    Point, PointId, PointName, Root, SandboxId, Session, SessionId, Tenant, Timestamp, Which,
+    Point, PointId, PointName, Root, Session, SessionId, Tenant, Timestamp, Which,
 };
 use crate::fault;
 use crate::sandbox::Running;
@@ -140,16 +141,16 @@ impl Shared {
     pub(super) async fn bring_to_life(
         &self,
         session: &Session,
-        sandbox: SandboxId,
+        mut entry: Entry,
     ) -> Result<Life, Refusal> {
         let (running, found, conversation) = match self.wanted(session).await? {
             None => {
-                let launching = self.launch(self.room().await?, session, sandbox);
+                let launching = self.launch(session, &mut entry);
                 let (running, conversation) = tokio::join!(launching, self.conversation(session));
                 (running?, Found::Place, conversation)
             }
             Some(point) => {
-                let (running, found) = self.bring_back_to_life(session, &point, sandbox).await?;
+                let (running, found) = self.bring_back_to_life(session, &point, &mut entry).await?;
                 (running, found, self.conversation(session).await)
             }
         };
@@ -166,14 +167,14 @@ impl Shared {
         &self,
         session: &Session,
         point: &Point,
-        sandbox: SandboxId,
+        entry: &mut Entry,
     ) -> Result<(Running, Found), Refusal> {
-        let room = self.room().await?;
+        let sandbox = entry.sandbox;
         let (begun, mut begins) = watch::channel(None::<PathBuf>);
         let launching = async {
             // It may fail before it begins.
             let root = begins.wait_for(Option::is_some).await.ok()?.clone()?;
-            Some(self.launch_in(&root, room, session, sandbox).await)
+            Some(self.launch_in(&root, session, entry).await)
         };
         let to = (point, self.owner(session)?);
         let building = self.build_once(session, to, How { donor: None, synced: false, begun });
@@ -193,10 +194,12 @@ impl Shared {
                 placed.transpose()?;
             }
         }
+        // What comes from afar takes its time, and it has waited itself.
+        entry.let_others_in();
         let found = self.build(session, point, None).await?;
         self.placed(session, point, true).await?;
         self.store.synced(session.id, sandbox).await?;
-        Ok((self.launch(self.room().await?, session, sandbox).await?, found))
+        Ok((self.launch(session, entry).await?, found))
     }
 
     async fn placed(&self, session: &Session, point: &Point, synced: bool) -> Result<(), Refusal> {

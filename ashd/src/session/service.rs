@@ -80,7 +80,7 @@ impl Service {
             snapshots,
             slots,
             registry: Registry::default(),
-            launching: 0.into(),
+            launching: Arc::default(),
             gates: Gates::new(&options.live.admission),
             live: RwLock::new(options.live.clone()),
             options,

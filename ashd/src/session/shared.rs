@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::admission::{Admission, Gates};
+use super::admission::{Admission, Entry, Gates};
 use super::api::{Happened, Refusal};
 use super::cli::{self, Conversation, Defaults};
 use super::copies::Copies;
@@ -96,7 +96,7 @@ pub(super) struct Shared {
     pub(super) slots: Slots,
     pub(super) registry: Registry,
     /// Sandboxes that are being made, or for which room is taken.
-    pub(super) launching: AtomicU64,
+    pub(super) launching: Arc<AtomicU64>,
     pub(super) gates: Gates,
     pub(super) options: Options,
     pub(super) live: RwLock<Live>,
@@ -155,16 +155,19 @@ impl Shared {
     ///
     /// # Errors
     /// [`Refusal::Capacity`] when none of them can go in time, or the machine is short of something.
-    pub(super) async fn room(&self) -> Result<Taken<'_>, Refusal> {
+    pub(super) async fn room(&self) -> Result<Taken, Refusal> {
         let end = Instant::now() + MAKING_ROOM;
         loop {
             let room = self.look_for_room();
-            if let Err(refusal) = has_room(&room) {
+            if let Err(no_room) = admission::admit(&room) {
+                if self.is_shutting_down() {
+                    return Err(Refusal::ShuttingDown);
+                }
                 let is_full = room.live >= room.max;
                 if is_full && (self.make_place_now().await || self.evict(end).await) {
                     continue;
                 }
-                return Err(refusal);
+                return Err(no_room.into());
             }
             // Somebody else may have been quicker.
             let most = room.max.saturating_sub(self.sandboxes.settled());
@@ -178,9 +181,10 @@ impl Shared {
     ///
     /// # Errors
     /// [`Refusal::Capacity`] when there is none.
-    pub(super) fn room_to_spare(&self) -> Result<Taken<'_>, Refusal> {
+    pub(super) fn room_to_spare(&self) -> Result<Taken, Refusal> {
         let room = self.look_for_room();
-        has_room(&room)?;
+        admission::admit(&room)?;
+        admission::ease(&self.strain())?;
         let most = room.max.saturating_sub(self.sandboxes.settled());
         let taken = Taken::one_of(&self.launching, most);
         let quicker = "somebody who waits was quicker".to_owned();
@@ -203,7 +207,8 @@ impl Shared {
     /// Whether so many bytes may be written.
     pub(super) fn disk_takes(&self, bytes: u64) -> Result<(), Refusal> {
         let room = self.disk();
-        has_room(&Room { max: 1, disk_free: room.disk_free.saturating_sub(bytes), ..room })
+        let disk_free = room.disk_free.saturating_sub(bytes);
+        Ok(admission::admit(&Room { max: 1, disk_free, ..room })?)
     }
 
     /// What cannot be read does not stand in the way.
@@ -212,32 +217,37 @@ impl Shared {
         Room { disk_free, disk_reserve: self.options.disk_reserve, ..Room::default() }
     }
 
-    /// Makes a sandbox for a session, where there is room for it.
+    /// Makes a sandbox for a session, which has been let in.
     pub(super) async fn launch(
         &self,
-        room: Taken<'_>,
         session: &Session,
-        sandbox: SandboxId,
+        entry: &mut Entry,
     ) -> Result<Running, Refusal> {
-        self.launch_in(&self.places.session(session.id), room, session, sandbox).await
+        self.launch_in(&self.places.session(session.id), session, entry).await
     }
 
     /// Makes a sandbox for a session whose workspace and home lie in `root`.
     pub(super) async fn launch_in(
         &self,
         root: &Path,
-        room: Taken<'_>,
         session: &Session,
-        sandbox: SandboxId,
+        entry: &mut Entry,
     ) -> Result<Running, Refusal> {
-        self.launch_as((Way::Broker, room), root, session, sandbox).await
+        let room = match entry.take_room() {
+            Some(room) => room,
+            // It has let others in.
+            None => self.room().await?,
+        };
+        let launched = self.launch_as((Way::Broker, room), root, session, entry.sandbox).await;
+        entry.let_others_in();
+        launched
     }
 
     /// Makes a sandbox for a session that nobody has yet. No broker has its socket before
     /// [`Sandboxes::open`].
     pub(super) async fn launch_spare(
         &self,
-        room: Taken<'_>,
+        room: Taken,
         session: &Session,
     ) -> Result<Running, Refusal> {
         let root = self.places.session(session.id);
@@ -246,7 +256,7 @@ impl Shared {
 
     async fn launch_as(
         &self,
-        (way, room): (Way, Taken<'_>),
+        (way, room): (Way, Taken),
         root: &Path,
         session: &Session,
         sandbox: SandboxId,
@@ -424,18 +434,18 @@ fn remove_at_once(parent: &Path, name: &str) -> Result<(), String> {
 
 /// Room for a sandbox that is being made: counts one more while it lives, also when the future that
 /// holds it is dropped.
-pub(super) struct Taken<'a>(&'a AtomicU64);
+pub(super) struct Taken(Arc<AtomicU64>);
 
-impl Taken<'_> {
+impl Taken {
     /// One more, unless there are so many already.
-    fn one_of(counter: &AtomicU64, most: u64) -> Option<Taken<'_>> {
+    fn one_of(counter: &Arc<AtomicU64>, most: u64) -> Option<Taken> {
         let more = |count: u64| (count < most).then_some(count + 1);
         let counted = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        counted.ok().map(|_| Taken(counter))
+        counted.ok().map(|_| Taken(counter.clone()))
     }
 }
 
-impl Drop for Taken<'_> {
+impl Drop for Taken {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -450,16 +460,14 @@ fn is_gone(sandbox: SandboxId, ended: Result<(), SandboxError>) -> bool {
     ended.is_ok()
 }
 
-fn has_room(room: &Room) -> Result<(), Refusal> {
-    let NoRoom { reason, retry_after_s } = match admission::admit(room) {
-        Ok(()) => return Ok(()),
-        Err(no_room) => no_room,
-    };
-    Err(Refusal::Capacity { reason, retry_after_s })
-}
-
 fn internal(what: &str) -> Refusal {
     Refusal::Internal(what.to_owned())
+}
+
+impl From<NoRoom> for Refusal {
+    fn from(NoRoom { reason, retry_after_s }: NoRoom) -> Refusal {
+        Refusal::Capacity { reason, retry_after_s }
+    }
 }
 
 impl From<SandboxError> for Refusal {

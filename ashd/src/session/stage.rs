@@ -31,6 +31,9 @@ const SLOTS: u32 = 4;
 /// How many turns run at a time.
 pub(super) const TURNS: usize = 2;
 
+/// How many sandboxes are made at a time.
+pub(super) const LAUNCHES: usize = 2;
+
 /// A service, and the disk that it is on.
 pub(super) struct Stage {
     pub(super) service: Service,
@@ -55,7 +58,7 @@ impl Stage {
             snapshots: Snapshots::open(&places.vaults()).unwrap(),
             slots: Slots::new(DEFAULT_BASE, SLOTS, []),
             registry: Default::default(),
-            launching: 0.into(),
+            launching: Arc::default(),
             gates: Gates::new(&options.live.admission),
             live: RwLock::new(options.live.clone()),
             options,
@@ -116,7 +119,12 @@ fn options() -> Options {
             keeping: Keeping::default(),
             times: Times::default(),
             limits: Limits::default(),
-            admission: Admission { turns: TURNS, turns_when_short: 1 },
+            admission: Admission {
+                turns: TURNS,
+                turns_when_short: 1,
+                launches: LAUNCHES,
+                patience: Duration::from_secs(30),
+            },
         },
     }
 }

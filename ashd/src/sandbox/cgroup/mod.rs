@@ -190,6 +190,15 @@ impl Cgroups {
         }
     }
 
+    /// Processes and threads of all sandboxes, and how many there can be. `None` where nothing bounds
+    /// them, or there is no controller for them.
+    pub fn pids(&self) -> Option<(u64, u64)> {
+        let number = |name: &str| -> Option<u64> {
+            fs::read_to_string(self.root.join(name)).ok()?.trim().parse().ok()
+        };
+        Some((number("pids.current")?, number("pids.max")?))
+    }
+
     /// The group of a sandbox, whether it exists or not.
     pub fn group(&self, sandbox: SandboxId) -> Group {
         Group::at(self.root.join(sandbox.to_string()), self.holders.clone())

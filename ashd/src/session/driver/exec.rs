@@ -41,6 +41,11 @@ impl Execs {
         }
     }
 
+    /// Forgets those that wait for a sandbox and whose senders have hung up.
+    pub(super) fn forget_abandoned(&mut self) {
+        self.waiting.retain(|(_, reply)| !reply.is_closed());
+    }
+
     /// Whether commands wait for a sandbox.
     pub(super) fn are_waiting(&self) -> bool {
         !self.waiting.is_empty()

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::replay::read_stubbornly;
 use super::times::resumed;
 use super::{Driver, Replay, Reply, RunningCli, refusal};
-use crate::domain::{Changed, EventKind, SandboxId, Session, SessionChange, Status, TurnOptions};
+use crate::domain::{Changed, EventKind, Session, SessionChange, Status, TurnOptions};
 use crate::fault;
 use crate::sandbox::Running;
 use crate::sandbox::cgroup::OutOfMemory;
@@ -129,15 +129,6 @@ impl Driver {
         self.caught_up().await;
     }
 
-    /// Begins to make a sandbox.
-    pub(super) fn launch(&mut self) {
-        let shared = self.shared.clone();
-        let session = self.session.clone();
-        let sandbox = SandboxId::random();
-        self.launching =
-            Some(tokio::spawn(async move { shared.bring_to_life(&session, sandbox).await }));
-    }
-
     pub(super) async fn launched(&mut self, result: Result<Life, Refusal>) {
         self.launching = None;
         let recorded = match result {
@@ -237,7 +228,7 @@ impl Driver {
         self.logs.system(&refusal.public_text());
     }
 
-    async fn launch_failed(&mut self, refusal: Refusal) {
+    pub(super) async fn launch_failed(&mut self, refusal: Refusal) {
         self.log_refusal(&refusal);
         self.times.resume_ended(None);
         self.launch_error = Some(refusal.clone());
@@ -304,6 +295,7 @@ impl Driver {
 
     /// Ends the sandbox, or the attempt to make one, and waits until nothing of it is left.
     pub(super) async fn end_sandbox(&mut self) {
+        self.entering = None;
         let launched = match self.launching.take() {
             Some(task) => task.await.ok().and_then(Result::ok).map(|life| life.running),
             None => None,

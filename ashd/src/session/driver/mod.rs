@@ -1,11 +1,12 @@
 //! One task per session owns its state; everyone else sends it commands.
 //!
-//! The driver waits for commands of the edges, a sandbox that is being made, a place for the next turn,
-//! and what the bridge says. Each becomes an event of the [`machine`](super::machine), and the
+//! The driver waits for commands of the edges, a sandbox that may be made or is being made, a place for the
+//! next turn, and what the bridge says. Each becomes an event of the [`machine`](super::machine), and the
 //! machine's effects are carried out one after the other. What history keeps is committed before
 //! anyone sees it; what it does not keep goes to the readers at once.
 
 mod commit;
+mod entering;
 mod exec;
 mod life;
 mod lines;
@@ -29,6 +30,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use self::entering::{Entering, entered};
 use self::exec::Execs;
 use self::idle::Idle;
 pub(super) use self::life::{Begin, Claimed};
@@ -41,6 +43,7 @@ use self::times::Times;
 use self::turns::{Waiting, refusal};
 use self::writes::Changes;
 pub(super) use self::writes::{Workspace, Write};
+use super::admission::Entry;
 use super::api::{Reading, Refusal};
 use super::cli::{Controls, StartKey};
 use super::exec::ExecStream;
@@ -137,6 +140,8 @@ pub(super) struct Driver {
     line: Arc<Line>,
     times: Times,
     link: Option<Running>,
+    /// It is waited for that a sandbox may be made.
+    entering: Option<Entering>,
     launching: Option<JoinHandle<Result<Life, Refusal>>>,
     /// Callers that wait for the launch under way.
     resuming: Vec<Reply<Arc<SessionView>>>,
@@ -191,10 +196,12 @@ pub(super) struct Driver {
 /// What the driver waits for.
 enum Input {
     Command(Option<Command>),
+    /// A sandbox may be made, or none.
+    Entered(Result<Entry, Refusal>),
     Launched(Result<Life, Refusal>),
     /// A place for the next turn.
     Granted(Place),
-    /// Whoever sent the next message, which waits for a place, has hung up.
+    /// Whoever sent the next message, which waits for a sandbox or a place, has hung up.
     HungUp,
     Said(Result<Option<usize>, LinkError>),
     Saved(Saved),
@@ -243,6 +250,7 @@ impl Driver {
             permit: Permit::None,
             times: Times::new(metrics, first_call),
             link: None,
+            entering: None,
             launching: None,
             resuming: vec![],
             launch_error: None,
@@ -282,9 +290,10 @@ impl Driver {
             match self.input(&mut batch).await {
                 Input::Command(Some(command)) => self.command(command).await,
                 Input::Command(None) => break,
+                Input::Entered(entered) => self.entered(entered).await,
                 Input::Launched(result) => self.launched(result).await,
                 Input::Granted(place) => self.granted(place).await,
-                Input::HungUp => self.withdraw_abandoned().await,
+                Input::HungUp => self.hung_up().await,
                 Input::Said(said) => {
                     self.said(said, &mut batch).await;
                     self.keep_no_room(&mut batch);
@@ -319,7 +328,8 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
-        let next = self.state.queue.front().filter(|_| self.permit.is_waiting());
+        let waits = self.permit.is_waiting() || self.entering.is_some();
+        let next = self.state.queue.front().filter(|_| waits);
         let hung_up = hung_up(next.and_then(|turn| self.waiting.get_mut(turn)));
         let said = async {
             match &mut self.link {
@@ -347,6 +357,7 @@ impl Driver {
         };
         tokio::select! {
             command = self.commands.recv() => Input::Command(command),
+            entry = entered(&mut self.entering) => Input::Entered(entry),
             result = launching => Input::Launched(result),
             place = self.permit.granted() => Input::Granted(place),
             () = hung_up => Input::HungUp,

@@ -34,8 +34,8 @@ impl Driver {
     /// else to happen: what a turn or a command says comes too often to set one each time.
     pub(super) fn is_quiet(&self) -> bool {
         let runs_nothing = self.state.turn == Turn::None && !self.execs.are_running();
-        let awaits_nothing = self.launching.is_none() && !self.permit.is_waiting();
-        runs_nothing && awaits_nothing && self.saving.is_none()
+        let makes_none = self.entering.is_none() && self.launching.is_none();
+        runs_nothing && makes_none && !self.permit.is_waiting() && self.saving.is_none()
     }
 
     /// Keeps no room for what the sandbox may say, while no turn runs: it may be silent for long, and

@@ -20,7 +20,7 @@ use crate::session::api::Caller;
 use crate::session::cli::Conversation;
 use crate::session::gate::Entered;
 use crate::session::keeping::{Found, beside};
-use crate::session::stage::{Stage, TURNS};
+use crate::session::stage::{LAUNCHES, Stage, TURNS};
 use crate::store::{EventRange, StoreError};
 use crate::telemetry::metrics::labels::{Resumed, TurnEnd, Word};
 
@@ -124,6 +124,28 @@ async fn next_input(driver: &mut Driver) -> Input {
     let (_commands, none) = mpsc::channel(1);
     driver.commands = none;
     driver.input(&mut vec![]).await
+}
+
+/// As many sandboxes as may be made at a time are being made.
+async fn all_launches(stage: &Stage) -> Vec<Entry> {
+    let mut making = vec![];
+    for _ in 0..LAUNCHES {
+        making.push(enter(stage).await.unwrap());
+    }
+    making
+}
+
+/// A sandbox for somebody else.
+async fn enter(stage: &Stage) -> Result<Entry, Refusal> {
+    stage.shared.enter(&Tenant::default(), SandboxId::random()).await
+}
+
+/// A driver of an active session without a sandbox.
+async fn cold() -> (Stage, Driver) {
+    let (stage, session) = (Stage::set().await, Session::example(1));
+    stage.add(&session).await;
+    let (driver, _) = Driver::new(stage.shared.clone(), session);
+    (stage, driver)
 }
 
 /// A message whose sender wants this, when it has to wait.
@@ -678,4 +700,74 @@ async fn a_turn_that_runs_already_waits_for_no_place() {
     let _rest: Vec<_> =
         (1..TURNS).map(|_| stage.shared.gates.turns.take(&Tenant::default())).collect();
     assert!(matches!(stage.shared.gates.turns.enter(&Tenant::default()), Entered::Waiting(_)));
+}
+
+#[tokio::test]
+async fn a_sandbox_is_made_when_it_may_be() {
+    let (stage, mut driver) = cold().await;
+    let mut making = all_launches(&stage).await;
+    let _waiting = send(&mut driver).await;
+    assert!(driver.entering.is_some() && driver.launching.is_none());
+    drop(making.pop());
+    let Input::Entered(entered) = next_input(&mut driver).await else { panic!("nothing came") };
+    driver.entered(entered).await;
+    assert!(driver.entering.is_none() && driver.launching.is_some());
+}
+
+#[tokio::test]
+async fn none_is_made_for_whoever_has_hung_up() {
+    for is_granted in [true, false] {
+        let (stage, mut driver) = cold().await;
+        let making = all_launches(&stage).await;
+        drop(send(&mut driver).await);
+        let input = next_input(&mut driver).await;
+        assert!(matches!(input, Input::HungUp));
+        match is_granted {
+            // It was asked for, and may be made before that was heard.
+            true => {
+                drop(making);
+                driver.entered(enter(&stage).await).await;
+            }
+            false => driver.hung_up().await,
+        }
+        assert!(driver.entering.is_none() && driver.launching.is_none());
+        assert_eq!(driver.state, State::cold(Status::Active, 4));
+    }
+}
+
+#[tokio::test]
+async fn nor_for_a_command_whose_sender_has() {
+    let (stage, mut driver) = cold().await;
+    let (reply, answer) = oneshot::channel();
+    let request = ExecRequest::new("true", None).unwrap();
+    driver.command(Command::Exec { request, reply }).await;
+    assert!(driver.entering.is_some());
+    drop(answer);
+    driver.entered(enter(&stage).await).await;
+    assert!(driver.launching.is_none() && !driver.execs.are_waiting());
+    assert_eq!(driver.state, State::cold(Status::Active, 4));
+}
+
+#[tokio::test]
+async fn who_stops_a_session_does_not_wait_for_a_sandbox_that_is_asked_for() {
+    let (stage, mut driver) = cold().await;
+    let _making = all_launches(&stage).await;
+    let waiting = send(&mut driver).await;
+    stop(&mut driver).await.unwrap();
+    assert!(driver.entering.is_none());
+    assert!(matches!(waiting.await.unwrap(), Err(Refusal::NotActive(Status::Stopped))));
+}
+
+#[tokio::test]
+async fn a_message_whose_sandbox_may_not_be_made_is_refused_with_the_reason() {
+    let (stage, mut driver) = cold().await;
+    let _making = all_launches(&stage).await;
+    let waiting = send(&mut driver).await;
+    tokio::time::pause();
+    let Input::Entered(entered) = next_input(&mut driver).await else { panic!("nothing came") };
+    tokio::time::resume();
+    driver.entered(entered).await;
+    let refused = waiting.await.unwrap();
+    assert!(matches!(refused, Err(Refusal::Capacity { retry_after_s: 1.., .. })));
+    assert_eq!(driver.state, State::cold(Status::Active, 4));
 }

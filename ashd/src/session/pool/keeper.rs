@@ -8,14 +8,15 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio::time::MissedTickBehavior;
 
-use super::{Kind, Pool, Shelf, Stamp, warm};
+use super::{Kind, Pool, Shelf, Stamp, throw_away, warm};
 use crate::domain::Agent;
 use crate::sandbox::admission;
 use crate::session::api::{Happened, Refusal};
+use crate::session::gate::Place;
 use crate::session::shared::Shared;
 use crate::store::StoreError;
 
-/// Spares that are made at a time: who waits for a session of its own comes first.
+/// Spares that are made at a time, of those that may: who waits for a session of its own comes first.
 const AT_ONCE: usize = 2;
 
 /// How often it is looked whether the machine has room, and whether fewer come than before.
@@ -120,20 +121,25 @@ impl Keeper {
     /// Has what is missing made, and throws away what serves nobody.
     fn see_to_all(&self) {
         let pool = &self.shared.pool;
-        let unwanted = pool.clear(|kind| !self.agents.contains_key(kind));
-        self.shared.throw_away_soon(unwanted);
+        // What is dropped clears itself away.
+        drop(pool.clear(|kind| !self.agents.contains_key(kind)));
         for (kind, agent) in &self.agents {
             let Ok(stamp) = self.shared.stamp(agent) else { continue };
-            let old = pool.set_up(kind, &stamp, agent.config.spares());
-            self.shared.throw_away_soon(old);
+            drop(pool.set_up(kind, &stamp, agent.config.spares()));
             while self.may_make()
-                && let Ok(turn) = self.at_once.clone().try_acquire_owned()
+                && let Some(start) = self.start()
                 && pool.begin_one(kind)
             {
                 let (shared, agent) = (self.shared.clone(), agent.clone());
-                tokio::spawn(make_one(shared, agent, stamp.clone(), turn));
+                tokio::spawn(make_one(shared, agent, stamp.clone(), start));
             }
         }
+    }
+
+    /// Lets one more be made, if nobody who asks for a session has to wait because of it.
+    fn start(&self) -> Option<Start> {
+        let permit = self.at_once.clone().try_acquire_owned().ok()?;
+        Some(Start { permit, place: self.shared.gates.launch_to_spare()? })
     }
 
     /// Whether one more would leave enough for those who ask for sessions.
@@ -143,10 +149,11 @@ impl Keeper {
         is_bounded && !pool.is_closed() && !shared.is_shutting_down() && self.has_room(2 * SPARE)
     }
 
-    /// Whether so much memory is there beyond what must stay free.
+    /// Whether so much memory is there beyond what must stay free, and nothing stands still for want of it.
     fn has_room(&self, bytes: u64) -> bool {
         let free = admission::memory_available().unwrap_or(u64::MAX);
-        free >= self.shared.options.memory_reserve.saturating_add(bytes)
+        let is_enough = free >= self.shared.options.memory_reserve.saturating_add(bytes);
+        is_enough && !self.shared.sandboxes.pressure().memory
     }
 
     /// Gives memory back when it gets short: one spare each time.
@@ -157,15 +164,24 @@ impl Keeper {
     }
 }
 
+/// A spare may be made.
+struct Start {
+    /// It is one of few, until it is ready.
+    permit: OwnedSemaphorePermit,
+    /// What its sandbox is made in.
+    place: Place,
+}
+
 fn unknown(error: &StoreError) {
     tracing::error!(%error, "it is not known for which agents sandboxes are to be kept warm");
 }
 
 /// Makes a spare and puts it on its shelf.
-async fn make_one(shared: Arc<Shared>, agent: Agent, stamp: Stamp, turn: OwnedSemaphorePermit) {
+async fn make_one(shared: Arc<Shared>, agent: Agent, stamp: Stamp, start: Start) {
     let (kind, begun) = (Kind::of(&agent), Instant::now());
-    let made = warm::make(&shared, &agent, stamp).await;
-    drop(turn);
+    let Start { permit, place } = start;
+    let made = warm::make(&shared, &agent, stamp, place).await;
+    drop(permit);
     if let Err(refusal) = &made {
         log(&agent, refusal);
     }
@@ -173,7 +189,7 @@ async fn make_one(shared: Arc<Shared>, agent: Agent, stamp: Stamp, turn: OwnedSe
     let unwanted = made.ok().and_then(|spare| shared.pool.put(&kind, spare));
     // Behind that: it must not be missed in between.
     shared.pool.end_one(&kind, takes, Instant::now());
-    shared.throw_away(unwanted.into_iter().collect()).await;
+    throw_away(unwanted.into_iter().collect()).await;
     shared.pool.stir.notify_one();
 }
 

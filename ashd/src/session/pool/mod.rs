@@ -22,7 +22,7 @@ mod warm;
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -245,11 +245,7 @@ pub(super) struct Claim {
 
 impl Shared {
     /// A spare for a session of this agent with these settings; `None` when it has to be made.
-    pub(super) async fn take_spare(
-        self: &Arc<Self>,
-        agent: &Agent,
-        settings: &Settings,
-    ) -> Option<Claim> {
+    pub(super) async fn take_spare(&self, agent: &Agent, settings: &Settings) -> Option<Claim> {
         let kind = Kind::of(agent);
         if !self.pool.shelves().contains_key(&kind) {
             return None;
@@ -258,7 +254,7 @@ impl Shared {
         loop {
             let (spare, old) = self.pool.take_one(&kind, &stamp, settings);
             self.pool.stir.notify_one();
-            self.throw_away_soon(old);
+            drop(old);
             // One that was lost a moment ago is followed by the next.
             let (mut taken, folder_model) = match spare?.take().await {
                 Some(taken) => taken,
@@ -290,56 +286,29 @@ impl Shared {
     }
 
     /// Gives the place of a spare to whoever needs it; false when there is none.
-    pub(super) fn make_place(self: &Arc<Self>) -> bool {
-        let spare = self.pool.spare_one();
-        let is_there = spare.is_some();
-        self.throw_away_soon(spare.into_iter().collect());
-        is_there
+    pub(super) fn make_place(&self) -> bool {
+        self.pool.spare_one().is_some()
     }
 
     /// As [`make_place`](Self::make_place), and waits until nothing of the spare is left.
     pub(super) async fn make_place_now(&self) -> bool {
-        let spare = self.pool.spare_one();
-        let is_there = spare.is_some();
-        self.throw_away(spare.into_iter().collect()).await;
-        is_there
+        let Some(spare) = self.pool.spare_one() else { return false };
+        spare.clear_away().await;
+        true
     }
 
     /// Ends all spares of an agent that is gone; returns when nothing of them is left.
-    pub(super) async fn throw_away_of(
-        self: &Arc<Self>,
-        tenant: &Tenant,
-        agent: Option<&AgentName>,
-    ) {
+    pub(super) async fn throw_away_of(&self, tenant: &Tenant, agent: Option<&AgentName>) {
         let which =
             |kind: &Kind| kind.tenant == *tenant && agent.is_none_or(|agent| kind.agent == *agent);
-        let spares = self.pool.clear(which);
-        self.throw_away(spares).await;
+        throw_away(self.pool.clear(which)).await;
     }
 
     /// Ends all spares, and makes no more.
     pub(super) async fn close_pool(&self) {
         self.pool.closed.store(true, Ordering::Relaxed);
         self.pool.stir.notify_one();
-        let spares = self.pool.clear(|_| true);
-        self.throw_away(spares).await;
-    }
-
-    fn throw_away_soon(self: &Arc<Self>, spares: Vec<Spare>) {
-        if !spares.is_empty() {
-            let shared = self.clone();
-            tokio::spawn(async move { shared.throw_away(spares).await });
-        }
-    }
-
-    async fn throw_away(&self, spares: Vec<Spare>) {
-        join_all(spares.into_iter().map(|spare| async move {
-            // One that was lost is gone already.
-            if let Some((taken, _)) = spare.take().await {
-                self.throw_away_taken(taken).await;
-            }
-        }))
-        .await;
+        throw_away(self.pool.clear(|_| true)).await;
     }
 
     /// Ends a spare that somebody had in hand.
@@ -349,6 +318,11 @@ impl Shared {
         self.unmake(&session).await;
         drop(making);
     }
+}
+
+/// Ends spares; returns when nothing of them is left. Whoever does not wait for that drops them.
+async fn throw_away(spares: Vec<Spare>) {
+    join_all(spares.into_iter().map(Spare::clear_away)).await;
 }
 
 #[cfg(test)]

@@ -11,12 +11,13 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::{Claim, Stamp};
-use crate::domain::{Agent, Session, SessionId, TurnOptions};
+use crate::domain::{Agent, SandboxId, Session, SessionId, TurnOptions};
 use crate::sandbox::link::Incoming;
 use crate::session::api::Refusal;
 use crate::session::cli::{self, Controls, Conversation, StartKey};
 use crate::session::create;
 use crate::session::driver::Claimed;
+use crate::session::gate::Place;
 use crate::session::shared::Shared;
 use crate::session::under_way::Begun;
 
@@ -58,6 +59,13 @@ impl Spare {
         self.waiting.await.ok().flatten()
     }
 
+    /// Clears it away; returns when nothing of it is left. Nobody has to wait for that.
+    pub(super) async fn clear_away(self) {
+        drop(self.take);
+        // Whoever waits for it to be taken does it.
+        let _ = self.waiting.await;
+    }
+
     /// Whether it was lost, and cannot be taken.
     pub(super) fn is_lost(&self) -> bool {
         self.is_lost.load(Ordering::SeqCst)
@@ -72,7 +80,8 @@ struct Draft {
     making: Making,
 }
 
-/// Makes a spare: files, sandbox, a CLI that has answered and is primed.
+/// Makes a spare: files, sandbox, a CLI that has answered and is primed. The place is free again when there
+/// is a sandbox.
 ///
 /// # Errors
 /// When a step fails; nothing of it is left then.
@@ -80,10 +89,12 @@ pub(super) async fn make(
     shared: &Arc<Shared>,
     agent: &Agent,
     stamp: Stamp,
+    place: Place,
 ) -> Result<Spare, Refusal> {
     let room = shared.room_to_spare()?;
     let slot = shared.take_slot()?;
-    let mut session = create::draft(agent, stamp.settings.clone(), slot);
+    let which = (slot, SandboxId::random());
+    let mut session = create::draft(agent, stamp.settings.clone(), which);
     let making = shared.making.begin((session.id, slot));
     let folder_model = match create::lay_out(shared, &session).await {
         Ok(model) => model,
@@ -94,6 +105,9 @@ pub(super) async fn make(
         Ok(running) => running,
         Err(refusal) => return Err(unmade(shared, &session, refusal).await),
     };
+    // The next one may begin.
+    drop(place);
+    shared.pool.stir.notify_one();
     let controls = Controls::of(&TurnOptions::default(), &session, &shared.options.cli);
     let draft = Draft { session, controls, folder_model, making };
     let _starting = Starting::new(shared);
@@ -213,13 +227,14 @@ async fn keep(
         }
     };
     is_lost.store(true, Ordering::SeqCst);
+    // One that nobody can take any more is on no shelf.
     if let Some(error) = failed {
         tracing::warn!(
             ash_agent = %session.agent, ash_tenant = %session.tenant, %error,
             "a spare sandbox was lost"
         );
+        shared.pool.lost(&session);
     }
-    shared.pool.lost(&session);
     shared.throw_away_taken(Claim { session, claimed, making }).await;
     None
 }

@@ -1,11 +1,12 @@
-//! More turns than may run at a time: they wait, no tenant at the cost of another one, and nobody waits in
-//! vain.
+//! More than a machine is good for at a time: it waits, no tenant at the cost of another one, and nobody
+//! waits in vain.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use ash_journey::http::Body;
-use ash_journey::{Api, Client, Options, Turn};
+use anyhow::{Result, anyhow, ensure};
+use ash_journey::http::{Answer, Body};
+use ash_journey::{Api, Ash, Client, Options, Turn};
 use serde_json::{Value, json};
 
 use crate::support::{Talk, add_key};
@@ -39,13 +40,19 @@ fn interrupt(api: &Api, session: &str, turn: Turn) -> Result<()> {
     turn.to_end().map(drop)
 }
 
-/// Sends a message whose sender does not want to wait, and checks that it is refused as it has to be.
-fn check_refused(api: &Api, session: &str) -> Result<()> {
-    let message = json!({ "content": "x", "whenBusy": "reject" });
-    let refused = api.post_message(session, &message)?.answer()?;
+/// Checks that something is refused for now, for this reason.
+fn check_refused(refused: &Answer, reason: &str) -> Result<()> {
     let body = refused.expect(503)?;
     ensure!(refused.header("retry-after").is_some(), "when to try again is said");
     ensure!(body["code"] == "capacity", "{body}");
+    ensure!(body["error"].as_str().is_some_and(|text| text.contains(reason)), "{body}");
+    Ok(())
+}
+
+/// Sends a message whose sender does not want to wait, and checks that it is refused.
+fn check_rejected(api: &Api, session: &str) -> Result<()> {
+    let message = json!({ "content": "x", "whenBusy": "reject" });
+    check_refused(&api.post_message(session, &message)?.answer()?, "all 1 turns")?;
     ensure!(api.messages(session)?.is_empty(), "it was accepted");
     Ok(())
 }
@@ -142,7 +149,7 @@ fn who_does_not_want_to_wait_is_told_to_come_back() -> Result<()> {
     let talk = Talk::begin(few(1))?;
     let other = talk.api.create("hello", json!({}))?;
     let first = running(&talk.api, &talk.session)?;
-    check_refused(&talk.api, &other)?;
+    check_rejected(&talk.api, &other)?;
     interrupt(&talk.api, &talk.session, first)?;
     ensure!(talk.api.send(&other, say("after"))?.to_end()?.text() == "after");
     talk.ash.finish()
@@ -154,9 +161,38 @@ fn a_turn_that_outlives_the_daemon_keeps_its_place() -> Result<()> {
     let other = talk.api.create("hello", json!({}))?;
     let before = running(&talk.api, &talk.session)?;
     talk.crash()?;
-    check_refused(&talk.api, &other)?;
+    check_rejected(&talk.api, &other)?;
     let rest = talk.api.follow(&talk.session, Some(before.last_id()?))?;
     interrupt(&talk.api, &talk.session, rest)?;
     ensure!(talk.api.send(&other, say("after"))?.to_end()?.text() == "after");
     talk.ash.finish()
+}
+
+#[test]
+fn sandboxes_can_be_made_one_after_the_other() -> Result<()> {
+    let talk = Talk::begin(Options::stub().config("[admission]\nlaunches = 1\n"))?;
+    let making: Vec<_> = (0..8)
+        .map(|_| {
+            let api = talk.api.clone();
+            std::thread::spawn(move || api.create("hello", json!({})))
+        })
+        .collect();
+    for made in making {
+        let session = made.join().map_err(|_| anyhow!("a thread panicked"))??;
+        ensure!(talk.api.send(&session, say("made"))?.to_end()?.text() == "made");
+    }
+    talk.ash.finish()
+}
+
+#[test]
+fn what_does_not_come_back_in_time_is_refused() -> Result<()> {
+    let config = "[state]\nreserve_memory = \"1000TiB\"\n[admission]\npatience = \"1s\"\n";
+    let ash = Ash::start(Options::stub().config(config))?;
+    let api = ash.api();
+    api.deploy("hello", &ash.folder("hello", "Answer briefly.")?)?;
+    let begun = Instant::now();
+    let refused = api.call("POST", "/api/sessions", Some(&json!({ "agent": "hello" })))?;
+    ensure!(begun.elapsed() >= Duration::from_secs(1), "it was not waited");
+    check_refused(&refused, "short of memory")?;
+    ash.finish()
 }

@@ -1,0 +1,64 @@
+//! A sandbox for the session: asked for, waited for beside everything else, and then made.
+
+use std::pin::Pin;
+
+use super::Driver;
+use crate::domain::SandboxId;
+use crate::session::admission::Entry;
+use crate::session::api::Refusal;
+use crate::session::machine::Event;
+
+/// What comes of asking whether a sandbox may be made. Dropping it asks no longer.
+pub(super) type Entering = Pin<Box<dyn Future<Output = Result<Entry, Refusal>> + Send>>;
+
+/// Waits until what is asked for may be made, or is refused.
+pub(super) async fn entered(entering: &mut Option<Entering>) -> Result<Entry, Refusal> {
+    match entering {
+        Some(entering) => entering.await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Driver {
+    /// Asks for a sandbox.
+    pub(super) fn launch(&mut self) {
+        let (shared, tenant) = (self.shared.clone(), self.session.tenant.clone());
+        let sandbox = SandboxId::random();
+        self.entering = Some(Box::pin(async move { shared.enter(&tenant, sandbox).await }));
+    }
+
+    /// Begins to make the sandbox, now that it may be made, if somebody still waits for it.
+    pub(super) async fn entered(&mut self, entered: Result<Entry, Refusal>) {
+        self.entering = None;
+        self.withdraw_abandoned().await;
+        match entered {
+            Ok(entry) if self.is_sandbox_wanted() => {
+                let (shared, session) = (self.shared.clone(), self.session.clone());
+                let making = async move { shared.bring_to_life(&session, entry).await };
+                self.launching = Some(tokio::spawn(making));
+            }
+            Ok(_) => self.forgo_sandbox().await,
+            Err(refusal) => self.launch_failed(refusal).await,
+        }
+    }
+
+    /// Whoever sent the next message, which waits for a sandbox or for a place, has hung up.
+    pub(super) async fn hung_up(&mut self) {
+        self.withdraw_abandoned().await;
+        if self.entering.is_some() && !self.is_sandbox_wanted() {
+            self.forgo_sandbox().await;
+        }
+    }
+
+    /// Whether somebody waits for the sandbox.
+    fn is_sandbox_wanted(&mut self) -> bool {
+        self.execs.forget_abandoned();
+        self.state.resuming || !self.state.queue.is_empty() || self.execs.are_waiting()
+    }
+
+    /// Nobody waits for the sandbox any more: none is made.
+    async fn forgo_sandbox(&mut self) {
+        self.entering = None;
+        let _ = self.step(Event::LaunchFailed).await;
+    }
+}
