@@ -142,7 +142,7 @@ pub(super) fn live(config: &Config) -> Live {
             tmpfs: sandbox.tmpfs.0,
             file_size: sandbox.file_size.0,
         },
-        admission: admission(&config.admission),
+        admission: admission(&config.admission, &config.pool),
     }
 }
 
@@ -158,7 +158,7 @@ fn times(pool: &Pool) -> Times {
 }
 
 /// How much is begun at a time. What is not said follows from the machine.
-fn admission(said: &config::Admission) -> Admission {
+fn admission(said: &config::Admission, pool: &config::Pool) -> Admission {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let or = |number: u32, usual: usize| if number == 0 { usual } else { number as usize };
     let turns = or(said.turns, TURNS * processors);
@@ -167,6 +167,8 @@ fn admission(said: &config::Admission) -> Admission {
         turns_when_short: turns.min(processors),
         launches: or(said.launches, processors.max(2)),
         patience: said.patience,
+        max_per_tenant: u64::from(pool.max_per_tenant),
+        max_per_agent: u64::from(pool.max_per_agent),
     }
 }
 

@@ -134,10 +134,17 @@ sections! {
         /// or processes are short. Then it is refused.
         patience: Duration = "30s" { live: true, }
     }
-    /// What becomes of sandboxes that nobody uses, until the next message has them go on: no turn and no
-    /// command runs in them, nor anything of the agent's own that computes or asks the model. With
-    /// `0s` a step is left out.
+    /// How the sandboxes that may be alive (`max` in `[sandbox]`) are shared out, how many are made before
+    /// anybody asks, and what becomes of those that nobody uses, until the next message has them go on:
+    /// no turn and no command runs in them, nor anything of the agent's own that computes or asks the
+    /// model. A step down whose time is `0s` is left out.
     pool: Pool {
+        /// Most sandboxes of one tenant alive at the same time; 0 for any number. Those of paused sessions
+        /// count. Those that have ended do not, because their session was stopped or nobody had used
+        /// them for long; nor do warm ones that no session has taken.
+        max_per_tenant: u32 = "0" { live: true, }
+        /// Most sandboxes of one agent alive at the same time; 0 for any number.
+        max_per_agent: u32 = "0" { live: true, }
         /// After this time a sandbox is saved and ended. The session keeps its status; its next message
         /// makes another sandbox, with the files and the conversation. The variable counts in
         /// milliseconds.

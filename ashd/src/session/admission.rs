@@ -1,6 +1,7 @@
 //! How much is begun at a time, and where what is too much waits.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -8,13 +9,13 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::api::Refusal;
 use super::gate::{Entered, Gate, Place};
 use super::shared::{Shared, Taken};
-use crate::domain::{SandboxId, Tenant};
+use crate::domain::{AgentName, SandboxId, Tenant};
 use crate::sandbox::admission::{NoRoom, Strain, ease, memory_available, pids};
 
 /// How often it is looked whether there is room again: of memory and processes nobody tells.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Seconds after which to try again when too many sandboxes were being made.
+/// Seconds after which to try again when too many sandboxes are being made, or are somebody's.
 const RETRY_AFTER_S: u32 = 5;
 
 /// How much is begun at a time.
@@ -28,6 +29,10 @@ pub struct Admission {
     pub launches: usize,
     /// How long it is waited at most that one may be made.
     pub patience: Duration,
+    /// The most sandboxes of a tenant; 0 for any number.
+    pub max_per_tenant: u64,
+    /// The most sandboxes of an agent; 0 for any number.
+    pub max_per_agent: u64,
 }
 
 /// Where it is waited.
@@ -36,9 +41,11 @@ pub(super) struct Gates {
     pub(super) turns: Arc<Gate>,
     /// What sandboxes are made in.
     launches: Arc<Gate>,
+    coming: Arc<Coming>,
 }
 
-/// A sandbox may be made.
+/// A sandbox may be made. It counts as its tenant's and its agent's until this is dropped: until it is
+/// known whose session has it, that is.
 pub(super) struct Entry {
     /// Which.
     pub(super) sandbox: SandboxId,
@@ -46,6 +53,44 @@ pub(super) struct Entry {
     place: Option<Place>,
     /// The room that it is to have.
     room: Option<Taken>,
+    _counted: Counted,
+}
+
+/// Whose a sandbox is.
+type Owner = (Tenant, AgentName);
+
+/// Sandboxes that sessions are to have, and whose they are.
+#[derive(Default)]
+struct Coming(Mutex<BTreeMap<SandboxId, Owner>>);
+
+/// Counts a sandbox that a session is to have while it lives.
+pub(super) struct Counted {
+    coming: Arc<Coming>,
+    sandbox: SandboxId,
+    tenant: Tenant,
+}
+
+impl Coming {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Owner>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Counted {
+    /// It is this one that the session is to have, which was made beforehand.
+    pub(super) fn becomes(&mut self, sandbox: SandboxId) {
+        let mut coming = self.coming.lock();
+        if let Some(owner) = coming.remove(&self.sandbox) {
+            coming.insert(sandbox, owner);
+        }
+        self.sandbox = sandbox;
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.coming.lock().remove(&self.sandbox);
+    }
 }
 
 impl Entry {
@@ -64,7 +109,7 @@ impl Entry {
 impl Gates {
     pub(super) fn new(admission: &Admission) -> Gates {
         let launches = Gate::new(admission.launches);
-        Gates { turns: Gate::new(admission.turns), launches }
+        Gates { turns: Gate::new(admission.turns), launches, coming: Arc::default() }
     }
 
     /// A place to make a sandbox in that nobody waits for. None when somebody might have to wait because
@@ -90,20 +135,65 @@ impl Shared {
         self.gates.launches.resize(admission.launches);
     }
 
-    /// Waits until a sandbox may be made for a tenant, as long as configured at most: first for its turn,
-    /// then for what is short and comes back by itself. Last it takes the room that there is, or that a
-    /// sandbox leaves which nobody uses.
-    pub(super) async fn enter(
-        &self,
-        tenant: &Tenant,
-        sandbox: SandboxId,
-    ) -> Result<Entry, Refusal> {
+    /// Counts a sandbox for an agent, and waits until it may be made.
+    ///
+    /// # Errors
+    /// Those of [`count`](Self::count) and [`let_in`](Self::let_in).
+    pub(super) async fn enter(&self, owner: Owner, sandbox: SandboxId) -> Result<Entry, Refusal> {
+        self.let_in(self.count(owner, sandbox)?).await
+    }
+
+    /// Counts a sandbox that a session is to have as its tenant's and its agent's.
+    ///
+    /// # Errors
+    /// [`Refusal::Capacity`] when one of them has as many as it may.
+    pub(super) fn count(&self, owner: Owner, sandbox: SandboxId) -> Result<Counted, Refusal> {
+        let (coming, tenant) = (self.gates.coming.clone(), owner.0.clone());
+        let mut known = coming.lock();
+        self.may_have_more(&owner, &known)?;
+        known.insert(sandbox, owner);
+        drop(known);
+        Ok(Counted { coming, sandbox, tenant })
+    }
+
+    /// Waits until a sandbox may be made, as long as configured at most: first for its turn, then for what
+    /// is short and comes back by itself. Last it takes the room that there is, or that a sandbox leaves
+    /// which nobody uses.
+    ///
+    /// # Errors
+    /// [`Refusal::Capacity`] when it has waited in vain, or for nothing that comes back by itself.
+    pub(super) async fn let_in(&self, counted: Counted) -> Result<Entry, Refusal> {
         self.disk_has_room()?;
         let end = Instant::now() + self.live().admission.patience;
-        let place = self.place_for_launch(tenant, end).await?;
+        let place = Some(self.place_for_launch(&counted.tenant, end).await?);
         self.wait_for_ease(end).await?;
-        let room = self.room().await?;
-        Ok(Entry { sandbox, place: Some(place), room: Some(room) })
+        let room = Some(self.room().await?);
+        Ok(Entry { sandbox: counted.sandbox, place, room, _counted: counted })
+    }
+
+    /// Says no when a tenant or an agent has as many sandboxes as it may.
+    fn may_have_more(
+        &self,
+        owner: &Owner,
+        coming: &BTreeMap<SandboxId, Owner>,
+    ) -> Result<(), NoRoom> {
+        let Admission { max_per_tenant, max_per_agent, .. } = self.live().admission;
+        if max_per_tenant == 0 && max_per_agent == 0 {
+            return Ok(());
+        }
+        let owners = self.owners(coming);
+        let of_tenant = owners.iter().filter(|(tenant, _)| *tenant == owner.0).count();
+        let of_agent = owners.iter().filter(|other| *other == owner).count();
+        at_most(max_per_tenant, of_tenant, "tenant")?;
+        at_most(max_per_agent, of_agent, "agent")
+    }
+
+    /// Whose the sandboxes are that sessions have, or are to have.
+    fn owners(&self, coming: &BTreeMap<SandboxId, Owner>) -> Vec<Owner> {
+        let there = self.sandboxes.known().into_iter().filter(|id| !coming.contains_key(id));
+        let there = there.filter_map(|id| self.registry.view(self.registry.of_sandbox(id)?));
+        let there = there.map(|view| (view.session.tenant.clone(), view.session.agent.clone()));
+        there.chain(coming.values().cloned()).collect()
     }
 
     async fn place_for_launch(&self, tenant: &Tenant, end: Instant) -> Result<Place, Refusal> {
@@ -152,6 +242,28 @@ impl Shared {
     }
 }
 
+/// Says no when one more would be more than somebody may have.
+fn at_most(max: u64, there: usize, whose: &str) -> Result<(), NoRoom> {
+    if max == 0 || (there as u64) < max {
+        return Ok(());
+    }
+    let reason = format!(
+        "all {max} sandboxes that one {whose} may have at a time are in use; stop or end one of its \
+         sessions"
+    );
+    Err(NoRoom { reason, retry_after_s: RETRY_AFTER_S })
+}
+
+#[cfg(test)]
+impl Entry {
+    /// One that nobody waited for.
+    pub(super) fn any() -> Entry {
+        let (coming, sandbox, tenant) = (Arc::default(), SandboxId::random(), Tenant::default());
+        let counted = Counted { coming, sandbox, tenant };
+        Entry { sandbox, place: None, room: None, _counted: counted }
+    }
+}
+
 /// Has less begin at a time while the machine is short of memory.
 pub(super) async fn follow_pressure(shared: Arc<Shared>) {
     let mut pressure = shared.sandboxes.pressure_changes();
@@ -174,8 +286,6 @@ pub(super) async fn follow_pressure(shared: Arc<Shared>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::PoisonError;
-
     use futures_util::FutureExt as _;
 
     use super::*;
@@ -212,12 +322,21 @@ mod tests {
     const SHORT: Pressure = Pressure { memory: true, cpu: false, io: false };
 
     async fn enter(stage: &Stage, tenant: &Tenant) -> Result<Entry, Refusal> {
-        stage.shared.enter(tenant, SandboxId::random()).await
+        enter_as(stage, tenant, "agent").await
+    }
+
+    async fn enter_as(stage: &Stage, tenant: &Tenant, agent: &str) -> Result<Entry, Refusal> {
+        let owner = (tenant.clone(), agent.parse().unwrap());
+        stage.shared.enter(owner, SandboxId::random()).await
+    }
+
+    fn set(stage: &Stage, change: impl FnOnce(&mut Admission)) {
+        let mut live = stage.shared.live.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut live.admission);
     }
 
     fn set_patience(stage: &Stage, patience: Duration) {
-        let mut live = stage.shared.live.write().unwrap_or_else(PoisonError::into_inner);
-        live.admission.patience = patience;
+        set(stage, |admission| admission.patience = patience);
     }
 
     /// Why there is no sandbox.
@@ -274,6 +393,43 @@ mod tests {
         assert_eq!(begun.elapsed().as_secs(), 7);
         set_patience(&stage, Duration::ZERO);
         assert!(capacity(enter(&stage, &tenant).await).contains("short of memory"));
+    }
+
+    #[tokio::test]
+    async fn a_tenant_and_an_agent_have_so_many_sandboxes_and_no_more() {
+        let stage = Stage::set().await;
+        let [ours, theirs]: [Tenant; 2] = ["ours", "theirs"].map(|name| name.parse().unwrap());
+        set(&stage, |admission| (admission.max_per_tenant, admission.max_per_agent) = (2, 1));
+        let mut first = enter_as(&stage, &ours, "a").await.unwrap();
+        first.let_others_in();
+        let told = capacity(enter_as(&stage, &ours, "a").await);
+        assert!(told.contains("all 1 sandboxes that one agent"), "{told}");
+        let mut second = enter_as(&stage, &ours, "b").await.unwrap();
+        second.let_others_in();
+        let told = capacity(enter_as(&stage, &ours, "c").await);
+        assert!(told.contains("all 2 sandboxes that one tenant"), "{told}");
+        // An agent of another tenant is another one.
+        assert!(enter_as(&stage, &theirs, "a").await.is_ok());
+        drop(first);
+        assert!(enter_as(&stage, &ours, "c").await.is_ok());
+        set(&stage, |admission| (admission.max_per_tenant, admission.max_per_agent) = (0, 0));
+        assert!(enter_as(&stage, &ours, "b").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn one_that_was_made_beforehand_counts_when_it_is_taken_and_once() {
+        let stage = Stage::set().await;
+        set(&stage, |admission| admission.max_per_agent = 1);
+        let count = || {
+            let owner = (Tenant::default(), "agent".parse().unwrap());
+            stage.shared.count(owner, SandboxId::random())
+        };
+        let mut taken = count().unwrap();
+        taken.becomes(SandboxId::random());
+        assert!(matches!(count(), Err(Refusal::Capacity { .. })));
+        drop(taken);
+        assert!(count().is_ok());
+        assert!(stage.shared.gates.coming.lock().is_empty());
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::admission::Entry;
+use super::admission::{Counted, Entry};
 use super::agents;
 use super::api::{Caller, Happened, NewSession, Refusal};
 use super::driver::{Begin, Driver};
@@ -24,14 +24,20 @@ impl Service {
     /// ready.
     pub async fn create(&self, caller: &Caller, new: NewSession) -> Result<Arc<SessionView>> {
         let (agent, settings) = self.settle(caller, new.clone()).await?;
+        let owner = (agent.tenant.clone(), agent.name.clone());
+        let mut counted = self.shared.count(owner, SandboxId::random())?;
         // What is begun is brought to its end, whoever hangs up.
         let service = self.clone();
-        let of_spare = async move { service.make_of_spare(&agent, &settings).await };
-        if let Some(view) = detached(of_spare).await? {
-            return Ok(view);
-        }
+        let of_spare = async move {
+            let made = service.make_of_spare(&agent, &settings, &mut counted).await;
+            made.map(|made| made.ok_or(counted))
+        };
+        let counted = match detached(of_spare).await? {
+            Ok(view) => return Ok(view),
+            Err(counted) => counted,
+        };
         // But whoever hangs up while it waits waits no longer.
-        let entry = self.shared.enter(&caller.tenant, SandboxId::random()).await?;
+        let entry = self.shared.let_in(counted).await?;
         let (service, caller) = (self.clone(), caller.clone());
         detached(async move { service.create_now(&caller, new, entry).await }).await
     }
@@ -74,10 +80,12 @@ impl Service {
         &self,
         agent: &Agent,
         settings: &Settings,
+        counted: &mut Counted,
     ) -> Result<Option<Arc<SessionView>>> {
         let shared = &self.shared;
         shared.disk_has_room()?;
         let Some(taken) = shared.take_spare(agent, settings).await else { return Ok(None) };
+        counted.becomes(taken.session.sandbox);
         match self.record(&taken.session).await {
             Ok(()) => {
                 let view = self.begin(&taken.session, Begin::Claimed(taken.claimed));

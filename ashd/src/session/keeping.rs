@@ -58,6 +58,8 @@ pub(super) struct Life {
     pub(super) found: Found,
     /// How the CLI has to begin.
     pub(super) conversation: Conversation,
+    /// Counts it until the store, and with it everybody, knows whose it is.
+    pub(super) _entry: Entry,
 }
 
 /// Where a session's files were found.
@@ -155,7 +157,7 @@ impl Shared {
             }
         };
         match conversation {
-            Ok(conversation) => Ok(Life { running, found, conversation }),
+            Ok(conversation) => Ok(Life { running, found, conversation, _entry: entry }),
             Err(refusal) => {
                 self.end_sandbox(running).await;
                 Err(refusal)

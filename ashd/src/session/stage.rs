@@ -124,6 +124,8 @@ fn options() -> Options {
                 turns_when_short: 1,
                 launches: LAUNCHES,
                 patience: Duration::from_secs(30),
+                max_per_tenant: 0,
+                max_per_agent: 0,
             },
         },
     }

@@ -22,9 +22,9 @@ pub(super) async fn entered(entering: &mut Option<Entering>) -> Result<Entry, Re
 impl Driver {
     /// Asks for a sandbox.
     pub(super) fn launch(&mut self) {
-        let (shared, tenant) = (self.shared.clone(), self.session.tenant.clone());
-        let sandbox = SandboxId::random();
-        self.entering = Some(Box::pin(async move { shared.enter(&tenant, sandbox).await }));
+        let (shared, sandbox) = (self.shared.clone(), SandboxId::random());
+        let owner = (self.session.tenant.clone(), self.session.agent.clone());
+        self.entering = Some(Box::pin(async move { shared.enter(owner, sandbox).await }));
     }
 
     /// Begins to make the sandbox, now that it may be made, if somebody still waits for it.

@@ -145,7 +145,7 @@ impl Driver {
     /// Records the new sandbox, and in the same breath that the session is active, if that was
     /// wanted. The store must know the sandbox before anything of it is kept.
     async fn record_life(&mut self, life: Life) -> Result<Conversation, Refusal> {
-        let Life { running, found, conversation } = life;
+        let Life { running, found, conversation, _entry } = life;
         // First, for what follows has the numbers behind it.
         let missed = self.record_missed_end().await;
         let mut change = SessionChange {

@@ -107,7 +107,8 @@ async fn history(driver: &Driver) -> Vec<EventKind> {
 }
 
 fn life(running: Running) -> Life {
-    Life { running, found: Found::Place, conversation: Conversation::New }
+    let (found, conversation) = (Found::Place, Conversation::New);
+    Life { running, found, conversation, _entry: Entry::any() }
 }
 
 /// As many places for turns as there are, taken by a tenant.
@@ -137,7 +138,8 @@ async fn all_launches(stage: &Stage) -> Vec<Entry> {
 
 /// A sandbox for somebody else.
 async fn enter(stage: &Stage) -> Result<Entry, Refusal> {
-    stage.shared.enter(&Tenant::default(), SandboxId::random()).await
+    let owner = (Tenant::default(), "other".parse().unwrap());
+    stage.shared.enter(owner, SandboxId::random()).await
 }
 
 /// A driver of an active session without a sandbox.

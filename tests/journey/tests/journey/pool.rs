@@ -265,6 +265,21 @@ fn one_makes_room_for_a_session() -> Result<()> {
     ash.finish()
 }
 
+/// One that a session takes is its agent's from then on, and none before.
+#[test]
+fn one_that_is_taken_is_one_of_those_that_an_agent_may_have() -> Result<()> {
+    let ash = begin(Options::stub().config("[pool]\nmax_per_agent = 1\n"), 2)?;
+    let api = ash.api();
+    let session = api.create("hello", json!({}))?;
+    api.until_warm(2)?;
+    let refused = api.call("POST", "/api/sessions", Some(&json!({ "agent": "hello" })))?;
+    ensure!(refused.status == 503 && refused.text().contains("one agent"), "{}", refused.text());
+    ensure!(api.turn_to(&session, "stop")? == "stopped");
+    api.create("hello", json!({}))?;
+    ensure!(api.hits()? == 2, "{}", api.pool()?);
+    ash.finish()
+}
+
 #[test]
 fn a_count_that_is_none_is_refused() -> Result<()> {
     let ash = begin(Options::stub(), 0)?;

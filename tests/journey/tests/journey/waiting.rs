@@ -196,3 +196,29 @@ fn what_does_not_come_back_in_time_is_refused() -> Result<()> {
     check_refused(&refused, "short of memory")?;
     ash.finish()
 }
+
+#[test]
+fn a_tenant_has_so_many_sandboxes() -> Result<()> {
+    let talk =
+        Talk::begin(Options::stub().config("[pool]\nmax_per_tenant = 2\nmax_per_agent = 1\n"))?;
+    let create = |agent: &str| -> Result<Answer> {
+        talk.api.call("POST", "/api/sessions", Some(&json!({ "agent": agent })))
+    };
+    for agent in ["second", "third"] {
+        talk.api.deploy(agent, &talk.ash.folder(agent, "Answer briefly.")?)?;
+    }
+    check_refused(&create("hello")?, "one agent")?;
+    let second = talk.api.create("second", json!({}))?;
+    check_refused(&create("third")?, "one tenant")?;
+    // One that is paused has its sandbox, one that is stopped has none.
+    ensure!(talk.api.turn_to(&second, "pause")? == "paused");
+    check_refused(&create("third")?, "one tenant")?;
+    ensure!(talk.api.turn_to(&second, "stop").is_err(), "only what is active can be stopped");
+    ensure!(talk.api.turn_to(&second, "resume")? == "active");
+    ensure!(talk.api.turn_to(&second, "stop")? == "stopped");
+    talk.api.create("third", json!({}))?;
+    let resume = format!("/api/sessions/{second}/resume");
+    check_refused(&talk.api.call("POST", &resume, None)?, "one tenant")?;
+    ensure!(talk.ask("[[say unmoved]]")? == "unmoved");
+    talk.ash.finish()
+}
