@@ -1,5 +1,6 @@
 //! `GET /health`: open to everyone, so it names no tenant, no session and no path.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -9,7 +10,7 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::error::json;
-use crate::session::api::{Gone, Health, Times};
+use crate::session::api::{self, Admitted, Gone, Health, Times};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -35,6 +36,51 @@ struct Shape<'a> {
     /// What has gone because it was kept long enough; absent when everything is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     retention: Option<Retention>,
+    admission: Admission,
+}
+
+/// What has begun, what waits, and what was refused.
+#[derive(Serialize)]
+struct Admission {
+    turns: Places,
+    launches: Places,
+    pressure: Pressure,
+    /// How often, by what there was too little of.
+    refused: BTreeMap<&'static str, u64>,
+}
+
+/// Turns, or sandboxes that are made.
+#[derive(Serialize)]
+struct Places {
+    running: u64,
+    waiting: u64,
+    max: u64,
+}
+
+/// What the machine is short of.
+#[derive(Serialize)]
+struct Pressure {
+    cpu: bool,
+    memory: bool,
+    io: bool,
+}
+
+impl From<&Admitted> for Admission {
+    fn from(admitted: &Admitted) -> Admission {
+        let api::Pressure { cpu, memory, io } = admitted.pressure;
+        Admission {
+            turns: admitted.turns.into(),
+            launches: admitted.launches.into(),
+            pressure: Pressure { cpu, memory, io },
+            refused: admitted.refused.iter().copied().collect(),
+        }
+    }
+}
+
+impl From<api::Places> for Places {
+    fn from(places: api::Places) -> Places {
+        Places { running: places.taken, waiting: places.waiting, max: places.max }
+    }
 }
 
 /// What has gone since the start.
@@ -180,6 +226,7 @@ fn shape<'a>(health: &'a Health, node: &'a str) -> Shape<'a> {
             .copying
             .map(|copying| ObjectStore { waiting: copying.waiting, failing: copying.failing }),
         retention: health.gone.map(Retention::from),
+        admission: Admission::from(&health.admission),
     }
 }
 
@@ -189,6 +236,15 @@ mod tests {
 
     use super::*;
     use crate::session::api::Rested;
+
+    fn admitted() -> Admitted {
+        Admitted {
+            turns: api::Places { max: 32, taken: 2, waiting: 3 },
+            launches: api::Places { max: 2, taken: 1, waiting: 0 },
+            pressure: api::Pressure { memory: true, ..api::Pressure::default() },
+            refused: vec![("disk", 0), ("turns", 4)],
+        }
+    }
 
     #[test]
     fn has_every_count_that_clients_require() {
@@ -214,6 +270,7 @@ mod tests {
             model_key: Some(true),
             copying: None,
             gone: None,
+            admission: admitted(),
         };
         assert_eq!(
             serde_json::to_value(shape(&health, "host-1")).unwrap(),
@@ -231,6 +288,12 @@ mod tests {
                 },
                 "version": env!("CARGO_PKG_VERSION"), "coordinatorId": "host-1",
                 "remoteRunners": 0, "missing": ["no landlock"], "modelKey": true,
+                "admission": {
+                    "turns": { "running": 2, "waiting": 3, "max": 32 },
+                    "launches": { "running": 1, "waiting": 0, "max": 2 },
+                    "pressure": { "cpu": false, "memory": true, "io": false },
+                    "refused": { "disk": 0, "turns": 4 },
+                },
             })
         );
         health.gone = Some(Gone { sessions: 4, over: 7, ..Gone::default() });

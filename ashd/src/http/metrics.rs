@@ -19,7 +19,7 @@ use super::health;
 use crate::domain::Status;
 use crate::session::api::Health;
 use crate::telemetry::metrics::labels::{
-    ColdSource, Denied, Eviction, PoolState, Resting, ResumePath, Verb,
+    ColdSource, Denied, Eviction, Gated, PoolState, Resting, ResumePath, Verb,
 };
 use crate::telemetry::metrics::{Metrics, PRESSURE, Route, TEXT_FORMAT, follow, set};
 
@@ -68,6 +68,12 @@ fn tell(metrics: &Metrics, health: &Health, sessions: &[(Status, u64)]) {
     follow(&metrics.reclaimed_bytes, pool.reclaimed_bytes);
     follow(metrics.evictions.of(Eviction::Capacity), pool.evictions);
     follow(metrics.evictions.of(Eviction::Idle), pool.cooled.saturating_sub(pool.evictions));
+    let admission = &health.admission;
+    for (what, places) in [(Gated::Turns, admission.turns), (Gated::Launches, admission.launches)] {
+        set(metrics.admission_running.of(what), places.taken);
+        set(metrics.admission_waiting.of(what), places.waiting);
+        set(metrics.admission_limit.of(what), places.max);
+    }
     follow(metrics.resumes.of(ResumePath::Warm), pool.resume_warm_hits);
     follow(metrics.resumes.of(ResumePath::Cold), pool.resume_cold_hits);
     follow(metrics.resumes.of(ResumePath::Prewarm), pool.pre_warm_hits);
@@ -163,7 +169,7 @@ mod tests {
     use tower::Service as _;
 
     use super::*;
-    use crate::session::api::{Rested, Times};
+    use crate::session::api::{Admitted, Places, Rested, Times};
 
     #[tokio::test]
     async fn answers_say_which_route_they_are_of() {
@@ -186,9 +192,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_told_is_what_health_says() {
-        let health = Health {
+    fn health() -> Health {
+        Health {
             active_sessions: 9,
             live_sandboxes: 5,
             running: 2,
@@ -210,7 +215,17 @@ mod tests {
             model_key: Some(true),
             copying: None,
             gone: None,
-        };
+            admission: Admitted {
+                turns: Places { max: 32, taken: 2, waiting: 3 },
+                launches: Places { max: 2, taken: 1, waiting: 0 },
+                ..Admitted::default()
+            },
+        }
+    }
+
+    #[test]
+    fn what_is_told_is_what_health_says() {
+        let health = health();
         let metrics = Metrics::new();
         for _ in 0..2 {
             let sessions = [(Status::Active, 9), (Status::Ended, 4)];
@@ -233,6 +248,9 @@ mod tests {
                 "ash_resting_sandboxes{step=\"frozen\"} 2",
                 "ash_evictions_total{reason=\"idle\"} 4",
                 "ash_evictions_total{reason=\"capacity\"} 1",
+                "ash_admission_running{what=\"launches\"} 1",
+                "ash_admission_waiting{what=\"turns\"} 3",
+                "ash_admission_limit{what=\"turns\"} 32",
                 "ash_resume_total{path=\"warm\"} 7",
                 "ash_resume_total{path=\"cold\"} 4",
                 "ash_resume_total{path=\"prewarm\"} 3",

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::telemetry::metrics::labels::Want;
+
 /// What the machine has, and how much of it must stay free.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Room {
@@ -25,6 +27,8 @@ pub struct Room {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{reason}")]
 pub struct NoRoom {
+    /// What there is too little of.
+    pub want: Want,
     /// One sentence.
     pub reason: String,
     /// Seconds after which to try again.
@@ -34,13 +38,14 @@ pub struct NoRoom {
 /// Says no when one more sandbox would be too many.
 pub fn admit(room: &Room) -> Result<(), NoRoom> {
     if room.live >= room.max {
-        return no(format!("all {} sandboxes of this machine are in use", room.max), 5);
+        let reason = format!("all {} sandboxes of this machine are in use", room.max);
+        return no(Want::Sandboxes, reason, 5);
     }
     if room.disk_free < room.disk_reserve {
-        return no(short("disk space", room.disk_free, room.disk_reserve), 60);
+        return no(Want::Disk, short("disk space", room.disk_free, room.disk_reserve), 60);
     }
     if room.memory_free < room.memory_reserve {
-        return no(short("memory", room.memory_free, room.memory_reserve), 10);
+        return no(Want::Memory, short("memory", room.memory_free, room.memory_reserve), 10);
     }
     Ok(())
 }
@@ -62,17 +67,16 @@ pub struct Strain {
 /// Says no while one more sandbox would be too much, which passes.
 pub fn ease(strain: &Strain) -> Result<(), NoRoom> {
     if strain.memory_free < strain.memory_reserve {
-        return no(short("memory", strain.memory_free, strain.memory_reserve), 10);
+        return no(Want::Memory, short("memory", strain.memory_free, strain.memory_reserve), 10);
     }
     if strain.is_pressed {
-        return no("this machine is short of memory: work stands still for want of it".into(), 10);
+        let reason = "this machine is short of memory: work stands still for want of it";
+        return no(Want::Memory, reason.to_owned(), 10);
     }
     for (used, most) in strain.pids.into_iter().flatten() {
         if most.saturating_sub(used) < reserved_pids(most) {
-            return no(
-                format!("this machine is short of processes: {used} of {most} are there"),
-                10,
-            );
+            let reason = format!("this machine is short of processes: {used} of {most} are there");
+            return no(Want::Processes, reason, 10);
         }
     }
     Ok(())
@@ -83,8 +87,8 @@ fn reserved_pids(most: u64) -> u64 {
     (most / 8).min(1024)
 }
 
-fn no(reason: String, retry_after_s: u32) -> Result<(), NoRoom> {
-    Err(NoRoom { reason, retry_after_s })
+fn no(want: Want, reason: String, retry_after_s: u32) -> Result<(), NoRoom> {
+    Err(NoRoom { want, reason, retry_after_s })
 }
 
 fn short(what: &str, free: u64, reserve: u64) -> String {

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::api::Refusal;
+use super::api::{Admitted, Refusal};
 use super::gate::{Entered, Gate, Place};
 use super::shared::{Shared, Taken};
 use crate::domain::{AgentName, SandboxId, Tenant};
 use crate::sandbox::admission::{NoRoom, Strain, ease, memory_available, pids};
+use crate::telemetry::metrics::labels::{Want, Word as _};
 
 /// How often it is looked whether there is room again: of memory and processes nobody tells.
 const LOOK: Duration = Duration::from_millis(250);
@@ -108,8 +109,11 @@ impl Entry {
 
 impl Gates {
     pub(super) fn new(admission: &Admission) -> Gates {
-        let launches = Gate::new(admission.launches);
-        Gates { turns: Gate::new(admission.turns), launches, coming: Arc::default() }
+        Gates {
+            turns: Gate::new(admission.turns),
+            launches: Gate::new(admission.launches),
+            coming: Arc::default(),
+        }
     }
 
     /// A place to make a sandbox in that nobody waits for. None when somebody might have to wait because
@@ -150,7 +154,7 @@ impl Shared {
     pub(super) fn count(&self, owner: Owner, sandbox: SandboxId) -> Result<Counted, Refusal> {
         let (coming, tenant) = (self.gates.coming.clone(), owner.0.clone());
         let mut known = coming.lock();
-        self.may_have_more(&owner, &known)?;
+        self.may_have_more(&owner, &known).map_err(|no_room| self.refuse(no_room))?;
         known.insert(sandbox, owner);
         drop(known);
         Ok(Counted { coming, sandbox, tenant })
@@ -184,8 +188,8 @@ impl Shared {
         let owners = self.owners(coming);
         let of_tenant = owners.iter().filter(|(tenant, _)| *tenant == owner.0).count();
         let of_agent = owners.iter().filter(|other| *other == owner).count();
-        at_most(max_per_tenant, of_tenant, "tenant")?;
-        at_most(max_per_agent, of_agent, "agent")
+        at_most(max_per_tenant, of_tenant, Want::Tenant)?;
+        at_most(max_per_agent, of_agent, Want::Agent)
     }
 
     /// Whose the sandboxes are that sessions have, or are to have.
@@ -204,10 +208,10 @@ impl Shared {
         match timeout_at(end, ticket.granted()).await {
             Ok(granted) => granted.ok_or(Refusal::ShuttingDown),
             Err(_) => {
-                // It is what those wait for that have the places, if anything is short.
-                ease(&self.strain())?;
+                // If anything is short, it is what those wait for that have the places.
                 let reason = "this machine is busy with making other sandboxes".to_owned();
-                Err(NoRoom { reason, retry_after_s: RETRY_AFTER_S }.into())
+                let busy = NoRoom { want: Want::Launches, reason, retry_after_s: RETRY_AFTER_S };
+                Err(self.refuse(ease(&self.strain()).err().unwrap_or(busy)))
             }
         }
     }
@@ -220,7 +224,7 @@ impl Shared {
                 return Err(Refusal::ShuttingDown);
             }
             if now >= end {
-                return Err(no_room.into());
+                return Err(self.refuse(no_room));
             }
             tokio::select! {
                 () = sleep_until(end.min(now + LOOK)) => {}
@@ -229,6 +233,23 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Refuses something for want of room.
+    pub(super) fn refuse(&self, no_room: NoRoom) -> Refusal {
+        self.metrics().refused.of(no_room.want).inc();
+        no_room.into()
+    }
+
+    /// What has begun, what waits, and what was refused.
+    pub(super) fn admitted(&self) -> Admitted {
+        let refused = |want: &Want| (want.as_str(), self.metrics().refused.of(*want).get());
+        Admitted {
+            turns: self.gates.turns.counts(),
+            launches: self.gates.launches.counts(),
+            pressure: self.sandboxes.pressure(),
+            refused: Want::ALL.iter().map(refused).collect(),
+        }
     }
 
     /// What cannot be read does not stand in the way.
@@ -243,15 +264,16 @@ impl Shared {
 }
 
 /// Says no when one more would be more than somebody may have.
-fn at_most(max: u64, there: usize, whose: &str) -> Result<(), NoRoom> {
+fn at_most(max: u64, there: usize, want: Want) -> Result<(), NoRoom> {
     if max == 0 || (there as u64) < max {
         return Ok(());
     }
     let reason = format!(
-        "all {max} sandboxes that one {whose} may have at a time are in use; stop or end one of its \
-         sessions"
+        "all {max} sandboxes that one {} may have at a time are in use; stop or end one of its \
+         sessions",
+        want.as_str()
     );
-    Err(NoRoom { reason, retry_after_s: RETRY_AFTER_S })
+    Err(NoRoom { want, reason, retry_after_s: RETRY_AFTER_S })
 }
 
 #[cfg(test)]
@@ -303,7 +325,7 @@ mod tests {
         let is = |places| {
             let turns = turns.clone();
             async move {
-                while turns.places() != places {
+                while turns.counts().max != places {
                     tokio::task::yield_now().await;
                 }
             }
@@ -314,7 +336,7 @@ mod tests {
         let Entered::Waiting(mut ticket) = turns.enter(&tenant) else { panic!("there are two") };
         // Of what else is short a turn needs little.
         stage.shared.sandboxes.press(Pressure { cpu: true, io: true, memory: false });
-        tokio::time::timeout(LONG, is(TURNS)).await.unwrap();
+        tokio::time::timeout(LONG, is(TURNS as u64)).await.unwrap();
         assert!(tokio::time::timeout(LONG, ticket.granted()).await.unwrap().is_some());
         following.abort();
     }
@@ -393,6 +415,9 @@ mod tests {
         assert_eq!(begun.elapsed().as_secs(), 7);
         set_patience(&stage, Duration::ZERO);
         assert!(capacity(enter(&stage, &tenant).await).contains("short of memory"));
+        let mut refused = stage.shared.admitted().refused;
+        refused.retain(|(_, times)| *times > 0);
+        assert_eq!(refused, [("launches", 1), ("memory", 3)]);
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use crate::store::StoreError;
 pub use super::copies::Copying;
 pub use super::ladder::{Rested, Times};
 pub use super::retention::Gone;
+pub use crate::sandbox::pressure::Pressure;
 
 /// On whose behalf a verb is called.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -210,6 +211,33 @@ pub struct Health {
     pub copying: Option<Copying>,
     /// What has gone because it was kept long enough; absent when everything is kept.
     pub gone: Option<Gone>,
+    /// What has begun, what waits, and what was refused.
+    pub admission: Admitted,
+}
+
+/// What has begun, what waits, and what was refused.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Admitted {
+    /// Turns that messages began.
+    pub turns: Places,
+    /// Sandboxes that are being made.
+    pub launches: Places,
+    /// What the machine is short of.
+    pub pressure: Pressure,
+    /// How often something was refused since the start, by what there was too little of; each has its
+    /// word, also when it is 0.
+    pub refused: Vec<(&'static str, u64)>,
+}
+
+/// Places of one kind.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Places {
+    /// How many there are.
+    pub max: u64,
+    /// How many are taken. There may be more: what ran already when the daemon began is let be.
+    pub taken: u64,
+    /// How many are waited for.
+    pub waiting: u64,
 }
 
 /// What happened to agents and sessions, for those who watch.

@@ -55,9 +55,9 @@ impl<W> Fair<W> {
         Fair { limit, taken: 0, waiting: 0, served: 0, number: 0, tenants }
     }
 
-    /// How many places there are.
-    pub(super) fn limit(&self) -> usize {
-        self.limit
+    /// How many places there are, are taken, and are waited for.
+    pub(super) fn counts(&self) -> (usize, usize, usize) {
+        (self.limit, self.taken, self.waiting)
     }
 
     /// Takes a place if one is free; false when it has to be waited for.
@@ -298,8 +298,7 @@ mod tests {
             if self.waiting.is_empty() {
                 self.passed = [0; TENANTS];
             }
-            prop_assert_eq!(fair.taken, self.taken.len());
-            prop_assert_eq!(fair.waiting, self.waiting.len());
+            prop_assert_eq!(fair.counts(), (limit, self.taken.len(), self.waiting.len()));
             for (tenant_of, number, _) in &self.waiting {
                 let before = self.waiting.iter();
                 let before = before.filter(|(of, other, _)| of == tenant_of && other < number);

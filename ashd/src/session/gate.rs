@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::api::Places;
 use super::fair::Fair;
 use crate::domain::Tenant;
 
@@ -52,9 +53,10 @@ impl Gate {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many places there are.
-    pub(super) fn places(&self) -> usize {
-        self.lock().fair.limit()
+    /// How many places there are, are taken, and are waited for.
+    pub(super) fn counts(&self) -> Places {
+        let (max, taken, waiting) = self.lock().fair.counts();
+        Places { max: max as u64, taken: taken as u64, waiting: waiting as u64 }
     }
 
     /// Asks for a place for a tenant.
@@ -275,11 +277,12 @@ mod tests {
             .into_iter()
             .map(|mut ticket| tokio::spawn(async move { ticket.granted().await.is_some() }))
             .collect();
+        assert_eq!(gate.counts(), Places { max: 1, taken: 1, waiting: 100 });
         drop(first);
         for task in tasks {
             assert!(task.await.unwrap());
         }
-        assert!(place(&gate, 0).is_some());
+        assert_eq!(gate.counts(), Places { max: 1, taken: 0, waiting: 0 });
     }
 
     proptest! {

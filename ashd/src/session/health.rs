@@ -38,6 +38,7 @@ impl Service {
             model_key: shared.sandboxes.has_model_key(),
             copying: shared.copies.state(),
             gone: shared.gone(),
+            admission: shared.admitted(),
         }
     }
 }

@@ -167,7 +167,7 @@ impl Shared {
                 if is_full && (self.make_place_now().await || self.evict(end).await) {
                     continue;
                 }
-                return Err(no_room.into());
+                return Err(self.refuse(no_room));
             }
             // Somebody else may have been quicker.
             let most = room.max.saturating_sub(self.sandboxes.settled());
@@ -208,7 +208,8 @@ impl Shared {
     pub(super) fn disk_takes(&self, bytes: u64) -> Result<(), Refusal> {
         let room = self.disk();
         let disk_free = room.disk_free.saturating_sub(bytes);
-        Ok(admission::admit(&Room { max: 1, disk_free, ..room })?)
+        let disk = admission::admit(&Room { max: 1, disk_free, ..room });
+        disk.map_err(|no_room| self.refuse(no_room))
     }
 
     /// What cannot be read does not stand in the way.
@@ -464,8 +465,9 @@ fn internal(what: &str) -> Refusal {
     Refusal::Internal(what.to_owned())
 }
 
+// Shared::refuse counts it as well.
 impl From<NoRoom> for Refusal {
-    fn from(NoRoom { reason, retry_after_s }: NoRoom) -> Refusal {
+    fn from(NoRoom { reason, retry_after_s, .. }: NoRoom) -> Refusal {
         Refusal::Capacity { reason, retry_after_s }
     }
 }

@@ -3,9 +3,10 @@
 use super::Driver;
 use super::turns::Waiting;
 use crate::domain::WhenBusy;
-use crate::session::api::Refusal;
+use crate::sandbox::admission::NoRoom;
 use crate::session::gate::{Entered, Place, Ticket};
 use crate::session::machine::{Effect, Event};
+use crate::telemetry::metrics::labels::Want;
 
 /// Seconds after which to try again when no place was free.
 const RETRY_AFTER_S: u32 = 5;
@@ -110,9 +111,10 @@ impl Driver {
             return vec![];
         }
         if let Some(waiting) = self.waiting.remove(&turn) {
-            let turns = self.shared.gates.turns.places();
+            let turns = self.shared.gates.turns.counts().max;
             let reason = format!("all {turns} turns that this machine runs at a time are running");
-            waiting.refuse(Refusal::Capacity { reason, retry_after_s: RETRY_AFTER_S });
+            let no_room = NoRoom { want: Want::Turns, reason, retry_after_s: RETRY_AFTER_S };
+            waiting.refuse(self.shared.refuse(no_room));
         }
         self.state.step(Event::Withdraw(turn)).unwrap_or_default()
     }

@@ -9,8 +9,8 @@ use prometheus::{
 
 use super::family::{Counters, Family, Gauges, Histograms, next};
 use super::labels::{
-    Class, ColdSource, Denied, Dropped, Eviction, Exhausted, PoolState, Resting, ResumePath,
-    Resumed, SpawnPhase, TokenKind, TurnEnd,
+    Class, ColdSource, Denied, Dropped, Eviction, Exhausted, Gated, PoolState, Resting, ResumePath,
+    Resumed, SpawnPhase, TokenKind, TurnEnd, Want,
 };
 use super::table::{Declared, Group, Traits, families};
 use crate::domain::Status;
@@ -111,6 +111,16 @@ families! {
             unit: "seconds",
             buckets: LONG,
         }
+    }
+    "Admission" {
+        /// Turns that messages began, and sandboxes that are being made.
+        admission_running: Gauges<Gated> = "ash_admission_running" { labels: &["what"], }
+        /// How many of them wait until others have come to their ends.
+        admission_waiting: Gauges<Gated> = "ash_admission_waiting" { labels: &["what"], }
+        /// How many of them may run at a time: fewer turns while memory is short.
+        admission_limit: Gauges<Gated> = "ash_admission_limit" { labels: &["what"], }
+        /// What was refused for want of room, by what there was too little of.
+        refused: Counters<Want> = "ash_refused_total" { labels: &["reason"], }
     }
     "The model" {
         /// Time from the head of a request to the model until the end of its answer, by the class of the

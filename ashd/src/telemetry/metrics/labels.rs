@@ -196,6 +196,34 @@ words! {
         Capacity = ["capacity"],
     }
 
+    /// What is begun only as others come to their ends.
+    Gated {
+        /// Turns that messages began.
+        Turns = ["turns"],
+        /// Sandboxes that are made.
+        Launches = ["launches"],
+    }
+
+    /// What there can be too little of.
+    Want {
+        /// Sandboxes that may live.
+        Sandboxes = ["sandboxes"],
+        /// Sandboxes that one tenant may have.
+        Tenant = ["tenant"],
+        /// Sandboxes that one agent may have.
+        Agent = ["agent"],
+        /// Sandboxes that are made at the same time.
+        Launches = ["launches"],
+        /// Turns that run at the same time.
+        Turns = ["turns"],
+        /// Room on the disk.
+        Disk = ["disk"],
+        /// Memory.
+        Memory = ["memory"],
+        /// Processes and threads.
+        Processes = ["processes"],
+    }
+
     /// What did not get to whom it was for.
     Dropped {
         /// Readers of a stream that fell behind what is kept in memory, and go on in the store.
@@ -256,6 +284,13 @@ impl Verb {
     pub fn of(method: &str) -> Verb {
         let known = Verb::ALL.iter().find(|verb| verb.values() == [method]);
         known.copied().unwrap_or(Verb::Other)
+    }
+}
+
+impl Want {
+    /// It in a word.
+    pub fn as_str(self) -> &'static str {
+        self.values()[0]
     }
 }
 

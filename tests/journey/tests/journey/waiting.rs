@@ -4,8 +4,9 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use ash_journey::http::{Answer, Body};
+use ash_journey::process::until;
 use ash_journey::{Api, Ash, Client, Options, Turn};
 use serde_json::{Value, json};
 
@@ -127,6 +128,29 @@ fn who_waits_is_told_where_it_stands() -> Result<()> {
     talk.ash.finish()
 }
 
+/// How many turns wait for a place.
+fn waiting(api: &Api) -> Result<u64> {
+    let health = api.call("GET", "/health", None)?.expect(200)?;
+    health["admission"]["turns"]["waiting"].as_u64().context("/health does not say how many wait")
+}
+
+#[test]
+fn who_hangs_up_is_not_waited_for() -> Result<()> {
+    let talk = Talk::begin(few(1))?;
+    let [gone, next] = [talk.api.create("hello", json!({}))?, talk.api.create("hello", json!({}))?];
+    let first = running(&talk.api, &talk.session)?;
+    let mut left = talk.api.send(&gone, say("gone"))?;
+    let stays = talk.api.send(&next, say("next"))?;
+    ensure!(waiting(&talk.api)? == 2);
+    left.cut();
+    until("one of the two to be passed over", || waiting(&talk.api).is_ok_and(|all| all == 1))?;
+    interrupt(&talk.api, &talk.session, first)?;
+    ensure!(stays.to_end()?.text() == "next");
+    ensure!(talk.api.messages(&gone)?.is_empty(), "a message of nobody was accepted");
+    ensure!(waiting(&talk.api)? == 0);
+    talk.ash.finish()
+}
+
 #[test]
 fn a_session_that_waits_can_be_stopped() -> Result<()> {
     let talk = Talk::begin(few(1))?;
@@ -194,6 +218,8 @@ fn what_does_not_come_back_in_time_is_refused() -> Result<()> {
     let refused = api.call("POST", "/api/sessions", Some(&json!({ "agent": "hello" })))?;
     ensure!(begun.elapsed() >= Duration::from_secs(1), "it was not waited");
     check_refused(&refused, "short of memory")?;
+    let health = api.call("GET", "/health", None)?.expect(200)?;
+    ensure!(health["admission"]["refused"]["memory"] == 1, "{health}");
     ash.finish()
 }
 
