@@ -29,6 +29,17 @@ def looked_at(unit):
     return more, [line for line in said.stderr.splitlines() if f"{unit}:" in line]
 
 
+def said(unit, directive):
+    """What a unit says of a directive, once."""
+    (value,) = re.findall(rf"(?m)^{directive}=(.*)$", (SYSTEMD / unit).read_text())
+    return value
+
+
+def megabytes(unit):
+    """What a unit keeps of the memory."""
+    return int(said(unit, "MemoryMin").removesuffix("M"))
+
+
 @unittest.skipUnless(shutil.which("systemd-analyze"), "systemd-analyze is not here")
 class Units(unittest.TestCase):
     def check(self, name):
@@ -40,6 +51,19 @@ class Units(unittest.TestCase):
         for directive in directives:
             # One that is set is set as far as it goes.
             self.assertRegex(unit.read_text(), rf"(?m)^({directive}=|# .*\b{directive}\b)")
+
+    def test_what_serves_everybody_goes_before_the_sandboxes(self):
+        for service in ("ashd", "ash-broker"):
+            for weight in ("CPUWeight", "IOWeight"):
+                own, theirs = (
+                    int(said(f"{name}.service", weight)) for name in (service, "ash-sandboxes")
+                )
+                self.assertGreater(own, theirs, f"{weight} of {service}")
+
+    def test_what_services_keep_of_the_memory_their_slice_has(self):
+        kept = [megabytes(f"{name}.service") for name in ("ashd", "ash-broker")]
+        self.assertTrue(all(kept))
+        self.assertGreaterEqual(megabytes("system.slice.d/ash.conf"), sum(kept))
 
     def test_ashd(self):
         self.check("ashd")
