@@ -226,6 +226,8 @@ impl Shared {
             if now >= end {
                 return Err(self.refuse(no_room));
             }
+            // A warm sandbox that nobody has gives back what it has of it.
+            self.make_place();
             tokio::select! {
                 () = sleep_until(end.min(now + LOOK)) => {}
                 // It is told as long as there are sandboxes.

@@ -1,4 +1,8 @@
+use futures_util::FutureExt as _;
+
 use super::*;
+use crate::domain::SandboxId;
+use crate::sandbox::pressure::Pressure;
 use crate::session::stage::Stage;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -118,6 +122,17 @@ async fn the_fullest_shelf_gives_one_away() {
     assert_eq!(pool.clear(|kind| kind.agent.as_str() == "b").len(), 1);
     assert!(pool.spare_one().is_some() && pool.spare_one().is_none());
     assert_eq!(pool.ready(), 0);
+}
+
+#[tokio::test]
+async fn one_goes_when_a_session_waits_for_memory() {
+    let stage = Stage::set().await;
+    fill(&stage.shared.pool, "a", &[1, 1]);
+    stage.shared.sandboxes.press(Pressure { memory: true, ..Pressure::default() });
+    let owner = (Tenant::default(), "b".parse().unwrap());
+    let mut entering = Box::pin(stage.shared.enter(owner, SandboxId::random()));
+    assert!(entering.as_mut().now_or_never().is_none());
+    assert_eq!(stage.shared.pool.ready(), 1);
 }
 
 #[tokio::test]
