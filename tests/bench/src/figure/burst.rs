@@ -64,8 +64,8 @@ fn round(ash: &Ash, sessions: &[String], first: &mut Times, done: &mut Times) ->
     }
     let mut answered = vec![false; sessions.len()];
     crowd.until(sessions.len(), |client, now, line| {
-        let is_frame = line.starts_with("event: ");
-        if is_frame && !std::mem::replace(&mut answered[client], true) {
+        let is_answer = line.starts_with("event: ") || line.starts_with(": waiting ");
+        if is_answer && !std::mem::replace(&mut answered[client], true) {
             first.add(sent[client], now);
         }
         if line == "event: done" {
