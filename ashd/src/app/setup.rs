@@ -158,7 +158,7 @@ fn times(pool: &Pool) -> Times {
 }
 
 /// How much is begun at a time. What is not said follows from the machine.
-fn admission(said: &config::Admission, pool: &config::Pool) -> Admission {
+fn admission(said: &config::Admission, pool: &Pool) -> Admission {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let or = |number: u32, usual: usize| if number == 0 { usual } else { number as usize };
     let turns = or(said.turns, TURNS * processors);

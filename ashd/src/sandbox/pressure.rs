@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,13 +165,19 @@ async fn by_trigger(kind: Kind, path: &Path, tell: &(impl Fn(bool) + Sync)) -> i
     let mut file = File::options().read(true).write(true).open(path)?;
     let stalled_us = WINDOW_US / 100 * kind.limit();
     file.write_all(format!("some {stalled_us} {WINDOW_US}\0").as_bytes())?;
-    listen(&AsyncFd::with_interest(file, Interest::PRIORITY)?, CALM, tell).await
+    listen(&watched(file.into())?, CALM, tell).await
+}
+
+/// Waits for what the kernel reports beside data.
+#[expect(deprecated, reason = "unsound for what gives its descriptor away, which this does not")]
+fn watched(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(descriptor, Interest::PRIORITY)
 }
 
 /// Tells that something is short whenever the trigger does, and that it is not any more when the
 /// trigger has been calm for so long.
-async fn listen<F: AsRawFd>(
-    trigger: &AsyncFd<F>,
+async fn listen(
+    trigger: &AsyncFd<OwnedFd>,
     calm: Duration,
     tell: &(impl Fn(bool) + Sync),
 ) -> io::Result<()> {
@@ -187,7 +193,7 @@ async fn listen<F: AsRawFd>(
 }
 
 /// Waits until a trigger tells.
-async fn fired<F: AsRawFd>(trigger: &AsyncFd<F>) -> io::Result<()> {
+async fn fired(trigger: &AsyncFd<OwnedFd>) -> io::Result<()> {
     trigger.ready(Interest::PRIORITY).await?.clear_ready();
     Ok(())
 }
@@ -278,7 +284,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (receiver, _) = listener.accept().unwrap();
-        let trigger = AsyncFd::with_interest(receiver, Interest::PRIORITY).unwrap();
+        let trigger = watched(receiver.into()).unwrap();
         let (now, mut changes) = watch::channel(false);
         let tell = |is_short| {
             now.send_replace(is_short);

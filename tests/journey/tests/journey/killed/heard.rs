@@ -115,6 +115,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("purge.", "the session has ended"),
     ("copy.", "copies are behind everything"),
     ("import.", "it comes without a sandbox"),
+    ("idle.", "no turn runs in a sandbox that rests"),
     ("backup.", "backups are beside everything"),
     ("fill.", "no daemon runs"),
     ("tenant.", "its sessions are gone"),
