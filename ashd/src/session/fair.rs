@@ -281,15 +281,22 @@ mod tests {
             prop_assert!(others.all(|(of, ..)| self.has(*of) >= self.has(tenant)), "the fewest");
             self.taken.push(tenant);
             for of in 0..TENANTS {
-                let waits = self.waiting.iter().any(|(waits, ..)| *waits == of);
-                let passed = if waits && self.has(of) == 0 { self.passed[of] + 1 } else { 0 };
-                prop_assert!(passed < TENANTS, "tenant {of} starves");
-                self.passed[of] = passed;
+                self.passed[of] = if self.has_none(of) { self.passed[of] + 1 } else { 0 };
+                prop_assert!(self.passed[of] < TENANTS, "tenant {of} starves");
             }
             Ok(())
         }
 
+        /// Whether a tenant waits and has nothing.
+        fn has_none(&self, tenant: usize) -> bool {
+            self.has(tenant) == 0 && self.waiting.iter().any(|(waits, ..)| *waits == tenant)
+        }
+
         fn settle(&mut self, fair: &mut Fair<usize>, limit: usize) -> Result<(), TestCaseError> {
+            // Also who left, or got one without waiting, begins anew.
+            for of in 0..TENANTS {
+                self.passed[of] *= usize::from(self.has_none(of));
+            }
             while let Some((_, waiter)) = fair.grant() {
                 prop_assert!(self.taken.len() < limit, "more than there are");
                 self.grant(waiter)?;
