@@ -154,9 +154,12 @@ impl Wire {
         Wire { stream, early: Vec::new(), takeover }
     }
 
-    /// What was read and belongs to the next request.
+    /// Gives back what was read and belongs to the next request: it stands before what is still to be
+    /// read.
     pub(super) fn unread(&mut self, bytes: &[u8]) {
-        self.early.extend_from_slice(bytes);
+        let mut early = bytes.to_vec();
+        early.append(&mut self.early);
+        self.early = early;
     }
 
     /// The connection itself.
@@ -279,6 +282,8 @@ impl AsyncWrite for Wire {
 mod tests {
     use futures_util::FutureExt;
     use http::Request;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -308,6 +313,20 @@ mod tests {
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "x");
         takeover.flushed();
         assert!(takeover.take().is_none());
+    }
+
+    /// A client may send more in advance than hyper reads at once.
+    #[tokio::test]
+    async fn what_is_given_back_stands_before_what_was_not_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut wire = Wire::new(stream, Takeover::default());
+        wire.unread(b"abcdef");
+        let mut read = [0; 4];
+        wire.read_exact(&mut read).await.unwrap();
+        wire.unread(&read[2..]);
+        wire.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"cdef");
     }
 
     #[test]
