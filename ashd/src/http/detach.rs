@@ -21,7 +21,7 @@ use axum::body::{Body, HttpBody};
 use axum::response::Response;
 use bytes::{Buf, Bytes};
 use http::Version;
-use http::header::{CONNECTION, HeaderMap, HeaderValue};
+use http::header::{CONNECTION, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http_body::Frame;
 use http_body_util::BodyExt;
@@ -90,6 +90,15 @@ impl Takeover {
 /// without which the end of the connection is one.
 pub(super) fn goes_on(request: &Parts) -> bool {
     request.version == Version::HTTP_11 && !closes(&request.headers)
+}
+
+/// Whether a stream may take over the connection that a request came by.
+///
+/// Behind a request that says its length twice hyper ends the connection: another server in between may
+/// have seen its end elsewhere (RFC 9112, section 6.1). But it shows only one of the two: so none
+/// that has this one is taken over.
+pub(super) fn may_take_over(request: &Parts) -> bool {
+    goes_on(request) && !request.headers.contains_key(TRANSFER_ENCODING)
 }
 
 fn closes(headers: &HeaderMap) -> bool {

@@ -177,7 +177,7 @@ impl Front {
         B::Error: Into<axum::BoxError>,
     {
         let (head, body) = request.into_parts();
-        let takeover = from.takeover.filter(|_| detach::goes_on(&head)).cloned();
+        let takeover = from.takeover.filter(|_| detach::may_take_over(&head)).cloned();
         let (body, watch) = Watch::over(Body::new(body));
         let mut request = Request::from_parts(head, body);
         if let Some(caller) = caller {

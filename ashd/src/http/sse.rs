@@ -304,7 +304,10 @@ mod tests {
     ) -> (mpsc::Sender<Vec<Frame>>, TcpStream, JoinHandle<()>) {
         let (sender, response) = open(shutdown);
         let response = Arc::new(Mutex::new(Some(response)));
+        let told = response.clone();
         let handler = move || async move { response.lock().unwrap().take().unwrap() };
+        // With a body, which is read first.
+        let told = move |_: Bytes| async move { told.lock().unwrap().take().unwrap() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let front = Front {
@@ -313,7 +316,7 @@ mod tests {
             limits: RateLimits::new(Rates::default()),
             cached: Arc::new(|_, _| None),
             router: Router::new()
-                .route("/api/stream", get(handler))
+                .route("/api/stream", get(handler).post(told))
                 .route("/api/other", get(|| async { "answered" })),
             tally: Tally::new(Arc::default()),
         };
@@ -438,6 +441,26 @@ mod tests {
         drop(sender);
         until(&mut stream, "0\r\n\r\n").await;
         assert_eq!(in_time(stream.read(&mut [0; 1])).await.unwrap(), 0);
+        drop(stream);
+        shutdown.cancel();
+        in_time(serving).await.unwrap();
+    }
+
+    /// Where such a request ends is a matter of opinion: what follows may be a part of it, smuggled past a
+    /// proxy.
+    #[tokio::test]
+    async fn nothing_is_answered_behind_a_request_with_two_lengths() {
+        let shutdown = CancellationToken::new();
+        let head = request("/api/stream").replace("GET", "POST");
+        let lengths = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+        let both = head + lengths + &request("/api/other") + "\r\n";
+        let (sender, mut stream, serving) = over_a_socket_with(&shutdown, &both).await;
+        let head = until(&mut stream, "\r\n\r\n").await;
+        assert!(head.contains("close\r\n"), "{head}");
+        drop(sender);
+        let mut rest = String::new();
+        in_time(stream.read_to_string(&mut rest)).await.unwrap();
+        assert_eq!(rest, "0\r\n\r\n");
         drop(stream);
         shutdown.cancel();
         in_time(serving).await.unwrap();
