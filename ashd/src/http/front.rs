@@ -177,6 +177,7 @@ impl Front {
         B::Error: Into<axum::BoxError>,
     {
         let (head, body) = request.into_parts();
+        let goes_on = detach::goes_on(&head);
         let takeover = from.takeover.filter(|_| detach::may_take_over(&head)).cloned();
         let (body, watch) = Watch::over(Body::new(body));
         let mut request = Request::from_parts(head, body);
@@ -190,8 +191,11 @@ impl Front {
             if let Some(watch) = watch {
                 watch.mark(&mut response);
             }
-            if let Some(standing) = standing.filter(|_| !sse::is_stream(&response)) {
-                standing.tell(&mut response);
+            match (sse::is_stream(&response), standing) {
+                // It would promise a connection that goes on.
+                (true, _) if !goes_on => unread::close(&mut response),
+                (false, Some(standing)) => standing.tell(&mut response),
+                _ => {}
             }
             cors::name_origin(response.headers_mut(), origin);
             if let Some(takeover) = takeover {

@@ -433,17 +433,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_is_to_end_behind_a_stream_does() {
-        let shutdown = CancellationToken::new();
         let last = request("/api/stream") + "Connection: close\r\n\r\n";
-        let (sender, mut stream, serving) = over_a_socket_with(&shutdown, &last).await;
-        until(&mut stream, "\r\n\r\n").await;
-        sender.send(vec![frame("data: 1\n\n")]).await.unwrap();
-        drop(sender);
-        until(&mut stream, "0\r\n\r\n").await;
-        assert_eq!(in_time(stream.read(&mut [0; 1])).await.unwrap(), 0);
-        drop(stream);
-        shutdown.cancel();
-        in_time(serving).await.unwrap();
+        let old = request("/api/stream").replace("HTTP/1.1", "HTTP/1.0") + "\r\n";
+        let chunks = "9\r\ndata: 1\n\n\r\n0\r\n\r\n";
+        for (asked, told) in [(last, chunks), (old, "data: 1\n\n")] {
+            let shutdown = CancellationToken::new();
+            let (sender, mut stream, serving) = over_a_socket_with(&shutdown, &asked).await;
+            let head = until(&mut stream, "\r\n\r\n").await;
+            assert!(head.lines().any(|line| line == "connection: close"), "{head}");
+            sender.send(vec![frame("data: 1\n\n")]).await.unwrap();
+            drop(sender);
+            let mut rest = String::new();
+            in_time(stream.read_to_string(&mut rest)).await.unwrap();
+            assert_eq!(rest, told);
+            drop(stream);
+            shutdown.cancel();
+            in_time(serving).await.unwrap();
+        }
     }
 
     /// Where such a request ends is a matter of opinion: what follows may be a part of it, smuggled past a
