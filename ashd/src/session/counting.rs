@@ -88,7 +88,8 @@ pub(super) async fn account(shared: Arc<Shared>, mut calls: mpsc::Receiver<Seen>
 pub(super) async fn count_refusals(shared: Arc<Shared>) {
     let mut pulse = tokio::time::interval(ASKED_EVERY);
     pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut before = 0;
+    // A broker outlives daemons: what it has refused by now the one before this has counted.
+    let mut before = shared.sandboxes.refused().await.unwrap_or(0);
     while !shared.is_shutting_down() {
         pulse.tick().await;
         let Some(refused) = shared.sandboxes.refused().await else { continue };

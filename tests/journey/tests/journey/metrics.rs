@@ -108,21 +108,24 @@ fn what_sessions_do_is_counted_and_measured() -> Result<()> {
     talk.ash.finish()
 }
 
+/// Asks the broker from within the sandbox, as curl is told to.
+fn asked(talk: &Talk, arguments: &str) -> Result<String> {
+    let curl = "curl -sS --unix-socket /run/ash/model/api.sock";
+    let told = talk.api.exec(&talk.session, &format!("{curl} {arguments} 2>&1"))?;
+    Ok(told.stdout)
+}
+
 #[test]
 fn calls_of_the_model_and_refusals_are_counted() -> Result<()> {
-    let talk = Talk::begin(Options::stub())?;
-    let ask = |arguments: &str| {
-        let curl = "curl -sS --unix-socket /run/ash/model/api.sock";
-        talk.api.exec(&talk.session, &format!("{curl} {arguments} 2>&1"))
-    };
+    let mut talk = Talk::begin(Options::stub())?;
     let prompt = "[[usage in=40 out=7]][[say hi]]";
     let body = json!({
         "model": "m", "max_tokens": 9, "messages": [{ "role": "user", "content": prompt }]
     });
     let form = "-H 'content-type: application/json'";
-    let said = ask(&format!("{form} -d '{body}' http://x/v1/messages"))?.stdout;
+    let said = asked(&talk, &format!("{form} -d '{body}' http://x/v1/messages"))?;
     ensure!(said.contains("hi"), "{said}");
-    ask("http://x/v1/files")?;
+    asked(&talk, "http://x/v1/files")?;
     // Whoever passes a request on needs a key, and so does everybody elsewhere.
     let passed_on = talk.api.with("authorization", "").with("x-forwarded-for", "127.0.0.1");
     ensure!(passed_on.call("GET", "/metrics", None)?.status == 401);
@@ -141,6 +144,10 @@ fn calls_of_the_model_and_refusals_are_counted() -> Result<()> {
     ] {
         comes_to(&talk, series, number)?;
     }
+    // The broker stays, and knows of the first one, too.
+    talk.crash()?;
+    asked(&talk, "http://x/v1/files http://x/v1/files")?;
+    comes_to(&talk, "ash_denied_total{reason=\"broker\"}", 2.0)?;
     talk.ash.finish()
 }
 
