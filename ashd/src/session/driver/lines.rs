@@ -24,6 +24,10 @@ const TOGETHER: usize = 64 * 1024;
 /// Bytes of what a sandbox says that the log quotes.
 const QUOTED: usize = 1024;
 
+/// US dollars that a turn may cost to be believed. An agent can have its CLI say what it likes, and the sum
+/// over all tenants is not to be spoilt by it.
+const MOST_USD: f64 = 1e6;
+
 /// What was taken from a batch and waits for its commit.
 #[derive(Default)]
 pub(super) struct Pending {
@@ -274,7 +278,7 @@ impl Driver {
         let Some(cli) = &mut self.cli else { return };
         let cost_usd = if total >= cli.cost { total - cli.cost } else { total };
         cli.cost = total;
-        if cost_usd > 0.0 && cost_usd.is_finite() {
+        if cost_usd > 0.0 && cost_usd <= MOST_USD {
             self.shared.metrics().cost.inc_by(cost_usd);
             let usage = Usage { cost_usd, ..Usage::default() };
             self.shared.record_usage(self.session.id, at, usage);

@@ -264,6 +264,16 @@ async fn and_one_that_has_no_result_by_how_it_ended() {
 }
 
 #[tokio::test]
+async fn a_cost_that_cannot_be_is_not_counted() {
+    let (stage, mut driver, _bridge) = answering(Status::Active).await;
+    for (number, total) in [(1, "1e300"), (2, "0.5"), (3, "-1e300"), (4, "1e300"), (5, "0.25")] {
+        let result = format!(r#"{{"type":"result","is_error":false,"total_cost_usd":{total}}}"#);
+        hear(&mut driver, Incoming::Line { number, line: result.into() }).await;
+    }
+    assert_eq!(stage.shared.metrics().cost.get(), 0.75);
+}
+
+#[tokio::test]
 async fn a_resume_is_measured_when_it_succeeds() {
     let (stage, mut driver, _bridge) = idle(Status::Paused).await;
     let (reply, answer) = oneshot::channel();
