@@ -131,7 +131,7 @@ impl Front {
             return Break((cors::preflight(headers), &self.tally.none));
         }
         let path = request.uri().path();
-        let caller = match is_open(path, from.address, headers) {
+        let caller = match is_open(path, from.address, request.version(), headers) {
             true => None,
             false => match admit_caller(&self.keys, headers) {
                 Ok(caller) => Some(caller),

@@ -16,7 +16,7 @@
 use std::net::IpAddr;
 
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, ORIGIN};
-use http::{Method, StatusCode, Uri};
+use http::{Method, StatusCode, Uri, Version};
 
 use super::error::ApiError;
 use crate::auth::Keys;
@@ -169,8 +169,11 @@ fn sole<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> 
 }
 
 /// Whether a path answers whoever comes from there without a key.
-pub(super) fn is_open(path: &str, from: IpAddr, headers: &HeaderMap) -> bool {
-    path == OPEN_PATH || (path == LOCAL_PATH && is_of_this_machine(from, headers))
+pub(super) fn is_open(path: &str, from: IpAddr, version: Version, headers: &HeaderMap) -> bool {
+    // nginx asks in HTTP/1.0 when it is not told otherwise, under the address that it knows us by, and
+    // does not say that it asks for somebody else.
+    let is_near = || version > Version::HTTP_10 && is_of_this_machine(from, headers);
+    path == OPEN_PATH || (path == LOCAL_PATH && is_near())
 }
 
 /// Whether a request comes of a program on this machine, and of nobody for whom it was passed on: such a
@@ -430,17 +433,18 @@ mod tests {
     fn only_health_is_open() {
         let (here, elsewhere) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([192, 0, 2, 7]));
         let headers = headers(&[("host", "localhost")]);
-        assert!(is_open("/health", elsewhere, &headers));
+        let is_open = |path, from| is_open(path, from, Version::HTTP_11, &headers);
+        assert!(is_open("/health", elsewhere));
         for path in ["/", "/health/", "/Health", "/metrics/", "/api/sessions", "//health"] {
-            assert!(!is_open(path, here, &headers), "{path}");
+            assert!(!is_open(path, here), "{path}");
         }
-        assert!(!is_open("/metrics", elsewhere, &headers));
+        assert!(!is_open("/metrics", elsewhere));
     }
 
     #[test]
     fn metrics_are_open_to_programs_of_this_machine() {
         let open = |from: &str, pairs: &[(&'static str, &str)]| {
-            is_open("/metrics", from.parse().unwrap(), &headers(pairs))
+            is_open("/metrics", from.parse().unwrap(), Version::HTTP_11, &headers(pairs))
         };
         for from in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
             for host in ["localhost:4100", "127.0.0.1:4100", "[::1]", "ash.localhost"] {
@@ -463,5 +467,8 @@ mod tests {
         ] {
             assert!(!open("127.0.0.1", passed_on), "{passed_on:?}");
         }
+        let (here, headers) = (IpAddr::from([127, 0, 0, 1]), headers(&[host]));
+        assert!(!is_open("/metrics", here, Version::HTTP_10, &headers));
+        assert!(is_open("/health", here, Version::HTTP_10, &headers));
     }
 }
