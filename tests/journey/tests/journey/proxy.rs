@@ -92,9 +92,12 @@ fn words_come_through_tls_as_they_are_said() -> Result<()> {
     }
     ensure!(curl.wait()?.success() && words >= 3 && last == "event: done", "{words} {last}");
     // What is open to programs of the machine is not to those who come through the proxy.
-    let mut curl = Command::new("curl");
-    curl.args(["-o", "/dev/null", "-w", "%{http_code}", "https://ash.example.com/metrics"]);
-    let told = curl.env("CURL_HOME", dir.path()).output()?;
-    ensure!(told.stdout == b"401", "{told:?}");
+    for host in ["ash.example.com", "localhost", "127.0.0.1"] {
+        let mut curl = Command::new("curl");
+        curl.args(["-o", "/dev/null", "-w", "%{http_code}", "https://ash.example.com/metrics"]);
+        curl.args(["-H", &format!("Host: {host}")]);
+        let told = curl.env("CURL_HOME", dir.path()).output()?;
+        ensure!(told.stdout == b"401", "{host}: {told:?}");
+    }
     talk.ash.finish()
 }
