@@ -22,6 +22,10 @@ const AT_ONCE: usize = 2;
 /// How often it is looked whether the machine has room, and whether fewer come than before.
 const EVERY: Duration = Duration::from_secs(5);
 
+/// How long whoever has taken a spare comes first, with a session and its first message: a CLI that starts
+/// takes all that a processor has.
+const FIRST: Duration = Duration::from_millis(250);
+
 /// The pause after a spare could not be made, at first and at most.
 const PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
@@ -42,7 +46,7 @@ pub(in crate::session) async fn keep_for_ever(shared: Arc<Shared>) {
         keeper.see_to_all();
         let shared = keeper.shared.clone();
         tokio::select! {
-            () = shared.pool.stir.notified() => {}
+            () = shared.pool.stir.notified() => tokio::time::sleep(FIRST).await,
             _ = tick.tick() => keeper.ticked().await,
             heard = happened.recv() => keeper.heard(heard, &mut happened).await,
         }

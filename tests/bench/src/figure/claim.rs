@@ -1,5 +1,7 @@
 //! How long a session takes to be there when its sandbox was made before.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use ash_journey::{Api, Ash};
 use ash_modelapi::monotonic_ns;
@@ -12,10 +14,10 @@ use crate::stats::Times;
 pub(super) const ABOUT: About = About {
     title: "POST session that is given a warm sandbox, stand-in for the CLI",
     how: "The agent's config has `preWarmCount` 4. When /health says that so many are warm a session is \
-          made, with the clock of `create`: the whole request, its connection included. It is deleted, \
-          with `purge`, and the next one comes when the pool is full again. In a row: as many sessions \
-          as there are warm sandboxes are made one behind the other, while the pool makes new ones \
-          beside them. /health counts the sessions that were given a warm sandbox (`preWarmHits`): one \
+          made, with the clock of `create`: the whole request, its connection included. The next one \
+          comes when the pool is full again. When there are 20 they are deleted, with `purge`, and a \
+          second later it goes on. In a row: as many sessions as there are warm sandboxes are made one \
+          behind the other. /health counts the sessions that were given a warm sandbox (`preWarmHits`): one \
           that was not fails the figure.",
     measure,
 };
@@ -23,16 +25,18 @@ pub(super) const ABOUT: About = About {
 /// Sandboxes in the pool.
 const WARM: usize = 4;
 
+/// Sessions that are kept until they are deleted together.
+const MOST: usize = 20;
+
+/// How long what deleting leaves to be done may take.
+const QUIET: Duration = Duration::from_secs(1);
+
 fn measure(scale: Scale) -> Result<Outcome> {
     let ash = stage::stub()?;
     stage::keep_warm(&ash, WARM)?;
     let (mut single, mut in_a_row) = (Times::default(), Times::default());
-    for _ in 0..scale.of(500) {
-        claim(&ash, 1, &mut single)?;
-    }
-    for _ in 0..scale.of(50) {
-        claim(&ash, WARM, &mut in_a_row)?;
-    }
+    claim_often(&ash, (1, scale.of(500)), &mut single)?;
+    claim_often(&ash, (WARM, scale.of(50)), &mut in_a_row)?;
     ash.finish()?;
     let rows = vec![
         Row::times("POST session, the pool is full", &single).floor(1.5).floor_p99(5.0),
@@ -41,12 +45,22 @@ fn measure(scale: Scale) -> Result<Outcome> {
     Ok(Outcome { rows, notes: vec![] })
 }
 
-fn claim(ash: &Ash, count: usize, times: &mut Times) -> Result<()> {
+/// So many at once, so often.
+fn claim_often(ash: &Ash, (count, rounds): (usize, usize), times: &mut Times) -> Result<()> {
     let api = ash.api();
-    let before = stage::until_warm(&api, WARM)?;
-    let sessions = (0..count).map(|_| timed(&api, times)).collect::<Result<Vec<_>>>()?;
-    stage::ensure_claimed(&api, before, count as u64)?;
-    sessions.iter().try_for_each(|session| api.purge(session))
+    let mut sessions = vec![];
+    for round in 1..=rounds {
+        let before = stage::until_warm(&api, WARM)?;
+        for _ in 0..count {
+            sessions.push(timed(&api, times)?);
+        }
+        stage::ensure_claimed(&api, before, count as u64)?;
+        if sessions.len() >= MOST || round == rounds {
+            sessions.drain(..).try_for_each(|session| api.purge(&session))?;
+            std::thread::sleep(QUIET);
+        }
+    }
+    Ok(())
 }
 
 fn timed(api: &Api, times: &mut Times) -> Result<String> {
