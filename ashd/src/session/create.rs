@@ -11,7 +11,8 @@ use super::registry::SessionView;
 use super::service::{Result, Service, blocking, detached};
 use super::shared::Shared;
 use crate::domain::{
-    Agent, Changed, EventKind, NewEvent, SandboxId, Session, SessionId, Settings, Status, Timestamp,
+    Agent, AgentId, Changed, EventKind, NewEvent, SandboxId, Session, SessionId, Settings, Status,
+    Timestamp,
 };
 use crate::fault;
 use crate::sandbox::Running;
@@ -53,7 +54,7 @@ impl Service {
         let slot = self.take_slot().await?;
         let session = draft(&agent, settings, (slot, entry.sandbox));
         let _making = self.shared.making.begin((session.id, slot));
-        self.make(session, entry).await
+        self.make(agent.id, session, entry).await
     }
 
     /// The agent, and what holds for a new session of it.
@@ -86,7 +87,7 @@ impl Service {
         shared.disk_has_room()?;
         let Some(taken) = shared.take_spare(agent, settings).await else { return Ok(None) };
         counted.becomes(taken.session.sandbox);
-        match self.record(&taken.session).await {
+        match self.record(agent.id, &taken.session).await {
             Ok(()) => {
                 let view = self.begin(&taken.session, Begin::Claimed(taken.claimed));
                 drop(taken.making);
@@ -101,14 +102,19 @@ impl Service {
 
     /// Makes the workspace, the sandbox and the row of a session; undoes what was made when a
     /// later step fails.
-    async fn make(&self, mut session: Session, mut entry: Entry) -> Result<Arc<SessionView>> {
+    async fn make(
+        &self,
+        agent: AgentId,
+        mut session: Session,
+        mut entry: Entry,
+    ) -> Result<Arc<SessionView>> {
         let shared = &self.shared;
         let laid_out = lay_out(shared, &session).await;
         fault::point("create.laid_out");
         let made = match laid_out {
             Ok(model) => {
                 session.settings.model = session.settings.model.take().or(model);
-                self.launch_and_record(&session, &mut entry).await
+                self.launch_and_record(agent, &session, &mut entry).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -122,13 +128,18 @@ impl Service {
         }
     }
 
-    async fn launch_and_record(&self, session: &Session, entry: &mut Entry) -> Result<Running> {
+    async fn launch_and_record(
+        &self,
+        agent: AgentId,
+        session: &Session,
+        entry: &mut Entry,
+    ) -> Result<Running> {
         // Once more, now that it counts as being made: whoever ends the daemon waits for it.
         if self.shared.is_shutting_down() {
             return Err(Refusal::ShuttingDown);
         }
         let running = self.shared.launch(session, entry).await?;
-        match self.record(session).await {
+        match self.record(agent, session).await {
             Ok(()) => Ok(running),
             Err(refusal) => {
                 self.shared.end_sandbox(running).await;
@@ -137,8 +148,9 @@ impl Service {
         }
     }
 
-    /// Records a session that has everything else.
-    async fn record(&self, session: &Session) -> Result<()> {
+    /// Records a session that has everything else, if its agent is still there: what it was made of may be
+    /// another one's by now, that is called like it.
+    async fn record(&self, agent: AgentId, session: &Session) -> Result<()> {
         let body = serde_json::json!({
             "action": "created",
             "agentName": session.agent.as_str(),
@@ -154,7 +166,8 @@ impl Service {
             at: session.created_at,
         };
         fault::point("create.launched");
-        let is_recorded = self.shared.store.begin_session(session.clone(), vec![created]).await?;
+        let store = &self.shared.store;
+        let is_recorded = store.begin_session(agent, session.clone(), vec![created]).await?;
         if !is_recorded {
             return Err(agents::named(&session.agent));
         }
@@ -259,7 +272,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::domain::{AgentConfig, AgentId, Tenant};
+    use crate::domain::{AgentConfig, Tenant};
     use crate::session::stage::Stage;
 
     /// How long it is looked whether somebody waits.

@@ -11,9 +11,9 @@ use std::path::Path;
 use async_trait::async_trait;
 
 use crate::domain::{
-    Agent, AgentName, Attachment, AttachmentId, Changed, Event, EventKind, NewEvent, Point,
-    PointId, Root, SandboxId, Scope, Session, SessionChange, SessionId, Status, Tenant, Timestamp,
-    Which,
+    Agent, AgentId, AgentName, Attachment, AttachmentId, Changed, Event, EventKind, NewEvent,
+    Point, PointId, Root, SandboxId, Scope, Session, SessionChange, SessionId, Status, Tenant,
+    Timestamp, Which,
 };
 
 /// An API key, as stored: never the key itself.
@@ -228,9 +228,14 @@ pub trait Store: Send + Sync {
     /// Removes an agent; false if there was none.
     async fn delete_agent(&self, tenant: &Tenant, name: &AgentName) -> Result<bool>;
 
-    /// Records a session that begins with its agent, and its first events; false if there is no such
-    /// agent any more.
-    async fn begin_session(&self, session: Session, events: Vec<NewEvent>) -> Result<bool>;
+    /// Records a session that begins with this agent, and its first events; false if it is not there any
+    /// more: another one may be called like it.
+    async fn begin_session(
+        &self,
+        agent: AgentId,
+        session: Session,
+        events: Vec<NewEvent>,
+    ) -> Result<bool>;
     /// Records a session that comes of another one, with its first events.
     async fn create_session(&self, session: Session, events: Vec<NewEvent>) -> Result<()>;
     /// Changes a session and appends events in one commit.

@@ -43,8 +43,8 @@ use super::{
     StoreError, Unsynced, Usage,
 };
 use crate::domain::{
-    Agent, AgentName, Attachment, AttachmentId, Event, EventKind, NewEvent, Point, PointId, Root,
-    SandboxId, Session, SessionId, Status, Tenant, Timestamp, Which,
+    Agent, AgentId, AgentName, Attachment, AttachmentId, Event, EventKind, NewEvent, Point,
+    PointId, Root, SandboxId, Session, SessionId, Status, Tenant, Timestamp, Which,
 };
 use crate::telemetry::metrics::Metrics;
 
@@ -156,9 +156,16 @@ impl Store for Sqlite {
         self.writer.write(move |conn| agents::delete(conn, &tenant, &name)).await
     }
 
-    async fn begin_session(&self, session: Session, events: Vec<NewEvent>) -> Result<bool> {
+    async fn begin_session(
+        &self,
+        agent: AgentId,
+        session: Session,
+        events: Vec<NewEvent>,
+    ) -> Result<bool> {
         let boot = self.boot.clone();
-        self.writer.write(move |conn| sessions::begin(conn, (&session, &boot), &events)).await
+        self.writer
+            .write(move |conn| sessions::begin(conn, agent, (&session, &boot), &events))
+            .await
     }
 
     async fn create_session(&self, session: Session, events: Vec<NewEvent>) -> Result<()> {

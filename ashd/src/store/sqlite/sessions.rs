@@ -9,7 +9,7 @@ use super::tenants;
 use super::unsynced;
 use super::values::{Json, exists};
 use crate::domain::session::RunningTurn;
-use crate::domain::{NewEvent, Session, SessionChange, SessionId, Status, Tenant};
+use crate::domain::{AgentId, NewEvent, Session, SessionChange, SessionId, Status, Tenant};
 use crate::store::{Commit, Copying, Result, SessionFilter, StoreError};
 
 const WHAT: &str = "the session";
@@ -29,10 +29,12 @@ pub(super) struct Head {
 
 pub(super) fn begin(
     conn: &Connection,
+    agent: AgentId,
     (session, boot): (&Session, &str),
     events: &[NewEvent],
 ) -> Result<bool> {
-    if agents::find(conn, &session.tenant, &session.agent)?.is_none() {
+    let known = agents::find(conn, &session.tenant, &session.agent)?;
+    if known.is_none_or(|known| known.id != agent) {
         return Ok(false);
     }
     create(conn, session, events)?;

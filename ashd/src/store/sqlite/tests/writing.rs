@@ -137,14 +137,18 @@ fn no_session_begins_with_an_agent_that_is_gone() {
         created_at: Timestamp(1),
         updated_at: Timestamp(1),
     };
+    let begin = |session| store.begin_session(AgentId(uuid(9)), session, vec![event(1)]);
     block_on(async {
-        assert!(!store.begin_session(new.clone(), vec![event(1)]).await.unwrap());
+        assert!(!begin(new.clone()).await.unwrap());
         assert_eq!(store.session(new.id).await.unwrap(), None);
-        store.deploy(agent).await.unwrap();
-        assert!(store.begin_session(new.clone(), vec![event(1)]).await.unwrap());
+        store.deploy(agent.clone()).await.unwrap();
+        assert!(begin(new.clone()).await.unwrap());
         assert_eq!(numbers(&store, 1).await, [1]);
         store.delete_agent(&new.tenant, &new.agent).await.unwrap();
-        assert!(!store.begin_session(session(2), vec![event(1)]).await.unwrap());
+        assert!(!begin(session(2)).await.unwrap());
+        // Nor with another one that is called like it.
+        store.deploy(Agent { id: AgentId(uuid(8)), ..agent }).await.unwrap();
+        assert!(!begin(session(2)).await.unwrap());
     });
 }
 
