@@ -33,5 +33,5 @@ pub use point::{Point, PointName, Root, Which};
 pub use scope::Scope;
 pub use session::{Changed, Session, SessionChange, Status};
 pub use settings::{PermissionMode, PromptMode, Settings};
-pub use time::Timestamp;
+pub use time::{Day, Timestamp};
 pub use turn::{TurnOptions, TurnRequest, WhenBusy};

@@ -28,6 +28,17 @@ impl Serialize for Timestamp {
     }
 }
 
+/// A day of the calendar.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Day(jiff::civil::Date);
+
+impl Day {
+    /// Today, by the system clock, where this machine is.
+    pub fn today() -> Self {
+        Day(jiff::Zoned::now().date())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,7 +32,7 @@ use super::api::Refusal;
 use super::create;
 use super::driver::Claimed;
 use super::shared::Shared;
-use crate::domain::{Agent, AgentName, Session, Settings, Tenant};
+use crate::domain::{Agent, AgentId, AgentName, Day, Session, Settings, Tenant};
 use crate::sandbox::limits::Limits;
 use size::{Demand, Rate};
 
@@ -59,6 +59,8 @@ impl Kind {
 /// those who would be made with the same.
 #[derive(Clone, Debug, PartialEq)]
 struct Stamp {
+    /// One that was deleted and deployed anew has the same name, and versions from 1 on.
+    agent: AgentId,
     version: u32,
     /// The agent's environment and config are in here.
     settings: Settings,
@@ -66,6 +68,8 @@ struct Stamp {
     runtime: PathBuf,
     /// Counts changes of what else there is: of the model API's key.
     epoch: u64,
+    /// The CLI reads once which day it is, and says at the first prompt of another one that it has changed.
+    day: Day,
 }
 
 /// The spares of one agent.
@@ -277,11 +281,13 @@ impl Shared {
     /// What a session of this agent is made with that asks for nothing.
     fn stamp(&self, agent: &Agent) -> Result<Stamp, Refusal> {
         Ok(Stamp {
+            agent: agent.id,
             version: agent.version,
             settings: create::settled(agent, Settings::default())?,
             limits: self.live().limits,
             runtime: self.sandboxes.runtime(),
             epoch: self.pool.epoch.load(Ordering::Relaxed),
+            day: Day::today(),
         })
     }
 

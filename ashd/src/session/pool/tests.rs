@@ -13,11 +13,13 @@ fn kind(agent: &str) -> Kind {
 
 fn stamp(version: u32) -> Stamp {
     Stamp {
+        agent: AgentId(uuid::Uuid::nil()),
         version,
         settings: Settings { model: Some("usual".to_owned()), ..Settings::default() },
         limits: Limits::default(),
         runtime: "/claude".into(),
         epoch: 0,
+        day: Day::default(),
     }
 }
 
@@ -64,10 +66,12 @@ async fn a_session_that_wants_nothing_but_a_model_gets_a_spare() {
 async fn what_was_made_with_anything_else_serves_nobody() {
     let usual = stamp(1);
     for other in [
+        Stamp { agent: AgentId::random(), ..usual.clone() },
         Stamp { version: 2, ..usual.clone() },
         Stamp { limits: Limits { memory: 1, ..usual.limits }, ..usual.clone() },
         Stamp { runtime: "/newer".into(), ..usual.clone() },
         Stamp { epoch: 1, ..usual.clone() },
+        Stamp { day: Day::today(), ..usual.clone() },
         Stamp { settings: Settings::default(), ..usual.clone() },
     ] {
         let pool = pool("a", &[1]);
