@@ -51,7 +51,7 @@ impl Service {
     ) -> Result<Arc<SessionView>> {
         // Once more: the agent may be another one by now.
         let (agent, settings) = self.settle(caller, new).await?;
-        let slot = self.take_slot().await?;
+        let slot = self.shared.take_any_slot().await?;
         let session = draft(&agent, settings, (slot, entry.sandbox));
         let _making = self.shared.making.begin((session.id, slot));
         self.make(agent.id, session, entry).await
@@ -66,14 +66,6 @@ impl Service {
         let agent = agent.ok_or_else(|| agents::named(&new.agent))?;
         let settings = settled(&agent, new.settings)?;
         Ok((agent, settings))
-    }
-
-    /// A place in the range of leased uids; when all are taken, that of a spare.
-    async fn take_slot(&self) -> Result<u32> {
-        match self.shared.take_slot() {
-            Err(_) if self.shared.make_place_now().await => self.shared.take_slot(),
-            taken => taken,
-        }
     }
 
     /// Makes a session of a spare, if there is one for it.

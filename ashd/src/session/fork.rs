@@ -60,7 +60,7 @@ impl Service {
             }
             None => self.ask(caller, id, |reply| Command::Save { name: None, reply }).await?,
         };
-        let slot = self.shared.take_slot()?;
+        let slot = self.shared.take_any_slot().await?;
         let child = draft(&parent, &point, slot);
         let _making = self.shared.making.begin((child.id, slot));
         let made = self.make_fork(&child, &point, &pin).await;

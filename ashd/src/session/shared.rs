@@ -410,7 +410,7 @@ impl Shared {
         done.map_err(|error| failed(error.to_string()))?.map_err(failed)
     }
 
-    /// A place in the range of leased uids.
+    /// A place in the range of leased uids that nobody has, not even a spare.
     pub(super) fn take_slot(&self) -> Result<u32, Refusal> {
         let taken = self.slots.take();
         taken.map_err(|error| Refusal::Capacity { reason: error.to_string(), retry_after_s: 30 })

@@ -303,6 +303,17 @@ impl Shared {
         true
     }
 
+    /// A place in the range of leased uids; when all are taken, that of a spare.
+    pub(super) async fn take_any_slot(&self) -> Result<u32, Refusal> {
+        loop {
+            match self.take_slot() {
+                // What comes back may be taken by the next spare.
+                Err(_) if self.make_place_now().await => {}
+                taken => return taken,
+            }
+        }
+    }
+
     /// Ends all spares of an agent that is gone; returns when nothing of them is left.
     pub(super) async fn throw_away_of(&self, tenant: &Tenant, agent: Option<&AgentName>) {
         let which =

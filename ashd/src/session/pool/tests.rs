@@ -129,6 +129,24 @@ async fn the_fullest_shelf_gives_one_away() {
 }
 
 #[tokio::test]
+async fn their_uids_are_for_whoever_needs_some() {
+    let stage = Stage::set().await;
+    let shared = &stage.shared;
+    let slots: Vec<u32> = std::iter::from_fn(|| shared.take_slot().ok()).collect();
+    shared.pool.set_up(&kind("a"), &stamp(1), 10);
+    for slot in &slots[..2] {
+        let spare = Spare::with_slot(shared, *slot, stamp(1));
+        assert!(shared.pool.put(&kind("a"), spare).is_none());
+    }
+    let taken = shared.take_any_slot().await.unwrap();
+    assert!(slots[..2].contains(&taken) && shared.pool.ready() == 1);
+    // There is one left for two.
+    let (one, other) = tokio::join!(shared.take_any_slot(), shared.take_any_slot());
+    assert!(one.is_ok() && matches!(other, Err(Refusal::Capacity { .. })));
+    assert_eq!((shared.pool.ready(), shared.slots.used().len()), (0, slots.len()));
+}
+
+#[tokio::test]
 async fn one_goes_when_a_session_waits_for_memory() {
     let stage = Stage::set().await;
     fill(&stage.shared.pool, "a", &[1, 1]);

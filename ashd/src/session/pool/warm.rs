@@ -276,6 +276,18 @@ impl Spare {
         Spare { id, stamp, take, waiting: tokio::spawn(async { None }), is_lost }
     }
 
+    /// One that has uids, and nothing else.
+    pub(super) fn with_slot(shared: &Arc<Shared>, slot: u32, stamp: Stamp) -> Spare {
+        let (take, taken) = oneshot::channel::<()>();
+        let shared = shared.clone();
+        let waiting = tokio::spawn(async move {
+            let _ = taken.await;
+            shared.slots.give_back(slot);
+            None
+        });
+        Spare { take, waiting, ..Spare::of_nobody(stamp) }
+    }
+
     /// Says that it was lost.
     pub(super) fn lose(&self) {
         self.is_lost.store(true, Ordering::SeqCst);
