@@ -2,18 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use super::{Kind, Pool, Shelf, Stamp, throw_away, warm};
-use crate::domain::Agent;
+use crate::domain::{Agent, Tenant};
 use crate::sandbox::admission;
 use crate::session::api::{Happened, Refusal};
 use crate::session::gate::Place;
 use crate::session::shared::Shared;
+use crate::session::under_way::Begun;
 use crate::store::StoreError;
 
 /// Spares that are made at a time, of those that may: who waits for a session of its own comes first.
@@ -43,6 +46,9 @@ pub(in crate::session) async fn keep_for_ever(shared: Arc<Shared>) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !keeper.shared.pool.is_closed() {
+        if keeper.shared.pool.is_in_doubt() {
+            keeper.read_all().await;
+        }
         keeper.see_to_all();
         let shared = keeper.shared.clone();
         tokio::select! {
@@ -70,15 +76,24 @@ impl Keeper {
 
     /// Reads all agents, at the start and when it is not known what has happened.
     async fn read_all(&mut self) {
-        let read = self.shared.store.all_agents().await;
+        let noted = self.shared.pool.departures.load(Ordering::Relaxed);
+        let read = self.wanting().await;
         self.is_known = read.is_ok();
         match read {
             Ok(agents) => {
-                let wanting = agents.into_iter().filter(|agent| agent.config.spares() > 0);
-                self.agents = wanting.map(|agent| (Kind::of(&agent), agent)).collect();
+                self.agents = agents.into_iter().map(|agent| (Kind::of(&agent), agent)).collect();
+                self.shared.pool.settle(noted);
             }
             Err(error) => unknown(&error),
         }
+    }
+
+    /// Agents that want spares, of tenants that stay.
+    async fn wanting(&self) -> Result<Vec<Agent>, StoreError> {
+        let mut agents = self.shared.store.all_agents().await?;
+        let leaving = self.shared.store.leaving_tenants().await?;
+        agents.retain(|agent| wants_any(agent, &leaving));
+        Ok(agents)
     }
 
     async fn heard(
@@ -88,12 +103,12 @@ impl Keeper {
     ) {
         match heard {
             Ok(
-                Happened::AgentDeployed(tenant, agent, _) | Happened::AgentChanged(tenant, agent),
+                Happened::AgentDeployed(tenant, agent, _)
+                | Happened::AgentChanged(tenant, agent)
+                | Happened::AgentDeleted(tenant, agent),
             ) => {
+                // It may have been deployed anew by now.
                 self.read(Kind { tenant, agent }).await;
-            }
-            Ok(Happened::AgentDeleted(tenant, agent)) => {
-                self.agents.remove(&Kind { tenant, agent });
             }
             Ok(_) | Err(RecvError::Closed) => {}
             Err(RecvError::Lagged(_)) => {
@@ -104,14 +119,20 @@ impl Keeper {
     }
 
     async fn read(&mut self, kind: Kind) {
-        match self.shared.store.agent(&kind.tenant, &kind.agent).await {
-            Ok(Some(agent)) if agent.config.spares() > 0 => drop(self.agents.insert(kind, agent)),
-            Ok(_) => drop(self.agents.remove(&kind)),
+        match self.wanting_one(&kind).await {
+            Ok(Some(agent)) => drop(self.agents.insert(kind, agent)),
+            Ok(None) => drop(self.agents.remove(&kind)),
             Err(error) => {
                 self.is_known = false;
                 unknown(&error);
             }
         }
+    }
+
+    async fn wanting_one(&self, kind: &Kind) -> Result<Option<Agent>, StoreError> {
+        let agent = self.shared.store.agent(&kind.tenant, &kind.agent).await?;
+        let leaving = self.shared.store.leaving_tenants().await?;
+        Ok(agent.filter(|agent| wants_any(agent, &leaving)))
     }
 
     /// What is to be done from time to time.
@@ -131,19 +152,20 @@ impl Keeper {
             let Ok(stamp) = self.shared.stamp(agent) else { continue };
             drop(pool.set_up(kind, &stamp, agent.config.spares()));
             while self.may_make()
-                && let Some(start) = self.start()
-                && pool.begin_one(kind)
+                && let Some(start) = self.start(kind)
+                && let Some(gone) = pool.begin_one(kind)
             {
                 let (shared, agent) = (self.shared.clone(), agent.clone());
-                tokio::spawn(make_one(shared, agent, stamp.clone(), start));
+                tokio::spawn(make_one(shared, agent, (stamp.clone(), gone), start));
             }
         }
     }
 
     /// Lets one more be made, if nobody who asks for a session has to wait because of it.
-    fn start(&self) -> Option<Start> {
+    fn start(&self, kind: &Kind) -> Option<Start> {
         let permit = self.at_once.clone().try_acquire_owned().ok()?;
-        Some(Start { permit, place: self.shared.gates.launch_to_spare()? })
+        let place = self.shared.gates.launch_to_spare()?;
+        Some(Start { permit, place, _making: self.shared.pool.making.begin(kind.clone()) })
     }
 
     /// Whether one more would leave enough for those who ask for sessions.
@@ -174,6 +196,13 @@ struct Start {
     permit: OwnedSemaphorePermit,
     /// What its sandbox is made in.
     place: Place,
+    /// Who has none of it left waits for this.
+    _making: Begun<Kind>,
+}
+
+/// Whether an agent wants spares, and is of a tenant that stays.
+fn wants_any(agent: &Agent, leaving: &[Tenant]) -> bool {
+    agent.config.spares() > 0 && !leaving.contains(&agent.tenant)
 }
 
 fn unknown(error: &StoreError) {
@@ -181,18 +210,27 @@ fn unknown(error: &StoreError) {
 }
 
 /// Makes a spare and puts it on its shelf.
-async fn make_one(shared: Arc<Shared>, agent: Agent, stamp: Stamp, start: Start) {
+async fn make_one(
+    shared: Arc<Shared>,
+    agent: Agent,
+    (stamp, gone): (Stamp, CancellationToken),
+    start: Start,
+) {
     let (kind, begun) = (Kind::of(&agent), Instant::now());
-    let Start { permit, place } = start;
-    let made = warm::make(&shared, &agent, stamp, place).await;
+    let Start { permit, place, _making } = start;
+    let made = warm::make(&shared, &agent, (stamp, &gone), place).await;
     drop(permit);
-    if let Err(refusal) = &made {
+    if let Err(refusal) = made.as_ref()
+        && !gone.is_cancelled()
+    {
         log(&agent, refusal);
     }
     let takes = made.is_ok().then(|| begun.elapsed());
     let unwanted = made.ok().and_then(|spare| shared.pool.put(&kind, spare));
-    // Behind that: it must not be missed in between.
-    shared.pool.end_one(&kind, takes, Instant::now());
+    // Behind that: it must not be missed in between. Another shelf knows nothing of it.
+    if !gone.is_cancelled() {
+        shared.pool.end_one(&kind, takes, Instant::now());
+    }
     throw_away(unwanted.into_iter().collect()).await;
     shared.pool.stir.notify_one();
 }
@@ -211,10 +249,16 @@ fn log(agent: &Agent, refusal: &Refusal) {
 }
 
 impl Pool {
+    /// So many departures are known.
+    fn settle(&self, departures: u64) {
+        let _shelves = self.shelves();
+        self.known_departures.store(departures, Ordering::Relaxed);
+    }
+
     /// Has a shelf for these; returns spares on it that serve nobody any more, or are too many.
     pub(super) fn set_up(&self, kind: &Kind, stamp: &Stamp, count: u32) -> Vec<warm::Spare> {
         let mut shelves = self.shelves();
-        if self.is_closed() {
+        if self.is_closed() || self.is_in_doubt() {
             return vec![];
         }
         let new = || Shelf::new(stamp.clone(), count, Instant::now());
@@ -238,11 +282,12 @@ impl Pool {
         self.shelves().values().map(|shelf| u64::from(shelf.making)).sum()
     }
 
-    /// Counts one as being made, if one is missing.
-    pub(super) fn begin_one(&self, kind: &Kind) -> bool {
+    /// Counts one as being made, if one is missing; returns what says that its shelf is gone.
+    pub(super) fn begin_one(&self, kind: &Kind) -> Option<CancellationToken> {
         let mut shelves = self.shelves();
-        let missing = shelves.get_mut(kind).filter(|shelf| shelf.lacks_one(Instant::now()));
-        missing.map(|shelf| shelf.making += 1).is_some()
+        let missing = shelves.get_mut(kind).filter(|shelf| shelf.lacks_one(Instant::now()))?;
+        missing.making += 1;
+        Some(missing.gone.clone())
     }
 
     /// One that was being made is there after this time, or has failed.
@@ -261,5 +306,97 @@ impl Pool {
                 shelf.rests_until = Some(now + pause);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use futures_util::FutureExt as _;
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::{AgentConfig, AgentId, Timestamp};
+    use crate::session::stage::Stage;
+
+    /// An agent for which one is to be kept.
+    fn agent(tenant: &str) -> Agent {
+        let config = json!({ "preWarmCount": 1 });
+        Agent {
+            id: AgentId::random(),
+            tenant: tenant.parse().unwrap(),
+            name: "a".parse().unwrap(),
+            version: 1,
+            env: BTreeMap::new(),
+            config: AgentConfig::new("", config.as_object().unwrap().clone()).unwrap(),
+            created_at: Timestamp(0),
+            updated_at: Timestamp(0),
+        }
+    }
+
+    #[tokio::test]
+    async fn none_are_kept_for_a_tenant_that_is_being_deleted() {
+        let stage = Stage::set().await;
+        let (stays, goes) = (agent("stays"), agent("goes"));
+        for agent in [&stays, &goes] {
+            stage.shared.store.deploy(agent.clone()).await.unwrap();
+        }
+        let mut keeper = Keeper::new(stage.shared.clone());
+        keeper.read_all().await;
+        assert_eq!(keeper.agents.len(), 2);
+        stage.shared.store.leave_tenant(&goes.tenant).await.unwrap();
+        keeper.read_all().await;
+        assert!(keeper.agents.keys().eq([&Kind::of(&stays)]));
+        keeper.read(Kind::of(&goes)).await;
+        assert_eq!(keeper.agents.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn one_that_was_deployed_anew_is_not_gone() {
+        let stage = Stage::set().await;
+        let agent = agent("ours");
+        let Kind { tenant, agent: name } = Kind::of(&agent);
+        stage.shared.store.deploy(agent.clone()).await.unwrap();
+        let mut keeper = Keeper::new(stage.shared.clone());
+        let mut happened = stage.shared.happened.subscribe();
+        let deleted = || Ok(Happened::AgentDeleted(tenant.clone(), name.clone()));
+        keeper.heard(deleted(), &mut happened).await;
+        assert_eq!(keeper.agents.len(), 1);
+        stage.shared.store.delete_agent(&agent.tenant, &agent.name).await.unwrap();
+        keeper.heard(deleted(), &mut happened).await;
+        assert!(keeper.agents.is_empty());
+    }
+
+    #[tokio::test]
+    async fn none_are_begun_before_the_keeper_knows_who_is_gone() {
+        let (stage, agent) = (Stage::set().await, agent("ours"));
+        stage.shared.store.deploy(agent.clone()).await.unwrap();
+        let (shared, kind) = (&stage.shared, Kind::of(&agent));
+        let stamp = shared.stamp(&agent).unwrap();
+        let mut keeper = Keeper::new(shared.clone());
+        keeper.read_all().await;
+        shared.throw_away_of(&agent.tenant, Some(&agent.name)).await;
+        // What it knows is of before.
+        shared.pool.set_up(&kind, &stamp, 1);
+        assert!(shared.pool.is_in_doubt() && shared.pool.begin_one(&kind).is_none());
+        keeper.read_all().await;
+        shared.pool.set_up(&kind, &stamp, 1);
+        assert!(!shared.pool.is_in_doubt() && shared.pool.begin_one(&kind).is_some());
+    }
+
+    #[tokio::test]
+    async fn whoever_has_them_go_waits_for_those_that_are_being_made() {
+        let (stage, agent) = (Stage::set().await, agent("ours"));
+        let (shared, kind) = (&stage.shared, Kind::of(&agent));
+        shared.pool.set_up(&kind, &shared.stamp(&agent).unwrap(), 1);
+        let making = shared.pool.making.begin(kind.clone());
+        let gone = shared.pool.begin_one(&kind).unwrap();
+        let mut going = Box::pin(shared.throw_away_of(&agent.tenant, None));
+        assert!(going.as_mut().now_or_never().is_none());
+        assert!(gone.is_cancelled(), "it is not told");
+        drop(making);
+        going.await;
+        shared.close_pool().await;
     }
 }

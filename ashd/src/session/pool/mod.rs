@@ -27,11 +27,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::api::Refusal;
 use super::create;
 use super::driver::Claimed;
 use super::shared::Shared;
+use super::under_way::UnderWay;
 use crate::domain::{Agent, AgentId, AgentName, Day, Session, Settings, Tenant};
 use crate::sandbox::limits::Limits;
 use size::{Demand, Rate};
@@ -80,6 +82,9 @@ struct Shelf {
     spares: VecDeque<Spare>,
     /// How many are being made.
     making: u32,
+    /// Whoever makes one for it learns by this when it is gone.
+    gone: CancellationToken,
+    _goes: DropGuard,
     arrivals: Rate,
     takes: Duration,
     /// After a failure: none is made before.
@@ -90,11 +95,14 @@ struct Shelf {
 
 impl Shelf {
     fn new(stamp: Stamp, count: u32, now: Instant) -> Shelf {
+        let gone = CancellationToken::new();
         Shelf {
             stamp,
             count,
             spares: VecDeque::new(),
             making: 0,
+            _goes: gone.clone().drop_guard(),
+            gone,
             arrivals: Rate::none(now),
             takes: USUALLY,
             rests_until: None,
@@ -128,6 +136,12 @@ pub(super) struct Pool {
     hits: AtomicU64,
     epoch: AtomicU64,
     closed: AtomicBool,
+    /// Whose spares are being made, or are about to be.
+    making: UnderWay<Kind>,
+    /// How often agents went away, and up to which time that is known to the keeper. As long as it is not,
+    /// no shelf is set up. Changes while shelves are locked.
+    departures: AtomicU64,
+    known_departures: AtomicU64,
     /// Something has changed that the keeper should look at.
     stir: Notify,
 }
@@ -161,6 +175,19 @@ impl Pool {
     /// Something of the configuration may have changed.
     pub(super) fn look_again(&self) {
         self.stir.notify_one();
+    }
+
+    /// Agents are about to go away, whose spares are not wanted any more.
+    fn note_departure(&self) {
+        let _shelves = self.shelves();
+        self.departures.fetch_add(1, Ordering::Relaxed);
+        self.stir.notify_one();
+    }
+
+    /// Whether agents went away that the keeper may not know to be gone.
+    fn is_in_doubt(&self) -> bool {
+        let noted = self.departures.load(Ordering::Relaxed);
+        noted != self.known_departures.load(Ordering::Relaxed)
     }
 
     fn is_closed(&self) -> bool {
@@ -314,18 +341,26 @@ impl Shared {
         }
     }
 
-    /// Ends all spares of an agent that is gone; returns when nothing of them is left.
+    /// Ends all spares of an agent that is gone, or of a tenant that goes; returns when nothing of them is
+    /// left, and none is being made.
     pub(super) async fn throw_away_of(&self, tenant: &Tenant, agent: Option<&AgentName>) {
         let which =
             |kind: &Kind| kind.tenant == *tenant && agent.is_none_or(|agent| kind.agent == *agent);
-        throw_away(self.pool.clear(which)).await;
+        self.pool.note_departure();
+        self.throw_away_all(which).await;
     }
 
     /// Ends all spares, and makes no more.
     pub(super) async fn close_pool(&self) {
         self.pool.closed.store(true, Ordering::Relaxed);
         self.pool.stir.notify_one();
-        throw_away(self.pool.clear(|_| true)).await;
+        self.throw_away_all(|_| true).await;
+    }
+
+    /// From here on none is begun of these.
+    async fn throw_away_all(&self, which: impl Fn(&Kind) -> bool) {
+        throw_away(self.pool.clear(&which)).await;
+        self.pool.making.wait_for(which).await;
     }
 
     /// Ends a spare that somebody had in hand.

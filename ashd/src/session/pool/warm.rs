@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::{Claim, Stamp};
 use crate::domain::{Agent, SandboxId, Session, SessionId, TurnOptions};
@@ -84,11 +85,11 @@ struct Draft {
 /// is a sandbox.
 ///
 /// # Errors
-/// When a step fails; nothing of it is left then.
+/// When a step fails, or the shelf is gone that it is for; nothing of it is left then.
 pub(super) async fn make(
     shared: &Arc<Shared>,
     agent: &Agent,
-    stamp: Stamp,
+    (stamp, gone): (Stamp, &CancellationToken),
     place: Place,
 ) -> Result<Spare, Refusal> {
     let room = shared.room_to_spare()?;
@@ -97,7 +98,8 @@ pub(super) async fn make(
     let mut session = create::draft(agent, stamp.settings.clone(), which);
     let making = shared.making.begin((session.id, slot));
     let folder_model = match create::lay_out(shared, &session).await {
-        Ok(model) => model,
+        Ok(model) if !gone.is_cancelled() => model,
+        Ok(_) => return Err(unmade(shared, &session, unwanted()).await),
         Err(refusal) => return Err(unmade(shared, &session, refusal).await),
     };
     session.settings.model = session.settings.model.take().or_else(|| folder_model.clone());
@@ -112,13 +114,19 @@ pub(super) async fn make(
     let draft = Draft { session, controls, folder_model, making };
     let _starting = Starting::new(shared);
     let mut claimed = Claimed { running, controls: draft.controls.clone(), heard: vec![] };
-    match warm_up(shared, &draft, &mut claimed).await {
+    let warmed = gone.run_until_cancelled(warm_up(shared, &draft, &mut claimed)).await;
+    match warmed.unwrap_or_else(|| Err(unwanted())) {
         Ok(()) => Ok(wait(shared, stamp, draft, claimed)),
         Err(refusal) => {
             shared.end_sandbox(claimed.running).await;
             Err(unmade(shared, &draft.session, refusal).await)
         }
     }
+}
+
+/// Nobody sees it.
+fn unwanted() -> Refusal {
+    Refusal::Capacity { reason: "nobody wants it any more".to_owned(), retry_after_s: 1 }
 }
 
 async fn unmade(shared: &Shared, session: &Session, refusal: Refusal) -> Refusal {
