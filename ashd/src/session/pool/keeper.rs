@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{Kind, Pool, Shelf, Stamp, throw_away, warm};
+use super::{Kind, PAUSE, Pool, Shelf, Stamp, throw_away, warm};
 use crate::domain::{Agent, Tenant};
 use crate::sandbox::admission;
 use crate::session::api::{Happened, Refusal};
@@ -28,10 +28,6 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How long whoever has taken a spare comes first, with a session and its first message: a CLI that starts
 /// takes all that a processor has.
 const FIRST: Duration = Duration::from_millis(250);
-
-/// The pause after a spare could not be made, at first and at most.
-const PAUSE: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
 /// Of a new spare's time, how much counts: one that was slow by chance must not count for long.
 const NEW: f64 = 0.25;
@@ -220,22 +216,37 @@ async fn make_one(
     let Start { permit, place, _making } = start;
     let made = warm::make(&shared, &agent, (stamp, &gone), place).await;
     drop(permit);
-    if let Err(refusal) = made.as_ref()
+    if let Err(refusal) = &made
         && !gone.is_cancelled()
     {
         log(&agent, refusal);
     }
-    let takes = made.is_ok().then(|| begun.elapsed());
+    let end = match &made {
+        Ok(_) => End::Made(begun.elapsed()),
+        Err(Refusal::Capacity { .. }) => End::NoRoom,
+        Err(_) => End::Failed,
+    };
     let unwanted = made.ok().and_then(|spare| shared.pool.put(&kind, spare));
     // Behind that: it must not be missed in between. Another shelf knows nothing of it.
     if !gone.is_cancelled() {
-        shared.pool.end_one(&kind, takes, Instant::now());
+        shared.pool.end_one(&kind, end, Instant::now());
     }
     throw_away(unwanted.into_iter().collect()).await;
     shared.pool.stir.notify_one();
 }
 
-/// A machine that is full is no failure.
+/// How the making of a spare ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// It is there, after this time.
+    Made(Duration),
+    /// The machine is full, which is no failure.
+    NoRoom,
+    /// Something went wrong.
+    Failed,
+}
+
+/// Says why there is none.
 fn log(agent: &Agent, refusal: &Refusal) {
     match refusal {
         Refusal::Capacity { reason, .. } => {
@@ -290,21 +301,15 @@ impl Pool {
         Some(missing.gone.clone())
     }
 
-    /// One that was being made is there after this time, or has failed.
-    pub(super) fn end_one(&self, kind: &Kind, takes: Option<Duration>, now: Instant) {
+    /// One is not being made any more.
+    pub(super) fn end_one(&self, kind: &Kind, end: End, now: Instant) {
         let mut shelves = self.shelves();
         let Some(shelf) = shelves.get_mut(kind) else { return };
         shelf.making = shelf.making.saturating_sub(1);
-        match takes {
-            Some(takes) => {
-                shelf.takes = shelf.takes.mul_f64(1.0 - NEW) + takes.mul_f64(NEW);
-                (shelf.rests_until, shelf.failures) = (None, 0);
-            }
-            None => {
-                let pause = PAUSE.saturating_mul(1 << shelf.failures.min(16)).min(LONGEST_PAUSE);
-                shelf.failures += 1;
-                shelf.rests_until = Some(now + pause);
-            }
+        match end {
+            End::Made(takes) => shelf.takes = shelf.takes.mul_f64(1.0 - NEW) + takes.mul_f64(NEW),
+            End::NoRoom => shelf.rests_until = shelf.rests_until.max(Some(now + PAUSE)),
+            End::Failed => shelf.rest(now),
         }
     }
 }

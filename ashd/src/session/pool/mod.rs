@@ -44,6 +44,10 @@ use warm::Spare;
 /// How long a spare takes to be made, until it is known.
 const USUALLY: Duration = Duration::from_secs(1);
 
+/// The pause after a spare could not be made or was lost, at first and at most.
+const PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+
 /// Whose spares they are.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 struct Kind {
@@ -89,7 +93,7 @@ struct Shelf {
     takes: Duration,
     /// After a failure: none is made before.
     rests_until: Option<Instant>,
-    /// Failures in a row.
+    /// Failures since a session had one. That one could be made tells little: it may be lost at once.
     failures: u32,
 }
 
@@ -121,6 +125,13 @@ impl Shelf {
         let rests = self.rests_until.is_some_and(|until| now < until);
         let there = u32::try_from(self.spares.len()).unwrap_or(u32::MAX);
         !rests && self.wanted(now) > there.saturating_add(self.making)
+    }
+
+    /// Something went wrong: none is made for a while, each time for longer.
+    fn rest(&mut self, now: Instant) {
+        let pause = PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        self.rests_until = Some(now + pause);
     }
 }
 
@@ -218,6 +229,9 @@ impl Pool {
         let model = stamp.settings.model.clone();
         let is_served = Settings { model, ..settings.clone() } == stamp.settings;
         let taken = if is_served { shelf.spares.pop_front() } else { None };
+        if taken.is_some() {
+            shelf.failures = 0;
+        }
         self.ready.fetch_sub(u64::from(taken.is_some()), Ordering::Relaxed);
         (taken, old)
     }
@@ -242,6 +256,7 @@ impl Pool {
         let kind = Kind { tenant: session.tenant.clone(), agent: session.agent.clone() };
         if let Some(shelf) = self.shelves().get_mut(&kind) {
             drop(self.take_off(shelf, |spare| spare.id == session.id));
+            shelf.rest(Instant::now());
         }
         self.stir.notify_one();
     }

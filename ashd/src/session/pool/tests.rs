@@ -1,5 +1,6 @@
 use futures_util::FutureExt as _;
 
+use super::keeper::End;
 use super::*;
 use crate::domain::SandboxId;
 use crate::sandbox::pressure::Pressure;
@@ -163,7 +164,7 @@ async fn as_many_are_made_as_are_missing() {
     pool.set_up(&kind("a"), &stamp(1), 3);
     let begun = (0..5).filter(|_| pool.begin_one(&kind("a")).is_some()).count();
     assert_eq!((begun, pool.under_way()), (2, 2));
-    pool.end_one(&kind("a"), Some(SECOND), Instant::now());
+    pool.end_one(&kind("a"), End::Made(SECOND), Instant::now());
     assert!(pool.begin_one(&kind("a")).is_some() && pool.begin_one(&kind("a")).is_none());
     assert!(pool.begin_one(&kind("b")).is_none());
 }
@@ -176,16 +177,46 @@ async fn failures_are_followed_by_longer_and_longer_pauses() {
     let mut pauses = vec![];
     for _ in 0..10 {
         assert!(pool.begin_one(&kind("a")).is_some());
-        pool.end_one(&kind("a"), None, now);
+        pool.end_one(&kind("a"), End::Failed, now);
         assert!(pool.begin_one(&kind("a")).is_none(), "it rests");
         let until = pool.shelves().get_mut(&kind("a")).unwrap().rests_until.take();
         pauses.push(until.unwrap().duration_since(now).as_secs());
     }
     assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+    // That there is no room says nothing of the agent.
+    for _ in 0..2 {
+        assert!(pool.begin_one(&kind("a")).is_some());
+        pool.end_one(&kind("a"), End::NoRoom, now);
+        let until = pool.shelves().get_mut(&kind("a")).unwrap().rests_until.take();
+        assert_eq!(until.unwrap().duration_since(now), PAUSE);
+    }
     // Something else may go well at once.
-    pool.end_one(&kind("a"), None, now);
+    pool.end_one(&kind("a"), End::Failed, now);
     pool.set_up(&kind("a"), &stamp(2), 1);
     assert!(pool.begin_one(&kind("a")).is_some());
+}
+
+#[tokio::test]
+async fn so_is_the_loss_of_those_that_could_be_made() {
+    let pool = Pool::default();
+    pool.set_up(&kind("a"), &stamp(1), 1);
+    let pause = |pool: &Pool| {
+        let until = pool.shelves().get_mut(&kind("a")).unwrap().rests_until.take();
+        until.map(|until| until.duration_since(Instant::now()).as_secs_f64().round())
+    };
+    for expected in [2.0, 4.0, 8.0] {
+        let spare = Spare::of_nobody(stamp(1));
+        let lost = Session { agent: kind("a").agent, id: spare.id, ..Session::example(1) };
+        assert!(pool.begin_one(&kind("a")).is_some() && pool.put(&kind("a"), spare).is_none());
+        pool.end_one(&kind("a"), End::Made(SECOND), Instant::now());
+        pool.lost(&lost);
+        assert_eq!((pause(&pool), pool.ready()), (Some(expected), 0));
+    }
+    // One that a session has taken was good for something.
+    fill(&pool, "a", &[1]);
+    assert_eq!(asked(&pool, &stamp(1).settings), (true, 0));
+    pool.lost(&Session { agent: kind("a").agent, ..Session::example(1) });
+    assert_eq!(pause(&pool), Some(2.0));
 }
 
 #[tokio::test]
