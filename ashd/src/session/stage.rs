@@ -5,7 +5,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use ash_wire::frame::{self, HEADER, Header, Kind};
+use ash_wire::words::{CliState, Welcome};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast;
 
 use super::admission::{Admission, Gates};
@@ -16,11 +20,11 @@ use super::places::{Places, ROOTS};
 use super::retention::Keeping;
 use super::service::Service;
 use super::shared::{Live, Options, Shared};
-use crate::domain::{PermissionMode, Session};
+use crate::domain::{PermissionMode, SandboxId, Session};
 use crate::objects::Objects;
-use crate::sandbox::Sandboxes;
 use crate::sandbox::lease::{DEFAULT_BASE, Slots};
 use crate::sandbox::limits::Limits;
+use crate::sandbox::{Running, Sandboxes, link};
 use crate::snapshot::Snapshots;
 use crate::store::sqlite::{self, Sqlite};
 use crate::tree::TreeLimits;
@@ -96,6 +100,33 @@ impl Stage {
             std::fs::write(root.join("file"), "kept").unwrap();
         }
     }
+}
+
+/// A link to a bridge that has answered and says nothing more, and the bridge's end of it.
+pub(super) async fn linked() -> (Running, UnixStream) {
+    let (dir, id) = (tempfile::tempdir().unwrap(), SandboxId::random());
+    let path = dir.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let answer = async {
+        let (mut bridge, _) = listener.accept().await.unwrap();
+        let mut head = [0; HEADER];
+        bridge.read_exact(&mut head).await.unwrap();
+        let mut hello = vec![0; Header::decode(&head).unwrap().body];
+        bridge.read_exact(&mut hello).await.unwrap();
+        let (version, sandbox) = (ash_wire::VERSION, id.to_string());
+        let (cli, turn, tag) = (CliState::Absent, None, None);
+        let (last_event, resend_to, commands_ms) = (0, 0, 0);
+        let welcome =
+            Welcome { version, sandbox, cli, turn, tag, last_event, resend_to, commands_ms };
+        let welcome = serde_json::to_vec(&welcome).unwrap();
+        let mut said = vec![];
+        frame::write(&mut said, Kind::Welcome, 0, &welcome).unwrap();
+        bridge.write_all(&said).await.unwrap();
+        bridge
+    };
+    let (link, bridge) = tokio::join!(link::connect(&path, id, 0), answer);
+    let (sender, receiver, welcome) = link.unwrap();
+    (Running { id, sender, receiver, welcome }, bridge)
 }
 
 fn options() -> Options {

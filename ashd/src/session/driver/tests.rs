@@ -2,54 +2,26 @@ mod idle;
 
 use std::time::Duration;
 
-use ash_wire::frame::{self, HEADER, Header, Kind};
-use ash_wire::words::{CliState, TurnOutcome, Welcome};
+use ash_wire::frame::{self, Kind};
+use ash_wire::words::{CliState, TurnOutcome};
 use bytes::Bytes;
 use rusqlite::Connection;
 use serde_json::value::RawValue;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
 
 use super::times::end_of;
 use super::*;
 use crate::domain::session::RunningTurn;
 use crate::domain::turn::{OutputFormat, OutputKind};
 use crate::domain::{EventKind, Message, SandboxId, Scope, Tenant, TurnOptions, WhenBusy};
-use crate::sandbox::link;
 use crate::session::api::Caller;
 use crate::session::cli::Conversation;
 use crate::session::gate::Entered;
 use crate::session::keeping::{Found, beside};
-use crate::session::stage::{LAUNCHES, Stage, TURNS};
+use crate::session::stage::{LAUNCHES, Stage, TURNS, linked};
 use crate::store::{EventRange, StoreError};
 use crate::telemetry::metrics::labels::{Resumed, TurnEnd, Word};
-
-/// A link to a bridge that has answered and says nothing more, and the bridge's end of it.
-async fn linked() -> (Running, UnixStream) {
-    let (dir, id) = (tempfile::tempdir().unwrap(), SandboxId::random());
-    let path = dir.path().join("s");
-    let listener = UnixListener::bind(&path).unwrap();
-    let answer = async {
-        let (mut bridge, _) = listener.accept().await.unwrap();
-        let mut head = [0; HEADER];
-        bridge.read_exact(&mut head).await.unwrap();
-        let mut hello = vec![0; Header::decode(&head).unwrap().body];
-        bridge.read_exact(&mut hello).await.unwrap();
-        let (version, sandbox) = (ash_wire::VERSION, id.to_string());
-        let (cli, turn, tag) = (CliState::Absent, None, None);
-        let (last_event, resend_to, commands_ms) = (0, 0, 0);
-        let welcome =
-            Welcome { version, sandbox, cli, turn, tag, last_event, resend_to, commands_ms };
-        let welcome = serde_json::to_vec(&welcome).unwrap();
-        let mut said = vec![];
-        frame::write(&mut said, Kind::Welcome, 0, &welcome).unwrap();
-        bridge.write_all(&said).await.unwrap();
-        bridge
-    };
-    let (link, bridge) = tokio::join!(link::connect(&path, id, 0), answer);
-    let (sender, receiver, welcome) = link.unwrap();
-    (Running { id, sender, receiver, welcome }, bridge)
-}
 
 /// A driver of a session with a sandbox, which has time only when it is given some, and the far end
 /// of its link.

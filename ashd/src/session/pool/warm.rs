@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ash_wire::words::{ControlReply, Notice};
+use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -26,11 +27,12 @@ use crate::session::under_way::Begun;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// How long the primer may take.
-const PRIMER: Duration = Duration::from_secs(10);
+const PRIMER: Duration = Duration::from_secs(30);
 
-/// What is kept of what a bridge says before there is a session that hears it. A CLI that nobody has
-/// asked anything says a handful of things.
+/// What is kept of what a bridge says before there is a session that hears it: messages, and their bytes.
+/// A CLI that nobody has asked anything says a handful of things, and never knows when it is heard.
 const HEARD: usize = 1024;
+const HEARD_BYTES: usize = 4 * 1024 * 1024;
 
 /// Messages that are taken from a bridge at a time.
 const BATCH: usize = 64;
@@ -142,15 +144,14 @@ async fn warm_up(shared: &Shared, draft: &Draft, claimed: &mut Claimed) -> Resul
     claimed.running.sender.start_cli(&start).map_err(lost)?;
     let patience = Duration::from_millis(defaults.ready_timeout_ms) + GRACE;
     let ready = until(claimed, |incoming| match incoming {
-        Incoming::Notice { notice: Notice::CliReady { .. }, .. } => Some(Ok(())),
-        Incoming::Notice { notice: Notice::CliExited { reason, .. }, .. } => {
-            Some(Err(Refusal::Sandbox(format!("the CLI of a spare sandbox ended: {reason}"))))
-        }
+        Incoming::Notice { notice: Notice::CliReady { .. }, .. } => Some(()),
         _ => None,
     });
-    let silent = || Refusal::Sandbox("the CLI of a spare sandbox does not answer".to_owned());
-    timeout(patience, ready).await.map_err(|_| silent())???;
-    if let Err(error) = prime(claimed).await {
+    let silent = |_| Refusal::Sandbox("the CLI of a spare sandbox does not answer".to_owned());
+    timeout(patience, ready).await.map_err(silent)??;
+    // One that still owes the answer when a session has it would ask the model for it.
+    let primed = timeout(PRIMER, prime(claimed)).await.map_err(silent)??;
+    if let Some(error) = primed {
         // It serves all the same, a little later.
         tracing::debug!(ash_session = %draft.session.id, error, "a CLI was not primed");
     }
@@ -158,47 +159,82 @@ async fn warm_up(shared: &Shared, draft: &Draft, claimed: &mut Claimed) -> Resul
     Ok(())
 }
 
-async fn prime(claimed: &mut Claimed) -> Result<(), String> {
-    let question =
-        serde_json::from_str::<&RawValue>(QUESTION).map_err(|error| error.to_string())?;
+/// Asks the CLI the question; returns why it does not answer it, if it says no.
+async fn prime(claimed: &mut Claimed) -> Result<Option<String>, Refusal> {
+    let question = serde_json::from_str::<&RawValue>(QUESTION);
+    let question = question.map_err(|error| Refusal::Internal(error.to_string()))?;
     let asked = claimed.running.sender.next_id();
-    claimed.running.sender.control(asked, question).map_err(|error| error.to_string())?;
+    claimed.running.sender.control(asked, question).map_err(lost)?;
     let answered = until(claimed, |incoming| match incoming {
         Incoming::ControlReply { id, reply: ControlReply { error, .. } } if *id == asked => {
             Some(error.take())
         }
         _ => None,
     });
-    let error = timeout(PRIMER, answered).await.map_err(|_| "it took too long".to_owned())?;
-    error.map_err(|refusal| refusal.to_string())?.map_or(Ok(()), Err)
+    answered.await
 }
 
-/// Hears what the bridge says until there is what is looked for, and keeps it for the session.
+/// Hears what the bridge says until there is what is looked for, and keeps it for the session. The CLI must
+/// not end meanwhile.
 async fn until<T>(
     claimed: &mut Claimed,
     found: impl Fn(&mut Incoming) -> Option<T>,
 ) -> Result<T, Refusal> {
     loop {
         let from = hear(claimed).await?;
+        alive(claimed, from)?;
         if let Some(found) = claimed.heard[from..].iter_mut().find_map(&found) {
             return Ok(found);
         }
     }
 }
 
-/// Hears more; returns from where on it is new.
+/// Hears more; returns from where on it is new. Losing the future loses nothing.
 async fn hear(claimed: &mut Claimed) -> Result<usize, Refusal> {
-    if claimed.heard.len() > HEARD {
+    if is_too_much(&claimed.heard) {
         claimed.heard.retain(|incoming| !matches!(incoming, Incoming::Stderr(_)));
     }
-    let from = claimed.heard.len();
-    if from > HEARD {
+    if is_too_much(&claimed.heard) {
         return Err(Refusal::Sandbox("a spare sandbox says too much".to_owned()));
     }
+    let from = claimed.heard.len();
     match claimed.running.receiver.recv_batch(&mut claimed.heard, BATCH).await {
-        Ok(Some(_)) => Ok(from),
+        Ok(Some(_)) => {
+            claimed.heard[from..].iter_mut().for_each(keep_alone);
+            Ok(from)
+        }
         Ok(None) => Err(Refusal::Sandbox("a spare sandbox hung up".to_owned())),
         Err(error) => Err(lost(error)),
+    }
+}
+
+/// Whether more was said than is kept.
+fn is_too_much(heard: &[Incoming]) -> bool {
+    heard.len() > HEARD || heard.iter().map(size).sum::<usize>() > HEARD_BYTES
+}
+
+/// Bytes of a message, as far as what is in the sandbox decides how many there are.
+fn size(incoming: &Incoming) -> usize {
+    match incoming {
+        Incoming::Line { line: bytes, .. }
+        | Incoming::Delta { line: bytes, .. }
+        | Incoming::Stderr(bytes)
+        | Incoming::ExecStdout { bytes, .. }
+        | Incoming::ExecStderr { bytes, .. } => bytes.len(),
+        Incoming::ControlReply { reply: ControlReply { response, error }, .. } => {
+            let response = response.as_ref().map_or(0, |response| response.get().len());
+            response + error.as_ref().map_or(0, String::len)
+        }
+        Incoming::Notice { .. } | Incoming::ExecExit { .. } | Incoming::Drained { .. } => 0,
+    }
+}
+
+/// Keeps a message without the block that it was read into.
+fn keep_alone(incoming: &mut Incoming) {
+    if let Incoming::Line { line, .. } | Incoming::Delta { line, .. } | Incoming::Stderr(line) =
+        incoming
+    {
+        *line = Bytes::copy_from_slice(line);
     }
 }
 
@@ -299,5 +335,86 @@ impl Spare {
     /// Says that it was lost.
     pub(super) fn lose(&self) {
         self.is_lost.store(true, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ash_wire::frame::{self, Kind};
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::session::stage::linked;
+
+    /// A CLI that is being made ready, and its bridge's end.
+    async fn claimed() -> (Claimed, UnixStream) {
+        let (running, bridge) = linked().await;
+        let controls = Controls { model: "m".to_owned(), thinking: None };
+        (Claimed { running, controls, heard: vec![] }, bridge)
+    }
+
+    fn said(kind: Kind, number: u64, body: &[u8]) -> Vec<u8> {
+        let mut said = vec![];
+        frame::write(&mut said, kind, number, body).unwrap();
+        said
+    }
+
+    #[tokio::test]
+    async fn a_cli_that_says_no_is_primed_enough_and_one_that_ends_is_not() {
+        for ends in [false, true] {
+            let (mut claimed, mut bridge) = claimed().await;
+            let (reason, stderr) = ("it was killed".to_owned(), String::new());
+            let (code, signal, expected) = (None, Some(9), false);
+            let ended = Notice::CliExited { reason, code, signal, stderr, expected };
+            if ends {
+                let ended = serde_json::to_vec(&ended).unwrap();
+                bridge.write_all(&said(Kind::Notice, 1, &ended)).await.unwrap();
+            }
+            // The next one is one more.
+            let asked = claimed.running.sender.next_id() + 1;
+            let reply = ControlReply { response: None, error: Some("unknown".to_owned()) };
+            let reply = serde_json::to_vec(&reply).unwrap();
+            bridge.write_all(&said(Kind::ControlReply, asked, &reply)).await.unwrap();
+            match prime(&mut claimed).await {
+                Ok(told) => assert!(!ends && told.as_deref() == Some("unknown")),
+                Err(refusal) => assert!(ends && refusal.to_string().contains("it was killed")),
+            }
+        }
+    }
+
+    /// A CLI whose bridge says something without end.
+    async fn talking(kind: Kind) -> Claimed {
+        let (claimed, mut bridge) = claimed().await;
+        tokio::spawn(async move {
+            let body = vec![b'x'; HEARD_BYTES / 4];
+            for number in 1.. {
+                // Nobody hears it any more.
+                if bridge.write_all(&said(kind, number, &body)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        claimed
+    }
+
+    #[tokio::test]
+    async fn what_nobody_hears_is_kept_up_to_a_bound() {
+        let is_bounded =
+            |claimed: &Claimed| claimed.heard.iter().map(size).sum::<usize>() < 2 * HEARD_BYTES;
+        let mut claimed = talking(Kind::Delta).await;
+        let refusal = loop {
+            if let Err(refusal) = hear(&mut claimed).await {
+                break refusal;
+            }
+            assert!(is_bounded(&claimed));
+        };
+        assert!(refusal.to_string().contains("says too much"), "{refusal}");
+        // Of what is for a log nothing has to be kept.
+        let mut claimed = talking(Kind::Stderr).await;
+        for _ in 0..20 {
+            hear(&mut claimed).await.unwrap();
+            assert!(is_bounded(&claimed));
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use ash_wire::frame::{HEADER, Header};
 use ash_wire::words::Notice;
 
 use super::*;
