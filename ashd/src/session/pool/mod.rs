@@ -35,6 +35,7 @@ use super::driver::Claimed;
 use super::shared::Shared;
 use super::under_way::UnderWay;
 use crate::domain::{Agent, AgentId, AgentName, Day, Session, Settings, Tenant};
+use crate::sandbox::Running;
 use crate::sandbox::limits::Limits;
 use size::{Demand, Rate};
 
@@ -381,9 +382,16 @@ impl Shared {
     /// Ends a spare that somebody had in hand.
     pub(super) async fn throw_away_taken(&self, taken: Claim) {
         let Claim { session, claimed, making } = taken;
-        self.end_sandbox(claimed.running).await;
-        self.unmake(&session).await;
+        self.clear_away(&session, claimed.running).await;
         drop(making);
+    }
+
+    /// Leaves nothing of a session that nobody has. What its hooks began may go on when not all of its sandbox
+    /// can be ended: its uids stay taken then, and the next start sees to it.
+    async fn clear_away(&self, session: &Session, running: Running) {
+        if self.end_sandbox(running).await {
+            self.unmake(session).await;
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use super::keeper::End;
 use super::*;
 use crate::domain::SandboxId;
 use crate::sandbox::pressure::Pressure;
-use crate::session::stage::Stage;
+use crate::session::cli::Controls;
+use crate::session::stage::{Stage, linked};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -145,6 +146,26 @@ async fn their_uids_are_for_whoever_needs_some() {
     let (one, other) = tokio::join!(shared.take_any_slot(), shared.take_any_slot());
     assert!(one.is_ok() && matches!(other, Err(Refusal::Capacity { .. })));
     assert_eq!((shared.pool.ready(), shared.slots.used().len()), (0, slots.len()));
+}
+
+#[tokio::test]
+async fn those_of_one_that_cannot_be_ended_stay_taken() {
+    for ends in [true, false] {
+        let stage = Stage::set().await;
+        let (shared, (running, _bridge)) = (&stage.shared, linked().await);
+        if !ends {
+            // What would kill it cannot be written to.
+            let group = shared.places.data_dir.join("groups").join(running.id.to_string());
+            std::fs::create_dir_all(group.join("cgroup.kill")).unwrap();
+        }
+        let slot = shared.take_slot().unwrap();
+        let session = Session { slot: Some(slot), ..Session::example(1) };
+        let making = shared.making.begin((session.id, slot));
+        let controls = Controls { model: "m".to_owned(), thinking: None };
+        let claimed = Claimed { running, controls, heard: vec![] };
+        shared.throw_away_taken(Claim { session, claimed, making }).await;
+        assert_eq!(shared.slots.used().contains(&slot), !ends);
+    }
 }
 
 #[tokio::test]

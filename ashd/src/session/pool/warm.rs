@@ -120,8 +120,8 @@ pub(super) async fn make(
     match warmed.unwrap_or_else(|| Err(unwanted())) {
         Ok(()) => Ok(wait(shared, stamp, draft, claimed)),
         Err(refusal) => {
-            shared.end_sandbox(claimed.running).await;
-            Err(unmade(shared, &draft.session, refusal).await)
+            shared.clear_away(&draft.session, claimed.running).await;
+            Err(refusal)
         }
     }
 }
