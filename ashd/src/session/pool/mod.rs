@@ -298,27 +298,24 @@ impl Shared {
             return None;
         }
         let stamp = self.stamp(agent).ok()?;
-        loop {
+        let (mut taken, folder_model) = loop {
             let (spare, old) = self.pool.take_one(&kind, &stamp, settings);
             self.pool.stir.notify_one();
             drop(old);
             // One that was lost a moment ago is followed by the next.
-            let (mut taken, folder_model) = match spare?.take().await {
-                Some(taken) => taken,
-                None => continue,
-            };
-            match self.sandboxes.open(taken.claimed.running.id).await {
-                Ok(()) => {
-                    create::become_session(&mut taken.session, settings, folder_model);
-                    self.pool.hits.fetch_add(1, Ordering::Relaxed);
-                    return Some(taken);
-                }
-                Err(error) => {
-                    tracing::warn!(error = error.in_full(), "a spare sandbox has no way out");
-                    self.throw_away_taken(taken).await;
-                }
+            if let Some(taken) = spare?.take().await {
+                break taken;
             }
+        };
+        if let Err(error) = self.sandboxes.open(taken.claimed.running.id).await {
+            tracing::warn!(error = error.in_full(), "a spare sandbox has no way out");
+            self.throw_away_taken(taken).await;
+            // Nor has the next: whoever makes one is told why.
+            return None;
         }
+        create::become_session(&mut taken.session, settings, folder_model);
+        self.pool.hits.fetch_add(1, Ordering::Relaxed);
+        Some(taken)
     }
 
     /// What a session of this agent is made with that asks for nothing.
