@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{Kind, PAUSE, Pool, Shelf, Stamp, throw_away, warm};
@@ -46,12 +46,7 @@ pub(in crate::session) async fn keep_for_ever(shared: Arc<Shared>) {
             keeper.read_all().await;
         }
         keeper.see_to_all();
-        let shared = keeper.shared.clone();
-        tokio::select! {
-            () = shared.pool.stir.notified() => tokio::time::sleep(FIRST).await,
-            _ = tick.tick() => keeper.ticked().await,
-            heard = happened.recv() => keeper.heard(heard, &mut happened).await,
-        }
+        keeper.wait(&mut happened, &mut tick).await;
     }
 }
 
@@ -92,11 +87,28 @@ impl Keeper {
         Ok(agents)
     }
 
+    /// Waits until there is something to look at. Most of what happens concerns sessions, and comes with
+    /// every turn.
+    async fn wait(&mut self, happened: &mut broadcast::Receiver<Happened>, tick: &mut Interval) {
+        let shared = self.shared.clone();
+        loop {
+            let heard = tokio::select! {
+                () = shared.pool.stir.notified() => return tokio::time::sleep(FIRST).await,
+                _ = tick.tick() => return self.ticked().await,
+                heard = happened.recv() => heard,
+            };
+            if self.heard(heard, happened).await {
+                return;
+            }
+        }
+    }
+
+    /// Learns what has happened to agents; false when it was something else.
     async fn heard(
         &mut self,
         heard: Result<Happened, RecvError>,
         happened: &mut broadcast::Receiver<Happened>,
-    ) {
+    ) -> bool {
         match heard {
             Ok(
                 Happened::AgentDeployed(tenant, agent, _)
@@ -106,12 +118,13 @@ impl Keeper {
                 // It may have been deployed anew by now.
                 self.read(Kind { tenant, agent }).await;
             }
-            Ok(_) | Err(RecvError::Closed) => {}
+            Ok(_) | Err(RecvError::Closed) => return false,
             Err(RecvError::Lagged(_)) => {
                 *happened = happened.resubscribe();
                 self.read_all().await;
             }
         }
+        true
     }
 
     async fn read(&mut self, kind: Kind) {
@@ -145,20 +158,26 @@ impl Keeper {
         // What is dropped clears itself away.
         drop(pool.clear(|kind| !self.agents.contains_key(kind)));
         for (kind, agent) in &self.agents {
-            let Ok(stamp) = self.shared.stamp(agent) else { continue };
-            drop(pool.set_up(kind, &stamp, agent.config.spares()));
-            while self.may_make()
-                && let Some(start) = self.start(kind)
-                && let Some(gone) = pool.begin_one(kind)
-            {
-                let (shared, agent) = (self.shared.clone(), agent.clone());
-                tokio::spawn(make_one(shared, agent, (stamp.clone(), gone), start));
+            if let Ok(stamp) = self.shared.stamp(agent) {
+                drop(pool.set_up(kind, &stamp, agent.config.spares()));
             }
+        }
+        while let Some(kind) = pool.poorest()
+            && let Some(agent) = self.agents.get(&kind)
+            && let Ok(stamp) = self.shared.stamp(agent)
+            && let Some(start) = self.start(&kind)
+            && let Some(gone) = pool.begin_one(&kind, &stamp)
+        {
+            let (shared, agent) = (self.shared.clone(), agent.clone());
+            tokio::spawn(make_one(shared, agent, (stamp, gone), start));
         }
     }
 
     /// Lets one more be made, if nobody who asks for a session has to wait because of it.
     fn start(&self, kind: &Kind) -> Option<Start> {
+        if !self.may_make() {
+            return None;
+        }
         let permit = self.at_once.clone().try_acquire_owned().ok()?;
         let place = self.shared.gates.launch_to_spare()?;
         Some(Start { permit, place, _making: self.shared.pool.making.begin(kind.clone()) })
@@ -293,12 +312,24 @@ impl Pool {
         self.shelves().values().map(|shelf| u64::from(shelf.making)).sum()
     }
 
-    /// Counts one as being made, if one is missing; returns what says that its shelf is gone.
-    pub(super) fn begin_one(&self, kind: &Kind) -> Option<CancellationToken> {
+    /// Who misses a spare most: of those who lack one, who has fewest. Nobody gets a second one before
+    /// everybody has one.
+    pub(super) fn poorest(&self) -> Option<Kind> {
+        let (now, shelves) = (Instant::now(), self.shelves());
+        let lacking = shelves.iter().filter(|(_, shelf)| shelf.lacks_one(now));
+        lacking.min_by_key(|(_, shelf)| shelf.there()).map(|(kind, _)| kind.clone())
+    }
+
+    /// Counts one as being made, if one with this stamp is missing; returns what says that its shelf is
+    /// gone.
+    pub(super) fn begin_one(&self, kind: &Kind, stamp: &Stamp) -> Option<CancellationToken> {
         let mut shelves = self.shelves();
-        let missing = shelves.get_mut(kind).filter(|shelf| shelf.lacks_one(Instant::now()))?;
-        missing.making += 1;
-        Some(missing.gone.clone())
+        let shelf = shelves.get_mut(kind).filter(|shelf| shelf.stamp == *stamp)?;
+        if !shelf.lacks_one(Instant::now()) {
+            return None;
+        }
+        shelf.making += 1;
+        Some(shelf.gone.clone())
     }
 
     /// One is not being made any more.
@@ -322,7 +353,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::domain::{AgentConfig, AgentId, Timestamp};
+    use crate::domain::{AgentConfig, AgentId, SessionId, Timestamp};
     use crate::session::stage::Stage;
 
     /// An agent for which one is to be kept.
@@ -366,8 +397,10 @@ mod tests {
         let mut keeper = Keeper::new(stage.shared.clone());
         let mut happened = stage.shared.happened.subscribe();
         let deleted = || Ok(Happened::AgentDeleted(tenant.clone(), name.clone()));
-        keeper.heard(deleted(), &mut happened).await;
+        assert!(keeper.heard(deleted(), &mut happened).await);
         assert_eq!(keeper.agents.len(), 1);
+        let other = Happened::SessionCreated(tenant.clone(), SessionId::random());
+        assert!(!keeper.heard(Ok(other), &mut happened).await);
         stage.shared.store.delete_agent(&agent.tenant, &agent.name).await.unwrap();
         keeper.heard(deleted(), &mut happened).await;
         assert!(keeper.agents.is_empty());
@@ -384,19 +417,20 @@ mod tests {
         shared.throw_away_of(&agent.tenant, Some(&agent.name)).await;
         // What it knows is of before.
         shared.pool.set_up(&kind, &stamp, 1);
-        assert!(shared.pool.is_in_doubt() && shared.pool.begin_one(&kind).is_none());
+        assert!(shared.pool.is_in_doubt() && shared.pool.begin_one(&kind, &stamp).is_none());
         keeper.read_all().await;
         shared.pool.set_up(&kind, &stamp, 1);
-        assert!(!shared.pool.is_in_doubt() && shared.pool.begin_one(&kind).is_some());
+        assert!(!shared.pool.is_in_doubt() && shared.pool.begin_one(&kind, &stamp).is_some());
     }
 
     #[tokio::test]
     async fn whoever_has_them_go_waits_for_those_that_are_being_made() {
         let (stage, agent) = (Stage::set().await, agent("ours"));
         let (shared, kind) = (&stage.shared, Kind::of(&agent));
-        shared.pool.set_up(&kind, &shared.stamp(&agent).unwrap(), 1);
+        let stamp = shared.stamp(&agent).unwrap();
+        shared.pool.set_up(&kind, &stamp, 1);
         let making = shared.pool.making.begin(kind.clone());
-        let gone = shared.pool.begin_one(&kind).unwrap();
+        let gone = shared.pool.begin_one(&kind, &stamp).unwrap();
         let mut going = Box::pin(shared.throw_away_of(&agent.tenant, None));
         assert!(going.as_mut().now_or_never().is_none());
         assert!(gone.is_cancelled(), "it is not told");

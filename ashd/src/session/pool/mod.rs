@@ -124,8 +124,12 @@ impl Shelf {
     /// Whether one more is to be made.
     fn lacks_one(&self, now: Instant) -> bool {
         let rests = self.rests_until.is_some_and(|until| now < until);
-        let there = u32::try_from(self.spares.len()).unwrap_or(u32::MAX);
-        !rests && self.wanted(now) > there.saturating_add(self.making)
+        !rests && self.wanted(now) > self.there()
+    }
+
+    /// How many there are, those included that are being made.
+    fn there(&self) -> u32 {
+        u32::try_from(self.spares.len()).unwrap_or(u32::MAX).saturating_add(self.making)
     }
 
     /// Something went wrong: none is made for a while, each time for longer.

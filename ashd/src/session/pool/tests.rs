@@ -183,11 +183,29 @@ async fn one_goes_when_a_session_waits_for_memory() {
 async fn as_many_are_made_as_are_missing() {
     let pool = pool("a", &[1]);
     pool.set_up(&kind("a"), &stamp(1), 3);
-    let begun = (0..5).filter(|_| pool.begin_one(&kind("a")).is_some()).count();
+    let begun = (0..5).filter(|_| pool.begin_one(&kind("a"), &stamp(1)).is_some()).count();
     assert_eq!((begun, pool.under_way()), (2, 2));
     pool.end_one(&kind("a"), End::Made(SECOND), Instant::now());
-    assert!(pool.begin_one(&kind("a")).is_some() && pool.begin_one(&kind("a")).is_none());
-    assert!(pool.begin_one(&kind("b")).is_none());
+    assert!(
+        pool.begin_one(&kind("a"), &stamp(1)).is_some()
+            && pool.begin_one(&kind("a"), &stamp(1)).is_none()
+    );
+    assert!(pool.begin_one(&kind("b"), &stamp(1)).is_none());
+}
+
+#[tokio::test]
+async fn nobody_gets_a_second_one_before_everybody_has_one() {
+    let pool = pool("a", &[1, 1]);
+    pool.set_up(&kind("b"), &stamp(1), 2);
+    for expected in ["b", "b", "a"] {
+        let poorest = pool.poorest().unwrap();
+        assert_eq!(poorest, kind(expected));
+        // What is being made is as good as there.
+        assert!(pool.begin_one(&poorest, &stamp(1)).is_some());
+    }
+    assert!(pool.begin_one(&kind("a"), &stamp(2)).is_none(), "it is not of this shelf");
+    drop(pool.clear(|_| true));
+    assert_eq!(pool.poorest(), None);
 }
 
 #[tokio::test]
@@ -197,16 +215,16 @@ async fn failures_are_followed_by_longer_and_longer_pauses() {
     let now = Instant::now();
     let mut pauses = vec![];
     for _ in 0..10 {
-        assert!(pool.begin_one(&kind("a")).is_some());
+        assert!(pool.begin_one(&kind("a"), &stamp(1)).is_some());
         pool.end_one(&kind("a"), End::Failed, now);
-        assert!(pool.begin_one(&kind("a")).is_none(), "it rests");
+        assert!(pool.begin_one(&kind("a"), &stamp(1)).is_none(), "it rests");
         let until = pool.shelves().get_mut(&kind("a")).unwrap().rests_until.take();
         pauses.push(until.unwrap().duration_since(now).as_secs());
     }
     assert_eq!(pauses, [2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
     // That there is no room says nothing of the agent.
     for _ in 0..2 {
-        assert!(pool.begin_one(&kind("a")).is_some());
+        assert!(pool.begin_one(&kind("a"), &stamp(1)).is_some());
         pool.end_one(&kind("a"), End::NoRoom, now);
         let until = pool.shelves().get_mut(&kind("a")).unwrap().rests_until.take();
         assert_eq!(until.unwrap().duration_since(now), PAUSE);
@@ -214,7 +232,7 @@ async fn failures_are_followed_by_longer_and_longer_pauses() {
     // Something else may go well at once.
     pool.end_one(&kind("a"), End::Failed, now);
     pool.set_up(&kind("a"), &stamp(2), 1);
-    assert!(pool.begin_one(&kind("a")).is_some());
+    assert!(pool.begin_one(&kind("a"), &stamp(2)).is_some());
 }
 
 #[tokio::test]
@@ -228,7 +246,10 @@ async fn so_is_the_loss_of_those_that_could_be_made() {
     for expected in [2.0, 4.0, 8.0] {
         let spare = Spare::of_nobody(stamp(1));
         let lost = Session { agent: kind("a").agent, id: spare.id, ..Session::example(1) };
-        assert!(pool.begin_one(&kind("a")).is_some() && pool.put(&kind("a"), spare).is_none());
+        assert!(
+            pool.begin_one(&kind("a"), &stamp(1)).is_some()
+                && pool.put(&kind("a"), spare).is_none()
+        );
         pool.end_one(&kind("a"), End::Made(SECOND), Instant::now());
         pool.lost(&lost);
         assert_eq!((pause(&pool), pool.ready()), (Some(expected), 0));
