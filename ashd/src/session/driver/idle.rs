@@ -184,7 +184,7 @@ impl Driver {
 
     /// Has the agent's memory given back, beside everything else.
     fn give_memory_back(&mut self, reply: oneshot::Sender<bool>) {
-        let (Some(link), Some(_)) = (&self.link, &self.idle.still) else {
+        let (Some(link), Some(_), None) = (&self.link, &self.idle.still, &self.idle.reclaim) else {
             let _ = reply.send(false);
             return;
         };
@@ -243,7 +243,7 @@ impl Driver {
     }
 
     /// Leaves a sandbox that was about to end, for as long as one that was used just now.
-    fn stay_warm(&mut self) {
+    pub(super) fn stay_warm(&mut self) {
         let Some(cooling) = self.idle.cooling.take() else { return };
         if cooling.froze {
             self.thaw();

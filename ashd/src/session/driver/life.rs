@@ -400,7 +400,8 @@ impl Driver {
         if end {
             let _ = self.step(Event::Shutdown).await;
         }
-        // The next daemon may be long in coming.
+        // What was about to end is left to the next daemon as well, which may be long in coming.
+        self.stay_warm();
         self.thaw();
         // What was changed from outside is known to nobody else.
         let unsettled = self.settles_at.take().is_some();

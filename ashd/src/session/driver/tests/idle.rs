@@ -104,6 +104,7 @@ async fn memory_is_given_back_by_one_that_stands_still() {
     resting.rest(Step::Freeze).await.await.unwrap();
     assert_eq!(resting.rest(Step::Reclaim).await.await, Ok(true));
     assert_eq!(resting.place().unwrap().rung, Rung::Reclaimed);
+    assert_eq!(resting.rest(Step::Reclaim).await.await, Ok(false), "once is enough");
     let (reply, _output) = oneshot::channel();
     let request = ExecRequest::new("true", None).unwrap();
     resting.driver.command(Command::Exec { request, reply }).await;
@@ -221,4 +222,18 @@ async fn a_daemon_that_goes_leaves_none_that_stands_still() {
     resting.driver.command(Command::Shutdown { end: false, reply }).await;
     ended.await.unwrap();
     assert!(!resting.stands() && resting.driver.link.is_some());
+}
+
+#[tokio::test]
+async fn a_daemon_that_goes_leaves_one_that_was_about_to_end() {
+    let mut resting = Resting::set().await;
+    let taken = resting.cool().await;
+    resting.driver.finish_saving().await;
+    // All is saved, and this comes first.
+    let (reply, ended) = oneshot::channel();
+    resting.driver.command(Command::Shutdown { end: false, reply }).await;
+    ended.await.unwrap();
+    resting.driver.tend().await;
+    assert_eq!(taken.await, Ok(false));
+    assert!(resting.driver.link.is_some() && !resting.driver.session.cold && !resting.stands());
 }
