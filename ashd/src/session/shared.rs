@@ -164,7 +164,9 @@ impl Shared {
                     return Err(Refusal::ShuttingDown);
                 }
                 let is_full = room.live >= room.max;
-                if is_full && (self.make_place_now().await || self.evict(end).await) {
+                let one_went = is_full && (self.make_place_now().await || self.evict(end).await);
+                // Or one has ended meanwhile for a reason of its own.
+                if one_went || is_full && admission::admit(&self.look_for_room()).is_ok() {
                     continue;
                 }
                 return Err(self.refuse(no_room));

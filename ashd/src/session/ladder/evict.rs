@@ -81,6 +81,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn room_that_comes_by_itself_is_taken() {
+        let stage = Stage::set().await;
+        tokio::time::pause();
+        let mut taken = vec![];
+        for _ in 0..stage.shared.options.max_sandboxes {
+            taken.push(stage.shared.room().await.ok().unwrap());
+        }
+        // One that nobody uses, and that cannot go: it is waited for.
+        let (sandbox, idle_since) = (SandboxId::random(), Some(Instant::now()));
+        let place = Place { sandbox, idle_since, rung: Rung::Frozen };
+        stage.shared.ladder.show(SessionId::random(), Some(place));
+        let mut room = Box::pin(stage.shared.room());
+        assert!(tokio::time::timeout(3 * PAUSE, &mut room).await.is_err());
+        taken.pop();
+        assert!(room.await.is_ok());
+    }
+
+    #[tokio::test]
     async fn what_is_used_is_not_waited_for() {
         let stage = Stage::set().await;
         let (sandbox, rung) = (SandboxId::random(), Rung::Awake);
