@@ -24,8 +24,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
-use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
 use self::decide::Candidate;
@@ -36,11 +36,12 @@ use super::shared::Shared;
 use crate::domain::{SandboxId, SessionId};
 use crate::sandbox::admission;
 
-/// Sandboxes that take a step at the same time.
+/// Sandboxes that take a step at the same time, of those that may take long and of the others.
 const AT_ONCE: usize = 4;
 
-/// How long a step may take, in which much may be saved.
+/// How long a step may take, in which much may be saved, and one for which an agent only stops.
 const PATIENCE: Duration = Duration::from_secs(300);
+const BRIEF: Duration = Duration::from_secs(5);
 
 /// When sandboxes that nobody uses take a step. What is absent is never done.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -149,26 +150,72 @@ impl Ladder {
 
 /// Has sandboxes take the steps that are due, as long as the daemon lives.
 pub(super) async fn go_down_for_ever(shared: Arc<Shared>) {
-    let mut watch = Watch::default();
+    let mut descent = Descent::new();
     while !shared.is_shutting_down() {
         tokio::time::sleep(shared.live().times.pace()).await;
-        shared.go_down(&mut watch).await;
+        shared.go_down(&mut descent).await;
+    }
+}
+
+/// What is known from one look to the next.
+struct Descent {
+    watch: Watch,
+    /// Those that take a step which may take long. Nobody else waits for that to stand still.
+    slow: HashMap<SessionId, JoinHandle<()>>,
+    /// Bounds how many of them do so at a time.
+    at_once: Arc<Semaphore>,
+}
+
+impl Descent {
+    fn new() -> Descent {
+        let (watch, slow) = (Watch::default(), HashMap::new());
+        Descent { watch, slow, at_once: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 }
 
 impl Shared {
-    async fn go_down(&self, watch: &mut Watch) {
+    async fn go_down(self: &Arc<Self>, descent: &mut Descent) {
         let times = self.live().times;
         // Without swap the kernel would only drop what has to be read again.
         let times = Times { reclaim: times.reclaim.filter(|_| admission::has_swap()), ..times };
-        let is_near = |(_, place): &(SessionId, Place)| {
-            place.idle_since.is_some_and(|since| times.is_near(place.rung, since.elapsed()))
+        descent.slow.retain(|_, step| !step.is_finished());
+        let slow = &descent.slow;
+        let is_near = |(session, place): &(SessionId, Place)| {
+            let since = place.idle_since.filter(|_| !slow.contains_key(session));
+            since.is_some_and(|since| times.is_near(place.rung, since.elapsed()))
         };
-        let near: Vec<_> = self.ladder.places().into_iter().filter(is_near).collect();
-        let candidates = self.look(watch, &near, times.busy_cpus).await;
-        let steps = stream::iter(decide::due(&candidates, &times));
-        let taken = steps.map(|(session, step)| self.take_step(session, step, PATIENCE));
+        let near: HashMap<_, _> = self.ladder.places().into_iter().filter(is_near).collect();
+        let places: Vec<_> = near.iter().map(|(session, place)| (*session, *place)).collect();
+        let candidates = self.look(&mut descent.watch, &places, times.busy_cpus).await;
+        let due = decide::due(&candidates, &times).into_iter();
+        let (quick, slow): (Vec<_>, Vec<_>) = due.partition(|(_, step)| *step == Step::Freeze);
+        // As many of each kind as may be, with those of the looks before.
+        let more = (2 * times.at_once).saturating_sub(descent.slow.len());
+        for (session, step) in slow.into_iter().take(more) {
+            let at_once = descent.at_once.clone();
+            let taken = self.take_beside(at_once, (session, near[&session]), step);
+            descent.slow.insert(session, taken);
+        }
+        let quick = stream::iter(quick);
+        let taken = quick.map(|(session, step)| self.take_step(session, step, BRIEF));
         taken.buffer_unordered(AT_ONCE).for_each(|_| ready(())).await;
+    }
+
+    /// Has a sandbox take a step that may take long beside everything else, if nothing has happened to it
+    /// by the time it is its turn.
+    fn take_beside(
+        self: &Arc<Self>,
+        at_once: Arc<Semaphore>,
+        (session, seen): (SessionId, Place),
+        step: Step,
+    ) -> JoinHandle<()> {
+        let shared = self.clone();
+        tokio::spawn(async move {
+            let _one = at_once.acquire().await;
+            if shared.ladder.place(session) == Some(seen) {
+                shared.take_step(session, step, PATIENCE).await;
+            }
+        })
     }
 
     /// Looks for how long nothing has happened in sandboxes. Of one that stands still it is known.
@@ -225,5 +272,64 @@ impl Shared {
             taken.await.ok()
         };
         timeout(most, asked).await.ok().flatten().unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::domain::Session;
+    use crate::session::driver::Handle;
+    use crate::session::logs::Logs;
+    use crate::session::stage::Stage;
+
+    /// A session whose sandbox stands still, and what its driver is asked.
+    fn resting(stage: &Stage, number: u128) -> (SessionId, Place, mpsc::Receiver<Command>) {
+        let session = Session::example(number);
+        let (commands, asked) = mpsc::channel(8);
+        let handle = Handle {
+            commands,
+            journal: Arc::default(),
+            logs: Arc::new(Logs::new(&session)),
+            leaving: Arc::default(),
+            first_call: Arc::default(),
+        };
+        stage.shared.registry.handle_or(&session, || handle);
+        let (sandbox, idle_since) = (session.sandbox, Some(Instant::now()));
+        let place = Place { sandbox, idle_since, rung: Rung::Frozen };
+        stage.shared.ladder.show(session.id, Some(place));
+        (session.id, place, asked)
+    }
+
+    #[tokio::test]
+    async fn one_that_takes_long_holds_up_nobody() {
+        let stage = Stage::set().await;
+        let times = Times { cool: Some(Duration::ZERO), at_once: 1, ..Times::default() };
+        stage.shared.live.write().unwrap().times = times;
+        let mut descent = Descent::new();
+        let (.., mut first) = resting(&stage, 1);
+        stage.shared.go_down(&mut descent).await;
+        let Some(Command::Rest { step: Step::Cool, reply: _reply }) = first.recv().await else {
+            panic!("it is not asked to end")
+        };
+        let (.., mut second) = resting(&stage, 2);
+        stage.shared.go_down(&mut descent).await;
+        assert!(matches!(second.recv().await, Some(Command::Rest { step: Step::Cool, .. })));
+        assert!(first.try_recv().is_err(), "it is asked twice");
+    }
+
+    #[tokio::test]
+    async fn one_that_was_used_while_it_waited_for_its_turn_is_left() {
+        let (stage, at_once) = (Stage::set().await, Arc::new(Semaphore::new(1)));
+        let (session, seen, mut asked) = resting(&stage, 1);
+        let turn = at_once.clone().acquire_owned().await.unwrap();
+        let taken = stage.shared.take_beside(at_once.clone(), (session, seen), Step::Cool);
+        let used = Place { rung: Rung::Awake, ..seen };
+        stage.shared.ladder.show(session, Some(used));
+        drop(turn);
+        taken.await.unwrap();
+        assert!(asked.try_recv().is_err());
     }
 }
