@@ -180,7 +180,7 @@ impl Keeper {
         }
         let permit = self.at_once.clone().try_acquire_owned().ok()?;
         let place = self.shared.gates.launch_to_spare()?;
-        Some(Start { permit, place, _making: self.shared.pool.making.begin(kind.clone()) })
+        Some(Start { permit, place, _there: self.shared.pool.there.begin(kind.clone()) })
     }
 
     /// Whether one more would leave enough for those who ask for sessions.
@@ -211,8 +211,8 @@ struct Start {
     permit: OwnedSemaphorePermit,
     /// What its sandbox is made in.
     place: Place,
-    /// Who has none of it left waits for this.
-    _making: Begun<Kind>,
+    /// Whoever has them go waits for this.
+    _there: Begun<Kind>,
 }
 
 /// Whether an agent wants spares, and is of a tenant that stays.
@@ -232,7 +232,7 @@ async fn make_one(
     start: Start,
 ) {
     let (kind, begun) = (Kind::of(&agent), Instant::now());
-    let Start { permit, place, _making } = start;
+    let Start { permit, place, _there } = start;
     let made = warm::make(&shared, &agent, (stamp, &gone), place).await;
     drop(permit);
     if let Err(refusal) = &made
@@ -429,7 +429,7 @@ mod tests {
         let (shared, kind) = (&stage.shared, Kind::of(&agent));
         let stamp = shared.stamp(&agent).unwrap();
         shared.pool.set_up(&kind, &stamp, 1);
-        let making = shared.pool.making.begin(kind.clone());
+        let making = shared.pool.there.begin(kind.clone());
         let gone = shared.pool.begin_one(&kind, &stamp).unwrap();
         let mut going = Box::pin(shared.throw_away_of(&agent.tenant, None));
         assert!(going.as_mut().now_or_never().is_none());

@@ -60,6 +60,10 @@ impl Kind {
     fn of(agent: &Agent) -> Kind {
         Kind { tenant: agent.tenant.clone(), agent: agent.name.clone() }
     }
+
+    fn of_session(session: &Session) -> Kind {
+        Kind { tenant: session.tenant.clone(), agent: session.agent.clone() }
+    }
 }
 
 /// Everything that a session is made with when it asks for nothing of its own. A spare serves only
@@ -152,8 +156,9 @@ pub(super) struct Pool {
     hits: AtomicU64,
     epoch: AtomicU64,
     closed: AtomicBool,
-    /// Whose spares are being made, or are about to be.
-    making: UnderWay<Kind>,
+    /// Whose spares there are, from before they are made until a session has them or nothing of them is
+    /// left.
+    there: UnderWay<Kind>,
     /// How often agents went away, and up to which time that is known to the keeper. As long as it is not,
     /// no shelf is set up. Changes while shelves are locked.
     departures: AtomicU64,
@@ -258,8 +263,7 @@ impl Pool {
 
     /// Forgets a spare that was lost.
     fn lost(&self, session: &Session) {
-        let kind = Kind { tenant: session.tenant.clone(), agent: session.agent.clone() };
-        if let Some(shelf) = self.shelves().get_mut(&kind) {
+        if let Some(shelf) = self.shelves().get_mut(&Kind::of_session(session)) {
             drop(self.take_off(shelf, |spare| spare.id == session.id));
             shelf.rest(Instant::now());
         }
@@ -377,7 +381,7 @@ impl Shared {
     /// From here on none is begun of these.
     async fn throw_away_all(&self, which: impl Fn(&Kind) -> bool) {
         throw_away(self.pool.clear(&which)).await;
-        self.pool.making.wait_for(which).await;
+        self.pool.there.wait_for(which).await;
     }
 
     /// Ends a spare that somebody had in hand.

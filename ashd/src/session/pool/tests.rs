@@ -149,6 +149,20 @@ async fn their_uids_are_for_whoever_needs_some() {
 }
 
 #[tokio::test]
+async fn one_that_clears_itself_away_is_waited_for() {
+    let stage = Stage::set().await;
+    let (shared, (running, _bridge)) = (&stage.shared, linked().await);
+    let slot = shared.take_slot().unwrap();
+    let session = Session { agent: kind("a").agent, slot: Some(slot), ..Session::example(1) };
+    shared.pool.set_up(&kind("a"), &stamp(1), 1);
+    assert!(shared.pool.put(&kind("a"), Spare::of(shared, stamp(1), session, running)).is_none());
+    // As the keeper does, and everybody who does not wait.
+    assert!(shared.make_place());
+    shared.throw_away_of(&Tenant::default(), Some(&kind("a").agent)).await;
+    assert!(shared.slots.used().is_empty() && shared.making.all().is_empty());
+}
+
+#[tokio::test]
 async fn those_of_one_that_cannot_be_ended_stay_taken() {
     for ends in [true, false] {
         let stage = Stage::set().await;

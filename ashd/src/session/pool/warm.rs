@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Claim, Stamp};
+use super::{Claim, Kind, Stamp};
 use crate::domain::{Agent, SandboxId, Session, SessionId, TurnOptions};
 use crate::sandbox::link::Incoming;
 use crate::session::api::Refusal;
@@ -247,7 +247,13 @@ fn lost(error: crate::sandbox::link::LinkError) -> Refusal {
 fn wait(shared: &Arc<Shared>, stamp: Stamp, draft: Draft, claimed: Claimed) -> Spare {
     let (take, taken) = oneshot::channel();
     let (id, is_lost) = (draft.session.id, Arc::new(AtomicBool::new(false)));
-    let waiting = tokio::spawn(keep(shared.clone(), draft, claimed, (taken, is_lost.clone())));
+    let there = shared.pool.there.begin(Kind::of_session(&draft.session));
+    let kept = keep(shared.clone(), draft, claimed, (taken, is_lost.clone()));
+    let waiting = tokio::spawn(async move {
+        let kept = kept.await;
+        drop(there);
+        kept
+    });
     Spare { id, stamp, take, waiting, is_lost }
 }
 
@@ -318,6 +324,19 @@ impl Spare {
         let (take, _) = oneshot::channel();
         let (id, is_lost) = (SessionId::random(), Arc::default());
         Spare { id, stamp, take, waiting: tokio::spawn(async { None }), is_lost }
+    }
+
+    /// One with a sandbox that says nothing.
+    pub(super) fn of(
+        shared: &Arc<Shared>,
+        stamp: Stamp,
+        session: Session,
+        running: crate::sandbox::Running,
+    ) -> Spare {
+        let controls = Controls { model: "m".to_owned(), thinking: None };
+        let making = shared.making.begin((session.id, session.slot.unwrap_or(0)));
+        let draft = Draft { session, controls: controls.clone(), folder_model: None, making };
+        wait(shared, stamp, draft, Claimed { running, controls, heard: vec![] })
     }
 
     /// One that has uids, and nothing else.
