@@ -1,6 +1,7 @@
 //! What users are promised, with everything real but the model: `ashd`, `ashctl`, sandboxes, and
 //! the real CLI beside its stand-in.
 
+mod random;
 mod s3;
 mod support;
 

@@ -23,9 +23,10 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use anyhow::{Context as _, Result, bail};
 use ash_journey::programs;
 
-use self::step::{Op, Random, Step};
+use self::step::{Op, Step};
 use self::world::World;
 use crate::killed::points::POINTS;
+use crate::random::Random;
 use crate::support::is_long;
 
 /// Seeds of a run that is to be quick and always the same, and how many steps each leads to: together

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Error, Result, bail};
 
 use super::files::FILES;
+use crate::random::Random;
 
 /// How many files are written from outside, and how many names checkpoints have: few, so that things
 /// meet.
@@ -231,22 +232,7 @@ impl FromStr for Op {
     }
 }
 
-/// xorshift64*: the same everywhere and for ever.
-pub(super) struct Random(u64);
-
 impl Random {
-    pub(super) fn new(seed: u64) -> Random {
-        // Seeds that lie close together are to lead far apart.
-        Random(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit.max(1)
-    }
-
     /// Random steps. Two sessions are made first, and something happens in them.
     pub(super) fn steps(&mut self, count: usize, points: &[&str]) -> Vec<Step> {
         let mut steps = vec![
