@@ -1,4 +1,4 @@
-.PHONY: run test test-long vm bench deb rpm payload install uninstall clean fmt lint
+.PHONY: run test test-long soak vm bench deb rpm payload install uninstall clean fmt lint
 
 run:
 	@scripts/run.sh
@@ -8,6 +8,9 @@ test:
 
 test-long:
 	@ASH_TEST_LONG=1 scripts/test.sh
+
+soak:
+	@scripts/soak.sh
 
 vm:
 	@scripts/vm.sh $(JOURNEYS)

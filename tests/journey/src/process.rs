@@ -1,5 +1,6 @@
 //! Processes: finding, signalling and waiting for them, by pid.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::process::{Child, ExitStatus};
@@ -86,6 +87,24 @@ pub fn name(pid: u32) -> String {
 pub fn command_line(pid: u32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).replace('\0', " ")
+}
+
+/// What a process has open, and how often; none when it is gone. Of names the digits are left out, so that
+/// those that are numbered count together.
+pub fn descriptors(pid: u32) -> BTreeMap<String, usize> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut kinds = BTreeMap::new();
+    // One that was closed meanwhile leads nowhere.
+    for name in entries.filter_map(|entry| fs::read_link(entry.path()).ok()) {
+        let kind = name.to_string_lossy().chars().filter(|c| !c.is_ascii_digit()).collect();
+        *kinds.entry(kind).or_default() += 1;
+    }
+    kinds
+}
+
+/// What only a process has in memory and no file backs, in bytes; 0 when it is gone.
+pub fn memory(pid: u32) -> u64 {
+    status(pid, "RssAnon:").map_or(0, |kib| 1024 * u64::from(kib))
 }
 
 fn all() -> impl Iterator<Item = u32> {

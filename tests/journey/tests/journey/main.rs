@@ -41,6 +41,7 @@ mod retention;
 mod rewinding;
 mod sdk;
 mod secrets;
+mod soak;
 mod start;
 mod systemd;
 mod tenants;

@@ -13,13 +13,13 @@ use crate::support::{check_ids, counted};
 
 /// How a turn has ended, by its session's history.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Ended {
+pub(crate) enum Ended {
     Result(String),
     Error,
 }
 
 /// A session's history: every message, in order, and how its turn has ended.
-pub(super) type Turns = Vec<(String, Ended)>;
+pub(crate) type Turns = Vec<(String, Ended)>;
 
 /// Checks everything that the clients know. With `lossy`, sandboxes were killed as well: turns may
 /// have failed, and sessions been set aside.
@@ -137,7 +137,7 @@ fn check_attachments(api: &Api, id: &str) -> Result<()> {
 }
 
 /// Every message and how it ended, after checking that numbers have no gaps and turns no overlap.
-pub(super) fn turns(api: &Api, id: &str) -> Result<Turns> {
+pub(crate) fn turns(api: &Api, id: &str) -> Result<Turns> {
     let mut history: BTreeMap<u64, Option<Result<String, Ended>>> = BTreeMap::new();
     let page = api.call("GET", &format!("/api/sessions/{id}/messages?limit=1000"), None)?;
     for message in page.expect(200)?["messages"].as_array().context("no messages")? {
@@ -289,7 +289,7 @@ pub(crate) fn clean(ash: &Ash, before: &Snapshot) -> Result<()> {
 }
 
 /// The difference, without launcher and broker: who ended the last of them is the daemon's affair.
-fn told(now: &Snapshot, before: &Snapshot) -> String {
+pub(crate) fn told(now: &Snapshot, before: &Snapshot) -> String {
     let difference = now.difference(before);
     let helper = |line: &&str| line.contains("(ash-launcher)") || line.contains("(ash-broker)");
     difference.lines().filter(|line| !helper(line)).map(|line| format!("{line}\n")).collect()
