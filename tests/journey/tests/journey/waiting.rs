@@ -1,13 +1,15 @@
 //! More than a machine is good for at a time: it waits, no tenant at the cost of another one, and nobody
 //! waits in vain.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use ash_journey::http::{Answer, Body};
-use ash_journey::process::until;
+use ash_journey::process::{memory, signal, until};
 use ash_journey::{Api, Ash, Client, Options, Turn};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
 use crate::support::{Talk, add_key};
@@ -15,9 +17,20 @@ use crate::support::{Talk, add_key};
 /// The key of another tenant.
 const KEY: &str = "ash_key_of_acme_that_waits";
 
+/// Sessions that all wait, and messages of each.
+const CROWD: usize = 100;
+const EACH: usize = 20;
+
+/// Bytes that the daemon may take for each message that waits, its connection among it.
+const COST: u64 = 24 * 1024;
+
 /// So many turns at a time.
 fn few(turns: u32) -> Options {
-    Options::stub().config(&format!("[admission]\nturns = {turns}\n"))
+    Options::stub().config(&admission(turns))
+}
+
+fn admission(turns: u32) -> String {
+    format!("[admission]\nturns = {turns}\n")
 }
 
 fn say(text: &str) -> Value {
@@ -93,8 +106,8 @@ fn a_tenant_s_only_message_is_the_next() -> Result<()> {
 }
 
 /// What a stream says first to a message that waits.
-fn opening(api: &Api, session: &str) -> Result<(String, BufReader<Body>)> {
-    let (status, _, body) = api.post_message(session, &say("waited"))?.body()?;
+fn opening(api: &Api, session: &str, text: &str) -> Result<(String, BufReader<Body>)> {
+    let (status, _, body) = api.post_message(session, &say(text))?.body()?;
     ensure!(status == 200, "{status}");
     let (mut reader, mut line) = (BufReader::new(body), String::new());
     reader.read_line(&mut line)?;
@@ -115,7 +128,7 @@ fn who_waits_is_told_where_it_stands() -> Result<()> {
         (&others[2], ": waiting 3\n"),
         (&others[1], ": waiting 3\n"),
     ] {
-        let (line, stream) = opening(&talk.api, session)?;
+        let (line, stream) = opening(&talk.api, session, "waited")?;
         ensure!(line == said, "{line:?} instead of {said:?}");
         streams.push(stream);
     }
@@ -149,6 +162,57 @@ fn who_hangs_up_is_not_waited_for() -> Result<()> {
     ensure!(talk.api.messages(&gone)?.is_empty(), "a message of nobody was accepted");
     ensure!(waiting(&talk.api)? == 0);
     talk.ash.finish()
+}
+
+/// Each has a connection, and a place in a line. What the kernel keeps for connections is not in it.
+#[test]
+fn thousands_that_wait_cost_little() -> Result<()> {
+    // Shells begin with a thousand descriptors, which the daemon inherits.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+    let queue = format!("[session]\nqueue = {EACH}\n");
+    let talk = Talk::begin(few(1).config(&queue))?;
+    let create = |_| -> Result<String> {
+        let session = talk.api.create("hello", json!({}))?;
+        talk.api.send(&session, say("before"))?.to_end()?;
+        Ok(session)
+    };
+    let sessions = (0..CROWD).map(create).collect::<Result<Vec<_>>>()?;
+    // One that says nothing more: what is said is kept for readers.
+    let mut first = talk.send("[[deltas 1 10]][[hang]]")?;
+    first.deltas(1)?;
+
+    let before = memory(talk.ash.pid()?);
+    let mut streams = vec![];
+    for number in 0..EACH {
+        for (at, session) in sessions.iter().enumerate() {
+            let text = format!("number {number} of {at}");
+            let (line, stream) = opening(&talk.api, session, &text)?;
+            ensure!(line.starts_with(": waiting "), "{text} does not wait: {line:?}");
+            streams.push((text, stream));
+        }
+    }
+    let each = memory(talk.ash.pid()?).saturating_sub(before) / streams.len() as u64;
+    tell(&format!("{} messages wait, for {each} bytes of memory each", streams.len()));
+    ensure!(each <= COST, "each message that waits costs {each} bytes");
+
+    // As many as is usual.
+    fs::write(talk.ash.scratch().join("ashd.toml.d/test.toml"), admission(0) + &queue)?;
+    signal(talk.ash.pid()?, Signal::HUP)?;
+    interrupt(&talk.api, &talk.session, first)?;
+    for (text, mut stream) in streams {
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest)?;
+        let is_answered = rest.contains(&format!("\"result\":\"{text}\""));
+        ensure!(is_answered && rest.contains("event: done"), "{text}: {rest}");
+    }
+    ensure!(waiting(&talk.api)? == 0);
+    talk.ash.finish()
+}
+
+#[expect(clippy::print_stdout, reason = "figures are for those who run the test")]
+fn tell(text: &str) {
+    println!("{text}");
 }
 
 #[test]
