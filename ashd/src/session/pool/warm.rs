@@ -26,6 +26,10 @@ use crate::session::under_way::Begun;
 /// What a CLI may take longer than its bridge gives it, to be told of that.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How often a CLI is primed. The first time it loads what it needs, and is still slow; from the second on
+/// it is nearly as quick as with a prompt that is not its first.
+const PRIMERS: usize = 2;
+
 /// How long the primer may take.
 const PRIMER: Duration = Duration::from_secs(30);
 
@@ -149,11 +153,13 @@ async fn warm_up(shared: &Shared, draft: &Draft, claimed: &mut Claimed) -> Resul
     });
     let silent = |_| Refusal::Sandbox("the CLI of a spare sandbox does not answer".to_owned());
     timeout(patience, ready).await.map_err(silent)??;
-    // One that still owes the answer when a session has it would ask the model for it.
-    let primed = timeout(PRIMER, prime(claimed)).await.map_err(silent)??;
-    if let Some(error) = primed {
-        // It serves all the same, a little later.
-        tracing::debug!(ash_session = %draft.session.id, error, "a CLI was not primed");
+    for _ in 0..PRIMERS {
+        // One that still owes the answer when a session has it would ask the model for it.
+        let primed = timeout(PRIMER, prime(claimed)).await.map_err(silent)??;
+        if let Some(error) = primed {
+            // It serves all the same, a little later.
+            tracing::debug!(ash_session = %draft.session.id, error, "a CLI was not primed");
+        }
     }
     shared.sandboxes.hold(claimed.running.id);
     Ok(())
