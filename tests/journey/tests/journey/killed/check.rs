@@ -138,6 +138,21 @@ fn check_attachments(api: &Api, id: &str) -> Result<()> {
 
 /// Every message and how it ended, after checking that numbers have no gaps and turns no overlap.
 pub(crate) fn turns(api: &Api, id: &str) -> Result<Turns> {
+    turns_with(api, id, |_| false)
+}
+
+/// The same of a session whose turns may be interrupted: what the CLI notes of that, right before a turn's
+/// end, has a number, and is in none of the lists.
+pub(crate) fn turns_and_interrupts(api: &Api, id: &str) -> Result<Turns> {
+    turns_with(api, id, |next| matches!(next, Some(Err(_))))
+}
+
+/// With what is behind a number that no list has, so that it may be missing.
+fn turns_with(
+    api: &Api,
+    id: &str,
+    may_follow: impl Fn(&Option<Result<String, Ended>>) -> bool,
+) -> Result<Turns> {
     let mut history: BTreeMap<u64, Option<Result<String, Ended>>> = BTreeMap::new();
     let page = api.call("GET", &format!("/api/sessions/{id}/messages?limit=1000"), None)?;
     for message in page.expect(200)?["messages"].as_array().context("no messages")? {
@@ -161,8 +176,12 @@ pub(crate) fn turns(api: &Api, id: &str) -> Result<Turns> {
         let entry = history.entry(seq).or_default();
         *entry = ended.map(Err).or(entry.take());
     }
-    let numbers: Vec<u64> = history.keys().copied().collect();
-    ensure!(numbers == (1..=numbers.len() as u64).collect::<Vec<_>>(), "gaps in {numbers:?}");
+    let newest = history.keys().next_back().copied().unwrap_or_default();
+    let is_there = |number: &u64| {
+        history.contains_key(number) || history.get(&(number + 1)).is_some_and(&may_follow)
+    };
+    let gaps: Vec<u64> = (1..=newest).filter(|number| !is_there(number)).collect();
+    ensure!(gaps.is_empty(), "gaps at {gaps:?} in {:?}", history.keys());
     let (mut turns, mut open) = (Turns::new(), None);
     for entry in history.into_values().flatten() {
         match (entry, open.take()) {

@@ -21,7 +21,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use self::check::check;
-pub(crate) use self::check::{Ended, clean, sessions, told, turns};
+pub(crate) use self::check::{Ended, clean, sessions, told, turns_and_interrupts};
 use self::load::{Known, Load};
 use crate::moved;
 use crate::support::is_long;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use ash_journey::sse::{Frame, Id};
 use ash_journey::{Api, Client};
 
-use crate::killed::{Ended, turns};
+use crate::killed::{Ended, turns_and_interrupts};
 
 /// With this every word begins that only one session has.
 pub(super) const CANARY: &str = "canary-";
@@ -113,7 +113,7 @@ impl Known {
 
     /// Checks that the session is as its client knows it. No turn may run.
     pub(super) fn check(&self, api: &Api) -> Result<()> {
-        self.check_history(&turns(api, &self.id)?)?;
+        self.check_history(&turns_and_interrupts(api, &self.id)?)?;
         for said in self.said.iter().filter(|said| !said.seen.is_empty()) {
             self.check_stream(api, said).with_context(|| format!("message {}", said.mark))?;
         }
