@@ -187,7 +187,8 @@ pub(crate) enum Agent {
     ///
     /// These have an effect: model; systemPrompt, `replace` (as without it) or `append`, which keeps
     /// the preset of Claude Code before the CLAUDE.md; permissionMode; allowedTools and
-    /// disallowedTools, arrays. Others are kept as they are.
+    /// disallowedTools, arrays; preWarmCount, how many sandboxes are made beforehand. Others are kept
+    /// as they are.
     Config {
         /// Its name
         #[arg(add = ArgValueCandidates::new(complete::agents))]

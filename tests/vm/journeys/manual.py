@@ -16,6 +16,7 @@ EXAMPLES = [
     "ashctl restore --check /var/backups/ash",
     "systemctl stop ashd ash-sandboxes",
     "ashctl logs",
+    "ashctl agent config hello",
     "rm -rf --one-file-system /var/lib/ash",
 ]
 
@@ -39,7 +40,7 @@ def examples():
 @journey(fresh=True)
 def the_operating_manual_is_followed(machine):
     """From the package to its removal, with a backup of each kind that is restored."""
-    install, key, backup, restoring, offline, logs, remove = examples().values()
+    install, key, backup, restoring, offline, logs, warm, remove = examples().values()
     ash = Ash(machine)
     machine.do("mkdir /root/here; cp /payload/packages/ashd.deb /root/here/ashd_1_amd64.deb")
     follow_install(ash, install)
@@ -59,6 +60,9 @@ def the_operating_manual_is_followed(machine):
     restore(ash)
     check_restored(ash, id)
     machine.do(f"set -e\n{logs}")
+    machine.do(f"set -e\n{warm}")
+    warm = "curl -s http://127.0.0.1:4100/health | grep -q '\"warm\":2'"
+    machine.until(warm, "two warm sandboxes")
     machine.do(ash.apt("remove ashd"), limit=600)
     machine.do(f"set -e\n{remove}", limit=300)
     left = machine.do("ls -d /var/lib/ash /etc/ash /usr/lib/ash /etc/credstore*/ash* || :")
