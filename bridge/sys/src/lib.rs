@@ -9,7 +9,8 @@
 //! * [`children`]: learning that children ended, without a thread that waits;
 //! * [`cgroup`]: where control groups are;
 //! * [`memory`]: how the allocator keeps memory;
-//! * [`files`]: what an open file is, and what others have of it in their memory.
+//! * [`files`]: what an open file is, and what others have of it in their memory;
+//! * [`umask`]: what is taken from the modes of files, for one thread.
 
 pub mod fds;
 
@@ -24,3 +25,5 @@ pub mod cgroup;
 pub mod memory;
 
 pub mod files;
+
+pub mod umask;
