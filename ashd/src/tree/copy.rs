@@ -173,15 +173,12 @@ impl Copy {
 /// Copies `size` bytes of a file into an empty one: by sharing blocks while that seems possible
 /// (`shares`), else what is not a hole.
 pub(super) fn contents(from: &File, to: &File, size: u64, shares: &mut bool) -> Result<(), Errno> {
-    if *shares {
-        match rustix::fs::ioctl_ficlone(to, from) {
-            // It may have grown since it was counted. Looking costs less than cutting off nothing.
-            Ok(()) if length(to)? == size => return Ok(()),
-            Ok(()) => return rustix::fs::ftruncate(to, size),
-            Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::XDEV) => *shares = false,
-            // This file cannot: another one may.
-            Err(_) => {}
-        }
+    if share(from, to, shares) {
+        // It may have grown since it was counted. Looking costs less than cutting off nothing.
+        return match length(to)? == size {
+            true => Ok(()),
+            false => rustix::fs::ftruncate(to, size),
+        };
     }
     if !is_sparse(from)? {
         return extent(from, to, 0..size);
@@ -192,6 +189,23 @@ pub(super) fn contents(from: &File, to: &File, size: u64, shares: &mut bool) -> 
         at = end;
     }
     rustix::fs::ftruncate(to, size)
+}
+
+/// Has an empty file share all blocks of another one; false when it does not. `shares` is whether that
+/// seems possible, and is false from when the file system cannot. Blocks of regular files are shared,
+/// and of nothing else.
+pub(super) fn share(from: impl AsFd, to: &File, shares: &mut bool) -> bool {
+    if !*shares {
+        return false;
+    }
+    match rustix::fs::ioctl_ficlone(to, from) {
+        Ok(()) => true,
+        Err(error) => {
+            // Else it is this file that cannot: another one may.
+            *shares = !matches!(error, Errno::OPNOTSUPP | Errno::NOTTY | Errno::XDEV);
+            false
+        }
+    }
 }
 
 /// Whether there are holes in a file.

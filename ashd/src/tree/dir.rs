@@ -137,6 +137,20 @@ impl Dir {
         Ok(open::file(self.as_fd(), name.to_bytes())?)
     }
 
+    /// Has an empty file share all blocks of a regular file in it, or beneath it, and tells what that
+    /// file is behind it; `None` when they cannot share. `shares` remembers whether any can.
+    ///
+    /// # Errors
+    /// When it is not there, or the way leads through a link.
+    pub fn share(&self, name: &CStr, to: &File, shares: &mut bool) -> io::Result<Option<Stat>> {
+        // What it is need not be asked before: of anything else nothing is shared.
+        let from = open::any(self.as_fd(), name.to_bytes())?;
+        match super::copy::share(&from, to, shares) {
+            true => stat_of(&from).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// What a symbolic link says.
     ///
     /// # Errors
@@ -159,6 +173,16 @@ impl Dir {
     /// When something has this name, or the system fails.
     pub fn make_file(&self, name: &CStr) -> io::Result<File> {
         Ok(open::new_file(self.as_fd(), name.to_bytes())?)
+    }
+
+    /// Makes a regular file with the permission bits of a mode, without set-id and sticky bits, and
+    /// opens it for writing. What the umask takes is missing; [`finish_made`] adds it.
+    ///
+    /// # Errors
+    /// When something has this name, or the system fails.
+    pub fn make_file_as(&self, name: &CStr, mode: u16) -> io::Result<File> {
+        let mode = Mode::from_raw_mode((mode & 0o777).into());
+        Ok(open::new_file_as(self.as_fd(), name.to_bytes(), mode)?)
     }
 
     /// Makes a symbolic link that says `target`, whatever that is.
@@ -289,6 +313,22 @@ pub fn finish(fd: impl AsFd, owner: u32, mode: u16, at: FileTime) -> io::Result<
     Ok(rustix::fs::futimens(&fd, &times(at))?)
 }
 
+/// Like [`finish`], of a file that was [made with its mode](Dir::make_file_as): what is missing of that
+/// is added. Returns what it is then.
+///
+/// # Errors
+/// When the system fails.
+pub fn finish_made(fd: impl AsFd, owner: u32, mode: u16, at: FileTime) -> io::Result<Stat> {
+    own(&fd, owner)?;
+    rustix::fs::futimens(&fd, &times(at))?;
+    let stat = stat_of(&fd)?;
+    if stat.mode == mode {
+        return Ok(stat);
+    }
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode.into()))?;
+    stat_of(&fd)
+}
+
 /// Extended attributes.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Attributes {
@@ -374,5 +414,66 @@ mod tests {
         let kept = attributes(&file, 2000).unwrap().all.into_iter();
         let room: usize = kept.map(|(_, value)| value.capacity()).sum();
         assert!(room < 2000, "{room}");
+    }
+
+    fn somewhere() -> (tempfile::TempDir, Dir) {
+        let place = tempfile::tempdir().unwrap();
+        let dir = Tree::open(place.path()).unwrap().top().unwrap();
+        (place, dir)
+    }
+
+    #[test]
+    fn a_file_gets_the_bits_that_it_was_not_made_with() {
+        let (_place, dir) = somewhere();
+        let owner = rustix::process::geteuid().as_raw();
+        let names = [c"a", c"b", c"c", c"d", c"e", c"f", c"g"];
+        for (name, mode) in names.into_iter().zip([0, 0o444, 0o600, 0o777, 0o4755, 0o2710, 0o1000])
+        {
+            let file = dir.make_file_as(name, mode).unwrap();
+            let made = dir.stat(name).unwrap().mode;
+            assert_eq!(made & !(mode & 0o777), 0, "{made:o} of {mode:o}");
+            for mode in [mode, mode ^ 0o6666] {
+                let told = finish_made(&file, owner, mode, (1_000_000_000, 7)).unwrap();
+                assert_eq!((told.mode, told.modified), (mode, (1_000_000_000, 7)));
+                assert_eq!(told, dir.stat(name).unwrap());
+            }
+        }
+        let again = dir.make_file_as(c"a", 0o600).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn blocks_are_shared_with_nothing_but_regular_files() {
+        let (place, dir) = somewhere();
+        std::fs::create_dir(place.path().join("dir")).unwrap();
+        std::fs::write(place.path().join("dir/file"), [7u8; 10_000]).unwrap();
+        std::os::unix::fs::symlink("dir/file", place.path().join("link")).unwrap();
+        dir.make_fifo(c"fifo", rustix::process::geteuid().as_raw(), 0o600, (0, 0)).unwrap();
+        let to = dir.make_file(c"to").unwrap();
+        for name in [c"dir", c"fifo"] {
+            assert_eq!(dir.share(name, &to, &mut true).unwrap(), None, "{name:?}");
+        }
+        for name in [c"link", c"none"] {
+            assert!(dir.share(name, &to, &mut true).is_err(), "{name:?}");
+        }
+        // Nor is it tried where it is known to be in vain.
+        assert_eq!(dir.share(c"dir/file", &to, &mut false).unwrap(), None);
+        assert_eq!(to.metadata().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn whoever_shares_blocks_is_told_of_what() {
+        let (place, dir) = somewhere();
+        std::fs::write(place.path().join("file"), [7u8; 10_000]).unwrap();
+        let to = dir.make_file(c"to").unwrap();
+        let mut shares = true;
+        let shared = dir.share(c"file", &to, &mut shares).unwrap();
+        assert_eq!(shared.is_some(), shares);
+        if !shares {
+            println!("SKIP: the file system of temporary files shares no blocks");
+            return;
+        }
+        assert_eq!(shared, Some(dir.stat(c"file").unwrap()));
+        assert_eq!(std::fs::read(place.path().join("to")).unwrap(), [7u8; 10_000]);
     }
 }

@@ -30,9 +30,14 @@ fn until_sure(open: impl Fn() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errn
     Err(Errno::AGAIN)
 }
 
+/// Opens whatever it is for reading.
+pub(super) fn any(dir: BorrowedFd<'_>, rel: &[u8]) -> Result<OwnedFd, Errno> {
+    beneath(dir, rel, OFlags::RDONLY, Mode::empty())
+}
+
 /// Opens a regular file for reading.
 pub(super) fn file(dir: BorrowedFd<'_>, rel: &[u8]) -> Result<File, Errno> {
-    let fd = beneath(dir, rel, OFlags::RDONLY, Mode::empty())?;
+    let fd = any(dir, rel)?;
     match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
         FileType::RegularFile => Ok(fd.into()),
         _ => Err(Errno::ISDIR),
@@ -53,8 +58,13 @@ pub(super) fn follow(dir: BorrowedFd<'_>, rel: &[u8]) -> Result<OwnedFd, Errno> 
 
 /// Makes a regular file that must not exist, for writing and for nobody else yet.
 pub(super) fn new_file(dir: BorrowedFd<'_>, rel: &[u8]) -> Result<File, Errno> {
+    new_file_as(dir, rel, Mode::RUSR | Mode::WUSR)
+}
+
+/// Makes a regular file that must not exist, for writing, with a mode from which the umask is taken.
+pub(super) fn new_file_as(dir: BorrowedFd<'_>, rel: &[u8], mode: Mode) -> Result<File, Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-    beneath(dir, rel, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+    beneath(dir, rel, flags, mode).map(File::from)
 }
 
 /// Makes a directory that must not exist and opens it.
