@@ -219,7 +219,11 @@ impl<'a> Build<'a> {
         let Restoring { owner, cancel, .. } = *self.restoring;
         let writing = Writing { vault: self.vault, donor: self.donor.take(), owner, cancel };
         let (made, written) = thread::scope(|scope| {
-            let write = || writing.all(&waiting, &failed);
+            let write = || {
+                // The thread ends with this. Where it is refused, modes take a call more.
+                let _ = ash_sys::umask::shed();
+                writing.all(&waiting, &failed)
+            };
             let writers: Vec<_> = (0..threads()).map(|_| scope.spawn(write)).collect();
             let made = top.try_clone().map_err(SnapshotError::from);
             let made = made.and_then(|top| self.fill(&Arc::new(top), node, &batches, &failed));

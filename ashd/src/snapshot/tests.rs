@@ -15,6 +15,7 @@ mod limited;
 mod mapped;
 mod midway;
 mod moving;
+mod owned;
 mod reading;
 mod returned;
 mod stuck;

@@ -93,24 +93,30 @@ impl Giving {
         Ok(Giving { scan, top, shares: AtomicBool::new(true) })
     }
 
-    /// Copies a file that is still what was stored for it; false when it is not.
-    fn give(&self, path: &[u8], content: &Content, to: &File) -> bool {
-        let same = |known: &&Known| {
-            let entry = Entry::decode(&mut &known.entry[..]);
-            let what = entry.map(|entry| entry.what);
-            matches!(what, Ok(What::File(theirs)) if theirs.size == content.size
-                && theirs.extents == content.extents)
+    /// What says of a file that it still is what was stored for it, if that was this.
+    fn mark(&self, path: &[u8], content: &Content) -> Option<Mark> {
+        let known = self.scan.files.get(path)?;
+        let What::File(theirs) = Entry::decode(&mut &known.entry[..]).ok()?.what else {
+            return None;
         };
-        let Some(known) = self.scan.files.get(path).filter(same) else { return false };
-        self.copy(path, (known.mark, content.size), to).unwrap_or(false)
+        let same = theirs.size == content.size && theirs.extents == content.extents;
+        (same && known.mark.size() == content.size).then_some(known.mark)
     }
 
-    /// What its times tell behind the copy holds for all of it: they never go back.
-    fn copy(&self, path: &[u8], (mark, size): (Mark, u64), to: &File) -> io::Result<bool> {
-        let file = self.top.file(&name(path)?)?;
+    /// Copies a file; false when this is not its mark any more. What its times tell behind the copy
+    /// holds for all of it: they never go back.
+    fn copy(&self, path: &[u8], mark: Mark, to: &File) -> io::Result<bool> {
+        let name = name(path)?;
         let mut shares = self.shares.load(Ordering::Relaxed);
-        dir::copy(&file, to, size, &mut shares)?;
-        self.shares.store(shares, Ordering::Relaxed);
+        if shares {
+            let shared = self.top.share(&name, to, &mut shares)?;
+            if let Some(stat) = shared {
+                return Ok(Mark::of(&stat) == mark);
+            }
+            self.shares.store(shares, Ordering::Relaxed);
+        }
+        let file = self.top.file(&name)?;
+        dir::copy(&file, to, mark.size(), &mut false)?;
         Ok(Mark::of(&dir::stat_of(&file)?) == mark)
     }
 }
@@ -150,22 +156,25 @@ impl Writing<'_> {
     ) -> Result<Option<Known>, SnapshotError> {
         let at = |error| SnapshotError::at(path, error);
         let What::File(content) = &entry.what else { return Ok(None) };
-        let file = self::name(name).and_then(|name| dir.make_file(&name)).map_err(at)?;
+        let make = |name: CString| dir.make_file_as(&name, entry.mode);
+        let file = self::name(name).and_then(make).map_err(at)?;
         self.fill(&file, path, content)?;
-        attributes(&file, entry)
-            .and_then(|()| dir::finish(&file, self.owner, entry.mode, entry.modified))
+        let stat = attributes(&file, entry)
+            .and_then(|()| dir::finish_made(&file, self.owner, entry.mode, entry.modified))
             .map_err(at)?;
         if content.group.is_some() {
             return Ok(None);
         }
-        let mark = Mark::of(&dir::stat_of(&file).map_err(at)?);
-        Ok(Some(Known { mark, entry: entry.encode() }))
+        Ok(Some(Known { mark: Mark::of(&stat), entry: entry.encode() }))
     }
 
     fn fill(&self, file: &File, path: &[u8], content: &Content) -> Result<(), SnapshotError> {
         let at = |error| SnapshotError::at(path, error);
-        if let Some(donor) = &self.donor {
-            if donor.give(path, content, file) {
+        // There is nothing to take from one that is empty.
+        let donor = self.donor.as_ref().filter(|_| content.size > 0);
+        let giving = donor.and_then(|donor| Some((donor, donor.mark(path, content)?)));
+        if let Some((donor, mark)) = giving {
+            if donor.copy(path, mark, file).unwrap_or(false) {
                 return Ok(());
             }
             // What a donor could not give whole is written over.
