@@ -6,7 +6,7 @@
 //! blocks.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,13 +18,19 @@ use super::crew::threads;
 use super::gate::Pin;
 use super::node::{Content, Entry, What};
 use super::scan::{self, Known, Mark};
-use super::vault::Vault;
-use super::writers::{self, Batch, Batches, Giving, WAITING, Writing, within};
+use super::vault::{Leaf, Vault};
+use super::writers::{self, Batch, Batches, Giving, WAITING, Writing, Written, joined, within};
 use super::{Damage, SnapshotError, deeply};
 use crate::domain::{Root, SessionId};
 use crate::fault;
-use crate::tree::dir::{self, Dir, Kind};
+use crate::tree::dir::{self, Dir};
 use crate::tree::{Tree, remove_all};
+
+/// The longest path that the kernel takes at a time, in bytes.
+const LONGEST_PATH: usize = 4095;
+
+/// Directories that one thread finishes before another one is worth its while.
+const FEW: usize = 128;
 
 /// How a point is to be brought back.
 pub struct Restoring<'a> {
@@ -139,10 +145,10 @@ impl Vault {
         }
         build.files(&top, Vault::top(root))?;
         build.links(&top)?;
-        build.path.clear();
         build.finish(&top)?;
+        let known = build.known.iter().map(|(path, known)| (path, known));
         let (synced, scan) = thread::scope(|scope| {
-            let scan = scope.spawn(|| scan::whole(Some(root), &build.known));
+            let scan = scope.spawn(|| scan::whole(Some(root), known));
             let synced = if restoring.synced { tree.sync() } else { Ok(()) };
             (synced, scan.join())
         });
@@ -167,15 +173,24 @@ struct Build<'a> {
     vault: &'a Vault,
     restoring: &'a Restoring<'a>,
     donor: Option<Giving>,
-    /// What is not done with once it is there: directories, and files with several names.
-    entries: HashMap<Vec<u8>, Entry>,
+    /// Directories that are there. What lies in one comes before it.
+    made: Vec<Made>,
     /// The first name of each group of names of one file.
     groups: HashMap<[u8; 8], Vec<u8>>,
     /// Further names, and what they are names of.
     links: Vec<(Vec<u8>, Vec<u8>)>,
-    known: HashMap<Vec<u8>, Known>,
+    known: Written,
     path: Vec<u8>,
     restored: Restored,
+}
+
+/// A directory that is there, and is not done with.
+struct Made {
+    path: Vec<u8>,
+    /// What it has to be; the one around the roots is in no point.
+    entry: Option<Entry>,
+    /// Files in it that have several names.
+    several: Leaf,
 }
 
 impl<'a> Build<'a> {
@@ -187,10 +202,10 @@ impl<'a> Build<'a> {
             vault,
             restoring,
             donor,
-            entries: HashMap::new(),
+            made: vec![],
             groups: HashMap::new(),
             links: vec![],
-            known: HashMap::new(),
+            known: vec![],
             path: vec![],
             restored: Restored::default(),
         })
@@ -237,19 +252,21 @@ impl<'a> Build<'a> {
         }
         match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
-            None => made,
+            None => made.map(|several| self.made.push(Made { path: vec![], entry: None, several })),
         }
     }
 
+    /// Fills a directory; returns which files in it have several names.
     fn fill(
         &mut self,
         dir: &Arc<Dir>,
         node: ChunkId,
         batches: &Batches,
         failed: &Mutex<Option<SnapshotError>>,
-    ) -> Result<(), SnapshotError> {
+    ) -> Result<Leaf, SnapshotError> {
         let vault = self.vault;
         let mut batch = Batch::new(dir, &self.path);
+        let mut several = vec![];
         for leaf in vault.leaves(node).map_err(|error| within(&self.path, error))? {
             for (name, entry) in leaf.map_err(|error| within(&self.path, error))? {
                 let stop = failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
@@ -265,12 +282,12 @@ impl<'a> Build<'a> {
                 let child = self.one(dir, &name, &entry);
                 let filled = match (child, &entry.what) {
                     (Ok(Some(child)), What::Dir(node)) => {
-                        self.entries.insert(self.path.clone(), entry.clone());
-                        self.fill(&Arc::new(child), *node, batches, failed)
+                        let filled = self.fill(&Arc::new(child), *node, batches, failed);
+                        filled.map(|several| self.note_made(&entry, several))
                     }
                     (Ok(None), What::File(content)) => {
                         if content.group.is_some() {
-                            self.entries.insert(self.path.clone(), entry.clone());
+                            several.push((name.clone(), entry.clone()));
                         }
                         if self.is_first(content) {
                             let size = content.size;
@@ -286,7 +303,13 @@ impl<'a> Build<'a> {
             }
         }
         batch.send(batches);
-        Ok(())
+        Ok(several)
+    }
+
+    /// Notes that the directory at the path is there, with all that lies in it but what others write.
+    fn note_made(&mut self, entry: &Entry, several: Leaf) {
+        let (path, entry) = (self.path.clone(), Some(entry.clone()));
+        self.made.push(Made { path, entry, several });
     }
 
     /// Makes what is no file; a directory is returned.
@@ -331,34 +354,51 @@ impl<'a> Build<'a> {
 
     /// Gives directories their owners and times, now that nothing is made in them any more, and
     /// notes what they and files with several names are.
-    fn finish(&mut self, dir: &Dir) -> Result<(), SnapshotError> {
-        let at = |path: &[u8], error| SnapshotError::at(path, error);
-        for name in dir.names().map_err(|error| at(&self.path, error))? {
-            let before = self.path.len();
-            if before > 0 {
-                self.path.push(b'/');
-            }
-            self.path.extend(name.to_bytes());
-            self.finish_one(dir, &name)?;
-            self.path.truncate(before);
+    fn finish(&mut self, top: &Dir) -> Result<(), SnapshotError> {
+        let (made, owner) = (&self.made[..], self.restoring.owner);
+        let most = made.len().div_ceil(threads()).max(FEW);
+        let finished: Vec<_> = thread::scope(|scope| {
+            let mut parts = made.chunks(most);
+            let first = parts.next().unwrap_or_default();
+            let others: Vec<_> =
+                parts.map(|part| scope.spawn(move || finish(part, top, owner))).collect();
+            let panicked = |_| SnapshotError::Store("directories were not finished".to_owned());
+            let first = finish(first, top, owner);
+            let others = others.into_iter().map(|other| other.join().map_err(panicked).flatten());
+            std::iter::once(first).chain(others).collect()
+        });
+        for known in finished {
+            self.known.extend(known?);
         }
         Ok(())
     }
+}
 
-    fn finish_one(&mut self, dir: &Dir, name: &CStr) -> Result<(), SnapshotError> {
-        let Some(entry) = self.entries.remove(&self.path) else { return Ok(()) };
-        if matches!(entry.what, What::Dir(_)) {
-            let child = dir.dir(name).map_err(|error| SnapshotError::at(&self.path, error))?;
-            self.finish(&child)?;
-            let owner = self.restoring.owner;
-            writers::attributes(&child, &entry)
-                .and_then(|()| dir::finish(&child, owner, entry.mode, entry.modified))
-                .map_err(|error| SnapshotError::at(&self.path, error))?;
+/// Finishes directories, in whichever order; returns what is known from then on.
+fn finish(all: &[Made], top: &Dir, owner: u32) -> Result<Written, SnapshotError> {
+    let mut known = vec![];
+    for made in all {
+        made.finish(top, owner, &mut known)?;
+    }
+    Ok(known)
+}
+
+impl Made {
+    fn finish(&self, top: &Dir, owner: u32, known: &mut Written) -> Result<(), SnapshotError> {
+        let at = |error| SnapshotError::at(&self.path, error);
+        let dir = reach(top, &self.path).map_err(at)?;
+        for (name, entry) in &self.several {
+            let path = joined(&self.path, name);
+            let stat = writers::name(name).and_then(|name| dir.stat(&name));
+            let mark = Mark::of(&stat.map_err(|error| SnapshotError::at(&path, error))?);
+            known.push((path, Known { mark, entry: entry.encode() }));
         }
-        let stat = dir.stat(name).map_err(|error| SnapshotError::at(&self.path, error))?;
-        if matches!(stat.kind, Kind::File | Kind::Dir) {
-            let known = Known { mark: Mark::of(&stat), entry: entry.encode() };
-            self.known.insert(self.path.clone(), known);
+        if let Some(entry) = &self.entry {
+            let finished = writers::attributes(&dir, entry)
+                .and_then(|()| dir::finish(&dir, owner, entry.mode, entry.modified))
+                .and_then(|()| dir.own_stat());
+            let mark = Mark::of(&finished.map_err(at)?);
+            known.push((self.path.clone(), Known { mark, entry: entry.encode() }));
         }
         Ok(())
     }
@@ -366,11 +406,26 @@ impl<'a> Build<'a> {
 
 /// The directory that something lies in, and its name there.
 fn parent(top: &Dir, path: &[u8]) -> io::Result<(Dir, CString)> {
-    let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
-    let last = parts.pop().unwrap_or_default();
-    let mut dir = top.try_clone()?;
-    for part in parts {
-        dir = dir.dir(&writers::name(part)?)?;
+    let (above, last) = match path.iter().rposition(|byte| *byte == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&path[..0], path),
+    };
+    Ok((reach(top, above)?, writers::name(last)?))
+}
+
+/// A directory of the tree, also one that lies deeper than the kernel goes at once. The empty path is
+/// the tree's own.
+fn reach(top: &Dir, path: &[u8]) -> io::Result<Dir> {
+    if path.is_empty() {
+        return top.try_clone();
     }
-    Ok((dir, writers::name(last)?))
+    let (mut dir, mut rest) = (None::<Dir>, path);
+    while rest.len() > LONGEST_PATH {
+        // There is one: no name is that long.
+        let end = rest[..=LONGEST_PATH].iter().rposition(|byte| *byte == b'/');
+        let (now, behind) = rest.split_at(end.unwrap_or(LONGEST_PATH));
+        dir = Some(dir.as_ref().unwrap_or(top).dir(&writers::name(now)?)?);
+        rest = &behind[1..];
+    }
+    dir.as_ref().unwrap_or(top).dir(&writers::name(rest)?)
 }

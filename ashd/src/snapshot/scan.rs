@@ -189,9 +189,12 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
 }
 
 /// A scan that says all this and nothing else.
-pub(super) fn whole(root: Option<Root>, all: &Files) -> Vec<u8> {
+pub(super) fn whole<'a>(
+    root: Option<Root>,
+    all: impl IntoIterator<Item = (&'a Vec<u8>, &'a Known)>,
+) -> Vec<u8> {
     let mut bytes = BEGIN.to_vec();
-    bytes.extend(encode(root, all.iter()));
+    bytes.extend(encode(root, all.into_iter()));
     bytes
 }
 

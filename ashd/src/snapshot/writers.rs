@@ -197,7 +197,7 @@ impl Writing<'_> {
 }
 
 /// A path with one more part.
-fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
+pub(super) fn joined(path: &[u8], name: &[u8]) -> Vec<u8> {
     let between: &[u8] = if path.is_empty() { b"" } else { b"/" };
     [path, between, name].concat()
 }
