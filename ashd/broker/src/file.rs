@@ -8,7 +8,10 @@ use rustix::fs::{Mode, OFlags};
 
 /// Opens a regular file. A pipe is not waited for: perhaps nobody ever writes into it, and a start
 /// would hang without a word.
-pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+///
+/// # Errors
+/// Those of opening, and for everything that is no regular file.
+pub fn open_regular(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     match file.metadata()?.is_file() {

@@ -32,7 +32,7 @@ mod upstream;
 
 mod problem;
 
-mod file;
+pub mod file;
 mod outbox;
 pub mod server;
 

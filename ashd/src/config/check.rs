@@ -7,12 +7,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ash_broker::file::open_regular;
 use sha2::{Digest, Sha256};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
-use super::file::open_regular;
 use super::problem::{Origin, Problem};
 use super::source::Raw;
 use super::value::{Value, Written};

@@ -9,8 +9,6 @@ mod problem;
 mod secret;
 mod value;
 
-mod file;
-
 mod check;
 mod reference;
 mod sample;
@@ -26,7 +24,6 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::Path;
 
-pub use file::open_regular;
 pub use keys::{
     Admission, Bus, Config, Http, Log, Model, Pool, Retention, Sandbox, Session, Snapshots, State,
 };

@@ -6,11 +6,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ash_broker::file::open_regular;
 use strsim::normalized_damerau_levenshtein;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::file::open_regular;
 use super::problem::{Origin, Problem};
 use super::table::{Key, keys};
 use super::value::Written;

@@ -9,9 +9,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use ash_broker::control::{self, Control, Settings};
+use ash_broker::file::open_regular;
 
 use super::Shared;
-use crate::config::open_regular;
 use crate::telemetry::metrics::Metrics;
 
 /// Why the broker is of no use.
