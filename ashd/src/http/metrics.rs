@@ -21,7 +21,8 @@ use crate::session::api::Health;
 use crate::telemetry::metrics::labels::{
     ColdSource, Denied, Eviction, Gated, PoolState, Resting, ResumePath, Verb,
 };
-use crate::telemetry::metrics::{Metrics, PRESSURE, Route, TEXT_FORMAT, follow, set};
+use crate::telemetry::metrics::{Metrics, Route, TEXT_FORMAT, follow, set};
+use crate::telemetry::psi;
 
 /// What no route answers.
 const NO_ROUTE: &str = "none";
@@ -36,7 +37,7 @@ pub(super) async fn metrics(State(context): State<Context>) -> Response {
     let (health, sessions) = (service.health().await, service.sessions_by_status().await);
     let text = service.metrics().told(|metrics| {
         tell(metrics, &health, &sessions);
-        metrics.tell_pressure(Path::new(PRESSURE));
+        metrics.tell_pressure(Path::new(psi::DIR));
     });
     ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response()
 }

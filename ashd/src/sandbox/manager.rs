@@ -17,10 +17,11 @@ use super::launcher::{self, Launcher, LauncherError, LauncherSetup};
 use super::lease::{DEFAULT_BASE, uid_count};
 use super::link::LinkSender;
 use super::plan::Host;
-use super::pressure::{self, Gauge, Pressure};
+use super::pressure::{Gauge, Pressure};
 use super::socket;
 use crate::domain::SandboxId;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::psi;
 
 /// The longest path of the run directory, in bytes: what lies in it must fit a socket's address.
 const MAX_RUN_DIR: usize = 48;
@@ -158,7 +159,7 @@ impl Sandboxes {
         let (launcher, cgroups) = hold(&setup, &runtime, children.clone()).await?;
         let (host, cgroups) = (Arc::new(host), Arc::new(cgroups));
         let (broker, usage) = Broker::start(broker_setup(&setup), children.clone()).await?;
-        let gauge = Gauge::follow(Path::new(pressure::DIR));
+        let gauge = Gauge::follow(Path::new(psi::DIR));
         let mut missing = [floor::missing(), cgroups.missing().to_vec()].concat();
         missing.extend(gauge.missing().cloned());
         let (live, making, runtime) = (Mutex::default(), Mutex::default(), RwLock::new(runtime));

@@ -5,7 +5,7 @@
 //! trigger, else when its averages are looked at. What it has said last is kept here: whoever asks
 //! reads that.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -19,9 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::admission::memory_is_scarce;
-
-/// Where the kernel has a file for each of them.
-pub const DIR: &str = "/proc/pressure";
+use crate::telemetry::psi;
 
 /// The time that a trigger looks at, in microseconds. Without CAP_SYS_RESOURCE, which the daemon's unit
 /// does not have, the kernel takes no other than multiples of two seconds, and before Linux 6.4 none.
@@ -106,11 +104,11 @@ impl Gauge {
         let mut following = JoinSet::new();
         for kind in Kind::ALL {
             let path = dir.join(kind.file());
-            if average(&path).is_some() {
+            if psi::read(&path).some.is_some() {
                 following.spawn(follow(kind, path, now.clone()));
             }
         }
-        let is_missing = average(&dir.join(Kind::Memory.file())).is_none();
+        let is_missing = psi::read(&dir.join(Kind::Memory.file())).some.is_none();
         let missing = is_missing.then(|| {
             "that memory gets short is not noticed before it is gone (the kernel has no PSI, or was \
              booted without psi=1)"
@@ -201,54 +199,22 @@ async fn fired(trigger: &AsyncFd<OwnedFd>) -> io::Result<()> {
 /// Looks at averages for ever.
 async fn by_average(kind: Kind, path: &Path, tell: &(impl Fn(bool) + Sync)) {
     loop {
-        tell(average(path).is_some_and(|percent| percent >= f64::from(kind.limit())));
+        tell(psi::read(path).some.is_some_and(|percent| percent >= f64::from(kind.limit())));
         sleep(SAMPLE).await;
     }
 }
 
-/// What a file says of the last ten seconds; `None` when there is no such file, or it says nothing.
-fn average(path: &Path) -> Option<f64> {
-    average_in(&fs::read_to_string(path).ok()?)
-}
-
-/// The share of the last ten seconds, in percent, in which some task stood still.
-fn average_in(text: &str) -> Option<f64> {
-    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
-    some.split(' ').find_map(|word| word.strip_prefix("avg10="))?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::{TcpListener, TcpStream};
 
-    use proptest::prelude::*;
     use rustix::net::{SendFlags, send};
 
     use super::*;
 
     /// How long something may take that happens.
     const LONG: Duration = Duration::from_secs(20);
-
-    #[test]
-    fn averages_are_read() {
-        let text = "some avg10=12.34 avg60=0.00 avg300=0.00 total=1\n\
-                    full avg10=99.00 avg60=0.00 avg300=0.00 total=1\n";
-        assert_eq!(average_in(text), Some(12.34));
-        // Older kernels have no second line for processors.
-        assert_eq!(average_in("some avg10=0.00 avg60=0.00 avg300=0.00 total=0"), Some(0.0));
-        for bad in ["", "full avg10=1.00\n", "some total=1\n", "some avg10=x\n"] {
-            assert_eq!(average_in(bad), None, "{bad:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_a_file_says_is_read_or_not(text in "(some |full |avg10=|[0-9.]{0,4}|\n| ){0,20}") {
-            if let Some(percent) = average_in(&text) {
-                prop_assert!(text.contains("some ") && text.contains("avg10=") && percent >= 0.0);
-            }
-        }
-    }
 
     #[tokio::test]
     async fn a_kernel_that_says_nothing_is_told() {
@@ -306,8 +272,8 @@ mod tests {
 
     #[tokio::test]
     async fn this_machine_is_followed_where_it_can_be() {
-        let gauge = Gauge::follow(Path::new(DIR));
-        let has_memory = average(&Path::new(DIR).join("memory")).is_some();
+        let gauge = Gauge::follow(Path::new(psi::DIR));
+        let has_memory = psi::read(&Path::new(psi::DIR).join("memory")).some.is_some();
         assert_eq!(gauge.missing().is_none(), has_memory);
     }
 }

@@ -9,11 +9,13 @@
 //! meant for.
 //!
 //! What is counted, and asked for by whoever wants to know, is in [`metrics`].
+//! What the kernel says of the machine is read by [`psi`].
 
 mod fields;
 pub mod message;
 pub mod metrics;
 mod pace;
+pub mod psi;
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal};

@@ -29,7 +29,6 @@ pub use prometheus::{Histogram, IntCounter, IntGauge};
 
 pub use self::families::Metrics;
 pub use self::family::{Counters, Gauges, Histograms, Series};
-pub use self::pressure::PRESSURE;
 pub use self::routes::Route;
 
 /// The media type of [`Metrics::text`].

@@ -1,50 +1,26 @@
-//! How long processes of this machine had to wait for what they need: pressure stall information, see
-//! Documentation/accounting/psi.rst of the kernel.
+//! How long processes of this machine had to wait for what they need.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use super::Metrics;
-
-/// Where the kernel says it.
-pub const PRESSURE: &str = "/proc/pressure";
+use crate::telemetry::psi::{self, Stalled};
 
 /// What can be waited for; a file each.
 const RESOURCES: [&str; 3] = ["cpu", "memory", "io"];
-
-/// Who waits: some processes, or all that have something to do; a line each.
-const KINDS: [&str; 2] = ["some", "full"];
-
-/// The most bytes of a file that are looked at. They have some 150.
-const LARGEST: u64 = 4096;
 
 impl Metrics {
     /// Tells of the pressure as it is now. What the kernel does not say is not told.
     pub fn tell_pressure(&self, directory: &Path) {
         self.pressure.reset();
         for resource in RESOURCES {
-            let text = read(&directory.join(resource)).unwrap_or_default();
-            for kind in KINDS {
-                if let Some(percent) = average(&text, kind) {
+            let Stalled { some, full } = psi::read(&directory.join(resource));
+            for (kind, percent) in [("some", some), ("full", full)] {
+                if let Some(percent) = percent {
                     self.pressure.with_label_values(&[resource, kind]).set(percent / 100.0);
                 }
             }
         }
     }
-}
-
-fn read(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(LARGEST).read_to_string(&mut text)?;
-    Ok(text)
-}
-
-/// The average of the last ten seconds, in percent.
-fn average(text: &str, kind: &str) -> Option<f64> {
-    let words = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '))?;
-    let average = words.split(' ').find_map(|word| word.strip_prefix("avg10="))?;
-    average.parse().ok().filter(|percent: &f64| percent.is_finite())
 }
 
 #[cfg(test)]
