@@ -13,7 +13,6 @@
 use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
@@ -37,42 +36,36 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// The place in which the body of a stream waits for its connection to be taken from hyper.
 #[derive(Clone, Default)]
-pub(super) struct Takeover(Arc<Place>);
+pub(super) struct Takeover(Arc<Mutex<Option<Waiting>>>);
 
-#[derive(Default)]
-struct Place {
-    body: Mutex<Option<Body>>,
-    /// Whether there is one.
-    offered: AtomicBool,
+/// A body that waits.
+struct Waiting {
+    body: Body,
     /// Whether everything in front of it has been written.
-    is_due: AtomicBool,
+    is_due: bool,
 }
 
 impl Takeover {
-    fn body(&self) -> MutexGuard<'_, Option<Body>> {
-        self.0.body.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Only the connection's task comes here: nobody ever waits for the lock.
+    fn lock(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn offer(&self, body: Body) {
-        *self.body() = Some(body);
-        self.0.offered.store(true, Ordering::Relaxed);
+        *self.lock() = Some(Waiting { body, is_due: false });
     }
 
     /// Nothing waits to be written.
     fn flushed(&self) {
-        if self.0.offered.load(Ordering::Relaxed) {
-            self.0.is_due.store(true, Ordering::Relaxed);
+        if let Some(waiting) = self.lock().as_mut() {
+            waiting.is_due = true;
         }
     }
 
     /// The body, when it is its turn.
     pub(super) fn take(&self) -> Option<Body> {
-        if !self.0.is_due.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.0.offered.store(false, Ordering::Relaxed);
-        self.0.is_due.store(false, Ordering::Relaxed);
-        self.body().take()
+        let due = self.lock().take_if(|waiting| waiting.is_due)?;
+        Some(due.body)
     }
 
     /// Lets the body of an answer be taken over, if it is one that can be, and the connection goes on
