@@ -6,7 +6,7 @@ use ash_dbus::value::{
     LogLine, Message, SessionInfo, Usage,
 };
 
-use crate::domain::{Agent, NewEvent, Point, Session, Unfit};
+use crate::domain::{Agent, NewEvent, Point, Session, Status, Unfit};
 use crate::session::api::{self, Refusal};
 use crate::session::backup::BackedUp;
 use crate::session::keys::Key;
@@ -79,7 +79,7 @@ pub(super) fn carried(text: &str) -> String {
 
 pub(super) fn health(health: api::Health) -> Health {
     Health {
-        active_sessions: health.active_sessions,
+        active_sessions: health.sessions.of(Status::Active),
         live_sandboxes: health.live_sandboxes,
         running: health.running,
         warming: health.warming,
@@ -254,7 +254,6 @@ pub(super) fn page<T, R>(items: &[T], size: impl Fn(&R) -> usize, row: impl Fn(&
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Status;
 
     #[test]
     fn refusals_have_names() {

@@ -31,7 +31,7 @@ pub use message::Message;
 pub use node::Node;
 pub use point::{Point, PointName, Root, Which};
 pub use scope::Scope;
-pub use session::{Changed, Session, SessionChange, Status};
+pub use session::{Changed, Session, SessionChange, SessionCounts, Status};
 pub use settings::{PermissionMode, PromptMode, Settings};
 pub use time::{Day, Timestamp};
 pub use turn::{TurnOptions, TurnRequest, WhenBusy};

@@ -147,6 +147,33 @@ impl FromStr for Status {
     }
 }
 
+/// How many sessions there are of each status.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SessionCounts([u64; Status::ALL.len()]);
+
+impl SessionCounts {
+    /// How many have a status.
+    pub fn of(&self, status: Status) -> u64 {
+        self.0[status as usize]
+    }
+
+    /// How many there are.
+    pub fn all(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
+/// What there is of one status is added up.
+impl FromIterator<(Status, u64)> for SessionCounts {
+    fn from_iter<T: IntoIterator<Item = (Status, u64)>>(counted: T) -> Self {
+        let mut counts = SessionCounts::default();
+        for (status, sessions) in counted {
+            counts.0[status as usize] += sessions;
+        }
+        counts
+    }
+}
+
 /// What a commit changes in a session's row; `None` leaves a field as it is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SessionChange {

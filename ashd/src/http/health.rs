@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::context::Context;
 use super::error::json;
+use crate::domain::Status;
 use crate::session::api::{self, Admitted, Gone, Health, Times};
 
 #[derive(Serialize)]
@@ -212,7 +213,7 @@ pub(super) fn pool(health: &Health) -> Pool {
 fn shape<'a>(health: &'a Health, node: &'a str) -> Shape<'a> {
     Shape {
         status: "ok",
-        active_sessions: health.active_sessions,
+        active_sessions: health.sessions.of(Status::Active),
         active_sandboxes: health.live_sandboxes,
         uptime: health.uptime_s,
         pool: pool(health),
@@ -249,7 +250,7 @@ mod tests {
     #[test]
     fn has_every_count_that_clients_require() {
         let mut health = Health {
-            active_sessions: 9,
+            sessions: [(Status::Active, 9)].into_iter().collect(),
             live_sandboxes: 5,
             running: 2,
             warming: 1,

@@ -34,23 +34,23 @@ const HOT_ROUTE: &str = "/api/sessions/{id}";
 /// of sessions.
 pub(super) async fn metrics(State(context): State<Context>) -> Response {
     let service = &context.service;
-    let (health, sessions) = (service.health().await, service.sessions_by_status().await);
+    let health = service.health().await;
     let text = service.metrics().told(|metrics| {
-        tell(metrics, &health, &sessions);
+        tell(metrics, &health);
         metrics.tell_pressure(Path::new(psi::DIR));
     });
     ([(CONTENT_TYPE, TEXT_FORMAT)], text).into_response()
 }
 
 /// Tells how things are now.
-fn tell(metrics: &Metrics, health: &Health, sessions: &[(Status, u64)]) {
+fn tell(metrics: &Metrics, health: &Health) {
     set(&metrics.uptime, health.uptime_s);
     set(&metrics.missing_layers, health.missing.len() as u64);
     set(&metrics.damaged_checkpoints, health.damaged_checkpoints);
-    set(&metrics.active_sessions, health.active_sessions);
+    set(&metrics.active_sessions, health.sessions.of(Status::Active));
     set(&metrics.active_sandboxes, health.live_sandboxes);
-    for (status, number) in sessions {
-        set(metrics.sessions.of(*status), *number);
+    for status in Status::ALL {
+        set(metrics.sessions.of(status), health.sessions.of(status));
     }
     let pool = health::pool(health);
     set(&metrics.pool_max, pool.max_capacity);
@@ -195,7 +195,7 @@ mod tests {
 
     fn health() -> Health {
         Health {
-            active_sessions: 9,
+            sessions: [(Status::Active, 9), (Status::Ended, 4)].into_iter().collect(),
             live_sandboxes: 5,
             running: 2,
             waiting: 2,
@@ -229,8 +229,7 @@ mod tests {
         let health = health();
         let metrics = Metrics::new();
         for _ in 0..2 {
-            let sessions = [(Status::Active, 9), (Status::Ended, 4)];
-            let text = metrics.told(|metrics| tell(metrics, &health, &sessions));
+            let text = metrics.told(|metrics| tell(metrics, &health));
             for line in [
                 "ash_uptime_seconds 60",
                 "ash_missing_layers 1",

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::domain::{
-    Agent, AgentConfig, AgentName, ConfigChange, EventId, PointId, Scope, SessionId, Settings,
-    Status, Tenant, Unfit, check, environment,
+    Agent, AgentConfig, AgentName, ConfigChange, EventId, PointId, Scope, SessionCounts, SessionId,
+    Settings, Status, Tenant, Unfit, check, environment,
 };
 use crate::store::StoreError;
 
@@ -169,8 +169,8 @@ pub struct LogLine {
 /// How the daemon is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Health {
-    /// Sessions with status active, all tenants.
-    pub active_sessions: u64,
+    /// Sessions by status, all tenants.
+    pub sessions: SessionCounts,
     /// Sandboxes alive.
     pub live_sandboxes: u64,
     /// Of those, running a turn.

@@ -121,7 +121,7 @@ impl Service {
         let copy = opened.await?;
         let left_out = settle(&copy).await?;
         let stale = count_stale(&copy, &unsaved).await?;
-        let (sessions, agents) = (count(&copy).await?, copy.all_agents().await?);
+        let (sessions, agents) = (copy.count_sessions().await?.all(), copy.all_agents().await?);
         let (target, mut entries) = shared.write_agents(target, agents).await?;
         drop(no_deployment);
         let (target, attachments, lost) =
@@ -348,15 +348,6 @@ fn pack(folder: &Path, out: &mut dyn io::Write) -> io::Result<()> {
     archive.follow_symlinks(false);
     archive.append_dir_all("", folder)?;
     archive.finish()
-}
-
-/// How many sessions a copy of the database has.
-async fn count(copy: &Sqlite) -> Result<u64> {
-    let mut all = 0;
-    for status in Status::ALL {
-        all += copy.count_sessions(status).await?;
-    }
-    Ok(all)
 }
 
 /// How many of the sessions that could not be saved are in a copy of the database as they were saved

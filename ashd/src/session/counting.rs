@@ -1,4 +1,4 @@
-//! What sessions are counted by: what the broker saw of their calls of the model, and how many there are.
+//! What is counted of sessions: what the broker saw of their calls of the model.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::service::Service;
 use super::shared::Shared;
-use crate::domain::{SandboxId, Status, Timestamp};
+use crate::domain::{SandboxId, Timestamp};
 use crate::sandbox::broker::Usage as Seen;
 use crate::store::Usage;
 use crate::telemetry::metrics::Metrics;
@@ -21,15 +21,6 @@ impl Service {
     /// Where it is counted what happens.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.shared.options.metrics
-    }
-
-    /// How many sessions there are of each status, over all tenants. What the store does not say is 0.
-    pub async fn sessions_by_status(&self) -> Vec<(Status, u64)> {
-        let mut counts = vec![];
-        for status in Status::ALL {
-            counts.push((status, self.shared.store.count_sessions(status).await.unwrap_or(0)));
-        }
-        counts
     }
 }
 
@@ -143,16 +134,5 @@ mod tests {
         }
         let tokens = [TokenKind::Input, TokenKind::Output, TokenKind::CacheRead];
         assert_eq!(tokens.map(|kind| metrics.tokens.of(kind).get()), [6, 0, 80]);
-    }
-
-    #[tokio::test]
-    async fn sessions_are_counted_by_status() {
-        let stage = Stage::set().await;
-        for (number, status) in [(1, Status::Active), (2, Status::Active), (3, Status::Ended)] {
-            stage.add(&Session { status, ..Session::example(number) }).await;
-        }
-        let counts = stage.service.sessions_by_status().await;
-        let expected = [0, 2, 0, 0, 1, 0];
-        assert_eq!(counts, Status::ALL.into_iter().zip(expected).collect::<Vec<_>>());
     }
 }

@@ -7,24 +7,24 @@ use super::service::Service;
 use crate::domain::Status;
 
 impl Service {
-    /// How the daemon is.
+    /// How the daemon is. What the store does not say is 0.
     pub async fn health(&self) -> Health {
         let shared = &self.shared;
-        let active_sessions = shared.store.count_sessions(Status::Active).await.unwrap_or(0);
-        let paused = shared.store.count_sessions(Status::Paused).await.unwrap_or(0);
+        let sessions = shared.store.count_sessions().await.unwrap_or_default();
+        // Whoever has a sandbox is one of the two.
+        let may_have_sandbox = sessions.of(Status::Active) + sessions.of(Status::Paused);
         let live_sandboxes = shared.sandboxes.live();
         let (running, warm) = (shared.registry.running(), shared.pool.ready());
         let of_sessions = live_sandboxes.saturating_sub(warm + shared.pool.starting());
         Health {
-            active_sessions,
+            sessions,
             live_sandboxes,
             running,
             waiting: of_sessions.saturating_sub(running),
             warming: shared.launching.load(Ordering::Relaxed) + shared.pool.starting(),
             warm,
             pre_warm_hits: shared.pool.hits(),
-            // Whoever has a sandbox is one of the two.
-            cold: (active_sessions + paused).saturating_sub(of_sessions),
+            cold: may_have_sandbox.saturating_sub(of_sessions),
             rested: shared.ladder.rested(),
             times: shared.live().times,
             max_sandboxes: shared.options.max_sandboxes,
@@ -40,5 +40,25 @@ impl Service {
             gone: shared.gone(),
             admission: shared.admitted(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Session;
+    use crate::session::stage::Stage;
+
+    #[tokio::test]
+    async fn sessions_are_counted_by_status() {
+        let stage = Stage::set().await;
+        let all = [Status::Active, Status::Active, Status::Paused, Status::Ended];
+        for (number, status) in (1..).zip(all) {
+            stage.add(&Session { status, ..Session::example(number) }).await;
+        }
+        let health = stage.service.health().await;
+        let counts = Status::ALL.map(|status| health.sessions.of(status));
+        assert_eq!((counts, health.sessions.all()), ([0, 2, 1, 0, 1, 0], 4));
+        assert_eq!(health.cold, 3, "those that have ended never get a sandbox again");
     }
 }

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 
 use crate::domain::{
     Agent, AgentId, AgentName, Attachment, AttachmentId, Changed, Event, EventKind, NewEvent,
-    Point, PointId, Root, SandboxId, Scope, Session, SessionChange, SessionId, Status, Tenant,
-    Timestamp, Which,
+    Point, PointId, Root, SandboxId, Scope, Session, SessionChange, SessionCounts, SessionId,
+    Status, Tenant, Timestamp, Which,
 };
 
 /// An API key, as stored: never the key itself.
@@ -250,8 +250,9 @@ pub trait Store: Send + Sync {
     /// Sessions that have not ended, run no turn, have their files, and have no point as new as their
     /// newest message, answer, error or change of files.
     async fn unsaved_sessions(&self) -> Result<Vec<Session>>;
-    /// How many sessions have this status, over all tenants. Costs the same however many there are.
-    async fn count_sessions(&self, status: Status) -> Result<u64>;
+    /// How many sessions there are of each status, over all tenants, at one moment. Costs the same
+    /// however many there are.
+    async fn count_sessions(&self) -> Result<SessionCounts>;
     /// Removes a session and everything that belongs to it, and says what it still had; `None` if
     /// there was none. From the first commit on it is not there for anybody; its history goes in steps,
     /// between which others commit. What cannot be removed then is left to

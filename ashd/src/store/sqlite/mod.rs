@@ -44,7 +44,7 @@ use super::{
 };
 use crate::domain::{
     Agent, AgentId, AgentName, Attachment, AttachmentId, Event, EventKind, NewEvent, Point,
-    PointId, Root, SandboxId, Session, SessionId, Status, Tenant, Timestamp, Which,
+    PointId, Root, SandboxId, Session, SessionCounts, SessionId, Tenant, Timestamp, Which,
 };
 use crate::telemetry::metrics::Metrics;
 
@@ -198,8 +198,8 @@ impl Store for Sqlite {
         self.readers.read(sessions::unsaved).await
     }
 
-    async fn count_sessions(&self, status: Status) -> Result<u64> {
-        self.readers.read(move |conn| sessions::count(conn, status)).await
+    async fn count_sessions(&self) -> Result<SessionCounts> {
+        self.readers.read(sessions::count).await
     }
 
     async fn purge_session(&self, id: SessionId) -> Result<Option<Purged>> {

@@ -9,7 +9,9 @@ use super::tenants;
 use super::unsynced;
 use super::values::{Json, exists};
 use crate::domain::session::RunningTurn;
-use crate::domain::{AgentId, NewEvent, Session, SessionChange, SessionId, Status, Tenant};
+use crate::domain::{
+    AgentId, NewEvent, Session, SessionChange, SessionCounts, SessionId, Status, Tenant,
+};
 use crate::store::{Commit, Copying, Result, SessionFilter, StoreError};
 
 const WHAT: &str = "the session";
@@ -18,6 +20,10 @@ const SELECT: &str = "SELECT id, tenant, agent, agent_version, status, sandbox, 
          cli_session, cli_version, turn, turn_user_seq, slot, last_seq, created_at, last_active_at,
          last_error, parent, restore, cold, changed, altered
      FROM sessions JOIN session_settings ON session = key";
+
+/// How many sessions there are of each status; what is being purged is nobody's any more.
+pub(super) const COUNT: &str = "SELECT status, sum(sessions) FROM session_counts
+    WHERE status <> 'purged' GROUP BY status";
 
 /// What a commit needs to know of a session.
 pub(super) struct Head {
@@ -237,9 +243,9 @@ pub(super) fn unsaved(conn: &Connection) -> Result<Vec<Session>> {
     Ok(conn.prepare_cached(&sql)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
 }
 
-pub(super) fn count(conn: &Connection, status: Status) -> Result<u64> {
-    let sql = "SELECT ifnull(sum(sessions), 0) FROM session_counts WHERE status = ?";
-    Ok(conn.prepare_cached(sql)?.query_row([status], |row| row.get(0))?)
+pub(super) fn count(conn: &Connection) -> Result<SessionCounts> {
+    let counted = |row: &Row<'_>| Ok((row.get::<_, Status>(0)?, row.get::<_, u64>(1)?));
+    Ok(conn.prepare_cached(COUNT)?.query_map([], counted)?.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Copies events up to a point, and what was undone among them.

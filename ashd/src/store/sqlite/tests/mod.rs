@@ -16,7 +16,7 @@ use std::result::Result;
 use super::*;
 use crate::domain::TurnId;
 use crate::domain::event::Origin;
-use crate::domain::{EventKind, SandboxId, Settings};
+use crate::domain::{EventKind, SandboxId, Settings, Status};
 
 /// Runs a test's async part.
 fn block_on<T>(future: impl Future<Output = T>) -> T {

@@ -217,7 +217,7 @@ fn nothing_is_added_to_a_tenant_that_leaves() {
         assert!(store.session(id(1)).await.unwrap().is_none());
         assert!(store.agents(&acme).await.unwrap().is_empty());
         assert_eq!(store.sessions(&acme, SessionFilter::default()).await.unwrap(), (vec![], 0));
-        assert_eq!(store.count_sessions(Status::Active).await.unwrap(), 2);
+        assert_eq!(store.count_sessions().await.unwrap().of(Status::Active), 2);
         assert!(store.session(id(2)).await.unwrap().is_some());
         assert_eq!(store.keys().await.unwrap(), [key(2, &Tenant::default())]);
         // The name can be used again.
