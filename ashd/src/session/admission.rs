@@ -16,8 +16,9 @@ use crate::telemetry::metrics::labels::{Want, Word as _};
 /// How often it is looked whether there is room again: of memory and processes nobody tells.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Seconds after which to try again when too many sandboxes are being made, or are somebody's.
-const RETRY_AFTER_S: u32 = 5;
+/// Seconds after which to try again when too many turns run, or too many sandboxes are being made or are
+/// somebody's.
+pub(super) const RETRY_AFTER_S: u32 = 5;
 
 /// How much is begun at a time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

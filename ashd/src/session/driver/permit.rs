@@ -4,12 +4,10 @@ use super::Driver;
 use super::turns::Waiting;
 use crate::domain::WhenBusy;
 use crate::sandbox::admission::NoRoom;
+use crate::session::admission::RETRY_AFTER_S;
 use crate::session::gate::{Entered, Place, Ticket};
 use crate::session::machine::{Effect, Event};
 use crate::telemetry::metrics::labels::Want;
-
-/// Seconds after which to try again when no place was free.
-const RETRY_AFTER_S: u32 = 5;
 
 /// What the session has of the places that turns run in.
 pub(super) enum Permit {
