@@ -1,7 +1,7 @@
 //! How long the parts of a turn take, and a resume. Of what a daemon before this one has begun it is not
 //! known, and nothing is measured.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ash_wire::words::TurnOutcome;
@@ -107,24 +107,23 @@ pub(in crate::session) struct FirstCall(Mutex<Option<(Instant, Option<Instant>)>
 
 impl FirstCall {
     fn begin(&self, at: Instant) {
-        self.set(Some((at, None)));
+        *self.lock() = Some((at, None));
     }
 
     fn end(&self, at: Instant) {
-        let mut turn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, end)) = &mut *turn {
+        if let Some((_, end)) = &mut *self.lock() {
             *end = Some(at);
         }
     }
 
-    fn set(&self, turn: Option<(Instant, Option<Instant>)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = turn;
+    fn lock(&self) -> MutexGuard<'_, Option<(Instant, Option<Instant>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long after the beginning of the turn a call of the model began, if it is the first that is heard
     /// of.
     pub(in crate::session) fn heard_of(&self, call: Instant) -> Option<Duration> {
-        let mut turn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turn = self.lock();
         let (begun, ended) = (*turn)?;
         if call < begun || ended.is_some_and(|ended| call > ended) {
             return None;
