@@ -230,12 +230,18 @@ impl Driver {
 
     pub(super) async fn launch_failed(&mut self, refusal: Refusal) {
         self.log_refusal(&refusal);
-        self.times.resume_ended(None);
         self.launch_error = Some(refusal.clone());
         let _ = self.step(Event::LaunchFailed).await;
-        self.execs.refuse_waiting(&refusal);
+        self.refuse_launch(&refusal);
+    }
+
+    /// Whoever waited for the launch, to run a command or for the session to be active again, waited in
+    /// vain.
+    fn refuse_launch(&mut self, why: &Refusal) {
+        self.times.resume_ended(None);
+        self.execs.refuse_waiting(why);
         for reply in std::mem::take(&mut self.resuming) {
-            let _ = reply.send(Err(refusal.clone()));
+            let _ = reply.send(Err(why.clone()));
         }
     }
 
@@ -318,13 +324,7 @@ impl Driver {
         self.is_deaf = false;
         self.changes.all += 1;
         self.execs.lost(&Refusal::Sandbox(why_lost));
-        // Whoever waited for the launch waits in vain.
-        self.times.resume_ended(None);
-        let gone = Refusal::NotActive(self.state.status);
-        self.execs.refuse_waiting(&gone);
-        for reply in std::mem::take(&mut self.resuming) {
-            let _ = reply.send(Err(gone.clone()));
-        }
+        self.refuse_launch(&Refusal::NotActive(self.state.status));
     }
 
     pub(super) async fn resume(&mut self, reply: Reply<Arc<SessionView>>) {
