@@ -11,14 +11,6 @@ use crate::session::machine::Event;
 /// What comes of asking whether a sandbox may be made. Dropping it asks no longer.
 pub(super) type Entering = Pin<Box<dyn Future<Output = Result<Entry, Refusal>> + Send>>;
 
-/// Waits until what is asked for may be made, or is refused.
-pub(super) async fn entered(entering: &mut Option<Entering>) -> Result<Entry, Refusal> {
-    match entering {
-        Some(entering) => entering.await,
-        None => std::future::pending().await,
-    }
-}
-
 impl Driver {
     /// Asks for a sandbox.
     pub(super) fn launch(&mut self) {

@@ -8,6 +8,7 @@
 mod commit;
 mod entering;
 mod exec;
+mod input;
 mod life;
 mod lines;
 mod permit;
@@ -30,25 +31,23 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use self::entering::{Entering, entered};
+use self::entering::Entering;
 use self::exec::Execs;
 use self::idle::Idle;
+use self::input::Input;
 pub(super) use self::life::{Begin, Claimed};
-use self::permit::{Permit, hung_up};
+use self::permit::Permit;
 pub(super) use self::replay::Replay;
-use self::rest::IDLE;
-use self::saving::{Saved, Saving, Wish};
+use self::saving::{Saving, Wish};
 pub(super) use self::times::FirstCall;
 use self::times::Times;
 use self::turns::{Waiting, refusal};
 use self::writes::Changes;
 pub(super) use self::writes::{Workspace, Write};
-use super::admission::Entry;
 use super::api::{Reading, Refusal};
 use super::cli::{Controls, StartKey};
 use super::exec::ExecStream;
 use super::frames::{Encoder, Numbering};
-use super::gate::Place;
 use super::journal::Journal;
 use super::keeping::Life;
 use super::ladder::Step;
@@ -63,7 +62,6 @@ use crate::domain::{
     ExecRequest, Point, PointId, PointName, Session, SessionChange, Status, TurnId, TurnRequest,
 };
 use crate::sandbox::Running;
-use crate::sandbox::link::{Incoming, LinkError};
 
 /// Messages of the bridge that are taken at once.
 const BATCH: usize = 512;
@@ -193,23 +191,6 @@ pub(super) struct Driver {
     over: bool,
 }
 
-/// What the driver waits for.
-enum Input {
-    Command(Option<Command>),
-    /// A sandbox may be made, or none.
-    Entered(Result<Entry, Refusal>),
-    Launched(Result<Life, Refusal>),
-    /// A place for the next turn.
-    Granted(Place),
-    /// Whoever sent the next message, which waits for a sandbox or a place, has hung up.
-    HungUp,
-    Said(Result<Option<usize>, LinkError>),
-    Saved(Saved),
-    Settled,
-    /// Nothing, for long.
-    Idle,
-}
-
 impl Driver {
     /// Starts the driver of a session.
     pub(super) fn spawn(shared: Arc<Shared>, session: Session, begin: Begin) -> Handle {
@@ -314,57 +295,6 @@ impl Driver {
         self.journal.close();
         if self.session.status == Status::Ended {
             self.shared.registry.remove(self.session.id);
-        }
-    }
-
-    async fn input(&mut self, batch: &mut Vec<Incoming>) -> Input {
-        let is_quiet = self.is_quiet();
-        let launching = async {
-            match &mut self.launching {
-                Some(task) => match task.await {
-                    Ok(result) => result,
-                    Err(panicked) => Err(Refusal::Internal(panicked.to_string())),
-                },
-                None => std::future::pending().await,
-            }
-        };
-        let waits = self.permit.is_waiting() || self.entering.is_some();
-        let next = self.state.queue.front().filter(|_| waits);
-        let hung_up = hung_up(next.and_then(|turn| self.waiting.get_mut(turn)));
-        let said = async {
-            match &mut self.link {
-                Some(link) => link.receiver.recv_batch(batch, BATCH).await,
-                None => std::future::pending().await,
-            }
-        };
-        let saved = async {
-            match &mut self.saving {
-                Some(saving) => saving.next().await,
-                None => std::future::pending().await,
-            }
-        };
-        let settled = async {
-            match self.settles_at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        let idle = async {
-            match is_quiet {
-                true => tokio::time::sleep(IDLE).await,
-                false => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            command = self.commands.recv() => Input::Command(command),
-            entry = entered(&mut self.entering) => Input::Entered(entry),
-            result = launching => Input::Launched(result),
-            place = self.permit.granted() => Input::Granted(place),
-            () = hung_up => Input::HungUp,
-            said = said => Input::Said(said),
-            saved = saved => Input::Saved(saved),
-            () = settled => Input::Settled,
-            () = idle => Input::Idle,
         }
     }
 

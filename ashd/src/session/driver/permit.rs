@@ -1,7 +1,6 @@
 //! The place that the next turn is to run in: asked for, waited for beside everything else, given back.
 
 use super::Driver;
-use super::turns::Waiting;
 use crate::domain::WhenBusy;
 use crate::sandbox::admission::NoRoom;
 use crate::session::admission::RETRY_AFTER_S;
@@ -44,14 +43,6 @@ impl Permit {
             return place;
         }
         std::future::pending().await
-    }
-}
-
-/// Waits until whoever sent this message hangs up.
-pub(super) async fn hung_up(waiting: Option<&mut Waiting>) {
-    match waiting {
-        Some(waiting) => waiting.left().await,
-        None => std::future::pending().await,
     }
 }
 

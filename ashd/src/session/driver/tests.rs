@@ -10,14 +10,17 @@ use serde_json::value::RawValue;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
+use super::rest::IDLE;
 use super::times::end_of;
 use super::*;
 use crate::domain::session::RunningTurn;
 use crate::domain::turn::{OutputFormat, OutputKind};
 use crate::domain::{EventKind, Message, SandboxId, Scope, Tenant, TurnOptions, WhenBusy};
+use crate::sandbox::link::Incoming;
+use crate::session::admission::Entry;
 use crate::session::api::Caller;
 use crate::session::cli::Conversation;
-use crate::session::gate::Entered;
+use crate::session::gate::{Entered, Place};
 use crate::session::keeping::{Found, beside};
 use crate::session::stage::{LAUNCHES, Stage, TURNS, linked};
 use crate::store::{EventRange, StoreError};
