@@ -14,6 +14,7 @@ use super::api::{AgentChange, Caller, Deployment, Happened, Refusal, Source};
 use super::cli;
 use super::difference::Difference;
 use super::places::Places;
+use super::service::blocking;
 use super::shared::{Options, PROMPT_LIMIT, Shared};
 use crate::domain::{Agent, AgentId, AgentName, Scope, Tenant, Timestamp, check};
 use crate::fault;
@@ -66,9 +67,7 @@ impl Deployments {
             staged.take(source, system_prompt.as_deref(), &options)?;
             staged.keep(&target)
         };
-        let taken = tokio::task::spawn_blocking(take).await;
-        let taken = taken.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())));
-        let agent = match taken {
+        let agent = match blocking(take).await {
             Ok(()) => record(shared, agent).await?,
             Err(refusal) => {
                 forget(shared, &agent).await;

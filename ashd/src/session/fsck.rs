@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use super::api::Refusal;
 use super::difference::Difference;
 use super::places::Places;
-use super::service::{Result, Service, detached};
+use super::service::{Result, Service, blocking, detached};
 use super::shared::Shared;
 use super::survey;
 use crate::domain::{Root, Tenant};
@@ -135,7 +135,7 @@ pub(super) async fn content(
         let vault = snapshots.vault(&tenant).map_err(Failed::from)?;
         Ok(vault.survey(deep, || roots(&*store, &tenant))?)
     };
-    spawn_blocking(look).await.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
+    blocking(look).await
 }
 
 /// The content of every point of a tenant, for whoever looks at its vault. Blocks.

@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
 use super::fsck::{Failed, Found, content, roots, tenants};
-use super::service::{Service, detached};
+use super::service::{Service, blocking, detached};
 use super::shared::Shared;
 use crate::domain::Tenant;
 use crate::snapshot::{Collected, Collecting, Survey};
@@ -241,7 +241,7 @@ async fn collect(
         let how = Collecting { grace: GRACE, preview, patience: PATIENCE };
         Ok(vault.collect(&how, || roots(&*shared.store, &tenant))?)
     };
-    spawn_blocking(collect).await.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
+    blocking(collect).await
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
-use super::service::Result;
+use super::service::{Result, blocking};
 use super::shared::Shared;
 use super::under_way::{Begun, UnderWay};
 use super::writing::unchanged;
@@ -218,8 +218,7 @@ impl Place {
             let made = place.tree.top().and_then(|dir| dir.make_file(c"body"));
             Ok((place, made.map_err(|error| unwritable(&error))?))
         };
-        let made = spawn_blocking(make).await;
-        made.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
+        blocking(make).await
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinError;
 
 use super::admission::{self, Gates};
 use super::agents::Deployments;
@@ -458,15 +459,18 @@ impl Service {
 pub(super) async fn detached<T: Send + 'static>(
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    let done = tokio::spawn(work).await;
-    done.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
+    joined(tokio::spawn(work).await)
 }
 
 /// Carries out what may block.
 pub(super) async fn blocking<T: Send + 'static>(
     what: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let done = tokio::task::spawn_blocking(what).await;
+    joined(tokio::task::spawn_blocking(what).await)
+}
+
+/// What has come of a task. That it broke off is a refusal like any other.
+pub(super) fn joined<T>(done: std::result::Result<Result<T>, JoinError>) -> Result<T> {
     done.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
 }
 

@@ -4,11 +4,10 @@
 //! first: from then on going back is what it is to any other point, also for whoever comes behind a
 //! daemon that died on the way.
 
-use tokio::task::spawn_blocking;
-
 use super::agents;
 use super::api::Refusal;
 use super::keeping::{beside, point_of, unkept};
+use super::service::blocking;
 use super::shared::Shared;
 use crate::domain::{Point, Session};
 use crate::fault;
@@ -48,7 +47,6 @@ impl Shared {
             remove_all(&places.sessions(), &name).map_err(failed)?;
             agents::lay_out(&places, version, &places.sessions().join(name), owner, &options)
         };
-        let laid_out = spawn_blocking(lay_out).await;
-        laid_out.unwrap_or_else(|error| Err(Refusal::Internal(error.to_string())))
+        blocking(lay_out).await
     }
 }

@@ -13,6 +13,7 @@ use crate::session::admission::Entry;
 use crate::session::api::Refusal;
 use crate::session::gate::Place;
 use crate::session::keeping::Life;
+use crate::session::service::joined;
 
 /// What the driver waits for.
 pub(super) enum Input {
@@ -42,10 +43,7 @@ impl Driver {
         tokio::select! {
             command = self.commands.recv() => Input::Command(command),
             entry = ended(self.entering.as_mut()) => Input::Entered(entry),
-            result = ended(self.launching.as_mut()) => Input::Launched(match result {
-                Ok(result) => result,
-                Err(panicked) => Err(Refusal::Internal(panicked.to_string())),
-            }),
+            launched = ended(self.launching.as_mut()) => Input::Launched(joined(launched)),
             place = self.permit.granted() => Input::Granted(place),
             () = ended(next.map(Waiting::left)) => Input::HungUp,
             said = ended(said) => Input::Said(said),
