@@ -156,24 +156,12 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use tokio::sync::mpsc;
 
-    use super::super::logs::Logs;
+    use super::super::stage::handle;
     use super::*;
     use crate::domain::TurnId;
     use crate::domain::session::RunningTurn;
-
-    fn handle(session: &Session) -> Handle {
-        Handle {
-            commands: mpsc::channel(1).0,
-            journal: Arc::default(),
-            logs: Arc::new(Logs::new(session)),
-            leaving: Arc::new(AtomicBool::new(false)),
-            first_call: Arc::default(),
-        }
-    }
 
     /// A session that runs a turn, or none.
     fn session(number: u128, runs: bool) -> Session {
@@ -184,7 +172,8 @@ mod tests {
     #[test]
     fn turns_are_counted_as_they_come_and_go() {
         let registry = Registry::default();
-        let add = |session: &Session| registry.handle_or(session, || handle(session));
+        let add =
+            |session: &Session| registry.handle_or(session, || handle(session, mpsc::channel(1).0));
         let (one, two) = (add(&session(1, true)), add(&session(2, false)));
         assert_eq!(registry.running(), 1);
         // Nobody else gets another one, whatever the store says of it now.

@@ -10,12 +10,14 @@ use ash_wire::words::{CliState, Welcome};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 
 use super::admission::{Admission, Gates};
 use super::cli::Defaults;
 use super::copies::Copies;
+use super::driver::{Command, Handle};
 use super::ladder::Times;
+use super::logs::Logs;
 use super::places::{Places, ROOTS};
 use super::retention::Keeping;
 use super::service::Service;
@@ -99,6 +101,17 @@ impl Stage {
             std::fs::create_dir_all(&root).unwrap();
             std::fs::write(root.join("file"), "kept").unwrap();
         }
+    }
+}
+
+/// What others hold of a driver, where there is none: it can be heard what it is asked.
+pub(super) fn handle(session: &Session, commands: mpsc::Sender<Command>) -> Handle {
+    Handle {
+        commands,
+        journal: Arc::default(),
+        logs: Arc::new(Logs::new(session)),
+        leaving: Arc::default(),
+        first_call: Arc::default(),
     }
 }
 

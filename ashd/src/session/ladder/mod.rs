@@ -281,22 +281,13 @@ mod tests {
 
     use super::*;
     use crate::domain::Session;
-    use crate::session::driver::Handle;
-    use crate::session::logs::Logs;
-    use crate::session::stage::Stage;
+    use crate::session::stage::{Stage, handle};
 
     /// A session whose sandbox stands still, and what its driver is asked.
     fn resting(stage: &Stage, number: u128) -> (SessionId, Place, mpsc::Receiver<Command>) {
         let session = Session::example(number);
         let (commands, asked) = mpsc::channel(8);
-        let handle = Handle {
-            commands,
-            journal: Arc::default(),
-            logs: Arc::new(Logs::new(&session)),
-            leaving: Arc::default(),
-            first_call: Arc::default(),
-        };
-        stage.shared.registry.handle_or(&session, || handle);
+        stage.shared.registry.handle_or(&session, || handle(&session, commands));
         let (sandbox, idle_since) = (session.sandbox, Some(Instant::now()));
         let place = Place { sandbox, idle_since, rung: Rung::Frozen };
         stage.shared.ladder.show(session.id, Some(place));
