@@ -300,7 +300,7 @@ impl Pool {
             (shelf.rests_until, shelf.failures) = (None, 0);
         }
         let mut room = shelf.wanted(Instant::now()) as usize;
-        self.take_off(shelf, |spare| {
+        shelf.take_off(|spare| {
             let stays = spare.stamp == *stamp && room > 0;
             room -= usize::from(stays);
             !stays

@@ -136,6 +136,13 @@ impl Shelf {
         u32::try_from(self.spares.len()).unwrap_or(u32::MAX).saturating_add(self.making)
     }
 
+    /// Takes spares off it.
+    fn take_off(&mut self, which: impl FnMut(&Spare) -> bool) -> Vec<Spare> {
+        let (off, on) = self.spares.drain(..).partition::<Vec<_>, _>(which);
+        self.spares = on.into();
+        off
+    }
+
     /// Something went wrong: none is made for a while, each time for longer.
     fn rest(&mut self, now: Instant) {
         let pause = PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
@@ -148,8 +155,6 @@ impl Shelf {
 #[derive(Default)]
 pub(super) struct Pool {
     shelves: Mutex<HashMap<Kind, Shelf>>,
-    /// How many are on shelves, for those who only count.
-    ready: AtomicU64,
     /// Sandboxes of spares whose CLI is not ready yet.
     starting: AtomicU64,
     /// Sessions that have taken one.
@@ -174,7 +179,7 @@ impl Pool {
 
     /// Spares that wait for a session.
     pub(super) fn ready(&self) -> u64 {
-        self.ready.load(Ordering::Relaxed)
+        self.shelves().values().map(|shelf| shelf.spares.len() as u64).sum()
     }
 
     /// Spares that have a sandbox and are not ready.
@@ -215,14 +220,6 @@ impl Pool {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Takes spares off their shelf.
-    fn take_off(&self, shelf: &mut Shelf, which: impl FnMut(&Spare) -> bool) -> Vec<Spare> {
-        let (off, on) = shelf.spares.drain(..).partition::<Vec<_>, _>(which);
-        shelf.spares = on.into();
-        self.ready.fetch_sub(off.len() as u64, Ordering::Relaxed);
-        off
-    }
-
     /// Takes the oldest spare that serves a session with these settings, and those that serve nobody
     /// any more. That somebody came is noted.
     fn take_one(
@@ -234,7 +231,7 @@ impl Pool {
         let mut shelves = self.shelves();
         let Some(shelf) = shelves.get_mut(kind) else { return (None, vec![]) };
         shelf.arrivals.note(Instant::now());
-        let old = self.take_off(shelf, |spare| spare.stamp != *stamp);
+        let old = shelf.take_off(|spare| spare.stamp != *stamp);
         // What the CLI is told between turns needs no other CLI.
         let model = stamp.settings.model.clone();
         let is_served = Settings { model, ..settings.clone() } == stamp.settings;
@@ -242,7 +239,6 @@ impl Pool {
         if taken.is_some() {
             shelf.failures = 0;
         }
-        self.ready.fetch_sub(u64::from(taken.is_some()), Ordering::Relaxed);
         (taken, old)
     }
 
@@ -254,7 +250,6 @@ impl Pool {
             Some(_) if spare.is_lost() => None,
             Some(shelf) if !self.is_closed() && shelf.stamp == spare.stamp => {
                 shelf.spares.push_back(spare);
-                self.ready.fetch_add(1, Ordering::Relaxed);
                 None
             }
             _ => Some(spare),
@@ -264,7 +259,7 @@ impl Pool {
     /// Forgets a spare that was lost.
     fn lost(&self, session: &Session) {
         if let Some(shelf) = self.shelves().get_mut(&Kind::of_session(session)) {
-            drop(self.take_off(shelf, |spare| spare.id == session.id));
+            drop(shelf.take_off(|spare| spare.id == session.id));
             shelf.rest(Instant::now());
         }
         self.stir.notify_one();
@@ -274,9 +269,7 @@ impl Pool {
     fn spare_one(&self) -> Option<Spare> {
         let mut shelves = self.shelves();
         let fullest = shelves.values_mut().max_by_key(|shelf| shelf.spares.len())?;
-        let spare = fullest.spares.pop_back()?;
-        self.ready.fetch_sub(1, Ordering::Relaxed);
-        Some(spare)
+        fullest.spares.pop_back()
     }
 
     /// Takes everything off the shelves of these agents, and the shelves away.
@@ -284,9 +277,7 @@ impl Pool {
         let mut shelves = self.shelves();
         let (gone, kept) = shelves.drain().partition::<HashMap<_, _>, _>(|(kind, _)| which(kind));
         *shelves = kept;
-        let spares: Vec<Spare> = gone.into_values().flat_map(|shelf| shelf.spares).collect();
-        self.ready.fetch_sub(spares.len() as u64, Ordering::Relaxed);
-        spares
+        gone.into_values().flat_map(|shelf| shelf.spares).collect()
     }
 }
 
