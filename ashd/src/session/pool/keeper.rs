@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast::error::RecvError;
@@ -10,7 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::{Kind, PAUSE, Pool, Shelf, Stamp, throw_away, warm};
+use super::shelves::End;
+use super::{Kind, Stamp, throw_away, warm};
 use crate::domain::{Agent, Tenant};
 use crate::sandbox::admission;
 use crate::session::api::{Happened, Refusal};
@@ -28,9 +28,6 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How long whoever has taken a spare comes first, with a session and its first message: a CLI that starts
 /// takes all that a processor has.
 const FIRST: Duration = Duration::from_millis(250);
-
-/// Of a new spare's time, how much counts: one that was slow by chance must not count for long.
-const NEW: f64 = 0.25;
 
 /// Memory that a spare takes, in bytes: a CLI at rest has 110 to 125 MB, and more at its start.
 const SPARE: u64 = 300 * 1024 * 1024;
@@ -67,7 +64,7 @@ impl Keeper {
 
     /// Reads all agents, at the start and when it is not known what has happened.
     async fn read_all(&mut self) {
-        let noted = self.shared.pool.departures.load(Ordering::Relaxed);
+        let noted = self.shared.pool.departures();
         let read = self.wanting().await;
         self.is_known = read.is_ok();
         match read {
@@ -93,7 +90,7 @@ impl Keeper {
         let shared = self.shared.clone();
         loop {
             let heard = tokio::select! {
-                () = shared.pool.stir.notified() => return tokio::time::sleep(FIRST).await,
+                () = shared.pool.stirred() => return tokio::time::sleep(FIRST).await,
                 _ = tick.tick() => return self.ticked().await,
                 heard = happened.recv() => heard,
             };
@@ -251,18 +248,7 @@ async fn make_one(
         shared.pool.end_one(&kind, end, Instant::now());
     }
     throw_away(unwanted.into_iter().collect()).await;
-    shared.pool.stir.notify_one();
-}
-
-/// How the making of a spare ended.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum End {
-    /// It is there, after this time.
-    Made(Duration),
-    /// The machine is full, which is no failure.
-    NoRoom,
-    /// Something went wrong.
-    Failed,
+    shared.pool.look_again();
 }
 
 /// Says why there is none.
@@ -275,73 +261,6 @@ fn log(agent: &Agent, refusal: &Refusal) {
             ash_agent = %agent.name, ash_tenant = %agent.tenant, error = %refusal,
             "no spare sandbox could be made"
         ),
-    }
-}
-
-impl Pool {
-    /// So many departures are known.
-    fn settle(&self, departures: u64) {
-        let _shelves = self.shelves();
-        self.known_departures.store(departures, Ordering::Relaxed);
-    }
-
-    /// Has a shelf for these; returns spares on it that serve nobody any more, or are too many.
-    pub(super) fn set_up(&self, kind: &Kind, stamp: &Stamp, count: u32) -> Vec<warm::Spare> {
-        let mut shelves = self.shelves();
-        if self.is_closed() || self.is_in_doubt() {
-            return vec![];
-        }
-        let new = || Shelf::new(stamp.clone(), count, Instant::now());
-        let shelf = shelves.entry(kind.clone()).or_insert_with(new);
-        shelf.count = count;
-        if shelf.stamp != *stamp {
-            shelf.stamp = stamp.clone();
-            // What went wrong may be mended.
-            (shelf.rests_until, shelf.failures) = (None, 0);
-        }
-        let mut room = shelf.wanted(Instant::now()) as usize;
-        shelf.take_off(|spare| {
-            let stays = spare.stamp == *stamp && room > 0;
-            room -= usize::from(stays);
-            !stays
-        })
-    }
-
-    /// Spares that are being made.
-    pub(super) fn under_way(&self) -> u64 {
-        self.shelves().values().map(|shelf| u64::from(shelf.making)).sum()
-    }
-
-    /// Who misses a spare most: of those who lack one, who has fewest. Nobody gets a second one before
-    /// everybody has one.
-    pub(super) fn poorest(&self) -> Option<Kind> {
-        let (now, shelves) = (Instant::now(), self.shelves());
-        let lacking = shelves.iter().filter(|(_, shelf)| shelf.lacks_one(now));
-        lacking.min_by_key(|(_, shelf)| shelf.there()).map(|(kind, _)| kind.clone())
-    }
-
-    /// Counts one as being made, if one with this stamp is missing; returns what says that its shelf is
-    /// gone.
-    pub(super) fn begin_one(&self, kind: &Kind, stamp: &Stamp) -> Option<CancellationToken> {
-        let mut shelves = self.shelves();
-        let shelf = shelves.get_mut(kind).filter(|shelf| shelf.stamp == *stamp)?;
-        if !shelf.lacks_one(Instant::now()) {
-            return None;
-        }
-        shelf.making += 1;
-        Some(shelf.gone.clone())
-    }
-
-    /// One is not being made any more.
-    pub(super) fn end_one(&self, kind: &Kind, end: End, now: Instant) {
-        let mut shelves = self.shelves();
-        let Some(shelf) = shelves.get_mut(kind) else { return };
-        shelf.making = shelf.making.saturating_sub(1);
-        match end {
-            End::Made(takes) => shelf.takes = shelf.takes.mul_f64(1.0 - NEW) + takes.mul_f64(NEW),
-            End::NoRoom => shelf.rests_until = shelf.rests_until.max(Some(now + PAUSE)),
-            End::Failed => shelf.rest(now),
-        }
     }
 }
 

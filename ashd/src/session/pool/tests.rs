@@ -1,6 +1,8 @@
+use std::time::{Duration, Instant};
+
 use futures_util::FutureExt as _;
 
-use super::keeper::End;
+use super::shelves::{End, PAUSE};
 use super::*;
 use crate::domain::SandboxId;
 use crate::sandbox::pressure::Pressure;
@@ -105,7 +107,7 @@ async fn one_that_comes_too_late_is_given_back() {
     lost.lose();
     assert!(pool.put(&kind("a"), lost).is_none());
     assert_eq!(pool.ready(), 0);
-    pool.closed.store(true, Ordering::Relaxed);
+    pool.close();
     assert!(pool.put(&kind("a"), Spare::of_nobody(stamp(2))).is_some());
 }
 

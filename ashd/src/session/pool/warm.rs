@@ -115,7 +115,7 @@ pub(super) async fn make(
     };
     // The next one may begin.
     drop(place);
-    shared.pool.stir.notify_one();
+    shared.pool.look_again();
     let controls = Controls::of(&TurnOptions::default(), &session, &shared.options.cli);
     let draft = Draft { session, controls, folder_model, making };
     let _starting = Starting::new(shared);

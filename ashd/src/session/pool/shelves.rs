@@ -1,0 +1,355 @@
+//! The shelves that spares wait on, one for each agent that wants some. All of them are under one lock, and
+//! nobody waits for anything while it is held.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::size::{self, Demand, Rate};
+use super::warm::Spare;
+use super::{Kind, Stamp};
+use crate::domain::{Session, SessionId, Settings};
+use crate::session::under_way::UnderWay;
+
+/// How long a spare takes to be made, until it is known.
+const USUALLY: Duration = Duration::from_secs(1);
+
+/// Of a new spare's time, how much counts: one that was slow by chance must not count for long.
+const NEW: f64 = 0.25;
+
+/// The pause after a spare could not be made or was lost, at first and at most.
+pub(super) const PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+
+/// How the making of a spare ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// It is there, after this time.
+    Made(Duration),
+    /// The machine is full, which is no failure.
+    NoRoom,
+    /// Something went wrong.
+    Failed,
+}
+
+/// The spares of one agent.
+pub(super) struct Shelf {
+    stamp: Stamp,
+    /// As many as its config wants.
+    count: u32,
+    pub(super) spares: VecDeque<Spare>,
+    /// How many are being made.
+    making: u32,
+    /// Whoever makes one for it learns by this when it is gone.
+    gone: CancellationToken,
+    _goes: DropGuard,
+    arrivals: Rate,
+    takes: Duration,
+    /// After a failure: none is made before.
+    pub(super) rests_until: Option<Instant>,
+    /// Failures since a session had one. That one could be made tells little: it may be lost at once.
+    failures: u32,
+}
+
+impl Shelf {
+    fn new(stamp: Stamp, count: u32, now: Instant) -> Shelf {
+        let gone = CancellationToken::new();
+        Shelf {
+            stamp,
+            count,
+            spares: VecDeque::new(),
+            making: 0,
+            _goes: gone.clone().drop_guard(),
+            gone,
+            arrivals: Rate::none(now),
+            takes: USUALLY,
+            rests_until: None,
+            failures: 0,
+        }
+    }
+
+    /// Is for these from now on. Takes off what serves nobody any more, or is too much.
+    fn set_up(&mut self, stamp: &Stamp, count: u32, now: Instant) -> Vec<Spare> {
+        self.count = count;
+        if self.stamp != *stamp {
+            self.stamp = stamp.clone();
+            // What went wrong may be mended.
+            (self.rests_until, self.failures) = (None, 0);
+        }
+        let mut room = self.wanted(now) as usize;
+        self.take_off(|spare| {
+            let stays = spare.stamp == *stamp && room > 0;
+            room -= usize::from(stays);
+            !stays
+        })
+    }
+
+    /// How many there should be.
+    fn wanted(&self, now: Instant) -> u32 {
+        let per_s = self.arrivals.per_s(now);
+        size::wanted(Demand { count: self.count, per_s, takes: self.takes })
+    }
+
+    /// Whether one more is to be made.
+    fn lacks_one(&self, now: Instant) -> bool {
+        let rests = self.rests_until.is_some_and(|until| now < until);
+        !rests && self.wanted(now) > self.there()
+    }
+
+    /// How many there are, those included that are being made.
+    fn there(&self) -> u32 {
+        u32::try_from(self.spares.len()).unwrap_or(u32::MAX).saturating_add(self.making)
+    }
+
+    /// Takes the oldest spare that serves a session with these settings, and those that serve nobody
+    /// any more. That somebody came is noted.
+    fn take_one(
+        &mut self,
+        stamp: &Stamp,
+        settings: &Settings,
+        now: Instant,
+    ) -> (Option<Spare>, Vec<Spare>) {
+        self.arrivals.note(now);
+        let old = self.take_off(|spare| spare.stamp != *stamp);
+        // What the CLI is told between turns needs no other CLI.
+        let model = stamp.settings.model.clone();
+        let is_served = Settings { model, ..settings.clone() } == stamp.settings;
+        let taken = if is_served { self.spares.pop_front() } else { None };
+        if taken.is_some() {
+            self.failures = 0;
+        }
+        (taken, old)
+    }
+
+    /// Takes spares off it.
+    fn take_off(&mut self, which: impl FnMut(&Spare) -> bool) -> Vec<Spare> {
+        let (off, on) = self.spares.drain(..).partition::<Vec<_>, _>(which);
+        self.spares = on.into();
+        off
+    }
+
+    /// Counts one as being made, if one with this stamp is missing; returns what says that the shelf is
+    /// gone.
+    fn begin_one(&mut self, stamp: &Stamp, now: Instant) -> Option<CancellationToken> {
+        if self.stamp != *stamp || !self.lacks_one(now) {
+            return None;
+        }
+        self.making += 1;
+        Some(self.gone.clone())
+    }
+
+    /// One is not being made any more.
+    fn end_one(&mut self, end: End, now: Instant) {
+        self.making = self.making.saturating_sub(1);
+        match end {
+            End::Made(takes) => self.takes = self.takes.mul_f64(1.0 - NEW) + takes.mul_f64(NEW),
+            End::NoRoom => self.rests_until = self.rests_until.max(Some(now + PAUSE)),
+            End::Failed => self.rest(now),
+        }
+    }
+
+    /// Forgets one that was lost.
+    fn lose(&mut self, session: SessionId, now: Instant) {
+        drop(self.take_off(|spare| spare.id == session));
+        self.rest(now);
+    }
+
+    /// Something went wrong: none is made for a while, each time for longer.
+    fn rest(&mut self, now: Instant) {
+        let pause = PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        self.rests_until = Some(now + pause);
+    }
+}
+
+/// All spares.
+#[derive(Default)]
+pub(in crate::session) struct Pool {
+    shelves: Mutex<HashMap<Kind, Shelf>>,
+    /// Sandboxes of spares whose CLI is not ready yet.
+    pub(super) starting: AtomicU64,
+    /// Sessions that have taken one.
+    pub(super) hits: AtomicU64,
+    epoch: AtomicU64,
+    closed: AtomicBool,
+    /// Whose spares there are, from before they are made until a session has them or nothing of them is
+    /// left.
+    pub(super) there: UnderWay<Kind>,
+    /// How often agents went away, and up to which time that is known to the keeper. As long as it is not,
+    /// no shelf is set up. Changes while shelves are locked.
+    departures: AtomicU64,
+    known_departures: AtomicU64,
+    /// Something has changed that the keeper should look at.
+    stir: Notify,
+}
+
+impl Pool {
+    pub(super) fn shelves(&self) -> MutexGuard<'_, HashMap<Kind, Shelf>> {
+        self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the shelf of an agent, if it has one.
+    fn on_shelf<T>(&self, kind: &Kind, act: impl FnOnce(&mut Shelf) -> T) -> Option<T> {
+        self.shelves().get_mut(kind).map(act)
+    }
+
+    /// Spares that wait for a session.
+    pub(in crate::session) fn ready(&self) -> u64 {
+        self.shelves().values().map(|shelf| shelf.spares.len() as u64).sum()
+    }
+
+    /// Spares that are being made.
+    pub(super) fn under_way(&self) -> u64 {
+        self.shelves().values().map(|shelf| u64::from(shelf.making)).sum()
+    }
+
+    /// Spares that have a sandbox and are not ready.
+    pub(in crate::session) fn starting(&self) -> u64 {
+        self.starting.load(Ordering::Relaxed)
+    }
+
+    /// Sessions that took a spare.
+    pub(in crate::session) fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// The model API's key has changed: what was made before serves nobody.
+    pub(in crate::session) fn renew(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+        self.look_again();
+    }
+
+    /// How often it has changed.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// Something has changed that decides about spares, or may have.
+    pub(in crate::session) fn look_again(&self) {
+        self.stir.notify_one();
+    }
+
+    /// Waits until something has.
+    pub(super) async fn stirred(&self) {
+        self.stir.notified().await;
+    }
+
+    /// From now on there are none.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.look_again();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Agents are about to go away, whose spares are not wanted any more.
+    pub(super) fn note_departure(&self) {
+        let _shelves = self.shelves();
+        self.departures.fetch_add(1, Ordering::Relaxed);
+        self.look_again();
+    }
+
+    /// How often agents went away.
+    pub(super) fn departures(&self) -> u64 {
+        self.departures.load(Ordering::Relaxed)
+    }
+
+    /// So many departures are known.
+    pub(super) fn settle(&self, departures: u64) {
+        let _shelves = self.shelves();
+        self.known_departures.store(departures, Ordering::Relaxed);
+    }
+
+    /// Whether agents went away that the keeper may not know to be gone.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.departures() != self.known_departures.load(Ordering::Relaxed)
+    }
+
+    /// Has a shelf for these; returns spares on it that serve nobody any more, or are too many.
+    pub(super) fn set_up(&self, kind: &Kind, stamp: &Stamp, count: u32) -> Vec<Spare> {
+        let (mut shelves, now) = (self.shelves(), Instant::now());
+        if self.is_closed() || self.is_in_doubt() {
+            return vec![];
+        }
+        let new = || Shelf::new(stamp.clone(), count, now);
+        shelves.entry(kind.clone()).or_insert_with(new).set_up(stamp, count, now)
+    }
+
+    /// Whether an agent has a shelf, be it an empty one.
+    pub(super) fn has_shelf(&self, kind: &Kind) -> bool {
+        self.shelves().contains_key(kind)
+    }
+
+    /// Who misses a spare most: of those who lack one, who has fewest. Nobody gets a second one before
+    /// everybody has one.
+    pub(super) fn poorest(&self) -> Option<Kind> {
+        let (now, shelves) = (Instant::now(), self.shelves());
+        let lacking = shelves.iter().filter(|(_, shelf)| shelf.lacks_one(now));
+        lacking.min_by_key(|(_, shelf)| shelf.there()).map(|(kind, _)| kind.clone())
+    }
+
+    /// Counts one as being made, if one with this stamp is missing; returns what says that its shelf is
+    /// gone.
+    pub(super) fn begin_one(&self, kind: &Kind, stamp: &Stamp) -> Option<CancellationToken> {
+        self.on_shelf(kind, |shelf| shelf.begin_one(stamp, Instant::now())).flatten()
+    }
+
+    /// One is not being made any more.
+    pub(super) fn end_one(&self, kind: &Kind, end: End, now: Instant) {
+        self.on_shelf(kind, |shelf| shelf.end_one(end, now));
+    }
+
+    /// Puts a spare on its shelf; gives it back when it is not wanted there any more.
+    pub(super) fn put(&self, kind: &Kind, spare: Spare) -> Option<Spare> {
+        let mut shelves = self.shelves();
+        match shelves.get_mut(kind) {
+            // It is off the shelf already.
+            Some(_) if spare.is_lost() => None,
+            Some(shelf) if !self.is_closed() && shelf.stamp == spare.stamp => {
+                shelf.spares.push_back(spare);
+                None
+            }
+            _ => Some(spare),
+        }
+    }
+
+    /// Takes the oldest spare that serves a session with these settings, and those that serve nobody
+    /// any more. That somebody came is noted.
+    pub(super) fn take_one(
+        &self,
+        kind: &Kind,
+        stamp: &Stamp,
+        settings: &Settings,
+    ) -> (Option<Spare>, Vec<Spare>) {
+        let take = |shelf: &mut Shelf| shelf.take_one(stamp, settings, Instant::now());
+        self.on_shelf(kind, take).unwrap_or_default()
+    }
+
+    /// Forgets a spare that was lost.
+    pub(super) fn lost(&self, session: &Session) {
+        let kind = Kind::of_session(session);
+        self.on_shelf(&kind, |shelf| shelf.lose(session.id, Instant::now()));
+        self.look_again();
+    }
+
+    /// The newest spare of whoever has most: the one that is missed least.
+    pub(super) fn spare_one(&self) -> Option<Spare> {
+        let mut shelves = self.shelves();
+        let fullest = shelves.values_mut().max_by_key(|shelf| shelf.spares.len())?;
+        fullest.spares.pop_back()
+    }
+
+    /// Takes everything off the shelves of these agents, and the shelves away.
+    pub(super) fn clear(&self, which: impl Fn(&Kind) -> bool) -> Vec<Spare> {
+        let mut shelves = self.shelves();
+        let (gone, kept) = shelves.drain().partition::<HashMap<_, _>, _>(|(kind, _)| which(kind));
+        *shelves = kept;
+        gone.into_values().flat_map(|shelf| shelf.spares).collect()
+    }
+}
