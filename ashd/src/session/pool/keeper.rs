@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::shelves::End;
@@ -36,7 +36,7 @@ const SPARE: u64 = 300 * 1024 * 1024;
 pub(in crate::session) async fn keep_for_ever(shared: Arc<Shared>) {
     let mut keeper = Keeper::new(shared);
     let mut happened = keeper.shared.happened.subscribe();
-    let mut tick = tokio::time::interval(EVERY);
+    let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !keeper.shared.pool.is_closed() {
         if keeper.shared.pool.is_in_doubt() {
@@ -44,6 +44,7 @@ pub(in crate::session) async fn keep_for_ever(shared: Arc<Shared>) {
         }
         keeper.see_to_all();
         keeper.wait(&mut happened, &mut tick).await;
+        keeper.give_way().await;
     }
 }
 
@@ -90,13 +91,20 @@ impl Keeper {
         let shared = self.shared.clone();
         loop {
             let heard = tokio::select! {
-                () = shared.pool.stirred() => return tokio::time::sleep(FIRST).await,
+                () = shared.pool.stirred() => return,
                 _ = tick.tick() => return self.ticked().await,
                 heard = happened.recv() => heard,
             };
             if self.heard(heard, happened).await {
                 return;
             }
+        }
+    }
+
+    /// Lets whoever has taken a spare a moment ago begin with it. Nobody else is waited for.
+    async fn give_way(&self) {
+        if let Some(taken_at) = self.shared.pool.taken_at() {
+            sleep_until(taken_at + FIRST).await;
         }
     }
 
@@ -340,6 +348,35 @@ mod tests {
         keeper.read_all().await;
         shared.pool.set_up(&kind, &stamp, 1);
         assert!(!shared.pool.is_in_doubt() && shared.pool.begin_one(&kind, &stamp).is_some());
+    }
+
+    /// How long it takes the keeper to look again, when it is told to.
+    async fn pause(keeper: &mut Keeper, tick: &mut Interval) -> Duration {
+        let (begun, mut happened) = (Instant::now(), keeper.shared.happened.subscribe());
+        keeper.shared.pool.look_again();
+        keeper.wait(&mut happened, tick).await;
+        keeper.give_way().await;
+        begun.elapsed()
+    }
+
+    #[tokio::test]
+    async fn only_behind_one_that_was_taken_the_next_waits() {
+        let (stage, agent) = (Stage::set().await, agent("ours"));
+        let (pool, kind) = (&stage.shared.pool, Kind::of(&agent));
+        let stamp = stage.shared.stamp(&agent).unwrap();
+        let mut keeper = Keeper::new(stage.shared.clone());
+        tokio::time::pause();
+        let mut tick = interval(EVERY);
+        tick.tick().await;
+        pool.set_up(&kind, &stamp, 1);
+        assert!(pool.put(&kind, warm::Spare::of_nobody(stamp.clone())).is_none());
+        assert_eq!(pause(&mut keeper, &mut tick).await, Duration::ZERO);
+        assert!(pool.take_one(&kind, &stamp, &stamp.settings).0.is_some());
+        let behind = pause(&mut keeper, &mut tick).await;
+        assert!((FIRST..2 * FIRST).contains(&behind), "{behind:?}");
+        // Who finds none takes none.
+        assert!(pool.take_one(&kind, &stamp, &stamp.settings).0.is_none());
+        assert_eq!(pause(&mut keeper, &mut tick).await, Duration::ZERO);
     }
 
     #[tokio::test]

@@ -4,9 +4,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::size::{self, Demand, Rate};
@@ -48,6 +49,8 @@ pub(super) struct Shelf {
     gone: CancellationToken,
     _goes: DropGuard,
     arrivals: Rate,
+    /// When a session had one last.
+    taken_at: Option<Instant>,
     takes: Duration,
     /// After a failure: none is made before.
     pub(super) rests_until: Option<Instant>,
@@ -66,6 +69,7 @@ impl Shelf {
             _goes: gone.clone().drop_guard(),
             gone,
             arrivals: Rate::none(now),
+            taken_at: None,
             takes: USUALLY,
             rests_until: None,
             failures: 0,
@@ -120,7 +124,7 @@ impl Shelf {
         let is_served = Settings { model, ..settings.clone() } == stamp.settings;
         let taken = if is_served { self.spares.pop_front() } else { None };
         if taken.is_some() {
-            self.failures = 0;
+            (self.taken_at, self.failures) = (Some(now), 0);
         }
         (taken, old)
     }
@@ -205,6 +209,11 @@ impl Pool {
     /// Spares that are being made.
     pub(super) fn under_way(&self) -> u64 {
         self.shelves().values().map(|shelf| u64::from(shelf.making)).sum()
+    }
+
+    /// When a session had one last; `None` when it is long ago.
+    pub(super) fn taken_at(&self) -> Option<Instant> {
+        self.shelves().values().filter_map(|shelf| shelf.taken_at).max()
     }
 
     /// Spares that have a sandbox and are not ready.

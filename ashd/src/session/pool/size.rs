@@ -1,6 +1,8 @@
 //! How many spares an agent should have. Pure.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// The time over which arrivals are averaged.
 const MEMORY: Duration = Duration::from_secs(60);
