@@ -51,10 +51,23 @@ pub(in crate::session) async fn keep_for_ever(shared: Arc<Shared>) {
 struct Keeper {
     shared: Arc<Shared>,
     /// Agents that want spares.
-    agents: HashMap<Kind, Agent>,
+    agents: HashMap<Kind, Wanting>,
     /// Whether these are all.
     is_known: bool,
     at_once: Arc<Semaphore>,
+}
+
+/// An agent that wants spares.
+struct Wanting {
+    agent: Agent,
+    /// What they are made with, as far as it is known.
+    stamp: Option<Stamp>,
+}
+
+impl Wanting {
+    fn new(agent: Agent) -> Wanting {
+        Wanting { agent, stamp: None }
+    }
 }
 
 impl Keeper {
@@ -70,7 +83,8 @@ impl Keeper {
         self.is_known = read.is_ok();
         match read {
             Ok(agents) => {
-                self.agents = agents.into_iter().map(|agent| (Kind::of(&agent), agent)).collect();
+                let wanting = |agent| (Kind::of(&agent), Wanting::new(agent));
+                self.agents = agents.into_iter().map(wanting).collect();
                 self.shared.pool.settle(noted);
             }
             Err(error) => unknown(&error),
@@ -134,7 +148,7 @@ impl Keeper {
 
     async fn read(&mut self, kind: Kind) {
         match self.wanting_one(&kind).await {
-            Ok(Some(agent)) => drop(self.agents.insert(kind, agent)),
+            Ok(Some(agent)) => drop(self.agents.insert(kind, Wanting::new(agent))),
             Ok(None) => drop(self.agents.remove(&kind)),
             Err(error) => {
                 self.is_known = false;
@@ -158,23 +172,34 @@ impl Keeper {
     }
 
     /// Has what is missing made, and throws away what serves nobody.
-    fn see_to_all(&self) {
+    fn see_to_all(&mut self) {
+        self.stamp_all();
         let pool = &self.shared.pool;
         // What is dropped clears itself away.
         drop(pool.clear(|kind| !self.agents.contains_key(kind)));
-        for (kind, agent) in &self.agents {
-            if let Ok(stamp) = self.shared.stamp(agent) {
-                drop(pool.set_up(kind, &stamp, agent.config.spares()));
+        for (kind, Wanting { agent, stamp }) in &self.agents {
+            if let Some(stamp) = stamp {
+                drop(pool.set_up(kind, stamp, agent.config.spares()));
             }
         }
         while let Some(kind) = pool.poorest()
-            && let Some(agent) = self.agents.get(&kind)
-            && let Ok(stamp) = self.shared.stamp(agent)
+            && let Some(Wanting { agent, stamp: Some(stamp) }) = self.agents.get(&kind)
             && let Some(start) = self.start(&kind)
-            && let Some(gone) = pool.begin_one(&kind, &stamp)
+            && let Some(gone) = pool.begin_one(&kind, stamp)
         {
             let (shared, agent) = (self.shared.clone(), agent.clone());
-            tokio::spawn(make_one(shared, agent, (stamp, gone), start));
+            tokio::spawn(make_one(shared, agent, (stamp.clone(), gone), start));
+        }
+    }
+
+    /// Sees to it that it is known what spares are made with now. Of an agent that is as it was, under the
+    /// conditions of before, it is known already.
+    fn stamp_all(&mut self) {
+        let conditions = self.shared.conditions();
+        for Wanting { agent, stamp } in self.agents.values_mut() {
+            if stamp.as_ref().is_none_or(|stamp| stamp.conditions != conditions) {
+                *stamp = self.shared.stamp(agent).ok();
+            }
         }
     }
 
@@ -331,6 +356,32 @@ mod tests {
         stage.shared.store.delete_agent(&agent.tenant, &agent.name).await.unwrap();
         keeper.heard(deleted(), &mut happened).await;
         assert!(keeper.agents.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_they_are_made_with_is_found_out_when_it_may_have_changed() {
+        let (stage, agent) = (Stage::set().await, agent("ours"));
+        let (shared, kind) = (&stage.shared, Kind::of(&agent));
+        shared.store.deploy(agent.clone()).await.unwrap();
+        let mut keeper = Keeper::new(shared.clone());
+        keeper.read_all().await;
+        let stamp = |keeper: &mut Keeper| {
+            keeper.stamp_all();
+            keeper.agents[&kind].stamp.clone()
+        };
+        let first = stamp(&mut keeper);
+        assert_eq!(first, shared.stamp(&agent).ok());
+        // Whoever changes an agent says so.
+        let next = Agent { version: 2, ..agent };
+        keeper.agents.get_mut(&kind).unwrap().agent = next.clone();
+        assert_eq!(stamp(&mut keeper), first, "it is asked each time");
+        shared.store.deploy(next.clone()).await.unwrap();
+        keeper.read(kind.clone()).await;
+        let second = stamp(&mut keeper);
+        assert!(second != first && second == shared.stamp(&next).ok());
+        shared.pool.renew();
+        let third = stamp(&mut keeper);
+        assert!(third != second && third == shared.stamp(&next).ok());
     }
 
     #[tokio::test]

@@ -63,6 +63,12 @@ struct Stamp {
     version: u32,
     /// The agent's environment and config are in here.
     settings: Settings,
+    conditions: Conditions,
+}
+
+/// What a session of any agent is made with at a time.
+#[derive(Clone, Debug, PartialEq)]
+struct Conditions {
     limits: Limits,
     runtime: PathBuf,
     /// Counts changes of what else there is: of the model API's key.
@@ -113,11 +119,18 @@ impl Shared {
             agent: agent.id,
             version: agent.version,
             settings: create::settled(agent, Settings::default())?,
+            conditions: self.conditions(),
+        })
+    }
+
+    /// What it is made with now, whosever agent it is.
+    fn conditions(&self) -> Conditions {
+        Conditions {
             limits: self.live().limits,
             runtime: self.sandboxes.runtime(),
             epoch: self.pool.epoch(),
             day: Day::today(),
-        })
+        }
     }
 
     /// Gives the place of a spare to whoever needs it; false when there is none.

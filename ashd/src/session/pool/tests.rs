@@ -21,11 +21,20 @@ fn stamp(version: u32) -> Stamp {
         agent: AgentId(uuid::Uuid::nil()),
         version,
         settings: Settings { model: Some("usual".to_owned()), ..Settings::default() },
-        limits: Limits::default(),
-        runtime: "/claude".into(),
-        epoch: 0,
-        day: Day::default(),
+        conditions: Conditions {
+            limits: Limits::default(),
+            runtime: "/claude".into(),
+            epoch: 0,
+            day: Day::default(),
+        },
     }
+}
+
+/// Of the first version, with other conditions.
+fn stamp_under(change: impl FnOnce(&mut Conditions)) -> Stamp {
+    let mut stamp = stamp(1);
+    change(&mut stamp.conditions);
+    stamp
 }
 
 /// A pool with a shelf for an agent, and so many spares of these versions on it.
@@ -73,10 +82,10 @@ async fn what_was_made_with_anything_else_serves_nobody() {
     for other in [
         Stamp { agent: AgentId::random(), ..usual.clone() },
         Stamp { version: 2, ..usual.clone() },
-        Stamp { limits: Limits { memory: 1, ..usual.limits }, ..usual.clone() },
-        Stamp { runtime: "/newer".into(), ..usual.clone() },
-        Stamp { epoch: 1, ..usual.clone() },
-        Stamp { day: Day::today(), ..usual.clone() },
+        stamp_under(|conditions| conditions.limits.memory = 1),
+        stamp_under(|conditions| conditions.runtime = "/newer".into()),
+        stamp_under(|conditions| conditions.epoch = 1),
+        stamp_under(|conditions| conditions.day = Day::today()),
         Stamp { settings: Settings::default(), ..usual.clone() },
     ] {
         let pool = pool("a", &[1]);
