@@ -10,7 +10,8 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::shelves::End;
-use super::{Kind, Stamp, throw_away, warm};
+use super::warm::{self, Spare};
+use super::{Kind, Stamp, throw_away};
 use crate::domain::{Agent, Tenant};
 use crate::sandbox::admission;
 use crate::session::api::{Happened, Refusal};
@@ -208,16 +209,21 @@ impl Keeper {
         if !self.may_make() {
             return None;
         }
+        let pool = &self.shared.pool;
         let permit = self.at_once.clone().try_acquire_owned().ok()?;
         let place = self.shared.gates.launch_to_spare()?;
-        Some(Start { permit, place, _there: self.shared.pool.there.begin(kind.clone()) })
+        // Last: none is given in vain.
+        let given = match pool.all() < self.shared.options.max_spares {
+            true => None,
+            false => Some(pool.give_to(kind)?),
+        };
+        Some(Start { permit, place, given, _there: pool.there.begin(kind.clone()) })
     }
 
     /// Whether one more would leave enough for those who ask for sessions.
     fn may_make(&self) -> bool {
-        let (shared, pool) = (&self.shared, &self.shared.pool);
-        let is_bounded = pool.ready() + pool.under_way() < shared.options.max_spares;
-        is_bounded && !pool.is_closed() && !shared.is_shutting_down() && self.has_room(2 * SPARE)
+        let is_ending = self.shared.pool.is_closed() || self.shared.is_shutting_down();
+        !is_ending && self.has_room(2 * SPARE)
     }
 
     /// Whether so much memory is there beyond what must stay free, and nothing stands still for want of it.
@@ -241,6 +247,8 @@ struct Start {
     permit: OwnedSemaphorePermit,
     /// What its sandbox is made in.
     place: Place,
+    /// What somebody else has given for it.
+    given: Option<Spare>,
     /// Whoever has them go waits for this.
     _there: Begun<Kind>,
 }
@@ -261,8 +269,9 @@ async fn make_one(
     (stamp, gone): (Stamp, CancellationToken),
     start: Start,
 ) {
+    let Start { permit, place, given, _there } = start;
+    throw_away(given.into_iter().collect()).await;
     let (kind, begun) = (Kind::of(&agent), Instant::now());
-    let Start { permit, place, _there } = start;
     let made = warm::make(&shared, &agent, (stamp, &gone), place).await;
     drop(permit);
     if let Err(refusal) = &made
@@ -420,7 +429,7 @@ mod tests {
         let mut tick = interval(EVERY);
         tick.tick().await;
         pool.set_up(&kind, &stamp, 1);
-        assert!(pool.put(&kind, warm::Spare::of_nobody(stamp.clone())).is_none());
+        assert!(pool.put(&kind, Spare::of_nobody(stamp.clone())).is_none());
         assert_eq!(pause(&mut keeper, &mut tick).await, Duration::ZERO);
         assert!(pool.take_one(&kind, &stamp, &stamp.settings).0.is_some());
         let behind = pause(&mut keeper, &mut tick).await;

@@ -105,7 +105,7 @@ impl Shelf {
     }
 
     /// How many there are, those included that are being made.
-    fn there(&self) -> u32 {
+    pub(super) fn there(&self) -> u32 {
         u32::try_from(self.spares.len()).unwrap_or(u32::MAX).saturating_add(self.making)
     }
 
@@ -206,9 +206,9 @@ impl Pool {
         self.shelves().values().map(|shelf| shelf.spares.len() as u64).sum()
     }
 
-    /// Spares that are being made.
-    pub(super) fn under_way(&self) -> u64 {
-        self.shelves().values().map(|shelf| u64::from(shelf.making)).sum()
+    /// All spares, those included that are being made.
+    pub(super) fn all(&self) -> u64 {
+        self.shelves().values().map(|shelf| u64::from(shelf.there())).sum()
     }
 
     /// When a session had one last; `None` when it is long ago.
@@ -349,8 +349,18 @@ impl Pool {
 
     /// The newest spare of whoever has most: the one that is missed least.
     pub(super) fn spare_one(&self) -> Option<Spare> {
+        fullest(&mut self.shelves())?.spares.pop_back()
+    }
+
+    /// The same, for an agent that lacks one where there are as many as may be: if it has no more than that
+    /// one then. So nobody keeps more than its part while others want some, and none goes to and fro.
+    pub(super) fn give_to(&self, kind: &Kind) -> Option<Spare> {
         let mut shelves = self.shelves();
-        let fullest = shelves.values_mut().max_by_key(|shelf| shelf.spares.len())?;
+        let has = shelves.get(kind)?.there() as usize;
+        let fullest = fullest(&mut shelves)?;
+        if fullest.spares.len() < has + 2 {
+            return None;
+        }
         fullest.spares.pop_back()
     }
 
@@ -361,4 +371,9 @@ impl Pool {
         *shelves = kept;
         gone.into_values().flat_map(|shelf| shelf.spares).collect()
     }
+}
+
+/// The shelf of whoever has most.
+fn fullest(shelves: &mut HashMap<Kind, Shelf>) -> Option<&mut Shelf> {
+    shelves.values_mut().max_by_key(|shelf| shelf.spares.len())
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
-use super::shelves::{End, PAUSE};
+use super::shelves::{End, PAUSE, Shelf};
 use super::*;
 use crate::domain::SandboxId;
 use crate::sandbox::pressure::Pressure;
@@ -210,7 +210,7 @@ async fn as_many_are_made_as_are_missing() {
     let pool = pool("a", &[1]);
     pool.set_up(&kind("a"), &stamp(1), 3);
     let begun = (0..5).filter(|_| pool.begin_one(&kind("a"), &stamp(1)).is_some()).count();
-    assert_eq!((begun, pool.under_way()), (2, 2));
+    assert_eq!((begun, pool.all()), (2, 3));
     pool.end_one(&kind("a"), End::Made(SECOND), Instant::now());
     assert!(
         pool.begin_one(&kind("a"), &stamp(1)).is_some()
@@ -232,6 +232,28 @@ async fn nobody_gets_a_second_one_before_everybody_has_one() {
     assert!(pool.begin_one(&kind("a"), &stamp(2)).is_none(), "it is not of this shelf");
     drop(pool.clear(|_| true));
     assert_eq!(pool.poorest(), None);
+}
+
+#[tokio::test]
+async fn who_has_more_than_its_part_gives_to_whoever_lacks_one() {
+    let pool = pool("a", &[1, 1, 1, 1]);
+    let there = || ["a", "b", "c"].map(|agent| pool.shelves().get(&kind(agent)).map(Shelf::there));
+    let give = |agent| {
+        let is_given = pool.give_to(&kind(agent)).is_some();
+        is_given && pool.begin_one(&kind(agent), &stamp(1)).is_some()
+    };
+    assert!(!give("a") && !give("b"), "nobody else wants any");
+    pool.set_up(&kind("b"), &stamp(1), 10);
+    assert!(give("b"));
+    assert_eq!(there(), [Some(3), Some(1), None]);
+    assert!(give("b"));
+    assert!(!give("b") && !give("a"), "they have equally many");
+    assert_eq!(there(), [Some(2), Some(2), None]);
+    pool.set_up(&kind("c"), &stamp(1), 10);
+    assert!(give("c"));
+    // Of two and one none is better off.
+    assert!(!give("c") && !give("a"));
+    assert_eq!((there(), pool.all()), ([Some(1), Some(2), Some(1)], 4));
 }
 
 #[tokio::test]
