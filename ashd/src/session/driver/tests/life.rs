@@ -1,0 +1,122 @@
+//! A sandbox for the session: who waits for it, and when none is made.
+
+use super::*;
+use crate::domain::{SandboxId, Tenant};
+use crate::session::stage::LAUNCHES;
+use crate::store::StoreError;
+
+/// As many sandboxes as may be made at a time are being made.
+async fn all_launches(stage: &Stage) -> Vec<Entry> {
+    let mut making = vec![];
+    for _ in 0..LAUNCHES {
+        making.push(enter(stage).await.unwrap());
+    }
+    making
+}
+
+/// A sandbox for somebody else.
+async fn enter(stage: &Stage) -> Result<Entry, Refusal> {
+    let owner = (Tenant::default(), "other".parse().unwrap());
+    stage.shared.enter(owner, SandboxId::random()).await
+}
+
+/// A driver of an active session without a sandbox.
+async fn cold() -> (Stage, Driver) {
+    let (stage, session) = (Stage::set().await, Session::example(1));
+    stage.add(&session).await;
+    let (driver, _) = Driver::new(stage.shared.clone(), session);
+    (stage, driver)
+}
+
+#[tokio::test]
+async fn who_waits_for_another_turn_has_a_stream_once_the_sandbox_is_up() {
+    let (_stage, mut driver, _bridge) = idle(Status::Active).await;
+    driver.state = State::cold(Status::Active, 4);
+    driver.state.step(Event::Wake).unwrap();
+    let (mut first, mut second) = (send(&mut driver).await, send(&mut driver).await);
+    assert!(first.try_recv().is_err() && second.try_recv().is_err());
+    let (running, _bridge) = linked().await;
+    driver.launched(Ok(life(running))).await;
+    assert!(matches!(first.try_recv(), Ok(Ok(_))));
+    assert!(matches!(second.try_recv(), Ok(Ok(_))));
+    assert_eq!(history(&driver).await, [EventKind::User]);
+}
+
+#[tokio::test]
+async fn a_session_s_log_names_no_file_of_this_machine() {
+    let (_stage, mut driver, _bridge) = idle(Status::Active).await;
+    let failed = StoreError::Database("cannot open /var/lib/ash/ash.db".to_owned());
+    driver.launched(Err(failed.into())).await;
+    let said = driver.logs.after(-1);
+    assert!(said.len() == 1 && !said[0].text.contains("/var"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_sandbox_is_made_when_it_may_be() {
+    let (stage, mut driver) = cold().await;
+    let mut making = all_launches(&stage).await;
+    let _waiting = send(&mut driver).await;
+    assert!(driver.entering.is_some() && driver.launching.is_none());
+    drop(making.pop());
+    let Input::Entered(entered) = next_input(&mut driver).await else { panic!("nothing came") };
+    driver.entered(entered).await;
+    assert!(driver.entering.is_none() && driver.launching.is_some());
+}
+
+#[tokio::test]
+async fn none_is_made_for_whoever_has_hung_up() {
+    for is_granted in [true, false] {
+        let (stage, mut driver) = cold().await;
+        let making = all_launches(&stage).await;
+        drop(send(&mut driver).await);
+        let input = next_input(&mut driver).await;
+        assert!(matches!(input, Input::HungUp));
+        match is_granted {
+            // It was asked for, and may be made before that was heard.
+            true => {
+                drop(making);
+                driver.entered(enter(&stage).await).await;
+            }
+            false => driver.hung_up().await,
+        }
+        assert!(driver.entering.is_none() && driver.launching.is_none());
+        assert_eq!(driver.state, State::cold(Status::Active, 4));
+    }
+}
+
+#[tokio::test]
+async fn nor_for_a_command_whose_sender_has() {
+    let (stage, mut driver) = cold().await;
+    let (reply, answer) = oneshot::channel();
+    let request = ExecRequest::new("true", None).unwrap();
+    driver.command(Command::Exec { request, reply }).await;
+    assert!(driver.entering.is_some());
+    drop(answer);
+    driver.entered(enter(&stage).await).await;
+    assert!(driver.launching.is_none() && !driver.execs.are_waiting());
+    assert_eq!(driver.state, State::cold(Status::Active, 4));
+}
+
+#[tokio::test]
+async fn who_stops_a_session_does_not_wait_for_a_sandbox_that_is_asked_for() {
+    let (stage, mut driver) = cold().await;
+    let _making = all_launches(&stage).await;
+    let waiting = send(&mut driver).await;
+    stop(&mut driver).await.unwrap();
+    assert!(driver.entering.is_none());
+    assert!(matches!(waiting.await.unwrap(), Err(Refusal::NotActive(Status::Stopped))));
+}
+
+#[tokio::test]
+async fn a_message_whose_sandbox_may_not_be_made_is_refused_with_the_reason() {
+    let (stage, mut driver) = cold().await;
+    let _making = all_launches(&stage).await;
+    let waiting = send(&mut driver).await;
+    tokio::time::pause();
+    let Input::Entered(entered) = next_input(&mut driver).await else { panic!("nothing came") };
+    tokio::time::resume();
+    driver.entered(entered).await;
+    let refused = waiting.await.unwrap();
+    assert!(matches!(refused, Err(Refusal::Capacity { retry_after_s: 1.., .. })));
+    assert_eq!(driver.state, State::cold(Status::Active, 4));
+}
