@@ -38,41 +38,23 @@ pub fn room_for(sandboxes: usize) -> Options {
     Options { uids, ..Options::stub() }.env("ASH_MAX_SANDBOXES", most)
 }
 
-/// Has so many sandboxes of the agent kept warm from now on, for sessions to come.
-pub fn keep_warm(ash: &Ash, count: usize) -> Result<()> {
-    let path = format!("/api/agents/{AGENT}/config");
-    let changed = ash.api().call("PATCH", &path, Some(&json!({ "preWarmCount": count })))?;
-    changed.expect(200).map(drop)
-}
-
-/// Waits until so many are warm; returns how many sessions have been given one of them until now.
-pub fn until_warm(api: &Api, count: usize) -> Result<u64> {
-    let mut hits = None;
-    process::until("the pool to be full", || {
-        hits = pool(api).ok().filter(|(warm, _)| *warm >= count as u64).map(|(_, hits)| hits);
-        hits.is_some()
-    })?;
-    hits.context("just found")
+/// Waits until so many are warm, or more, as there are when they are taken quickly; returns how many
+/// sessions have been given one of them until now.
+pub fn until_full(api: &Api, count: u64) -> Result<u64> {
+    let is_full = || api.pool("warm").is_ok_and(|warm| warm >= count);
+    process::until("the pool to be full", is_full)?;
+    api.pool("preWarmHits")
 }
 
 /// Fails unless so many sessions more have been given a warm sandbox since there were `before`.
 pub fn ensure_claimed(api: &Api, before: u64, count: u64) -> Result<()> {
-    let (_, hits) = pool(api)?;
+    let hits = api.pool("preWarmHits")?;
     ensure!(
         hits == before + count,
         "of {count} sessions {} were from the pool",
         hits.abs_diff(before)
     );
     Ok(())
-}
-
-/// How many sandboxes are warm, and how many sessions have been given one.
-fn pool(api: &Api) -> Result<(u64, u64)> {
-    let health = api.call("GET", "/health", None)?.expect(200)?;
-    let count = |name: &str| {
-        health["pool"][name].as_u64().with_context(|| format!("/health does not say {name}"))
-    };
-    Ok((count("warm")?, count("preWarmHits")?))
 }
 
 /// An `ashd` with the real CLI, and this beside its configuration.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, Exec, Turn};
 use crate::http::{Connection, Http};
+use crate::process::until;
 use crate::sse::{Id, Reader};
 
 /// A client of the HTTP API.
@@ -71,6 +72,44 @@ impl Api {
     /// When it is refused.
     pub fn session(&self, session: &str) -> Result<Value> {
         Ok(self.get(&format!("/api/sessions/{session}"))?["session"].take())
+    }
+
+    /// How the daemon is, as `/health` says.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn health(&self) -> Result<Value> {
+        self.get("/health")
+    }
+
+    /// One of the counts of sandboxes in `/health`.
+    ///
+    /// # Errors
+    /// When it is refused, or there is no such count.
+    pub fn pool(&self, count: &str) -> Result<u64> {
+        let pool = self.health()?["pool"].take();
+        pool[count].as_u64().with_context(|| format!("/health says no {count}, but {pool}"))
+    }
+
+    /// Has so many sandboxes of an agent kept warm from now on, for sessions to come.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub fn keep_warm(&self, agent: &str, count: u64) -> Result<()> {
+        let path = format!("/api/agents/{agent}/config");
+        let changed = self.call("PATCH", &path, Some(&json!({ "preWarmCount": count })))?;
+        changed.expect(200).with_context(|| format!("PATCH {path}")).map(drop)
+    }
+
+    /// Waits until so many sandboxes are warm, and no other one is on its way.
+    ///
+    /// # Errors
+    /// When they are not for a minute.
+    pub fn until_warm(&self, count: u64) -> Result<()> {
+        until(&format!("{count} warm sandboxes"), || {
+            let pool = self.health().map(|mut health| health["pool"].take());
+            pool.is_ok_and(|pool| pool["warm"] == count && pool["warming"] == 0)
+        })
     }
 
     /// Deletes a session and everything of it.

@@ -23,7 +23,7 @@ pub(super) const ABOUT: About = About {
 };
 
 /// Sandboxes in the pool.
-const WARM: usize = 4;
+const WARM: u64 = 4;
 
 /// Sessions that are kept until they are deleted together.
 const MOST: usize = 20;
@@ -33,7 +33,7 @@ const QUIET: Duration = Duration::from_secs(1);
 
 fn measure(scale: Scale) -> Result<Outcome> {
     let ash = stage::stub()?;
-    stage::keep_warm(&ash, WARM)?;
+    ash.api().keep_warm(stage::AGENT, WARM)?;
     let (mut single, mut in_a_row) = (Times::default(), Times::default());
     claim_often(&ash, (1, scale.of(500)), &mut single)?;
     claim_often(&ash, (WARM, scale.of(50)), &mut in_a_row)?;
@@ -46,15 +46,15 @@ fn measure(scale: Scale) -> Result<Outcome> {
 }
 
 /// So many at once, so often.
-fn claim_often(ash: &Ash, (count, rounds): (usize, usize), times: &mut Times) -> Result<()> {
+fn claim_often(ash: &Ash, (count, rounds): (u64, usize), times: &mut Times) -> Result<()> {
     let api = ash.api();
     let mut sessions = vec![];
     for round in 1..=rounds {
-        let before = stage::until_warm(&api, WARM)?;
+        let before = stage::until_full(&api, WARM)?;
         for _ in 0..count {
             sessions.push(timed(&api, times)?);
         }
-        stage::ensure_claimed(&api, before, count as u64)?;
+        stage::ensure_claimed(&api, before, count)?;
         if sessions.len() >= MOST || round == rounds {
             sessions.drain(..).try_for_each(|session| api.purge(&session))?;
             std::thread::sleep(QUIET);

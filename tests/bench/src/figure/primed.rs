@@ -20,14 +20,14 @@ pub(super) const ABOUT: About = About {
 };
 
 /// Sandboxes in the pool.
-const WARM: usize = 2;
+const WARM: u64 = 2;
 
 /// The prompt.
 const WORD: &str = "prompt.";
 
 fn measure(scale: Scale) -> Result<Outcome> {
     let ash = stage::cli("")?;
-    stage::keep_warm(&ash, WARM)?;
+    ash.api().keep_warm(stage::AGENT, WARM)?;
     let (mut prompt, mut whole) = (Times::default(), Times::default());
     for _ in 0..scale.of(50) {
         one(&ash, &mut prompt, &mut whole)?;
@@ -42,7 +42,7 @@ fn measure(scale: Scale) -> Result<Outcome> {
 
 fn one(ash: &Ash, prompt: &mut Times, whole: &mut Times) -> Result<()> {
     let api = ash.api();
-    let before = stage::until_warm(&api, WARM)?;
+    let before = stage::until_full(&api, WARM)?;
     ash.model().reset();
     let begin = monotonic_ns();
     let session = stage::session(&api)?;

@@ -43,7 +43,7 @@ fn restarts(sessions: usize, rounds: usize) -> Result<Times> {
         let begin = monotonic_ns();
         ash.boot()?;
         times.add(begin, monotonic_ns());
-        let health = ash.api().call("GET", "/health", None)?.expect(200)?;
+        let health = ash.api().health()?;
         ensure!(health["activeSandboxes"] == sessions, "not all are attached: {health}");
     }
     ash.finish()?;

@@ -22,15 +22,9 @@ fn pool(freeze: u32, end: u32) -> String {
 }
 
 impl Talk {
-    /// A count of all sandboxes.
-    fn pool(&self, count: &str) -> Result<u64> {
-        let health = self.api.call("GET", "/health", None)?.expect(200)?;
-        health["pool"][count].as_u64().with_context(|| format!("no {count} in {health}"))
-    }
-
     fn wait_for(&self, count: &str, number: u64) -> Result<()> {
         until(&format!("{number} of {count}"), || {
-            self.pool(count).is_ok_and(|there| there == number)
+            self.api.pool(count).is_ok_and(|there| there == number)
         })
     }
 
@@ -83,7 +77,9 @@ fn an_idle_sandbox_ends_and_the_next_message_has_all_that_was(options: Options) 
     talk.wait_for("cooled", 1)?;
     ensure!(talk.ash.inside("bridge").is_empty(), "something of it is left");
     ensure!(talk.api.status(&talk.session)? == "active");
-    ensure!((talk.pool("total")?, talk.pool("cold")?, talk.pool("evictions")?) == (0, 1, 0));
+    ensure!(
+        (talk.api.pool("total")?, talk.api.pool("cold")?, talk.api.pool("evictions")?) == (0, 1, 0)
+    );
     ensure!(talk.top()?.is_null(), "{}", talk.top()?);
     ensure!(!talk.checkpoints()?.is_empty(), "it is not saved");
     let told = talk.ask("[[history]]")?;
@@ -151,13 +147,13 @@ fn a_session_too_many_takes_the_place_of_one_that_waits(options: Options) -> Res
         }
         say(&sessions[number], &format!("[[say number {number}]]"))?;
     }
-    ensure!((talk.pool("total")?, talk.pool("evictions")?) == (2, 1));
+    ensure!((talk.api.pool("total")?, talk.api.pool("evictions")?) == (2, 1));
     for (number, session) in sessions.iter().enumerate() {
         ensure!(talk.api.status(session)? == "active");
         let told = say(session, "[[history]]")?;
         ensure!(told.contains(&format!("number {number}")), "{told}");
     }
-    ensure!(talk.pool("total")? == 2);
+    ensure!(talk.api.pool("total")? == 2);
 
     // Of those that are used none goes.
     let begin = |session: &str| -> Result<_> {

@@ -142,9 +142,7 @@ fn the_key_goes_with_a_reload() -> Result<()> {
         (talk.ash.scratch().join("key"), talk.ash.scratch().join("ashd.toml.d/key.toml"));
     fs::write(&file, talk.ash.canary())?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
-    let has_key = || -> Result<Value> {
-        Ok(talk.api.call("GET", "/health", None)?.expect(200)?["modelKey"].clone())
-    };
+    let has_key = || -> Result<Value> { Ok(talk.api.health()?["modelKey"].take()) };
     let ask = "curl -sS -w ' %{http_code}' --unix-socket /run/ash/model/api.sock -d \
                '{\"model\": \"m\", \"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}' \
                http://x/v1/messages 2>&1";

@@ -45,7 +45,7 @@ pub(crate) fn import_at_once(
 }
 
 pub(crate) fn copying(api: &Api) -> Result<Value> {
-    Ok(api.call("GET", "/health", None)?.expect(200)?["objectStore"].take())
+    Ok(api.health()?["objectStore"].take())
 }
 
 /// A session that another machine has taken ends where it was, when it goes on there.

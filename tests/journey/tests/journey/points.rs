@@ -199,7 +199,7 @@ fn files_come_back_while_the_sandbox_starts() -> Result<()> {
         }
         talk.api.turn_to(&talk.session, "resume")?;
         ensure!(talk.shell("cat file")? == "kept", "behind {fault}");
-        let sandboxes = talk.api.call("GET", "/health", None)?.expect(200)?;
+        let sandboxes = talk.api.health()?;
         ensure!(sandboxes["activeSandboxes"] == 1, "behind {fault}: {sandboxes}");
     }
     talk.ash.finish()
@@ -418,7 +418,7 @@ fn a_conversation_that_is_lost_is_said(options: Options) -> Result<()> {
     let newest = talk.api.events(&talk.session)?.pop().context("no events")?;
     let told = newest["data"].as_str().unwrap_or_default();
     ensure!(told.contains(r#""path":"cold","source":"fresh""#), "{newest}");
-    let health = talk.api.call("GET", "/health", None)?.expect(200)?;
+    let health = talk.api.health()?;
     ensure!(health["pool"]["resumeColdFreshHits"] == 1, "{health}");
     ensure!(talk.ask("[[say after]]")? == "after");
     let path = format!("/api/sessions/{}/logs", talk.session);

@@ -1,7 +1,6 @@
 //! Sandboxes that are made before anybody asks: quicker, and otherwise as if there were none.
 
 use anyhow::{Context as _, Result, ensure};
-use ash_journey::process::until;
 use ash_journey::{Api, Ash, Client, Options};
 use ash_modelapi::Request;
 use serde_json::{Value, json};
@@ -9,10 +8,10 @@ use serde_json::{Value, json};
 use crate::support::{bash, both_engines};
 
 /// A daemon with an agent for which sandboxes are kept warm.
-fn begin(options: Options, count: u32) -> Result<Ash> {
+fn begin(options: Options, count: u64) -> Result<Ash> {
     let ash = Ash::start(options)?;
     deploy(&ash, &ash.api(), "hello", "Answer briefly.")?;
-    keep_warm(&ash.api(), "hello", count)?;
+    ash.api().keep_warm("hello", count)?;
     ash.api().until_warm(count)?;
     Ok(ash)
 }
@@ -22,31 +21,11 @@ fn deploy(ash: &Ash, api: &Api, agent: &str, prompt: &str) -> Result<()> {
     Ok(())
 }
 
-fn keep_warm(api: &Api, agent: &str, count: u32) -> Result<()> {
-    let config = json!({ "preWarmCount": count });
-    api.call("PATCH", &format!("/api/agents/{agent}/config"), Some(&config))?.expect(200)?;
+/// Checks that so many sessions have taken a warm sandbox.
+fn check_hits(api: &Api, hits: u64) -> Result<()> {
+    let health = api.health()?;
+    ensure!(health["pool"]["preWarmHits"] == hits, "not {hits} sessions: {health}");
     Ok(())
-}
-
-trait Pool {
-    fn pool(&self) -> Result<Value>;
-
-    /// How many sessions have taken a warm sandbox.
-    fn hits(&self) -> Result<u64> {
-        self.pool()?["preWarmHits"].as_u64().context("no hits are told")
-    }
-
-    fn until_warm(&self, count: u32) -> Result<()> {
-        until(&format!("{count} warm sandboxes"), || {
-            self.pool().is_ok_and(|pool| pool["warm"] == count && pool["warming"] == 0)
-        })
-    }
-}
-
-impl Pool for Api {
-    fn pool(&self) -> Result<Value> {
-        Ok(self.call("GET", "/health", None)?.expect(200)?["pool"].take())
-    }
 }
 
 both_engines!(a_session_takes_a_warm_sandbox_and_another_is_made);
@@ -57,7 +36,7 @@ fn a_session_takes_a_warm_sandbox_and_another_is_made(options: Options) -> Resul
     ensure!(ash.model().requests().is_empty(), "the model was asked before anybody said a word");
     for round in 1..=3 {
         let session = api.create("hello", json!({}))?;
-        ensure!(api.hits()? == round, "{}", api.pool()?);
+        check_hits(&api, round)?;
         let turn = api.send(&session, json!({ "content": "[[say warm]]" }))?.to_end()?;
         ensure!(turn.text() == "warm", "{}", turn.raw());
         let turn = api.send(&session, json!({ "content": "[[history]]" }))?.to_end()?;
@@ -79,11 +58,11 @@ fn a_primed_cli_asks_what_another_one_asks() -> Result<()> {
     let ash = begin(options, 1)?;
     let api = ash.api();
     let warm = api.create("hello", json!({}))?;
-    ensure!(api.hits()? == 1, "{}", api.pool()?);
-    keep_warm(&api, "hello", 0)?;
+    check_hits(&api, 1)?;
+    api.keep_warm("hello", 0)?;
     api.until_warm(0)?;
     let cold = api.create("hello", json!({}))?;
-    ensure!(api.hits()? == 1, "{}", api.pool()?);
+    check_hits(&api, 1)?;
     for session in [&warm, &cold] {
         api.send(session, json!({ "content": "[[say hello]]" }))?.to_end()?;
     }
@@ -171,7 +150,7 @@ fn no_session_sees_anything_of_another() -> Result<()> {
     for (canary, session) in &made {
         canary.check(&api, session)?;
     }
-    ensure!(api.hits()? > 0, "nobody took a warm sandbox: {}", api.pool()?);
+    ensure!(api.pool("preWarmHits")? > 0, "nobody took a warm sandbox");
     // One that was given to somebody else would be noticed.
     let other = made.iter().find(|(canary, _)| canary.env != made[0].0.env);
     let (_, session) = other.context("all are the same")?;
@@ -206,14 +185,14 @@ fn what_a_session_wants_for_itself_it_gets() -> Result<()> {
     let ash = begin(Options::stub(), 1)?;
     let api = ash.api();
     let own = api.create("hello", json!({ "extraEnv": { "COLOUR": "green" } }))?;
-    ensure!(api.hits()? == 0, "one without the environment was taken");
+    check_hits(&api, 0).context("one without the environment was taken")?;
     ensure!(api.exec(&own, "echo $COLOUR")?.stdout == "green\n");
     let prompted = api.create("hello", json!({ "systemPrompt": "Mine." }))?;
-    ensure!(api.hits()? == 0, "one without the prompt was taken");
+    check_hits(&api, 0).context("one without the prompt was taken")?;
     ensure!(api.exec(&prompted, "cat /etc/ash/prompt.md")?.stdout == "Mine.");
     // The model can be changed between turns, so also before the first.
     let named = api.create("hello", json!({ "model": "claude-opus-4-6" }))?;
-    ensure!(api.hits()? == 1, "a model needs no other sandbox");
+    check_hits(&api, 1).context("a model needs no other sandbox")?;
     ensure!(api.session(&named)?["model"] == "claude-opus-4-6");
     let turn = api.send(&named, json!({ "content": "[[model]]" }))?.to_end()?;
     ensure!(turn.raw().contains("claude-opus-4-6"), "{}", turn.raw());
@@ -232,7 +211,7 @@ fn one_that_is_lost_or_of_nobody_goes() -> Result<()> {
     api.purge(&session)?;
     api.call("DELETE", "/api/agents/hello", None)?.expect(200)?;
     api.until_warm(0)?;
-    ensure!(api.pool()?["total"] == 0, "{}", api.pool()?);
+    ensure!(api.pool("total")? == 0, "{}", api.health()?);
     ash.finish()
 }
 
@@ -244,7 +223,7 @@ fn a_daemon_leaves_none() -> Result<()> {
     ash.crash()?;
     let api = ash.api();
     api.until_warm(2)?;
-    ensure!(api.pool()?["total"] == 3, "{}", api.pool()?);
+    ensure!(api.pool("total")? == 3, "{}", api.health()?);
     ensure!(api.exec(&session, "true")?.code == 0);
     ash.ctl().json(&["fsck"])?;
     ash.finish()
@@ -276,7 +255,7 @@ fn one_that_is_taken_is_one_of_those_that_an_agent_may_have() -> Result<()> {
     ensure!(refused.status == 503 && refused.text().contains("one agent"), "{}", refused.text());
     ensure!(api.turn_to(&session, "stop")? == "stopped");
     api.create("hello", json!({}))?;
-    ensure!(api.hits()? == 2, "{}", api.pool()?);
+    check_hits(&api, 2)?;
     ash.finish()
 }
 
@@ -309,10 +288,10 @@ fn nothing_in_a_warm_sandbox_reaches_the_model() -> Result<()> {
     let settings = json!({ "hooks": { "SessionStart": [hook] } });
     std::fs::write(folder.join(".claude/settings.json"), settings.to_string())?;
     api.deploy("hello", &folder)?;
-    keep_warm(&api, "hello", 1)?;
+    api.keep_warm("hello", 1)?;
     api.until_warm(1)?;
     let session = api.create("hello", json!({}))?;
-    ensure!(api.hits()? == 1, "{}", api.pool()?);
+    check_hits(&api, 1)?;
     ensure!(ash.model().requests().is_empty(), "the model was asked");
     let turn = api.send(&session, json!({ "content": bash(true, "echo done") }))?.to_end()?;
     ensure!(turn.text().contains("done"), "{}", turn.raw());

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 
 use crate::support::Talk;
 
-fn health(talk: &Talk) -> Result<Value> {
-    Ok(talk.api.call("GET", "/health", None)?.expect(200)?["retention"].take())
+fn retention(talk: &Talk) -> Result<Value> {
+    Ok(talk.api.health()?["retention"].take())
 }
 
 fn wait(talk: &Talk, what: &str, is_so: impl Fn(&Value) -> bool) -> Result<()> {
-    let seen = || health(talk).map_or(String::new(), |now| now.to_string());
-    process::until(what, || health(talk).is_ok_and(|now| is_so(&now))).with_context(seen)
+    let seen = || retention(talk).map_or(String::new(), |now| now.to_string());
+    process::until(what, || retention(talk).is_ok_and(|now| is_so(&now))).with_context(seen)
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn sessions_that_ended_and_what_was_said_long_ago_go() -> Result<()> {
     let fork = talk.api.call("POST", &format!("/api/sessions/{}/fork", talk.session), None)?;
     let fork = fork.expect(201)?["session"]["id"].as_str().context("no id")?.to_owned();
     ensure!(talk.api.turn_to(&fork, "resume")? == "active");
-    ensure!(health(&talk)?["failing"] == false);
+    ensure!(retention(&talk)?["failing"] == false);
     talk.ash.finish()
 }
 
@@ -189,7 +189,7 @@ fn nothing_goes_by_its_size_while_that_gives_nothing_back() -> Result<()> {
     configure(&talk, "checkpoint_bytes = \"1\"")?;
     talk.boot()?;
     wait(&talk, "a look", |now| now["overBytes"].as_u64() > Some(0))?;
-    ensure!(health(&talk)?["failing"] == false && health(&talk)?["removedCheckpoints"] == 0);
+    ensure!(retention(&talk)?["failing"] == false && retention(&talk)?["removedCheckpoints"] == 0);
     ensure!(points(&talk, &talk.session)?.len() == count);
     talk.api.purge(&damaged)?;
     until_the_newest_is_left(&talk)?;
@@ -211,11 +211,12 @@ fn what_cannot_be_purged_keeps_nothing_else_from_going() -> Result<()> {
     talk.api.send(&over, json!({ "content": "[[say over]]" }))?.to_end()?;
     ensure!(talk.api.turn_to(&over, "end")? == "ended");
     wait(&talk, "a failure", |now| now["failing"] == true)?;
-    let forgotten = || health(&talk).map_or(0, |now| now["forgottenEvents"].as_u64().unwrap_or(0));
+    let forgotten =
+        || retention(&talk).map_or(0, |now| now["forgottenEvents"].as_u64().unwrap_or(0));
     let before = forgotten();
     talk.ask("[[say four]]")?;
     process::until("what was said to be forgotten all the same", || forgotten() > before)?;
-    ensure!(health(&talk)?["failing"] == true && health(&talk)?["purgedSessions"] == 0);
+    ensure!(retention(&talk)?["failing"] == true && retention(&talk)?["purgedSessions"] == 0);
     fs::remove_dir(&mark)?;
     wait(&talk, "it to be purged", |now| now["purgedSessions"] == 1 && now["failing"] == false)?;
     talk.ash.finish()

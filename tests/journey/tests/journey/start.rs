@@ -84,7 +84,7 @@ fn a_state_directory_that_is_in_use() -> Result<()> {
     let ash = Ash::start(Options::stub())?;
     let data = ash.data_dir().display().to_string();
     refused(Options::stub().env("ASH_DATA_DIR", &data), 1, &["ashd", &data])?;
-    let health = ash.api().call("GET", "/health", None)?.expect(200)?;
+    let health = ash.api().health()?;
     ensure!(health["status"] == "ok", "the first one goes on");
     ash.finish()
 }

@@ -144,7 +144,7 @@ fn ready_means_that_the_bus_name_is_there() -> Result<()> {
 #[test]
 fn ready_without_a_bus() -> Result<()> {
     let ash = Ash::start(Options::stub().env("ASH_BUS_ADDRESS", "unix:path=/nonexistent/bus"))?;
-    let health = ash.api().call("GET", "/health", None)?.expect(200)?;
+    let health = ash.api().health()?;
     ensure!(health["status"] == "ok", "{health}");
     ensure!(ash.log().contains("not on D-Bus"), "{}", ash.log());
     ash.finish()

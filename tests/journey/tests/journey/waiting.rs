@@ -143,7 +143,7 @@ fn who_waits_is_told_where_it_stands() -> Result<()> {
 
 /// How many turns wait for a place.
 fn waiting(api: &Api) -> Result<u64> {
-    let health = api.call("GET", "/health", None)?.expect(200)?;
+    let health = api.health()?;
     health["admission"]["turns"]["waiting"].as_u64().context("/health does not say how many wait")
 }
 
@@ -282,7 +282,7 @@ fn what_does_not_come_back_in_time_is_refused() -> Result<()> {
     let refused = api.call("POST", "/api/sessions", Some(&json!({ "agent": "hello" })))?;
     ensure!(begun.elapsed() >= Duration::from_secs(1), "it was not waited");
     check_refused(&refused, "short of memory")?;
-    let health = api.call("GET", "/health", None)?.expect(200)?;
+    let health = api.health()?;
     ensure!(health["admission"]["refused"]["memory"] == 1, "{health}");
     ash.finish()
 }

@@ -152,9 +152,8 @@ impl Making {
     /// A session goes on, if need be in another sandbox.
     fn goes_on(&self, session: &str, fate: Fate) -> Result<()> {
         if fate != Fate::Kept {
-            let health = || self.ash.api().call("GET", "/health", None)?.expect(200);
             until("the loss of the sandbox", || {
-                health().is_ok_and(|health| health["activeSandboxes"] == 0)
+                self.ash.api().health().is_ok_and(|health| health["activeSandboxes"] == 0)
             })?;
             ensure!(self.ash.inside("bridge").is_empty(), "something of it is left");
         }

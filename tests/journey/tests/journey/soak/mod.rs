@@ -214,7 +214,7 @@ impl Soak {
     /// Nothing is left of what clients have purged, and no more sessions than they may not know of; and
     /// nothing of these either.
     fn check_clear(&mut self, strangers: usize) -> Result<()> {
-        let health = self.ash.api().call("GET", "/health", None)?.expect(200)?;
+        let health = self.ash.api().health()?;
         let has_happened = |what: &&str| health["pool"][*what].as_u64() > Some(0);
         self.happened.extend(WANTED.into_iter().filter(has_happened));
         let left = self.clear()?;
