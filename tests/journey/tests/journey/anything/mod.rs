@@ -26,7 +26,7 @@ use ash_journey::programs;
 use self::step::{Op, Step};
 use self::world::World;
 use crate::killed::points::POINTS;
-use crate::random::Random;
+use crate::random::{self, Random};
 use crate::support::is_long;
 
 /// Seeds of a run that is to be quick and always the same, and how many steps each leads to: together
@@ -126,8 +126,8 @@ fn of_seed(seed: u64, count: usize) -> Vec<Step> {
 #[test]
 fn random_steps_come_to_what_a_model_says() -> Result<()> {
     let seed = |seed, count| check(of_seed(seed, count), &format!("ASH_TEST_SEED={seed}"));
-    if let Ok(text) = env::var("ASH_TEST_SEED") {
-        return seed(text.parse()?, if is_long() { MANY_STEPS } else { STEPS });
+    if let Some(one) = random::asked()? {
+        return seed(one, if is_long() { MANY_STEPS } else { STEPS });
     }
     if !is_long() {
         return QUICK.into_iter().try_for_each(|one| seed(one, STEPS));

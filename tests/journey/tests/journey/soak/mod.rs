@@ -20,7 +20,7 @@ mod user;
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -33,7 +33,7 @@ use self::kills::{Kill, carry_out, plan};
 use self::shared::Shared;
 use self::user::{Tally, User};
 use crate::killed::sessions;
-use crate::random::Random;
+use crate::random::{self, Random};
 use crate::support::{add_key, is_long};
 
 /// How long it goes on when nothing is said, and when there is time: no round is begun that would go on for
@@ -259,18 +259,10 @@ fn time() -> Result<Duration> {
     }
 }
 
-/// The seed that is asked for; else a new one when there is time, and always the same when there is none.
-fn seed() -> Result<u64> {
-    match env::var("ASH_TEST_SEED") {
-        Ok(seed) => seed.parse().context("ASH_TEST_SEED is no number"),
-        Err(_) if time()? > QUICK => Ok(UNIX_EPOCH.elapsed()?.as_secs()),
-        Err(_) => Ok(SEED),
-    }
-}
-
 #[test]
 fn nothing_adds_up() -> Result<()> {
-    let (seed, time) = (seed()?, time()?);
+    let time = time()?;
+    let seed = random::seed(SEED, time > QUICK)?;
     tell(&format!("ASH_TEST_SEED={seed}"));
     soak(seed, time).with_context(|| format!("ASH_TEST_SEED={seed}"))
 }
