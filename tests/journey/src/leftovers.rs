@@ -47,10 +47,13 @@ impl Places {
     }
 
     /// By user, and by the run directory among the arguments: launcher and bubblewrap are root's.
-    fn processes(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn pids(&self) -> BTreeSet<u32> {
         let roots = process::with_argument(&self.run.display().to_string());
-        let all: BTreeSet<u32> = process::of_uids(&self.uids).into_iter().chain(roots).collect();
-        all.into_iter().filter_map(|pid| {
+        process::of_uids(&self.uids).into_iter().chain(roots).collect()
+    }
+
+    fn processes(&self) -> impl Iterator<Item = String> {
+        self.pids().into_iter().filter_map(|pid| {
             let uid = process::uid(pid)?;
             Some(format!("process {pid} ({}) of uid {uid}", process::name(pid)))
         })

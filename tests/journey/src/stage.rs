@@ -298,6 +298,13 @@ impl Stage {
         all.into_iter().filter(|pid| process::name(*pid) == name).collect()
     }
 
+    /// The processes outside of sandboxes with this name: `ash-launcher` or `ash-broker`, whichever daemon has
+    /// started them.
+    pub fn helpers(&self, name: &str) -> Vec<u32> {
+        let all = self.places().pids();
+        all.into_iter().filter(|pid| process::name(*pid) == name).collect()
+    }
+
     /// Whether this machine can enforce limits of memory, processes and processor time.
     pub fn has_limits(&self) -> bool {
         self.cgroup.has_limits()
@@ -320,9 +327,7 @@ impl Stage {
     /// Ends whatever of an `ashd` is left: by user, by control group, and by the run directory
     /// among the arguments.
     pub(crate) fn sweep(&self) {
-        let run = self.run_dir().display().to_string();
-        let ours = process::of_uids(&self.uids.range());
-        for pid in ours.into_iter().chain(process::with_argument(&run)) {
+        for pid in self.places().pids() {
             // It may have gone by itself.
             let _ = process::signal(pid, Signal::KILL);
             let _ = process::wait(pid, Duration::from_secs(10));

@@ -46,15 +46,11 @@ fn measure(_scale: Scale) -> Result<Outcome> {
 
 /// What launcher and broker take.
 fn beside(ash: &Ash) -> Vec<String> {
-    let run = ash.run_dir().display().to_string();
     let words = |pid: u32| {
         let Memory { resident, private, .. } = Memory::of(pid).ok()?;
         let name = ash_journey::process::name(pid);
         Some(format!("{name}: {resident:.2} MB resident, {private:.2} MB private"))
     };
-    let ours = |pid: &u32| {
-        ["ash-launcher", "ash-broker"].contains(&ash_journey::process::name(*pid).as_str())
-    };
-    let found = ash_journey::process::with_argument(&run).into_iter().filter(ours);
+    let found = ["ash-launcher", "ash-broker"].into_iter().flat_map(|name| ash.helpers(name));
     found.filter_map(words).collect()
 }

@@ -195,12 +195,9 @@ impl Killing {
 
 /// Kills launcher and broker, whichever daemon has started them.
 fn kill_helpers(ash: &Ash) -> Result<()> {
-    let places = ash.places();
-    let roots = process::with_argument(&places.run.display().to_string());
-    let all = roots.into_iter().chain(process::of_uids(&places.uids));
-    let helper = |pid: &u32| ["ash-launcher", "ash-broker"].contains(&&*process::name(*pid));
-    for pid in all.filter(helper) {
-        process::signal(pid, Signal::KILL)?;
+    for pid in ["ash-launcher", "ash-broker"].into_iter().flat_map(|name| ash.helpers(name)) {
+        // It may go with one that was killed before it.
+        let _ = process::signal(pid, Signal::KILL);
         process::wait(pid, Duration::from_secs(10))?;
     }
     Ok(())

@@ -86,11 +86,11 @@ impl Kill {
             }
             Victim::Launcher => {
                 shared.kills_helper();
-                self.pick(&helpers(ash, "ash-launcher"));
+                self.pick(&ash.helpers("ash-launcher"));
             }
             Victim::Broker => {
                 shared.kills_helper();
-                self.pick(&helpers(ash, "ash-broker"));
+                self.pick(&ash.helpers("ash-broker"));
             }
             Victim::Bridge => {
                 shared.kills_inside();
@@ -111,14 +111,6 @@ impl Kill {
             let _ = process::signal(*pid, Signal::KILL);
         }
     }
-}
-
-/// The launcher or the broker, whichever daemon has started it.
-fn helpers(ash: &Ash, name: &str) -> Vec<u32> {
-    let places = ash.places();
-    let roots = process::with_argument(&places.run.display().to_string());
-    let all = roots.into_iter().chain(process::of_uids(&places.uids));
-    all.filter(|pid| process::name(*pid) == name).collect()
 }
 
 #[test]
