@@ -58,6 +58,22 @@ impl From<Output> for Ran {
     }
 }
 
+impl Ran {
+    /// Checks that it failed with this exit code, and said this sentence and nothing else.
+    #[track_caller]
+    pub(crate) fn check_failed(&self, code: i32, sentence: &str) {
+        let said = format!("ashctl: {sentence}\n");
+        assert_eq!((self.code, &*self.out, &*self.err), (code, "", &*said));
+    }
+
+    /// Checks that it failed with this exit code, and that these words are in what it said of it.
+    #[track_caller]
+    pub(crate) fn check_told(&self, code: i32, words: &str) {
+        assert_eq!(self.code, code, "{}", self.err);
+        assert!(self.err.contains(words), "no {words:?} in {:?}", self.err);
+    }
+}
+
 /// Runs a program to its end.
 pub(crate) async fn ended(command: Command) -> Ran {
     let mut command = tokio::process::Command::from(command);

@@ -14,9 +14,8 @@ use crate::fake::{ID, serve};
 async fn without_a_bus_or_a_daemon() {
     let bus = Bus::start();
     let ran = bus.run(&["status"]).await;
-    let sentence =
-        "ashctl: ashd is not running on this bus; start it with `systemctl start ashd`\n";
-    assert_eq!((ran.code, &*ran.out, &*ran.err), (3, "", sentence));
+    let sentence = "ashd is not running on this bus; start it with `systemctl start ashd`";
+    ran.check_failed(3, sentence);
     let ran = bus.run(&["--bus", "unix:path=/nonexistent/bus", "status"]).await;
     assert_eq!(ran.code, 3);
     let sentence = "ashctl: the message bus cannot be reached (";
@@ -92,9 +91,7 @@ async fn refusals_have_their_codes() {
         ),
         (&["chat", "other", "hi", "-s", ID], 2, &format!("session {ID} belongs to agent hello")),
     ] {
-        let ran = bus.run(arguments).await;
-        let said = format!("ashctl: {sentence}\n");
-        assert_eq!((ran.code, &*ran.out, &*ran.err), (code, "", &*said), "{arguments:?}");
+        bus.run(arguments).await.check_failed(code, sentence);
     }
     assert_eq!(bus.run(&["session", "frobnicate"]).await.code, 2);
 }
@@ -105,11 +102,8 @@ async fn a_bad_folder_is_refused_before_the_bus_is_asked() {
     let folder = bus.dir.path().join("agent");
     fs::create_dir(&folder).unwrap();
     let ran = bus.run(&["deploy", folder.to_str().unwrap()]).await;
-    let sentence = format!(
-        "ashctl: {} has no CLAUDE.md; an agent is a folder with a CLAUDE.md\n",
-        folder.display()
-    );
-    assert_eq!((ran.code, &*ran.err), (5, &*sentence));
+    let sentence = "has no CLAUDE.md; an agent is a folder with a CLAUDE.md";
+    ran.check_failed(5, &format!("{} {sentence}", folder.display()));
 }
 
 #[tokio::test]
@@ -122,7 +116,7 @@ async fn what_the_daemon_says_of_a_folder_is_told() {
     // More than a pipe holds, so that the sender notices that nobody reads.
     fs::write(folder.join("big"), vec![1; 1 << 20]).unwrap();
     let ran = bus.run(&["deploy", folder.to_str().unwrap(), "-n", "refused"]).await;
-    assert_eq!((ran.code, &*ran.err), (5, "ashctl: the folder is not to our liking\n"));
+    ran.check_failed(5, "the folder is not to our liking");
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ async fn versions_are_tried_installed_used_and_removed() {
     let link = bus.dir.path().join("lib/claude");
     assert_eq!(fs::read_link(link).unwrap(), Path::new("runtime/2.1.9/claude"));
     let refused = ran(&bus, &["remove", "2.1.9"]).await;
-    assert_eq!((refused.code, refused.err.contains("in use")), (5, true), "{}", refused.err);
+    refused.check_told(5, "in use");
     assert_eq!(ran(&bus, &["remove", "2.1.197"]).await.code, 0);
     assert_eq!(ran(&bus, &["remove", "2.1.197"]).await.code, 4);
     let listed: Value = serde_json::from_str(&ran(&bus, &["list", "--json"]).await.out).unwrap();
@@ -103,7 +103,7 @@ async fn npm_fetches_a_version() {
     }
     let bus = Bus::start();
     let without = ran(&bus, &["install"]).await;
-    assert_eq!((without.code, without.err.contains("--file")), (1, true), "{}", without.err);
+    without.check_told(1, "--file");
     bus.program(
         "npm",
         "while [ $# -gt 0 ]; do case $1 in --ignore-scripts) safe=1;; --prefix) into=$2; shift;; \
@@ -115,7 +115,7 @@ async fn npm_fetches_a_version() {
          printf '#!/bin/sh\\necho \"2.1.197 (Claude Code)\"\\n' >\"$program\"",
     );
     let absent = ran(&bus, &["install", "9.9.9"]).await;
-    assert_eq!((absent.code, absent.err.contains("no such version")), (1, true), "{}", absent.err);
+    absent.check_told(1, "no such version");
     let installed = ran(&bus, &["install"]).await;
     assert_eq!((installed.code, &*installed.err), (0, ""));
     assert_eq!(ran(&bus, &["install", "../x"]).await.code, 2);
@@ -139,11 +139,11 @@ async fn what_is_not_the_cli_is_not_installed() {
     ] {
         let file = cli(&bus, "claude", script);
         let refused = ran(&bus, &["install", "--file", &file]).await;
-        assert_eq!((refused.code, refused.err.contains(word)), (code, true), "{}", refused.err);
+        refused.check_told(code, word);
         assert!(refused.err.contains(&file) && !refused.err.contains(".making"), "{}", refused.err);
     }
     let gone = ran(&bus, &["install", "--file", "/nonexistent"]).await;
-    assert_eq!((gone.code, gone.err.contains("/nonexistent")), (1, true), "{}", gone.err);
+    gone.check_told(1, "/nonexistent");
     let left = fs::read_dir(bus.dir.path().join("lib/runtime")).unwrap().count();
     assert_eq!((left, bus.dir.path().join("lib/claude").exists()), (0, false));
 }
@@ -169,7 +169,7 @@ async fn doctor_has_a_finding_for_everything() {
 async fn the_service_manager_is_asked_by_its_own_program() {
     let bus = Bus::start();
     let without = bus.run(&["restart"]).await;
-    assert_eq!((without.code, without.err.contains("need systemd")), (1, true), "{}", without.err);
+    without.check_told(1, "need systemd");
     bus.program("systemctl", "case $1 in is-system-running) ;; *) echo \"$@\";; esac");
     for verb in ["start", "stop", "restart"] {
         assert_eq!(bus.run(&[verb]).await.out, format!("{verb} ashd.service\n"));
@@ -268,13 +268,13 @@ async fn the_journal_is_shown_by_its_own_program() {
 async fn another_machine_is_reached_with_ssh() {
     let bus = Bus::start();
     let without = bus.run(&["-H", "root@there", "status"]).await;
-    assert_eq!((without.code, without.err.contains("openssh-client")), (1, true));
+    without.check_told(1, "openssh-client");
     bus.program("ssh", "for word; do echo \"<$word>\"; done; exit 4");
     let ran = bus.run(&["-H", "root@there", "chat", "hello", "it's"]).await;
     assert_eq!(ran.out, "<-->\n<root@there>\n<ashctl 'chat' 'hello' 'it'\\''s'>\n");
     assert_eq!(ran.code, 4);
     for host in ["-oProxyCommand=true", ""] {
         let refused = bus.run(&[&format!("--host={host}"), "status"]).await;
-        assert_eq!((refused.code, refused.err.contains("is no host")), (2, true));
+        refused.check_told(2, "is no host");
     }
 }

@@ -89,7 +89,7 @@ async fn it_starts_what_does_not_run_and_says_what_it_lacks() {
     }
     let bus = Bus::start();
     let without = ran(&bus, &[]).await;
-    assert_eq!((without.code, without.err.contains("--key-file")), (2, true), "{}", without.err);
+    without.check_told(2, "--key-file");
     let key = key_file(&bus, "not a key");
     assert_eq!(ran(&bus, &["--key-file", &key]).await.code, 2);
     let told = bus.dir.path().join("told");
@@ -100,7 +100,7 @@ async fn it_starts_what_does_not_run_and_says_what_it_lacks() {
     bus.program("systemctl", &script);
     let key = key_file(&bus, "sk-ant-1");
     let failed = ran(&bus, &["--key-file", &key]).await;
-    assert_eq!((failed.code, failed.err.contains("enable --now")), (1, true), "{}", failed.err);
+    failed.check_told(1, "enable --now");
     let told = fs::read_to_string(told).unwrap();
     assert!(told.contains("restart ash-broker.service\n"), "{told}");
     assert!(told.ends_with("enable --now ashd.service\n"), "{told}");

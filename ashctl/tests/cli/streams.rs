@@ -41,7 +41,7 @@ async fn an_error_event_is_a_failure() {
     let bus = Bus::start();
     let _daemon = serve(&bus).await;
     let ran = sent(&bus, "fail").await;
-    assert_eq!((ran.code, &*ran.out, &*ran.err), (1, "", "ashctl: the model is gone\n"));
+    ran.check_failed(1, "the model is gone");
 }
 
 #[tokio::test]
