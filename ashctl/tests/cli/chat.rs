@@ -1,16 +1,13 @@
 //! `ashctl chat`, with and without a terminal.
 
 use std::io::{Seek, Write};
-use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStdin, ChildStdout};
-use tokio::time::timeout;
+use tokio::process::Child;
 
-use crate::bus::{Bus, PATIENCE, ended};
+use crate::bus::{Bus, ended};
 use crate::fake::{ID, serve};
-use crate::terminal::Terminal as Pty;
+use crate::terminal::Terminal;
 
 #[tokio::test]
 async fn one_message_makes_a_session_and_prints_the_answer() {
@@ -47,53 +44,23 @@ async fn the_message_may_come_from_standard_input() {
     assert_eq!(ran.code, 2);
 }
 
-/// A terminal with a program on it.
-struct Terminal {
-    keys: ChildStdin,
-    screen: ChildStdout,
-    shown: String,
-}
-
-impl Terminal {
-    /// Waits until the program has shown these words one after the other, then presses keys.
-    async fn answer(&mut self, words: &[&str], keys: &str) {
-        let mut from = self.shown.len();
-        for word in words {
-            while !self.shown[from..].contains(word) {
-                let mut piece = [0; 4096];
-                let read = timeout(PATIENCE, self.screen.read(&mut piece)).await;
-                let count = read.unwrap_or_else(|_| panic!("no {word:?} in {:?}", self.shown));
-                self.shown.push_str(std::str::from_utf8(&piece[..count.unwrap()]).unwrap());
-            }
-            from += self.shown[from..].find(word).unwrap() + word.len();
-        }
-        self.keys.write_all(keys.as_bytes()).await.unwrap();
-    }
-}
-
 #[tokio::test]
 async fn on_a_terminal_it_is_a_conversation() {
+    let test = "on_a_terminal_it_is_a_conversation";
+    let Some(mut terminal) = Terminal::open(test) else { return };
     let bus = Bus::start();
     let (daemon, _connection) = serve(&bus).await;
-    let mut script = tokio::process::Command::new("script");
-    let ashctl = format!("exec {} chat hello", env!("CARGO_BIN_EXE_ashctl"));
-    script.args(["-qec", &ashctl, "/dev/null"]).env_clear().env("TERM", "xterm");
-    script.env("ASH_BUS_ADDRESS", bus.address()).env("XDG_STATE_HOME", bus.dir.path());
-    script.env("PATH", std::env::var_os("PATH").unwrap()).env("SHELL", "/bin/sh");
-    script.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-    let mut child = script.spawn().unwrap();
-    let (keys, screen) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    let mut terminal = Terminal { keys, screen, shown: String::new() };
+    let mut chat = bus.ashctl(&["chat", "hello"]);
+    chat.env("TERM", "xterm").env("XDG_STATE_HOME", bus.dir.path());
+    let program = terminal.start(&chat);
     terminal.answer(&["> "], "colour\r").await;
     terminal.answer(&["boo", "> "], "fail\r").await;
     terminal.answer(&["ashctl: the model is gone", "> "], "wait\r").await;
     terminal.answer(&["Hel"], "\u{3}").await;
     terminal.answer(&["p\r\n", "> "], "half\u{3}").await;
     terminal.answer(&["> "], "\u{4}").await;
-    timeout(PATIENCE, terminal.screen.read_to_string(&mut terminal.shown)).await.unwrap().unwrap();
-    let shown = terminal.shown;
-    let status = timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
-    assert_eq!(status.code(), Some(0), "{shown:?}");
+    assert_eq!(terminal.ended(program).await, 0, "{:?}", terminal.screen);
+    let shown = terminal.screen;
     assert!(shown.contains("␛[2Jboo") && !shown.contains("\u{1b}[2Jboo"), "{shown:?}");
     let seen = daemon.seen.lock().unwrap();
     assert_eq!((seen.sent.len(), &*seen.called), (3, &["interrupt"][..]));
@@ -110,7 +77,7 @@ fn tell(program: &Child, signal: Signal) {
 #[tokio::test]
 async fn who_is_told_to_end_gives_the_terminal_back() {
     let test = "who_is_told_to_end_gives_the_terminal_back";
-    let Some(mut terminal) = Pty::open(test) else { return };
+    let Some(mut terminal) = Terminal::open(test) else { return };
     let bus = Bus::start();
     let (daemon, _connection) = serve(&bus).await;
     let before = terminal.set();

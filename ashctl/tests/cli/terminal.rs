@@ -23,6 +23,8 @@ pub(crate) struct Terminal {
     person: File,
     program: File,
     shown: UnboundedReceiver<Vec<u8>>,
+    /// The beginning of a character.
+    half: Vec<u8>,
     /// All that it has shown.
     pub(crate) screen: String,
 }
@@ -67,7 +69,7 @@ impl Terminal {
                 }
             }
         });
-        Terminal { person, program, shown, screen: String::new() }
+        Terminal { person, program, shown, half: vec![], screen: String::new() }
     }
 
     /// Starts a program on it.
@@ -95,14 +97,42 @@ impl Terminal {
 
     /// Waits until it has shown a text so many times.
     pub(crate) async fn shows(&mut self, text: &str, times: usize) {
+        let what = format!("{text:?} is not shown {times} times");
+        self.until(|screen| screen.matches(text).count() >= times, &what).await;
+    }
+
+    /// Waits until it has shown these words one after the other, behind all that it has shown before, then
+    /// types.
+    pub(crate) async fn answer(&mut self, words: &[&str], keys: &str) {
+        let mut from = self.screen.len();
+        for word in words {
+            let what = format!("{word:?} is not shown");
+            self.until(|screen| screen[from..].contains(word), &what).await;
+            from += self.screen[from..].find(word).unwrap() + word.len();
+        }
+        self.types(keys);
+    }
+
+    async fn until(&mut self, is_so: impl Fn(&str) -> bool, what: &str) {
         let seen = async {
-            while self.screen.matches(text).count() < times {
+            while !is_so(&self.screen) {
                 let bytes = self.shown.recv().await.unwrap();
-                self.screen += &String::from_utf8_lossy(&bytes);
+                self.show(&bytes);
             }
         };
         let seen = timeout(PATIENCE, seen).await;
-        assert!(seen.is_ok(), "{text:?} is not shown {times} times: {:?}", self.screen);
+        assert!(seen.is_ok(), "{what}: {:?}", self.screen);
+    }
+
+    /// What is read may end in the middle of a character.
+    fn show(&mut self, bytes: &[u8]) {
+        self.half.extend_from_slice(bytes);
+        let whole = match std::str::from_utf8(&self.half) {
+            Ok(text) => text.len(),
+            Err(error) => error.valid_up_to(),
+        };
+        let text = self.half.drain(..whole).collect();
+        self.screen += &String::from_utf8(text).unwrap();
     }
 
     /// Waits for the end of a program, and returns what it exits with.
