@@ -11,6 +11,7 @@ use ash_modelapi::monotonic_ns;
 use serde_json::{Value, json};
 
 use crate::files::Fill;
+use crate::stats::Times;
 
 /// The agent that all sessions are of.
 pub const AGENT: &str = "bench";
@@ -90,6 +91,14 @@ fn with_agent(options: Options, fill: impl FnOnce(&Path) -> Result<()>) -> Resul
 /// A new session.
 pub fn session(api: &Api) -> Result<String> {
     api.create(AGENT, json!({}))
+}
+
+/// A new session; how long that took, its connection included, is one more of the times.
+pub fn timed_session(api: &Api, times: &mut Times) -> Result<String> {
+    let begin = monotonic_ns();
+    let session = session(api)?;
+    times.add(begin, monotonic_ns());
+    Ok(session)
 }
 
 /// Does something for each of these, several at a time.

@@ -122,6 +122,15 @@ impl Api {
     }
 }
 
+/// The id of the session that an answer shows.
+///
+/// # Errors
+/// When it shows none.
+pub fn session_of(answer: &Value) -> Result<String> {
+    let id = answer["session"]["id"].as_str();
+    Ok(id.with_context(|| format!("no session with an id is in {answer}"))?.to_owned())
+}
+
 /// The stream that answers a request.
 ///
 /// # Errors
@@ -146,8 +155,7 @@ impl Client for Api {
 
     fn create(&self, agent: &str, mut settings: Value) -> Result<String> {
         settings["agent"] = agent.into();
-        let made = self.post("/api/sessions", settings, 201)?;
-        Ok(made["session"]["id"].as_str().context("the session has no id")?.to_owned())
+        session_of(&self.post("/api/sessions", settings, 201)?)
     }
 
     fn send(&self, session: &str, mut message: Value) -> Result<Turn> {

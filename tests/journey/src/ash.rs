@@ -3,6 +3,7 @@
 use std::fs;
 use std::ops::Deref;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -159,6 +160,17 @@ impl Ash {
     /// A client that calls `ashctl`.
     pub fn ctl(&self) -> Ctl {
         Ctl::new(self.stage.bus())
+    }
+
+    /// The control group of a session's sandbox. Those of its agent and of its bridge are beneath it, as `agent`
+    /// and `bridge`.
+    ///
+    /// # Errors
+    /// When it has no sandbox.
+    pub fn group(&self, session: &str) -> Result<PathBuf> {
+        let shown = self.api().session(session)?;
+        let sandbox = shown["sandboxId"].as_str().context("the session has no sandbox")?;
+        Ok(self.stage.places().cgroup.join(sandbox))
     }
 
     /// Kills the daemon, and only it.

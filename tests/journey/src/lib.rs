@@ -47,7 +47,7 @@ pub mod leftovers;
 
 mod skip;
 
-pub use api::Api;
+pub use api::{Api, session_of};
 pub use ash::Ash;
 pub use client::{Client, Exec, Turn};
 pub use ctl::Ctl;

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use ash_journey::{Api, Ash};
-use ash_modelapi::monotonic_ns;
+use ash_journey::Ash;
 
 use super::{About, Outcome, Scale};
 use crate::report::Row;
@@ -52,7 +51,7 @@ fn claim_often(ash: &Ash, (count, rounds): (u64, usize), times: &mut Times) -> R
     for round in 1..=rounds {
         let before = stage::until_full(&api, WARM)?;
         for _ in 0..count {
-            sessions.push(timed(&api, times)?);
+            sessions.push(stage::timed_session(&api, times)?);
         }
         stage::ensure_claimed(&api, before, count)?;
         if sessions.len() >= MOST || round == rounds {
@@ -61,11 +60,4 @@ fn claim_often(ash: &Ash, (count, rounds): (u64, usize), times: &mut Times) -> R
         }
     }
     Ok(())
-}
-
-fn timed(api: &Api, times: &mut Times) -> Result<String> {
-    let begin = monotonic_ns();
-    let session = stage::session(api)?;
-    times.add(begin, monotonic_ns());
-    Ok(session)
 }

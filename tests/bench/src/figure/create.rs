@@ -46,11 +46,9 @@ fn measure(scale: Scale) -> Result<Outcome> {
 }
 
 fn one(api: &Api, made: &mut Times, gone: &mut Times) -> Result<()> {
+    let session = stage::timed_session(api, made)?;
     let begin = monotonic_ns();
-    let session = stage::session(api)?;
-    let ready = monotonic_ns();
     api.purge(&session)?;
-    made.add(begin, ready);
-    gone.add(ready, monotonic_ns());
+    gone.add(begin, monotonic_ns());
     Ok(())
 }

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use ash_journey::{Api, Ash, process};
-use ash_modelapi::monotonic_ns;
 
 use super::{About, Outcome, Scale, bridge};
 use crate::memory::Memory;
@@ -68,10 +67,7 @@ fn measure(scale: Scale) -> Result<Outcome> {
 fn made_and_gone(api: &Api) -> Result<Times> {
     let mut made = Times::default();
     for _ in 0..SAMPLES {
-        let begin = monotonic_ns();
-        let session = stage::session(api)?;
-        made.add(begin, monotonic_ns());
-        api.purge(&session)?;
+        api.purge(&stage::timed_session(api, &mut made)?)?;
     }
     Ok(made)
 }

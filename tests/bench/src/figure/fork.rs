@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use ash_journey::{Api, Ash, Client as _, Options};
+use ash_journey::{Api, Ash, Client as _, Options, session_of};
 use ash_modelapi::monotonic_ns;
 
 use super::{About, Outcome, Scale};
@@ -135,7 +135,7 @@ impl Measured {
         let made = stage::verb(api, parent, "fork")?;
         let end = monotonic_ns();
         self.forks.add(fork, end);
-        api.purge(made["session"]["id"].as_str().context("the fork has no id")?)?;
+        api.purge(&session_of(&made)?)?;
         Ok((begin, fork, end))
     }
 }

@@ -78,9 +78,7 @@ fn outcome(memory: &[Memory], warm: &Times, frozen: &Times) -> Outcome {
 /// A session that has had a turn.
 fn kept(ash: &Ash) -> Result<Kept> {
     let session = stage::used_session(ash)?;
-    let shown = ash.api().session(&session)?;
-    let sandbox = shown["sandboxId"].as_str().context("a session has no sandboxId")?;
-    Ok(Kept { group: ash.places().cgroup.join(sandbox), session })
+    Ok(Kept { group: ash.group(&session)?, session })
 }
 
 impl Kept {

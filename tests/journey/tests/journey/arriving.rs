@@ -45,8 +45,7 @@ fn a_fork_that_is_being_made_is_nobodys_to_change() -> Result<()> {
     drop(fork);
     talk.crash()?;
     talk.api.call("GET", &path, None)?.expect(404)?;
-    let again = talk.api.call("POST", &talk.path("fork"), None)?.expect(201)?;
-    talk.session = again["session"]["id"].as_str().context("no fork")?.to_owned();
+    talk.session = talk.fork(json!({}))?;
     talk.api.turn_to(&talk.session, "resume")?;
     ensure!(talk.ask("[[history]]")?.contains("[[say alive]]"));
     talk.ash.finish()

@@ -30,9 +30,7 @@ impl Talk {
 
     /// The control group of the session's agent.
     fn agent(&self) -> Result<PathBuf> {
-        let shown = self.api.session(&self.session)?;
-        let sandbox = shown["sandboxId"].as_str().context("no sandbox")?;
-        Ok(self.ash.places().cgroup.join(sandbox).join("agent"))
+        Ok(self.ash.group(&self.session)?.join("agent"))
     }
 
     /// What `ashctl top` says of the session's sandbox.

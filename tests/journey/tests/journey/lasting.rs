@@ -204,11 +204,9 @@ fn a_tree_that_changes_is_saved_as_it_was_at_one_moment() -> Result<()> {
     until("the pairs to move", moved)?;
     let mut steps = BTreeSet::new();
     for round in 0..if is_long() { 100 } else { 6 } {
-        let path = format!("/api/sessions/{}/fork", talk.session);
-        let made = talk.api.call("POST", &path, None)?.expect(201)?;
-        let child = made["session"]["id"].as_str().context("the fork has no id")?;
-        steps.insert(check_pairs(&talk, child).with_context(|| format!("round {round}"))?);
-        talk.api.purge(child)?;
+        let child = talk.fork(json!({}))?;
+        steps.insert(check_pairs(&talk, &child).with_context(|| format!("round {round}"))?);
+        talk.api.purge(&child)?;
     }
     ensure!(steps.len() > 3, "nothing moved meanwhile: {steps:?}");
     talk.ash.finish()
@@ -218,8 +216,7 @@ fn a_tree_that_changes_is_saved_as_it_was_at_one_moment() -> Result<()> {
 #[test]
 fn what_is_still_on_its_way_belongs_to_a_moment_in_mid_turn() -> Result<()> {
     let talk = Talk::begin(Options::stub())?;
-    let sandbox = talk.api.session(&talk.session)?["sandboxId"].take();
-    let sandbox = talk.ash.places().cgroup.join(sandbox.as_str().context("no sandbox")?);
+    let sandbox = talk.ash.group(&talk.session)?;
     let mut turn = talk.send(
         "[[exec while ! test -e go; do sleep 0.01; done]][[stamp]][[events 20 500]]\
          [[exec touch said; while :; do date > noise; done]]",

@@ -11,7 +11,7 @@ use ash_journey::{Ash, Client, Options};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Talk, both_engines};
+use crate::support::{Talk, both_engines, with_hello};
 
 both_engines!(a_purged_session_has_left_nothing);
 
@@ -46,9 +46,8 @@ fn a_purged_session_has_left_nothing(options: Options) -> Result<()> {
 #[test]
 fn user_ids_come_back() -> Result<()> {
     let config = "[sandbox]\nuid_count = 6\n";
-    let ash = Ash::start(Options::stub().config(config))?;
+    let ash = with_hello(Options::stub().config(config))?;
     let api = ash.api();
-    api.deploy("hello", &ash.folder("hello", "x")?)?;
     for _ in 0..6 {
         let two = [api.create("hello", json!({}))?, api.create("hello", json!({}))?];
         let third = api.call("POST", "/api/sessions", Some(&json!({ "agent": "hello" })))?;

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use ash_journey::{Client, Options, process};
+use ash_journey::{Client, Options, process, session_of};
 use serde_json::{Value, json};
 
 use crate::killed::points::POINTS;
@@ -21,7 +21,7 @@ impl Talk {
         let shown = &made["session"];
         ensure!(shown["status"] == "paused", "{shown}");
         ensure!(shown["parentSessionId"].as_str() == Some(&self.session), "{shown}");
-        Ok(shown["id"].as_str().context("the fork has no id")?.to_owned())
+        session_of(&made)
     }
 
     pub(crate) fn checkpoint(&self, name: &str) -> Result<Value> {

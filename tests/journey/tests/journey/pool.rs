@@ -6,23 +6,17 @@ use ash_modelapi::Request;
 use serde_json::{Value, json};
 
 use crate::random::{self, Random};
-use crate::support::{bash, both_engines, is_long};
+use crate::support::{bash, both_engines, is_long, with_hello};
 
 /// The seed of a run that is to be quick. Both agents change in every way.
 const SEED: u64 = 4;
 
 /// A daemon with an agent for which sandboxes are kept warm.
 fn begin(options: Options, count: u64) -> Result<Ash> {
-    let ash = Ash::start(options)?;
-    deploy(&ash, &ash.api(), "hello", "Answer briefly.")?;
+    let ash = with_hello(options)?;
     ash.api().keep_warm("hello", count)?;
     ash.api().until_warm(count)?;
     Ok(ash)
-}
-
-fn deploy(ash: &Ash, api: &Api, agent: &str, prompt: &str) -> Result<()> {
-    api.deploy(agent, &ash.folder(agent, prompt)?)?;
-    Ok(())
 }
 
 /// Checks that so many sessions have taken a warm sandbox.
@@ -224,7 +218,7 @@ fn one_makes_room_for_a_session() -> Result<()> {
     let config = "[sandbox]\nmax = 3\nuid_count = 8\n";
     let ash = begin(Options::stub().config(config), 2)?;
     let api = ash.api();
-    deploy(&ash, &api, "other", "x")?;
+    api.deploy("other", &ash.folder("other", "x")?)?;
     for _ in 0..3 {
         api.create("other", json!({}))?;
     }

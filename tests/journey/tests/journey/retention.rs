@@ -41,8 +41,7 @@ fn sessions_that_ended_and_what_was_said_long_ago_go() -> Result<()> {
     // The agent itself remembers, and goes on.
     let told = talk.ask("[[history]]")?;
     ensure!(told.contains("[[say one]]"), "{told}");
-    let fork = talk.api.call("POST", &format!("/api/sessions/{}/fork", talk.session), None)?;
-    let fork = fork.expect(201)?["session"]["id"].as_str().context("no id")?.to_owned();
+    let fork = talk.fork(json!({}))?;
     ensure!(talk.api.turn_to(&fork, "resume")? == "active");
     ensure!(retention(&talk)?["failing"] == false);
     talk.ash.finish()

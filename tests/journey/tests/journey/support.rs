@@ -30,6 +30,13 @@ macro_rules! both_engines {
 }
 pub(crate) use both_engines;
 
+/// A daemon with the agent `hello`.
+pub(crate) fn with_hello(options: Options) -> Result<Ash> {
+    let ash = Ash::start(options)?;
+    ash.api().deploy("hello", &ash.folder("hello", "Answer briefly.")?)?;
+    Ok(ash)
+}
+
 /// A daemon with one agent and one session.
 pub(crate) struct Talk {
     pub(crate) ash: Ash,
@@ -41,9 +48,8 @@ pub(crate) struct Talk {
 impl Talk {
     pub(crate) fn begin(options: Options) -> Result<Talk> {
         let real = options.engine != Engine::Stub;
-        let ash = Ash::start(options)?;
+        let ash = with_hello(options)?;
         let api = ash.api();
-        api.deploy("hello", &ash.folder("hello", "Answer briefly.")?)?;
         let session = api.create("hello", json!({}))?;
         Ok(Talk { ash, api, session, real })
     }

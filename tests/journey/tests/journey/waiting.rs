@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use ash_journey::http::{Answer, Body};
 use ash_journey::process::{memory, signal, until};
-use ash_journey::{Api, Ash, Client, Options, Turn};
+use ash_journey::{Api, Client, Options, Turn};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
-use crate::support::{Talk, add_key};
+use crate::support::{Talk, add_key, with_hello};
 
 /// The key of another tenant.
 const KEY: &str = "ash_key_of_acme_that_waits";
@@ -275,9 +275,8 @@ fn sandboxes_can_be_made_one_after_the_other() -> Result<()> {
 #[test]
 fn what_does_not_come_back_in_time_is_refused() -> Result<()> {
     let config = "[state]\nreserve_memory = \"1000TiB\"\n[admission]\npatience = \"1s\"\n";
-    let ash = Ash::start(Options::stub().config(config))?;
+    let ash = with_hello(Options::stub().config(config))?;
     let api = ash.api();
-    api.deploy("hello", &ash.folder("hello", "Answer briefly.")?)?;
     let begun = Instant::now();
     let refused = api.call("POST", "/api/sessions", Some(&json!({ "agent": "hello" })))?;
     ensure!(begun.elapsed() >= Duration::from_secs(1), "it was not waited");

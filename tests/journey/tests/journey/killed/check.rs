@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use ash_journey::leftovers::Snapshot;
 use ash_journey::process::until;
-use ash_journey::{Api, Ash, Client};
+use ash_journey::{Api, Ash, Client, session_of};
 use serde_json::{Value, json};
 
 use super::load::{COUNTED, Deployed, Facts, Known, Said};
@@ -233,7 +233,7 @@ fn check_files(api: &Api, (id, status): (&str, &str), facts: &Facts, turns: &Tur
     let fork = match status {
         "ended" => {
             let made = api.call("POST", &format!("/api/sessions/{id}/fork"), None)?.expect(201)?;
-            Some(made["session"]["id"].as_str().context("the fork has no id")?.to_owned())
+            Some(session_of(&made)?)
         }
         _ => None,
     };

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{Context as _, Result, ensure};
 use ash_journey::sse::Frame;
-use ash_journey::{Api, Ash, Client, process};
+use ash_journey::{Api, Ash, Client, process, session_of};
 use serde_json::json;
 
 /// How far every message counts.
@@ -228,7 +228,7 @@ impl Talker {
     fn fork(&mut self, session: &str) -> Result<()> {
         let path = format!("/api/sessions/{session}/fork");
         let made = self.api.call("POST", &path, None)?.expect(201)?;
-        self.facts.fork = made["session"]["id"].as_str().map(str::to_owned);
+        self.facts.fork = Some(session_of(&made)?);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use ash_journey::leftovers::Snapshot;
 use ash_journey::process::{self, until};
-use ash_journey::{Ash, Client, Options, programs};
+use ash_journey::{Ash, Client, Options, programs, session_of};
 use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
@@ -130,9 +130,7 @@ impl Making {
         match made.status {
             201 => {
                 ensure!(fate != Fate::Refused, told());
-                let answer = made.json();
-                let id = answer["session"]["id"].as_str().context("the session has no id")?;
-                self.goes_on(id, fate).with_context(told)?;
+                self.goes_on(&session_of(&made.json())?, fate).with_context(told)?;
             }
             status => {
                 let may_be = [Fate::Refused, Fate::RefusedOrLost].contains(&fate);

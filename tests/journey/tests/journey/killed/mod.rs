@@ -24,7 +24,7 @@ use self::check::check;
 pub(crate) use self::check::{Ended, clean, sessions, told, turns_and_interrupts};
 use self::load::{Known, Load};
 use crate::moved;
-use crate::support::is_long;
+use crate::support::{is_long, with_hello};
 
 /// So few users that a lease that is lost is missed.
 const SLOTS: usize = 15;
@@ -62,9 +62,8 @@ struct Killing {
 /// A daemon with the agent `hello` and few users, and what is there without a session.
 fn fresh(options: Options) -> Result<(Ash, Snapshot)> {
     let uids = 2 + 2 * SLOTS;
-    let ash = Ash::start(options.config(&format!("[sandbox]\nuid_count = {uids}\n")))?;
+    let ash = with_hello(options.config(&format!("[sandbox]\nuid_count = {uids}\n")))?;
     let api = ash.api();
-    api.deploy("hello", &ash.folder("hello", "Answer briefly.")?)?;
     // Whatever comes with the first session and stays has come.
     let session = api.create("hello", json!({}))?;
     api.turn_to(&session, "end")?;

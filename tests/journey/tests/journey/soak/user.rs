@@ -4,8 +4,8 @@
 use std::sync::mpsc::Sender;
 
 use anyhow::{Context as _, Result, ensure};
-use ash_journey::Client;
 use ash_journey::process::until;
+use ash_journey::{Client, session_of};
 use serde_json::{Value, json};
 
 use super::calls::Came;
@@ -183,7 +183,7 @@ impl<'a> User<'a> {
             Came::Refused => {}
             Came::Granted(made) => {
                 let canary = format!("{CANARY}{}", self.word());
-                let known = Known::new(id_of(&made)?, canary, self.tenant.whose(agent));
+                let known = Known::new(session_of(&made)?, canary, self.tenant.whose(agent));
                 self.mark(known)?;
             }
         }
@@ -196,7 +196,7 @@ impl<'a> User<'a> {
             Came::Refused => {}
             Came::Granted(made) => {
                 let canary = format!("{CANARY}{}", self.word());
-                let known = self.sessions[at].fork(id_of(&made)?, canary);
+                let known = self.sessions[at].fork(session_of(&made)?, canary);
                 self.mark(known)?;
             }
         }
@@ -321,8 +321,4 @@ impl<'a> User<'a> {
         })?;
         is_idle.map(drop)
     }
-}
-
-fn id_of(made: &Value) -> Result<String> {
-    Ok(made["session"]["id"].as_str().context("the session has no id")?.to_owned())
 }
