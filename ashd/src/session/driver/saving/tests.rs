@@ -24,9 +24,13 @@ async fn wish(driver: &mut Driver, name: &str) -> oneshot::Receiver<Result<Point
 
 /// Has no time until the cut under way is over, and then hears all that it had to say.
 async fn miss(driver: &mut Driver) {
-    while !driver.saving.as_ref().unwrap().task.is_finished() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let cut = &driver.saving.as_ref().unwrap().task;
+    let over = async {
+        while !cut.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), over).await.expect("the cut does not end");
     loop {
         let said = driver.saving.as_mut().unwrap().next().await;
         let is_over = matches!(said, Saved::Done(_));
