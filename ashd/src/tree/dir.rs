@@ -390,7 +390,65 @@ fn times((seconds, nanoseconds): FileTime) -> Timestamps {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::{Duration, Instant, SystemTime};
+
     use super::*;
+
+    /// Bytes that are written in one call: so many that one can look while it is under way.
+    const WRITTEN: usize = 64 << 20;
+
+    /// How often that is tried, at most, and how often it has to be caught.
+    const WRITES: u8 = 30;
+    const CAUGHT: u8 = 3;
+
+    /// What its last byte is, which is written last.
+    fn last(file: &File) -> u8 {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, WRITTEN as u64 - 1).unwrap();
+        byte[0]
+    }
+
+    /// Waits until the times of a file say that somebody has begun to write into it.
+    fn begins(file: &File) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while file.metadata().unwrap().modified().unwrap() == SystemTime::UNIX_EPOCH {
+            assert!(Instant::now() < end, "nobody writes");
+        }
+    }
+
+    #[test]
+    fn whoever_is_in_the_middle_of_a_write_is_waited_for() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&vec![0; WRITTEN], 0).unwrap();
+        let mut caught = 0;
+        thread::scope(|scope| {
+            let (write, asked) = mpsc::channel::<u8>();
+            let file = &file;
+            scope.spawn(move || {
+                for byte in asked {
+                    file.write_all_at(&vec![byte; WRITTEN], 0).unwrap();
+                }
+            });
+            for byte in 1..=WRITES {
+                file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+                write.send(byte).unwrap();
+                begins(file);
+                // It may be over by now, and where readers wait they have waited.
+                caught += u8::from(last(file) != byte);
+                wait_for_writes(file);
+                assert_eq!(last(file), byte, "it was not waited for");
+                if caught == CAUGHT {
+                    break;
+                }
+            }
+        });
+        if caught == 0 {
+            println!("SKIP: no write was seen half done where temporary files are");
+        }
+    }
 
     #[test]
     fn attributes_are_read_up_to_a_bound() {
