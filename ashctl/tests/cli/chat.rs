@@ -41,7 +41,7 @@ async fn the_message_may_come_from_standard_input() {
     assert_eq!(ended(command).await.out, "Hello\n");
     assert_eq!(daemon.seen.lock().unwrap().sent[0].0, r#""from a file""#);
     let ran = bus.run(&["chat", "hello"]).await;
-    assert_eq!(ran.code, 2);
+    ran.check_failed(2, "give a message, as an argument or on standard input");
 }
 
 #[tokio::test]

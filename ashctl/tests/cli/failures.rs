@@ -93,7 +93,7 @@ async fn refusals_have_their_codes() {
     ] {
         bus.run(arguments).await.check_failed(code, sentence);
     }
-    assert_eq!(bus.run(&["session", "frobnicate"]).await.code, 2);
+    bus.run(&["session", "frobnicate"]).await.check_told(2, "frobnicate");
 }
 
 #[tokio::test]

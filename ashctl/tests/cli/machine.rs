@@ -76,7 +76,7 @@ async fn versions_are_tried_installed_used_and_removed() {
     let refused = ran(&bus, &["remove", "2.1.9"]).await;
     refused.check_told(5, "in use");
     assert_eq!(ran(&bus, &["remove", "2.1.197"]).await.code, 0);
-    assert_eq!(ran(&bus, &["remove", "2.1.197"]).await.code, 4);
+    ran(&bus, &["remove", "2.1.197"]).await.check_told(4, "2.1.197 is not installed");
     let listed: Value = serde_json::from_str(&ran(&bus, &["list", "--json"]).await.out).unwrap();
     assert_eq!((&listed[0]["version"], &listed[0]["inUse"]), (&"2.1.9".into(), &true.into()));
     assert_eq!(listed.as_array().unwrap().len(), 1);
@@ -118,7 +118,7 @@ async fn npm_fetches_a_version() {
     absent.check_told(1, "no such version");
     let installed = ran(&bus, &["install"]).await;
     assert_eq!((installed.code, &*installed.err), (0, ""));
-    assert_eq!(ran(&bus, &["install", "../x"]).await.code, 2);
+    ran(&bus, &["install", "../x"]).await.check_told(2, "is no version");
 }
 
 #[tokio::test]
@@ -246,13 +246,13 @@ async fn the_configuration_is_looked_at_with_the_environment_of_the_unit() {
 #[tokio::test]
 async fn the_journal_is_shown_by_its_own_program() {
     let bus = Bus::start();
-    assert_eq!(bus.run(&["logs"]).await.code, 1);
+    bus.run(&["logs"]).await.check_told(1, "journalctl cannot be run");
     bus.program("journalctl", "echo \"$@\"; exit 7");
     let told = format!("--follow --lines=5 ASH_SESSION={ID}\n");
     let ran = bus.run(&["logs", ID, "-f", "-n", "5"]).await;
     assert_eq!((ran.code, ran.out.ends_with(&told)), (7, true), "{}", ran.err);
     for wrong in ["no id", "3f0"] {
-        assert_eq!(bus.run(&["logs", wrong]).await.code, 2, "{wrong}");
+        bus.run(&["logs", wrong]).await.check_told(2, "is no id of a session");
     }
     let absent = bus.run(&["logs", "3f0c"]).await;
     assert_eq!((absent.code, &*absent.out), (3, ""));
