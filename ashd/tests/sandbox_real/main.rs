@@ -162,21 +162,32 @@ async fn a_sandbox_that_does_not_want_to_end_is_killed() {
     all.stop().await;
 }
 
+/// Takes a processor for longer than another one that wants it has to wait for its share.
+const COUNT: &str = "n=0; while [ $n -lt 100000 ]; do n=$((n + 1)); done";
+
 /// It would not hear that it is asked to go.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sandbox_whose_agent_stands_still_is_ended_where_it_is() {
     let Some(place) = Place::new() else { return };
     let all = place.start().await;
-    let new = place.sandbox();
-    let id = new.id;
+    let (new, other) = (place.sandbox(), place.sandbox());
+    let (id, beside) = (new.id, other.id);
     let mut running = all.launch(new).await.unwrap();
+    let mut counting = all.launch(other).await.unwrap();
     let work = "(while :; do :; done) >/dev/null 2>&1 &";
     assert_eq!(exec(&mut running, work).await.0, Some(0));
+    let mut used = async || {
+        assert_eq!(exec(&mut counting, COUNT).await.0, Some(0));
+        all.cpu_us(id)
+    };
+    let (first, second) = (used().await, used().await);
+    assert!(first < second, "it does nothing: {first} µs, and then {second}");
     let still = all.freeze(id).unwrap().unwrap();
-    let used = all.cpu_us(id);
-    assert!(used > 0 && all.cpu_us(id) == used, "it goes on");
+    let (first, second) = (used().await, used().await);
+    assert_eq!(first, second, "it goes on");
+    all.end(beside).await.unwrap();
     all.end_at_once(id).await.unwrap();
-    drop((still, running));
+    drop((still, running, counting));
     assert_eq!((all.leftovers(), all.live()), (BTreeSet::new(), 0));
     place.is_clean().await;
     all.stop().await;
