@@ -28,6 +28,12 @@ impl Talk {
         })
     }
 
+    fn wait_for_more(&self, count: &str, number: u64) -> Result<()> {
+        until(&format!("more than {number} of {count}"), || {
+            self.api.pool(count).is_ok_and(|there| there > number)
+        })
+    }
+
     /// The control group of the session's agent.
     fn agent(&self) -> Result<PathBuf> {
         Ok(self.ash.group(&self.session)?.join("agent"))
@@ -48,6 +54,13 @@ fn stands(agent: &Path) -> bool {
     events.is_ok_and(|events| events.contains("frozen 1"))
 }
 
+/// The processor time that an agent has had until now, in words of the kernel.
+fn used(agent: &Path) -> Result<String> {
+    let stat = fs::read_to_string(agent.join("cpu.stat"))?;
+    let used = stat.lines().find(|line| line.starts_with("usage_usec "));
+    Ok(used.with_context(|| format!("no time in {stat}"))?.to_owned())
+}
+
 both_engines!(an_idle_agent_stands_still_and_the_next_message_has_it_go_on);
 
 fn an_idle_agent_stands_still_and_the_next_message_has_it_go_on(options: Options) -> Result<()> {
@@ -57,11 +70,13 @@ fn an_idle_agent_stands_still_and_the_next_message_has_it_go_on(options: Options
     talk.wait_for("frozen", 1)?;
     ensure!(stands(&agent) && talk.top()? == "frozen", "{}", talk.top()?);
     // What only looks at its files leaves it where it is.
+    let (before, freezes) = (used(&agent)?, talk.api.pool("freezes")?);
     talk.checkpoint("while it stands still")?;
-    ensure!(stands(&agent), "a checkpoint had it go on");
+    ensure!(stands(&agent) && used(&agent)? == before, "a checkpoint had it go on");
     let told = talk.ask("[[history]]")?;
-    ensure!(told.contains("[[say before]]"), "{told}");
-    talk.wait_for("frozen", 1)?;
+    ensure!(told.contains("[[say before]]") && used(&agent)? != before, "{told}");
+    talk.wait_for_more("freezes", freezes)?;
+    ensure!(stands(&agent), "it does not stand still again");
     ensure!(talk.shell("echo here")? == "here");
     ensure!(talk.ash.inside("bridge") == bridge, "it is another sandbox");
     talk.ash.finish()
@@ -176,7 +191,7 @@ fn a_session_too_many_takes_the_place_of_one_that_waits(options: Options) -> Res
 fn the_next_daemon_has_agents_go_on() -> Result<()> {
     let mut talk = Talk::begin(Options::stub().config(&pool(250, 0)))?;
     talk.ask("[[say before]]")?;
-    let agent = talk.agent()?;
+    let (agent, bridge) = (talk.agent()?, talk.ash.inside("bridge"));
     talk.wait_for("frozen", 1)?;
     talk.ash.kill9()?;
     ensure!(stands(&agent), "nobody had it go on");
@@ -185,6 +200,7 @@ fn the_next_daemon_has_agents_go_on() -> Result<()> {
     until("the agent to go on", || !stands(&agent))?;
     let told = talk.ask("[[history]]")?;
     ensure!(told.contains("[[say before]]"), "{told}");
+    ensure!(talk.ash.inside("bridge") == bridge, "it is another sandbox");
     talk.ash.finish()
 }
 
@@ -192,10 +208,12 @@ fn the_next_daemon_has_agents_go_on() -> Result<()> {
 fn one_that_stands_still_can_be_ended() -> Result<()> {
     let mut talk = Talk::begin(Options::stub().config(&pool(250, 0)))?;
     talk.wait_for("frozen", 1)?;
+    let freezes = talk.api.pool("freezes")?;
     ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
     ensure!(talk.ash.inside("bridge").is_empty(), "something of it is left");
     ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
-    talk.wait_for("frozen", 1)?;
+    talk.wait_for_more("freezes", freezes)?;
+    ensure!(stands(&talk.agent()?), "it does not stand still again");
     talk.ash.terminate()?;
     ensure!(talk.ash.inside("bridge").is_empty(), "something of it is left");
     talk.boot()?;
