@@ -1,6 +1,7 @@
 //! Sandboxes that are made before anybody asks: quicker, and otherwise as if there were none.
 
 use anyhow::{Context as _, Result, ensure};
+use ash_journey::process::until;
 use ash_journey::{Api, Ash, Client, Options};
 use ash_modelapi::Request;
 use serde_json::{Value, json};
@@ -186,9 +187,14 @@ fn what_a_session_wants_for_itself_it_gets() -> Result<()> {
 fn one_that_is_lost_or_of_nobody_goes() -> Result<()> {
     let ash = begin(Options::stub(), 2)?;
     let api = ash.api();
+    let before = ash.inside("bridge");
     ash.kill_inside("claude")?;
+    until("those of before to be gone", || {
+        !ash.inside("bridge").iter().any(|pid| before.contains(pid))
+    })?;
     api.until_warm(2)?;
     let session = api.create("hello", json!({}))?;
+    check_hits(&api, 1)?;
     ensure!(api.exec(&session, "true")?.code == 0);
     api.until_warm(2)?;
     api.purge(&session)?;
@@ -203,10 +209,15 @@ fn one_that_is_lost_or_of_nobody_goes() -> Result<()> {
 fn a_daemon_leaves_none() -> Result<()> {
     let mut ash = begin(Options::stub(), 2)?;
     let session = ash.api().create("hello", json!({}))?;
+    check_hits(&ash.api(), 1)?;
+    let warm = ash.api().pool("warm")?;
+    ensure!(warm > 0, "none is there to be left");
     ash.crash()?;
     let api = ash.api();
     api.until_warm(2)?;
     ensure!(api.pool("total")? == 3, "{}", api.health()?);
+    // A bridge and its spawner each.
+    until("those of the daemon before to be gone", || ash.inside("bridge").len() == 2 * 3)?;
     ensure!(api.exec(&session, "true")?.code == 0);
     ash.ctl().json(&["fsck"])?;
     ash.finish()
@@ -276,6 +287,10 @@ fn nothing_in_a_warm_sandbox_reaches_the_model() -> Result<()> {
     let session = api.create("hello", json!({}))?;
     check_hits(&api, 1)?;
     ensure!(ash.model().requests().is_empty(), "the model was asked");
+    // It was answered here, or nobody took its connection until it gave up.
+    let told = api.exec(&session, "until [ -s status ]; do sleep 0.05; done; cat asked status")?;
+    let is_kept = told.stdout.contains("msg_primer") || told.stdout.trim() == "28";
+    ensure!(is_kept, "the hook was told {:?}", told.stdout);
     let turn = api.send(&session, json!({ "content": bash(true, "echo done") }))?.to_end()?;
     ensure!(turn.text().contains("done"), "{}", turn.raw());
     ash.finish()

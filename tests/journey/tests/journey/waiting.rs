@@ -259,12 +259,21 @@ fn a_turn_that_outlives_the_daemon_keeps_its_place() -> Result<()> {
 #[test]
 fn sandboxes_can_be_made_one_after_the_other() -> Result<()> {
     let talk = Talk::begin(Options::stub().config("[admission]\nlaunches = 1\n"))?;
+    // Nothing is made until all have asked.
+    let launcher = talk.ash.helper("ash-launcher")?;
+    signal(launcher, Signal::STOP)?;
     let making: Vec<_> = (0..8)
         .map(|_| {
             let api = talk.api.clone();
             std::thread::spawn(move || api.create("hello", json!({})))
         })
         .collect();
+    let launches = || talk.api.health().map(|mut health| health["admission"]["launches"].take());
+    let wait = until("all but one to wait", || {
+        launches().is_ok_and(|now| now["running"] == 1 && now["waiting"] == 7)
+    });
+    signal(launcher, Signal::CONT)?;
+    wait.with_context(|| format!("{:?}", launches()))?;
     for made in making {
         let session = made.join().map_err(|_| anyhow!("a thread panicked"))??;
         ensure!(talk.api.send(&session, say("made"))?.to_end()?.text() == "made");
