@@ -1,9 +1,11 @@
 //! How long a session takes to be active again.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use anyhow::Result;
-use ash_journey::Api;
+use ash_journey::{Api, Ash};
 use ash_modelapi::monotonic_ns;
 
 use super::{About, Outcome, Scale};
@@ -19,7 +21,9 @@ pub(super) const ABOUT: About = About {
           stopped, so that it has none, and resumed when it has been saved; POST resume answers when \
           the bridge of the new sandbox has. The files are where they were: next to none, or 200 MB \
           in 2,000 files; these take turns. Connections included. Then the same with half a second \
-          of quiet before each, as for `create`.",
+          of quiet before each, as for `create`. A warm resume is on the disk before it is answered: \
+          beside it stands what 8 kB cost that are written over in a file of the same disk, and synced \
+          (fdatasync), as late after the pause.",
     measure,
 };
 
@@ -38,6 +42,7 @@ fn measure(scale: Scale) -> Result<Outcome> {
         stage::set_aside(&ash.api(), &small, "pause")?;
         resume(&ash.api(), &small, &mut warm)?;
     }
+    let disk = writes(&ash, &small, scale.of(500))?;
     for _ in 0..scale.of(100) {
         stage::verb(&ash.api(), &small, "pause")?;
         std::thread::sleep(PAUSE);
@@ -56,12 +61,31 @@ fn measure(scale: Scale) -> Result<Outcome> {
     ash.finish()?;
     let rows = vec![
         Row::times("warm", &warm).floor(0.5),
+        Row::times("a write of 8 kB in its place", &disk),
         Row::times("warm, 10 ms after the pause", &warm_soon),
         Row::times("cold, small workspace", &cold).floor(12.0),
         Row::times("cold, 200 MB", &cold_filled).floor(15.0),
         Row::times("cold, 200 MB, after half a second of quiet", &alone),
     ];
     Ok(Outcome { rows, notes: vec![] })
+}
+
+/// What a small write costs when a session has been set aside.
+fn writes(ash: &Ash, session: &str, n: usize) -> Result<Times> {
+    let file = File::options().write(true).create_new(true).open(ash.data_dir().join("written"))?;
+    let block = [7; 8192];
+    file.write_all_at(&block, 0)?;
+    file.sync_all()?;
+    let mut times = Times::default();
+    for _ in 0..n {
+        stage::set_aside(&ash.api(), session, "pause")?;
+        let begin = monotonic_ns();
+        file.write_all_at(&block, 0)?;
+        file.sync_data()?;
+        times.add(begin, monotonic_ns());
+        stage::verb(&ash.api(), session, "resume")?;
+    }
+    Ok(times)
 }
 
 fn one(api: &Api, session: &str, quiet: Duration, times: &mut Times) -> Result<()> {
