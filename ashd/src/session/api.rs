@@ -345,7 +345,7 @@ pub enum Refusal {
         "Session has ended: its files can be read, and not changed; fork it to go on with them"
     )]
     ReadOnly,
-    /// Something of another kind is in the way.
+    /// Something of another kind is in the way, or somebody who does not let go.
     #[error("{0}")]
     InTheWay(String),
     /// What a client takes for granted of a file is not so.

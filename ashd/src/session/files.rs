@@ -312,6 +312,7 @@ pub(super) fn refused(error: TreeError) -> Refusal {
             Refusal::NoFile
         }
         TreeError::NotFile(_) | TreeError::OtherFileSystem(_) => no_file(),
+        error @ TreeError::Held(_) => Refusal::InTheWay(error.to_string()),
         TreeError::Name { reason, .. } => Refusal::Invalid(format!("Invalid file path: {reason}")),
         error => Refusal::Internal(error.to_string()),
     }
@@ -349,6 +350,12 @@ mod tests {
         ] {
             assert_eq!((is_listed(name, false), is_listed(name, true)), (always, with_caches));
         }
+    }
+
+    #[test]
+    fn whoever_asks_for_a_file_on_which_somebody_has_a_lease_is_told() {
+        let refused = refused(TreeError::Held("a/b".into()));
+        assert!(matches!(refused, Refusal::InTheWay(text) if text.starts_with("a/b is held")));
     }
 
     #[tokio::test]

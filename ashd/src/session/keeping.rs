@@ -426,6 +426,10 @@ pub(super) fn unkept(session: SessionId, error: SnapshotError) -> Refusal {
             tracing::warn!(ash_session = %session, %error, "a session's files were not saved");
             Refusal::TooMuch(error.to_string())
         }
+        error @ SnapshotError::Held(_) => {
+            tracing::warn!(ash_session = %session, %error, "a session's files were not saved");
+            Refusal::InTheWay(error.to_string())
+        }
         error => {
             tracing::error!(ash_session = %session, %error, "the snapshot store failed");
             internal("the session's files could not be saved or brought back")

@@ -34,6 +34,9 @@ pub enum SnapshotError {
          remove some of them, or give them shorter names"
     )]
     TooLong(u64),
+    /// Somebody has a lease on one of the agent's files.
+    #[error("{0} is held by a program that has a lease on it; try again in a minute")]
+    Held(String),
     /// The agent's files cannot be read or written.
     #[error("{path}: {error}")]
     Files {
@@ -50,9 +53,10 @@ pub enum SnapshotError {
 impl SnapshotError {
     /// An error of the system at a place in an agent's files.
     pub(super) fn at(path: &[u8], error: io::Error) -> SnapshotError {
-        match is_full(&error) {
-            true => SnapshotError::Full,
-            false => SnapshotError::Files { path: shown(path), error },
+        match error.kind() {
+            _ if is_full(&error) => SnapshotError::Full,
+            io::ErrorKind::WouldBlock => SnapshotError::Held(shown(path)),
+            _ => SnapshotError::Files { path: shown(path), error },
         }
     }
 

@@ -106,7 +106,7 @@ impl Lister<'_> {
         if RelPath::parse(&self.path).is_err() {
             return;
         }
-        if let Ok(file) = open::file(dir, name.to_bytes())
+        if let Ok(file) = open::place(dir, name.to_bytes())
             && let Ok(stat) = dir::stat_of(&file)
         {
             let path = self.path.clone();

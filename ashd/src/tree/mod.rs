@@ -80,6 +80,9 @@ pub enum TreeError {
         /// What, with its article.
         what: &'static str,
     },
+    /// Somebody has a lease on it.
+    #[error("{0} is held by a program that has a lease on it; try again in a minute")]
+    Held(String),
     /// A mount inside the tree.
     #[error("{0} is on another file system")]
     OtherFileSystem(String),
@@ -181,7 +184,7 @@ impl Tree {
     ///
     /// # Errors
     /// [`TreeError::Missing`], [`TreeError::NotFile`], [`TreeError::ThroughLink`],
-    /// [`TreeError::FileTooLarge`], and when `rel` is no path in a tree.
+    /// [`TreeError::Held`], [`TreeError::FileTooLarge`], and when `rel` is no path in a tree.
     pub fn read(&self, rel: &str, max: u64) -> Result<Vec<u8>, TreeError> {
         let rel = RelPath::parse(rel)?;
         let file = self.file(&rel)?;
@@ -195,7 +198,9 @@ impl Tree {
     /// # Errors
     /// When `rel` is no path in a tree, or the system fails.
     pub fn exists_file(&self, rel: &str) -> Result<bool, TreeError> {
-        match self.file(&RelPath::parse(rel)?) {
+        let rel = RelPath::parse(rel)?;
+        let there = open::place(self.fd(), rel.as_str().as_bytes());
+        match there.map_err(|error| TreeError::at(rel.as_str(), error)) {
             Ok(_) => Ok(true),
             Err(
                 TreeError::Missing(_)
@@ -250,6 +255,7 @@ impl TreeError {
             Errno::NOTDIR => TreeError::NotDirectory(path),
             // What opening a directory for writing, a socket, or a FIFO nobody reads says.
             Errno::ISDIR | Errno::NXIO | Errno::NODEV => TreeError::NotFile(path),
+            Errno::AGAIN => TreeError::Held(path),
             Errno::NAMETOOLONG => TreeError::Name { path, reason: "the name is too long" },
             error => TreeError::Io { path, error: error.into() },
         }

@@ -11,7 +11,7 @@ const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
 
-/// Never waits for the other end of a FIFO, never makes a terminal ours, never leaks.
+/// Never waits for the other end of a FIFO nor for who has a lease on a file, never makes a terminal ours, never leaks.
 const ALWAYS: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 fn beneath(dir: BorrowedFd<'_>, rel: &[u8], flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
@@ -19,7 +19,8 @@ fn beneath(dir: BorrowedFd<'_>, rel: &[u8], flags: OFlags, mode: Mode) -> Result
 }
 
 /// EAGAIN: something was renamed or mounted somewhere meanwhile, and the kernel could not be sure that
-/// the way stays beneath; it asks to try again (openat2(2)).
+/// the way stays beneath; it asks to try again (openat2(2)). What does not pass is a lease on the file,
+/// which the kernel has asked back by then (fcntl(2)).
 fn until_sure(open: impl Fn() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
     for _ in 0..16 {
         match open() {
@@ -37,9 +38,19 @@ pub(super) fn any(dir: BorrowedFd<'_>, rel: &[u8]) -> Result<OwnedFd, Errno> {
 
 /// Opens a regular file for reading.
 pub(super) fn file(dir: BorrowedFd<'_>, rel: &[u8]) -> Result<File, Errno> {
-    let fd = any(dir, rel)?;
+    regular(any(dir, rel)?).map(File::from)
+}
+
+/// Opens a regular file as a mere place, which can be asked what it is, and no more: a lease on it is
+/// not in the way.
+pub(super) fn place(dir: BorrowedFd<'_>, rel: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    regular(until_sure(|| rustix::fs::openat2(dir, rel, flags, Mode::empty(), RESOLVE))?)
+}
+
+fn regular(fd: OwnedFd) -> Result<OwnedFd, Errno> {
     match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
-        FileType::RegularFile => Ok(fd.into()),
+        FileType::RegularFile => Ok(fd),
         _ => Err(Errno::ISDIR),
     }
 }

@@ -3,6 +3,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use ash_sys::lease::Lease;
 use bytes::Bytes;
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode};
@@ -91,6 +92,24 @@ fn files_are_read_through_no_link_and_nothing_else_is_read() {
     assert!(matches!(tree.subtree("dir"), Err(TreeError::ThroughLink(_))));
     assert!(matches!(tree.subtree("fifo"), Err(TreeError::NotDirectory(_))));
     assert!(matches!(tree.subtree(".."), Err(TreeError::Name { .. })));
+}
+
+#[test]
+fn a_file_on_which_somebody_has_a_lease_is_not_waited_for() {
+    let site = Site::new();
+    site.file("a/b", "hello");
+    let file = File::options().read(true).write(true).open(site.path("a/b")).unwrap();
+    let Ok(lease) = Lease::take(&file) else {
+        println!("SKIP: the file system of temporary files gives no leases");
+        return;
+    };
+    let tree = site.tree();
+    assert!(matches!(tree.read("a/b", 5), Err(TreeError::Held(path)) if path == "a/b"));
+    // What it is can be asked all the same.
+    assert!(tree.exists_file("a/b").unwrap());
+    assert_eq!(tree.list(9, &|_| true).unwrap().files[0].size, 5);
+    drop(lease);
+    assert_eq!(tree.read("a/b", 5).unwrap(), b"hello");
 }
 
 #[test]

@@ -54,6 +54,9 @@ const NAMESPACES: u64 = (CLONE_NEWNS
 
 const DEVICES: &[u64] = &[S_IFCHR as u64, S_IFBLK as u64];
 
+/// What `fcntl` is not to do. F_NOTIFY holds up nobody; it is what inotify replaced.
+const LEASES: &[u64] = &[libc::F_SETLEASE as u64, libc::F_NOTIFY as u64, F_SETDELEG];
+
 /// Calls that would gain something, or reach into another process.
 const FORBIDDEN: &[(c_long, When)] = &[
     // Namespaces: in a user namespace of its own the agent would be root.
@@ -78,6 +81,9 @@ const FORBIDDEN: &[(c_long, When)] = &[
     (libc::SYS_name_to_handle_at, When::Always),
     (libc::SYS_open_by_handle_at, When::Always),
     (libc::SYS_fanotify_init, When::Always),
+    // Whoever opens a file on which somebody has a lease waits for it, and so does who changes a
+    // directory that was delegated: the host does both.
+    (libc::SYS_fcntl, When::OneOf(1, LEASES)),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_mknod, When::Masked(1, S_IFMT as u64, DEVICES)),
     (libc::SYS_mknodat, When::Masked(2, S_IFMT as u64, DEVICES)),
@@ -164,6 +170,8 @@ pub const X32_BIT: u32 = 0x4000_0000;
 
 const OPEN_TREE_ATTR: c_long = 467;
 const TIOCLINUX: u64 = 0x541c;
+/// Since Linux 6.19: F_LINUX_SPECIFIC_BASE + 16 (linux/fcntl.h).
+const F_SETDELEG: u64 = 1040;
 
 /// Sets `no_new_privs` for this process and whatever it starts. Without it, the filters need a
 /// capability.
@@ -270,21 +278,27 @@ mod tests {
     /// What the kernel decides by all filters: the answer of the highest precedence, which is the
     /// lowest as a signed number.
     fn verdict(arch: u32, call: c_long) -> u32 {
+        verdict_with(arch, call, 0)
+    }
+
+    fn verdict_with(arch: u32, call: c_long, second: u64) -> u32 {
         let programs = TABLES.iter().map(|table| compile(table).unwrap());
-        let answers = programs.chain([no_x32().to_vec()]).map(|it| answer(&it, arch, call));
+        let programs = programs.chain([no_x32().to_vec()]);
+        let answers = programs.map(|it| answer(&it, (arch, call), second));
         answers.min_by_key(|answer| answer.cast_signed()).unwrap()
     }
 
-    /// Runs a filter as the kernel does, on a call whose arguments are all zero.
-    fn answer(program: &[sock_filter], arch: u32, call: c_long) -> u32 {
+    /// Runs a filter as the kernel does, on a call whose arguments but the second are zero.
+    fn answer(program: &[sock_filter], (arch, call): (u32, c_long), second: u64) -> u32 {
+        // The number, the architecture, the instruction's address, the arguments, low words first.
+        let seen = [call as u32, arch, 0, 0, 0, 0, second as u32, (second >> 32) as u32];
         let (mut at, mut word) = (0, 0);
         loop {
             let sock_filter { code, jt, jf, k } = program[at];
             at += 1;
             let jump_if = |yes| usize::from(if yes { jt } else { jf });
             match code {
-                // The number, the architecture, the instruction's address, the arguments.
-                0x20 => word = [call as u32, arch].get(k as usize / 4).copied().unwrap_or(0),
+                0x20 => word = seen.get(k as usize / 4).copied().unwrap_or(0),
                 0x54 => word &= k,
                 0x05 => at += k as usize,
                 0x15 => at += jump_if(word == k),
@@ -315,5 +329,21 @@ mod tests {
         }
         assert_eq!(verdict(native, libc::SYS_getpid), u32::from(SeccompAction::Allow));
         assert_eq!(verdict(native, libc::SYS_mount), errno(EPERM));
+    }
+
+    #[test]
+    fn leases_are_refused_whatever_is_in_the_upper_half_of_the_word() {
+        let [native, _] = ARCHITECTURES;
+        let fcntl = |command: u64| verdict_with(native, libc::SYS_fcntl, command);
+        // F_SETLEASE, F_NOTIFY, F_SETDELEG.
+        for command in [1024, 1026, 1040] {
+            let refused = u32::from(SeccompAction::Errno(EPERM as u32));
+            assert_eq!(fcntl(command), refused, "{command}");
+            assert_eq!(fcntl(command | 1 << 32), refused, "{command}");
+        }
+        // F_GETLEASE, and what programs live of: F_GETFD, F_SETLK, F_DUPFD_CLOEXEC, F_OFD_SETLK.
+        for command in [1025, 1, 6, 1030, 37] {
+            assert_eq!(fcntl(command), u32::from(SeccompAction::Allow), "{command}");
+        }
     }
 }

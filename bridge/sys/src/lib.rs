@@ -10,7 +10,8 @@
 //! * [`cgroup`]: where control groups are;
 //! * [`memory`]: how the allocator keeps memory;
 //! * [`files`]: what an open file is, and what others have of it in their memory;
-//! * [`umask`]: what is taken from the modes of files, for one thread.
+//! * [`umask`]: what is taken from the modes of files, for one thread;
+//! * `lease`: what has others wait who open a file, for tests.
 
 pub mod fds;
 
@@ -27,3 +28,6 @@ pub mod memory;
 pub mod files;
 
 pub mod umask;
+
+#[cfg(any(test, feature = "leases"))]
+pub mod lease;

@@ -2,6 +2,8 @@
 
 use std::sync::Mutex;
 
+use ash_sys::lease::Lease;
+
 use super::*;
 use crate::snapshot::chunk::{ChunkId, SIZES};
 use crate::snapshot::read::{Source, content};
@@ -21,6 +23,22 @@ fn a_removed_file_is_not_read_to_its_end() {
 
     fs::remove_file(&path).unwrap();
     assert!(content(&source, &stash, &NEVER).unwrap().is_none());
+}
+
+#[test]
+fn a_file_on_which_somebody_has_a_lease_is_named_and_not_waited_for() {
+    let place = Place::new();
+    let path = place.workspace().join("leased");
+    fs::write(&path, "hello").unwrap();
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let Ok(lease) = Lease::take(&file) else {
+        println!("SKIP: the file system of {} gives no leases", place.dir.path().display());
+        return;
+    };
+    let refused = place.try_cut(&nobody).err().unwrap();
+    assert!(matches!(refused, SnapshotError::Held(path) if path == "workspace/leased"));
+    drop(lease);
+    assert_same(&place.live(), &place.restore(place.cut().root, "back"));
 }
 
 #[test]

@@ -5,6 +5,7 @@ Arguments: the uid of another session, the port and the abstract name of listene
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import resource
@@ -87,6 +88,12 @@ def opens_a_packet_socket():
     socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
 
 
+def has_whoever_opens_its_file_wait():
+    with open("/tmp/leased", "w+b") as file:
+        os.unlink("/tmp/leased")
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+
 def becomes_another_session():
     os.setuid(OTHER)
 
@@ -154,9 +161,9 @@ ATTEMPTS = (
     reads_what_all_may_read, reads_what_is_root_s, reads_what_is_another_session_s,
     plants_a_file_among_root_s, mounts, makes_a_mount_namespace, makes_a_user_namespace,
     makes_a_call_of_i386, gives_up_randomised_addresses, makes_a_device, opens_a_packet_socket,
-    becomes_another_session, limits_the_bridge, signals_the_bridge, looks_into_the_bridge,
-    compares_itself_with_the_bridge, connects_to_the_host, connects_to_the_host_by_a_name,
-    starts_many_processes,
+    has_whoever_opens_its_file_wait, becomes_another_session, limits_the_bridge, signals_the_bridge,
+    looks_into_the_bridge, compares_itself_with_the_bridge, connects_to_the_host,
+    connects_to_the_host_by_a_name, starts_many_processes,
 )
 
 print("landlock_abi", call(444, 444, 0, 0, 1))

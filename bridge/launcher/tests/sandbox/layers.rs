@@ -35,7 +35,7 @@ const LAYERS: [Layer; 7] = [Uid, Root, Landlock, Seccomp, Capabilities, Network,
 /// An attack in `attempts.py`, and which layers stop it with which error.
 type Attack = (&'static str, &'static [(Layer, &'static str)]);
 
-const ATTACKS: [Attack; 19] = [
+const ATTACKS: [Attack; 20] = [
     ("reads_what_all_may_read", &[(Root, "ENOENT"), (Landlock, "EACCES")]),
     ("reads_what_is_root_s", &[(Root, "ENOENT"), (Landlock, "EACCES"), (Uid, "EACCES")]),
     (
@@ -53,6 +53,7 @@ const ATTACKS: [Attack; 19] = [
         "opens_a_packet_socket",
         &[(Seccomp, "EAFNOSUPPORT"), (Capabilities, "EPERM"), (Uid, "EPERM")],
     ),
+    ("has_whoever_opens_its_file_wait", &[(Seccomp, "EPERM")]),
     ("becomes_another_session", &[(Capabilities, "EPERM"), (Uid, "EPERM")]),
     ("limits_the_bridge", &[(Seccomp, "EPERM"), (Uid, "EPERM")]),
     ("signals_the_bridge", &[(Landlock, "EPERM"), (Uid, "EPERM")]),

@@ -26,7 +26,9 @@ EPERM = {
     "move_mount": (429, 429), "mount_setattr": (442, 442), "fsopen": (430, 430),
     "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433), "quotactl": (179, 60),
     "quotactl_fd": (443, 443), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
-    "fanotify_init": (300, 262), "mknod-char": (133, None, 0, 0o20600, 0x103),
+    "fanotify_init": (300, 262), "setlease": (72, 25, -1, 1024, 1),
+    "setlease-high": (72, 25, -1, 0x100000400, 1), "notify": (72, 25, -1, 1026, 2),
+    "setdeleg": (72, 25, -1, 1040, 0), "mknod-char": (133, None, 0, 0o20600, 0x103),
     "mknodat-block": (259, 33, -100, 0, 0o60600, 0x801), "ptrace": (101, 117),
     "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
     "process_madvise": (440, 440), "pidfd_getfd": (438, 438), "kcmp": (312, 272),
@@ -56,6 +58,7 @@ ALLOWED = {
     "unshare-files": (272, 97, 0x400), "personality-query": (135, 92, 0xFFFFFFFF),
     "prlimit64-self": (302, 261, 0, 7, 0, 0), "socket-unix": (41, 198, 1, 1, 0),
     "socket-inet": (41, 198, 2, 1, 0), "socket-inet6": (41, 198, 10, 1, 0),
+    "fcntl-getfd": (72, 25, 1, 1, 0),
 }
 
 

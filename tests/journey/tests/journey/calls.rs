@@ -80,9 +80,19 @@ fn mounts() -> Vec<Call> {
         call("open_by_handle_at", libc::SYS_open_by_handle_at, &[-1, 0, 0], EPERM),
         call("name_to_handle_at", libc::SYS_name_to_handle_at, &[-1, 0, 0, 0, 0], EPERM),
         call("fanotify_init", libc::SYS_fanotify_init, &[0, 0], EPERM),
+        fcntl("fcntl F_SETLEASE", libc::F_SETLEASE),
+        fcntl("fcntl F_NOTIFY", libc::F_NOTIFY),
+        fcntl("fcntl F_SETDELEG", F_SETDELEG),
         mknod("mknodat character", libc::S_IFCHR),
         mknod("mknodat block", libc::S_IFBLK),
     ]
+}
+
+/// Since Linux 6.19 (linux/fcntl.h).
+const F_SETDELEG: i32 = 1040;
+
+fn fcntl(name: &'static str, command: i32) -> Call {
+    call(name, libc::SYS_fcntl, &[-1, i64::from(command), 0], EPERM)
 }
 
 fn mknod(name: &'static str, kind: libc::mode_t) -> Call {
@@ -206,6 +216,7 @@ fn allowed() -> Vec<Call> {
     vec![
         call("getpid", libc::SYS_getpid, &[], 0),
         call("socket inet", libc::SYS_socket, &[2, i64::from(SOCK_DGRAM), 0], 0),
+        call("fcntl F_GETFD", libc::SYS_fcntl, &[1, i64::from(libc::F_GETFD), 0], 0),
         call("prlimit64 of itself", libc::SYS_prlimit64, &[0, 0, 0, 0], 0),
     ]
 }
