@@ -7,6 +7,9 @@ pub mod sse;
 pub mod text;
 
 mod failure;
+
+mod ending;
+
 mod file;
 mod id;
 mod out;

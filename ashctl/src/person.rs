@@ -1,22 +1,21 @@
 //! The person at the terminal, whom polkit may ask for a password when a call needs the right to
 //! manage. As systemctl does, polkit's own program for terminals asks, while the call runs.
 
-use std::future::Future;
 use std::io::{self, IsTerminal, stdin, stdout};
 use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, geteuid, getpid, kill_process};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{OptionalActions, Termios, tcgetattr};
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use zbus::Proxy;
 use zbus::proxy::MethodFlags;
 use zbus::zvariant::{DynamicDeserialize, DynamicType};
 
+use crate::ending::{Ending, give_back};
 use crate::failure::Failure;
 
 /// polkit's program for terminals.
@@ -59,7 +58,12 @@ impl Person {
         }
         let agent = Agent::start(self.bus.as_deref()).await;
         let flags = MethodFlags::AllowInteractiveAuth.into();
-        let answer = unless_interrupted(object.call_with_flags(method, flags, body)).await;
+        // The agent has to end before us.
+        let call = object.call_with_flags(method, flags, body);
+        let answer = match Ending::told_or_interrupted() {
+            Ok(mut ending) => ending.unless(call).await,
+            Err(failure) => Err(failure),
+        };
         if let Some(agent) = agent {
             agent.end().await;
         }
@@ -69,18 +73,6 @@ impl Person {
 
 fn refused(error: zbus::Error) -> Failure {
     ash_dbus::Error::from(error).into()
-}
-
-/// Waits for something, unless we are told to end: the agent has to end before us.
-async fn unless_interrupted<T>(what: impl Future<Output = T>) -> Result<T, Failure> {
-    let unheard = |error| Failure::Failed(format!("signals cannot be received: {error}"));
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(unheard)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(unheard)?;
-    tokio::select! {
-        done = what => Ok(done),
-        _ = interrupt.recv() => Err(Failure::Interrupted),
-        _ = terminate.recv() => Err(Failure::Interrupted),
-    }
 }
 
 /// The program that asks.
@@ -112,8 +104,7 @@ impl Agent {
             crate::out::note(&format!("ashctl: {AGENT} does not end: {error}"));
         }
         if let Some(terminal) = &self.terminal {
-            // A terminal that has gone needs nothing any more.
-            let _ = tcsetattr(stdin(), OptionalActions::Now, terminal);
+            give_back(terminal, OptionalActions::Now);
         }
     }
 

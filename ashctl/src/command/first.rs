@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 
+use ash_dbus::SessionProxy;
 use ash_dbus::value::DeployOptions;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::json;
@@ -10,6 +11,7 @@ use zbus::zvariant::Fd;
 
 use super::turn::Talk;
 use crate::bus::Bus;
+use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::out::Out;
 use crate::show::Show;
@@ -23,21 +25,12 @@ const QUESTION: &str = "Hello! What are you for?";
 
 /// Deploys the agent unless it is there, and prints its answer to a question.
 pub(crate) async fn first_answer(bus: &Bus, as_json: bool) -> Result<(), Failure> {
-    let agents = bus.manager.list_agents().await?;
-    let is_there = agents.iter().any(|agent| agent.name == NAME);
-    if !is_there {
-        deploy(bus).await?;
-    }
     let mut out = Out::stdout();
-    let done = if is_there { "is there already" } else { "is deployed" };
-    match as_json {
-        true => out.line(&json!({"step": "agent", "name": NAME, "changed": !is_there}).to_string()),
-        false => out.line(&format!("Agent: {NAME} {done}\n\n> {QUESTION}")),
-    }?;
-    let (_, id) = bus.manager.create_session(NAME, "").await?;
-    let (session, _) = bus.session(&id).await?;
+    let begun = begun(bus, &mut out, as_json);
+    let (session, id) = Ending::told_or_interrupted()?.unless(begun).await??;
     let mut talk = Talk::new(bus.clone(), (session.clone(), id), Show::new(out, as_json))?;
-    let answered = talk.turn(QUESTION, "queue").await;
+    // Ctrl-C interrupts the turn.
+    let answered = Ending::told()?.unless(talk.turn(QUESTION, "queue")).await.flatten();
     session.end().await?;
     answered.map_err(|failure| match failure {
         Failure::Failed(why) => Failure::Failed(format!(
@@ -46,6 +39,27 @@ pub(crate) async fn first_answer(bus: &Bus, as_json: bool) -> Result<(), Failure
         )),
         failure => failure,
     })
+}
+
+/// Deploys the agent if need be, and makes a session of it.
+async fn begun(
+    bus: &Bus,
+    out: &mut Out,
+    as_json: bool,
+) -> Result<(SessionProxy<'static>, String), Failure> {
+    let agents = bus.manager.list_agents().await?;
+    let is_there = agents.iter().any(|agent| agent.name == NAME);
+    if !is_there {
+        deploy(bus).await?;
+    }
+    let done = if is_there { "is there already" } else { "is deployed" };
+    match as_json {
+        true => out.line(&json!({"step": "agent", "name": NAME, "changed": !is_there}).to_string()),
+        false => out.line(&format!("Agent: {NAME} {done}\n\n> {QUESTION}")),
+    }?;
+    let (_, id) = bus.manager.create_session(NAME, "").await?;
+    let (session, _) = bus.session(&id).await?;
+    Ok((session, id))
 }
 
 async fn deploy(bus: &Bus) -> Result<(), Failure> {

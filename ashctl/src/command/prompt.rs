@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::getpgrp;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr};
+use rustix::termios::{OptionalActions, Termios, tcgetattr};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -23,11 +22,11 @@ use rustyline::{
     Cmd, ConditionalEventHandler, Context, Editor, Event, EventContext, EventHandler, Helper,
     KeyEvent, Modifiers, Movement, RepeatCount,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep;
 
+use crate::ending::{Ending, give_back};
 use crate::failure::Failure;
 
 /// How long the editor may take to begin. On a terminal that can do too little for it, it never does.
@@ -39,8 +38,7 @@ const LEFT: &str = "\u{1b}[?2004l\n";
 
 /// Where a person types.
 pub(super) struct Prompt {
-    terminate: Signal,
-    hang_up: Signal,
+    ending: Ending,
     /// The terminal's settings while nobody edits a line.
     before: Option<Termios>,
     history: Option<PathBuf>,
@@ -53,10 +51,8 @@ impl Prompt {
     /// # Errors
     /// When signals cannot be received.
     pub(super) fn new() -> Result<Self, Failure> {
-        let unheard = |error| Failure::Failed(format!("signals cannot be received: {error}"));
         Ok(Prompt {
-            terminate: signal(SignalKind::terminate()).map_err(unheard)?,
-            hang_up: signal(SignalKind::hangup()).map_err(unheard)?,
+            ending: Ending::told()?,
             before: tcgetattr(stdin()).ok(),
             history: history_file(),
         })
@@ -72,7 +68,7 @@ impl Prompt {
         let mut editing = spawn_blocking(move || line(begins, history.as_deref()));
         let line = tokio::select! {
             line = &mut editing => Some(line),
-            () = self.told_to_end() => None,
+            () = self.ending.comes() => None,
         };
         let Some(line) = line else {
             self.give_back(&begun, &mut editing).await;
@@ -89,17 +85,7 @@ impl Prompt {
         &mut self,
         what: impl Future<Output = T>,
     ) -> Result<T, Failure> {
-        tokio::select! {
-            done = what => Ok(done),
-            () = self.told_to_end() => Err(Failure::Interrupted),
-        }
-    }
-
-    async fn told_to_end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.hang_up.recv() => {}
-        }
+        self.ending.unless(what).await
     }
 
     /// Gives the terminal back while somebody edits. Not before the editor has begun: it would change
@@ -111,11 +97,7 @@ impl Prompt {
             _ = editing => return,
             () = sleep(BEGINNING) => {}
         }
-        // In the background it is somebody else's, and we would be stopped.
-        let is_ours = tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp());
-        if let Some(before) = self.before.as_ref().filter(|_| is_ours) {
-            // A terminal that has gone needs nothing any more.
-            let _ = tcsetattr(stdin(), OptionalActions::Now, before);
+        if self.before.as_ref().is_some_and(|before| give_back(before, OptionalActions::Now)) {
             let mut screen = io::stdout();
             let _ = screen.write_all(LEFT.as_bytes()).and_then(|()| screen.flush());
         }

@@ -16,6 +16,7 @@ use super::{Page, doctor, installed};
 use crate::bus::Bus;
 use crate::cli::Setup;
 use crate::command;
+use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::systemctl;
 
@@ -29,15 +30,26 @@ pub(super) async fn run(
         let sentence = "only root can set ash up; run `sudo ashctl setup`";
         return Err(Failure::Denied(sentence.into()));
     }
-    key(page, options).await?;
-    program(page, options).await?;
-    match start(page, options, bus).await? {
+    let prepared = prepared(page, options, bus);
+    let bus = Ending::told_or_interrupted()?.unless(prepared).await??;
+    match bus {
         Some(bus) => command::first_answer(&bus, page.as_json).await,
         None => page.say(
             "Service: not started; `ashctl start` does it, and this command goes on from there",
             &json!({"step": "service", "running": false}),
         ),
     }
+}
+
+/// Does every step before the first answer; returns the way to the daemon, if it runs.
+async fn prepared(
+    page: &mut Page,
+    options: &Setup,
+    bus: Option<&str>,
+) -> Result<Option<Bus>, Failure> {
+    key(page, options).await?;
+    program(page, options).await?;
+    start(page, options, bus).await
 }
 
 async fn key(page: &mut Page, options: &Setup) -> Result<(), Failure> {
@@ -56,7 +68,7 @@ async fn key(page: &mut Page, options: &Setup) -> Result<(), Failure> {
         };
     }
     let there = credentials.found();
-    let Some(key) = wanted_key(options, there.as_deref())? else {
+    let Some(key) = wanted_key(options, there.as_deref()).await? else {
         let path = there.unwrap_or_default();
         let document = json!({"step": "key", "path": path, "changed": false});
         return page.say(&format!("Key: {} is there already", path.display()), &document);
@@ -72,17 +84,22 @@ async fn key(page: &mut Page, options: &Setup) -> Result<(), Failure> {
 }
 
 /// The key to store; none when the one that is there stays.
-fn wanted_key(options: &Setup, there: Option<&Path>) -> Result<Option<Zeroizing<String>>, Failure> {
+async fn wanted_key(
+    options: &Setup,
+    there: Option<&Path>,
+) -> Result<Option<Zeroizing<String>>, Failure> {
     let is_asked = stdin().is_terminal() && !options.yes;
     match (&options.key_file, there.is_some()) {
-        (Some(path), _) => ask::key_in(path).map(Some),
+        (Some(path), _) => ask::key_in(path.clone()).await.map(Some),
         (None, true) if !is_asked => Ok(None),
-        (None, true) => match ask::confirm("There is a model API key already. Replace it?", false)?
-        {
-            true => ask::key().map(Some),
-            false => Ok(None),
-        },
-        (None, false) if is_asked => ask::key().map(Some),
+        (None, true) => {
+            let question = "There is a model API key already. Replace it?";
+            match ask::confirm(question, false).await? {
+                true => ask::key().await.map(Some),
+                false => Ok(None),
+            }
+        }
+        (None, false) if is_asked => ask::key().await.map(Some),
         (None, false) => Err(Failure::Usage(
             "give the model API key with --key-file, or on standard input with --key-file -".into(),
         )),
@@ -116,7 +133,7 @@ async fn start(
     }
     let is_wanted = match (options.yes, stdin().is_terminal()) {
         (true, _) => true,
-        (false, true) => ask::confirm("Start ashd now, and at every boot?", true)?,
+        (false, true) => ask::confirm("Start ashd now, and at every boot?", true).await?,
         (false, false) => false,
     };
     if !is_wanted {

@@ -2,12 +2,11 @@
 
 use std::io::{Seek, Write};
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::Child;
+use rustix::process::Signal;
 
 use crate::bus::{Bus, ended};
 use crate::fake::{ID, serve};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, tell};
 
 #[tokio::test]
 async fn one_message_makes_a_session_and_prints_the_answer() {
@@ -66,12 +65,6 @@ async fn on_a_terminal_it_is_a_conversation() {
     assert_eq!((seen.sent.len(), &*seen.called), (3, &["interrupt"][..]));
     let history = std::fs::read_to_string(bus.dir.path().join("ash/history")).unwrap();
     assert!(history.ends_with("colour\nfail\nwait\n"), "{history:?}");
-}
-
-/// Tells a program to end.
-fn tell(program: &Child, signal: Signal) {
-    let pid = Pid::from_raw(program.id().unwrap().cast_signed()).unwrap();
-    kill_process(pid, signal).unwrap();
 }
 
 #[tokio::test]

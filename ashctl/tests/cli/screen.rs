@@ -2,10 +2,12 @@
 
 use std::fs;
 
+use rustix::process::Signal;
+
 use crate::bus::Bus;
 use crate::fake::serve;
 use crate::setup::{can_set_up, setup, stored};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, tell};
 
 const CTRL_C: &str = "\u{3}";
 
@@ -33,6 +35,30 @@ async fn a_key_that_is_typed_is_not_shown() {
     terminal.types(CTRL_C);
     assert_eq!((terminal.ended(program).await, terminal.set()), (130, before));
     assert_eq!(fs::read_to_string(stored(&bus).0).unwrap(), "sk-ant-typed");
+}
+
+#[tokio::test]
+async fn who_is_told_to_end_while_a_key_is_typed_gives_the_terminal_back() {
+    let test = "who_is_told_to_end_while_a_key_is_typed_gives_the_terminal_back";
+    let Some(mut terminal) = Terminal::open(test).filter(|_| can_set_up(test)) else { return };
+    let bus = Bus::start();
+    let before = terminal.set();
+    for (at, signal) in [Signal::TERM, Signal::HUP, Signal::INT].into_iter().enumerate() {
+        let program = terminal.start(&setup(&bus, &[]));
+        terminal.shows("(it is not shown): ", at + 1).await;
+        assert_ne!(terminal.set(), before);
+        tell(&program, signal);
+        assert_eq!((terminal.ended(program).await, terminal.set()), (130, before.clone()));
+        terminal.shows("(it is not shown): \r\nashctl: interrupted\r\n", at + 1).await;
+    }
+    // Whoever is asked something that is shown can be told as well.
+    let key = stored(&bus).0;
+    fs::create_dir_all(key.parent().unwrap()).unwrap();
+    fs::write(&key, "sk-ant-1").unwrap();
+    let program = terminal.start(&setup(&bus, &[]));
+    terminal.shows("Replace it? [y/N] ", 1).await;
+    terminal.types(CTRL_C);
+    assert_eq!((terminal.ended(program).await, terminal.set()), (130, before));
 }
 
 #[tokio::test]

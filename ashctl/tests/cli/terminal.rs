@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::fs::OFlags;
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
 use tokio::process::Child;
@@ -17,6 +18,12 @@ use crate::bus::PATIENCE;
 
 /// Makes the terminal on its standard input a program's controlling one.
 const SETSID: &str = "/usr/bin/setsid";
+
+/// Tells a program to end.
+pub(crate) fn tell(program: &Child, signal: Signal) {
+    let pid = Pid::from_raw(program.id().unwrap().cast_signed()).unwrap();
+    kill_process(pid, signal).unwrap();
+}
 
 /// Both ends of a terminal.
 pub(crate) struct Terminal {

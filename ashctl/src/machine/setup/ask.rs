@@ -1,25 +1,33 @@
 //! Questions, and keys that nobody sees.
+//!
+//! Whoever is asked is waited for on a thread of its own, so that this one hears when the program is
+//! told to end.
 
 use std::fs::File;
 use std::io::{self, Read, Write, stderr, stdin};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
+use crate::ending::give_back;
 use crate::failure::Failure;
 
 /// The broker takes no longer one.
 const LONGEST: usize = 4096;
 
 /// A yes or no from the terminal; nothing but a line end means `usual`.
-pub(super) fn confirm(question: &str, usual: bool) -> Result<bool, Failure> {
+pub(super) async fn confirm(question: &str, usual: bool) -> Result<bool, Failure> {
     prompt(&format!("{question} [{}] ", if usual { "Y/n" } else { "y/N" }))?;
-    let mut line = String::new();
-    match stdin().read_line(&mut line).map_err(unusable)? {
-        0 => Err(Failure::Interrupted),
-        _ => Ok(answer(&line, usual)),
-    }
+    let read = move || {
+        let mut line = String::new();
+        match stdin().read_line(&mut line).map_err(unusable)? {
+            0 => Err(Failure::Interrupted),
+            _ => Ok(answer(&line, usual)),
+        }
+    };
+    waited_for(read).await
 }
 
 fn answer(line: &str, usual: bool) -> bool {
@@ -30,19 +38,21 @@ fn answer(line: &str, usual: bool) -> bool {
 }
 
 /// A key from the terminal, which does not show it.
-pub(super) fn key() -> Result<Zeroizing<String>, Failure> {
-    let typed = {
-        // Before the question: whoever answers it at once is not seen either.
-        let _quiet = Quiet::begin()?;
-        prompt("Model API key (it is not shown): ")?;
-        typed(stdin().lock())
-    };
-    prompt("\n")?;
+pub(super) async fn key() -> Result<Zeroizing<String>, Failure> {
+    // Before the question: whoever answers it at once is not seen either.
+    let quiet = Quiet::begin()?;
+    prompt("Model API key (it is not shown): ")?;
+    let typed = waited_for(|| typed(stdin().lock())).await;
+    drop(quiet);
     checked(&typed?)
 }
 
 /// A key from a file; `-` is standard input.
-pub(super) fn key_in(path: &Path) -> Result<Zeroizing<String>, Failure> {
+pub(super) async fn key_in(path: PathBuf) -> Result<Zeroizing<String>, Failure> {
+    waited_for(move || read_key(&path)).await
+}
+
+fn read_key(path: &Path) -> Result<Zeroizing<String>, Failure> {
     let read = |source: &mut dyn Read| {
         // Room for all of it from the start: growing would leave copies behind.
         let mut text = Zeroizing::new(String::with_capacity(LONGEST + 2));
@@ -90,7 +100,15 @@ fn typed(mut source: impl Read) -> Result<Zeroizing<String>, Failure> {
     Ok(text)
 }
 
-/// The terminal, showing nothing, until this goes.
+/// What somebody says, who may take long.
+async fn waited_for<T: Send + 'static>(
+    ask: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let asked = spawn_blocking(ask).await;
+    asked.map_err(|error| Failure::Failed(error.to_string()))?
+}
+
+/// The terminal, showing nothing, until this goes. Then its line has ended.
 struct Quiet(Termios);
 
 impl Quiet {
@@ -106,8 +124,9 @@ impl Quiet {
 
 impl Drop for Quiet {
     fn drop(&mut self) {
-        // A terminal that has gone needs nothing any more.
-        let _ = tcsetattr(stdin(), OptionalActions::Flush, &self.0);
+        // What was typed of a key and not read is for nobody else.
+        give_back(&self.0, OptionalActions::Flush);
+        let _ = prompt("\n");
     }
 }
 
