@@ -22,7 +22,7 @@ pub(super) struct Agent {
 impl Agent {
     async fn now(&self) -> fdo::Result<domain::Agent> {
         let found = self.desk.service.agent(&self.desk.caller, &self.name).await;
-        found.map_err(|refusal| fdo::Error::Failed(refusal.to_string()))
+        found.map_err(|refusal| fdo::Error::Failed(words::refused(refusal).to_string()))
     }
 }
 

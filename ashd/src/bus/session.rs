@@ -52,7 +52,7 @@ fn outlets() -> Result<(Outlets, (OwnedFd, OwnedFd, OwnedFd))> {
 impl Session {
     async fn now(&self) -> fdo::Result<Arc<SessionView>> {
         let found = self.desk.service.session(&self.desk.caller, self.id).await;
-        found.map_err(|refusal| fdo::Error::Failed(refusal.to_string()))
+        found.map_err(|refusal| fdo::Error::Failed(words::refused(refusal).to_string()))
     }
 
     async fn info(&self) -> fdo::Result<SessionInfo> {

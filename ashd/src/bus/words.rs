@@ -11,13 +11,20 @@ use crate::session::api::{self, Refusal};
 use crate::session::backup::BackedUp;
 use crate::session::keys::Key;
 use crate::session::{self, Collection, Difference, Kept, Service};
+use crate::telemetry::SharedPace;
 
 /// Bytes of text in one reply: far below the 32 MiB at which a system bus cuts us off.
 const PAGE: usize = 4 << 20;
 
-/// A refusal under its name on the bus.
+/// A refusal under its name on the bus. What is for the log only goes there.
 pub(super) fn refused(refusal: Refusal) -> Error {
-    let text = refusal.to_string();
+    let text = refusal.public_text();
+    if matches!(refusal, Refusal::Store(_) | Refusal::Internal(_)) {
+        static PACE: SharedPace = SharedPace::new();
+        if let Some(left_out) = PACE.step(0) {
+            tracing::error!(%refusal, left_out, "a call was not served");
+        }
+    }
     match refusal {
         Refusal::NoAgent
         | Refusal::NoAgentNamed(_)
@@ -253,7 +260,10 @@ pub(super) fn page<T, R>(items: &[T], size: impl Fn(&R) -> usize, row: impl Fn(&
 
 #[cfg(test)]
 mod tests {
+    use std::io::Seek;
+
     use super::*;
+    use crate::session::StoreError;
 
     #[test]
     fn refusals_have_names() {
@@ -263,6 +273,22 @@ mod tests {
         assert_eq!(name(Refusal::NotActive(Status::Paused)), "org.ashd.Ash1.Error.WrongState");
         let full = Refusal::Capacity { reason: "no room".into(), retry_after_s: 5 };
         assert_eq!(refused(full).to_string(), "no room; try again in 5 s");
+    }
+
+    #[test]
+    fn what_the_database_says_is_for_the_log() {
+        let mut log = tempfile::tempfile().unwrap();
+        let subscriber = tracing_subscriber::fmt().with_writer(log.try_clone().unwrap()).finish();
+        let failed = StoreError::Database("cannot open /var/lib/ash/ash.db".into());
+        let call = || refused(Refusal::Store(failed)).to_string();
+        let shown = tracing::subscriber::with_default(subscriber, call);
+        assert_eq!(shown, "The server cannot use its database right now; try again later");
+        log.rewind().unwrap();
+        let logged = std::io::read_to_string(log).unwrap();
+        assert!(logged.contains("cannot open /var/lib/ash/ash.db"), "{logged}");
+        // What somebody can do something about is shown.
+        let full = refused(Refusal::Store(StoreError::Full)).to_string();
+        assert!(full.contains("the disk that holds the database is full"), "{full}");
     }
 
     #[test]
