@@ -152,6 +152,10 @@ async fn status(context: &mut Context) -> Result<(), Failure> {
              named ones and the newest of each session"
         ))?;
     }
+    if !health.pressure.is_empty() {
+        let short = health.pressure.join(", ");
+        context.out.line(&format!("short: tasks stand still for want of {short}"))?;
+    }
     for layer in &health.missing {
         context.out.line(&format!("missing: {layer}"))?;
     }
@@ -159,12 +163,20 @@ async fn status(context: &mut Context) -> Result<(), Failure> {
 }
 
 /// How the daemon is, when all is well.
-fn overview(version: &str, health: &Health) -> [Vec<String>; 5] {
+fn overview(version: &str, health: &Health) -> [Vec<String>; 7] {
     let minutes = health.uptime / 60;
     let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
     let sandboxes = format!(
         "{} of at most {} alive, {} running a turn, {} standing still, {} starting",
         health.live_sandboxes, health.max_sandboxes, health.running, health.frozen, health.warming
+    );
+    let turns = format!(
+        "{} of at most {} running, {} waiting",
+        health.turns_running, health.turns_max, health.turns_waiting
+    );
+    let launches = format!(
+        "{} of at most {} under way, {} waiting",
+        health.launches_running, health.launches_max, health.launches_waiting
     );
     let idle = format!(
         "{} without a sandbox, {} ended since the start, {} of them for others, {} given back",
@@ -176,7 +188,9 @@ fn overview(version: &str, health: &Health) -> [Vec<String>; 5] {
     [
         row("ashd", format!("{version}, up {days} d {hours} h {minutes} min")),
         row("sessions", format!("{} active", health.active_sessions)),
+        row("turns", turns),
         row("sandboxes", sandboxes),
+        row("launches", launches),
         row("idle", idle),
         row(
             "resumes",

@@ -33,6 +33,20 @@ pub struct Health {
     pub evictions: u64,
     /// The most sandboxes that may live.
     pub max_sandboxes: u64,
+    /// Turns that messages began, and that run.
+    pub turns_running: u64,
+    /// Messages that wait for their turns until others have ended.
+    pub turns_waiting: u64,
+    /// The most turns that may run; fewer while memory is short.
+    pub turns_max: u64,
+    /// Sandboxes that are being made because somebody waits for them.
+    pub launches_running: u64,
+    /// How many wait until others have been made.
+    pub launches_waiting: u64,
+    /// The most that may be made at a time.
+    pub launches_max: u64,
+    /// What the machine is short of, as the kernel says: of `cpu`, `memory` and `io`.
+    pub pressure: Vec<String>,
     /// Resumes that found the sandbox alive.
     pub resume_warm_hits: u64,
     /// Resumes that had to start one.

@@ -109,6 +109,24 @@ pub(super) fn health(health: api::Health) -> Health {
         removed_checkpoints: health.gone.map(|gone| gone.points),
         retention_over: health.gone.map(|gone| gone.over),
         retention_failing: health.gone.map(|gone| gone.failing),
+        ..admitted(&health.admission)
+    }
+}
+
+/// What of how the daemon is has to do with admission; all else is nothing.
+fn admitted(admitted: &api::Admitted) -> Health {
+    let api::Admitted { turns, launches, pressure, .. } = admitted;
+    let api::Pressure { cpu, memory, io } = *pressure;
+    let short = [("cpu", cpu), ("memory", memory), ("io", io)];
+    Health {
+        turns_running: turns.taken,
+        turns_waiting: turns.waiting,
+        turns_max: turns.max,
+        launches_running: launches.taken,
+        launches_waiting: launches.waiting,
+        launches_max: launches.max,
+        pressure: short.iter().filter(|(_, is)| *is).map(|(of, _)| (*of).to_owned()).collect(),
+        ..Health::default()
     }
 }
 
@@ -289,6 +307,22 @@ mod tests {
         // What somebody can do something about is shown.
         let full = refused(Refusal::Store(StoreError::Full)).to_string();
         assert!(full.contains("the disk that holds the database is full"), "{full}");
+    }
+
+    #[test]
+    fn what_is_admitted_is_told() {
+        let found = admitted(&api::Admitted {
+            turns: api::Places { max: 32, taken: 2, waiting: 3 },
+            launches: api::Places { max: 4, taken: 1, waiting: 5 },
+            pressure: api::Pressure { cpu: false, memory: true, io: true },
+            refused: vec![("disk", 1)],
+        });
+        let turns = [found.turns_running, found.turns_waiting, found.turns_max];
+        let launches = [found.launches_running, found.launches_waiting, found.launches_max];
+        assert_eq!((turns, launches), ([2, 3, 32], [1, 5, 4]));
+        assert_eq!(found.pressure, ["memory", "io"]);
+        let none = admitted(&api::Admitted::default());
+        assert_eq!(none, Health::default());
     }
 
     #[test]

@@ -272,8 +272,12 @@ fn sandboxes_can_be_made_one_after_the_other() -> Result<()> {
     let wait = until("all but one to wait", || {
         launches().is_ok_and(|now| now["running"] == 1 && now["waiting"] == 7)
     });
+    let told = talk.ash.ctl().json(&["status"]);
     signal(launcher, Signal::CONT)?;
     wait.with_context(|| format!("{:?}", launches()))?;
+    let told = told?;
+    let counts = ["launchesRunning", "launchesWaiting", "launchesMax"].map(|name| &told[name]);
+    ensure!(counts == [1, 7, 1], "{told}");
     for made in making {
         let session = made.join().map_err(|_| anyhow!("a thread panicked"))??;
         ensure!(talk.api.send(&session, say("made"))?.to_end()?.text() == "made");
