@@ -165,7 +165,7 @@ impl Daemon {
     }
 
     fn open_http(&mut self, listener: TcpListener, keys: Arc<auth::Keys>) {
-        let options = Arc::new(setup::http(&self.config));
+        let options = Arc::new(setup::http(&self.config, self.service.count_vaults()));
         let app = http::App { service: self.service.clone(), keys, options };
         let shutdown = self.shutdown.clone();
         self.edges.spawn(async move {

@@ -187,15 +187,15 @@ fn unless_zero(time: Duration) -> Option<Duration> {
     (!time.is_zero()).then_some(time)
 }
 
-/// How the HTTP edge is.
-pub(super) fn http(config: &Config) -> http::Options {
+/// How the HTTP edge is, beside so many vaults.
+pub(super) fn http(config: &Config, vaults: u32) -> http::Options {
     let bytes = |size: config::Size| usize::try_from(size.0).unwrap_or(usize::MAX);
     let defaults = http::Options::default();
     http::Options {
         hosts: config.http.allowed_hosts.clone(),
         origins: http::Origins::from_list(&config.http.allowed_origins.join(",")),
         connections: http::ConnectionLimits {
-            connections: descriptors::connections(config.sandbox.max),
+            connections: descriptors::connections(config.sandbox.max, vaults),
             ..defaults.connections
         },
         bodies: http::BodyLimits {

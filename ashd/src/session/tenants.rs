@@ -50,6 +50,12 @@ pub(super) async fn finish(service: Service) {
 }
 
 impl Service {
+    /// How many tenants have something that is kept, each in a vault of its own.
+    pub fn count_vaults(&self) -> u32 {
+        let tenants = self.shared.snapshots.tenants();
+        tenants.map_or(0, |tenants| u32::try_from(tenants.len()).unwrap_or(u32::MAX))
+    }
+
     /// Deletes a tenant: its keys, sessions, agents, checkpoints, attachments, and its copies in the
     /// object store. Goes on when the caller is gone.
     ///

@@ -14,6 +14,7 @@
 
 mod chunk;
 mod node;
+mod opened;
 mod pack;
 
 mod gate;
@@ -56,6 +57,7 @@ pub use damage::Damage;
 pub use error::SnapshotError;
 pub use gate::Pin;
 pub use limits::Limits;
+pub use opened::OPEN_PACKS;
 pub use restore::{Donor, Restored, Restoring};
 pub use travel::{Arriving, LARGEST_PACK};
 pub use vault::Vault;
@@ -68,6 +70,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use self::opened::OpenPacks;
 use crate::domain::Tenant;
 use crate::tree::{TreeError, remove_all};
 
@@ -80,6 +83,7 @@ struct Inner {
     vaults: Mutex<HashMap<Tenant, Arc<Vault>>>,
     /// Points of vaults that are open and known to be damaged.
     damaged: Arc<AtomicU64>,
+    packs: Arc<OpenPacks>,
 }
 
 impl Snapshots {
@@ -88,9 +92,15 @@ impl Snapshots {
     /// # Errors
     /// When the directory cannot be made.
     pub fn open(dir: &Path) -> Result<Snapshots, SnapshotError> {
+        Snapshots::with(dir, OPEN_PACKS)
+    }
+
+    /// Opens the store; so many packs at most are open at a time.
+    fn with(dir: &Path, most: usize) -> Result<Snapshots, SnapshotError> {
         private(dir)?;
         let (dir, vaults, damaged) = (dir.to_owned(), Mutex::default(), Arc::default());
-        Ok(Snapshots(Arc::new(Inner { dir, vaults, damaged })))
+        let packs = OpenPacks::new(most);
+        Ok(Snapshots(Arc::new(Inner { dir, vaults, damaged, packs })))
     }
 
     /// The vault of a tenant, which is made when there is none.
@@ -121,7 +131,8 @@ impl Snapshots {
         if let Some(vault) = vaults.get(tenant) {
             return Ok(vault.clone());
         }
-        let vault = Arc::new(Vault::open(&self.0.dir.join(tenant.as_str()), &self.0.damaged)?);
+        let Inner { dir, damaged, packs, .. } = &*self.0;
+        let vault = Arc::new(Vault::open(&dir.join(tenant.as_str()), damaged, packs)?);
         vaults.insert(tenant.clone(), vault.clone());
         Ok(vault)
     }

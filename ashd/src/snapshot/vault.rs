@@ -1,6 +1,6 @@
 //! The vault of one tenant.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -14,15 +14,13 @@ use super::damage::{self, Count, Notes};
 use super::gate::Gate;
 use super::index::{Index, Place};
 use super::node::{Content, Data, Entry, Node};
+use super::opened::{OpenPacks, OwnPacks};
 use super::pack::{self, Full, Writing};
 use super::{SnapshotError, private};
 use crate::domain::{Root, SessionId};
 
 /// The usual size of a full pack, in bytes.
 pub(super) const PACK: u64 = 64 * 1024 * 1024;
-
-/// Packs that are held open for reading.
-const OPEN: usize = 64;
 
 /// How often whoever must not wait asks for the index.
 const ASKED: usize = 100;
@@ -34,14 +32,19 @@ pub struct Vault {
     index: Mutex<Index>,
     /// Held while some packs are moved and removed: never many at a time.
     moving: Mutex<()>,
-    open: Mutex<HashMap<Uuid, Arc<File>>>,
+    open: OwnPacks,
     notes: Mutex<Notes>,
     pub(super) count: Count,
 }
 
 impl Vault {
-    /// Opens a vault; what is damaged is added to what is in others.
-    pub(super) fn open(dir: &Path, damaged: &Arc<AtomicU64>) -> Result<Vault, SnapshotError> {
+    /// Opens a vault; what is damaged is added to what is in others, and what is open shares with them
+    /// what may be.
+    pub(super) fn open(
+        dir: &Path,
+        damaged: &Arc<AtomicU64>,
+        packs: &Arc<OpenPacks>,
+    ) -> Result<Vault, SnapshotError> {
         for part in ["packs", "scans"] {
             private(&dir.join(part))?;
         }
@@ -52,7 +55,7 @@ impl Vault {
             _ => private(&tmp)?,
         }
         let (index, lost) = Index::open(&dir.join("index.db"), &dir.join("packs"))?;
-        let (gate, open, notes) = (Gate::default(), Mutex::default(), damage::load(dir));
+        let (gate, open, notes) = (Gate::default(), packs.of_vault(), damage::load(dir));
         let count = Count::new(damaged, &notes);
         let (dir, index, notes) = (dir.to_owned(), Mutex::new(index), Mutex::new(notes));
         let vault = Vault { dir, gate, index, moving: Mutex::default(), open, notes, count };
@@ -183,21 +186,12 @@ impl Vault {
     }
 
     fn pack(&self, name: Uuid) -> Result<Arc<File>, SnapshotError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open.get(&name) {
-            return Ok(file.clone());
-        }
-        if open.len() >= OPEN {
-            open.clear();
-        }
-        let file = Arc::new(pack::open(&self.packs(), name)?);
-        open.insert(name, file.clone());
-        Ok(file)
+        self.open.get(name, || pack::open(&self.packs(), name))
     }
 
     /// Lets go of a pack that is not what it was, or is removed.
     pub(super) fn close(&self, name: Uuid) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+        self.open.close(name);
     }
 
     /// The node of a point's topmost directory.

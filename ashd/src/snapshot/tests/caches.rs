@@ -31,6 +31,29 @@ fn a_pack_that_the_index_does_not_know_is_taken_in() {
 }
 
 #[test]
+fn tenants_share_what_may_be_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::with(&dir.path().join("store"), 3).unwrap();
+    let store = dir.path().canonicalize().unwrap();
+    for tenant in ["one", "two"] {
+        let vault = snapshots.vault(&tenant.parse().unwrap()).unwrap();
+        let place = Place { vault, ..Place::new() };
+        for n in 1..6 {
+            fs::write(place.workspace().join(n.to_string()), noise(n, 100_000)).unwrap();
+            drop(place.cut());
+        }
+        let root = place.cut().root;
+        assert_same(&place.live(), &place.restore(root, "back"));
+        let open = fs::read_dir("/proc/self/fd").unwrap();
+        let open = open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+        let is_pack = |path: &PathBuf| {
+            path.starts_with(&store) && path.extension().is_some_and(|it| it == "pack")
+        };
+        assert_eq!(open.filter(is_pack).count(), 3, "{tenant}");
+    }
+}
+
+#[test]
 fn what_could_not_be_published_is_not_forgotten() {
     let place = Place::new();
     let packs = place.store().join("packs");
