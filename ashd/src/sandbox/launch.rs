@@ -98,11 +98,12 @@ impl Sandboxes {
             if made.is_err() {
                 all.end_and_log(id).await;
             }
+            // One that was made is among those that live by now.
+            all.making().remove(&id);
             if let Err(Ok(_)) = tell.send(made) {
                 // Nobody waits any more.
                 all.end_and_log(id).await;
             }
-            all.making().remove(&id);
         });
         told.await.unwrap_or(Err(SandboxError::ShuttingDown))
     }

@@ -248,12 +248,6 @@ impl Sandboxes {
         self.live_ones().len() as u64
     }
 
-    /// How many of those nobody makes any more.
-    pub fn settled(&self) -> u64 {
-        let making = self.making();
-        self.live_ones().keys().filter(|id| !making.contains(*id)).count() as u64
-    }
-
     /// What a sandbox's agent uses.
     pub fn stats(&self, sandbox: SandboxId) -> Stats {
         self.cgroups.group(sandbox).stats()
@@ -429,6 +423,11 @@ impl Sandboxes {
             missing: vec![],
             setup,
         })
+    }
+
+    /// Says that a sandbox is being made.
+    pub(crate) fn begin(&self, sandbox: SandboxId) {
+        self.making().insert(sandbox);
     }
 
     /// Says what this machine is short of.

@@ -172,7 +172,7 @@ impl Shared {
         let end = Instant::now() + self.live().admission.patience;
         let place = Some(self.place_for_launch(&counted.tenant, end).await?);
         self.wait_for_ease(end).await?;
-        let room = Some(self.room().await?);
+        let room = Some(self.room(counted.sandbox).await?);
         Ok(Entry { sandbox: counted.sandbox, place, room, _counted: counted })
     }
 

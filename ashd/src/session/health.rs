@@ -21,7 +21,7 @@ impl Service {
             live_sandboxes,
             running,
             waiting: of_sessions.saturating_sub(running),
-            warming: shared.launching.load(Ordering::Relaxed) + shared.pool.starting(),
+            warming: shared.launching.all().len() as u64 + shared.pool.starting(),
             warm,
             pre_warm_hits: shared.pool.hits(),
             cold: may_have_sandbox.saturating_sub(of_sessions),

@@ -81,7 +81,7 @@ impl Service {
             snapshots,
             slots,
             registry: Registry::default(),
-            launching: Arc::default(),
+            launching: UnderWay::default(),
             gates: Gates::new(&options.live.admission),
             live: RwLock::new(options.live.clone()),
             options,

@@ -1,5 +1,6 @@
 //! What every session's driver uses.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -20,7 +21,7 @@ use super::places::Places;
 use super::pool::Pool;
 use super::registry::Registry;
 use super::retention::{Keeping, Retention};
-use super::under_way::UnderWay;
+use super::under_way::{Begun, UnderWay};
 use crate::domain::{Event, EventKind, SandboxId, Session, SessionId, Status, Timestamp, check};
 use crate::fault;
 use crate::sandbox::admission::{self, NoRoom, Room};
@@ -89,14 +90,18 @@ pub struct Live {
     pub admission: Admission,
 }
 
+/// Room for a sandbox that is being made: it counts among those that live while this does, also when the
+/// future that holds it is dropped.
+pub(super) type Taken = Begun<SandboxId>;
+
 pub(super) struct Shared {
     pub(super) store: Arc<dyn Store>,
     pub(super) sandboxes: Arc<Sandboxes>,
     pub(super) snapshots: Snapshots,
     pub(super) slots: Slots,
     pub(super) registry: Registry,
-    /// Sandboxes that are being made, or for which room is taken.
-    pub(super) launching: Arc<AtomicU64>,
+    /// Sandboxes that have room, until it is known that they live.
+    pub(super) launching: UnderWay<SandboxId>,
     pub(super) gates: Gates,
     pub(super) options: Options,
     pub(super) live: RwLock<Live>,
@@ -150,12 +155,12 @@ impl Shared {
         }
     }
 
-    /// Room for one more sandbox, which is taken from then on. When as many live as may, one goes that
+    /// Room for this sandbox, which is taken from then on. When as many live as may, one goes that
     /// nobody uses.
     ///
     /// # Errors
     /// [`Refusal::Capacity`] when none of them can go in time, or the machine is short of something.
-    pub(super) async fn room(&self) -> Result<Taken, Refusal> {
+    pub(super) async fn room(&self, sandbox: SandboxId) -> Result<Taken, Refusal> {
         let end = Instant::now() + MAKING_ROOM;
         loop {
             let room = self.look_for_room();
@@ -172,29 +177,41 @@ impl Shared {
                 return Err(self.refuse(no_room));
             }
             // Somebody else may have been quicker.
-            let most = room.max.saturating_sub(self.sandboxes.settled());
-            if let Some(taken) = Taken::one_of(&self.launching, most) {
+            if let Some(taken) = self.take_room(sandbox) {
                 return Ok(taken);
             }
         }
     }
 
-    /// Room for one more sandbox that nobody waits for: none has to go for it.
+    /// Room for a sandbox that nobody waits for: none has to go for it.
     ///
     /// # Errors
     /// [`Refusal::Capacity`] when there is none.
-    pub(super) fn room_to_spare(&self) -> Result<Taken, Refusal> {
+    pub(super) fn room_to_spare(&self, sandbox: SandboxId) -> Result<Taken, Refusal> {
         let room = self.look_for_room();
         admission::admit(&room)?;
         admission::ease(&self.strain())?;
-        let most = room.max.saturating_sub(self.sandboxes.settled());
-        let taken = Taken::one_of(&self.launching, most);
         let quicker = "somebody who waits was quicker".to_owned();
-        taken.ok_or(Refusal::Capacity { reason: quicker, retry_after_s: 1 })
+        let none = Refusal::Capacity { reason: quicker, retry_after_s: 1 };
+        self.take_room(sandbox).ok_or(none)
+    }
+
+    /// Room for a sandbox, unless as many as may have it already.
+    fn take_room(&self, sandbox: SandboxId) -> Option<Taken> {
+        let most = self.options.max_sandboxes;
+        self.launching.begin_if(sandbox, |taken| self.in_use(taken.iter().copied()) < most)
+    }
+
+    /// How many sandboxes live, are being made, or have room. They are counted by their names, and not each
+    /// sort by itself: one that goes from one to the next is in both for a moment.
+    fn in_use(&self, taken: impl IntoIterator<Item = SandboxId>) -> u64 {
+        let mut all: BTreeSet<_> = taken.into_iter().collect();
+        all.extend(self.sandboxes.known());
+        all.len() as u64
     }
 
     fn look_for_room(&self) -> Room {
-        let live = self.sandboxes.settled() + self.launching.load(Ordering::Relaxed);
+        let live = self.in_use(self.launching.all());
         let max = self.options.max_sandboxes;
         let memory_free = admission::memory_available().unwrap_or(u64::MAX);
         let memory_reserve = self.options.memory_reserve;
@@ -239,7 +256,7 @@ impl Shared {
         let room = match entry.take_room() {
             Some(room) => room,
             // It has let others in.
-            None => self.room().await?,
+            None => self.room(entry.sandbox).await?,
         };
         let launched = self.launch_as((Way::Broker, room), root, session, entry.sandbox).await;
         entry.let_others_in();
@@ -433,25 +450,6 @@ fn remove_at_once(parent: &Path, name: &str) -> Result<(), String> {
     synced.map_err(|error| error.to_string())?;
     fault::point("files.aside");
     remove()
-}
-
-/// Room for a sandbox that is being made: counts one more while it lives, also when the future that
-/// holds it is dropped.
-pub(super) struct Taken(Arc<AtomicU64>);
-
-impl Taken {
-    /// One more, unless there are so many already.
-    fn one_of(counter: &Arc<AtomicU64>, most: u64) -> Option<Taken> {
-        let more = |count: u64| (count < most).then_some(count + 1);
-        let counted = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        counted.ok().map(|_| Taken(counter.clone()))
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Whether nothing of a sandbox is left.

@@ -64,7 +64,7 @@ impl Stage {
             snapshots: Snapshots::open(&places.vaults()).unwrap(),
             slots: Slots::new(DEFAULT_BASE, SLOTS, []),
             registry: Default::default(),
-            launching: Arc::default(),
+            launching: Default::default(),
             gates: Gates::new(&options.live.admission),
             live: RwLock::new(options.live.clone()),
             options,

@@ -29,6 +29,18 @@ impl<T: Clone + Ord> UnderWay<T> {
         Begun(self.0.clone(), thing)
     }
 
+    /// As [`begin`](Self::begin), if those that are under way let it: none begins or ends while they are
+    /// looked at.
+    pub(super) fn begin_if(&self, thing: T, may: impl FnOnce(&[T]) -> bool) -> Option<Begun<T>> {
+        let mut all = self.0.lock();
+        if !may(all.as_slice()) {
+            return None;
+        }
+        all.push(thing.clone());
+        drop(all);
+        Some(Begun(self.0.clone(), thing))
+    }
+
     /// What is under way.
     pub(super) fn all(&self) -> BTreeSet<T> {
         self.0.lock().iter().cloned().collect()
@@ -95,6 +107,17 @@ mod tests {
         assert!(changed.has(|thing| *thing == "it") && !changed.has(|thing| *thing == "other"));
         drop(one);
         assert_eq!(changed.all(), BTreeSet::new());
+    }
+
+    #[test]
+    fn those_that_are_under_way_decide_whether_one_more_begins() {
+        let few = UnderWay::default();
+        let begin = |thing| few.begin_if(thing, |all| all.len() < 2);
+        let (one, other) = (begin("one"), begin("other"));
+        assert!(one.is_some() && other.is_some() && begin("third").is_none());
+        drop(one);
+        assert!(begin("third").is_some());
+        assert_eq!(few.all(), BTreeSet::from(["other"]));
     }
 
     #[test]

@@ -66,18 +66,38 @@ mod tests {
     use super::*;
     use crate::domain::SandboxId;
     use crate::session::api::Refusal;
+    use crate::session::shared::Taken;
     use crate::session::stage::Stage;
+
+    /// Room for some sandbox.
+    async fn room(stage: &Stage) -> Result<Taken, Refusal> {
+        stage.shared.room(SandboxId::random()).await
+    }
 
     #[tokio::test]
     async fn room_is_taken_once_and_comes_back() {
         let stage = Stage::set().await;
         let mut taken = vec![];
         for _ in 0..stage.shared.options.max_sandboxes {
-            taken.push(stage.shared.room().await.ok().unwrap());
+            taken.push(room(&stage).await.ok().unwrap());
         }
-        assert!(matches!(stage.shared.room().await, Err(Refusal::Capacity { .. })));
+        assert!(matches!(room(&stage).await, Err(Refusal::Capacity { .. })));
         taken.pop();
-        assert!(stage.shared.room().await.is_ok());
+        assert!(room(&stage).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_sandbox_that_is_made_has_room_all_the_time_and_once() {
+        let (stage, sandbox) = (Stage::set().await, SandboxId::random());
+        let taken = stage.shared.room(sandbox).await.ok().unwrap();
+        let mut others = vec![];
+        for _ in 2..stage.shared.options.max_sandboxes {
+            others.push(room(&stage).await.ok().unwrap());
+        }
+        stage.shared.sandboxes.begin(sandbox);
+        others.push(room(&stage).await.expect("it counts twice"));
+        drop(taken);
+        assert!(room(&stage).await.is_err(), "it does not count");
     }
 
     #[tokio::test]
@@ -86,13 +106,13 @@ mod tests {
         tokio::time::pause();
         let mut taken = vec![];
         for _ in 0..stage.shared.options.max_sandboxes {
-            taken.push(stage.shared.room().await.ok().unwrap());
+            taken.push(room(&stage).await.ok().unwrap());
         }
         // One that nobody uses, and that cannot go: it is waited for.
         let (sandbox, idle_since) = (SandboxId::random(), Some(Instant::now()));
         let place = Place { sandbox, idle_since, rung: Rung::Frozen };
         stage.shared.ladder.show(SessionId::random(), Some(place));
-        let mut room = Box::pin(stage.shared.room());
+        let mut room = Box::pin(room(&stage));
         assert!(tokio::time::timeout(3 * PAUSE, &mut room).await.is_err());
         taken.pop();
         assert!(room.await.is_ok());

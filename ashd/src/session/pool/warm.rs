@@ -98,10 +98,10 @@ pub(super) async fn make(
     (stamp, gone): (Stamp, &CancellationToken),
     place: Place,
 ) -> Result<Spare, Refusal> {
-    let room = shared.room_to_spare()?;
+    let sandbox = SandboxId::random();
+    let room = shared.room_to_spare(sandbox)?;
     let slot = shared.take_slot()?;
-    let which = (slot, SandboxId::random());
-    let mut session = create::draft(agent, stamp.settings.clone(), which);
+    let mut session = create::draft(agent, stamp.settings.clone(), (slot, sandbox));
     let making = shared.making.begin((session.id, slot));
     let folder_model = match create::lay_out(shared, &session).await {
         Ok(model) if !gone.is_cancelled() => model,
