@@ -19,6 +19,20 @@ impl Driver {
         self.entering = Some(Box::pin(async move { shared.enter(owner, sandbox).await }));
     }
 
+    /// Before something is done for the session that may take long: a place for its sandbox, of which there
+    /// are few, and room would be held all the while and not used. Others have them. Returns whether it had
+    /// asked.
+    pub(super) fn stand_back(&mut self) -> bool {
+        self.entering.take().is_some()
+    }
+
+    /// That is done: asks anew, if it had.
+    pub(super) fn come_back(&mut self, had_asked: bool) {
+        if had_asked {
+            self.launch();
+        }
+    }
+
     /// Begins to make the sandbox, now that it may be made, if somebody still waits for it.
     pub(super) async fn entered(&mut self, entered: Result<Entry, Refusal>) {
         self.entering = None;

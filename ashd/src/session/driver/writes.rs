@@ -59,6 +59,7 @@ impl Driver {
             return;
         }
         let writes = std::mem::take(&mut self.writes);
+        let had_asked = self.stand_back();
         let workspace = match self.workspace().await {
             Ok(workspace) => self.begin_change().await.map(|()| workspace),
             Err(refusal) => Err(refusal),
@@ -71,6 +72,7 @@ impl Driver {
         if let Err(error) = spawn_blocking(carry_out).await {
             tracing::error!(ash_session = %self.session.id, %error, "a change of files broke off");
         }
+        self.come_back(had_asked);
         self.settle_soon();
     }
 

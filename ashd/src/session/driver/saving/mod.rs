@@ -180,7 +180,10 @@ impl Driver {
         if self.link.is_some() || there {
             return Ok(());
         }
-        self.shared.bring_back(&self.session).await?;
+        let had_asked = self.stand_back();
+        let brought = self.shared.bring_back(&self.session).await;
+        self.come_back(had_asked);
+        brought?;
         let change = SessionChange { restore: Some(None), ..SessionChange::none() };
         Ok(self.commit(change, vec![]).await?)
     }

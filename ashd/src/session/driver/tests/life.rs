@@ -1,5 +1,7 @@
 //! A sandbox for the session: who waits for it, and when none is made.
 
+use futures_util::FutureExt as _;
+
 use super::*;
 use crate::domain::{SandboxId, Tenant};
 use crate::session::stage::LAUNCHES;
@@ -61,6 +63,25 @@ async fn a_sandbox_is_made_when_it_may_be() {
     let Input::Entered(entered) = next_input(&mut driver).await else { panic!("nothing came") };
     driver.entered(entered).await;
     assert!(driver.entering.is_none() && driver.launching.is_some());
+}
+
+#[tokio::test]
+async fn whoever_does_something_else_meanwhile_keeps_no_place_from_others() {
+    let (stage, mut driver) = cold().await;
+    let making = all_launches(&stage).await;
+    let _waiting = send(&mut driver).await;
+    assert!(next_input(&mut driver).now_or_never().is_none());
+    // It is given one, and has not looked.
+    drop(making);
+    assert_eq!(stage.shared.admitted().launches.taken, 1);
+    let (shared, (tell, taken)) = (stage.shared.clone(), oneshot::channel());
+    let write: Write = Box::new(move |_| {
+        let _ = tell.send(shared.admitted().launches.taken);
+    });
+    driver.command(Command::Write(write)).await;
+    driver.write_waiting().await;
+    assert_eq!(taken.await, Ok(0));
+    assert!(matches!(next_input(&mut driver).await, Input::Entered(Ok(_))));
 }
 
 #[tokio::test]
