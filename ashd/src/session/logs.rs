@@ -10,8 +10,9 @@ use super::api::LogLine;
 use crate::domain::{AgentName, Session, SessionId, Tenant, Timestamp, TurnId};
 use crate::telemetry::{Pace, message};
 
-/// The most lines kept.
+/// The most lines kept, and the most bytes of them: a log is kept for a day, for many sessions.
 const LINES: usize = 2_000;
+const BYTES: usize = 1024 * 1024;
 
 /// Whose line it is.
 const STDERR: &str = "stderr";
@@ -37,6 +38,8 @@ struct Who {
 struct Inner {
     next: u64,
     lines: VecDeque<LogLine>,
+    /// Those of the lines.
+    bytes: usize,
     /// The turn that is running.
     turn: Option<TurnId>,
     /// That of the CLI. What the daemon has to say is not pushed out by it.
@@ -87,10 +90,9 @@ impl Logs {
         }
         let index = inner.next;
         inner.next += 1;
-        if inner.lines.len() == LINES {
-            inner.lines.pop_front();
-        }
+        inner.bytes += text.len();
         inner.lines.push_back(LogLine { index, level, text, ts: Timestamp::now() });
+        inner.drop_oldest();
     }
 
     /// When the newest line was written.
@@ -115,6 +117,13 @@ impl Drop for Logs {
 impl Inner {
     fn owed(&mut self) -> u64 {
         self.stderr.owed() + self.system.owed()
+    }
+
+    fn drop_oldest(&mut self) {
+        while self.lines.len() > LINES || self.bytes > BYTES {
+            let Some(line) = self.lines.pop_front() else { return };
+            self.bytes -= line.text.len();
+        }
     }
 }
 
@@ -175,11 +184,16 @@ mod tests {
     fn the_newest_lines_are_kept() {
         let logs = logs();
         for _ in 0..LINES + 5 {
-            logs.stderr(&vec![b'x'; LINE + 1]);
+            logs.stderr(b"x");
         }
         let all = logs.after(-1);
         assert_eq!((all.len(), all[0].index), (LINES, 5));
-        assert_eq!(all[0].text.len(), LINE);
         assert_eq!(logs.after(LINES as i64 + 3).len(), 1);
+        for _ in 0..LINES {
+            logs.stderr(&vec![b'y'; LINE + 1]);
+        }
+        let all = logs.after(-1);
+        assert!(all.iter().all(|line| line.text.len() == LINE));
+        assert_eq!(all.len(), BYTES / LINE);
     }
 }
