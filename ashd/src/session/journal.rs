@@ -17,8 +17,10 @@ use crate::telemetry::metrics::{IntCounter, Metrics};
 /// Bytes of frames that a turn may keep for readers that come back.
 const BUDGET: usize = 32 * 1024 * 1024;
 
-/// The most frames handed out at once.
+/// The most frames handed out at once, and their bytes, but one frame in any case. A reader that is slow has
+/// them for as long as it likes, also when they are not kept here any more.
 const BATCH: usize = 512;
+const BATCH_BYTES: usize = 1024 * 1024;
 
 /// The frames of the running turn, or of the newest one.
 #[derive(Default)]
@@ -175,8 +177,14 @@ impl Journal {
     pub(super) fn read(&self, place: Place) -> Ahead {
         let inner = self.lock();
         let Some(skip) = place.0.checked_sub(inner.dropped) else { return Ahead::Behind };
-        let frames: Vec<Frame> =
-            inner.frames.iter().skip(skip as usize).take(BATCH).cloned().collect();
+        let mut room = BATCH_BYTES;
+        let fits = |frame: &&Frame| {
+            let is_left = room > 0;
+            room = room.saturating_sub(frame.bytes.len());
+            is_left
+        };
+        let ahead = inner.frames.iter().skip(skip as usize).take(BATCH);
+        let frames: Vec<Frame> = ahead.take_while(fits).cloned().collect();
         match frames.len() as u64 {
             0 if inner.closed => Ahead::Closed,
             0 if inner.in_turn => Ahead::Nothing,
@@ -250,6 +258,22 @@ mod tests {
         assert_eq!(journal.read(place), Ahead::Idle);
         journal.close();
         assert_eq!(journal.read(place), Ahead::Closed);
+    }
+
+    #[test]
+    fn large_frames_are_handed_out_a_few_at_a_time_and_one_at_least() {
+        let journal = Journal::default();
+        journal.begin_turn();
+        for (k, size) in [BATCH_BYTES - 1, 1, 1, 2 * BATCH_BYTES, 1].into_iter().enumerate() {
+            let bytes = bytes::Bytes::from(vec![b'x'; size]);
+            journal.append(vec![Frame { bytes, ..frame(1, k as u64) }]);
+        }
+        let (mut place, mut taken) = (journal.start(), vec![]);
+        while let Ahead::Frames(frames, behind) = journal.read(place) {
+            taken.push(frames.len());
+            place = behind;
+        }
+        assert_eq!(taken, [2, 2, 1]);
     }
 
     #[test]
