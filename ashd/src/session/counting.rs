@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::service::Service;
@@ -16,6 +18,10 @@ use crate::telemetry::metrics::labels::{Class, Denied, TokenKind};
 
 /// How often the broker is asked what it has refused.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
+
+/// Calls whose usage is being added at a time. While the store stands still further ones wait where the
+/// broker's reports do, of which there are so many and no more.
+const AT_ONCE: usize = 256;
 
 impl Service {
     /// Where it is counted what happens.
@@ -30,11 +36,11 @@ impl Shared {
         &self.options.metrics
     }
 
-    /// Counts a call of the model that is over, and adds it to the usage of its session.
-    fn note_call(&self, seen: Seen) {
+    /// Counts a call of the model that is over, and adds it to the usage of its session, if it is one's.
+    fn note_call(&self, seen: Seen) -> Option<JoinHandle<()>> {
         let took = Duration::from_millis(seen.duration_ms);
         self.count_call(&seen, took);
-        let Some(session) = self.registry.of_sandbox(SandboxId(seen.sandbox)) else { return };
+        let session = self.registry.of_sandbox(SandboxId(seen.sandbox))?;
         // To a millisecond and what the report took on its way.
         let began = Instant::now().checked_sub(took);
         let first_call = self.registry.handle(session).map(|handle| handle.first_call);
@@ -51,7 +57,7 @@ impl Shared {
             cost_usd: 0.0,
             calls: 1,
         };
-        self.record_usage(session, Timestamp::now(), usage);
+        Some(self.record_usage(session, Timestamp::now(), usage))
     }
 
     fn count_call(&self, Seen { status, tokens, .. }: &Seen, took: Duration) {
@@ -70,8 +76,13 @@ impl Shared {
 
 /// Takes what the broker saw on the wire, as long as there is one.
 pub(super) async fn account(shared: Arc<Shared>, mut calls: mpsc::Receiver<Seen>) {
+    let mut adding = FuturesUnordered::new();
     while let Some(seen) = calls.recv().await {
-        shared.note_call(seen);
+        adding.extend(shared.note_call(seen));
+        while adding.len() > AT_ONCE {
+            // It has said itself what went wrong.
+            let _ = adding.next().await;
+        }
     }
 }
 

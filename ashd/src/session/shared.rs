@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::admission::{Admission, Entry, Gates};
@@ -400,13 +401,18 @@ impl Shared {
     }
 
     /// Adds to a session's usage, in the background: a turn does not wait for its accounting.
-    pub(super) fn record_usage(&self, session: SessionId, at: Timestamp, usage: Usage) {
+    pub(super) fn record_usage(
+        &self,
+        session: SessionId,
+        at: Timestamp,
+        usage: Usage,
+    ) -> JoinHandle<()> {
         let store = self.store.clone();
         tokio::spawn(async move {
             if let Err(error) = store.add_usage(session, at, usage).await {
                 tracing::warn!(ash_session = %session, %error, "usage was not recorded");
             }
-        });
+        })
     }
 
     /// Removes the files of a session. What is kept of them is in its points.
