@@ -89,7 +89,8 @@ sections! {
         tmpfs: Size = "256MiB" { live: true, }
         /// The largest file that a process may write.
         file_size: Size = "4GiB" { live: true, }
-        /// Most sandboxes alive at the same time.
+        /// Most sandboxes alive at the same time. A further one takes the place of one that nobody uses;
+        /// it is refused when there is none.
         max: u32 = "1000" { env: &["ASH_MAX_SANDBOXES"], }
         /// How long a sandbox may take until its bridge answers.
         ready_timeout: Duration = "10s" {}
@@ -184,7 +185,8 @@ sections! {
     }
     /// What holds for every session.
     session: Session {
-        /// Messages that may wait while a turn is running.
+        /// Messages of a session that may wait for their turns: for those before them, for a place of
+        /// `turns` in `[admission]`, or for a sandbox. What is more is refused.
         queue: u32 = "16" {}
         /// Largest attachment of a session. The variable counts in bytes.
         max_attachment: Size = "10MiB" { env: &["ASH_MAX_ATTACHMENT_SIZE"], }

@@ -85,9 +85,10 @@ families! {
         evictions: Counters<Eviction> = "ash_evictions_total" { labels: &["reason"], }
     }
     "Resumes" {
-        /// Sessions that were resumed, by what was found.
+        /// Sessions that were resumed, by what was found; and those that took a sandbox that was kept warm
+        /// when they were made (`prewarm`).
         resumes: Counters<ResumePath> = "ash_resume_total" { labels: &["path"], }
-        /// Of those, the cold ones by where their files were.
+        /// Of those, the cold ones by where their files were; `fresh` are those whose transcript was gone.
         cold_resumes: Counters<ColdSource> = "ash_resume_cold_total" { labels: &["source"], }
         /// Time until a session that is resumed is active again.
         resume_times: Histograms<Resumed> = "ash_resume_seconds" {
