@@ -248,6 +248,14 @@ impl Sandboxes {
         self.live_ones().len() as u64
     }
 
+    /// How many live, are being made, or are among these. One that goes from one sort to the next is in both
+    /// for a moment, and counts once.
+    pub fn count_with(&self, others: &BTreeSet<SandboxId>) -> u64 {
+        let (making, live) = (self.making(), self.live_ones());
+        let coming = making.union(others).filter(|id| !live.contains_key(id));
+        (live.len() + coming.count()) as u64
+    }
+
     /// What a sandbox's agent uses.
     pub fn stats(&self, sandbox: SandboxId) -> Stats {
         self.cgroups.group(sandbox).stats()

@@ -1,6 +1,5 @@
 //! What every session's driver uses.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -203,12 +202,9 @@ impl Shared {
         self.launching.begin_if(sandbox, |taken| self.in_use(taken.iter().copied()) < most)
     }
 
-    /// How many sandboxes live, are being made, or have room. They are counted by their names, and not each
-    /// sort by itself: one that goes from one to the next is in both for a moment.
+    /// How many sandboxes live, are being made, or have room.
     fn in_use(&self, taken: impl IntoIterator<Item = SandboxId>) -> u64 {
-        let mut all: BTreeSet<_> = taken.into_iter().collect();
-        all.extend(self.sandboxes.known());
-        all.len() as u64
+        self.sandboxes.count_with(&taken.into_iter().collect())
     }
 
     fn look_for_room(&self) -> Room {
