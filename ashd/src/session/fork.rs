@@ -81,7 +81,8 @@ impl Service {
         let store = &self.shared.store;
         store.create_session(child.clone(), vec![]).await?;
         fault::point("fork.begun");
-        let built = self.shared.build(child, point, Some(point.session));
+        let built = self.shared.build_fork(child, point);
+        let noting = store.note_unsynced(child.id, child.sandbox);
         let copied = async {
             let copying = Copying { point: point.id, to: child.id, limit: COPIED };
             let mut last = 0;
@@ -94,11 +95,12 @@ impl Service {
             }
             Ok(())
         };
-        let (built, copied) = tokio::join!(built, copied);
+        let (built, copied, noted) = tokio::join!(built, copied, noting);
         built?;
         copied?;
+        noted?;
         fault::point("fork.built");
-        self.shared.put_in_place(child.id).await?;
+        self.shared.put(child.id, false).await?;
         fault::point("fork.placed");
         let at = (point.seq, child.created_at);
         let events = going_on::events(point, at, INTERRUPTED, &forked(point));
@@ -107,6 +109,8 @@ impl Service {
         let first = Some((point.again(child.id, last_seq), u32::MAX));
         let commit = Commit { point: first, ..Commit::of(child.id, change, events) };
         store.commit(commit).await?;
+        // Till then its files are those of its point, should the machine go down.
+        self.shared.sync_fork_later(child.id, child.sandbox);
         self.shared.copies.wake(child.id);
         fault::point("fork.recorded");
         let made = Session { status: Status::Paused, last_seq, ..child.clone() };

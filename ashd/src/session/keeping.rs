@@ -132,7 +132,7 @@ impl Shared {
     /// Sees to it that workspace and home are there and what they have to be.
     pub(super) async fn bring_back(&self, session: &Session) -> Result<(), Refusal> {
         let Some(point) = self.wanted(session).await? else { return Ok(()) };
-        self.build(session, &point, None).await?;
+        self.build(session, &point).await?;
         self.placed(session, &point, true).await
     }
 
@@ -198,7 +198,7 @@ impl Shared {
         }
         // What comes from afar takes its time, and it has waited itself.
         entry.let_others_in();
-        let found = self.build(session, point, None).await?;
+        let found = self.build(session, point).await?;
         self.placed(session, point, true).await?;
         self.store.synced(session.id, sandbox).await?;
         Ok((self.launch(session, entry).await?, found))
@@ -210,17 +210,26 @@ impl Shared {
         Ok(())
     }
 
-    /// Builds workspace and home of a session as they were at a point, beside their place. With a
-    /// donor, what has not changed there since is copied from there. What is damaged here is brought
-    /// from the object store, if it is there.
-    pub(super) async fn build(
+    /// Builds workspace and home of a session as they were at a point, beside their place, and on the disk.
+    /// What is damaged here is brought from the object store, if it is there.
+    pub(super) async fn build(&self, session: &Session, point: &Point) -> Result<Found, Refusal> {
+        self.build_of(session, point, (None, true)).await
+    }
+
+    /// Builds those of a fork, beside their place: what has not changed since in the directories of the
+    /// session that has the point is copied from there. Nobody waits for them to be on the disk.
+    pub(super) async fn build_fork(&self, fork: &Session, point: &Point) -> Result<Found, Refusal> {
+        self.build_of(fork, point, (Some(point.session), false)).await
+    }
+
+    async fn build_of(
         &self,
         session: &Session,
         point: &Point,
-        donor: Option<SessionId>,
+        (donor, synced): (Option<SessionId>, bool),
     ) -> Result<Found, Refusal> {
         let to = (point, self.owner(session)?);
-        let how = || How { donor, synced: true, begun: watch::Sender::new(None) };
+        let how = || How { donor, synced, begun: watch::Sender::new(None) };
         let built = match self.build_once(session, to, how()).await {
             Err(damaged @ SnapshotError::Damaged { .. }) => {
                 // Of what comes, whoever collects sees no need before it is whole.
@@ -330,7 +339,8 @@ impl Shared {
         self.put(id, true).await
     }
 
-    async fn put(&self, id: SessionId, synced: bool) -> Result<(), Refusal> {
+    /// Like [`put_in_place`](Self::put_in_place), on the disk only if it has to be `synced`.
+    pub(super) async fn put(&self, id: SessionId, synced: bool) -> Result<(), Refusal> {
         let places = self.places.clone();
         let swap = move || -> std::io::Result<()> {
             let (parent, place) = (places.sessions(), places.session(id));

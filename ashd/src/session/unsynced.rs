@@ -33,16 +33,18 @@ impl Shared {
     /// Has the files of builds put on the disk, in the background.
     pub(super) fn sync_later(&self, builds: Vec<(SessionId, SandboxId)>) {
         let (store, dir) = (self.store.clone(), self.places.sessions());
-        tokio::spawn(async move {
-            match sync(&store, dir, builds).await {
-                // The next daemon finds them.
-                Ok(()) | Err(Refusal::Store(StoreError::Closed)) => {}
-                // They are built again should the machine go down.
-                Err(error) => tracing::error!(
-                    %error, "files that were brought back may not be on the disk"
-                ),
-            }
-        });
+        tokio::spawn(async move { log_unsynced(sync(&store, dir, builds).await) });
+    }
+
+    /// Has the files of a fork put on the disk, in the background. If it has no sandbox till then, they stay
+    /// as they are whatever becomes of the machine.
+    pub(super) fn sync_fork_later(&self, fork: SessionId, build: SandboxId) {
+        let (store, dir) = (self.store.clone(), self.places.sessions());
+        let resting = async move {
+            sync(&store, dir, vec![(fork, build)]).await?;
+            Ok(store.at_rest(vec![(fork, build)]).await?)
+        };
+        tokio::spawn(async move { log_unsynced(resting.await) });
     }
 
     /// Puts all of a session's files on the disk if none of them may be there.
@@ -212,6 +214,17 @@ async fn sync(
         store.synced(session, build).await?;
     }
     Ok(())
+}
+
+fn log_unsynced(synced: Result<(), Refusal>) {
+    match synced {
+        // The next daemon finds them.
+        Ok(()) | Err(Refusal::Store(StoreError::Closed)) => {}
+        // They are built again should the machine go down.
+        Err(error) => {
+            tracing::error!(%error, "files that were brought back may not be on the disk");
+        }
+    }
 }
 
 /// Waits until everything on the file system of a directory is on the disk.

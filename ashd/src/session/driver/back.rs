@@ -83,7 +83,7 @@ impl Driver {
             Target::Point(point) => *point,
             Target::Start(seq) => self.shared.start_point(&self.session, seq).await?,
         };
-        self.shared.build(&self.session, &point, None).await?;
+        self.shared.build(&self.session, &point).await?;
         Ok(point)
     }
 

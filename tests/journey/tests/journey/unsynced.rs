@@ -133,6 +133,64 @@ fn a_machine_that_goes_down_before_the_disk_has_the_files_loses_none() -> Result
     talk.ash.finish()
 }
 
+/// A session and a fork of it, which a daemon with this fault has made.
+fn forked(fault: &str) -> Result<Talk> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("echo one > kept"))?;
+    // The next one has nothing else to put on the disk.
+    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    wait_at_rest(&talk)?;
+    talk.ash.kill9()?;
+    talk.ash.boot_with(&[("ASH_FAULT", fault)])?;
+    talk.api = talk.ash.api();
+    talk.session = talk.fork(json!({}))?;
+    Ok(talk)
+}
+
+/// It is whole when it is answered, whenever the disk has it, and nothing is missing of its history.
+#[test]
+fn a_fork_that_the_disk_does_not_have_when_the_machine_goes_down_is_built_again() -> Result<()> {
+    let mut talk = forked("restore.synced:stall")?;
+    ensure!(unsynced(&talk)? == 1);
+    go_down(&mut talk)?;
+    fs::write(files(&talk).join("workspace/kept"), "")?;
+    go_on(&mut talk)?;
+    ensure!(has_given_up(&talk), "{}", talk.ash.log());
+    ensure!(read(&talk, "kept")? == "one\n", "{}", read(&talk, "kept")?);
+    let events = talk.api.events(&talk.session)?;
+    ensure!(!events.iter().any(|event| event.to_string().contains("machine-down")), "{events:#?}");
+    ensure!(talk.ask("[[history]]")?.contains("echo one"));
+    talk.ash.finish()
+}
+
+/// One that goes on before the disk has it is a session like any other.
+#[test]
+fn a_fork_that_goes_on_before_the_disk_has_it_is_saved_like_any_other() -> Result<()> {
+    let mut talk = forked("restore.synced:stall")?;
+    ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
+    talk.ask(&talk.bash("echo two > since"))?;
+    save(&talk)?;
+    go_down(&mut talk)?;
+    fs::remove_file(files(&talk).join("workspace/since"))?;
+    go_on(&mut talk)?;
+    check_whole(&talk)?;
+    talk.ash.finish()
+}
+
+/// Once the disk has a fork, its files stay as they are.
+#[test]
+fn a_fork_comes_to_rest() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("echo one > kept"))?;
+    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    talk.session = talk.fork(json!({}))?;
+    wait_at_rest(&talk)?;
+    go_down(&mut talk)?;
+    go_on(&mut talk)?;
+    ensure!(!has_given_up(&talk) && read(&talk, "kept")? == "one\n", "{}", talk.ash.log());
+    talk.ash.finish()
+}
+
 /// What history has behind the newest checkpoint stays, and the agent knows nothing of it: it is said.
 #[test]
 fn a_session_in_use_goes_on_where_it_was_saved_last() -> Result<()> {
