@@ -169,7 +169,7 @@ impl Store for Sqlite {
     }
 
     async fn create_session(&self, session: Session, events: Vec<NewEvent>) -> Result<()> {
-        self.writer.write(move |conn| sessions::create(conn, &session, &events)).await
+        self.writer.write(move |conn| sessions::create(conn, &session, &events).map(drop)).await
     }
 
     async fn commit(&self, commit: Commit) -> Result<()> {

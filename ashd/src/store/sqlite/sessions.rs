@@ -43,20 +43,22 @@ pub(super) fn begin(
     if known.is_none_or(|known| known.id != agent) {
         return Ok(false);
     }
-    create(conn, session, events)?;
-    unsynced::note(conn, session.id, (boot, session.sandbox))?;
+    let key = create(conn, session, events)?;
+    unsynced::used(conn, key, (boot, Some(session.sandbox)))?;
     Ok(true)
 }
 
-pub(super) fn create(conn: &Connection, session: &Session, events: &[NewEvent]) -> Result<()> {
+/// Records a session, and says what stands for it in other tables.
+pub(super) fn create(conn: &Connection, session: &Session, events: &[NewEvent]) -> Result<i64> {
     tenants::stays(conn, &session.tenant)?;
     insert(conn, session)?;
     let head = Head { key: conn.last_insert_rowid(), last_seq: 0 };
     let sql = "INSERT INTO session_settings (session, settings) VALUES (?, ?)";
     conn.prepare_cached(sql)?.execute(params![head.key, Json(&session.settings)])?;
     // Apart from the row's insertion, so that a refusal says what it was that exists.
-    change(conn, &head, &SessionChange { slot: Some(session.slot), ..SessionChange::none() })?;
-    advance(conn, &head, events::append(conn, &head, events)?)
+    place(conn, &head, session.slot)?;
+    advance(conn, &head, events::append(conn, &head, events)?)?;
+    Ok(head.key)
 }
 
 fn insert(conn: &Connection, session: &Session) -> Result<()> {
@@ -144,34 +146,58 @@ fn advance(conn: &Connection, head: &Head, last_seq: u64) -> Result<()> {
 }
 
 /// Does to the row what [`SessionChange::apply`] does in memory.
+///
+/// Status and uids apart from the rest: an index is written when a column of it is set, also to what it is
+/// already. They are in many, the others in next to none, and change with every turn.
 fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> {
+    if let Some(status) = change.status {
+        let sql = "UPDATE sessions SET status = ? WHERE key = ?";
+        conn.prepare_cached(sql)?.execute(params![status, head.key])?;
+    }
+    if let Some(slot) = change.slot {
+        place(conn, head, slot)?;
+    }
+    change_rest(conn, head, change)?;
+    if matches!(change.restore, Some(Some(_))) || change.slot == Some(None) {
+        unsynced::forget(conn, head.key)?;
+    }
+    let Some(settings) = &change.settings else { return Ok(()) };
+    let sql = "UPDATE session_settings SET settings = ? WHERE session = ?";
+    conn.prepare_cached(sql)?.execute(params![Json(settings), head.key])?;
+    Ok(())
+}
+
+/// Gives a session its place in the range of uids, or takes it away.
+fn place(conn: &Connection, head: &Head, slot: Option<u32>) -> Result<()> {
+    let sql = "UPDATE sessions SET slot = ? WHERE key = ?";
+    let placed = conn.prepare_cached(sql)?.execute(params![slot, head.key]);
+    placed.map_err(exists("a session with these uids"))?;
+    Ok(())
+}
+
+fn change_rest(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> {
     let sql = "UPDATE sessions SET
-             status = coalesce(?2, status),
-             sandbox = coalesce(?3, sandbox),
-             cli_session = coalesce(?4, cli_session),
-             cli_version = coalesce(?5, cli_version),
-             turn = iif(?6, ?7, turn),
-             turn_user_seq = iif(?6, ?8, turn_user_seq),
-             slot = iif(?9, ?10, slot),
-             last_active_at = coalesce(?11, last_active_at),
-             last_error = iif(?12, ?13, last_error),
-             restore = iif(?14, ?15, restore),
-             cold = coalesce(?16, cold),
-             changed = coalesce(?17, changed),
-             altered = iif(?17 > 0, ifnull(altered, last_seq), altered)
+             sandbox = coalesce(?2, sandbox),
+             cli_session = coalesce(?3, cli_session),
+             cli_version = coalesce(?4, cli_version),
+             turn = iif(?5, ?6, turn),
+             turn_user_seq = iif(?5, ?7, turn_user_seq),
+             last_active_at = coalesce(?8, last_active_at),
+             last_error = iif(?9, ?10, last_error),
+             restore = iif(?11, ?12, restore),
+             cold = coalesce(?13, cold),
+             changed = coalesce(?14, changed),
+             altered = iif(?14 > 0, ifnull(altered, last_seq), altered)
          WHERE key = ?1";
     let turn = change.turn.flatten();
     let row = params![
         head.key,
-        change.status,
         change.sandbox,
         change.cli_session,
         change.cli_version,
         change.turn.is_some(),
         turn.map(|turn| turn.id),
         turn.map(|turn| turn.user_seq),
-        change.slot.is_some(),
-        change.slot.flatten(),
         change.last_active_at,
         change.last_error.is_some(),
         change.last_error.as_ref().and_then(Option::as_ref),
@@ -180,13 +206,7 @@ fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> 
         change.cold,
         change.changed,
     ];
-    conn.prepare_cached(sql)?.execute(row).map_err(exists("a session with these uids"))?;
-    if matches!(change.restore, Some(Some(_))) || change.slot == Some(None) {
-        unsynced::forget(conn, head.key)?;
-    }
-    let Some(settings) = &change.settings else { return Ok(()) };
-    let sql = "UPDATE session_settings SET settings = ? WHERE session = ?";
-    conn.prepare_cached(sql)?.execute(params![Json(settings), head.key])?;
+    conn.prepare_cached(sql)?.execute(row)?;
     Ok(())
 }
 

@@ -7,8 +7,12 @@ use rusqlite::Connection;
 use tokio::task::unconstrained;
 
 use super::*;
+use crate::domain::session::RunningTurn;
 use crate::domain::{AgentConfig, AgentId, SessionChange};
 use crate::store::StoreError;
+
+/// Bytes of a page in the log, with what stands in front of it.
+const FRAME: u64 = 24 + 4096;
 
 #[test]
 fn operations_that_wait_share_a_commit() {
@@ -165,6 +169,25 @@ fn the_log_does_not_grow_for_ever() {
     });
     let log = std::fs::metadata(dir.path().join("ash.db-wal")).unwrap().len();
     assert!(log < 80 << 20, "{} MiB", log >> 20);
+}
+
+#[test]
+fn a_turn_that_begins_writes_no_index_of_sessions() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let log = || std::fs::metadata(dir.path().join("ash.db-wal")).unwrap().len();
+    block_on(async {
+        store.create_session(session(1), Vec::new()).await.unwrap();
+        let before = log();
+        let turn = Some(Some(RunningTurn { id: TurnId(uuid(1)), user_seq: 1 }));
+        let (last_active_at, last_error) = (Some(Timestamp(9)), Some(None));
+        let change = SessionChange { turn, last_active_at, last_error, ..Default::default() };
+        store.commit(Commit::of(id(1), change, vec![event(1)])).await.unwrap();
+        // The row, the event, and from where that came.
+        assert!(log() - before <= 3 * FRAME, "{} bytes", log() - before);
+        let found = store.session(id(1)).await.unwrap().unwrap();
+        assert_eq!((found.status, found.last_active_at), (Status::Active, Timestamp(9)));
+    });
 }
 
 #[test]
