@@ -11,6 +11,8 @@ mod checkpoint;
 mod readers;
 mod writer;
 
+mod known;
+
 mod agents;
 mod attachments;
 mod copies;
@@ -35,6 +37,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use self::checkpoint::Checkpointer;
+use self::known::KnownAgents;
 use self::open::{Role, connect};
 use self::readers::Readers;
 use self::writer::Writer;
@@ -76,6 +79,7 @@ pub struct Sqlite {
     path: PathBuf,
     readers: Readers,
     writer: Arc<Writer>,
+    agents: Arc<KnownAgents>,
     boot: Arc<str>,
 }
 
@@ -105,7 +109,17 @@ impl Sqlite {
         let checkpointer = Checkpointer::start(connect(path, Role::Write)?)?;
         let Options { group, metrics, .. } = options;
         let writer = Arc::new(Writer::start(conn, checkpointer, group, metrics)?);
-        Ok(Sqlite { path: path.to_owned(), readers, writer, boot: options.boot.into() })
+        let (path, agents, boot) = (path.to_owned(), Arc::default(), options.boot.into());
+        Ok(Sqlite { path, readers, writer, agents, boot })
+    }
+
+    /// Carries out what may change agents: nothing is known of them behind it.
+    async fn write_agents<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&rusqlite::Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let agents = self.agents.clone();
+        self.writer.write_then(work, move || agents.forget()).await
     }
 
     /// Transactions since the database was opened; operations share them.
@@ -130,16 +144,24 @@ impl Store for Sqlite {
     }
 
     async fn deploy(&self, agent: Agent) -> Result<Agent> {
-        self.writer.write(move |conn| agents::deploy(conn, agent)).await
+        self.write_agents(move |conn| agents::deploy(conn, agent)).await
     }
 
     async fn change_agent(&self, agent: Agent) -> Result<bool> {
-        self.writer.write(move |conn| agents::change(conn, &agent)).await
+        self.write_agents(move |conn| agents::change(conn, &agent)).await
     }
 
     async fn agent(&self, tenant: &Tenant, name: &AgentName) -> Result<Option<Agent>> {
+        let since = match self.agents.find(tenant, name) {
+            Ok(agent) => return Ok(Some(agent)),
+            Err(since) => since,
+        };
         let (tenant, name) = (tenant.clone(), name.clone());
-        self.readers.read(move |conn| agents::find(conn, &tenant, &name)).await
+        let found = self.readers.read(move |conn| agents::find(conn, &tenant, &name)).await?;
+        if let Some(agent) = &found {
+            self.agents.keep(agent, since);
+        }
+        Ok(found)
     }
 
     async fn agents(&self, tenant: &Tenant) -> Result<Vec<Agent>> {
@@ -153,7 +175,7 @@ impl Store for Sqlite {
 
     async fn delete_agent(&self, tenant: &Tenant, name: &AgentName) -> Result<bool> {
         let (tenant, name) = (tenant.clone(), name.clone());
-        self.writer.write(move |conn| agents::delete(conn, &tenant, &name)).await
+        self.write_agents(move |conn| agents::delete(conn, &tenant, &name)).await
     }
 
     async fn begin_session(
@@ -344,7 +366,7 @@ impl Store for Sqlite {
     }
 
     async fn adopt_agent(&self, agent: Agent) -> Result<()> {
-        self.writer.write(move |conn| agents::adopt(conn, &agent)).await
+        self.write_agents(move |conn| agents::adopt(conn, &agent)).await
     }
 
     async fn events(&self, id: SessionId, range: EventRange) -> Result<Vec<Event>> {
@@ -425,7 +447,7 @@ impl Store for Sqlite {
 
     async fn tenant_left(&self, tenant: &Tenant) -> Result<()> {
         let tenant = tenant.clone();
-        self.writer.write(move |conn| tenants::left(conn, &tenant)).await
+        self.write_agents(move |conn| tenants::left(conn, &tenant)).await
     }
 
     async fn scrub(&self) -> Result<bool> {
@@ -445,6 +467,7 @@ impl Store for Sqlite {
 
     async fn close(&self) {
         self.readers.close(PATIENCE).await;
+        self.agents.forget();
         let writer = Arc::clone(&self.writer);
         // Joining the thread blocks; a caller that goes away does not stop it.
         let _ = tokio::task::spawn_blocking(move || writer.close()).await;

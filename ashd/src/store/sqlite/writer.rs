@@ -61,9 +61,20 @@ impl Writer {
         T: Send + 'static,
         W: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
+        self.write_then(work, || ()).await
+    }
+
+    /// As [`write`](Self::write). `then` is done behind the end of the transaction, whatever has come of it,
+    /// before anybody is told, and even if nobody waits.
+    pub(super) async fn write_then<T, W, N>(&self, work: W, then: N) -> Result<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Connection) -> Result<T> + Send + 'static,
+        N: FnOnce() + Send + 'static,
+    {
         let queue = lock(&self.queue).clone().ok_or(StoreError::Closed)?;
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { work: Some(work), outcome: None, reply };
+        let pending = Pending { work: Some(work), outcome: None, then, reply };
         queue.send(Box::new(pending)).await.map_err(|_| StoreError::Closed)?;
         drop(queue);
         answer.await.unwrap_or(Err(StoreError::Closed))
@@ -174,16 +185,18 @@ trait Operation: Send {
     fn answer(self: Box<Self>, fate: &Result<()>);
 }
 
-struct Pending<T, W> {
+struct Pending<T, W, N> {
     work: Option<W>,
     outcome: Option<Result<T>>,
+    then: N,
     reply: oneshot::Sender<Result<T>>,
 }
 
-impl<T, W> Operation for Pending<T, W>
+impl<T, W, N> Operation for Pending<T, W, N>
 where
     T: Send,
     W: FnOnce(&Connection) -> Result<T> + Send,
+    N: FnOnce() + Send,
 {
     fn run(&mut self, conn: &Connection) -> Result<()> {
         let work = self.work.take().ok_or(StoreError::Closed)?;
@@ -194,13 +207,15 @@ where
     }
 
     fn answer(self: Box<Self>, fate: &Result<()>) {
-        let answer = match (fate, self.outcome) {
+        let Pending { outcome, then, reply, .. } = *self;
+        then();
+        let answer = match (fate, outcome) {
             (_, Some(Err(own))) => Err(own),
             (Err(lost), _) => Err(lost.clone()),
             (Ok(()), Some(outcome)) => outcome,
             (Ok(()), None) => Err(StoreError::Closed),
         };
         // The caller may have gone; what was asked is done all the same.
-        let _ = self.reply.send(answer);
+        let _ = reply.send(answer);
     }
 }

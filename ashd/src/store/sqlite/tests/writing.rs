@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use rusqlite::Connection;
 use tokio::task::unconstrained;
@@ -153,6 +154,49 @@ fn no_session_begins_with_an_agent_that_is_gone() {
         // Nor with another one that is called like it.
         store.deploy(Agent { id: AgentId(uuid(8)), ..agent }).await.unwrap();
         assert!(!begin(session(2)).await.unwrap());
+    });
+}
+
+#[test]
+fn an_agent_is_what_it_was_changed_to_also_when_nobody_waited_for_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let agent = |version| Agent {
+        id: AgentId(uuid(9)),
+        tenant: Tenant::default(),
+        name: "a".parse().unwrap(),
+        version,
+        env: BTreeMap::new(),
+        config: AgentConfig::default(),
+        created_at: Timestamp(1),
+        updated_at: Timestamp(version.into()),
+    };
+    let Agent { tenant, name, .. } = agent(1);
+    block_on(async {
+        for version in 1..=20 {
+            let mut deploying = store.deploy(agent(version));
+            // It is in the queue after its first poll.
+            let _ = (&mut deploying).now_or_never();
+            drop(deploying);
+            store.create_session(session(version as u8), Vec::new()).await.unwrap();
+            for _ in 0..2 {
+                let found = store.agent(&tenant, &name).await.unwrap();
+                assert_eq!(found, Some(agent(version)));
+            }
+        }
+        assert!(
+            store.change_agent(Agent { updated_at: Timestamp(99), ..agent(20) }).await.unwrap()
+        );
+        let found = store.agent(&tenant, &name).await.unwrap();
+        assert_eq!(found.unwrap().updated_at, Timestamp(99));
+        assert!(store.delete_agent(&tenant, &name).await.unwrap());
+        assert_eq!(store.agent(&tenant, &name).await.unwrap(), None);
+        store.adopt_agent(agent(7)).await.unwrap();
+        assert_eq!(store.agent(&tenant, &name).await.unwrap(), Some(agent(7)));
+        store.tenant_left(&tenant).await.unwrap();
+        assert_eq!(store.agent(&tenant, &name).await.unwrap(), None);
+        store.close().await;
+        assert!(matches!(store.agent(&tenant, &name).await, Err(StoreError::Closed)));
     });
 }
 
