@@ -23,6 +23,7 @@ pub const POINTS: &[(&str, &str)] = &[
     ("create.laid_out", "a new session has its directories, and nothing else"),
     ("create.launched", "a new session has its sandbox; the store does not know it"),
     ("create.recorded", "a new session is recorded; it has no driver, its caller does not know"),
+    ("create.unrecord", "a new session is recorded, and has no way out; it is to be taken back"),
     ("create.undo", "a session could not be made; its directories are there"),
     ("socket.publish", "a socket listens and is not in its place"),
     ("broker.grant.before", "a sandbox's way to the model listens; the broker does not have it"),

@@ -314,5 +314,13 @@ async fn begin_again(shared: &Shared) -> Events {
 }
 
 #[cfg(test)]
+impl Broker {
+    /// Sandboxes wait for the next broker.
+    pub(super) fn await_next(&self) {
+        self.shared.leaving.store(false, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
 #[path = "broker_tests.rs"]
 mod tests;

@@ -438,6 +438,11 @@ impl Sandboxes {
         self.making().insert(sandbox);
     }
 
+    /// From now on a broker is expected, which does not come.
+    pub(crate) fn await_broker(&self) {
+        self.broker.await_next();
+    }
+
     /// Says what this machine is short of.
     pub(crate) fn press(&self, pressure: Pressure) {
         self.gauge.set(pressure);

@@ -7,6 +7,7 @@ use super::admission::{Counted, Entry};
 use super::agents;
 use super::api::{Caller, Happened, NewSession, Refusal};
 use super::driver::{Begin, Driver};
+use super::pool::Claim;
 use super::registry::SessionView;
 use super::service::{Result, Service, blocking, detached};
 use super::shared::Shared;
@@ -79,15 +80,44 @@ impl Service {
         shared.disk_has_room()?;
         let Some(taken) = shared.take_spare(agent, settings).await else { return Ok(None) };
         counted.becomes(taken.session.sandbox);
-        match self.record(agent.id, &taken.session).await {
-            Ok(()) => {
+        // The one waits for the disk, the other for another process.
+        let (record, sandbox) = (self.record(agent.id, &taken.session), taken.claimed.running.id);
+        let (recorded, is_open) = tokio::join!(record, shared.open_spare(sandbox));
+        let made = match recorded {
+            Ok(()) if is_open => {
                 let view = self.begin(&taken.session, Begin::Claimed(taken.claimed));
                 drop(taken.making);
                 Ok(Some(view))
             }
+            Ok(()) => {
+                // Whoever makes another one is told why this one has no way out.
+                counted.becomes(SandboxId::random());
+                self.take_back(taken).await.map(|()| None)
+            }
             Err(refusal) => {
                 shared.throw_away_taken(taken).await;
                 Err(refusal)
+            }
+        };
+        // Last: nobody waits for the next.
+        shared.pool.look_again();
+        made
+    }
+
+    /// Takes back a session that is recorded and that nobody was told of: it never was. When that cannot be
+    /// recorded it is a session like any other, without a sandbox, and has its uids and its files.
+    async fn take_back(&self, taken: Claim) -> Result<()> {
+        let shared = &self.shared;
+        fault::point("create.unrecord");
+        match shared.store.purge_session(taken.session.id).await {
+            // Its uids are free behind that, and no sooner.
+            Ok(_) => {
+                shared.throw_away_taken(taken).await;
+                Ok(())
+            }
+            Err(error) => {
+                shared.end_sandbox(taken.claimed.running).await;
+                Err(error.into())
             }
         }
     }

@@ -29,7 +29,7 @@ use super::api::Refusal;
 use super::create;
 use super::driver::Claimed;
 use super::shared::Shared;
-use crate::domain::{Agent, AgentId, AgentName, Day, Session, Settings, Tenant};
+use crate::domain::{Agent, AgentId, AgentName, Day, SandboxId, Session, Settings, Tenant};
 use crate::sandbox::Running;
 use crate::sandbox::limits::Limits;
 
@@ -86,7 +86,8 @@ pub(super) struct Claim {
 }
 
 impl Shared {
-    /// A spare for a session of this agent with these settings; `None` when it has to be made.
+    /// A spare for a session of this agent with these settings; `None` when it has to be made. Whoever has
+    /// it has its sandbox [opened](Self::open_spare), and the keeper look again.
     pub(super) async fn take_spare(&self, agent: &Agent, settings: &Settings) -> Option<Claim> {
         let kind = Kind::of(agent);
         if !self.pool.has_shelf(&kind) {
@@ -95,22 +96,30 @@ impl Shared {
         let stamp = self.stamp(agent).ok()?;
         let (mut taken, folder_model) = loop {
             let (spare, old) = self.pool.take_one(&kind, &stamp, settings);
-            self.pool.look_again();
             drop(old);
+            let Some(spare) = spare else {
+                self.pool.look_again();
+                return None;
+            };
             // One that was lost a moment ago is followed by the next.
-            if let Some(taken) = spare?.take().await {
+            if let Some(taken) = spare.take().await {
                 break taken;
             }
         };
-        if let Err(error) = self.sandboxes.open(taken.claimed.running.id).await {
-            tracing::warn!(error = error.in_full(), "a spare sandbox has no way out");
-            self.throw_away_taken(taken).await;
-            // Nor has the next: whoever makes one is told why.
-            return None;
-        }
         create::become_session(&mut taken.session, settings, folder_model);
-        self.pool.hits.fetch_add(1, Ordering::Relaxed);
         Some(taken)
+    }
+
+    /// Has the sandbox of a spare that was taken lead to the model; false when it cannot.
+    pub(super) async fn open_spare(&self, sandbox: SandboxId) -> bool {
+        let opened = self.sandboxes.open(sandbox).await;
+        match &opened {
+            Ok(()) => drop(self.pool.hits.fetch_add(1, Ordering::Relaxed)),
+            Err(error) => {
+                tracing::warn!(error = error.in_full(), "a spare sandbox has no way out");
+            }
+        }
+        opened.is_ok()
     }
 
     /// What a session of this agent is made with that asks for nothing.

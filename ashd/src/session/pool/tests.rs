@@ -1,14 +1,18 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::shelves::{End, PAUSE, Shelf};
 use super::*;
-use crate::domain::SandboxId;
+use crate::domain::{AgentConfig, Scope, SessionId, Timestamp};
 use crate::sandbox::pressure::Pressure;
+use crate::session::api::{Caller, NewSession};
 use crate::session::cli::Controls;
 use crate::session::stage::{Stage, linked};
+use crate::store::SessionFilter;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -158,6 +162,65 @@ async fn their_uids_are_for_whoever_needs_some() {
     let (one, other) = tokio::join!(shared.take_any_slot(), shared.take_any_slot());
     assert!(one.is_ok() && matches!(other, Err(Refusal::Capacity { .. })));
     assert_eq!((shared.pool.ready(), shared.slots.used().len()), (0, slots.len()));
+}
+
+/// A spare of an agent that is deployed, and the far end of its link.
+async fn with_spare(stage: &Stage) -> UnixStream {
+    let (shared, (running, bridge)) = (&stage.shared, linked().await);
+    let agent = Agent {
+        id: AgentId::random(),
+        tenant: Tenant::default(),
+        name: kind("a").agent,
+        version: 1,
+        env: BTreeMap::new(),
+        config: AgentConfig::default(),
+        created_at: Timestamp(0),
+        updated_at: Timestamp(0),
+    };
+    shared.store.deploy(agent.clone()).await.unwrap();
+    let (stamp, slot) = (shared.stamp(&agent).unwrap(), shared.take_slot().unwrap());
+    let (agent, slot, sandbox) = (agent.name, Some(slot), running.id);
+    let session = Session { agent, slot, sandbox, ..Session::example(1) };
+    shared.pool.set_up(&kind("a"), &stamp, 1);
+    assert!(shared.pool.put(&kind("a"), Spare::of(shared, stamp, session, running)).is_none());
+    bridge
+}
+
+/// Asks for a session of that agent.
+async fn ask(stage: &Stage) -> Result<SessionId, Refusal> {
+    let caller = Caller { tenant: Tenant::default(), scope: Scope::Run };
+    let new = NewSession { agent: kind("a").agent, settings: Settings::default() };
+    stage.service.create(&caller, new).await.map(|view| view.session.id)
+}
+
+/// Sessions that are recorded.
+async fn recorded(stage: &Stage) -> Vec<SessionId> {
+    let store = &stage.shared.store;
+    let (all, _) = store.sessions(&Tenant::default(), SessionFilter::default()).await.unwrap();
+    all.iter().map(|session| session.id).collect()
+}
+
+#[tokio::test]
+async fn one_becomes_the_session_of_whoever_asks() {
+    let stage = Stage::set().await;
+    let (shared, _bridge) = (&stage.shared, with_spare(&stage).await);
+    let id = ask(&stage).await.unwrap();
+    assert_eq!((id, recorded(&stage).await), (Session::example(1).id, vec![id]));
+    assert!(shared.registry.handle(id).is_some() && shared.making.all().is_empty());
+    assert_eq!((shared.pool.ready(), shared.pool.hits()), (0, 1));
+}
+
+#[tokio::test]
+async fn nobody_has_a_session_whose_sandbox_has_no_way_out() {
+    let stage = Stage::set().await;
+    let (shared, _bridge) = (&stage.shared, with_spare(&stage).await);
+    shared.sandboxes.await_broker();
+    tokio::time::pause();
+    // Another one cannot be made: its agent has no folder.
+    assert!(ask(&stage).await.is_err());
+    assert!(recorded(&stage).await.is_empty());
+    assert!(shared.slots.used().is_empty() && shared.making.all().is_empty());
+    assert_eq!((shared.pool.ready(), shared.pool.hits()), (0, 0));
 }
 
 #[tokio::test]

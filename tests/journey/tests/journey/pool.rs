@@ -1,11 +1,12 @@
 //! Sandboxes that are made before anybody asks: quicker, and otherwise as if there were none.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use ash_journey::process::until;
 use ash_journey::{Api, Ash, Client, Options};
 use ash_modelapi::Request;
 use serde_json::{Value, json};
 
+use crate::killed::sessions;
 use crate::random::{self, Random};
 use crate::support::{bash, both_engines, is_long, with_hello};
 
@@ -220,6 +221,53 @@ fn a_daemon_leaves_none() -> Result<()> {
     until("those of the daemon before to be gone", || ash.inside("bridge").len() == 2 * 3)?;
     ensure!(api.exec(&session, "true")?.code == 0);
     ash.ctl().json(&["fsck"])?;
+    ash.finish()
+}
+
+/// A daemon in which the next session that takes a warm sandbox gets one without a way out.
+fn begin_closed(more: &str) -> Result<Ash> {
+    let mut ash = begin(Options::stub(), 1)?;
+    ash.kill9()?;
+    let fault = format!("broker.grant.before:error{more}");
+    ensure!(ash.boot_to_die(&fault, &[])?, "something else had its way out before");
+    ash.api().until_warm(1)?;
+    Ok(ash)
+}
+
+/// By the time that shows it is recorded as a session. Whoever asked for one gets another.
+#[test]
+fn one_without_a_way_out_is_taken_back() -> Result<()> {
+    let ash = begin_closed("")?;
+    let api = ash.api();
+    let session = api.create("hello", json!({}))?;
+    check_hits(&api, 0)?;
+    ensure!(ash.log().contains("a spare sandbox has no way out"), "it had one");
+    let listed = sessions(&api)?;
+    ensure!(listed.len() == 1 && listed[0]["id"].as_str() == Some(&session), "{listed:?}");
+    let turn = api.send(&session, json!({ "content": "[[say here]]" }))?.to_end()?;
+    ensure!(turn.text() == "here", "{}", turn.raw());
+    api.until_warm(1)?;
+    ash.ctl().json(&["fsck"])?;
+    ash.finish()
+}
+
+/// What a daemon that dies has not taken back is a session like any other, which nobody was told of.
+#[test]
+fn one_that_is_not_taken_back_any_more_goes_on() -> Result<()> {
+    let mut ash = begin_closed(",create.unrecord")?;
+    let asked = ash.api().create("hello", json!({}));
+    ensure!(asked.is_err(), "the daemon has not died: {asked:?}");
+    ash.wait_killed()?;
+    ash.boot()?;
+    let api = ash.api();
+    let listed = sessions(&api)?;
+    let [session] = &listed[..] else { bail!("there is not one: {listed:?}") };
+    let session = session["id"].as_str().context("it has no id")?;
+    let turn = api.send(session, json!({ "content": "[[say on]]" }))?.to_end()?;
+    ensure!(turn.text() == "on", "{}", turn.raw());
+    api.until_warm(1)?;
+    ash.ctl().json(&["fsck"])?;
+    api.purge(session)?;
     ash.finish()
 }
 

@@ -105,6 +105,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("deploy.", "a session keeps the version that it has"),
     ("delete.", "its sessions have ended"),
     ("create.undo", "the session never was"),
+    ("create.unrecord", "nobody was told of the session"),
     ("lease.returned", "the session never was, or has ended"),
     ("collect.", "no session needs it"),
     ("back.start", "there is no prompt left where a session began"),

@@ -206,10 +206,10 @@ fn kill_helpers(ash: &Ash) -> Result<()> {
 fn at_every_point_where_it_hurts() -> Result<()> {
     let mut killing = Killing::begin()?;
     // Others die where there is a machine to import from, a backup, a tenant, something to collect, a
-    // session that goes back to how it was made, or one that nobody uses.
+    // session that goes back to how it was made, one that nobody uses, or a warm sandbox.
     let elsewhere = |point: &str| {
         let starts = ["import.", "backup.", "fill.", "tenant.", "collect.", "back.start", "idle."];
-        starts.iter().any(|start| point.starts_with(start))
+        starts.iter().chain(&["create.unrecord"]).any(|start| point.starts_with(start))
     };
     let here = points::POINTS.iter().filter(|(point, _)| !elsewhere(point));
     for (point, _) in here {
@@ -243,6 +243,7 @@ fn passes_once(point: &str) -> bool {
         "broker.spawned",
         "store.migrate.",
         "create.undo",
+        "create.unrecord",
         "import.",
         "backup.",
         "fill.",
