@@ -6,9 +6,10 @@
 //! is taken from it: [`Wire::send`] writes the chunks. Behind the end of the stream the next request
 //! is hyper's again.
 //!
-//! The body itself tells when: it is asked for its first frame behind the head. It then gives what it
-//! really is to the [`Takeover`] of its connection and is never ready again. The connection's
-//! [`Wire`], through which hyper writes, is flushed when nothing is left to be written.
+//! The body itself tells when: it is asked for frames behind the head. One that is there already goes out
+//! with the head, in the same packet. Then it gives what it really is to the [`Takeover`] of its connection
+//! and is never ready again. The connection's [`Wire`], through which hyper writes, is flushed when nothing
+//! is left to be written.
 
 use std::future::{pending, poll_fn};
 use std::io;
@@ -107,7 +108,7 @@ struct Detachable(Arc<OnceLock<Takeover>>);
 /// An answer whose body may go on without hyper.
 pub(super) fn detachable(body: Body) -> Response {
     let takeover = Arc::new(OnceLock::new());
-    let body = Handing { body: Some(body), takeover: takeover.clone() };
+    let body = Handing { body: Some(body), is_asked: false, takeover: takeover.clone() };
     let mut response = Response::new(Body::new(body));
     response.extensions_mut().insert(Detachable(takeover));
     response
@@ -117,6 +118,8 @@ pub(super) fn detachable(body: Body) -> Response {
 struct Handing {
     /// None: it has done so.
     body: Option<Body>,
+    /// Whether it was asked for what is there already.
+    is_asked: bool,
     takeover: Arc<OnceLock<Takeover>>,
 }
 
@@ -129,16 +132,20 @@ impl HttpBody for Handing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
-        match (this.takeover.get(), &mut this.body) {
-            (None, Some(body)) => Pin::new(body).poll_frame(cx),
-            (None, None) => Poll::Ready(None),
-            (Some(takeover), body) => {
-                if let Some(body) = body.take() {
-                    takeover.offer(body);
-                }
-                Poll::Pending
-            }
+        let Some(takeover) = this.takeover.get() else {
+            let Some(body) = &mut this.body else { return Poll::Ready(None) };
+            return Pin::new(body).poll_frame(cx);
+        };
+        if !std::mem::replace(&mut this.is_asked, true)
+            && let Some(body) = &mut this.body
+            && let Poll::Ready(frame) = Pin::new(body).poll_frame(cx)
+        {
+            return Poll::Ready(frame);
         }
+        if let Some(body) = this.body.take() {
+            takeover.offer(body);
+        }
+        Poll::Pending
     }
 }
 
@@ -282,17 +289,30 @@ impl AsyncWrite for Wire {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
+    use std::convert::Infallible;
+
+    use futures_util::{FutureExt, stream};
     use http::Request;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
 
     use super::*;
 
+    /// What becomes a body, chunk by chunk, and the body.
+    fn body() -> (mpsc::Sender<&'static str>, Body) {
+        let (sender, chunks) = mpsc::channel(4);
+        let chunks = stream::unfold(chunks, async |mut chunks: mpsc::Receiver<&'static str>| {
+            let chunk = chunks.recv().await?;
+            Some((Ok::<_, Infallible>(chunk), chunks))
+        });
+        (sender, Body::from_stream(chunks))
+    }
+
     #[tokio::test]
     async fn a_body_waits_until_what_stands_before_it_is_written() {
-        let takeover = Takeover::default();
-        let mut response = detachable(Body::from("x"));
+        let (takeover, (chunks, body)) = (Takeover::default(), body());
+        let mut response = detachable(body);
         takeover.clone().allow(&mut response);
         takeover.flushed();
         assert!(takeover.take().is_none(), "it was not asked for yet");
@@ -300,10 +320,30 @@ mod tests {
         assert!(takeover.take().is_none());
         takeover.flushed();
         let body = takeover.take().unwrap();
+        chunks.send("x").await.unwrap();
+        drop(chunks);
         assert_eq!(body.collect().await.unwrap().to_bytes(), "x");
         takeover.flushed();
         assert!(takeover.take().is_none());
         assert!(response.body_mut().frame().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_there_already_goes_out_with_the_head() {
+        let (takeover, (chunks, body)) = (Takeover::default(), body());
+        let mut response = detachable(body);
+        takeover.clone().allow(&mut response);
+        for chunk in ["a", "b"] {
+            chunks.send(chunk).await.unwrap();
+        }
+        drop(chunks);
+        let first = response.body_mut().frame().now_or_never().unwrap().unwrap().unwrap();
+        assert_eq!(first.into_data().unwrap(), "a");
+        // Only that: the rest is for whoever takes the connection.
+        assert!(response.body_mut().frame().now_or_never().is_none());
+        takeover.flushed();
+        let rest = takeover.take().unwrap();
+        assert_eq!(rest.collect().await.unwrap().to_bytes(), "b");
     }
 
     #[tokio::test]
