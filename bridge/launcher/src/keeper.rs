@@ -113,7 +113,7 @@ fn serve_once(options: &Options, listener: &OwnedFd, group: &str) -> io::Result<
     let listener = listener.try_clone()?;
     let server = Server::new(options.clone(), listener, Some(group.to_owned()));
     let child = fork(|| serve(server))?;
-    while let Err(rustix::io::Errno::INTR) = waitpid(Some(child.pid), WaitOptions::empty()) {}
+    while let Err(rustix::io::Errno::INTR) = waitpid(Some(child), WaitOptions::empty()) {}
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ash_sys::cgroup;
 use ash_sys::files::is_directory;
-use ash_sys::process::{ABOUT_TO_RUN, Child, Exec, fork_into};
+use ash_sys::process::{ABOUT_TO_RUN, Exec, fork_into};
 use ash_wire::plan::{FIXED_FDS, Mount, Plan};
 use rustix::fs::{
     CWD, Mode, OFlags, ResolveFlags, SealFlags, SeekFrom, StatVfsMountFlags, fcntl_get_seals,
@@ -15,7 +15,7 @@ use rustix::fs::{
 };
 use rustix::net::sockopt::socket_acceptconn;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Resource, Rlimit, WaitOptions, WaitStatus, setrlimit, waitpid};
+use rustix::process::{Pid, Resource, Rlimit, WaitOptions, WaitStatus, setrlimit, waitpid};
 
 use crate::argv;
 use crate::fault;
@@ -66,12 +66,12 @@ pub enum LaunchError {
     Died(String),
 }
 
-/// Makes the sandbox that a plan describes.
+/// Makes the sandbox that a plan describes; returns its outermost process, which is a child of this one.
 ///
 /// # Errors
 /// When the plan is refused, or bubblewrap could not be run. What bubblewrap itself has to say
 /// goes to the plan's standard error.
-pub fn launch(plan: &Plan, fds: &[OwnedFd], options: &Options) -> Result<Child, LaunchError> {
+pub fn launch(plan: &Plan, fds: &[OwnedFd], options: &Options) -> Result<Pid, LaunchError> {
     validate::check(plan, fds.len(), options)?;
     check_descriptors(fds)?;
     check_sources(plan, options)?;
@@ -152,7 +152,7 @@ fn volunteer() -> io::Result<()> {
 /// The pipe closes when bubblewrap runs, right behind the byte that says that it is about to.
 /// Otherwise it has the reason why not, or nothing when the child was killed. One that is killed in
 /// the middle of execve(2) shows on the bridge's socket, as does a bubblewrap that fails.
-fn await_exec(child: Child, report: OwnedFd) -> Result<Child, LaunchError> {
+fn await_exec(child: Pid, report: OwnedFd) -> Result<Pid, LaunchError> {
     let mut said = Vec::new();
     let read = std::fs::File::from(report).read_to_end(&mut said);
     let reason = match said.strip_prefix(&[ABOUT_TO_RUN]) {
@@ -160,7 +160,7 @@ fn await_exec(child: Child, report: OwnedFd) -> Result<Child, LaunchError> {
         Some(reason) => reason,
         None => said.as_slice(),
     };
-    let ended = waitpid(Some(child.pid), WaitOptions::empty());
+    let ended = waitpid(Some(child), WaitOptions::empty());
     if reason.is_empty() {
         let status = ended.ok().flatten().map(|(_, status)| status);
         return Err(LaunchError::Died(how_it_ended(status)));

@@ -1,12 +1,12 @@
 //! The loop: clients ask, children end.
 
+use std::collections::HashSet;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Instant;
 
-use ash_sys::process::Child;
 use ash_wire::plan::{FIXED_FDS, Greeting, LAUNCHER_VERSION, MAX_FILES, MAX_PLAN, Plan, Reply};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, chmod, stat};
@@ -16,7 +16,7 @@ use rustix::net::{
     SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, recvmsg, send,
     socket_with,
 };
-use rustix::process::{WaitOptions, waitpid};
+use rustix::process::{Pid, WaitOptions, wait};
 
 use crate::fault;
 use crate::launch::launch;
@@ -47,7 +47,9 @@ pub struct Server {
     greeting: Vec<u8>,
     listener: OwnedFd,
     clients: Vec<OwnedFd>,
-    children: Vec<Child>,
+    /// None of them has a descriptor here: each child that is made would copy and close those of all others,
+    /// of which there may be thousands.
+    children: HashSet<Pid>,
     /// Since when there is neither a client nor a child.
     unused_since: Option<Instant>,
 }
@@ -73,17 +75,19 @@ impl Server {
     pub fn new(options: Options, listener: OwnedFd, group: Option<String>) -> Server {
         let greeting = serde_json::to_vec(&greeting(&options, group)).unwrap_or_default();
         let unused_since = Some(Instant::now());
-        let (clients, children) = (Vec::new(), Vec::new());
+        let (clients, children) = (Vec::new(), HashSet::new());
         Server { options, greeting, listener, clients, children, unused_since }
     }
 
-    /// Serves until it was unused for as long as configured, then removes the socket.
+    /// Serves until it was unused for as long as configured, then removes the socket. For one call in a
+    /// process's life.
     ///
     /// # Errors
     /// When the kernel refuses to wait.
     pub fn run(mut self) -> Result<(), ServerError> {
+        let ended = step("learn of the end of children", ash_sys::children::ended())?;
         while !self.is_unused() {
-            let ended = self.wait()?;
+            self.wait(&ended)?;
             self.reap(&ended);
             self.accept();
             self.serve();
@@ -92,29 +96,31 @@ impl Server {
         step("remove the socket", std::fs::remove_file(&self.options.socket))
     }
 
-    /// Waits until something happens; says of which children, by their places, that they have ended.
-    fn wait(&self) -> Result<Vec<usize>, ServerError> {
-        let pidfds = self.children.iter().map(|child| &child.pidfd);
-        let all = std::iter::once(&self.listener).chain(&self.clients).chain(pidfds);
+    /// Waits until something happens. `ended` tells that children have ended.
+    fn wait(&self, ended: &OwnedFd) -> Result<(), ServerError> {
+        let all = [ended, &self.listener].into_iter().chain(&self.clients);
         let mut fds: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         match poll(&mut fds, self.time_left().as_ref()) {
-            Ok(_) => {}
-            Err(Errno::INTR) => return Ok(Vec::new()),
-            Err(error) => step("wait", Err(error))?,
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => step("wait", Err(error)),
         }
-        let children = fds.iter().skip(1 + self.clients.len()).enumerate();
-        let ended = children.filter(|(_, fd)| !fd.revents().is_empty());
-        Ok(ended.map(|(place, _)| place).collect())
     }
 
-    /// Waits for children that have ended. Of the others, which may be thousands, none is asked.
-    fn reap(&mut self, ended: &[usize]) {
-        // From behind, where nobody moves into a place that is still to be looked at.
-        for place in ended.iter().rev() {
-            let pid = self.children[*place].pid;
-            let waited = waitpid(Some(pid), WaitOptions::NOHANG);
-            if matches!(waited, Ok(Some(_)) | Err(Errno::CHILD)) {
-                self.children.swap_remove(*place);
+    /// Waits for all children that have ended, if it was told of any.
+    fn reap(&mut self, ended: &OwnedFd) {
+        let mut is_told = false;
+        while rustix::io::read(ended, &mut [0; 64]).is_ok_and(|count| count > 0) {
+            is_told = true;
+        }
+        if !is_told {
+            return;
+        }
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((child, _))) => drop(self.children.remove(&child)),
+                Err(Errno::INTR) => {}
+                Err(Errno::CHILD) => return self.children.clear(),
+                Ok(None) | Err(_) => return,
             }
         }
     }
@@ -158,9 +164,8 @@ impl Server {
         };
         match launch(&plan, &fds, &self.options) {
             Ok(child) => {
-                let pid = child.pid.as_raw_nonzero().get().unsigned_abs();
-                self.children.push(child);
-                Reply::Launched { pid }
+                self.children.insert(child);
+                Reply::Launched { pid: child.as_raw_nonzero().get().unsigned_abs() }
             }
             Err(error) => Reply::Refused { reason: error.to_string() },
         }
@@ -268,44 +273,37 @@ fn step<T>(step: &'static str, result: Result<T, impl Into<io::Error>>) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use std::process::{self, Command, Stdio};
-
-    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
 
     /// A process that ends when its standard input does.
-    fn cat() -> process::Child {
+    fn cat() -> Child {
         let mut cat = Command::new("cat");
         cat.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
     }
 
-    fn watched(child: &process::Child) -> Child {
-        let pid = Pid::from_child(child);
-        Child { pid, pidfd: pidfd_open(pid, PidfdFlags::empty()).unwrap() }
-    }
-
     #[test]
-    fn only_children_that_have_ended_are_waited_for() {
+    fn children_that_have_ended_are_waited_for_and_no_others() {
         let dir = tempfile::tempdir().unwrap();
         let listener = new_socket().unwrap();
         bind(&listener, &address(&dir.path().join("s")).unwrap()).unwrap();
         listen(&listener, 1).unwrap();
         let mut server = Server::new(Options::default(), listener, None);
+        let ended = ash_sys::children::ended().unwrap();
         let mut cats: Vec<_> = (0..3).map(|_| cat()).collect();
-        server.children.extend(cats.iter().map(watched));
-        drop(cats[1].stdin.take());
-        let ended = server.wait().unwrap();
-        assert_eq!(ended, [1]);
-        server.reap(&ended);
-        let left: Vec<_> = server.children.iter().map(|child| child.pid).collect();
-        assert_eq!(left, [Pid::from_child(&cats[0]), Pid::from_child(&cats[2])]);
-        for cat in &mut cats {
-            drop(cat.stdin.take());
-        }
-        while !server.children.is_empty() {
-            let ended = server.wait().unwrap();
-            server.reap(&ended);
+        server.children.extend(cats.iter().map(Pid::from_child));
+        // One that is in the middle, and then all others at once.
+        for going in [1..2, 0..2] {
+            let left = cats.len() - going.len();
+            cats.drain(going).for_each(drop);
+            while server.children.len() > left {
+                server.wait(&ended).unwrap();
+                server.reap(&ended);
+            }
+            let pids: HashSet<_> = cats.iter().map(Pid::from_child).collect();
+            assert_eq!(server.children, pids);
+            assert!(cats.iter_mut().all(|cat| cat.try_wait().unwrap().is_none()));
         }
     }
 }

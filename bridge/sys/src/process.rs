@@ -1,43 +1,29 @@
 //! Forking, and running another program in one's place.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, abort};
 
 use rustix::io::fcntl_dupfd_cloexec;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::Pid;
 
 use crate::fds;
 
-/// A child made by [`fork`] or [`fork_into`].
-#[derive(Debug)]
-pub struct Child {
-    /// Its process id.
-    pub pid: Pid,
-    /// A pidfd of it: readable when it has ended.
-    pub pidfd: OwnedFd,
-}
-
-/// Forks. The child runs `body` and exits with the status that it returns.
+/// Forks; returns the child's process id. The child runs `body` and exits with the status that it returns.
 ///
 /// # Errors
 /// When the process has more than one thread (the child would inherit their locks, but not them),
 /// when `/proc` cannot tell, or when the kernel refuses to fork.
-pub fn fork(body: impl FnOnce() -> u8) -> io::Result<Child> {
+pub fn fork(body: impl FnOnce() -> u8) -> io::Result<Pid> {
     require_single_thread()?;
     // SAFETY: with a single thread the child is a complete copy: no lock is held by a thread that
     // does not exist there, so it may run any code.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => be_child(body),
-        pid => {
-            let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
-            // The pid cannot have been reused: nobody but us can reap it.
-            let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-            Ok(Child { pid, pidfd })
-        }
+        pid => Pid::from_raw(pid).ok_or_else(|| io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -49,22 +35,19 @@ pub fn fork(body: impl FnOnce() -> u8) -> io::Result<Child> {
 ///
 /// # Errors
 /// As [`fork`], and when the caller may not move processes there.
-pub fn fork_into(group: impl AsFd, body: impl FnOnce() -> u8) -> io::Result<Child> {
+pub fn fork_into(group: impl AsFd, body: impl FnOnce() -> u8) -> io::Result<Pid> {
     require_single_thread()?;
-    let mut pidfd: RawFd = -1;
     let args = CloneArgs {
-        flags: CLONE_INTO_CGROUP | u64::from(libc::CLONE_PIDFD.unsigned_abs()),
-        pidfd: &raw mut pidfd as u64,
+        flags: CLONE_INTO_CGROUP,
         exit_signal: libc::SIGCHLD.unsigned_abs().into(),
         cgroup: group.as_fd().as_raw_fd().unsigned_abs().into(),
         ..CloneArgs::default()
     };
-    // SAFETY: the kernel reads `args`, whose size it is told, and writes one descriptor to where
-    // `pidfd` says; both live until after the call. Without CLONE_VM and with no stack of its own
-    // the child goes on here in a copy of our memory, as after fork(2). What the C library's fork
-    // does beyond that is to free the child of other threads' locks, of which there are none, and
-    // to note its thread id, which it compares in locks that know their owner, and those only
-    // with itself.
+    // SAFETY: the kernel reads `args`, whose size it is told and which live until after the call,
+    // and writes nothing. Without CLONE_VM and with no stack of its own the child goes on here in a
+    // copy of our memory, as after fork(2). What the C library's fork does beyond that is to free the
+    // child of other threads' locks, of which there are none, and to note its thread id, which it
+    // compares in locks that know their owner, and those only with itself.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) };
     if pid == -1 {
         return Err(io::Error::last_os_error());
@@ -75,9 +58,7 @@ pub fn fork_into(group: impl AsFd, body: impl FnOnce() -> u8) -> io::Result<Chil
         0 => be_child(body),
         pid => {
             let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-            // SAFETY: the kernel made this descriptor for us, and nobody else knows its number.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            Ok(Child { pid: pid.ok_or(io::ErrorKind::InvalidData)?, pidfd })
+            pid.ok_or_else(|| io::ErrorKind::InvalidData.into())
         }
     }
 }
