@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use super::api::Refusal;
 use super::fsck::{Failed, Found, content, roots, tenants};
@@ -25,6 +26,10 @@ const SCRUB_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long to wait until nobody saves or brings back.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Behind one that was purged, how long others are gathered. Each time the database's log is emptied, for which
+/// whoever commits waits, and all points are followed; sessions may be purged one right behind the other.
+const GATHERING: Duration = Duration::from_secs(1);
 
 /// How long to wait before what was purged is collected once more, when others were in the way: all points
 /// are followed again.
@@ -145,7 +150,7 @@ pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
     loop {
         let purged =
             tokio::time::timeout(shared.options.collect_every, shared.garbage.there.notified());
-        let purged = purged.await.is_ok();
+        let (purged, begun) = (purged.await.is_ok(), Instant::now());
         let tenants = match purged {
             true => {
                 shared.garbage.take().into_iter().filter(|it| was_purged(&shared, it)).collect()
@@ -171,6 +176,9 @@ pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
         if !put_off.is_empty() {
             tokio::time::sleep(AGAIN).await;
             put_off.iter().for_each(|tenant| shared.garbage.left_by(tenant));
+        }
+        if purged {
+            tokio::time::sleep_until(begun + GATHERING).await;
         }
     }
 }
@@ -247,6 +255,29 @@ async fn collect(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::stage::Stage;
+
+    #[tokio::test]
+    async fn what_is_purged_goes_at_once_and_what_follows_it_goes_together() {
+        let (stage, tenant) = (Stage::set().await, Tenant::default());
+        let shared = &stage.shared;
+        tokio::time::pause();
+        let collecting = tokio::spawn(collect_for_ever(shared.clone()));
+        // How long it takes until it is gone.
+        let purge = async || {
+            let begun = Instant::now();
+            shared.note_purge(&tenant).await.unwrap();
+            shared.garbage.left_by(&tenant);
+            while was_purged(shared, &tenant) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            begun.elapsed()
+        };
+        let first = purge().await;
+        let second = purge().await;
+        assert!(first < GATHERING / 2 && second > GATHERING / 2, "{first:?}, {second:?}");
+        collecting.abort();
+    }
 
     #[test]
     fn a_tenant_that_leaves_is_not_looked_through() {

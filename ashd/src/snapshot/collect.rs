@@ -1,6 +1,7 @@
 //! Making room: what no point needs goes.
 
 use std::fs::File;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -55,7 +56,7 @@ impl Vault {
     ) -> Result<Option<Collected>, E> {
         let Some(collector) = self.gate.begin(how.patience) else { return Ok(None) };
         // Before points are asked for: what is purged later is of another mark.
-        let mark = self.purge_mark();
+        let mark = self.see_purge();
         let decided = self.decide(&collector, (how, mark.is_some()), points)?;
         let Some(going) = decided else { return Ok(None) };
         if how.preview {
@@ -69,21 +70,34 @@ impl Vault {
     }
 
     /// Notes that something is about to be purged: the next collecting leaves nothing of what no point
-    /// needs, also when this is another daemon's.
+    /// needs, also when this is another daemon's. Waits for the disk only when a collecting may have seen what
+    /// was noted before.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn note_purge(&self) -> Result<(), SnapshotError> {
         let _alone = self.notes();
-        // Another each time: a collecting under way has not heard of this one.
+        if self.is_purge_noted.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        // Another than before: a collecting under way has not heard of this one.
         std::fs::write(self.beside(PURGED), Uuid::new_v4().as_bytes())?;
         File::open(self.beside(PURGED))?.sync_all()?;
-        Ok(File::open(self.beside(""))?.sync_all()?)
+        File::open(self.beside(""))?.sync_all()?;
+        self.is_purge_noted.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether something was purged of which something may be left.
     pub fn was_purged(&self) -> bool {
         self.beside(PURGED).exists()
+    }
+
+    /// What was noted by now. What is purged from here on is noted anew.
+    fn see_purge(&self) -> Option<Vec<u8>> {
+        let _alone = self.notes();
+        self.is_purge_noted.store(false, Ordering::Relaxed);
+        self.purge_mark()
     }
 
     fn purge_mark(&self) -> Option<Vec<u8>> {

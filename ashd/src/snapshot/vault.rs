@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 
@@ -34,6 +34,9 @@ pub struct Vault {
     moving: Mutex<()>,
     open: OwnPacks,
     notes: Mutex<Notes>,
+    /// Whether it is on the disk that something was purged, and no collecting has seen that. Changes while
+    /// notes are locked.
+    pub(super) is_purge_noted: AtomicBool,
     pub(super) count: Count,
 }
 
@@ -58,7 +61,8 @@ impl Vault {
         let (gate, open, notes) = (Gate::default(), packs.of_vault(), damage::load(dir));
         let count = Count::new(damaged, &notes);
         let (dir, index, notes) = (dir.to_owned(), Mutex::new(index), Mutex::new(notes));
-        let vault = Vault { dir, gate, index, moving: Mutex::default(), open, notes, count };
+        let (moving, is_purge_noted) = (Mutex::default(), AtomicBool::default());
+        let vault = Vault { dir, gate, index, moving, open, notes, is_purge_noted, count };
         if lost {
             // What was in there counts as stored no more.
             vault.forget_all()?;

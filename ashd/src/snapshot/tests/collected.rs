@@ -1,5 +1,7 @@
 //! What no point needs goes, and nothing else.
 
+use std::cell::RefCell;
+
 use super::*;
 
 #[test]
@@ -35,6 +37,30 @@ fn what_no_point_needs_is_collected() {
     let third = place.cut();
     assert_eq!(third.root, second);
     place.vault.check(third.root, true).unwrap();
+}
+
+#[test]
+fn what_is_purged_is_noted_anew_when_a_collecting_may_have_seen_what_was() {
+    let place = Place::new();
+    let noted = || {
+        place.vault.note_purge().unwrap();
+        fs::read(place.vault.beside("purged")).unwrap()
+    };
+    let first = noted();
+    assert_eq!(noted(), first, "it is written in vain");
+    // By the time points are asked for, it is seen.
+    let seen = RefCell::new(vec![]);
+    let points = || {
+        seen.borrow_mut().push(noted());
+        Ok::<_, SnapshotError>(vec![])
+    };
+    place.vault.collect(&AT_ONCE, points).unwrap().unwrap();
+    let seen = seen.into_inner();
+    assert!(seen[0] != first && seen.iter().all(|mark| *mark == seen[0]), "{seen:?}");
+    assert!(place.vault.was_purged(), "what was purged meanwhile is forgotten");
+    place.collect(&[]);
+    assert!(!place.vault.was_purged());
+    assert_ne!(noted(), seen[0]);
 }
 
 /// A session that had a large file, and the point without it.
