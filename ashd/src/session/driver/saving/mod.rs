@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Changes, Driver, Reply};
-use crate::domain::{Changed, Point, PointId, PointName, Session, SessionChange};
+use crate::domain::{Changed, Point, PointId, PointName, Session, SessionChange, Status};
 use crate::session::api::Refusal;
 use crate::session::keeping::{Noting, Told};
 use crate::session::machine::Turn;
@@ -122,6 +122,10 @@ fn finished(
 impl Driver {
     /// Saves the session's files in the background, if nothing does so already.
     pub(super) fn save(&mut self) {
+        if self.state.status == Status::Ended {
+            // It would be given up at once: one that ends has its last point behind this, or none.
+            return;
+        }
         if self.session.restore.is_some() || !self.shared.has_files(self.session.id) {
             // What is in their place, or on its way there, is in a point already.
             return;

@@ -3,7 +3,8 @@ use crate::domain::session::RunningTurn;
 use crate::domain::{EventKind, PointId, TurnId, Which};
 use crate::session::driver::Begin;
 use crate::session::going_on;
-use crate::session::stage::Stage;
+use crate::session::machine::{Event, State};
+use crate::session::stage::{Stage, linked};
 use crate::store::Commit;
 
 /// A driver of a session with files, which has time only when it is given some.
@@ -49,6 +50,19 @@ fn missed(driver: &Driver) -> Option<u32> {
 async fn points(driver: &Driver) -> Vec<PointId> {
     let points = driver.shared.store.points(driver.session.id).await.unwrap();
     points.iter().map(|point| point.id).collect()
+}
+
+#[tokio::test]
+async fn a_session_that_ends_is_not_saved_before_it_has() {
+    for (event, is_saved) in [(Event::Stop, true), (Event::End, false)] {
+        let (_stage, mut driver) = busy().await;
+        let (running, _bridge) = linked().await;
+        driver.state = State::live(Status::Active, Turn::None, 4);
+        driver.link = Some(running);
+        driver.step(event).await.unwrap();
+        assert_eq!(driver.saving.is_some(), is_saved, "{:?}", driver.session.status);
+        driver.abandon_saving().await;
+    }
 }
 
 #[tokio::test]
