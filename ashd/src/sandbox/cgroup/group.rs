@@ -25,6 +25,11 @@ const PERIOD_US: u64 = 100_000;
 const BRIDGE_MEMORY: i64 = 512 * 1024 * 1024;
 const BRIDGE_PIDS: i64 = 64;
 
+/// The kernel tells of a change of `cgroup.events` only when it has told of none for 10 ms, counted in its own
+/// ticks (CGROUP_FILE_NOTIFY_MIN_INTV). So at first it is also looked, and how often.
+const HELD_BACK: Duration = Duration::from_millis(16);
+const LOOK: Duration = Duration::from_millis(1);
+
 /// What a sandbox's agent uses. What has no controller reads as zero.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Stats {
@@ -310,7 +315,8 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 /// whether it is. A group that is gone is all that can be awaited. The kernel reports a change of
 /// the file as a priority event.
 fn becomes(mut events: File, (key, value): (&str, u64), patience: Duration) -> io::Result<bool> {
-    let end = Instant::now() + patience;
+    let begun = Instant::now();
+    let end = begun + patience;
     loop {
         match number(&mut events, key) {
             Ok(found) if found == value => return Ok(true),
@@ -322,7 +328,8 @@ fn becomes(mut events: File, (key, value): (&str, u64), patience: Duration) -> i
         if left.is_zero() {
             return Ok(false);
         }
-        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        let wait = if begun.elapsed() < HELD_BACK { left.min(LOOK) } else { left };
+        let timeout = Timespec::try_from(wait).map_err(io::Error::other)?;
         match poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
