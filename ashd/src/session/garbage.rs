@@ -146,20 +146,23 @@ async fn set_right(shared: &Shared, tenant: &Tenant, survey: Arc<Survey>) -> Res
 pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
     // What was purged when the daemon before this one ended.
     finish_purges(&shared).await;
-    tenants(&shared).await.iter().for_each(|tenant| shared.garbage.left_by(tenant));
+    let left = tenants(&shared).await.into_iter().filter(|tenant| was_purged(&shared, tenant));
+    left.for_each(|tenant| shared.garbage.left_by(&tenant));
     loop {
         let purged =
             tokio::time::timeout(shared.options.collect_every, shared.garbage.there.notified());
         let (purged, begun) = (purged.await.is_ok(), Instant::now());
         let tenants = match purged {
-            true => {
-                shared.garbage.take().into_iter().filter(|it| was_purged(&shared, it)).collect()
-            }
+            true => shared.garbage.take(),
             false => tenants(&shared).await,
         };
-        let tenants = shared.garbage.staying(tenants);
-        if tenants.iter().any(|tenant| was_purged(&shared, tenant)) {
+        let mut tenants = shared.garbage.staying(tenants);
+        // Also of those whose content was collected meanwhile: their rows may have come into the log since.
+        if purged && !tenants.is_empty() || tenants.iter().any(|it| was_purged(&shared, it)) {
             scrub(&shared).await;
+        }
+        if purged {
+            tenants.retain(|tenant| was_purged(&shared, tenant));
         }
         let mut put_off = vec![];
         for tenant in tenants {
@@ -255,6 +258,7 @@ async fn collect(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Session;
     use crate::session::stage::Stage;
 
     #[tokio::test]
@@ -276,6 +280,26 @@ mod tests {
         let first = purge().await;
         let second = purge().await;
         assert!(first < GATHERING / 2 && second > GATHERING / 2, "{first:?}, {second:?}");
+        collecting.abort();
+    }
+
+    /// Whoever collected may have taken the mark of a session whose rows came into the log later.
+    #[tokio::test]
+    async fn the_log_is_emptied_also_when_nothing_is_left_to_be_collected() {
+        let stage = Stage::set().await;
+        let shared = &stage.shared;
+        tokio::time::pause();
+        let log = || std::fs::metadata(shared.places.data_dir.join("ash.db-wal")).unwrap().len();
+        stage.add(&Session::example(1)).await;
+        assert!(log() > 0);
+        let collecting = tokio::spawn(collect_for_ever(shared.clone()));
+        shared.garbage.left_by(&Tenant::default());
+        let emptied = async {
+            while log() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), emptied).await.unwrap();
         collecting.abort();
     }
 
