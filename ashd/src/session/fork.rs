@@ -51,7 +51,7 @@ impl Service {
         }
         // From before the point is looked up until the fork has it as its own: its session may be
         // purged meanwhile.
-        let pin = self.shared.pinned(&parent.tenant, id).await?;
+        let mut pin = self.shared.pinned(&parent.tenant, id).await?;
         let point = match from {
             Some(which) => self.point(caller, id, which).await?,
             None if parent.status == Status::Ended => {
@@ -60,6 +60,7 @@ impl Service {
             }
             None => self.ask(caller, id, |reply| Command::Save { name: None, reply }).await?,
         };
+        pin.only(point.root);
         let slot = self.shared.take_any_slot().await?;
         let child = draft(&parent, &point, slot);
         let _making = self.shared.making.begin((child.id, slot));

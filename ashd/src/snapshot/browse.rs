@@ -63,7 +63,7 @@ pub struct Reading {
 impl Vault {
     /// Looks into a point.
     pub fn browse(self: &Arc<Self>, root: Root) -> Browser {
-        Browser { vault: self.clone(), root, _pin: self.gate.enter_to_read() }
+        Browser { vault: self.clone(), root, _pin: self.gate.enter_for(root) }
     }
 }
 

@@ -17,8 +17,9 @@ pub struct Collecting {
     pub grace: Duration,
     /// Only say what would be done.
     pub preview: bool,
-    /// How long to wait for a moment at which nobody saves or brings back: before anything is looked at,
-    /// and when it is known what goes.
+    /// How long to wait for a moment at which nobody is there who may rely on anything, before anything is
+    /// looked at; and once more when it is known what may go, also for those to end who save since before
+    /// that.
     pub patience: Duration,
 }
 
@@ -39,12 +40,15 @@ pub struct Collected {
     /// Packs that stay because of them, because something in them is damaged or cannot be read, or
     /// because they cannot be removed.
     pub held: u64,
+    /// Points that were removed, and stay because somebody was at them.
+    pub read: u64,
 }
 
 impl Vault {
-    /// Removes what none of the points needs. They are asked for several times, the last time while nobody
-    /// happens to save or bring back. Nobody is kept waiting but while it is noted what goes. `None` when
-    /// there was always somebody, or somebody waited until this was over.
+    /// Removes what none of the points needs. They are asked for several times, the last time when nobody
+    /// is left who relies on more than what is in them, or does not count what may go as stored. Nobody is
+    /// kept waiting but while it is noted what goes. `None` when there was always somebody who may rely on
+    /// anything, or who had been saving for too long, or somebody waited until this was over.
     ///
     /// # Errors
     /// What `points` says, and when the disk fails. A point that cannot be followed is no error: what
@@ -63,7 +67,7 @@ impl Vault {
             return Ok(Some(going.preview()));
         }
         let collected = self.sweep(going, &collector)?;
-        if let (Some(mark), Some(Collected { held: 0, .. })) = (mark, collected) {
+        if let (Some(mark), Some(Collected { held: 0, read: 0, .. })) = (mark, collected) {
             self.forget_purge(&mark)?;
         }
         Ok(collected)

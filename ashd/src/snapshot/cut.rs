@@ -140,8 +140,9 @@ impl Vault {
         let path = self.scan(cutting.session);
         let mut scan = Scan::load(&path);
         let is_stored = |root| self.index().counts(Vault::top(root)).unwrap_or(false);
-        if scan.root.is_some_and(|root| !is_stored(root)) {
-            // Its newest pack is gone, and with it what counts as stored.
+        let is_lost = scan.root.is_some_and(|root| !is_stored(root));
+        if is_lost || !pin.trusts(cutting.session, scan.root) {
+            // Its newest pack is gone, and with it what counts as stored; or some of it may go.
             scan = Scan::default();
         }
         let stash = Mutex::new(Stash::new(self));
@@ -170,7 +171,9 @@ impl Vault {
             true => 0,
             false => scan.save(&path, root, new)?,
         };
-        pin.wrote_scan(cutting.session, root);
+        if !pin.wrote_scan(cutting.session, root) {
+            self.forget(cutting.session)?;
+        }
         let Assembled { root, files, bytes, left_out, .. } = done?;
         let written = published + logged;
         Ok(Cut { root, files, bytes, written, left_out, held, pin })

@@ -1,15 +1,16 @@
 //! Finding out what goes: what no point needs.
 //!
 //! Points are followed and packs looked through while others save and bring back. What is saved meanwhile
-//! may rely on something that nobody needed till then. So points are asked for again until every one has
-//! been followed, and nobody was in the vault meanwhile: nobody relies on anything else then. At that
-//! moment it is noted what goes, and from then on that does not count as stored.
+//! may rely on something that nobody needed till then. So from when it is chosen what may go, that does
+//! not count as stored any more: who comes to save then stores it again. When those who came before are
+//! gone, the points are asked for once more, and what these need does not go. What somebody brings back or
+//! reads is followed as well. Whatever is recorded behind that needs nothing of the rest: there need not be
+//! a moment at which nobody saves.
 
-use std::collections::{BTreeSet, HashSet};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
 
@@ -19,7 +20,7 @@ use super::pack::{self, Row};
 use super::scan::Scan;
 use super::vault::Vault;
 use super::walk::{Depth, Walk};
-use super::{Damage, SnapshotError, deeply};
+use super::{Damage, SnapshotError, deeply, index};
 use crate::domain::{Root, SessionId};
 
 /// A pack smaller than this is merged with others, in bytes.
@@ -28,7 +29,7 @@ const SMALL: u64 = 8 * 1024 * 1024;
 /// Small packs that may be there before they are merged.
 const MANY: usize = 16;
 
-/// How often points are asked for when there are new ones each time, or somebody comes meanwhile.
+/// How often points are asked for when somebody comes meanwhile who may rely on anything.
 const ROUNDS: usize = 16;
 
 /// A pack, and what of it is needed.
@@ -59,6 +60,11 @@ struct Deciding<'v> {
     purged: bool,
     walk: Walk<'v>,
     followed: HashSet<Root>,
+    /// Points that somebody is at, not recorded as far as is known, that are damaged: they were followed as
+    /// far as they can be.
+    beside: HashSet<Root>,
+    /// Points that are not recorded any more, and stay because somebody was at them.
+    read: u64,
     /// Whether points were followed since packs were looked through.
     is_more: bool,
     /// Points that cannot be followed.
@@ -73,8 +79,9 @@ struct Deciding<'v> {
     weighed: Vec<Weighed>,
     /// Chunks that are needed.
     needed: u64,
-    /// What is known of sessions' files for roots that are in no point.
-    stale: Vec<PathBuf>,
+    /// Sessions of whose files something is known for roots that were in no point when packs were looked
+    /// through.
+    stale: Vec<(SessionId, Option<Root>)>,
 }
 
 impl Weighed {
@@ -93,26 +100,12 @@ impl Vault {
         (how, purged): (&Collecting, bool),
         points: impl Fn() -> Result<Vec<Root>, E>,
     ) -> Result<Option<Going>, E> {
-        let mut deciding = Deciding::new((self, collector), how, purged);
-        if !deciding.follow(&points()?)? || !deciding.weigh()? {
-            return Ok(None);
+        let decided = Deciding::new((self, collector), how, purged).decide(points);
+        if !matches!(decided, Ok(Some(_))) {
+            // What may have gone stays, and counts as stored.
+            self.index().set_going(index::Going::default());
         }
-        for _ in 0..ROUNDS {
-            if !deciding.follow(&points()?)? {
-                return Ok(None);
-            }
-            deciding.choose()?;
-            if how.preview {
-                return Ok(Some(deciding.going()));
-            }
-            let Some(quiet) = collector.quiet(how.patience) else { return Ok(None) };
-            if points()?.iter().all(|root| deciding.followed.contains(root))
-                && let Some(closed) = collector.close(quiet)
-            {
-                return Ok(Some(deciding.settle(closed)?));
-            }
-        }
-        Ok(None)
+        decided
     }
 }
 
@@ -129,6 +122,8 @@ impl<'v> Deciding<'v> {
             purged,
             walk: Walk::new(vault, Depth::Names),
             followed: HashSet::new(),
+            beside: HashSet::new(),
+            read: 0,
             is_more: false,
             lost: vec![],
             held: BTreeSet::new(),
@@ -138,6 +133,36 @@ impl<'v> Deciding<'v> {
             needed: 0,
             stale: vec![],
         }
+    }
+
+    fn decide<E: From<SnapshotError>>(
+        mut self,
+        points: impl Fn() -> Result<Vec<Root>, E>,
+    ) -> Result<Option<Going>, E> {
+        if !self.follow(&points()?)? || !self.weigh()? || !self.follow(&points()?)? {
+            return Ok(None);
+        }
+        self.choose()?;
+        if self.how.preview {
+            return Ok(Some(self.going()));
+        }
+        // In this order: whoever comes in between is waited for, and may store more than it has to.
+        self.vault.index().set_going(self.may_go());
+        self.collector.chose();
+        let until = Instant::now() + self.how.patience;
+        for _ in 0..ROUNDS {
+            let left = until.saturating_duration_since(Instant::now());
+            let Some(quiet) = self.collector.quiet(left) else { return Ok(None) };
+            let points = points()?;
+            if !self.follow(&points)? || !self.follow_read()? {
+                return Ok(None);
+            }
+            self.choose()?;
+            if let Some(closed) = self.collector.close(quiet, (&self.followed, &self.beside)) {
+                return Ok(Some(self.settle(closed, &points)?));
+            }
+        }
+        Ok(None)
     }
 
     /// Follows points that were not followed, or could not be. False: somebody waits until this is over.
@@ -158,6 +183,26 @@ impl<'v> Deciding<'v> {
         self.followed.extend(roots);
         let lost: Vec<Root> = self.lost.iter().map(|damage| damage.root).collect();
         self.held = self.vault.hold(&lost, self.how.preview)?;
+        Ok(true)
+    }
+
+    /// Follows points that somebody is at, recorded or not. One that is damaged keeps nothing else when it is
+    /// only read: whoever does finds that out. False: somebody waits until this is over.
+    fn follow_read(&mut self) -> Result<bool, SnapshotError> {
+        let is_open = |root: &Root| !self.followed.contains(root) && !self.beside.contains(root);
+        let roots: Vec<Root> = self.collector.points().into_iter().filter(is_open).collect();
+        if roots.is_empty() {
+            return Ok(true);
+        }
+        let (walk, collector) = (&mut self.walk, self.collector);
+        let lost = deeply(|| follow_all(walk, &roots, collector))?;
+        if self.collector.is_in_the_way() {
+            return Ok(false);
+        }
+        self.is_more = true;
+        self.beside.extend(lost.iter().map(|damage| damage.root));
+        let beside = &self.beside;
+        self.followed.extend(roots.into_iter().filter(|root| !beside.contains(root)));
         Ok(true)
     }
 
@@ -244,18 +289,29 @@ impl<'v> Deciding<'v> {
         Ok(())
     }
 
-    /// Notes what goes, at a moment at which nobody is in the vault.
-    fn settle(mut self, closed: Closed<'_>) -> Result<Going, SnapshotError> {
+    /// Packs that may go, and what of them nobody needs as far as that is known.
+    fn may_go(&self) -> index::Going {
+        self.weighed.iter().map(|pack| (pack.name, pack.rest.clone())).collect()
+    }
+
+    /// Notes what goes: less than was chosen, as these points and what is followed beside them need the
+    /// rest.
+    fn settle(mut self, closed: Closed<'_>, points: &[Root]) -> Result<Going, SnapshotError> {
         let since = closed.since();
         self.forget_scans(&since)?;
         self.note_damage()?;
+        let recorded: HashSet<&Root> = points.iter().collect();
+        let read = since.points.union(&since.trusted);
+        self.read = read.filter(|root| !recorded.contains(root)).count() as u64;
         // Who needs these is in a point that could not be followed before they came.
         let is_needed = |pack: &Weighed| since.packs.contains(&pack.name);
         let needed: Vec<_> = self.weighed.extract_if(.., |pack| is_needed(pack)).collect();
         self.stay.extend(needed.iter().map(|pack| pack.name));
-        let going = self.weighed.iter().map(|pack| (pack.name, pack.rest.clone()));
-        self.vault.index().set_going(going.collect());
-        closed.remove(std::mem::take(&mut self.followed));
+        self.vault.index().set_going(self.may_go());
+        // What was saved since it was chosen what may go needs nothing of that.
+        let mut kept = std::mem::take(&mut self.followed);
+        kept.extend(&since.sound_roots);
+        closed.remove(kept);
         Ok(self.going())
     }
 
@@ -283,37 +339,37 @@ impl<'v> Deciding<'v> {
     /// What came out.
     fn going(self) -> Going {
         let (needed, damaged, held) = (self.needed, self.lost.len() as u64, self.stay.len() as u64);
-        let collected = Collected { needed, damaged, held, ..Collected::default() };
+        let collected =
+            Collected { needed, damaged, held, read: self.read, ..Collected::default() };
         Going { packs: self.weighed, collected }
     }
 
-    fn stale_scans(&self) -> Result<Vec<PathBuf>, SnapshotError> {
+    fn stale_scans(&self) -> Result<Vec<(SessionId, Option<Root>)>, SnapshotError> {
         let mut stale = vec![];
         for entry in std::fs::read_dir(self.vault.scans())? {
             let path = entry?.path();
-            if Scan::root_of(&path).is_none_or(|root| !self.followed.contains(&root)) {
-                stale.push(path);
+            let name = path.file_name().and_then(|name| name.to_str());
+            // Somebody may be about to give one its name.
+            let Some(session) = name.and_then(|name| name.parse().ok()) else { continue };
+            let root = Scan::root_of(&path);
+            if !self.has_followed(root) {
+                stale.push((session, root));
             }
         }
         Ok(stale)
     }
 
+    fn has_followed(&self, root: Option<Root>) -> bool {
+        root.is_some_and(|root| self.followed.contains(&root))
+    }
+
     /// What is known of sessions' files must not name what is about to go.
     fn forget_scans(&self, since: &Since) -> Result<(), SnapshotError> {
-        for path in &self.stale {
-            let name = path.file_name().and_then(|name| name.to_str());
-            let session = name.and_then(|name| name.parse::<SessionId>().ok());
-            if session.is_some_and(|session| since.scans.contains_key(&session)) {
-                continue;
-            }
-            match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-                _ => {}
-            }
-        }
-        for (session, root) in &since.scans {
-            if root.is_none_or(|root| !self.followed.contains(&root)) {
-                self.vault.forget(*session)?;
+        let mut last: HashMap<SessionId, Option<Root>> = self.stale.iter().copied().collect();
+        last.extend(&since.scans);
+        for (session, root) in last {
+            if !self.has_followed(root) && !since.sound.contains(&session) {
+                self.vault.forget(session)?;
             }
         }
         Ok(())

@@ -102,7 +102,7 @@ impl Vault {
         root: Root,
         restoring: &Restoring<'_>,
     ) -> Result<Restored, SnapshotError> {
-        let pin = self.gate.enter();
+        let pin = self.gate.enter_for(root);
         let built = self.build(root, restoring, &pin);
         if built.is_err() {
             remove_all(restoring.parent, restoring.name)?;
@@ -159,7 +159,9 @@ impl Vault {
                 let panicked =
                     |_| SnapshotError::Store("a scan could not be put together".to_owned());
                 scan::replace(&self.scan(restoring.session), &scan.map_err(panicked)?)?;
-                pin.wrote_scan(restoring.session, Some(root));
+                if !pin.wrote_scan(restoring.session, Some(root)) {
+                    self.forget(restoring.session)?;
+                }
             }
             // What of it may be about to go does not count as stored.
             false => self.forget(restoring.session)?,

@@ -2,12 +2,12 @@
 //!
 //! A file whose stat has not changed is not read again. The file of such a scan is a log: every cut
 //! appends what has changed, in a block with a checksum, and now and then it is written anew. It
-//! says for which root it is; one whose root is in no point any more is removed before anything is
-//! collected, at a moment at which nobody reads or writes one. Losing it costs a cut that reads everything.
+//! says for which root it is; one that may name what goes, because its root is in no point any more, is
+//! removed before that does. Losing it costs a cut that reads everything.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::SnapshotError;
@@ -28,6 +28,9 @@ const TYPICAL: usize = 192;
 
 /// Entries that may be out of date before the log is written anew.
 const STALE: usize = 4096;
+
+/// How the name ends of what has not taken the place of a scan yet.
+const NEW: &str = "new";
 
 /// What says that an entry has not changed: everything that a change of it changes.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -158,7 +161,11 @@ impl Scan {
             return rewrite(path, root, &self.files);
         }
         let block = encode(root, new.iter().map(|(path, known)| (path, known)));
-        let mut file = OpenOptions::new().write(true).open(path)?;
+        let mut file = match OpenOptions::new().write(true).open(path) {
+            // All of it has been forgotten meanwhile, by somebody who wants everything read anew.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+            file => file?,
+        };
         // What is behind the sound part was torn off when something ended in the middle of it.
         file.set_len(self.sound)?;
         std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
@@ -183,9 +190,24 @@ pub(super) fn rewrite(path: &Path, root: Option<Root>, all: &Files) -> Result<u6
 
 /// Puts what makes up a scan in its place.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
-    let beside: PathBuf = path.with_extension("new");
-    std::fs::write(&beside, bytes)?;
-    Ok(std::fs::rename(&beside, path)?)
+    let beside: PathBuf = path.with_extension(NEW);
+    let replaced = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path));
+    if replaced.is_err() {
+        // Of what could not be written nobody has any use.
+        let _ = std::fs::remove_file(&beside);
+    }
+    Ok(replaced?)
+}
+
+/// Removes what was being written when a daemon ended in the middle of it.
+pub(super) fn clear(scans: &Path) -> Result<(), SnapshotError> {
+    for entry in std::fs::read_dir(scans)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == NEW) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// A scan that says all this and nothing else.

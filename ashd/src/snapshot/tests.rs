@@ -4,6 +4,7 @@ mod trees;
 
 mod anything;
 mod arriving;
+mod busy;
 mod caches;
 mod collected;
 mod damaged;

@@ -28,8 +28,16 @@ pub struct Arriving {
 
 impl Vault {
     /// Keeps everything that is in points, or comes, from being collected while it lives. It may be moved.
+    /// Nothing is collected until then: who knows which point is meant says so, by [`Pin::only`] or by
+    /// [`pin_point`](Self::pin_point).
     pub fn pin(&self) -> Pin {
         self.gate.enter()
+    }
+
+    /// Keeps what a point has from being collected while it lives, unless that had been removed before. It
+    /// may be moved.
+    pub fn pin_point(&self, root: Root) -> Pin {
+        self.gate.enter_for(root)
     }
 
     /// Keeps every pack what it is while it lives. Waits until none is moved any more, which is soon: what

@@ -16,7 +16,7 @@ use super::index::{Index, Place};
 use super::node::{Content, Data, Entry, Node};
 use super::opened::{OpenPacks, OwnPacks};
 use super::pack::{self, Full, Writing};
-use super::{SnapshotError, private};
+use super::{SnapshotError, private, scan};
 use crate::domain::{Root, SessionId};
 
 /// The usual size of a full pack, in bytes.
@@ -57,6 +57,7 @@ impl Vault {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => private(&tmp)?,
         }
+        scan::clear(&dir.join("scans"))?;
         let (index, lost) = Index::open(&dir.join("index.db"), &dir.join("packs"))?;
         let (gate, open, notes) = (Gate::default(), packs.of_vault(), damage::load(dir));
         let count = Count::new(damaged, &notes);
@@ -70,8 +71,9 @@ impl Vault {
         Ok(vault)
     }
 
-    /// Forgets what is known of all sessions' files.
+    /// Forgets what is known of all sessions' files, also by those who save or bring back now.
     pub(super) fn forget_all(&self) -> Result<(), SnapshotError> {
+        self.gate.forget();
         for entry in std::fs::read_dir(self.scans())? {
             match std::fs::remove_file(entry?.path()) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -55,14 +55,16 @@ impl Shared {
         let (snapshots, owned) = (self.snapshots.clone(), tenant.clone());
         let open = move || {
             let vault = snapshots.vault(&owned)?;
-            let pin = vault.pin();
-            Ok::<_, SnapshotError>((vault.open_whole_pack(pack), vault, pin))
+            // Of one that is open nothing goes before it is sent.
+            Ok::<_, SnapshotError>((vault.open_whole_pack(pack), vault))
         };
-        let (opened, vault, pin) = blocking(open).await??;
+        let (opened, vault) = blocking(open).await??;
         let damaged = match opened {
             Err(damaged @ SnapshotError::Damaged { .. }) => damaged,
             opened => return Ok(opened?),
         };
+        let pinned = vault.clone();
+        let pin = blocking(move || pinned.pin()).await?;
         match self.fetch_packs(objects, (tenant, &pin), BTreeSet::from([pack])).await {
             Ok(()) => {
                 tracing::warn!(

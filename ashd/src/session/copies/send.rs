@@ -235,7 +235,7 @@ async fn packs(
     let (snapshots, owned) = (shared.snapshots.clone(), tenant.clone());
     let find = move || {
         let vault = snapshots.vault(&owned)?;
-        let _pin = vault.pin();
+        let _pin = vault.pin_point(root);
         vault.packs_of(root)
     };
     let packs = blocking(find).await??;

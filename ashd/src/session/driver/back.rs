@@ -29,8 +29,11 @@ impl Driver {
             self.finish_saving().await;
         }
         // From before the point is looked up until the session is at it again: others can remove it.
-        let _pin = self.shared.pinned(&self.session.tenant, self.session.id).await?;
+        let mut pin = self.shared.pinned(&self.session.tenant, self.session.id).await?;
         let target = self.shared.target(&self.session, to).await?;
+        if let Target::Point(point) = &target {
+            pin.only(point.root);
+        }
         let effects = self.begin_cold("restore").await?;
         // What is saved meanwhile must not push out the point itself.
         self.keeps_all = true;

@@ -66,3 +66,33 @@ fn what_could_not_be_published_is_not_forgotten() {
     // Else files would be noted as stored whose chunks are nowhere.
     assert!(stash.lock().unwrap().publish().is_err());
 }
+
+#[test]
+fn what_was_being_noted_of_files_when_a_daemon_ended_is_of_no_use() {
+    let place = Place::new();
+    drop(place.cut());
+    let scan = place.vault.scan(place.session);
+    let half = scan.with_extension("new");
+    fs::write(&half, "half of it").unwrap();
+    let _place = place.again();
+    assert!(scan.exists() && !half.exists());
+}
+
+#[test]
+fn what_is_forgotten_while_somebody_saves_is_not_noted_by_that() {
+    for is_known in [false, true] {
+        let place = Place::new();
+        fs::write(place.workspace().join("file"), noise(1, 10_000)).unwrap();
+        if is_known {
+            drop(place.cut());
+            fs::write(place.workspace().join("more"), noise(2, 10_000)).unwrap();
+        }
+        let forget = |_| place.vault.forget_all().is_ok();
+        let cut = place.cut_as((&NEVER, Limits::default()), &nobody, &forget).unwrap();
+        assert!(!place.vault.scan(place.session).exists(), "{is_known}");
+        assert_same(&place.live(), &place.restore(cut.root, "back"));
+        drop(cut);
+        drop(place.cut());
+        assert!(place.vault.scan(place.session).exists(), "{is_known}");
+    }
+}
