@@ -1,7 +1,7 @@
 //! Removing from the snapshot store what no point needs: now and then, and at once when a session is
 //! purged.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,16 +24,21 @@ const GRACE: Duration = Duration::from_secs(600);
 const SCRUBS: u32 = 20;
 const SCRUB_PAUSE: Duration = Duration::from_millis(500);
 
-/// How long to wait until nobody saves or brings back.
+/// How long to wait for who is in the way: who saves since before it was known what may go, or may rely on
+/// anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Behind one that was purged, how long others are gathered. Each time the database's log is emptied, for which
-/// whoever commits waits, and all points are followed; sessions may be purged one right behind the other.
-const GATHERING: Duration = Duration::from_secs(1);
+/// How often that is doubled at most, when it was too short for a tenant each time.
+const DOUBLED: u32 = 3;
 
 /// How long to wait before what was purged is collected once more, when others were in the way: all points
 /// are followed again.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// How long what was purged waits for what else is, at least and at most, behind a collecting for what was
+/// purged before that.
+const GATHERING: Duration = Duration::from_secs(1);
+const LONGEST_GATHERING: Duration = Duration::from_secs(5);
 
 /// Who has left something that is to go at once.
 #[derive(Default)]
@@ -84,12 +89,32 @@ impl Garbage {
     }
 }
 
+/// How often in a row a tenant could not be collected. Whoever is in the way of it once may always be, with
+/// saves that take long: they are waited for longer each time.
+#[derive(Default)]
+struct Delayed(BTreeMap<Tenant, u32>);
+
+impl Delayed {
+    fn patience(&self, tenant: &Tenant) -> Duration {
+        let times = self.0.get(tenant).copied().unwrap_or(0);
+        PATIENCE * (1_u32 << times.min(DOUBLED))
+    }
+
+    fn note(&mut self, tenant: &Tenant, is_delayed: bool) {
+        if is_delayed {
+            *self.0.entry(tenant.clone()).or_default() += 1;
+        } else {
+            self.0.remove(tenant);
+        }
+    }
+}
+
 /// What was collected of a tenant, or would be.
 #[derive(Clone, Debug)]
 pub struct Collection {
     /// Whose.
     pub tenant: Tenant,
-    /// What; absent when somebody saved or brought back all the time.
+    /// What; absent when somebody was in the way all the time.
     pub collected: Option<Collected>,
 }
 
@@ -103,7 +128,7 @@ impl Service {
         detached(async move {
             let mut all = vec![];
             for tenant in shared.garbage.staying(tenants(&shared).await) {
-                let collected = collect(&shared, &tenant, preview).await?;
+                let collected = collect(&shared, &tenant, (preview, PATIENCE)).await?;
                 all.push(Collection { tenant, collected });
             }
             Ok(all)
@@ -148,10 +173,15 @@ pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
     finish_purges(&shared).await;
     let left = tenants(&shared).await.into_iter().filter(|tenant| was_purged(&shared, tenant));
     left.for_each(|tenant| shared.garbage.left_by(&tenant));
+    let (mut delayed, mut rested) = (Delayed::default(), Instant::now());
     loop {
         let purged =
             tokio::time::timeout(shared.options.collect_every, shared.garbage.there.notified());
-        let (purged, begun) = (purged.await.is_ok(), Instant::now());
+        let purged = purged.await.is_ok();
+        if purged {
+            tokio::time::sleep_until(rested).await;
+        }
+        let begun = Instant::now();
         let tenants = match purged {
             true => shared.garbage.take(),
             false => tenants(&shared).await,
@@ -166,9 +196,17 @@ pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
         }
         let mut put_off = vec![];
         for tenant in tenants {
-            match collect(&shared, &tenant, false).await {
-                Ok(Some(collected)) => say(&tenant, collected),
-                // Somebody saves all the time: later.
+            let collected = collect(&shared, &tenant, (false, delayed.patience(&tenant))).await;
+            delayed.note(&tenant, matches!(collected, Ok(None)));
+            match collected {
+                Ok(Some(collected)) => {
+                    say(&tenant, collected);
+                    // Somebody was at what was purged, and is not for long: nobody finds it any more.
+                    if purged && collected.read > 0 {
+                        put_off.push(tenant);
+                    }
+                }
+                // Somebody was in the way all the time: later.
                 Ok(None) if purged => put_off.push(tenant),
                 Ok(None) => {}
                 Err(error) => {
@@ -176,14 +214,20 @@ pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
                 }
             }
         }
+        rested = Instant::now() + rest(begun.elapsed());
         if !put_off.is_empty() {
             tokio::time::sleep(AGAIN).await;
             put_off.iter().for_each(|tenant| shared.garbage.left_by(tenant));
         }
-        if purged {
-            tokio::time::sleep_until(begun + GATHERING).await;
-        }
     }
+}
+
+/// How long nothing is collected for the sake of what is purged, behind a collecting that took so long: each
+/// empties the database's log, for which whoever commits waits, follows all points, and writes every pack anew
+/// of which something is not needed. So sessions that are purged one after the other go together, and one
+/// alone goes at once.
+fn rest(took: Duration) -> Duration {
+    took.clamp(GATHERING, LONGEST_GATHERING)
 }
 
 /// Whether something of a tenant was purged and may be left. A file is looked for; no more.
@@ -242,14 +286,14 @@ fn say(tenant: &Tenant, collected: Collected) {
 async fn collect(
     shared: &Arc<Shared>,
     tenant: &Tenant,
-    preview: bool,
+    (preview, patience): (bool, Duration),
 ) -> Result<Option<Collected>, Refusal> {
     let (shared, tenant) = (shared.clone(), tenant.clone());
     let collect = move || -> Result<Option<Collected>, Refusal> {
         // One that was deleted meanwhile is not made again.
         let vault = shared.snapshots.known_vault(&tenant).map_err(Failed::from)?;
         let Some(vault) = vault else { return Ok(Some(Collected::default())) };
-        let how = Collecting { grace: GRACE, preview, patience: PATIENCE };
+        let how = Collecting { grace: GRACE, preview, patience };
         Ok(vault.collect(&how, || roots(&*shared.store, &tenant))?)
     };
     blocking(collect).await
@@ -301,6 +345,27 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(20), emptied).await.unwrap();
         collecting.abort();
+    }
+
+    #[test]
+    fn who_is_in_the_way_again_and_again_is_waited_for_longer() {
+        let mut delayed = Delayed::default();
+        let [one, other] = ["one", "two"].map(|name| name.parse::<Tenant>().unwrap());
+        for times in [1, 2, 4, 8, 8] {
+            assert_eq!(delayed.patience(&one), PATIENCE * times);
+            delayed.note(&one, true);
+        }
+        assert_eq!(delayed.patience(&other), PATIENCE);
+        delayed.note(&one, false);
+        assert_eq!(delayed.patience(&one), PATIENCE);
+        assert!(delayed.0.is_empty());
+    }
+
+    #[test]
+    fn what_is_purged_waits_as_long_as_it_took_and_not_for_long() {
+        let seconds = Duration::from_secs;
+        let longest = LONGEST_GATHERING;
+        assert_eq!([0, 2, 600].map(|took| rest(seconds(took))), [GATHERING, seconds(2), longest]);
     }
 
     #[test]

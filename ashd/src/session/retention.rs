@@ -27,7 +27,7 @@ const STEP: u32 = 200;
 /// Points that go in one pass because of their size: what this gives back is known behind it.
 const MOST_OVER: u32 = 1000;
 
-/// How long to wait until nobody saves or brings back.
+/// How long to wait for who is in the way of a collecting.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long something is kept, and how much. What is absent is kept for ever.
@@ -365,7 +365,7 @@ fn collect_all(vault: &Vault, store: &dyn Store, tenant: &Tenant) -> Looked<(u64
     vault.note_purge()?;
     let how = Collecting { grace: Duration::ZERO, preview: false, patience: PATIENCE };
     let collected = vault.collect(&how, || roots(store, tenant))?;
-    let is_all = collected.is_some_and(|collected| collected.held == 0);
+    let is_all = collected.is_some_and(|it| it.held == 0 && it.read == 0);
     Ok((bytes(vault)?, !is_all))
 }
 
