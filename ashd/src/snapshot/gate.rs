@@ -43,8 +43,9 @@ struct State {
     chosen: u64,
     /// How often the vault was closed.
     closed: u64,
-    /// How often what is known of sessions' files was forgotten.
+    /// How often what is known of sessions' files was forgotten, and how many are at that now.
     forgotten: u64,
+    forgetting: usize,
     /// Who waits until nothing is moved any more.
     waiting: usize,
     stage: Stage,
@@ -124,6 +125,10 @@ pub(super) struct Collector(Gate);
 /// anything.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quiet(u64);
+
+/// What is known of sessions' files is being forgotten, while this lives.
+#[derive(Debug)]
+pub(super) struct Forgetting<'a>(&'a Gate);
 
 /// Keeps everybody out while it lives.
 #[derive(Debug)]
@@ -249,10 +254,11 @@ impl Gate {
         Pin { gate: self.clone(), relies, kept, closed, forgotten }
     }
 
-    /// Says that what is known of sessions' files is about to be forgotten: who is in the vault keeps
-    /// none of it either.
-    pub(super) fn forget(&self) {
-        self.change(|state| state.forgotten += 1);
+    /// Says that what is known of sessions' files is being forgotten, until what this returns is gone: who is
+    /// in the vault, or comes meanwhile and finds some of it, keeps none of it either.
+    pub(super) fn forget(&self) -> Forgetting<'_> {
+        self.change(|state| state.forgetting += 1);
+        Forgetting(self)
     }
 
     /// Begins to collect, at a moment at which nobody is in the vault who may rely on anything, if there
@@ -378,7 +384,7 @@ impl Pin {
     }
 
     /// Says that a scan is for this root now. False when it is to be forgotten: what is known of sessions'
-    /// files has been, since the pin is there.
+    /// files is, or has been since the pin is there.
     pub(super) fn wrote_scan(&self, session: SessionId, root: Option<Root>) -> bool {
         let mut state = self.gate.state();
         let stage = state.stage;
@@ -387,7 +393,7 @@ impl Pin {
         } else if matches!(stage, Stage::Deciding | Stage::Chosen) {
             state.since.scans.insert(session, root);
         }
-        state.forgotten == self.forgotten
+        state.forgetting == 0 && state.forgotten == self.forgotten
     }
 
     /// Whether it came to save since it was last chosen what may go.
@@ -427,6 +433,15 @@ impl Clone for Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         self.gate.change(|state| state.remove(self.relies));
+    }
+}
+
+impl Drop for Forgetting<'_> {
+    fn drop(&mut self) {
+        self.0.change(|state| {
+            state.forgetting -= 1;
+            state.forgotten += 1;
+        });
     }
 }
 
@@ -601,8 +616,13 @@ mod tests {
         let (gate, session) = (Gate::default(), SessionId::random());
         let pin = save(&gate);
         assert!(pin.wrote_scan(session, None));
-        gate.forget();
+        let forgetting = gate.forget();
+        // It may have found some of it, whether it ends before all is forgotten or behind that.
+        let meanwhile = save(&gate);
+        assert!(!pin.wrote_scan(session, None) && !meanwhile.wrote_scan(session, None));
+        drop(forgetting);
         assert!(!pin.wrote_scan(session, None) && !pin.clone().wrote_scan(session, None));
+        assert!(!meanwhile.wrote_scan(session, None));
         assert!(save(&gate).wrote_scan(session, None));
     }
 

@@ -199,11 +199,16 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
     Ok(replaced?)
 }
 
+/// Whether this has not taken the place of a scan yet.
+pub(super) fn is_new(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == NEW)
+}
+
 /// Removes what was being written when a daemon ended in the middle of it.
 pub(super) fn clear(scans: &Path) -> Result<(), SnapshotError> {
     for entry in std::fs::read_dir(scans)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == NEW) {
+        if is_new(&path) {
             std::fs::remove_file(path)?;
         }
     }

@@ -96,3 +96,37 @@ fn what_is_forgotten_while_somebody_saves_is_not_noted_by_that() {
         assert!(place.vault.scan(place.session).exists(), "{is_known}");
     }
 }
+
+/// Else a save would fail, or bringing something back, because somebody forgets meanwhile.
+#[test]
+fn what_is_being_noted_while_all_is_forgotten_can_take_its_place() {
+    let place = Place::new();
+    drop(place.cut());
+    let scan = place.vault.scan(place.session);
+    let half = scan.with_extension("new");
+    fs::write(&half, "half of it").unwrap();
+    place.vault.forget_all().unwrap();
+    assert!(half.exists() && !scan.exists());
+}
+
+#[test]
+fn who_comes_while_all_is_forgotten_notes_nothing_of_it_again() {
+    // It ends before all is forgotten, or behind that.
+    for is_behind in [false, true] {
+        let place = Place::new();
+        fs::write(place.workspace().join("file"), noise(1, 10_000)).unwrap();
+        let forgetting = Mutex::new(Some(place.vault.gate.forget()));
+        let end = |_| {
+            if is_behind {
+                drop(forgetting.lock().unwrap().take());
+            }
+            true
+        };
+        let cut = place.cut_as((&NEVER, Limits::default()), &nobody, &end).unwrap();
+        assert!(!place.vault.scan(place.session).exists(), "{is_behind}");
+        assert_same(&place.live(), &place.restore(cut.root, "back"));
+        drop((cut, forgetting));
+        drop(place.cut());
+        assert!(place.vault.scan(place.session).exists(), "{is_behind}");
+    }
+}
