@@ -171,6 +171,11 @@ impl State {
 }
 
 impl Since {
+    fn add_unsound(&mut self, session: SessionId, root: Option<Root>) {
+        self.sound.remove(&session);
+        self.scans.insert(session, root);
+    }
+
     fn add_sound(&mut self, session: SessionId, root: Option<Root>) {
         self.scans.remove(&session);
         self.sound.insert(session);
@@ -391,7 +396,7 @@ impl Pin {
         if stage == Stage::Chosen && self.is_late(&state) {
             state.since.add_sound(session, root);
         } else if matches!(stage, Stage::Deciding | Stage::Chosen) {
-            state.since.scans.insert(session, root);
+            state.since.add_unsound(session, root);
         }
         state.forgetting == 0 && state.forgotten == self.forgotten
     }
@@ -609,6 +614,25 @@ mod tests {
         assert_eq!(since.sound, HashSet::from([one]));
         closed.remove(HashSet::new());
         assert!(save(&gate).trusts(three, None));
+    }
+
+    #[test]
+    fn what_is_brought_back_takes_the_place_of_what_a_save_knew() {
+        let (gate, session) = (Gate::default(), SessionId::random());
+        let [saved, returned] = [1, 2].map(|n| Root([n; 32]));
+        let collector = gate.begin(Duration::ZERO).unwrap();
+        collector.chose();
+        let late = save(&gate);
+        assert!(late.wrote_scan(session, Some(saved)));
+        assert!(gate.enter_for(returned).wrote_scan(session, Some(returned)));
+        // It is of another point now, which has to be followed to all of it.
+        assert!(late.trusts(session, Some(returned)));
+        let (all, none) = (HashSet::from([returned]), HashSet::new());
+        let quiet = collector.quiet(LONG).unwrap();
+        assert!(collector.close(quiet, (&none, &all)).is_none());
+        let since = collector.close(quiet, (&all, &none)).unwrap().since();
+        assert_eq!(since.scans, HashMap::from([(session, Some(returned))]));
+        assert!(since.sound.is_empty());
     }
 
     #[test]
