@@ -18,6 +18,7 @@ use super::collect::{Collected, Collecting};
 use super::gate::{Closed, Collector, Since};
 use super::pack::{self, Row};
 use super::scan::Scan;
+use super::sweep::Over;
 use super::vault::Vault;
 use super::walk::{Depth, Walk};
 use super::{Damage, SnapshotError, deeply, index};
@@ -100,10 +101,12 @@ impl Vault {
         (how, purged): (&Collecting, bool),
         points: impl Fn() -> Result<Vec<Root>, E>,
     ) -> Result<Option<Going>, E> {
+        // What may have gone stays, and counts as stored, however this ends.
+        let over = Over(self);
         let decided = Deciding::new((self, collector), how, purged).decide(points);
-        if !matches!(decided, Ok(Some(_))) {
-            // What may have gone stays, and counts as stored.
-            self.index().set_going(index::Going::default());
+        if matches!(decided, Ok(Some(_))) {
+            // It goes: whoever removes it says when that is over.
+            std::mem::forget(over);
         }
         decided
     }

@@ -53,7 +53,7 @@ impl Collected {
 }
 
 /// Says, when it is dropped, that nothing is about to go any more: what is still there counts as stored.
-struct Over<'v>(&'v Vault);
+pub(super) struct Over<'v>(pub(super) &'v Vault);
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {

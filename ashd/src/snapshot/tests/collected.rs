@@ -1,6 +1,7 @@
 //! What no point needs goes, and nothing else.
 
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
 
@@ -273,6 +274,26 @@ fn whoever_is_in_the_vault_puts_it_off() {
     drop(pin);
     let points = || Ok::<_, SnapshotError>(vec![second]);
     assert!(place.vault.collect(&AT_ONCE, points).unwrap().unwrap().bytes > 1_900_000);
+}
+
+/// Else it would never count as stored again, and each save would store it once more.
+#[test]
+fn what_may_go_counts_as_stored_when_it_is_broken_off_whatever_goes_wrong() {
+    let (place, old, [_, second]) = without_old();
+    let asked = AtomicUsize::new(0);
+    let points = || {
+        // By the third time it is chosen what may go.
+        assert!(asked.fetch_add(1, Ordering::SeqCst) < 2, "nobody foresaw this");
+        Ok::<_, SnapshotError>(vec![second])
+    };
+    let collect = AssertUnwindSafe(|| place.vault.collect(&AT_ONCE, points));
+    assert!(catch_unwind(collect).is_err());
+    assert_eq!(asked.into_inner(), 3);
+    fs::write(&old, noise(1, 2_000_000)).unwrap();
+    let third = place.cut();
+    assert!(third.written < 100_000, "{}", third.written);
+    drop(third);
+    assert!(place.collect(&[second]).bytes > 1_900_000);
 }
 
 #[test]
