@@ -86,19 +86,37 @@ impl Vault {
         Ok(lost || !survey.rotten.is_empty())
     }
 
-    /// Forgets packs that are of no use, and that what is in them is stored; false if none of them is
-    /// known.
+    /// Forgets packs that still are of no use, and that what is in them is stored; false if none of them
+    /// is known.
     pub(super) fn forget_packs(&self, packs: &[Uuid]) -> Result<bool, SnapshotError> {
-        let lost = self.index().forget(packs)?;
-        packs.iter().for_each(|pack| self.close(*pack));
+        let mut index = self.index();
+        // Since it was looked one may have been mended. Nobody takes one in while we have the index.
+        let useless: Vec<Uuid> = packs.iter().copied().filter(|it| self.is_useless(*it)).collect();
+        let lost = !useless.is_empty() && index.forget(&useless)?;
+        drop(index);
+        useless.iter().for_each(|pack| self.close(*pack));
         Ok(lost)
+    }
+
+    /// Whether a pack is not there, or its table is not what was written. One that cannot be read now may
+    /// be sound.
+    fn is_useless(&self, name: Uuid) -> bool {
+        let file = pack::open(&self.packs(), name);
+        let table = file.and_then(|file| pack::read_table(&file, name));
+        matches!(table, Err(SnapshotError::Damaged { .. }))
     }
 
     /// Forgets that these chunks are stored, unless they have come again, and what is known of sessions'
     /// files.
     pub(super) fn store_again(&self, rotten: &[ChunkId]) -> Result<(), SnapshotError> {
-        let mut still = rotten.iter().filter(|chunk| self.chunk(**chunk).is_err());
-        still.try_for_each(|chunk| self.index().disown(*chunk))?;
+        for chunk in rotten {
+            // Nobody stores it again, or mends what it is in, while we have the index.
+            let mut index = self.index();
+            let place = index.find(*chunk)?;
+            if place.is_some() && self.chunk_at(*chunk, place).is_err() {
+                index.disown(*chunk)?;
+            }
+        }
         self.forget_all()
     }
 

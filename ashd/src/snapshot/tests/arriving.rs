@@ -1,5 +1,6 @@
 //! Packs that come from elsewhere.
 
+use super::damaged::lose;
 use super::*;
 
 impl Place {
@@ -42,6 +43,24 @@ fn what_comes_stays_until_somebody_has_followed_it() {
     assert_eq!(place.vault.collect(&AT_ONCE, points).unwrap().unwrap().damaged, 0);
     assert!(pack.exists() && !gone.exists());
     place.vault.check(root, true).unwrap();
+}
+
+/// Else it would be there, and what is in it count as lost till the next start.
+#[test]
+fn what_came_since_it_was_found_damaged_counts() {
+    for cut_off in [false, true] {
+        let place = Place::new();
+        let (root, pack) = place.cut_with("file", 1);
+        let bytes = fs::read(&pack).unwrap();
+        lose(&pack, cut_off);
+        let told = place.survey(&[root], true);
+        assert_eq!((told.damaged.len(), told.packs.len()), (1, 1), "{told:?}");
+        place.bring(&place.vault.pin(), &pack, &bytes);
+        place.vault.set_right(&told).unwrap();
+        let survey = place.survey(&[root], true);
+        assert!(survey.damaged.is_empty() && survey.packs.is_empty(), "{survey:?}");
+        assert_same(&place.live(), &place.restore(root, "back"));
+    }
 }
 
 #[test]

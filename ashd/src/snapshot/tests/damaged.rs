@@ -28,7 +28,7 @@ pub(super) fn place_of(bytes: &[u8], pack: &Path) -> u64 {
 }
 
 /// A pack is gone, or only its beginning is there.
-fn lose(pack: &Path, cut_off: bool) {
+pub(super) fn lose(pack: &Path, cut_off: bool) {
     match cut_off {
         true => File::options().write(true).open(pack).unwrap().set_len(1000).unwrap(),
         false => fs::remove_file(pack).unwrap(),
