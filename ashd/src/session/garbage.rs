@@ -28,7 +28,7 @@ const SCRUB_PAUSE: Duration = Duration::from_millis(500);
 /// anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often that is doubled at most, when it was too short for a tenant each time.
+/// How often that is doubled at most for who saves, when it was too short for a tenant each time.
 const DOUBLED: u32 = 3;
 
 /// How long to wait before what was purged is collected once more, when others were in the way: all points
@@ -90,14 +90,25 @@ impl Garbage {
 }
 
 /// How often in a row a tenant could not be collected. Whoever is in the way of it once may always be, with
-/// saves that take long: they are waited for longer each time.
+/// saves that take long: they are waited for longer each time, and behind the others.
 #[derive(Default)]
 struct Delayed(BTreeMap<Tenant, u32>);
 
 impl Delayed {
+    fn times(&self, tenant: &Tenant) -> u32 {
+        self.0.get(tenant).copied().unwrap_or(0)
+    }
+
+    /// How long to wait for who saves.
     fn patience(&self, tenant: &Tenant) -> Duration {
-        let times = self.0.get(tenant).copied().unwrap_or(0);
-        PATIENCE * (1_u32 << times.min(DOUBLED))
+        PATIENCE * (1_u32 << self.times(tenant).min(DOUBLED))
+    }
+
+    /// Who was delayed least often goes first: no other waits for who is always delayed.
+    fn in_order(&self, tenants: BTreeSet<Tenant>) -> Vec<Tenant> {
+        let mut tenants: Vec<Tenant> = tenants.into_iter().collect();
+        tenants.sort_by_key(|tenant| self.times(tenant));
+        tenants
     }
 
     fn note(&mut self, tenant: &Tenant, is_delayed: bool) {
@@ -195,7 +206,7 @@ pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
             tenants.retain(|tenant| was_purged(&shared, tenant));
         }
         let mut put_off = vec![];
-        for tenant in tenants {
+        for tenant in delayed.in_order(tenants) {
             let collected = collect(&shared, &tenant, (false, delayed.patience(&tenant))).await;
             delayed.note(&tenant, matches!(collected, Ok(None)));
             match collected {
@@ -282,18 +293,20 @@ fn say(tenant: &Tenant, collected: Collected) {
     }
 }
 
-/// Collects what a tenant's points do not need; `None` when somebody was in the way.
+/// Collects what a tenant's points do not need; `None` when somebody was in the way. Who saves is waited for
+/// as long as is said, and nobody else for longer than ever: others wait behind this.
 async fn collect(
     shared: &Arc<Shared>,
     tenant: &Tenant,
-    (preview, patience): (bool, Duration),
+    (preview, patience_with_saves): (bool, Duration),
 ) -> Result<Option<Collected>, Refusal> {
     let (shared, tenant) = (shared.clone(), tenant.clone());
     let collect = move || -> Result<Option<Collected>, Refusal> {
         // One that was deleted meanwhile is not made again.
         let vault = shared.snapshots.known_vault(&tenant).map_err(Failed::from)?;
         let Some(vault) = vault else { return Ok(Some(Collected::default())) };
-        let how = Collecting { grace: GRACE, preview, patience };
+        let patience = PATIENCE;
+        let how = Collecting { grace: GRACE, preview, patience, patience_with_saves };
         Ok(vault.collect(&how, || roots(&*shared.store, &tenant))?)
     };
     blocking(collect).await
@@ -359,6 +372,22 @@ mod tests {
         delayed.note(&one, false);
         assert_eq!(delayed.patience(&one), PATIENCE);
         assert!(delayed.0.is_empty());
+    }
+
+    #[test]
+    fn who_was_delayed_least_often_goes_first() {
+        let mut delayed = Delayed::default();
+        let all = ["a", "b", "c", "d"].map(|name| name.parse::<Tenant>().unwrap());
+        for (tenant, times) in all.iter().zip([2, 0, 1, 0]) {
+            (0..times).for_each(|_| delayed.note(tenant, true));
+        }
+        let order = |delayed: &Delayed| {
+            let order = delayed.in_order(all.clone().into());
+            order.iter().map(Tenant::to_string).collect::<Vec<_>>().concat()
+        };
+        assert_eq!(order(&delayed), "bdca");
+        delayed.note(&all[0], false);
+        assert_eq!(order(&delayed), "abdc");
     }
 
     #[test]

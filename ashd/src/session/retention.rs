@@ -363,7 +363,8 @@ type Looked<T> = std::result::Result<T, Failed>;
 fn collect_all(vault: &Vault, store: &dyn Store, tenant: &Tenant) -> Looked<(u64, bool)> {
     // Otherwise packs stay that are young, or of which half is needed.
     vault.note_purge()?;
-    let how = Collecting { grace: Duration::ZERO, preview: false, patience: PATIENCE };
+    let (patience, patience_with_saves) = (PATIENCE, PATIENCE);
+    let how = Collecting { grace: Duration::ZERO, preview: false, patience, patience_with_saves };
     let collected = vault.collect(&how, || roots(store, tenant))?;
     let is_all = collected.is_some_and(|it| it.held == 0 && it.read == 0);
     Ok((bytes(vault)?, !is_all))

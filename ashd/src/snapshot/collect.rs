@@ -18,9 +18,11 @@ pub struct Collecting {
     /// Only say what would be done.
     pub preview: bool,
     /// How long to wait for a moment at which nobody is there who may rely on anything, before anything is
-    /// looked at; and once more when it is known what may go, also for those to end who save since before
-    /// that.
+    /// looked at.
     pub patience: Duration,
+    /// How long to wait for such a moment once more when it is known what may go, also for those to end who
+    /// save since before that.
+    pub patience_with_saves: Duration,
 }
 
 /// The file that says that something was purged.

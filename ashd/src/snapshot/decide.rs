@@ -152,7 +152,7 @@ impl<'v> Deciding<'v> {
         // In this order: whoever comes in between is waited for, and may store more than it has to.
         self.vault.index().set_going(self.may_go());
         self.collector.chose();
-        let until = Instant::now() + self.how.patience;
+        let until = Instant::now() + self.how.patience_with_saves;
         for _ in 0..ROUNDS {
             let left = until.saturating_duration_since(Instant::now());
             let Some(quiet) = self.collector.quiet(left) else { return Ok(None) };

@@ -43,8 +43,12 @@ struct Place {
 }
 
 /// What is not needed goes, whatever its age; whoever is in the way is not waited for.
-const AT_ONCE: Collecting =
-    Collecting { grace: Duration::ZERO, preview: false, patience: Duration::ZERO };
+const AT_ONCE: Collecting = Collecting {
+    grace: Duration::ZERO,
+    preview: false,
+    patience: Duration::ZERO,
+    patience_with_saves: Duration::ZERO,
+};
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::thread;
 
 use super::arriving::name_of;
-use super::collected::without_old;
+use super::collected::{at_once, without_old};
 use super::damaged::flip_at;
 use super::*;
 
-/// As [`AT_ONCE`], and whoever is in the way has time to go.
-const PATIENT: Collecting = Collecting { patience: Duration::from_secs(60), ..AT_ONCE };
+/// As [`AT_ONCE`], and whoever saves since before it is known what may go has time to end.
+const PATIENT: Collecting = Collecting { patience_with_saves: Duration::from_secs(60), ..AT_ONCE };
 
 /// Saves of each of two sessions.
 const SAVES: u64 = 12;
@@ -69,6 +69,18 @@ fn it_is_collected_at_once_although_somebody_reads_all_the_time() {
     assert!(collected.bytes > 1_900_000 && collected.read == 0, "{collected:?}");
     assert!(place.vault.check(first, false).is_err());
     place.vault.check(second, true).unwrap();
+}
+
+/// Else others would wait as long, whose turn comes behind that.
+#[test]
+fn who_may_rely_on_anything_is_not_waited_for_as_long_as_who_saves() {
+    let (place, _, [_, second]) = without_old();
+    let (vault, pin) = (place.vault.clone(), place.vault.pin());
+    let patient = Collecting { patience_with_saves: Duration::from_secs(3600), ..AT_ONCE };
+    let points = move || Ok::<_, SnapshotError>(vec![second]);
+    let collected = at_once(move || vault.collect(&patient, points).unwrap());
+    assert_eq!(collected, None);
+    drop(pin);
 }
 
 #[test]

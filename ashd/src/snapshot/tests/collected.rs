@@ -87,7 +87,7 @@ impl Place {
 }
 
 /// Does something that nobody has to wait for, or fails.
-fn at_once<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) fn at_once<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, is_done) = std::sync::mpsc::channel();
     std::thread::spawn(move || done.send(what()));
     is_done.recv_timeout(Duration::from_secs(60)).expect("it waits for somebody")
