@@ -21,6 +21,9 @@ const COPIED: u32 = 500;
 /// What becomes of a turn that was running at the point.
 const INTERRUPTED: &str = "Interrupted: the session was forked while it answered";
 
+/// What is said when the point that was saved for a fork is gone before that has it.
+const REMOVED: &str = "The checkpoint that was saved for the fork was removed meanwhile";
+
 impl Service {
     /// Makes a session of its own out of another one as it was at a point, or as it is now, also
     /// in mid-turn. Goes on when the caller is gone.
@@ -49,18 +52,7 @@ impl Service {
         if !agent.is_dir() {
             return Err(Refusal::NoAgentNamed(parent.agent));
         }
-        // From before the point is looked up until the fork has it as its own: its session may be
-        // purged meanwhile.
-        let mut pin = self.shared.pinned(&parent.tenant, id).await?;
-        let point = match from {
-            Some(which) => self.point(caller, id, which).await?,
-            None if parent.status == Status::Ended => {
-                let newest = self.shared.store.point(id, Which::Newest).await?;
-                newest.ok_or(Refusal::NoCheckpoint)?
-            }
-            None => self.ask(caller, id, |reply| Command::Save { name: None, reply }).await?,
-        };
-        pin.only(point.root);
+        let (point, pin) = self.pinned_point(caller, &parent, from).await?;
         let slot = self.shared.take_any_slot().await?;
         let child = draft(&parent, &point, slot);
         let _making = self.shared.making.begin((child.id, slot));
@@ -69,6 +61,35 @@ impl Service {
             self.undo_fork(&child).await;
         }
         made
+    }
+
+    /// The point that a fork is made of, and what keeps it from being collected. What is to be saved for it
+    /// is, before anything is pinned: nothing is collected while it is not known which point is meant.
+    async fn pinned_point(
+        &self,
+        caller: &Caller,
+        parent: &Session,
+        from: Option<Which>,
+    ) -> Result<(Point, Pin)> {
+        let id = parent.id;
+        let is_saved = from.is_none() && parent.status != Status::Ended;
+        let which = match from {
+            Some(which) => which,
+            None if is_saved => {
+                let save = |reply| Command::Save { name: None, reply };
+                Which::Id(self.ask(caller, id, save).await?.id)
+            }
+            None => Which::Newest,
+        };
+        // From before the point is looked up until the fork has it as its own: its session may be
+        // purged meanwhile.
+        let mut pin = self.shared.pinned(&parent.tenant, id).await?;
+        let point = self.point(caller, id, which).await.map_err(|refusal| match refusal {
+            Refusal::NoCheckpoint if is_saved => Refusal::Overtaken(REMOVED),
+            refusal => refusal,
+        })?;
+        pin.only(point.root);
+        Ok((point, pin))
     }
 
     /// The row first, as one that is being made: what a daemon leaves that is killed from here on
@@ -172,4 +193,83 @@ fn forked(point: &Point) -> serde_json::Value {
         "checkpoint": point.id,
         "sequence": point.seq,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+    use tokio::task::spawn_blocking;
+
+    use super::*;
+    use crate::domain::{Scope, Tenant};
+    use crate::session::stage::{Stage, handle};
+    use crate::snapshot::{Collecting, SnapshotError};
+
+    /// Whether nobody is in the way of who collects.
+    async fn can_be_collected(stage: &Stage) -> bool {
+        let (snapshots, patience) = (stage.shared.snapshots.clone(), Duration::ZERO);
+        let collect = move || {
+            let (grace, preview, patience_with_saves) = (patience, false, patience);
+            let how = Collecting { grace, preview, patience, patience_with_saves };
+            let points = || Ok::<_, SnapshotError>(vec![]);
+            snapshots.vault(&Tenant::default())?.collect(&how, points)
+        };
+        spawn_blocking(collect).await.unwrap().unwrap().is_some()
+    }
+
+    /// What becomes of the point that is saved for a fork before it is looked up.
+    enum Meanwhile {
+        Stays,
+        Removed,
+        Purged,
+    }
+
+    /// What a fork is made of; it can be collected while that is saved.
+    async fn made_of(stage: &Stage, meanwhile: Meanwhile) -> Result<(Point, Pin)> {
+        let (shared, parent) = (&stage.shared, Session::example(1));
+        let (commands, mut asked) = mpsc::channel(1);
+        stage.add(&parent).await;
+        shared.registry.handle_or(&parent, || handle(&parent, commands));
+        let save = async {
+            let Some(Command::Save { reply, .. }) = asked.recv().await else {
+                panic!("it is not saved")
+            };
+            assert!(can_be_collected(stage).await, "something is pinned");
+            let point = Point { session: parent.id, ..Point::example(1) };
+            shared.store.add_point(point.clone(), 9).await.unwrap();
+            match meanwhile {
+                Meanwhile::Stays => {}
+                Meanwhile::Removed => {
+                    assert!(shared.store.remove_point(parent.id, point.id).await.unwrap());
+                }
+                Meanwhile::Purged => {
+                    shared.registry.remove(parent.id);
+                    shared.store.purge_session(parent.id).await.unwrap();
+                }
+            }
+            assert!(reply.send(Ok(point)).is_ok());
+        };
+        let caller = Caller { tenant: Tenant::default(), scope: Scope::Manage };
+        let (made, ()) = tokio::join!(stage.service.pinned_point(&caller, &parent, None), save);
+        made
+    }
+
+    #[tokio::test]
+    async fn nothing_is_pinned_while_it_is_saved_and_only_the_point_behind_that() {
+        let stage = Stage::set().await;
+        let (point, pin) = made_of(&stage, Meanwhile::Stays).await.unwrap();
+        assert_eq!(point.id, Point::example(1).id);
+        assert!(can_be_collected(&stage).await);
+        drop(pin);
+    }
+
+    #[tokio::test]
+    async fn what_is_gone_before_it_is_looked_up_is_told() {
+        let made = made_of(&Stage::set().await, Meanwhile::Removed).await;
+        assert!(matches!(made, Err(Refusal::Overtaken(_))));
+        let made = made_of(&Stage::set().await, Meanwhile::Purged).await;
+        assert!(matches!(made, Err(Refusal::NoSession)));
+    }
 }
