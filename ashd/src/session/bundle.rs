@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 
 use super::api::{Caller, Refusal};
-use super::files::{Content, NEVER, Origin, Place, refused};
+use super::files::{Content, NEVER, Origin, Place, Recorded, refused};
 use super::incoming::{Incoming, unwritable};
 use super::keeping::unkept;
 use super::service::{Result, Service, blocking};
@@ -77,7 +77,8 @@ pub struct Bundle {
 
 struct Packing {
     gzip: GzEncoder<Vec<u8>>,
-    kept: Option<Unpinned>,
+    /// A point that goes out.
+    kept: Option<(Unpinned, Recorded)>,
     all: bool,
     levels: Vec<Level>,
     path: Vec<u8>,
@@ -126,6 +127,7 @@ impl Service {
             Some(which) => self.place_at(caller, id, which).await?,
             None => self.place(caller, id).await?,
         };
+        let store = self.shared.store.clone();
         blocking(move || match place {
             Place::Disk(tree) => {
                 let failed = |error: io::Error| Refusal::Internal(error.to_string());
@@ -134,13 +136,13 @@ impl Service {
                 let entries = Entries::Disk(top, names);
                 Ok(Bundle::new(Origin::Sandbox, entries, (None, all)))
             }
-            Place::Kept(browser, _) => {
+            Place::Kept(browser, point) => {
                 let kept = |error| unkept(id, error);
                 let listed = browser.list(b"workspace").map_err(kept)?;
                 let listed = at_most(listed.ok_or(Refusal::NoWorkspace)?, NAMES).map_err(kept)?;
                 let listed = listed.ok_or_else(|| Refusal::Internal(too_many().to_string()))?;
-                let (entries, kept) = (Entries::Kept(listed), Some(browser.unpinned()));
-                Ok(Bundle::new(Origin::Snapshot, entries, (kept, all)))
+                let kept = Some((browser.unpinned(), Recorded::of(&point, store)));
+                Ok(Bundle::new(Origin::Snapshot, Entries::Kept(listed), (kept, all)))
             }
         })
         .await
@@ -176,7 +178,11 @@ impl Service {
 }
 
 impl Bundle {
-    fn new(origin: Origin, entries: Entries, (kept, all): (Option<Unpinned>, bool)) -> Bundle {
+    fn new(
+        origin: Origin,
+        entries: Entries,
+        (kept, all): (Option<(Unpinned, Recorded)>, bool),
+    ) -> Bundle {
         let gzip = GzEncoder::new(Vec::with_capacity(PIECE), Compression::fast());
         let names = entries.left();
         let levels = vec![Level { entries, path: 0 }];
@@ -184,11 +190,18 @@ impl Bundle {
         Bundle { origin, packing }
     }
 
-    /// Its bytes. A file that gets shorter while it is read ends it with an error.
+    /// Its bytes. A file that gets shorter while it is read ends it with an error, and so does a point that
+    /// is removed: it would be pinned again and again, for as long as somebody takes to read it.
     pub fn bytes(self) -> impl Stream<Item = io::Result<Bytes>> + Send {
         stream::unfold(Some(Box::new(self.packing)), async |packing| {
             let mut packing = packing?;
             loop {
+                let recorded = packing.kept.as_ref().map(|(_, recorded)| recorded.clone());
+                if let Some(recorded) = recorded
+                    && let Err(error) = recorded.check().await
+                {
+                    return Some((Err(error), None));
+                }
                 let made = spawn_blocking(move || {
                     let piece = packing.piece();
                     (packing, piece)
@@ -260,7 +273,8 @@ impl Packing {
             },
             Entries::Kept(entries) => match entries.next() {
                 Some(entry) if is_packed(&entry.name, self.all) => {
-                    let found = in_point(self.kept.as_ref(), &entry, room)?;
+                    let kept = self.kept.as_ref().map(|(kept, _)| kept);
+                    let found = in_point(kept, &entry, room)?;
                     (Some(entry.name), found)
                 }
                 entry => (entry.map(|entry| entry.name), Found::Other),
@@ -478,9 +492,16 @@ impl<R: Read> Read for Bounded<'_, R> {
 
 #[cfg(test)]
 mod tests {
+    use std::any::Any;
+    use std::sync::atomic::AtomicBool;
+
     use futures_util::StreamExt;
 
     use super::*;
+    use crate::domain::{Scope, Session};
+    use crate::session::keeping::point_of;
+    use crate::session::stage::Stage;
+    use crate::snapshot::Cutting;
 
     fn top(root: &std::path::Path) -> Dir {
         Tree::open(root).unwrap().top().unwrap()
@@ -523,6 +544,45 @@ mod tests {
             assert_eq!(read(&copy, ".env").is_ok(), all);
             let link = std::fs::read_link(copy.path().join("a/link")).unwrap();
             assert_eq!(link.to_str(), Some("/etc/passwd"));
+        }
+    }
+
+    /// Records a point of a session's workspace, and begins to send it.
+    async fn point_on_its_way(stage: &Stage, session: &Session) -> Bundle {
+        let (shared, never) = (&stage.shared, AtomicBool::new(false));
+        let workspace = shared.places.session(session.id).join("workspace");
+        let roots = [("workspace", workspace.as_path())];
+        let nobody = || -> io::Result<Box<dyn Any>> { Ok(Box::new(())) };
+        let vault = shared.snapshots.vault(&session.tenant).unwrap();
+        let cut = vault.cut(&Cutting::new(session.id, &roots, &never), &nobody, &|_| true).unwrap();
+        shared.store.add_point(point_of(&cut, session, None), 9).await.unwrap();
+        let caller = Caller { tenant: session.tenant.clone(), scope: Scope::Manage };
+        stage.service.bundle(&caller, session.id, (Some(Which::Newest), true)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_point_that_is_removed_while_it_goes_out_ends_it() {
+        // More than goes out at once.
+        let mut large = vec![0; PIECE * 8];
+        blake3::Hasher::new().finalize_xof().fill(&mut large);
+        for is_purged in [false, true] {
+            let (stage, session) = (Stage::set().await, Session::example(1));
+            stage.add_with_files(&session).await;
+            let workspace = stage.shared.places.session(session.id).join("workspace");
+            std::fs::write(workspace.join("large"), &large).unwrap();
+            let mut pieces = Box::pin(point_on_its_way(&stage, &session).await.bytes());
+            let mut went = pieces.next().await.unwrap().unwrap().to_vec();
+            if is_purged {
+                stage.shared.store.purge_session(session.id).await.unwrap();
+                let said = pieces.next().await.unwrap().unwrap_err().to_string();
+                assert_eq!(said, "the checkpoint was removed meanwhile");
+                assert!(pieces.next().await.is_none());
+                continue;
+            }
+            while let Some(piece) = pieces.next().await {
+                went.extend(piece.unwrap());
+            }
+            assert!(std::fs::read(unpacked(&went).path().join("large")).unwrap() == large);
         }
     }
 

@@ -16,8 +16,9 @@ use tokio::task::spawn_blocking;
 use super::api::{Caller, Refusal};
 use super::keeping::unkept;
 use super::service::{Result, Service, blocking};
-use crate::domain::{Point, Session, SessionId, Status, Which};
+use crate::domain::{Point, PointId, Session, SessionId, Status, Which};
 use crate::snapshot::{Browser, Met, Reading, SnapshotError};
+use crate::store::Store;
 use crate::tree::dir::{Kind, Stat};
 use crate::tree::{Found, Listing, RelPath, Tree, TreeError};
 
@@ -72,7 +73,28 @@ pub(super) enum Content {
 
 pub(super) enum Place {
     Disk(Tree),
-    Kept(Browser, String),
+    Kept(Browser, Box<Point>),
+}
+
+/// Where it is recorded that there is a point.
+#[derive(Clone)]
+pub(super) struct Recorded {
+    store: Arc<dyn Store>,
+    session: SessionId,
+    point: PointId,
+}
+
+impl Recorded {
+    pub(super) fn of(point: &Point, store: Arc<dyn Store>) -> Recorded {
+        Recorded { store, session: point.session, point: point.id }
+    }
+
+    /// Fails when the point was removed.
+    pub(super) async fn check(self) -> io::Result<()> {
+        let found = self.store.point(self.session, Which::Id(self.point)).await;
+        let removed = || io::Error::other("the checkpoint was removed meanwhile");
+        found.map_err(io::Error::other)?.map(drop).ok_or_else(removed)
+    }
 }
 
 impl Service {
@@ -105,7 +127,7 @@ impl Service {
         let place = self.place(caller, id).await?;
         blocking(move || match place {
             Place::Disk(tree) => Opened::on_disk(&tree, &path).map_err(refused),
-            Place::Kept(browser, root) => kept(&browser, &root, &path, id),
+            Place::Kept(browser, point) => kept(&browser, &point.root.to_string(), &path, id),
         })
         .await
     }
@@ -150,7 +172,7 @@ impl Service {
         blocking(move || {
             let vault = snapshots.vault(&session.tenant);
             let vault = vault.map_err(|error| unkept(session.id, error))?;
-            Ok(Place::Kept(vault.browse(point.root), point.root.to_string()))
+            Ok(Place::Kept(vault.browse(point.root), Box::new(point)))
         })
         .await
     }

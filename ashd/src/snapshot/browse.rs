@@ -39,7 +39,8 @@ pub struct Listed {
 pub type Met = Result<Listed, SnapshotError>;
 
 /// A point that is looked into now and then, over a time that others decide: in between, it is
-/// collected when nothing else keeps it.
+/// collected when nothing else keeps it. Each look keeps it from that, so that one that was removed is not
+/// to be looked into again.
 pub struct Unpinned {
     vault: Arc<Vault>,
     root: Root,
