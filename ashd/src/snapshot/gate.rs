@@ -401,6 +401,12 @@ impl Pin {
         state.forgetting == 0 && state.forgotten == self.forgotten
     }
 
+    /// Whether it came since something that had been stored was found to be lost, in this daemon's life: what
+    /// is known of sessions' files is forgotten then.
+    pub(super) fn came_behind_loss(&self) -> bool {
+        self.forgotten > 0
+    }
+
     /// Whether it came to save since it was last chosen what may go.
     fn is_late(&self, state: &State) -> bool {
         matches!(self.relies, Relies::Stored(chosen) if chosen == state.chosen)

@@ -116,6 +116,18 @@ impl Index {
         Ok(spare.is_none_or(|rows| rows.binary_search_by_key(&id, |row| row.id).is_err()))
     }
 
+    /// Those of some chunks that do not count as stored. What is read is locked once for all of them.
+    pub(super) fn uncounted(&self, ids: &[ChunkId]) -> Result<HashSet<ChunkId>, SnapshotError> {
+        let _step = self.conn.unchecked_transaction()?;
+        let mut uncounted = HashSet::new();
+        for id in ids {
+            if !self.counts(*id)? {
+                uncounted.insert(*id);
+            }
+        }
+        Ok(uncounted)
+    }
+
     /// Notes which packs are about to go, and no others.
     pub(super) fn set_going(&mut self, going: Going) {
         self.going = going;

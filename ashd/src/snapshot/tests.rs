@@ -9,6 +9,7 @@ mod caches;
 mod collected;
 mod damaged;
 mod full;
+mod given;
 mod healed;
 mod held;
 mod large;

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use super::SnapshotError;
-use super::node::{Content, Entry, What};
+use super::chunk::ChunkId;
+use super::node::{Content, Data, Entry, What};
 use super::scan::{Known, Mark, Scan};
 use super::vault::Vault;
 use crate::domain::SessionId;
@@ -24,6 +25,9 @@ pub(super) const WAITING: usize = 16;
 /// two threads that make files in the same directory wait for each other.
 const BATCH: usize = 64;
 const BATCH_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Files whose chunks are looked up at a time: whoever saves waits for that.
+const LOOKED_UP: usize = 256;
 
 /// Files of one directory that are to be written.
 pub(super) struct Batch {
@@ -193,6 +197,41 @@ impl Writing<'_> {
             file.set_len(content.size).map_err(at)?;
         }
         Ok(())
+    }
+}
+
+impl Vault {
+    /// Leaves out files of which something does not count as stored: the next cut reads them, and stores
+    /// that again.
+    pub(super) fn keep_stored(&self, known: &mut Written) -> Result<(), SnapshotError> {
+        let mut stored = Vec::with_capacity(known.len());
+        for files in known.chunks(LOOKED_UP) {
+            let needed = files.iter().map(|(_, known)| self.needed_of(&known.entry));
+            let needed: Vec<Option<Vec<ChunkId>>> = needed.collect();
+            let all: Vec<ChunkId> = needed.iter().flatten().flatten().copied().collect();
+            let uncounted = self.index().uncounted(&all)?;
+            let is_stored = |ids: &Vec<ChunkId>| !ids.iter().any(|id| uncounted.contains(id));
+            stored.extend(needed.iter().map(|ids| ids.as_ref().is_some_and(is_stored)));
+        }
+        let mut stored = stored.into_iter();
+        known.retain(|_| stored.next().unwrap_or_default());
+        Ok(())
+    }
+
+    /// The chunks that a file needs, none for a directory; `None` when it cannot be told, as a list of them
+    /// cannot be read.
+    fn needed_of(&self, entry: &[u8]) -> Option<Vec<ChunkId>> {
+        let What::File(content) = Entry::decode(&mut &entry[..]).ok()?.what else {
+            return Some(vec![]);
+        };
+        let mut ids = vec![];
+        for extent in &content.extents {
+            if let Data::Listed(lists) = &extent.data {
+                ids.extend(lists.iter().map(|list| list.id));
+            }
+            ids.extend(self.chunks(&extent.data).ok()?.iter().map(|chunk| chunk.id));
+        }
+        Some(ids)
     }
 }
 

@@ -136,7 +136,7 @@ fn a_pack_that_is_gone_or_cut_off_is_stored_again() {
 }
 
 /// A point with a file, and the pack that has it and nothing of what leads to it.
-fn apart() -> (Place, PathBuf, Root) {
+pub(super) fn apart() -> (Place, PathBuf, Root) {
     let place = Place::new();
     drop(place.cut());
     let (_, pack) = place.cut_with("file", 1);

@@ -17,7 +17,7 @@ fn bring_back(
 }
 
 /// The session in the place where it goes on.
-fn put_in_place(place: &Place, (session, built): (SessionId, PathBuf)) -> Place {
+pub(super) fn put_in_place(place: &Place, (session, built): (SessionId, PathBuf)) -> Place {
     let returned = Place { session, vault: place.vault.clone(), ..Place::new() };
     fs::remove_dir_all(returned.live()).unwrap();
     fs::rename(built, returned.live()).unwrap();
