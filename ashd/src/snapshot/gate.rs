@@ -37,6 +37,9 @@ struct State {
     early: usize,
     /// Points that are read or brought back, and by how many.
     points: HashMap<Root, usize>,
+    /// Those of them that were removed, and damaged, when it was noted what goes: nobody knows what of it
+    /// they need.
+    unfollowed: HashSet<Root>,
     /// How often somebody has entered who may rely on anything.
     entered: u64,
     /// How often it was chosen what may go.
@@ -164,6 +167,7 @@ impl State {
                 *count -= 1;
                 if *count == 0 {
                     self.points.remove(&root);
+                    self.unfollowed.remove(&root);
                 }
             }
         }
@@ -341,6 +345,8 @@ impl Collector {
         }
         state.stage = Stage::Closed;
         state.closed += 1;
+        let State { points, unfollowed, .. } = &mut *state;
+        unfollowed.extend(damaged.iter().filter(|root| points.contains_key(*root)));
         Some(Closed(self))
     }
 }
@@ -389,7 +395,7 @@ impl Pin {
     }
 
     /// Says that a scan is for this root now. False when it is to be forgotten: what is known of sessions'
-    /// files is, or has been since the pin is there.
+    /// files is, or has been since the pin is there; or what it names may be about to go.
     pub(super) fn wrote_scan(&self, session: SessionId, root: Option<Root>) -> bool {
         let mut state = self.gate.state();
         let stage = state.stage;
@@ -398,7 +404,8 @@ impl Pin {
         } else if matches!(stage, Stage::Deciding | Stage::Chosen) {
             state.since.add_unsound(session, root);
         }
-        state.forgetting == 0 && state.forgotten == self.forgotten
+        let is_followed = root.is_none_or(|root| !state.unfollowed.contains(&root));
+        is_followed && state.forgetting == 0 && state.forgotten == self.forgotten
     }
 
     /// Whether it came since something that had been stored was found to be lost, in this daemon's life: what
@@ -639,6 +646,32 @@ mod tests {
         let since = collector.close(quiet, (&all, &none)).unwrap().since();
         assert_eq!(since.scans, HashMap::from([(session, Some(returned))]));
         assert!(since.sound.is_empty());
+    }
+
+    /// A fork reads little of its point: it can have a damaged one.
+    #[test]
+    fn nothing_is_noted_of_a_damaged_point_that_was_removed() {
+        let (gate, session) = (Gate::default(), SessionId::random());
+        let [damaged, other] = [1, 2].map(|n| Root([n; 32]));
+        let (pin, gone) = (gate.enter_for(damaged), gate.enter_for(other));
+        let collector = gate.begin(Duration::ZERO).unwrap();
+        drop(gone);
+        collector.chose();
+        assert!(pin.wrote_scan(session, Some(damaged)), "it is told who notes what goes");
+        let quiet = collector.quiet(Duration::ZERO).unwrap();
+        let both = HashSet::from([damaged, other]);
+        let closed = collector.close(quiet, (&HashSet::new(), &both)).unwrap();
+        assert!(!pin.wrote_scan(session, Some(damaged)));
+        closed.remove(HashSet::new());
+        drop(collector);
+        let rest = pin.clone();
+        drop(pin);
+        assert!(!rest.wrote_scan(session, Some(damaged)));
+        assert!(rest.wrote_scan(session, Some(other)) && rest.wrote_scan(session, None));
+        drop(rest);
+        // What is brought back from then on was looked for in the store.
+        assert!(gate.enter_for(damaged).wrote_scan(session, Some(damaged)));
+        assert!(gate.state().unfollowed.is_empty());
     }
 
     #[test]
