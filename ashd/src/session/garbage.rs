@@ -184,53 +184,84 @@ pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
     finish_purges(&shared).await;
     let left = tenants(&shared).await.into_iter().filter(|tenant| was_purged(&shared, tenant));
     left.for_each(|tenant| shared.garbage.left_by(&tenant));
-    let (mut delayed, mut rested) = (Delayed::default(), Instant::now());
+    let every = shared.options.collect_every;
+    let (mut delayed, mut rested, mut turn) =
+        (Delayed::default(), Instant::now(), Turn::after(every));
     loop {
-        let purged =
-            tokio::time::timeout(shared.options.collect_every, shared.garbage.there.notified());
-        let purged = purged.await.is_ok();
-        if purged {
-            tokio::time::sleep_until(rested).await;
-        }
+        let is_for_all = turn.comes(&shared.garbage, rested).await;
         let begun = Instant::now();
-        let tenants = match purged {
-            true => shared.garbage.take(),
-            false => tenants(&shared).await,
+        let mut purged = shared.garbage.staying(shared.garbage.take());
+        let all = match is_for_all {
+            true => shared.garbage.staying(tenants(&shared).await),
+            false => BTreeSet::new(),
         };
-        let mut tenants = shared.garbage.staying(tenants);
         // Also of those whose content was collected meanwhile: their rows may have come into the log since.
-        if purged && !tenants.is_empty() || tenants.iter().any(|it| was_purged(&shared, it)) {
+        if !purged.is_empty() || all.iter().any(|it| was_purged(&shared, it)) {
             scrub(&shared).await;
         }
-        if purged {
-            tenants.retain(|tenant| was_purged(&shared, tenant));
-        }
-        let mut put_off = vec![];
-        for tenant in delayed.in_order(tenants) {
-            let collected = collect(&shared, &tenant, (false, delayed.patience(&tenant))).await;
-            delayed.note(&tenant, matches!(collected, Ok(None)));
-            match collected {
-                Ok(Some(collected)) => {
-                    say(&tenant, collected);
-                    // Somebody was at what was purged, and is not for long: nobody finds it any more.
-                    if purged && collected.read > 0 {
-                        put_off.push(tenant);
-                    }
-                }
-                // Somebody was in the way all the time: later.
-                Ok(None) if purged => put_off.push(tenant),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::error!(ash_tenant = %tenant, %error, "snapshots could not be collected");
-                }
-            }
-        }
+        purged.retain(|tenant| was_purged(&shared, tenant));
+        let put_off = collect_these(&shared, &mut delayed, (&purged, &all)).await;
         rested = Instant::now() + rest(begun.elapsed());
+        if is_for_all {
+            turn = Turn::after(every);
+        }
         if !put_off.is_empty() {
             tokio::time::sleep(AGAIN).await;
             put_off.iter().for_each(|tenant| shared.garbage.left_by(tenant));
         }
     }
+}
+
+/// When all tenants are collected: whatever is purged meanwhile, and however often.
+struct Turn(Option<Instant>);
+
+impl Turn {
+    /// So long from now on, unless that is for ever.
+    fn after(pause: Duration) -> Turn {
+        Turn(Instant::now().checked_add(pause))
+    }
+
+    /// Waits until it has come, or something was purged and the rest behind what was purged before is over.
+    /// Returns whether it has come.
+    async fn comes(&self, garbage: &Garbage, rested: Instant) -> bool {
+        let left = |at: Instant| at.saturating_duration_since(Instant::now());
+        let left = self.0.map_or(Duration::MAX, left);
+        if tokio::time::timeout(left, garbage.there.notified()).await.is_ok() {
+            tokio::time::sleep_until(rested).await;
+        }
+        self.0.is_some_and(|at| at <= Instant::now())
+    }
+}
+
+/// Collects those of whom something was purged, and all others whose turn it is. Returns of whom something that
+/// was purged may be left.
+async fn collect_these(
+    shared: &Arc<Shared>,
+    delayed: &mut Delayed,
+    (purged, all): (&BTreeSet<Tenant>, &BTreeSet<Tenant>),
+) -> Vec<Tenant> {
+    let mut put_off = vec![];
+    for tenant in delayed.in_order(purged | all) {
+        let collected = collect(shared, &tenant, (false, delayed.patience(&tenant))).await;
+        delayed.note(&tenant, matches!(collected, Ok(None)));
+        let is_left = match collected {
+            Ok(Some(collected)) => {
+                say(&tenant, collected);
+                // Somebody was at what was purged, and is not for long: nobody finds it any more.
+                collected.read > 0
+            }
+            // Somebody was in the way all the time: later.
+            Ok(None) => true,
+            Err(error) => {
+                tracing::error!(ash_tenant = %tenant, %error, "snapshots could not be collected");
+                false
+            }
+        };
+        if is_left && purged.contains(&tenant) {
+            put_off.push(tenant);
+        }
+    }
+    put_off
 }
 
 /// How long nothing is collected for the sake of what is purged, behind a collecting that took so long: each
@@ -388,6 +419,26 @@ mod tests {
         assert_eq!(order(&delayed), "bdca");
         delayed.note(&all[0], false);
         assert_eq!(order(&delayed), "abdc");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_have_their_turn_however_often_somebody_purges() {
+        let (garbage, tenant) = (Garbage::default(), Tenant::default());
+        let turn = Turn::after(3 * GATHERING);
+        let mut rounds = 0;
+        loop {
+            garbage.left_by(&tenant);
+            if turn.comes(&garbage, Instant::now() + GATHERING).await {
+                break;
+            }
+            rounds += 1;
+        }
+        // What was purged goes with the others.
+        assert_eq!((rounds, garbage.take()), (2, BTreeSet::from([tenant])));
+        let turn = Turn::after(GATHERING);
+        assert!(turn.comes(&garbage, Instant::now()).await, "nothing was purged");
+        garbage.left_by(&Tenant::default());
+        assert!(!Turn::after(Duration::MAX).comes(&garbage, Instant::now()).await);
     }
 
     #[test]
