@@ -15,6 +15,8 @@ pub const OPEN_PACKS: usize = 256;
 /// The packs of all vaults that are open.
 pub(super) struct OpenPacks {
     most: usize,
+    /// None is closed while this is locked, for which all tenants wait: of one that was removed the disk gets
+    /// its room back then.
     held: Mutex<Held>,
 }
 
@@ -69,13 +71,21 @@ impl Held {
     }
 
     /// Lets go of those that were not used for longest until there is room for one more, and holds it.
-    fn hold(&mut self, key: (u64, Uuid), file: Arc<File>, most: usize) {
+    /// Returns those.
+    fn hold(&mut self, key: (u64, Uuid), file: Arc<File>, most: usize) -> Vec<Open> {
+        let mut gone = vec![];
         while self.packs.len() >= most {
             let oldest = self.packs.iter().min_by_key(|(_, open)| open.used).map(|(key, _)| *key);
-            let Some(oldest) = oldest else { break };
-            self.packs.remove(&oldest);
+            let Some(oldest) = oldest.and_then(|oldest| self.packs.remove(&oldest)) else { break };
+            gone.push(oldest);
         }
         self.packs.insert(key, Open { file, used: self.uses });
+        gone
+    }
+
+    /// Lets go of all of a vault. Returns them.
+    fn let_go(&mut self, vault: u64) -> Vec<Open> {
+        self.packs.extract_if(|key, _| key.0 == vault).map(|(_, open)| open).collect()
     }
 }
 
@@ -101,14 +111,16 @@ impl OwnPacks {
             return Ok(file);
         }
         let file = Arc::new(open()?);
-        self.all.lock().hold(key, file.clone(), self.all.most);
+        let gone = self.all.lock().hold(key, file.clone(), self.all.most);
+        drop(gone);
         Ok(file)
     }
 
     /// Lets go of a pack. Whoever is reading it reads on.
     pub(super) fn close(&self, name: Uuid) {
         let _changing = self.changing();
-        self.all.lock().packs.remove(&(self.vault, name));
+        let gone = self.all.lock().packs.remove(&(self.vault, name));
+        drop(gone);
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {
@@ -118,7 +130,8 @@ impl OwnPacks {
 
 impl Drop for OwnPacks {
     fn drop(&mut self) {
-        self.all.lock().packs.retain(|(vault, _), _| *vault != self.vault);
+        let gone = self.all.lock().let_go(self.vault);
+        drop(gone);
     }
 }
 
@@ -154,6 +167,19 @@ mod tests {
         one.get(name(4), open).unwrap();
         assert_eq!([1, 2, 3].map(|n| holds(&two, n)), [false, false, true]);
         assert_eq!(all.lock().packs.len(), 3);
+    }
+
+    #[test]
+    fn none_is_closed_while_others_wait() {
+        let mut held = Held::default();
+        let file = || Arc::new(tempfile::tempfile().unwrap());
+        let (first, second) = (file(), file());
+        assert!(held.hold((1, name(1)), first.clone(), 1).is_empty());
+        let gone = held.hold((2, name(1)), second.clone(), 1);
+        assert!(gone.len() == 1 && Arc::ptr_eq(&gone[0].file, &first));
+        assert!(held.let_go(1).is_empty());
+        let gone = held.let_go(2);
+        assert!(gone.len() == 1 && Arc::ptr_eq(&gone[0].file, &second) && held.packs.is_empty());
     }
 
     #[test]
