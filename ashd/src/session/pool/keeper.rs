@@ -176,8 +176,10 @@ impl Keeper {
     fn see_to_all(&mut self) {
         self.stamp_all();
         let pool = &self.shared.pool;
-        // What is dropped clears itself away.
-        drop(pool.clear(|kind| !self.agents.contains_key(kind)));
+        // What is dropped clears itself away. Where it is not known what they are made with, nobody could have
+        // them, and all others would wait behind a shelf that lacks what cannot be made.
+        let is_unknown = |wanting: &Wanting| wanting.stamp.is_none();
+        drop(pool.clear(|kind| self.agents.get(kind).is_none_or(is_unknown)));
         for (kind, Wanting { agent, stamp }) in &self.agents {
             if let Some(stamp) = stamp {
                 drop(pool.set_up(kind, stamp, agent.config.spares()));
@@ -391,6 +393,21 @@ mod tests {
         shared.pool.renew();
         let third = stamp(&mut keeper);
         assert!(third != second && third == shared.stamp(&next).ok());
+    }
+
+    #[tokio::test]
+    async fn an_agent_whose_sessions_cannot_be_made_has_no_shelf() {
+        let (stage, agent) = (Stage::set().await, agent("ours"));
+        let (shared, kind) = (&stage.shared, Kind::of(&agent));
+        let stamp = shared.stamp(&agent).unwrap();
+        shared.pool.set_up(&kind, &stamp, 1);
+        let mut keeper = Keeper::new(shared.clone());
+        // More than can be passed to a program.
+        let env = BTreeMap::from([("A".to_owned(), "x".repeat(2 << 20))]);
+        keeper.agents.insert(kind.clone(), Wanting::new(Agent { env, ..agent }));
+        assert_eq!(shared.pool.poorest(), Some(kind.clone()));
+        keeper.see_to_all();
+        assert!(!shared.pool.has_shelf(&kind) && shared.pool.poorest().is_none());
     }
 
     #[tokio::test]
