@@ -44,6 +44,8 @@ struct Inner {
     end: Option<Result<ExecOutput, Refusal>>,
     /// Nothing follows.
     is_over: bool,
+    /// Whoever asked has gone: nothing is kept.
+    is_left: bool,
 }
 
 /// What there is to be taken.
@@ -79,6 +81,9 @@ impl Waiting {
 
     fn add(&self, piece: &ExecPiece) {
         let mut inner = self.lock();
+        if inner.is_left {
+            return;
+        }
         match piece {
             ExecPiece::Stdout(bytes) => inner.stdout.extend_from_slice(bytes),
             ExecPiece::Stderr(bytes) => inner.stderr.extend_from_slice(bytes),
@@ -110,9 +115,7 @@ impl ExecSink {
         let Some(room) = self.room.checked_sub(bytes.len() as u64) else { return };
         self.room = room;
         // Whoever asked may have gone; the command runs to its end all the same.
-        if Arc::strong_count(&self.waiting) > 1 {
-            self.waiting.add(&piece);
-        }
+        self.waiting.add(&piece);
     }
 
     /// Tells how the command ended.
@@ -125,6 +128,13 @@ impl Drop for ExecSink {
     fn drop(&mut self) {
         self.waiting.lock().is_over = true;
         self.waiting.more.notify_one();
+    }
+}
+
+impl Drop for ExecStream {
+    /// What was not read goes at once, and not when the command has ended.
+    fn drop(&mut self) {
+        *self.waiting.lock() = Inner { is_left: true, ..Inner::default() };
     }
 }
 
@@ -148,7 +158,7 @@ impl ExecStream {
         while self.next().await.is_some() {}
         let lost =
             || Err(Refusal::Sandbox("The sandbox was lost while the command ran".to_owned()));
-        self.end.unwrap_or_else(lost)
+        self.end.take().unwrap_or_else(lost)
     }
 
     /// Reads the command's output to its end.
@@ -232,8 +242,13 @@ mod tests {
     #[test]
     fn nothing_is_kept_for_somebody_who_has_gone() {
         let (mut sink, stream, _dropped) = channel();
-        drop(stream);
+        let waiting = sink.waiting.clone();
+        let kept = || waiting.lock().stdout.capacity();
         sink.output(stdout(b"a"));
-        assert!(sink.waiting.lock().stdout.is_empty());
+        assert!(kept() > 0);
+        drop(stream);
+        assert_eq!(kept(), 0);
+        sink.output(stdout(b"b"));
+        assert_eq!(kept(), 0);
     }
 }
