@@ -39,7 +39,7 @@ pub struct Health {
     pub turns_waiting: u64,
     /// The most turns that may run; fewer while memory is short.
     pub turns_max: u64,
-    /// Sandboxes that are being made because somebody waits for them.
+    /// Sandboxes that are being made, warm ones among them.
     pub launches_running: u64,
     /// How many wait until others have been made.
     pub launches_waiting: u64,
