@@ -40,7 +40,7 @@ pub(crate) async fn install(
         }
     }
     let bwrap = probe::bwrap(shelf.libexec())?;
-    let place = shelf.begin()?;
+    let place = shelf.begin_when_free().await?;
     let (wanted, name) = match source {
         Source::Npm(version) => {
             place.take(&fetch::fetch(version, place.scratch()).await?)?;

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use tokio::task::spawn_blocking;
 
 use super::RuntimeError;
 use crate::file::open_regular;
@@ -127,6 +128,14 @@ impl Shelf {
         fs::rename(&from, place.making.join("gone")).map_err(RuntimeError::io(&from))
     }
 
+    /// As [`begin`](Self::begin). Whoever makes another change may take long, and is waited for on a thread of
+    /// its own, so that this one hears when the program is told to end.
+    pub(super) async fn begin_when_free(&self) -> Result<Place, RuntimeError> {
+        let shelf = Shelf::at(self.libexec.clone());
+        let begun = spawn_blocking(move || shelf.begin()).await;
+        begun.map_err(RuntimeError::io(&self.libexec))?
+    }
+
     /// Begins a change, which is the only one as long as the place lives.
     pub(super) fn begin(&self) -> Result<Place, RuntimeError> {
         let runtimes = self.runtimes();
@@ -234,6 +243,10 @@ fn remove_tree(path: &Path) -> Result<(), RuntimeError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
     use super::*;
 
     fn shelf() -> (tempfile::TempDir, Shelf) {
@@ -275,6 +288,16 @@ mod tests {
         assert!(matches!(shelf.choose("2.1.20"), Err(RuntimeError::Missing(_))));
         assert!(matches!(shelf.remove("2.1.20"), Err(RuntimeError::Missing(_))));
         assert!(!shelf.runtimes().join(MAKING).exists());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_another_change_hears_what_else_comes() {
+        let (_dir, shelf) = shelf();
+        let other = shelf.begin().unwrap();
+        let mut begins = Box::pin(shelf.begin_when_free());
+        assert!(timeout(Duration::ZERO, &mut begins).await.is_err());
+        drop(other);
+        begins.await.unwrap();
     }
 
     #[test]
