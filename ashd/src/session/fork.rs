@@ -103,6 +103,7 @@ impl Service {
         let store = &self.shared.store;
         store.create_session(child.clone(), vec![]).await?;
         fault::point("fork.begun");
+        let unsynced = self.shared.unsynced_fork(child).await?;
         let built = self.shared.build_fork(child, point);
         let noting = store.note_unsynced(child.id, child.sandbox);
         let copied = async {
@@ -132,7 +133,7 @@ impl Service {
         let commit = Commit { point: first, ..Commit::of(child.id, change, events) };
         store.commit(commit).await?;
         // Till then its files are those of its point, should the machine go down.
-        self.shared.sync_fork_later(child.id, child.sandbox);
+        self.shared.sync_fork_later(unsynced);
         self.shared.copies.wake(child.id);
         fault::point("fork.recorded");
         let made = Session { status: Status::Paused, last_seq, ..child.clone() };

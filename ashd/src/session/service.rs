@@ -93,6 +93,7 @@ impl Service {
             fresh_resumes: 0.into(),
             cloud_resumes: 0.into(),
             resting: Mutex::default(),
+            forks: Mutex::default(),
             garbage: Garbage::default(),
             making: UnderWay::default(),
             asides: UnderWay::default(),

@@ -22,6 +22,7 @@ use super::pool::Pool;
 use super::registry::Registry;
 use super::retention::{Keeping, Retention};
 use super::under_way::{Begun, UnderWay};
+use super::unsynced::Forks;
 use crate::domain::{Event, EventKind, SandboxId, Session, SessionId, Status, Timestamp, check};
 use crate::fault;
 use crate::sandbox::admission::{self, NoRoom, Room};
@@ -114,6 +115,7 @@ pub(super) struct Shared {
     pub(super) fresh_resumes: AtomicU64,
     /// Sandboxes that are gone, and what they have written may not be on the disk.
     pub(super) resting: Mutex<Vec<(SessionId, SandboxId)>>,
+    pub(super) forks: Mutex<Forks>,
     /// Of the cold ones: so many needed the object store.
     pub(super) cloud_resumes: AtomicU64,
     pub(super) garbage: Garbage,

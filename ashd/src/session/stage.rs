@@ -75,6 +75,7 @@ impl Stage {
             cold_resumes: 0.into(),
             fresh_resumes: 0.into(),
             resting: Default::default(),
+            forks: Default::default(),
             cloud_resumes: 0.into(),
             garbage: Default::default(),
             making: Default::default(),

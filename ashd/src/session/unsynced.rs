@@ -18,6 +18,8 @@ use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
 use super::going_on;
+use super::incoming::unwritable;
+use super::service::blocking;
 use super::shared::Shared;
 use crate::domain::{Changed, SandboxId, Session, SessionId, Which};
 use crate::fault;
@@ -29,6 +31,36 @@ use crate::tree::{Tree, TreeError};
 /// soon.
 const GATHERING: Duration = Duration::from_secs(5);
 
+/// A fork whose files may not be on the disk.
+pub(super) struct Forked {
+    id: SessionId,
+    /// What its files were built for.
+    build: SandboxId,
+    /// Opened before they were built. The kernel tells of a failed write each descriptor that was open then,
+    /// and none that is opened when somebody has been told (syncfs(2)).
+    dir: Tree,
+}
+
+impl Forked {
+    /// Waits until its files are on the disk; false if they may not be: then they are built again, should the
+    /// machine go down.
+    fn sync(&self) -> bool {
+        let flushed = self.dir.sync();
+        if let Err(error) = &flushed {
+            tracing::error!(ash_session = %self.id, %error, "a fork's files may not be on the disk");
+        }
+        flushed.is_ok()
+    }
+}
+
+/// Forks whose files are to be put on the disk.
+#[derive(Default)]
+pub(super) struct Forks {
+    waiting: Vec<Forked>,
+    /// Whether somebody does that: what comes meanwhile goes together, behind it.
+    is_flushing: bool,
+}
+
 impl Shared {
     /// Has the files of builds put on the disk, in the background.
     pub(super) fn sync_later(&self, builds: Vec<(SessionId, SandboxId)>) {
@@ -36,15 +68,58 @@ impl Shared {
         tokio::spawn(async move { log_unsynced(sync(&store, dir, builds).await) });
     }
 
-    /// Has the files of a fork put on the disk, in the background. If it has no sandbox till then, they stay
-    /// as they are whatever becomes of the machine.
-    pub(super) fn sync_fork_later(&self, fork: SessionId, build: SandboxId) {
-        let (store, dir) = (self.store.clone(), self.places.sessions());
-        let resting = async move {
-            sync(&store, dir, vec![(fork, build)]).await?;
-            Ok(store.at_rest(vec![(fork, build)]).await?)
+    /// What [`sync_fork_later`](Self::sync_fork_later) needs of a fork. For before anything of it is built.
+    pub(super) async fn unsynced_fork(&self, fork: &Session) -> Result<Forked, Refusal> {
+        let (id, build, sessions) = (fork.id, fork.sandbox, self.places.sessions());
+        let open = move || -> Result<Tree, Refusal> {
+            std::fs::create_dir_all(&sessions).map_err(|error| unwritable(&error))?;
+            Tree::open(&sessions).map_err(|error| Refusal::Internal(error.to_string()))
         };
-        tokio::spawn(async move { log_unsynced(resting.await) });
+        Ok(Forked { id, build, dir: blocking(open).await? })
+    }
+
+    /// Has the files of a fork put on the disk, in the background. If it has no sandbox till then, they stay
+    /// as they are whatever becomes of the machine. One thread waits for the disk, however many there are.
+    pub(super) fn sync_fork_later(self: &Arc<Self>, fork: Forked) {
+        let is_first = {
+            let mut forks = self.forks();
+            forks.waiting.push(fork);
+            !std::mem::replace(&mut forks.is_flushing, true)
+        };
+        if is_first {
+            let shared = self.clone();
+            tokio::spawn(async move {
+                while let Some(forks) = shared.next_forks() {
+                    log_unsynced(shared.rest_forks(forks).await);
+                }
+            });
+        }
+    }
+
+    fn forks(&self) -> MutexGuard<'_, Forks> {
+        self.forks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that wait. When there is none, whoever comes next begins anew.
+    fn next_forks(&self) -> Option<Vec<Forked>> {
+        let mut forks = self.forks();
+        forks.is_flushing = !forks.waiting.is_empty();
+        forks.is_flushing.then(|| std::mem::take(&mut forks.waiting))
+    }
+
+    async fn rest_forks(&self, forks: Vec<Forked>) -> Result<(), Refusal> {
+        let flush = move || -> Result<Vec<(SessionId, SandboxId)>, Refusal> {
+            // Behind the first one there is next to nothing left to wait for.
+            let synced = forks.iter().filter(|fork| fork.sync());
+            let synced = synced.map(|fork| (fork.id, fork.build)).collect();
+            built_is_flushed();
+            Ok(synced)
+        };
+        let synced = blocking(flush).await?;
+        for (fork, build) in &synced {
+            self.store.synced(*fork, *build).await?;
+        }
+        Ok(self.store.at_rest(synced).await?)
     }
 
     /// Puts all of a session's files on the disk if none of them may be there.
@@ -209,11 +284,16 @@ async fn sync(
     if builds.is_empty() {
         return Ok(());
     }
-    flush(dir, || fault::point("restore.synced")).await?;
+    flush(dir, built_is_flushed).await?;
     for (session, build) in builds {
         store.synced(session, build).await?;
     }
     Ok(())
+}
+
+/// What was built is on the disk, which the store does not know.
+fn built_is_flushed() {
+    fault::point("restore.synced");
 }
 
 fn log_unsynced(synced: Result<(), Refusal>) {
@@ -255,6 +335,9 @@ mod tests {
     use crate::store::Commit;
     use crate::store::sqlite::{Options, Sqlite};
 
+    /// As long as the slowest disk takes.
+    const A_LONG_TIME: Duration = Duration::from_secs(60);
+
     fn nobody() -> io::Result<Box<dyn Any>> {
         Ok(Box::new(()))
     }
@@ -275,6 +358,55 @@ mod tests {
         let known = scans.join(session.id.to_string());
         assert!(known.exists());
         (session, known)
+    }
+
+    /// A fork that is made, and may not be on the disk.
+    async fn forked(stage: &Stage, number: u128) -> Forked {
+        let fork = Session::example(number);
+        stage.add_with_files(&fork).await;
+        stage.shared.store.note_unsynced(fork.id, fork.sandbox).await.unwrap();
+        stage.shared.unsynced_fork(&fork).await.unwrap()
+    }
+
+    /// Has another sandbox of a session recorded.
+    async fn go_on(stage: &Stage, session: SessionId) {
+        let sandbox = Some(SandboxId::random());
+        let change = SessionChange { sandbox, ..SessionChange::none() };
+        stage.shared.store.commit(Commit::of(session, change, vec![])).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn forks_that_come_while_others_are_flushed_go_together() {
+        let stage = Stage::set().await;
+        let shared = &stage.shared;
+        shared.forks().is_flushing = true;
+        for number in 1..=3 {
+            shared.sync_fork_later(forked(&stage, number).await);
+        }
+        let forks = shared.next_forks().unwrap();
+        assert_eq!(forks.len(), 3);
+        let in_use = forks[1].id;
+        go_on(&stage, in_use).await;
+        shared.rest_forks(forks).await.unwrap();
+        let left = shared.store.unsynced().await.unwrap();
+        let left: Vec<_> = left.iter().map(|files| (files.session, files.build)).collect();
+        assert_eq!(left, [(in_use, None)], "the others are at rest");
+        assert!(shared.next_forks().is_none() && !shared.forks().is_flushing);
+    }
+
+    #[tokio::test]
+    async fn a_fork_comes_to_rest_whenever_it_comes() {
+        let stage = Stage::set().await;
+        let shared = &stage.shared;
+        for number in 1..=3 {
+            shared.sync_fork_later(forked(&stage, number).await);
+            let rests = async {
+                while !shared.store.unsynced().await.unwrap().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(A_LONG_TIME, rests).await.expect("nobody flushes it");
+        }
     }
 
     #[tokio::test]
