@@ -171,10 +171,22 @@ impl Shared {
         Ok(())
     }
 
-    /// Puts everything on the disk that a sandbox has written, when there is none any more.
+    /// Puts everything on the disk that a sandbox has written, when there is none any more, nor anything
+    /// that is built for one.
     pub(super) async fn sync_all(&self) -> Result<(), Refusal> {
-        let all = self.store.unsynced().await?.into_iter();
-        self.put_to_rest(all.map(|files| (files.session, files.sandbox)).collect()).await
+        let all = self.store.unsynced().await?;
+        if all.is_empty() {
+            return Ok(());
+        }
+        self.flush().await?;
+        // Of sessions that went on before what was built was known to be there.
+        for Unsynced { session, build, .. } in &all {
+            if let Some(build) = build {
+                self.store.synced(*session, *build).await?;
+            }
+        }
+        let sandboxes = all.iter().map(|files| (files.session, files.sandbox)).collect();
+        Ok(self.store.at_rest(sandboxes).await?)
     }
 
     /// Has the files of a session put on the disk whose sandbox is gone: in the background, and
@@ -407,6 +419,16 @@ mod tests {
             };
             tokio::time::timeout(A_LONG_TIME, rests).await.expect("nobody flushes it");
         }
+    }
+
+    #[tokio::test]
+    async fn nothing_of_a_machine_that_is_shut_down_is_built_again() {
+        let stage = Stage::set().await;
+        let fork = forked(&stage, 1).await;
+        // It goes on before its files are known to be on the disk.
+        go_on(&stage, fork.id).await;
+        stage.shared.sync_all().await.unwrap();
+        assert_eq!(stage.shared.store.unsynced().await.unwrap(), []);
     }
 
     #[tokio::test]
