@@ -23,6 +23,7 @@ pub fn ended() -> io::Result<OwnedFd> {
     }
     WAKE.store(writer.into_raw_fd(), Ordering::SeqCst);
     install()?;
+    unblock()?;
     Ok(reader)
 }
 
@@ -46,5 +47,55 @@ fn install() -> io::Result<()> {
     match unsafe { libc::sigaction(libc::SIGCHLD, &action, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Lets the signal reach this thread. Whoever started us may have had it blocked, which execve(2) leaves
+/// so: nothing would be told, and what we start would inherit it further.
+fn unblock() -> io::Result<()> {
+    // SAFETY: all-zero bytes are a valid set of signals.
+    let mut child: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `child` is initialised and lives through the calls; where the mask of before would go,
+    // null says that nobody wants it.
+    let refused = unsafe {
+        libc::sigemptyset(&raw mut child);
+        libc::sigaddset(&raw mut child, libc::SIGCHLD);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const child, std::ptr::null_mut())
+    };
+    match refused {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the signal was kept from this thread; with `how`, changes that.
+    fn is_blocked(how: Option<libc::c_int>) -> bool {
+        // SAFETY: all-zero bytes are a valid set of signals.
+        let (mut child, mut before): (libc::sigset_t, libc::sigset_t) =
+            unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        // SAFETY: both sets are initialised and live through the calls.
+        unsafe {
+            libc::sigemptyset(&raw mut child);
+            libc::sigaddset(&raw mut child, libc::SIGCHLD);
+            let set = if how.is_some() { &raw const child } else { std::ptr::null() };
+            let how = how.unwrap_or(libc::SIG_BLOCK);
+            assert_eq!(libc::pthread_sigmask(how, set, &raw mut before), 0);
+            libc::sigismember(&raw const before, libc::SIGCHLD) == 1
+        }
+    }
+
+    #[test]
+    fn a_signal_that_was_blocked_reaches_whoever_waits_for_it() {
+        is_blocked(Some(libc::SIG_BLOCK));
+        assert!(is_blocked(None));
+        let told = ended().expect("a pipe");
+        assert!(!is_blocked(None));
+        // SAFETY: no pointers; there is a handler by now.
+        unsafe { libc::raise(libc::SIGCHLD) };
+        assert_eq!(rustix::io::read(&told, &mut [0; 2]), Ok(1));
     }
 }
