@@ -109,9 +109,12 @@ impl Service {
     async fn take_back(&self, taken: Claim) -> Result<()> {
         let shared = &self.shared;
         fault::point("create.unrecord");
+        let _attachments = shared.attaching.begin(taken.session.id);
         match shared.store.purge_session(taken.session.id).await {
-            // Its uids are free behind that, and no sooner.
             Ok(_) => {
+                // Who lists sessions may have found it, and attached something.
+                shared.forget_attachments(taken.session.id).await;
+                // Its uids are free behind that, and no sooner.
                 shared.throw_away_taken(taken).await;
                 Ok(())
             }

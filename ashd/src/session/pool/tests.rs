@@ -215,10 +215,13 @@ async fn nobody_has_a_session_whose_sandbox_has_no_way_out() {
     let stage = Stage::set().await;
     let (shared, _bridge) = (&stage.shared, with_spare(&stage).await);
     shared.sandboxes.await_broker();
+    // Whoever lists sessions meanwhile finds it.
+    let attached = shared.places.attachments_of(Session::example(1).id);
+    std::fs::create_dir_all(&attached).unwrap();
     tokio::time::pause();
     // Another one cannot be made: its agent has no folder.
     assert!(ask(&stage).await.is_err());
-    assert!(recorded(&stage).await.is_empty());
+    assert!(recorded(&stage).await.is_empty() && !attached.exists());
     assert!(shared.slots.used().is_empty() && shared.making.all().is_empty());
     assert_eq!((shared.pool.ready(), shared.pool.hits()), (0, 0));
 }
