@@ -15,6 +15,19 @@ use crate::store::StoreError;
 /// Bytes of a page in the log, with what stands in front of it.
 const FRAME: u64 = 24 + 4096;
 
+fn agent(id: u8, version: u32) -> Agent {
+    Agent {
+        id: AgentId(uuid(id)),
+        tenant: Tenant::default(),
+        name: "a".parse().unwrap(),
+        version,
+        env: BTreeMap::new(),
+        config: AgentConfig::default(),
+        created_at: Timestamp(1),
+        updated_at: Timestamp(version.into()),
+    }
+}
+
 #[test]
 fn operations_that_wait_share_a_commit() {
     let dir = tempfile::tempdir().unwrap();
@@ -132,16 +145,7 @@ fn no_session_begins_with_an_agent_that_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let new = session(1);
-    let agent = Agent {
-        id: AgentId(uuid(9)),
-        tenant: new.tenant.clone(),
-        name: new.agent.clone(),
-        version: 1,
-        env: BTreeMap::default(),
-        config: AgentConfig::default(),
-        created_at: Timestamp(1),
-        updated_at: Timestamp(1),
-    };
+    let agent = Agent { tenant: new.tenant.clone(), name: new.agent.clone(), ..agent(9, 1) };
     let begin = |session| store.begin_session(AgentId(uuid(9)), session, vec![event(1)]);
     block_on(async {
         assert!(!begin(new.clone()).await.unwrap());
@@ -161,16 +165,7 @@ fn no_session_begins_with_an_agent_that_is_gone() {
 fn an_agent_is_what_it_was_changed_to_also_when_nobody_waited_for_that() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let agent = |version| Agent {
-        id: AgentId(uuid(9)),
-        tenant: Tenant::default(),
-        name: "a".parse().unwrap(),
-        version,
-        env: BTreeMap::new(),
-        config: AgentConfig::default(),
-        created_at: Timestamp(1),
-        updated_at: Timestamp(version.into()),
-    };
+    let agent = |version| agent(9, version);
     let Agent { tenant, name, .. } = agent(1);
     block_on(async {
         for version in 1..=20 {
@@ -239,16 +234,6 @@ fn an_agent_that_comes_from_elsewhere_is_new_or_newer() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     block_on(async {
-        let agent = |id, version| Agent {
-            id: AgentId(Uuid::from_u128(id)),
-            tenant: Tenant::default(),
-            name: "a".parse().unwrap(),
-            version,
-            env: BTreeMap::new(),
-            config: AgentConfig::default(),
-            created_at: Timestamp(1),
-            updated_at: Timestamp(2),
-        };
         store.deploy(agent(1, 1)).await.unwrap();
         store.adopt_agent(agent(1, 5)).await.unwrap();
         for other in [agent(1, 5), agent(1, 4), agent(2, 6)] {
