@@ -10,6 +10,14 @@ use serde_json::json;
 
 use crate::support::Talk;
 
+/// A session with a file, and without a sandbox.
+fn stopped() -> Result<Talk> {
+    let talk = Talk::begin(Options::stub())?;
+    talk.ask(&talk.bash("echo one > kept"))?;
+    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    Ok(talk)
+}
+
 /// A session whose files are only in the store, and a daemon with this fault.
 fn away(fault: &str) -> Result<Talk> {
     let mut talk = Talk::begin(Options::stub())?;
@@ -135,10 +143,8 @@ fn a_machine_that_goes_down_before_the_disk_has_the_files_loses_none() -> Result
 
 /// A session and a fork of it, which a daemon with this fault has made.
 fn forked(fault: &str) -> Result<Talk> {
-    let mut talk = Talk::begin(Options::stub())?;
-    talk.ask(&talk.bash("echo one > kept"))?;
+    let mut talk = stopped()?;
     // The next one has nothing else to put on the disk.
-    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
     wait_at_rest(&talk)?;
     talk.ash.kill9()?;
     talk.ash.boot_with(&[("ASH_FAULT", fault)])?;
@@ -180,9 +186,7 @@ fn a_fork_that_goes_on_before_the_disk_has_it_is_saved_like_any_other() -> Resul
 /// Once the disk has a fork, its files stay as they are.
 #[test]
 fn a_fork_comes_to_rest() -> Result<()> {
-    let mut talk = Talk::begin(Options::stub())?;
-    talk.ask(&talk.bash("echo one > kept"))?;
-    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    let mut talk = stopped()?;
     talk.session = talk.fork(json!({}))?;
     wait_at_rest(&talk)?;
     go_down(&mut talk)?;
@@ -254,9 +258,7 @@ fn a_session_without_a_checkpoint_begins_with_its_agents_folder() -> Result<()> 
 /// What was acknowledged is on the disk, and stays.
 #[test]
 fn what_was_put_there_from_outside_outlives_the_machine() -> Result<()> {
-    let mut talk = Talk::begin(Options::stub())?;
-    talk.ask(&talk.bash("echo one > kept"))?;
-    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    let mut talk = stopped()?;
     save(&talk)?;
     put(&talk)?;
     go_down(&mut talk)?;
@@ -269,9 +271,7 @@ fn what_was_put_there_from_outside_outlives_the_machine() -> Result<()> {
 /// What has been at rest is on the disk: nothing of it has to be built again.
 #[test]
 fn a_session_at_rest_stays_as_it_is() -> Result<()> {
-    let mut talk = Talk::begin(Options::stub())?;
-    talk.ask(&talk.bash("echo one > kept"))?;
-    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    let mut talk = stopped()?;
     wait_at_rest(&talk)?;
     go_down(&mut talk)?;
     go_on(&mut talk)?;
@@ -318,9 +318,7 @@ fn a_session_that_was_gone_on_with_is_one_in_use() -> Result<()> {
 /// It is saved by the next daemon, if this one does not come to it.
 #[test]
 fn what_was_put_there_from_outside_is_saved_by_the_next_daemon() -> Result<()> {
-    let mut talk = Talk::begin(Options::stub())?;
-    talk.ask(&talk.bash("echo one > kept"))?;
-    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    let mut talk = stopped()?;
     save(&talk)?;
     let points = |talk: &Talk| -> Result<usize> {
         let path = format!("/api/sessions/{}/checkpoints", talk.session);
