@@ -200,7 +200,7 @@ impl Shared {
         entry.let_others_in();
         let found = self.build(session, point).await?;
         self.placed(session, point, true).await?;
-        self.store.synced(session.id, sandbox).await?;
+        self.store.synced(vec![(session.id, sandbox)]).await?;
         Ok((self.launch(session, entry).await?, found))
     }
 

@@ -116,9 +116,7 @@ impl Shared {
             Ok(synced)
         };
         let synced = blocking(flush).await?;
-        for (fork, build) in &synced {
-            self.store.synced(*fork, *build).await?;
-        }
+        self.store.synced(synced.clone()).await?;
         Ok(self.store.at_rest(synced).await?)
     }
 
@@ -180,11 +178,8 @@ impl Shared {
         }
         self.flush().await?;
         // Of sessions that went on before what was built was known to be there.
-        for Unsynced { session, build, .. } in &all {
-            if let Some(build) = build {
-                self.store.synced(*session, *build).await?;
-            }
-        }
+        let builds = all.iter().filter_map(|files| Some((files.session, files.build?)));
+        self.store.synced(builds.collect()).await?;
         let sandboxes = all.iter().map(|files| (files.session, files.sandbox)).collect();
         Ok(self.store.at_rest(sandboxes).await?)
     }
@@ -297,10 +292,7 @@ async fn sync(
         return Ok(());
     }
     flush(dir, built_is_flushed).await?;
-    for (session, build) in builds {
-        store.synced(session, build).await?;
-    }
-    Ok(())
+    Ok(store.synced(builds).await?)
 }
 
 /// What was built is on the disk, which the store does not know.

@@ -288,8 +288,8 @@ pub trait Store: Send + Sync {
     async fn note_unsynced(&self, id: SessionId, build: SandboxId) -> Result<()>;
     /// The sandbox that a session's files were built for, while none of them may be on the disk.
     async fn unsynced_build(&self, id: SessionId) -> Result<Option<SandboxId>>;
-    /// Records that what was built for a sandbox is on the disk.
-    async fn synced(&self, id: SessionId, build: SandboxId) -> Result<()>;
+    /// Records that what was built of sessions for these sandboxes is on the disk.
+    async fn synced(&self, builds: Vec<(SessionId, SandboxId)>) -> Result<()>;
     /// Records that the files of sessions are on the disk and were last used by these sandboxes, which
     /// are gone; those of a session that has another one since are in use again.
     async fn at_rest(&self, sandboxes: Vec<(SessionId, SandboxId)>) -> Result<()>;

@@ -283,8 +283,8 @@ impl Store for Sqlite {
         self.readers.read(move |conn| unsynced::build_of(conn, id)).await
     }
 
-    async fn synced(&self, id: SessionId, build: SandboxId) -> Result<()> {
-        self.writer.write(move |conn| unsynced::synced(conn, id, build)).await
+    async fn synced(&self, builds: Vec<(SessionId, SandboxId)>) -> Result<()> {
+        self.writer.write(move |conn| unsynced::synced(conn, &builds)).await
     }
 
     async fn at_rest(&self, sandboxes: Vec<(SessionId, SandboxId)>) -> Result<()> {

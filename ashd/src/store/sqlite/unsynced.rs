@@ -34,10 +34,13 @@ pub(super) fn build_of(conn: &Connection, session: SessionId) -> Result<Option<S
     Ok(build.flatten())
 }
 
-pub(super) fn synced(conn: &Connection, session: SessionId, build: SandboxId) -> Result<()> {
+pub(super) fn synced(conn: &Connection, builds: &[(SessionId, SandboxId)]) -> Result<()> {
     let sql = "UPDATE unsynced SET build = NULL
          WHERE session = (SELECT key FROM sessions WHERE id = ?1) AND build = ?2";
-    conn.prepare_cached(sql)?.execute(params![session, build])?;
+    let mut update = conn.prepare_cached(sql)?;
+    for (session, build) in builds {
+        update.execute(params![session, build])?;
+    }
     Ok(())
 }
 

@@ -42,10 +42,10 @@ fn only_the_same_build_is_on_the_disk() {
         let found = async || store.unsynced().await.unwrap()[0].build;
         assert_eq!(found().await, Some(build(1)));
         store.note_unsynced(id(1), build(7)).await.unwrap();
-        store.synced(id(1), build(8)).await.unwrap();
+        store.synced(vec![(id(1), build(8))]).await.unwrap();
         assert_eq!(found().await, Some(build(7)));
         assert_eq!(store.unsynced_build(id(1)).await.unwrap(), Some(build(7)));
-        store.synced(id(1), build(7)).await.unwrap();
+        store.synced(vec![(id(1), build(7))]).await.unwrap();
         assert_eq!((found().await, store.unsynced_build(id(1)).await.unwrap()), (None, None));
         assert_eq!(store.unsynced_build(id(9)).await.unwrap(), None);
         assert!(store.note_unsynced(id(9), build(7)).await.is_err());
@@ -69,7 +69,7 @@ fn what_had_a_sandbox_in_another_boot_is_lost_unless_it_was_at_rest() {
         assert_eq!(lost(&store).await, Some(false), "a new one is of this boot");
         store.at_rest(vec![(id(1), build(8))]).await.unwrap();
         assert_eq!(lost(&store).await, Some(false), "it has another one since");
-        store.synced(id(1), build(1)).await.unwrap();
+        store.synced(vec![(id(1), build(1))]).await.unwrap();
         store.at_rest(vec![(id(1), build(9))]).await.unwrap();
         assert_eq!(lost(&store).await, None);
         store.in_use(vec![id(1), id(7)]).await.unwrap();
