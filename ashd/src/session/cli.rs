@@ -289,6 +289,14 @@ pub fn files(session: &Session, agent_prompt: &[u8]) -> Vec<(&'static str, Bytes
 pub const HOME_CONFIG: (&str, &[u8]) =
     (".claude.json", br#"{"projects":{"/workspace":{"hasTrustDialogAccepted":true}}}"#);
 
+/// A question beside the conversation: the CLI loads what it would load for its first prompt, and the
+/// conversation has nothing of it.
+pub const QUESTION: &str = r#"{"subtype":"side_question","question":"Are you there?"}"#;
+
+/// How often it is asked that. The first time it loads what it needs, and is still slow; from the second on
+/// it is nearly as quick as with a prompt that is not its first.
+pub const PRIMERS: usize = 2;
+
 /// Where the CLI keeps the transcript of a conversation, beneath the agent's home.
 pub fn transcript(cli_session: &str) -> String {
     format!(".claude/projects/-workspace/{cli_session}.jsonl")

@@ -26,10 +26,6 @@ use crate::session::under_way::Begun;
 /// What a CLI may take longer than its bridge gives it, to be told of that.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How often a CLI is primed. The first time it loads what it needs, and is still slow; from the second on
-/// it is nearly as quick as with a prompt that is not its first.
-const PRIMERS: usize = 2;
-
 /// How long the primer may take.
 const PRIMER: Duration = Duration::from_secs(30);
 
@@ -40,10 +36,6 @@ const HEARD_BYTES: usize = 4 * 1024 * 1024;
 
 /// Messages that are taken from a bridge at a time.
 const BATCH: usize = 64;
-
-/// A question beside the conversation: the CLI loads what it would load for its first prompt, and the
-/// conversation has nothing of it. It is answered on this machine, whatever it says.
-const QUESTION: &str = r#"{"subtype":"side_question","question":"Are you there?"}"#;
 
 /// Says that a session is being made.
 pub(in crate::session) type Making = Begun<(SessionId, u32)>;
@@ -153,7 +145,7 @@ async fn warm_up(shared: &Shared, draft: &Draft, claimed: &mut Claimed) -> Resul
     });
     let silent = |_| Refusal::Sandbox("the CLI of a spare sandbox does not answer".to_owned());
     timeout(patience, ready).await.map_err(silent)??;
-    for _ in 0..PRIMERS {
+    for _ in 0..cli::PRIMERS {
         // One that still owes the answer when a session has it would ask the model for it.
         let primed = timeout(PRIMER, prime(claimed)).await.map_err(silent)??;
         if let Some(error) = primed {
@@ -167,7 +159,7 @@ async fn warm_up(shared: &Shared, draft: &Draft, claimed: &mut Claimed) -> Resul
 
 /// Asks the CLI the question; returns why it does not answer it, if it says no.
 async fn prime(claimed: &mut Claimed) -> Result<Option<String>, Refusal> {
-    let question = serde_json::from_str::<&RawValue>(QUESTION);
+    let question = serde_json::from_str::<&RawValue>(cli::QUESTION);
     let question = question.map_err(|error| Refusal::Internal(error.to_string()))?;
     let asked = claimed.running.sender.next_id();
     claimed.running.sender.control(asked, question).map_err(lost)?;

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use ash_modelapi::monotonic_ns;
-use ashd::session::cli::HOME_CONFIG;
+use ashd::session::cli::{self, HOME_CONFIG};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -42,6 +42,7 @@ fn obey(order: Order, running: &mut Option<Running>) -> Result<u64> {
             *running = Some(started);
             Ok(began)
         }
+        Order::Prime => running.as_mut().context("no CLI runs")?.prime(),
         Order::Turn(text) => running.as_mut().context("no CLI runs")?.turn(&text),
     }
 }
@@ -70,14 +71,27 @@ impl Running {
         // With it go our copies of its ends: when it dies, reading ends.
         drop(command);
         let mut running = Running { child, stdin, stdout: BufReader::new(stdout) };
-        let request = json!({ "subtype": "initialize" });
-        let hello = json!({ "type": "control_request", "request_id": "ash-1", "request": request });
-        running.say(&hello)?;
+        running.control(1, json!({ "subtype": "initialize" }))?;
         match prompt {
             Some(text) => drop(running.turn(text)?),
             None => running.read_to("control_response")?,
         }
         Ok((running, began))
+    }
+
+    /// Asks it the question of the pool, as often as the pool does; returns when that began.
+    fn prime(&mut self) -> Result<u64> {
+        let began = monotonic_ns();
+        for number in 0..cli::PRIMERS {
+            self.control(2 + number, serde_json::from_str(cli::QUESTION)?)?;
+            self.read_to("control_response")?;
+        }
+        Ok(began)
+    }
+
+    fn control(&mut self, number: usize, request: Value) -> Result<()> {
+        let id = format!("ash-{number}");
+        self.say(&json!({ "type": "control_request", "request_id": id, "request": request }))
     }
 
     /// Says a prompt, returns when that was, after the answer's end.

@@ -28,6 +28,8 @@ enum Order {
         /// The first prompt, said without waiting for anything.
         prompt: Option<String>,
     },
+    /// Ask it what a warm sandbox's CLI is asked, and wait for the answers.
+    Prime,
     /// Say a prompt, and read the answer to its end.
     Turn(String),
 }

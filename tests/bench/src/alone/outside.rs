@@ -75,6 +75,14 @@ impl Alone {
         self.ask(&Order::Start { cli, prompt: prompt.map(str::to_owned) })
     }
 
+    /// Has it load what it would load for its first prompt, as `ashd` has the CLIs of its pool.
+    ///
+    /// # Errors
+    /// When it does not work inside.
+    pub fn prime(&mut self) -> Result<()> {
+        self.ask(&Order::Prime).map(drop)
+    }
+
     /// Says a prompt and waits for the answer. Returns when it was said.
     ///
     /// # Errors
