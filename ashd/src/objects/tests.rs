@@ -4,8 +4,11 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::path::Path;
 
+use futures_util::stream;
+use object_store::Error;
 use uuid::Uuid;
 
+use super::transfer::removed;
 use super::*;
 use crate::domain::{SessionId, Tenant};
 
@@ -101,6 +104,18 @@ async fn of_many_who_want_a_session_one_has_it() {
     all[0].remove_all(&Place::Session(&tenant, session)).await.unwrap();
     assert_eq!(all[0].generation(&tenant, session).await.unwrap(), None);
     assert!(all[0].groups(&Place::Sessions(&tenant)).await.unwrap().is_empty());
+}
+
+/// Two remove the same at once: whoever comes second leaves nothing that is still there.
+#[tokio::test]
+async fn what_is_gone_already_ends_no_removal() {
+    let gone = || Err(Error::NotFound { path: "it".to_owned(), source: "it is gone".into() });
+    let refused = || Err(Error::Generic { store: "test", source: "it stays".into() });
+    let all = [gone(), Ok("another"), gone()];
+    removed(stream::iter(all)).await.unwrap();
+    let all = [gone(), Ok("another"), refused()];
+    let error = removed(stream::iter(all)).await.unwrap_err();
+    assert!(error.to_string().contains("it stays"), "{error}");
 }
 
 /// One that was restored from a backup is another one, and knows whose it goes on with.

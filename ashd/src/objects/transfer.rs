@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -276,12 +276,21 @@ impl Objects {
     pub async fn remove_all(&self, place: &Place<'_>) -> Result<(), ObjectsError> {
         let all = self.store.list(Some(&self.path(place)));
         let all = all.map_ok(|object| object.location).boxed();
-        let removed = self.store.delete_stream(all).try_for_each(|_| async { Ok(()) }).await;
-        match removed {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(ObjectsError::of(&place.to_string(), error)),
-        }
+        let removed = removed(self.store.delete_stream(all)).await;
+        removed.map_err(|error| ObjectsError::of(&place.to_string(), error))
     }
+}
+
+/// What removing several objects comes to. One that somebody else has removed meanwhile is removed,
+/// and those behind it are not left there.
+pub(super) async fn removed<T>(
+    results: impl Stream<Item = object_store::Result<T>>,
+) -> object_store::Result<()> {
+    let results = results.map(|result| match result {
+        Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    });
+    results.try_for_each(|()| async { Ok(()) }).await
 }
 
 /// A piece of a sealed file.
