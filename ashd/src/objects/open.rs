@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreScheme, RetryConfig};
@@ -42,13 +42,17 @@ impl Objects {
         let unusable = |error: String| ObjectsError::Unusable(error);
         let url = url::Url::parse(&settings.url).map_err(|error| unusable(error.to_string()))?;
         let other = "the URL must begin with s3://, gs://, az:// or file://";
+        if matches!(url.scheme(), "s3" | "gs" | "az") && url.host().is_none() {
+            let text =
+                format!("the URL names no bucket; it is like {}://bucket/prefix", url.scheme());
+            return Err(unusable(text));
+        }
         let scheme = ObjectStoreScheme::parse(&url);
         let (scheme, prefix) = scheme.map_err(|_| unusable(other.to_owned()))?;
         let (store, prefix): (Arc<dyn ObjectStore>, Path) = match scheme {
             ObjectStoreScheme::AmazonS3 => (Arc::new(s3(settings)?), prefix),
             ObjectStoreScheme::GoogleCloudStorage => {
-                let builder = GoogleCloudStorageBuilder::from_env().with_url(&settings.url);
-                (Arc::new(built(builder.with_retry(retries()).build())?), prefix)
+                (Arc::new(google(GoogleCloudStorageBuilder::from_env(), &settings.url)?), prefix)
             }
             ObjectStoreScheme::MicrosoftAzure => {
                 let builder = MicrosoftAzureBuilder::from_env().with_url(&settings.url);
@@ -70,6 +74,46 @@ fn s3(settings: &Settings) -> Result<impl ObjectStore + use<>, ObjectsError> {
         builder = builder.with_region(&settings.region);
     }
     built(builder.with_url(&settings.url).with_retry(retries()).build())
+}
+
+/// A bucket of Google's, with what its variables have said. What can never work is refused here: later
+/// it would look like a store that is away.
+pub(super) fn google(
+    mut builder: GoogleCloudStorageBuilder,
+    url: &str,
+) -> Result<GoogleCloudStorage, ObjectsError> {
+    let unusable = |text: &str| Err(ObjectsError::Unusable(text.to_owned()));
+    if let Some(base) = builder.get_config_value(&GoogleConfigKey::BaseUrl) {
+        if !base.starts_with("https://") && !base.starts_with("http://") {
+            return unusable("GOOGLE_BASE_URL must begin with https:// or http://");
+        }
+        // Names of buckets are put behind it with a slash.
+        builder = builder.with_base_url(base.trim_end_matches('/'));
+    }
+    let skips = builder.get_config_value(&GoogleConfigKey::SkipSignature).unwrap_or_default();
+    if matches!(skips.to_ascii_lowercase().as_str(), "1" | "true" | "on" | "yes" | "y") {
+        return unusable("GOOGLE_SKIP_SIGNATURE is for what is only read; unset it");
+    }
+    let known = [
+        GoogleConfigKey::ServiceAccount,
+        GoogleConfigKey::ServiceAccountKey,
+        GoogleConfigKey::ApplicationCredentials,
+    ];
+    let said = known.into_iter().filter(|key| builder.get_config_value(key).is_some());
+    let said: Vec<_> = said.map(|key| key.as_ref().to_uppercase()).collect();
+    let made = builder.with_url(url).with_retry(retries()).build();
+    made.map_err(|error| match error {
+        // Of all that can be wrong with a store of Google's, only credentials are left.
+        Error::Generic { store: "GCS", source } if said.is_empty() => {
+            let text = "look at .config/gcloud/application_default_credentials.json in the home \
+                        directory, or set GOOGLE_APPLICATION_CREDENTIALS";
+            ObjectsError::Unusable(format!("{source}; {text}"))
+        }
+        Error::Generic { store: "GCS", source } => {
+            ObjectsError::Unusable(format!("{source}; look at {}", said.join(" and ")))
+        }
+        error => ObjectsError::Unusable(error.to_string()),
+    })
 }
 
 /// A directory that is not there is more likely not mounted than meant to be made.

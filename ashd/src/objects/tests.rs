@@ -6,11 +6,17 @@ use std::path::Path;
 
 use futures_util::stream;
 use object_store::Error;
+use object_store::gcp::GoogleCloudStorageBuilder;
 use uuid::Uuid;
 
+use super::open::google;
 use super::transfer::removed;
 use super::*;
 use crate::domain::{SessionId, Tenant};
+
+/// An account of which no server wants to see anything.
+const OPEN: &str = r#"{"client_email": "", "private_key_id": "", "private_key": "",
+    "disable_oauth": true}"#;
 
 /// One in this directory, with a key of this digit.
 pub(crate) fn open(dir: &Path, digit: &str) -> Objects {
@@ -139,10 +145,57 @@ fn what_cannot_be_a_store_is_told() {
     for (url, text) in [
         ("bucket", "relative URL without a base"),
         ("ftp://host/x", "the URL must begin with s3://, gs://, az:// or file://"),
+        ("gs:///prefix", "the URL names no bucket; it is like gs://bucket/prefix"),
         ("file:///nowhere/at/all", "/nowhere/at/all is no directory; make it, or mount it"),
     ] {
         let settings = Settings { url: url.to_owned(), region: String::new(), key: key.clone() };
         let error = Objects::open(&settings, Node::fresh()).err().unwrap().to_string();
         assert!(error.contains(text), "{error}");
     }
+}
+
+/// What variables say of a bucket of Google's.
+fn google_with(said: &[(&str, &str)]) -> Result<String, ObjectsError> {
+    let begin = GoogleCloudStorageBuilder::new();
+    let builder = said.iter().fold(begin, |builder, (name, value)| {
+        builder.with_config(name.to_lowercase().parse().unwrap(), *value)
+    });
+    google(builder, "gs://bucket/prefix").map(|store| store.to_string())
+}
+
+#[test]
+fn what_cannot_be_a_bucket_of_googles_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let federated = dir.path().join("federated.json");
+    std::fs::write(&federated, r#"{"type": "external_account"}"#).unwrap();
+    let no_key = r#"{"client_email": "a@b", "private_key_id": "1", "private_key": "none"}"#;
+    for (said, texts) in [
+        (vec![("GOOGLE_BASE_URL", "storage:4443")], ["begin with https:// or", "GOOGLE_BASE_URL"]),
+        (vec![("GOOGLE_SKIP_SIGNATURE", "Yes")], ["only read; unset it", "GOOGLE_SKIP_SIGNATURE"]),
+        (vec![("GOOGLE_SKIP_SIGNATURE", "?"), ("GOOGLE_SERVICE_ACCOUNT_KEY", OPEN)], ["\"?\"", ""]),
+        (vec![("GOOGLE_SERVICE_ACCOUNT", "/no/file")], ["/no/file", "at GOOGLE_SERVICE_ACCOUNT"]),
+        (
+            vec![("GOOGLE_SERVICE_ACCOUNT_KEY", "{}")],
+            ["missing field `private_key`", "look at GOOGLE_SERVICE_ACCOUNT_KEY"],
+        ),
+        (vec![("GOOGLE_SERVICE_ACCOUNT_KEY", no_key)], ["pem", "at GOOGLE_SERVICE_ACCOUNT_KEY"]),
+        (
+            vec![("GOOGLE_SERVICE_ACCOUNT", "/no/file"), ("GOOGLE_SERVICE_ACCOUNT_KEY", "{}")],
+            ["path or", "look at GOOGLE_SERVICE_ACCOUNT and GOOGLE_SERVICE_ACCOUNT_KEY"],
+        ),
+        (
+            vec![("GOOGLE_APPLICATION_CREDENTIALS", federated.to_str().unwrap())],
+            ["external_account", "look at GOOGLE_APPLICATION_CREDENTIALS"],
+        ),
+    ] {
+        let error = google_with(&said).unwrap_err().to_string();
+        assert!(texts.iter().all(|text| error.contains(text)), "{said:?}: {error}");
+        assert!(error.starts_with("the object store cannot be used: "), "{error}");
+    }
+    let elsewhere = [
+        ("GOOGLE_BASE_URL", "http://127.0.0.1:4443/"),
+        ("GOOGLE_BUCKET", "other"),
+        ("GOOGLE_SERVICE_ACCOUNT_KEY", OPEN),
+    ];
+    assert_eq!(google_with(&elsewhere).unwrap(), "GoogleCloudStorage(bucket)");
 }
