@@ -4,14 +4,12 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Result, ensure};
-use ash_journey::{Ash, Client as _, Options, process, skip};
-use serde_json::json;
+use anyhow::Result;
+use ash_journey::{Options, process, skip};
 use tempfile::TempDir;
 
-use crate::moved::{KEY, checkpoint, import, notices_its_loss};
+use crate::moved::{KEY, moves};
 use crate::sdk::installed;
-use crate::support::Talk;
 
 const PACKAGE: &str = "azurite@3.35.0";
 
@@ -94,25 +92,5 @@ fn a_session_moves_through_azure() -> Result<()> {
     let Some(azurite) = Azurite::start("azure::a_session_moves_through_azure")? else {
         return Ok(());
     };
-    let here = Talk::begin(azurite.options())?;
-    here.ask(&here.bash("echo kept > kept; head -c 20000000 /dev/urandom > noise"))?;
-    checkpoint(&here.api, &here.session, "it")?;
-    let [one, other] = [Ash::start(azurite.options())?, Ash::start(azurite.options())?];
-    import(&one.api(), &here.session, 201)?;
-    notices_its_loss(&here)?;
-    let api = one.api();
-    ensure!(api.turn_to(&here.session, "resume")? == "active");
-    ensure!(api.exec(&here.session, "cat kept; stat -c %s noise")?.stdout == "kept\n20000000\n");
-    api.exec(&here.session, "echo later > kept")?;
-    checkpoint(&api, &here.session, "later")?;
-    import(&other.api(), &here.session, 201)?;
-    let body = json!({ "sessionId": here.session });
-    let again = other.api().call("POST", "/api/sessions/import", Some(&body))?;
-    ensure!(again.status == 409, "{}", again.text());
-    ensure!(other.api().turn_to(&here.session, "resume")? == "active");
-    ensure!(other.api().exec(&here.session, "cat kept")?.stdout == "later\n");
-    other.api().purge(&here.session)?;
-    one.finish()?;
-    other.finish()?;
-    here.ash.finish()
+    moves(&azurite.options())
 }

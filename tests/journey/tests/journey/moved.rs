@@ -67,6 +67,32 @@ pub(crate) fn checkpoint(api: &Api, session: &str, name: &str) -> Result<Value> 
     Ok(made["checkpoint"].take())
 }
 
+/// A session goes on on one machine after another, with a file that is sent in parts, and is purged on
+/// the last: whatever object store they share.
+pub(crate) fn moves(options: &Options) -> Result<()> {
+    let here = Talk::begin(options.clone())?;
+    here.ask(&here.bash("echo kept > kept; head -c 20000000 /dev/urandom > noise"))?;
+    checkpoint(&here.api, &here.session, "it")?;
+    let [one, other] = [Ash::start(options.clone())?, Ash::start(options.clone())?];
+    import(&one.api(), &here.session, 201)?;
+    notices_its_loss(&here)?;
+    let api = one.api();
+    ensure!(api.turn_to(&here.session, "resume")? == "active");
+    ensure!(api.exec(&here.session, "cat kept; stat -c %s noise")?.stdout == "kept\n20000000\n");
+    api.exec(&here.session, "echo later > kept")?;
+    checkpoint(&api, &here.session, "later")?;
+    import(&other.api(), &here.session, 201)?;
+    let body = json!({ "sessionId": here.session });
+    let again = other.api().call("POST", "/api/sessions/import", Some(&body))?;
+    ensure!(again.status == 409, "{}", again.text());
+    ensure!(other.api().turn_to(&here.session, "resume")? == "active");
+    ensure!(other.api().exec(&here.session, "cat kept")?.stdout == "later\n");
+    other.api().purge(&here.session)?;
+    one.finish()?;
+    other.finish()?;
+    here.ash.finish()
+}
+
 /// Every file in a directory, however deep.
 pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     let (mut all, mut todo) = (vec![], vec![dir.to_owned()]);

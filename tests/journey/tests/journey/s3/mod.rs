@@ -1,5 +1,6 @@
 //! Copies in an S3 server: that goes away, fails, lies, and is full.
 
+mod google;
 mod server;
 mod troubled;
 
@@ -7,7 +8,7 @@ use std::fs;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use ash_journey::{Api, Ash, Client as _, process};
+use ash_journey::{Api, Ash, Client as _, Options, process};
 use serde_json::{Value, json};
 
 use self::server::{S3, options};
@@ -50,6 +51,34 @@ fn check_large(api: &Api, session: &str) -> Result<()> {
     let shown = api.exec(session, "cat kept more; sha256sum -c sum")?;
     ensure!(shown.stdout == "kept\nmore\nlarge: OK\n", "{}", shown.stdout);
     Ok(())
+}
+
+/// Two have seen that another machine has the session before either takes it: one does, and the other
+/// is told and keeps nothing of it. Puts that make somebody an owner have `owner` in their path.
+fn one_of_two_wins(
+    here: Options,
+    others: &Options,
+    (troubled, owner): (&Troubled, &str),
+) -> Result<()> {
+    let here = Talk::begin(here)?;
+    keep(&here, "kept")?;
+    let others = [Ash::start(others.clone())?, Ash::start(others.clone())?];
+    troubled.troubles.ahead.hold("PUT", owner);
+    let statuses = import_at_once(&others, &here.session, || {
+        let held = troubled.troubles.ahead.await_held(2);
+        troubled.troubles.ahead.release();
+        held
+    })?;
+    ensure!(statuses == [201, 409] || statuses == [409, 201], "{statuses:?}");
+    let winner = usize::from(statuses[0] != 201);
+    check_kept(&others[winner], &here.session)?;
+    let path = format!("/api/sessions/{}", here.session);
+    others[1 - winner].api().call("GET", &path, None)?.expect(404)?;
+    notices_its_loss(&here)?;
+    for other in others {
+        other.finish()?;
+    }
+    here.ash.finish()
 }
 
 /// What ends a journey: the session is whole where it is now, and both machines are done.
@@ -197,31 +226,11 @@ fn what_is_damaged_behind_the_claim_is_left_out() -> Result<()> {
     finish(here, there)
 }
 
-/// Two have seen that another machine has the session before either takes it: one does, and the other
-/// is told and keeps nothing of it.
 #[test]
 fn of_two_who_claim_at_once_one_wins() -> Result<()> {
     let name = "s3::of_two_who_claim_at_once_one_wins";
     let Some((server, troubled)) = servers(name)? else { return Ok(()) };
-    let here = Talk::begin(options(server.port))?;
-    keep(&here, "kept")?;
-    let others = [Ash::start(options(troubled.port))?, Ash::start(options(troubled.port))?];
-    troubled.troubles.ahead.hold("PUT", "/owner/");
-    let statuses = import_at_once(&others, &here.session, || {
-        let held = troubled.troubles.ahead.await_held(2);
-        troubled.troubles.ahead.release();
-        held
-    })?;
-    ensure!(statuses == [201, 409] || statuses == [409, 201], "{statuses:?}");
-    let winner = usize::from(statuses[0] != 201);
-    check_kept(&others[winner], &here.session)?;
-    let path = format!("/api/sessions/{}", here.session);
-    others[1 - winner].api().call("GET", &path, None)?.expect(404)?;
-    notices_its_loss(&here)?;
-    for other in others {
-        other.finish()?;
-    }
-    here.ash.finish()
+    one_of_two_wins(options(server.port), &options(troubled.port), (&troubled, "/owner/"))
 }
 
 /// What is there counts, also for as long as whoever put it there has not been told.

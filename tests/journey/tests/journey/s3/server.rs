@@ -13,6 +13,12 @@ use crate::sdk;
 
 const PACKAGE: &str = "moto[server]==5.2.5";
 
+/// An interpreter that has the server; `None`, and it is said, where it cannot be installed.
+pub(super) fn python(test: &str) -> Option<PathBuf> {
+    let python = sdk::python_with(PACKAGE);
+    python.inspect_err(|reason| skip(test, &format!("{reason:#}"))).ok()
+}
+
 /// An S3 server on this machine.
 pub(super) struct S3 {
     python: PathBuf,
@@ -23,13 +29,7 @@ pub(super) struct S3 {
 impl S3 {
     /// `None`, and it is said, where it cannot be installed.
     pub(super) fn start(test: &str) -> Result<Option<S3>> {
-        let python = match sdk::python_with(PACKAGE) {
-            Ok(python) => python,
-            Err(reason) => {
-                skip(test, &format!("{reason:#}"));
-                return Ok(None);
-            }
-        };
+        let Some(python) = python(test) else { return Ok(None) };
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut server = S3 { python, port, running: None };
         server.again()?;
