@@ -36,6 +36,7 @@ mod frames;
 mod fsck;
 mod garbage;
 mod gate;
+mod gathering;
 mod going_on;
 mod gone;
 mod health;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -19,6 +19,7 @@ use super::counting;
 use super::driver::{Begin, Command, Driver, Handle};
 use super::exec::ExecStream;
 use super::garbage::{self, Garbage};
+use super::gathering::Gathering;
 use super::ladder::{self, Ladder};
 use super::pool::{self, Pool};
 use super::reconcile;
@@ -28,6 +29,7 @@ use super::shared::{Live, Options, Shared};
 use super::stream::Subscription;
 use super::tenants;
 use super::under_way::UnderWay;
+use super::unsynced::GATHERING;
 use crate::domain::{
     Agent, AgentName, Event, ExecRequest, Session, SessionId, Status, TurnRequest,
 };
@@ -92,8 +94,8 @@ impl Service {
             cold_resumes: 0.into(),
             fresh_resumes: 0.into(),
             cloud_resumes: 0.into(),
-            resting: Mutex::default(),
-            forks: Mutex::default(),
+            resting: Gathering::new(Some(GATHERING)),
+            forks: Gathering::new(None),
             garbage: Garbage::default(),
             making: UnderWay::default(),
             asides: UnderWay::default(),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use super::api::{Happened, Refusal};
 use super::cli::{self, Conversation, Defaults};
 use super::copies::Copies;
 use super::garbage::Garbage;
+use super::gathering::Gathering;
 use super::ladder::{Ladder, Times};
 use super::machine::Sandbox;
 use super::places::Places;
@@ -22,7 +23,7 @@ use super::pool::Pool;
 use super::registry::Registry;
 use super::retention::{Keeping, Retention};
 use super::under_way::{Begun, UnderWay};
-use super::unsynced::Forks;
+use super::unsynced::Forked;
 use crate::domain::{Event, EventKind, SandboxId, Session, SessionId, Status, Timestamp, check};
 use crate::fault;
 use crate::sandbox::admission::{self, NoRoom, Room};
@@ -114,8 +115,9 @@ pub(super) struct Shared {
     /// Those of them whose conversation began anew, because its transcript was gone.
     pub(super) fresh_resumes: AtomicU64,
     /// Sandboxes that are gone, and what they have written may not be on the disk.
-    pub(super) resting: Mutex<Vec<(SessionId, SandboxId)>>,
-    pub(super) forks: Mutex<Forks>,
+    pub(super) resting: Arc<Gathering<(SessionId, SandboxId)>>,
+    /// Forks whose files are to be put on the disk.
+    pub(super) forks: Arc<Gathering<Forked>>,
     /// Of the cold ones: so many needed the object store.
     pub(super) cloud_resumes: AtomicU64,
     pub(super) garbage: Garbage,

@@ -16,12 +16,14 @@ use super::admission::{Admission, Gates};
 use super::cli::Defaults;
 use super::copies::Copies;
 use super::driver::{Command, Handle};
+use super::gathering::Gathering;
 use super::ladder::Times;
 use super::logs::Logs;
 use super::places::{Places, ROOTS};
 use super::retention::Keeping;
 use super::service::Service;
 use super::shared::{Live, Options, Shared};
+use super::unsynced::GATHERING;
 use crate::domain::{PermissionMode, SandboxId, Session};
 use crate::objects::Objects;
 use crate::sandbox::lease::{DEFAULT_BASE, Slots};
@@ -74,8 +76,8 @@ impl Stage {
             warm_resumes: 0.into(),
             cold_resumes: 0.into(),
             fresh_resumes: 0.into(),
-            resting: Default::default(),
-            forks: Default::default(),
+            resting: Gathering::new(Some(GATHERING)),
+            forks: Gathering::new(None),
             cloud_resumes: 0.into(),
             garbage: Default::default(),
             making: Default::default(),

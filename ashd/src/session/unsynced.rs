@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
@@ -29,7 +29,7 @@ use crate::tree::{Tree, TreeError};
 
 /// How long to wait for others whose files can be put on the disk together, and for those that go on
 /// soon.
-const GATHERING: Duration = Duration::from_secs(5);
+pub(super) const GATHERING: Duration = Duration::from_secs(5);
 
 /// A fork whose files may not be on the disk.
 pub(super) struct Forked {
@@ -53,14 +53,6 @@ impl Forked {
     }
 }
 
-/// Forks whose files are to be put on the disk.
-#[derive(Default)]
-pub(super) struct Forks {
-    waiting: Vec<Forked>,
-    /// Whether somebody does that: what comes meanwhile goes together, behind it.
-    is_flushing: bool,
-}
-
 impl Shared {
     /// Has the files of builds put on the disk, in the background.
     pub(super) fn sync_later(&self, builds: Vec<(SessionId, SandboxId)>) {
@@ -81,30 +73,11 @@ impl Shared {
     /// Has the files of a fork put on the disk, in the background. If it has no sandbox till then, they stay
     /// as they are whatever becomes of the machine. One thread waits for the disk, however many there are.
     pub(super) fn sync_fork_later(self: &Arc<Self>, fork: Forked) {
-        let is_first = {
-            let mut forks = self.forks();
-            forks.waiting.push(fork);
-            !std::mem::replace(&mut forks.is_flushing, true)
-        };
-        if is_first {
-            let shared = self.clone();
-            tokio::spawn(async move {
-                while let Some(forks) = shared.next_forks() {
-                    log_unsynced(shared.rest_forks(forks).await);
-                }
-            });
-        }
-    }
-
-    fn forks(&self) -> MutexGuard<'_, Forks> {
-        self.forks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Those that wait. When there is none, whoever comes next begins anew.
-    fn next_forks(&self) -> Option<Vec<Forked>> {
-        let mut forks = self.forks();
-        forks.is_flushing = !forks.waiting.is_empty();
-        forks.is_flushing.then(|| std::mem::take(&mut forks.waiting))
+        let shared = self.clone();
+        self.forks.add(fork, move |forks| {
+            let shared = shared.clone();
+            async move { log_unsynced(shared.rest_forks(forks).await) }
+        });
     }
 
     async fn rest_forks(&self, forks: Vec<Forked>) -> Result<(), Refusal> {
@@ -187,29 +160,19 @@ impl Shared {
     /// Has the files of a session put on the disk whose sandbox is gone: in the background, and
     /// together with those of others.
     pub(super) fn rest_later(self: &Arc<Self>, session: SessionId, sandbox: SandboxId) {
-        let is_first = {
-            let mut resting = self.resting();
-            resting.push((session, sandbox));
-            resting.len() == 1
-        };
-        if is_first {
-            let shared = self.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(GATHERING).await;
-                if let Err(error) = shared.rest_now().await {
+        let shared = self.clone();
+        self.resting.add((session, sandbox), move |sandboxes| {
+            let shared = shared.clone();
+            async move {
+                if let Err(error) = shared.rest_now(sandboxes).await {
                     tracing::warn!(%error, "sessions' files may not be on the disk");
                 }
-            });
-        }
-    }
-
-    fn resting(&self) -> MutexGuard<'_, Vec<(SessionId, SandboxId)>> {
-        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+            }
+        });
     }
 
     /// Sessions that have gone on meanwhile are in use again.
-    async fn rest_now(&self) -> Result<(), Refusal> {
-        let mut sandboxes = std::mem::take(&mut *self.resting());
+    async fn rest_now(&self, mut sandboxes: Vec<(SessionId, SandboxId)>) -> Result<(), Refusal> {
         let all = self.store.unsynced().await?.into_iter();
         let newest: BTreeSet<_> = all.map(|files| (files.session, files.sandbox)).collect();
         sandboxes.retain(|sandbox| newest.contains(sandbox));
@@ -380,22 +343,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn forks_that_come_while_others_are_flushed_go_together() {
+    async fn a_fork_that_goes_on_while_it_is_flushed_with_others_is_not_at_rest() {
         let stage = Stage::set().await;
         let shared = &stage.shared;
-        shared.forks().is_flushing = true;
+        let mut forks = vec![];
         for number in 1..=3 {
-            shared.sync_fork_later(forked(&stage, number).await);
+            forks.push(forked(&stage, number).await);
         }
-        let forks = shared.next_forks().unwrap();
-        assert_eq!(forks.len(), 3);
         let in_use = forks[1].id;
         go_on(&stage, in_use).await;
         shared.rest_forks(forks).await.unwrap();
         let left = shared.store.unsynced().await.unwrap();
         let left: Vec<_> = left.iter().map(|files| (files.session, files.build)).collect();
         assert_eq!(left, [(in_use, None)], "the others are at rest");
-        assert!(shared.next_forks().is_none() && !shared.forks().is_flushing);
     }
 
     #[tokio::test]
