@@ -7,7 +7,7 @@ use crate::domain::{Event as Durable, Point, SessionChange, Timestamp};
 use crate::fault;
 use crate::session::api::Refusal;
 use crate::session::going_on;
-use crate::session::machine::{Effect, Event};
+use crate::session::machine::Effect;
 use crate::session::registry::SessionView;
 use crate::session::rewind::{Goal, Target};
 use crate::store::Commit;
@@ -23,11 +23,11 @@ impl Driver {
     /// nothing. The commit decides: a daemon that is killed behind it builds them once more.
     pub(super) async fn go_back(&mut self, to: Goal) -> Result<Arc<SessionView>, Refusal> {
         self.record_missed_end().await?;
-        // Not for somebody who is refused: a message may wait, and be given a place for its turn.
-        if self.state.clone().step(Event::Cool).is_ok() {
-            // What is being saved may be what is wanted.
-            self.finish_saving().await;
-        }
+        // First: whoever is refused waits for no cut, behind which a message may be given a place for its
+        // turn, and pins nothing, which would hold up whoever collects.
+        self.may_go_cold("restore")?;
+        // What is being saved may be what is wanted.
+        self.finish_saving().await;
         // From before the point is looked up until the session is at it again: others can remove it.
         let mut pin = self.shared.pinned(&self.session.tenant, self.session.id).await?;
         let target = self.shared.target(&self.session, to).await?;

@@ -20,7 +20,7 @@ use crate::fault;
 use crate::sandbox::cgroup::Frozen;
 use crate::session::api::Refusal;
 use crate::session::ladder::{Place, Rung, Step};
-use crate::session::machine::{Effect, Event, Turn};
+use crate::session::machine::{Effect, Event, State, Turn};
 
 /// How far down its sandbox is.
 #[derive(Default)]
@@ -279,11 +279,17 @@ impl Driver {
     /// Records that the sandbox is about to end and the session is as it was: what is lost from here on
     /// is not missed. Returns what is to be done.
     pub(super) async fn begin_cold(&mut self, verb: &'static str) -> Result<Vec<Effect>, Refusal> {
-        let mut state = self.state.clone();
-        let effects = state.step(Event::Cool).map_err(|denied| refusal(denied, verb))?;
+        let (state, effects) = self.may_go_cold(verb)?;
         let cold = SessionChange { cold: Some(true), ..SessionChange::none() };
         self.commit(cold, vec![]).await?;
         self.state = state;
         Ok(effects)
+    }
+
+    /// How the session is when its sandbox has ended, and what is to be done for that; or why it may not end.
+    pub(super) fn may_go_cold(&self, verb: &'static str) -> Result<(State, Vec<Effect>), Refusal> {
+        let mut state = self.state.clone();
+        let effects = state.step(Event::Cool).map_err(|denied| refusal(denied, verb))?;
+        Ok((state, effects))
     }
 }

@@ -1,6 +1,7 @@
 //! A driver that has time only when it is given some, with a database, and a bridge that says what a test
 //! has it say.
 
+mod back;
 mod commit;
 mod idle;
 mod life;
