@@ -12,8 +12,13 @@ use crate::session::machine::Event;
 pub(super) type Entering = Pin<Box<dyn Future<Output = Result<Entry, Refusal>> + Send>>;
 
 impl Driver {
-    /// Asks for a sandbox.
+    /// Has a sandbox made, for whoever waits for it.
     pub(super) fn launch(&mut self) {
+        self.writes.let_by();
+        self.ask_for_sandbox();
+    }
+
+    fn ask_for_sandbox(&mut self) {
         let (shared, sandbox) = (self.shared.clone(), SandboxId::random());
         let owner = (self.session.tenant.clone(), self.session.agent.clone());
         self.entering = Some(Box::pin(async move { shared.enter(owner, sandbox).await }));
@@ -29,7 +34,7 @@ impl Driver {
     /// That is done: asks anew, if it had.
     pub(super) fn come_back(&mut self, had_asked: bool) {
         if had_asked {
-            self.launch();
+            self.ask_for_sandbox();
         }
     }
 

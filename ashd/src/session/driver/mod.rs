@@ -42,7 +42,7 @@ use self::saving::{Saving, Wish};
 pub(super) use self::times::FirstCall;
 use self::times::Times;
 use self::turns::{Waiting, refusal};
-use self::writes::Changes;
+use self::writes::{Changes, Writes};
 pub(super) use self::writes::{Workspace, Write};
 use super::api::{Reading, Refusal};
 use super::cli::{Controls, StartKey};
@@ -175,7 +175,7 @@ pub(super) struct Driver {
     /// Whether points are let go of when there are many: not on the way back to one of them.
     keeps_all: bool,
     /// Changes of files that wait.
-    writes: Vec<Write>,
+    writes: Writes,
     /// When it was last asked whether the session is this machine's.
     asked_at: Option<Instant>,
     /// How often files were changed by others than turns, or may have been.
@@ -251,7 +251,7 @@ impl Driver {
             looked_back: false,
             wishes: vec![],
             keeps_all: false,
-            writes: vec![],
+            writes: Writes::default(),
             asked_at: None,
             changes: Changes::default(),
             is_synced: false,
@@ -326,7 +326,7 @@ impl Driver {
             Command::GoBack { to, reply } => {
                 let _ = reply.send(self.go_back(to).await);
             }
-            Command::Write(write) => self.writes.push(write),
+            Command::Write(write) => self.writes.add(write),
             Command::Exec { request, reply } => self.exec(request, reply).await,
             Command::Rest { step, reply } => self.rest_further(step, reply).await,
             Command::Shutdown { end, reply } => {

@@ -2,7 +2,9 @@
 //!
 //! They go through the driver, so that each is before or behind whatever else happens to the files:
 //! not in the middle of a cut, of going back to a point, or of building the files for a sandbox. A
-//! turn that runs does not stand in the way: the agent sees a new file at once.
+//! turn that runs does not stand in the way: the agent sees a new file at once. Whoever waits for the
+//! session's sandbox does: what comes behind it is done behind it, so that nobody who changes files all
+//! the time keeps a message waiting, which would lose its place in the line for a sandbox each time.
 
 use std::time::Duration;
 
@@ -31,6 +33,36 @@ pub(in crate::session) struct Workspace {
 /// A change of files, done on a thread that may block; tells whoever asked for it by itself.
 pub(in crate::session) type Write = Box<dyn FnOnce(Result<&Workspace, Refusal>) + Send>;
 
+/// Changes of files that wait, in the order in which they came.
+#[derive(Default)]
+pub(super) struct Writes {
+    waiting: Vec<Write>,
+    /// How many of them had come when a sandbox was asked for.
+    ahead: usize,
+}
+
+impl Writes {
+    pub(super) fn add(&mut self, write: Write) {
+        self.waiting.push(write);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// A sandbox is asked for: what comes from here on is behind whoever waits for it.
+    pub(super) fn let_by(&mut self) {
+        self.ahead = self.waiting.len();
+    }
+
+    /// Takes those whose turn it is: all of them, or, while a sandbox is asked for, those that came before.
+    fn take(&mut self, is_asked: bool) -> Vec<Write> {
+        let ahead = std::mem::take(&mut self.ahead);
+        let number = if is_asked { ahead } else { self.waiting.len() };
+        self.waiting.drain(..number).collect()
+    }
+}
+
 /// How often files were changed.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
 pub(super) struct Changes {
@@ -53,12 +85,15 @@ impl Changes {
 }
 
 impl Driver {
-    /// Carries out the changes that wait, unless something is under way that they would disturb.
+    /// Carries out the changes whose turn it is, unless something is under way that they would disturb.
     pub(super) async fn write_waiting(&mut self) {
-        if self.writes.is_empty() || self.over || self.launching.is_some() || self.is_looking() {
+        if self.over || self.launching.is_some() || self.is_looking() {
             return;
         }
-        let writes = std::mem::take(&mut self.writes);
+        let writes = self.writes.take(self.entering.is_some());
+        if writes.is_empty() {
+            return;
+        }
         let had_asked = self.stand_back();
         let workspace = match self.workspace().await {
             Ok(workspace) => self.begin_change().await.map(|()| workspace),
@@ -123,5 +158,29 @@ impl Driver {
         if self.is_for_now() {
             self.save_changes();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_behind_whoever_waits_for_a_sandbox_waits_for_it_as_well() {
+        let mut writes = Writes::default();
+        let add = |writes: &mut Writes| writes.add(Box::new(|_| {}));
+        add(&mut writes);
+        add(&mut writes);
+        writes.let_by();
+        add(&mut writes);
+        assert_eq!(writes.take(true).len(), 2, "these came first");
+        add(&mut writes);
+        assert_eq!(writes.take(true).len(), 0);
+        assert_eq!(writes.take(false).len(), 2);
+        assert!(writes.is_empty());
+        // What had come then is of no concern to the next one.
+        writes.let_by();
+        add(&mut writes);
+        assert_eq!(writes.take(true).len(), 0);
     }
 }

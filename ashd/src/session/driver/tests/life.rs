@@ -69,19 +69,47 @@ async fn a_sandbox_is_made_when_it_may_be() {
 async fn whoever_does_something_else_meanwhile_keeps_no_place_from_others() {
     let (stage, mut driver) = cold().await;
     let making = all_launches(&stage).await;
+    let (shared, (tell, taken)) = (stage.shared.clone(), oneshot::channel());
+    let write: Write = Box::new(move |_| {
+        let _ = tell.send(shared.admitted().launches.taken);
+    });
+    // As when a cut looks at the files: a message comes before it can be done.
+    driver.command(Command::Write(write)).await;
     let _waiting = send(&mut driver).await;
     assert!(next_input(&mut driver).now_or_never().is_none());
     // It is given one, and has not looked.
     drop(making);
     assert_eq!(stage.shared.admitted().launches.taken, 1);
-    let (shared, (tell, taken)) = (stage.shared.clone(), oneshot::channel());
-    let write: Write = Box::new(move |_| {
-        let _ = tell.send(shared.admitted().launches.taken);
-    });
-    driver.command(Command::Write(write)).await;
     driver.write_waiting().await;
     assert_eq!(taken.await, Ok(0));
     assert!(matches!(next_input(&mut driver).await, Input::Entered(Ok(_))));
+}
+
+/// Else whoever uploads all the time would keep its own message waiting.
+#[tokio::test]
+async fn a_change_of_files_behind_a_message_does_not_cost_it_its_place_in_the_line() {
+    let (stage, mut driver) = cold().await;
+    let mut making = all_launches(&stage).await;
+    let _waiting = send(&mut driver).await;
+    assert!(next_input(&mut driver).now_or_never().is_none());
+    let mut other = Box::pin(enter(&stage));
+    assert!(other.as_mut().now_or_never().is_none());
+    let (tell, mut written) = oneshot::channel();
+    let write: Write = Box::new(move |_| {
+        let _ = tell.send(());
+    });
+    driver.command(Command::Write(write)).await;
+    driver.write_waiting().await;
+    drop(making.pop());
+    let Input::Entered(entered) = next_input(&mut driver).await else { panic!("nothing came") };
+    assert!(entered.is_ok() && other.as_mut().now_or_never().is_none());
+    driver.entered(entered).await;
+    driver.write_waiting().await;
+    assert!(driver.launching.is_some() && written.try_recv().is_err());
+    // Behind that it is done, whatever became of it.
+    driver.launched(Err(Refusal::ShuttingDown)).await;
+    driver.write_waiting().await;
+    assert_eq!(written.await, Ok(()));
 }
 
 #[tokio::test]
