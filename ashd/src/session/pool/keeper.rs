@@ -185,13 +185,14 @@ impl Keeper {
                 drop(pool.set_up(kind, stamp, agent.config.spares()));
             }
         }
-        while let Some(kind) = pool.poorest()
+        while self.may_make()
+            && let Some(kind) = pool.poorest()
             && let Some(Wanting { agent, stamp: Some(stamp) }) = self.agents.get(&kind)
             && let Some(start) = self.start(&kind)
             && let Some(gone) = pool.begin_one(&kind, stamp)
         {
             let (shared, agent) = (self.shared.clone(), agent.clone());
-            tokio::spawn(make_one(shared, agent, (stamp.clone(), gone), start));
+            tokio::spawn(begin(shared, agent, (stamp.clone(), gone), start));
         }
     }
 
@@ -206,20 +207,17 @@ impl Keeper {
         }
     }
 
-    /// Lets one more be made, if nobody who asks for a session has to wait because of it.
+    /// Lets one more be begun, if nobody who asks for a session has to wait because of it.
     fn start(&self, kind: &Kind) -> Option<Start> {
-        if !self.may_make() {
-            return None;
-        }
         let pool = &self.shared.pool;
         let permit = self.at_once.clone().try_acquire_owned().ok()?;
         let place = self.shared.gates.launch_to_spare()?;
-        // Last: none is given in vain.
-        let given = match pool.all() < self.shared.options.max_spares {
-            true => None,
-            false => Some(pool.give_to(kind)?),
+        let step = match pool.all() < self.shared.options.max_spares {
+            true => Step::Make(place),
+            // Last: none is given in vain. The place is for others while that one ends.
+            false => Step::MakeRoom(Box::new(pool.give_to(kind)?)),
         };
-        Some(Start { permit, place, given, _there: pool.there.begin(kind.clone()) })
+        Some(Start { permit, step, _there: pool.there.begin(kind.clone()) })
     }
 
     /// Whether one more would leave enough for those who ask for sessions.
@@ -243,16 +241,21 @@ impl Keeper {
     }
 }
 
-/// A spare may be made.
+/// A spare may be begun.
 struct Start {
     /// It is one of few, until it is ready.
     permit: OwnedSemaphorePermit,
-    /// What its sandbox is made in.
-    place: Place,
-    /// What somebody else has given for it.
-    given: Option<Spare>,
+    step: Step,
     /// Whoever has them go waits for this.
     _there: Begun<Kind>,
+}
+
+/// What is done for a spare.
+enum Step {
+    /// It is made, in this place.
+    Make(Place),
+    /// As many are there as may be: the one that somebody else has given for it ends.
+    MakeRoom(Box<Spare>),
 }
 
 /// Whether an agent wants spares, and is of a tenant that stays.
@@ -264,22 +267,40 @@ fn unknown(error: &StoreError) {
     tracing::error!(%error, "it is not known for which agents sandboxes are to be kept warm");
 }
 
-/// Makes a spare and puts it on its shelf.
-async fn make_one(
+/// Makes a spare and puts it on its shelf, or makes room for it.
+async fn begin(
     shared: Arc<Shared>,
     agent: Agent,
     (stamp, gone): (Stamp, CancellationToken),
-    start: Start,
+    Start { permit, step, _there }: Start,
 ) {
-    let Start { permit, place, given, _there } = start;
-    throw_away(given.into_iter().collect()).await;
-    let (kind, begun) = (Kind::of(&agent), Instant::now());
-    let made = warm::make(&shared, &agent, (stamp, &gone), place).await;
+    match step {
+        Step::Make(place) => {
+            make_one(&shared, &agent, (stamp, &gone), (permit, place)).await;
+        }
+        Step::MakeRoom(given) => {
+            given.clear_away().await;
+            end_one(&shared, (&Kind::of(&agent), &gone), End::Room);
+            drop(permit);
+        }
+    }
+    shared.pool.look_again();
+}
+
+/// Makes a spare and puts it on its shelf.
+async fn make_one(
+    shared: &Arc<Shared>,
+    agent: &Agent,
+    (stamp, gone): (Stamp, &CancellationToken),
+    (permit, place): (OwnedSemaphorePermit, Place),
+) {
+    let (kind, begun) = (Kind::of(agent), Instant::now());
+    let made = warm::make(shared, agent, (stamp, gone), place).await;
     drop(permit);
     if let Err(refusal) = &made
         && !gone.is_cancelled()
     {
-        log(&agent, refusal);
+        log(agent, refusal);
     }
     let end = match &made {
         Ok(_) => End::Made(begun.elapsed()),
@@ -287,12 +308,16 @@ async fn make_one(
         Err(_) => End::Failed,
     };
     let unwanted = made.ok().and_then(|spare| shared.pool.put(&kind, spare));
-    // Behind that: it must not be missed in between. Another shelf knows nothing of it.
-    if !gone.is_cancelled() {
-        shared.pool.end_one(&kind, end, Instant::now());
-    }
+    // Behind that: it must not be missed in between.
+    end_one(shared, (&kind, gone), end);
     throw_away(unwanted.into_iter().collect()).await;
-    shared.pool.look_again();
+}
+
+/// One is not being made any more. A shelf that came in the place of its own knows nothing of it.
+fn end_one(shared: &Shared, (kind, gone): (&Kind, &CancellationToken), end: End) {
+    if !gone.is_cancelled() {
+        shared.pool.end_one(kind, end, Instant::now());
+    }
 }
 
 /// Says why there is none.
@@ -314,6 +339,7 @@ mod tests {
 
     use futures_util::FutureExt as _;
     use serde_json::json;
+    use tokio::sync::oneshot;
 
     use super::*;
     use crate::domain::{AgentConfig, AgentId, SessionId, Timestamp};
@@ -454,6 +480,34 @@ mod tests {
         // Who finds none takes none.
         assert!(pool.take_one(&kind, &stamp, &stamp.settings).0.is_none());
         assert_eq!(pause(&mut keeper, &mut tick).await, Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn no_place_is_held_while_the_one_that_was_given_ends() {
+        let (stage, agent) = (Stage::set().await, agent("ours"));
+        let (shared, kind) = (&stage.shared, Kind::of(&agent));
+        let stamp = shared.stamp(&agent).unwrap();
+        let rich = Kind { tenant: "rich".parse().unwrap(), ..kind.clone() };
+        let (until, ends) = oneshot::channel();
+        shared.pool.set_up(&rich, &stamp, 2);
+        // As many as may be. The newest is given.
+        for spare in [Spare::of_nobody(stamp.clone()), Spare::that_lasts(stamp.clone(), ends)] {
+            assert!(shared.pool.put(&rich, spare).is_none());
+        }
+        shared.pool.set_up(&kind, &stamp, 1);
+        let keeper = Keeper::new(shared.clone());
+        let there = || (shared.pool.all(), shared.admitted().launches.taken);
+        let start = keeper.start(&kind).unwrap();
+        let gone = shared.pool.begin_one(&kind, &stamp).unwrap();
+        let mut going = Box::pin(begin(shared.clone(), agent, (stamp, gone), start));
+        assert!(going.as_mut().now_or_never().is_none());
+        assert_eq!(there(), (2, 0), "nobody else may have its room, and everybody its place");
+        drop(until);
+        going.await;
+        assert_eq!((there(), shared.pool.poorest()), ((1, 0), Some(kind.clone())));
+        let start = keeper.start(&kind).unwrap();
+        assert!(matches!(start.step, Step::Make(_)));
+        assert_eq!(there(), (1, 1));
     }
 
     #[tokio::test]

@@ -35,6 +35,8 @@ pub(super) enum End {
     NoRoom,
     /// Something went wrong.
     Failed,
+    /// It was not begun: there is room for it now.
+    Room,
 }
 
 /// The spares of one agent.
@@ -153,6 +155,7 @@ impl Shelf {
             End::Made(takes) => self.takes = self.takes.mul_f64(1.0 - NEW) + takes.mul_f64(NEW),
             End::NoRoom => self.rests_until = self.rests_until.max(Some(now + PAUSE)),
             End::Failed => self.rest(now),
+            End::Room => {}
         }
     }
 

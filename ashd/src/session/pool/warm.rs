@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Claim, Kind, Stamp};
 use crate::domain::{Agent, SandboxId, Session, SessionId, TurnOptions};
+use crate::sandbox::Running;
 use crate::sandbox::link::Incoming;
 use crate::session::api::Refusal;
 use crate::session::cli::{self, Controls, Conversation, StartKey};
 use crate::session::create;
 use crate::session::driver::Claimed;
 use crate::session::gate::Place;
-use crate::session::shared::Shared;
+use crate::session::shared::{Shared, Taken};
 use crate::session::under_way::Begun;
 
 /// What a CLI may take longer than its bridge gives it, to be told of that.
@@ -80,7 +81,7 @@ struct Draft {
 }
 
 /// Makes a spare: files, sandbox, a CLI that has answered and is primed. The place is free again when there
-/// is a sandbox.
+/// is a sandbox, or will be none.
 ///
 /// # Errors
 /// When a step fails, or the shelf is gone that it is for; nothing of it is left then.
@@ -95,19 +96,17 @@ pub(super) async fn make(
     let slot = shared.take_slot()?;
     let mut session = create::draft(agent, stamp.settings.clone(), (slot, sandbox));
     let making = shared.making.begin((session.id, slot));
-    let folder_model = match create::lay_out(shared, &session).await {
-        Ok(model) if !gone.is_cancelled() => model,
-        Ok(_) => return Err(unmade(shared, &session, unwanted()).await),
-        Err(refusal) => return Err(unmade(shared, &session, refusal).await),
-    };
-    session.settings.model = session.settings.model.take().or_else(|| folder_model.clone());
-    let running = match shared.launch_spare(room, &session).await {
-        Ok(running) => running,
-        Err(refusal) => return Err(unmade(shared, &session, refusal).await),
-    };
+    let launched = launch(shared, &mut session, room, gone).await;
     // The next one may begin.
     drop(place);
     shared.pool.look_again();
+    let (running, folder_model) = match launched {
+        Ok(launched) => launched,
+        Err(refusal) => {
+            shared.unmake(&session).await;
+            return Err(refusal);
+        }
+    };
     let controls = Controls::of(&TurnOptions::default(), &session, &shared.options.cli);
     let draft = Draft { session, controls, folder_model, making };
     let _starting = Starting::new(shared);
@@ -122,14 +121,25 @@ pub(super) async fn make(
     }
 }
 
+/// Lays its files out and makes its sandbox; returns that, and the model that its folder names.
+async fn launch(
+    shared: &Shared,
+    session: &mut Session,
+    room: Taken,
+    gone: &CancellationToken,
+) -> Result<(Running, Option<String>), Refusal> {
+    let folder_model = create::lay_out(shared, session).await?;
+    if gone.is_cancelled() {
+        return Err(unwanted());
+    }
+    session.settings.model = session.settings.model.take().or_else(|| folder_model.clone());
+    let running = shared.launch_spare(room, session).await?;
+    Ok((running, folder_model))
+}
+
 /// Nobody sees it.
 fn unwanted() -> Refusal {
     Refusal::Capacity { reason: "nobody wants it any more".to_owned(), retry_after_s: 1 }
-}
-
-async fn unmade(shared: &Shared, session: &Session, refusal: Refusal) -> Refusal {
-    shared.unmake(session).await;
-    refusal
 }
 
 /// Starts the CLI, waits until it has answered, and primes it.
@@ -329,7 +339,7 @@ impl Spare {
         shared: &Arc<Shared>,
         stamp: Stamp,
         session: Session,
-        running: crate::sandbox::Running,
+        running: Running,
     ) -> Spare {
         let controls = Controls { model: "m".to_owned(), thinking: None };
         let making = shared.making.begin((session.id, session.slot.unwrap_or(0)));
@@ -347,6 +357,15 @@ impl Spare {
             None
         });
         Spare { take, waiting, ..Spare::of_nobody(stamp) }
+    }
+
+    /// One without a sandbox of which something is left until that is dropped.
+    pub(super) fn that_lasts(stamp: Stamp, until: oneshot::Receiver<()>) -> Spare {
+        let waiting = tokio::spawn(async move {
+            let _ = until.await;
+            None
+        });
+        Spare { waiting, ..Spare::of_nobody(stamp) }
     }
 
     /// Says that it was lost.
