@@ -185,10 +185,9 @@ impl Keeper {
                 drop(pool.set_up(kind, stamp, agent.config.spares()));
             }
         }
-        while self.may_make()
-            && let Some(kind) = pool.poorest()
+        while let Some((kind, is_full)) = self.next()
             && let Some(Wanting { agent, stamp: Some(stamp) }) = self.agents.get(&kind)
-            && let Some(start) = self.start(&kind)
+            && let Some(start) = self.start(&kind, is_full)
             && let Some(gone) = pool.begin_one(&kind, stamp)
         {
             let (shared, agent) = (self.shared.clone(), agent.clone());
@@ -207,15 +206,25 @@ impl Keeper {
         }
     }
 
+    /// Who gets one more, if anybody does, and whether there are as many as may be.
+    fn next(&self) -> Option<(Kind, bool)> {
+        if !self.may_make() {
+            return None;
+        }
+        let pool = &self.shared.pool;
+        let is_full = pool.all() >= self.shared.options.max_spares;
+        Some((pool.poorest(is_full)?, is_full))
+    }
+
     /// Lets one more be begun, if nobody who asks for a session has to wait because of it.
-    fn start(&self, kind: &Kind) -> Option<Start> {
+    fn start(&self, kind: &Kind, is_full: bool) -> Option<Start> {
         let pool = &self.shared.pool;
         let permit = self.at_once.clone().try_acquire_owned().ok()?;
         let place = self.shared.gates.launch_to_spare()?;
-        let step = match pool.all() < self.shared.options.max_spares {
-            true => Step::Make(place),
+        let step = match is_full {
+            false => Step::Make(place),
             // Last: none is given in vain. The place is for others while that one ends.
-            false => Step::MakeRoom(Box::new(pool.give_to(kind)?)),
+            true => Step::MakeRoom(Box::new(pool.give_to(kind)?)),
         };
         Some(Start { permit, step, _there: pool.there.begin(kind.clone()) })
     }
@@ -431,9 +440,9 @@ mod tests {
         // More than can be passed to a program.
         let env = BTreeMap::from([("A".to_owned(), "x".repeat(2 << 20))]);
         keeper.agents.insert(kind.clone(), Wanting::new(Agent { env, ..agent }));
-        assert_eq!(shared.pool.poorest(), Some(kind.clone()));
+        assert_eq!(shared.pool.poorest(false), Some(kind.clone()));
         keeper.see_to_all();
-        assert!(!shared.pool.has_shelf(&kind) && shared.pool.poorest().is_none());
+        assert!(!shared.pool.has_shelf(&kind) && shared.pool.poorest(false).is_none());
     }
 
     #[tokio::test]
@@ -497,15 +506,15 @@ mod tests {
         shared.pool.set_up(&kind, &stamp, 1);
         let keeper = Keeper::new(shared.clone());
         let there = || (shared.pool.all(), shared.admitted().launches.taken);
-        let start = keeper.start(&kind).unwrap();
+        let start = keeper.start(&kind, true).unwrap();
         let gone = shared.pool.begin_one(&kind, &stamp).unwrap();
         let mut going = Box::pin(begin(shared.clone(), agent, (stamp, gone), start));
         assert!(going.as_mut().now_or_never().is_none());
         assert_eq!(there(), (2, 0), "nobody else may have its room, and everybody its place");
         drop(until);
         going.await;
-        assert_eq!((there(), shared.pool.poorest()), ((1, 0), Some(kind.clone())));
-        let start = keeper.start(&kind).unwrap();
+        assert_eq!((there(), shared.pool.poorest(false)), ((1, 0), Some(kind.clone())));
+        let start = keeper.start(&kind, false).unwrap();
         assert!(matches!(start.step, Step::Make(_)));
         assert_eq!(there(), (1, 1));
     }

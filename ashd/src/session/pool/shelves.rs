@@ -26,6 +26,9 @@ const NEW: f64 = 0.25;
 pub(super) const PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
+/// So many times as long nobody gives a spare for one that would be made there.
+const DOUBT: u32 = 12;
+
 /// How the making of a spare ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum End {
@@ -56,6 +59,8 @@ pub(super) struct Shelf {
     takes: Duration,
     /// After a failure: none is made before.
     pub(super) rests_until: Option<Instant>,
+    /// And nobody gives one for it before.
+    pub(super) doubted_until: Option<Instant>,
     /// Failures since a session had one. That one could be made tells little: it may be lost at once.
     failures: u32,
 }
@@ -74,6 +79,7 @@ impl Shelf {
             taken_at: None,
             takes: USUALLY,
             rests_until: None,
+            doubted_until: None,
             failures: 0,
         }
     }
@@ -84,7 +90,7 @@ impl Shelf {
         if self.stamp != *stamp {
             self.stamp = stamp.clone();
             // What went wrong may be mended.
-            (self.rests_until, self.failures) = (None, 0);
+            (self.rests_until, self.doubted_until, self.failures) = (None, None, 0);
         }
         let mut room = self.wanted(now) as usize;
         self.take_off(|spare| {
@@ -102,8 +108,12 @@ impl Shelf {
 
     /// Whether one more is to be made.
     fn lacks_one(&self, now: Instant) -> bool {
-        let rests = self.rests_until.is_some_and(|until| now < until);
-        !rests && self.wanted(now) > self.there()
+        !is_before(self.rests_until, now) && self.wanted(now) > self.there()
+    }
+
+    /// Whether it is likely that another one would be given for nothing.
+    fn is_doubted(&self, now: Instant) -> bool {
+        is_before(self.doubted_until, now)
     }
 
     /// How many there are, those included that are being made.
@@ -126,7 +136,7 @@ impl Shelf {
         let is_served = Settings { model, ..settings.clone() } == stamp.settings;
         let taken = if is_served { self.spares.pop_front() } else { None };
         if taken.is_some() {
-            (self.taken_at, self.failures) = (Some(now), 0);
+            (self.taken_at, self.doubted_until, self.failures) = (Some(now), None, 0);
         }
         (taken, old)
     }
@@ -165,11 +175,12 @@ impl Shelf {
         self.rest(now);
     }
 
-    /// Something went wrong: none is made for a while, each time for longer.
+    /// Something went wrong: none is made for a while, and none given for much longer, each time for longer.
     fn rest(&mut self, now: Instant) {
         let pause = PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
         self.failures = self.failures.saturating_add(1);
         self.rests_until = Some(now + pause);
+        self.doubted_until = Some(now + pause * DOUBT);
     }
 }
 
@@ -299,10 +310,12 @@ impl Pool {
     }
 
     /// Who misses a spare most: of those who lack one, who has fewest. Nobody gets a second one before
-    /// everybody has one.
-    pub(super) fn poorest(&self) -> Option<Kind> {
+    /// everybody has one. When there are as many as may be, and somebody else has to give one for it, nobody
+    /// counts who may not be able to keep one.
+    pub(super) fn poorest(&self, is_full: bool) -> Option<Kind> {
         let (now, shelves) = (Instant::now(), self.shelves());
-        let lacking = shelves.iter().filter(|(_, shelf)| shelf.lacks_one(now));
+        let is_next = |shelf: &Shelf| shelf.lacks_one(now) && !(is_full && shelf.is_doubted(now));
+        let lacking = shelves.iter().filter(|(_, shelf)| is_next(shelf));
         lacking.min_by_key(|(_, shelf)| shelf.there()).map(|(kind, _)| kind.clone())
     }
 
@@ -374,6 +387,11 @@ impl Pool {
         *shelves = kept;
         gone.into_values().flat_map(|shelf| shelf.spares).collect()
     }
+}
+
+/// Whether a time is still to come.
+fn is_before(until: Option<Instant>, now: Instant) -> bool {
+    until.is_some_and(|until| now < until)
 }
 
 /// The shelf of whoever has most.

@@ -290,14 +290,14 @@ async fn nobody_gets_a_second_one_before_everybody_has_one() {
     let pool = pool("a", &[1, 1]);
     pool.set_up(&kind("b"), &stamp(1), 2);
     for expected in ["b", "b", "a"] {
-        let poorest = pool.poorest().unwrap();
+        let poorest = pool.poorest(false).unwrap();
         assert_eq!(poorest, kind(expected));
         // What is being made is as good as there.
         assert!(pool.begin_one(&poorest, &stamp(1)).is_some());
     }
     assert!(pool.begin_one(&kind("a"), &stamp(2)).is_none(), "it is not of this shelf");
     drop(pool.clear(|_| true));
-    assert_eq!(pool.poorest(), None);
+    assert_eq!(pool.poorest(false), None);
 }
 
 #[tokio::test]
@@ -373,6 +373,48 @@ async fn so_is_the_loss_of_those_that_could_be_made() {
     assert_eq!(asked(&pool, &stamp(1).settings), (true, 0));
     pool.lost(&Session { agent: kind("a").agent, ..Session::example(1) });
     assert_eq!(pause(&pool), Some(2.0));
+}
+
+/// Has another one fail that is made for "b", and its pause pass; returns for how many seconds nobody gives
+/// one for it.
+fn fail(pool: &Pool) -> Option<u64> {
+    let now = Instant::now();
+    assert!(pool.begin_one(&kind("b"), &stamp(1)).is_some());
+    pool.end_one(&kind("b"), End::Failed, now);
+    let mut shelves = pool.shelves();
+    let shelf = shelves.get_mut(&kind("b")).unwrap();
+    shelf.rests_until = None;
+    shelf.doubted_until.map(|until| until.duration_since(now).as_secs())
+}
+
+#[tokio::test]
+async fn nobody_gives_one_for_those_that_cannot_be_made() {
+    let pool = pool("a", &[1, 1, 1, 1]);
+    pool.set_up(&kind("a"), &stamp(1), 4);
+    pool.set_up(&kind("b"), &stamp(1), 1);
+    let next = || (pool.poorest(false), pool.poorest(true));
+    let (none, b) = (None, Some(kind("b")));
+    assert_eq!(next(), (b.clone(), b.clone()), "nobody knows that it cannot");
+    let doubts: Vec<_> = (0..10).map_while(|_| fail(&pool)).collect();
+    assert_eq!(doubts, [24, 48, 96, 192, 384, 768, 1536, 3072, 3600, 3600]);
+    assert_eq!(next(), (b.clone(), none.clone()), "it may be tried where there is room");
+    // That holds up nobody else.
+    pool.set_up(&kind("c"), &stamp(1), 1);
+    assert_eq!(pool.poorest(true), Some(kind("c")));
+    drop(pool.clear(|kind| kind.agent.as_str() == "c"));
+    // It is tried once more when that was long ago, and when what was wrong may be mended.
+    pool.shelves().get_mut(&kind("b")).unwrap().doubted_until = Some(Instant::now());
+    assert_eq!(next(), (b.clone(), b.clone()));
+    fail(&pool);
+    pool.set_up(&kind("b"), &stamp(2), 1);
+    assert_eq!(next(), (b.clone(), b.clone()));
+    // One that a session has taken was good for something, one that could be made may be lost at once.
+    pool.set_up(&kind("b"), &stamp(1), 2);
+    fail(&pool);
+    assert!(pool.put(&kind("b"), Spare::of_nobody(stamp(1))).is_none());
+    assert_eq!(next(), (b.clone(), none));
+    assert!(pool.take_one(&kind("b"), &stamp(1), &stamp(1).settings).0.is_some());
+    assert_eq!(next(), (b.clone(), b));
 }
 
 #[tokio::test]
