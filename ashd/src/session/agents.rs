@@ -255,6 +255,7 @@ impl io::Read for Heard {
 fn refused(error: TreeError) -> Refusal {
     match error {
         TreeError::Io { error, .. } => unwritable(&error),
+        error @ TreeError::Unsure(_) => Refusal::InTheWay(error.to_string()),
         error => Refusal::Invalid(error.to_string()),
     }
 }

@@ -465,6 +465,7 @@ fn damaged(error: TreeError) -> Refusal {
             _ => unwritable(&error),
         },
         error @ TreeError::Name { .. } => refused(error),
+        error @ TreeError::Unsure(_) => Refusal::InTheWay(error.to_string()),
         error => Refusal::Invalid(error.to_string()),
     }
 }

@@ -1,7 +1,7 @@
 //! Whether a folder can become an agent.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -98,11 +98,31 @@ fn check_link(
 }
 
 pub(super) fn follow_link(root: BorrowedFd<'_>, path: &[u8]) -> Result<(), TreeError> {
-    match open::follow(root, path) {
+    followed(open::follow(root, path), path)
+}
+
+/// What is to be thought of a link that was followed as far as it leads.
+fn followed(there: Result<OwnedFd, Errno>, path: &[u8]) -> Result<(), TreeError> {
+    match there {
         // Nothing is there (yet): its words have been judged.
         Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
         Err(Errno::XDEV) => Err(TreeError::Escapes(shown(path))),
         Err(Errno::LOOP) => Err(TreeError::Loop(shown(path))),
+        // Nothing was opened on which anybody could have a lease.
+        Err(Errno::AGAIN) => Err(TreeError::Unsure(shown(path))),
         Err(error) => Err(TreeError::at(&shown(path), error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_link_that_cannot_be_followed_nobody_is_said_to_have_a_lease() {
+        let judged = |error| followed(Err(error), b"a/link").err();
+        assert!(matches!(judged(Errno::AGAIN), Some(TreeError::Unsure(path)) if path == "a/link"));
+        assert!(matches!(judged(Errno::XDEV), Some(TreeError::Escapes(_))));
+        assert!(judged(Errno::NOENT).is_none());
     }
 }

@@ -69,6 +69,11 @@ pub enum TreeError {
     /// A link to somewhere else.
     #[error("{0} is a link that leads out of the folder; only relative links inside it are taken")]
     Escapes(String),
+    /// A link of which it could not be seen where it leads.
+    #[error(
+        "where {0} leads cannot be seen, because files are being renamed all the time; try again"
+    )]
+    Unsure(String),
     /// Links that lead to each other.
     #[error("{0} is a link that leads to itself")]
     Loop(String),
@@ -255,6 +260,7 @@ impl TreeError {
             Errno::NOTDIR => TreeError::NotDirectory(path),
             // What opening a directory for writing, a socket, or a FIFO nobody reads says.
             Errno::ISDIR | Errno::NXIO | Errno::NODEV => TreeError::NotFile(path),
+            // Of links that may lead anywhere it says something else.
             Errno::AGAIN => TreeError::Held(path),
             Errno::NAMETOOLONG => TreeError::Name { path, reason: "the name is too long" },
             error => TreeError::Io { path, error: error.into() },

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
 
 use rustix::fs::{FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
@@ -14,17 +15,27 @@ const RESOLVE: ResolveFlags = ResolveFlags::BENEATH
 /// Never waits for the other end of a FIFO nor for who has a lease on a file, never makes a terminal ours, never leaks.
 const ALWAYS: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
+/// How often it is tried at once to open something.
+const AT_ONCE: u32 = 16;
+
+/// How often it is tried in all to follow a link. That somebody on this machine renames without end is no
+/// reason to give up soon.
+const TRIES: u32 = 512;
+
+/// EAGAIN: somebody has a lease on the file (fcntl(2)). Paths have no `..` and lead through no links, so that the
+/// kernel is always sure that they stay beneath.
 fn beneath(dir: BorrowedFd<'_>, rel: &[u8], flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
-    until_sure(|| rustix::fs::openat2(dir, rel, flags | ALWAYS, mode, RESOLVE))
+    until_sure(AT_ONCE, || rustix::fs::openat2(dir, rel, flags | ALWAYS, mode, RESOLVE))
 }
 
-/// EAGAIN: something was renamed or mounted somewhere meanwhile, and the kernel could not be sure that
-/// the way stays beneath; it asks to try again (openat2(2)). What does not pass is a lease on the file,
-/// which the kernel has asked back by then (fcntl(2)).
-fn until_sure(open: impl Fn() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
-    for _ in 0..16 {
+/// EAGAIN: something was renamed or mounted somewhere on this machine while the way led up, and the kernel could
+/// not be sure that it stays beneath; it asks to try again (openat2(2)). After some tries others get the processor
+/// in between.
+fn until_sure(tries: u32, open: impl Fn() -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
+    for tried in 1..=tries {
         match open() {
-            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(Errno::AGAIN | Errno::INTR) if tried < AT_ONCE => {}
+            Err(Errno::AGAIN | Errno::INTR) => thread::yield_now(),
             other => return other,
         }
     }
@@ -45,7 +56,7 @@ pub(super) fn file(dir: BorrowedFd<'_>, rel: &[u8]) -> Result<File, Errno> {
 /// not in the way.
 pub(super) fn place(dir: BorrowedFd<'_>, rel: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    regular(until_sure(|| rustix::fs::openat2(dir, rel, flags, Mode::empty(), RESOLVE))?)
+    regular(until_sure(AT_ONCE, || rustix::fs::openat2(dir, rel, flags, Mode::empty(), RESOLVE))?)
 }
 
 fn regular(fd: OwnedFd) -> Result<OwnedFd, Errno> {
@@ -60,11 +71,12 @@ pub(super) fn dir(parent: BorrowedFd<'_>, rel: &[u8]) -> Result<OwnedFd, Errno> 
     beneath(parent, rel, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
 }
 
-/// Opens anything as a mere place, following links as long as they stay beneath.
+/// Opens anything as a mere place, following links as long as they stay beneath. EAGAIN: the kernel was not sure
+/// that they do, however often it was asked.
 pub(super) fn follow(dir: BorrowedFd<'_>, rel: &[u8]) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    until_sure(|| rustix::fs::openat2(dir, rel, flags, Mode::empty(), resolve))
+    until_sure(TRIES, || rustix::fs::openat2(dir, rel, flags, Mode::empty(), resolve))
 }
 
 /// Makes a regular file that must not exist, for writing and for nobody else yet.
@@ -88,4 +100,29 @@ pub(super) fn new_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Er
 pub(super) fn give(fd: impl AsFd, owner: u32, mode: u32) -> Result<(), Errno> {
     rustix::fs::fchown(&fd, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
     rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode & 0o777))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// Follows a link of which the kernel is sure at this try; how often it was tried, and what came of it.
+    fn follow(sure_at: u32) -> (u32, Option<Errno>) {
+        let tried = Cell::new(0);
+        let opened = until_sure(TRIES, || {
+            tried.set(tried.get() + 1);
+            Err(if tried.get() < sure_at { Errno::AGAIN } else { Errno::XDEV })
+        });
+        (tried.get(), opened.err())
+    }
+
+    #[test]
+    fn what_the_kernel_is_not_sure_of_is_tried_again_up_to_a_bound() {
+        for sure_at in [1, 2, AT_ONCE + 1, TRIES] {
+            assert_eq!(follow(sure_at), (sure_at, Some(Errno::XDEV)));
+        }
+        assert_eq!(follow(u32::MAX), (TRIES, Some(Errno::AGAIN)));
+    }
 }
