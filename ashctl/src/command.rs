@@ -18,6 +18,7 @@ mod turn;
 
 pub(crate) use first::first_answer;
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use ash_dbus::value::Health;
@@ -156,10 +157,21 @@ async fn status(context: &mut Context) -> Result<(), Failure> {
         let short = health.pressure.join(", ");
         context.out.line(&format!("short: tasks stand still for want of {short}"))?;
     }
+    if let Some(refused) = refusals(&health.refused) {
+        context.out.line(&refused)?;
+    }
     for layer in &health.missing {
         context.out.line(&format!("missing: {layer}"))?;
     }
     Ok(())
+}
+
+/// For want of what something was refused, and how often; nothing, when nothing was.
+fn refusals(refused: &HashMap<String, u64>) -> Option<String> {
+    let refused: BTreeMap<_, _> = refused.iter().filter(|(_, times)| **times > 0).collect();
+    let each: Vec<_> = refused.iter().map(|(of, times)| format!("{of} ({times})")).collect();
+    let all = each.join(", ");
+    (!all.is_empty()).then(|| format!("refused: since the start, for want of {all}"))
 }
 
 /// How the daemon is, when all is well.

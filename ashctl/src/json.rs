@@ -34,6 +34,7 @@ pub(crate) fn health(version: &str, health: &Health) -> Value {
         "launchesWaiting": health.launches_waiting,
         "launchesMax": health.launches_max,
         "pressure": health.pressure,
+        "refused": health.refused,
         "resumeWarmHits": health.resume_warm_hits,
         "resumeColdHits": health.resume_cold_hits,
         "uptime": health.uptime,

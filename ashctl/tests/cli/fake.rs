@@ -288,6 +288,9 @@ impl Manager {
             launches_waiting: 5,
             launches_max: 4,
             pressure: vec!["memory".into(), "io".into()],
+            refused: [("disk", 0), ("memory", 2), ("launches", 1)]
+                .map(|(of, times)| (of.to_owned(), times))
+                .into(),
             uptime: 90_061,
             missing: vec!["no limits".into()],
             damaged_checkpoints: 1,

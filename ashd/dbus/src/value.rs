@@ -47,6 +47,8 @@ pub struct Health {
     pub launches_max: u64,
     /// What the machine is short of, as the kernel says: of `cpu`, `memory` and `io`.
     pub pressure: Vec<String>,
+    /// How often something was refused since the start for want of room, by what there was too little of.
+    pub refused: HashMap<String, u64>,
     /// Resumes that found the sandbox alive.
     pub resume_warm_hits: u64,
     /// Resumes that had to start one.

@@ -115,7 +115,7 @@ pub(super) fn health(health: api::Health) -> Health {
 
 /// What of how the daemon is has to do with admission; all else is nothing.
 fn admitted(admitted: &api::Admitted) -> Health {
-    let api::Admitted { turns, launches, pressure, .. } = admitted;
+    let api::Admitted { turns, launches, pressure, refused } = admitted;
     let api::Pressure { cpu, memory, io } = *pressure;
     let short = [("cpu", cpu), ("memory", memory), ("io", io)];
     Health {
@@ -126,6 +126,7 @@ fn admitted(admitted: &api::Admitted) -> Health {
         launches_waiting: launches.waiting,
         launches_max: launches.max,
         pressure: short.iter().filter(|(_, is)| *is).map(|(of, _)| (*of).to_owned()).collect(),
+        refused: refused.iter().map(|(of, times)| ((*of).to_owned(), *times)).collect(),
         ..Health::default()
     }
 }
@@ -278,6 +279,7 @@ pub(super) fn page<T, R>(items: &[T], size: impl Fn(&R) -> usize, row: impl Fn(&
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::io::Seek;
 
     use super::*;
@@ -315,12 +317,14 @@ mod tests {
             turns: api::Places { max: 32, taken: 2, waiting: 3 },
             launches: api::Places { max: 4, taken: 1, waiting: 5 },
             pressure: api::Pressure { cpu: false, memory: true, io: true },
-            refused: vec![("disk", 1)],
+            refused: vec![("disk", 1), ("turns", 0)],
         });
         let turns = [found.turns_running, found.turns_waiting, found.turns_max];
         let launches = [found.launches_running, found.launches_waiting, found.launches_max];
         assert_eq!((turns, launches), ([2, 3, 32], [1, 5, 4]));
         assert_eq!(found.pressure, ["memory", "io"]);
+        let refused = [("disk", 1), ("turns", 0)].map(|(of, times)| (of.to_owned(), times));
+        assert_eq!(found.refused, HashMap::from(refused));
         let none = admitted(&api::Admitted::default());
         assert_eq!(none, Health::default());
     }

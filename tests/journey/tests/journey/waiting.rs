@@ -296,6 +296,8 @@ fn what_does_not_come_back_in_time_is_refused() -> Result<()> {
     check_refused(&refused, "short of memory")?;
     let health = api.health()?;
     ensure!(health["admission"]["refused"]["memory"] == 1, "{health}");
+    let told = ash.ctl().json(&["status"])?;
+    ensure!(told["refused"]["memory"] == 1, "{told}");
     ash.finish()
 }
 
