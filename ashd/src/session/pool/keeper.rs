@@ -369,6 +369,14 @@ mod tests {
         }
     }
 
+    /// An agent for which one is to be kept, its shelf's kind, and what spares are made with.
+    async fn set() -> (Stage, Agent, Kind, Stamp) {
+        let (stage, agent) = (Stage::set().await, agent("ours"));
+        let stamp = stage.shared.stamp(&agent).unwrap();
+        let kind = Kind::of(&agent);
+        (stage, agent, kind, stamp)
+    }
+
     #[tokio::test]
     async fn none_are_kept_for_a_tenant_that_is_being_deleted() {
         let stage = Stage::set().await;
@@ -406,8 +414,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_they_are_made_with_is_found_out_when_it_may_have_changed() {
-        let (stage, agent) = (Stage::set().await, agent("ours"));
-        let (shared, kind) = (&stage.shared, Kind::of(&agent));
+        let (stage, agent, kind, _) = set().await;
+        let shared = &stage.shared;
         shared.store.deploy(agent.clone()).await.unwrap();
         let mut keeper = Keeper::new(shared.clone());
         keeper.read_all().await;
@@ -432,9 +440,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_agent_whose_sessions_cannot_be_made_has_no_shelf() {
-        let (stage, agent) = (Stage::set().await, agent("ours"));
-        let (shared, kind) = (&stage.shared, Kind::of(&agent));
-        let stamp = shared.stamp(&agent).unwrap();
+        let (stage, agent, kind, stamp) = set().await;
+        let shared = &stage.shared;
         shared.pool.set_up(&kind, &stamp, 1);
         let mut keeper = Keeper::new(shared.clone());
         // More than can be passed to a program.
@@ -447,10 +454,9 @@ mod tests {
 
     #[tokio::test]
     async fn none_are_begun_before_the_keeper_knows_who_is_gone() {
-        let (stage, agent) = (Stage::set().await, agent("ours"));
-        stage.shared.store.deploy(agent.clone()).await.unwrap();
-        let (shared, kind) = (&stage.shared, Kind::of(&agent));
-        let stamp = shared.stamp(&agent).unwrap();
+        let (stage, agent, kind, stamp) = set().await;
+        let shared = &stage.shared;
+        shared.store.deploy(agent.clone()).await.unwrap();
         let mut keeper = Keeper::new(shared.clone());
         keeper.read_all().await;
         shared.throw_away_of(&agent.tenant, Some(&agent.name)).await;
@@ -473,9 +479,8 @@ mod tests {
 
     #[tokio::test]
     async fn only_behind_one_that_was_taken_the_next_waits() {
-        let (stage, agent) = (Stage::set().await, agent("ours"));
-        let (pool, kind) = (&stage.shared.pool, Kind::of(&agent));
-        let stamp = stage.shared.stamp(&agent).unwrap();
+        let (stage, _, kind, stamp) = set().await;
+        let pool = &stage.shared.pool;
         let mut keeper = Keeper::new(stage.shared.clone());
         tokio::time::pause();
         let mut tick = interval(EVERY);
@@ -493,9 +498,8 @@ mod tests {
 
     #[tokio::test]
     async fn no_place_is_held_while_the_one_that_was_given_ends() {
-        let (stage, agent) = (Stage::set().await, agent("ours"));
-        let (shared, kind) = (&stage.shared, Kind::of(&agent));
-        let stamp = shared.stamp(&agent).unwrap();
+        let (stage, agent, kind, stamp) = set().await;
+        let shared = &stage.shared;
         let rich = Kind { tenant: "rich".parse().unwrap(), ..kind.clone() };
         let (until, ends) = oneshot::channel();
         shared.pool.set_up(&rich, &stamp, 2);
@@ -521,9 +525,8 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_has_them_go_waits_for_those_that_are_being_made() {
-        let (stage, agent) = (Stage::set().await, agent("ours"));
-        let (shared, kind) = (&stage.shared, Kind::of(&agent));
-        let stamp = shared.stamp(&agent).unwrap();
+        let (stage, agent, kind, stamp) = set().await;
+        let shared = &stage.shared;
         shared.pool.set_up(&kind, &stamp, 1);
         let making = shared.pool.there.begin(kind.clone());
         let gone = shared.pool.begin_one(&kind, &stamp).unwrap();
