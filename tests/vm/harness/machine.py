@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .image import image
+from .journey import MEMORY
 from .powercut import LoggedDisk
 from .skip import Skip
 
 QEMU = "qemu-system-x86_64"
-MEMORY = "4096"
 BOOT_LIMIT = 240
 
 
@@ -52,12 +52,13 @@ class Done:
 class Machine:
     """A Debian that was started for these journeys, and is gone when it is closed."""
 
-    def __init__(self, suite, payload, sockets, boot="", logged=False):
-        """Boots, with `boot` for the kernel and, if `logged`, with a disk whose writes are; what has to
-        have a short path goes beneath `sockets`. Skips when this host has no qemu."""
+    def __init__(self, suite, payload, sockets, memory=MEMORY, boot="", logged=False):
+        """Boots, with so many MiB of memory, `boot` for the kernel and, if `logged`, a disk whose writes
+        are; what has to have a short path goes beneath `sockets`. Skips when this host has no qemu."""
         if not shutil.which(QEMU):
             raise Skip(f"{QEMU} is not installed")
         self.suite = suite
+        self.memory = memory
         self.scratch = Path(tempfile.mkdtemp(dir=sockets))
         self.ids = itertools.count(1)
         self.waiting = {}
@@ -80,7 +81,7 @@ class Machine:
         command = [
             # Whatever ends the thread that runs it, or all of them, ends the machine.
             *("setpriv", "--pdeathsig", "KILL"),
-            *(QEMU, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", MEMORY),
+            *(QEMU, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", self.memory),
             *("-kernel", image / "vmlinuz", "-initrd", image / "initrd"),
             *("-append", f"root=/dev/vda rw panic=-1 psi=1 quiet console=ttyS0 {boot}".rstrip()),
             # What is written goes into an unnamed file, and is gone with the process.

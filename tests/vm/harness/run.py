@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .image import cache
+from .journey import MEMORY
 from .lane import Lane
-from .machine import MEMORY
 from .payload import payload
-
-# A machine never has more than its memory and what qemu keeps of translated code.
-ROOM = int(MEMORY) * 5 // 4
+from .room import Room, needed
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,7 @@ class Run:
 
     def __init__(self, parts):
         self.parts = parts
+        self.room = Room(available())
         # Not where temporary files usually are: that may be in memory, and disks are large.
         self.scratch = Path(tempfile.mkdtemp(dir=cache(), prefix="run."))
         self.sockets = Path(tempfile.mkdtemp(prefix="ash-vm."))
@@ -50,7 +49,7 @@ class Run:
         """Runs them and tells a line each; whether none failed."""
         todo = Todo(journeys)
         # Threads of a run that is ended are not waited for; their machines end with them.
-        lanes = [Lane(self) for _ in range(min(machines(), len(journeys)))]
+        lanes = [Lane(self) for _ in range(min(machines(self.room), len(journeys)))]
         threads = [threading.Thread(target=lane.go, args=(todo,), daemon=True) for lane in lanes]
         for thread in threads:
             thread.start()
@@ -69,8 +68,9 @@ class Todo:
     """The journeys that nobody has taken yet."""
 
     def __init__(self, journeys):
-        # What spoils a machine comes behind what can still use it.
-        self.journeys = sorted(journeys, key=lambda each: each.spoils)
+        # What spoils a machine comes behind what can still use it, and what needs a large one before
+        # what can use that as well.
+        self.journeys = sorted(journeys, key=lambda each: (each.spoils, -each.memory))
         self.lock = threading.Lock()
 
     def take(self, likes):
@@ -83,8 +83,12 @@ class Todo:
         return None
 
 
-def machines():
+def machines(room):
     """How many machines this host can run at a time: each keeps a processor busy."""
+    return max(1, min(2, len(os.sched_getaffinity(0)), room.all // needed(MEMORY)))
+
+
+def available():
+    """What there is of this host's memory, in MiB."""
     with open("/proc/meminfo") as file:
-        free = next(int(line.split()[1]) >> 10 for line in file if line.startswith("MemAvailable"))
-    return max(1, min(2, len(os.sched_getaffinity(0)), free // ROOM))
+        return next(int(line.split()[1]) >> 10 for line in file if line.startswith("MemAvailable"))
