@@ -90,5 +90,5 @@ mkdir -p "$packages"
 this_package
 this_checkout
 (next_package)
-exec python3 -B tests/vm/run.py --packages "$packages" --program "$bin/ash-modelapi" \
-    --claude "$(cli)" --results "$made/results" "$@"
+exec python3 -B tests/vm/run.py --packages "$packages" --claude "$(cli)" \
+    --program "$bin/ash-modelapi" --program "$bin/ash-stub-claude" --results "$made/results" "$@"
