@@ -225,12 +225,12 @@ impl Store for Sqlite {
     }
 
     async fn purge_session(&self, id: SessionId) -> Result<Option<Purged>> {
-        let purged = self.writer.write(move |conn| purges::begin(conn, id)).await?;
-        if purged.is_some() {
+        let begun = self.writer.write(move |conn| purges::begin(conn, id)).await?;
+        if let Some((_, true)) = begun {
             // It is purged, whatever becomes of this.
             let _ = self.finish_purges().await;
         }
-        Ok(purged)
+        Ok(begun.map(|(purged, _)| purged))
     }
 
     async fn finish_purges(&self) -> Result<()> {

@@ -1,8 +1,9 @@
 //! Purging sessions. A history can be large, and every other commit waits for the transaction that
 //! removes it: so it goes in steps.
 //!
-//! The first takes the session out of everybody's sight, for good, with all that is small. What is left
-//! belongs to a row that nobody asks for, and goes with later steps, after a crash as well.
+//! The first takes the session out of everybody's sight, for good, with all that is small. Most often that
+//! is all of it. What is left belongs to a row that nobody asks for, and goes with later steps, after a
+//! crash as well.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -19,8 +20,9 @@ const STEP_ROWS: u64 = 1_000;
 const SMALL: [&str; 6] =
     ["session_settings", "points", "undone", "attachments", "copies", "unsynced"];
 
-/// Takes a session out of everybody's sight; what is left of it goes with [`go_on`].
-pub(super) fn begin(conn: &Connection, id: SessionId) -> Result<Option<Purged>> {
+/// Takes a session out of everybody's sight, and says whether something of it is left, which goes with
+/// [`go_on`].
+pub(super) fn begin(conn: &Connection, id: SessionId) -> Result<Option<(Purged, bool)>> {
     let sql = "SELECT key, slot FROM sessions WHERE id = ?";
     let found = conn.prepare_cached(sql)?.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)));
     let Some((key, slot)): Option<(i64, Option<u32>)> = found.optional()? else {
@@ -31,6 +33,15 @@ pub(super) fn begin(conn: &Connection, id: SessionId) -> Result<Option<Purged>> 
          SELECT id, tenant, generation FROM sessions JOIN copies ON session = key
          WHERE key = ? AND status <> 'starting'";
     conn.prepare_cached(sql)?.execute([key])?;
+    let is_left = !step(conn, key)?;
+    if is_left {
+        hide(conn, key)?;
+    }
+    Ok(Some((Purged { slot }, is_left)))
+}
+
+/// Leaves of a session what is too much for one step.
+fn hide(conn: &Connection, key: i64) -> Result<()> {
     for table in SMALL {
         conn.execute(&format!("DELETE FROM {table} WHERE session = ?"), [key])?;
     }
@@ -41,8 +52,7 @@ pub(super) fn begin(conn: &Connection, id: SessionId) -> Result<Option<Purged>> 
              forgotten = last_seq
          WHERE key = ?";
     conn.prepare_cached(sql)?.execute([key])?;
-    step(conn, key)?;
-    Ok(Some(Purged { slot }))
+    Ok(())
 }
 
 /// Whether something is left of sessions that were purged.
@@ -52,7 +62,10 @@ pub(super) fn are_left(conn: &Connection) -> Result<bool> {
 
 /// Removes some of what is left of sessions that were purged.
 pub(super) fn go_on(conn: &Connection) -> Result<()> {
-    left(conn)?.map_or(Ok(()), |key| step(conn, key))
+    match left(conn)? {
+        Some(key) => step(conn, key).map(drop),
+        None => Ok(()),
+    }
 }
 
 fn left(conn: &Connection) -> Result<Option<i64>> {
@@ -60,17 +73,18 @@ fn left(conn: &Connection) -> Result<Option<i64>> {
     Ok(conn.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?)
 }
 
-/// One step: the row itself goes with the last.
-fn step(conn: &Connection, key: i64) -> Result<()> {
+/// One step; true when that was the last, with which the row itself goes, and whatever else belongs to it.
+fn step(conn: &Connection, key: i64) -> Result<bool> {
     if !remove_events(conn, key)? {
-        return Ok(());
+        return Ok(false);
     }
     let sql = "DELETE FROM usage WHERE key IN (SELECT key FROM usage WHERE session = ? LIMIT ?)";
     let removed = conn.prepare_cached(sql)?.execute(params![key, STEP_ROWS])? as u64;
-    if removed < STEP_ROWS {
-        conn.prepare_cached("DELETE FROM sessions WHERE key = ?")?.execute([key])?;
+    if removed == STEP_ROWS {
+        return Ok(false);
     }
-    Ok(())
+    conn.prepare_cached("DELETE FROM sessions WHERE key = ?")?.execute([key])?;
+    Ok(true)
 }
 
 /// Removes the oldest events; true when that is all of them.

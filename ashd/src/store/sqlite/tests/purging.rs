@@ -39,6 +39,33 @@ fn a_long_history_does_not_go_in_one_transaction() {
     assert_eq!(rows(dir.path()), (1, 1, 0));
 }
 
+#[test]
+fn a_short_one_goes_with_its_session_and_all_that_belongs_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    block_on(async {
+        for n in [1, 2] {
+            store.create_session(session(n), vec![event(1)]).await.unwrap();
+            store.add_point(point(n, n, 1, 1), 9).await.unwrap();
+            store.set_generation(id(n), 1).await.unwrap();
+            store.note_unsynced(id(n), SandboxId(uuid(n))).await.unwrap();
+            store.add_usage(id(n), Timestamp(1), Usage::default()).await.unwrap();
+        }
+        let before = store.commits();
+        assert_eq!(store.purge_session(id(1)).await.unwrap(), Some(Purged { slot: None }));
+        assert_eq!(store.commits() - before, 1);
+        assert_eq!(store.purged_copies().await.unwrap(), [id(1)]);
+        assert_eq!(store.check().await.unwrap(), None);
+    });
+    let raw = Connection::open(dir.path().join("ash.db")).unwrap();
+    let all = ["sessions", "session_settings", "events", "usage", "points", "copies", "unsynced"];
+    for table in all {
+        let count = format!("SELECT count(*) FROM {table}");
+        let left: u64 = raw.query_row(&count, [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 1, "{table}");
+    }
+}
+
 /// Nobody is to find half a session, and the next one with its id or its number is none of it.
 #[test]
 fn what_a_purge_has_left_is_nobodys_and_goes_later() {
@@ -52,7 +79,7 @@ fn what_a_purge_has_left_is_nobodys_and_goes_later() {
         store.add_usage(id(1), Timestamp(1), Usage::default()).await.unwrap();
         // As a daemon does that dies behind the first step.
         let purged = store.writer.write(move |conn| purges::begin(conn, id(1))).await.unwrap();
-        assert_eq!(purged, Some(Purged { slot: Some(3) }));
+        assert_eq!(purged, Some((Purged { slot: Some(3) }, true)));
     });
     drop(store);
     assert_eq!(rows(dir.path()), (1, 1_500, 1));
