@@ -71,8 +71,14 @@ const SCRUB: Duration = Duration::from_millis(200);
 pub(super) fn scrub(path: &Path) -> Result<bool> {
     let conn = connect(path, Role::Write)?;
     conn.busy_timeout(SCRUB)?;
-    let busy = |row: &rusqlite::Row<'_>| row.get::<_, bool>(0);
-    Ok(!conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], busy)?)
+    let checkpoint = |mode: &str| {
+        let busy = |row: &rusqlite::Row<'_>| row.get::<_, bool>(0);
+        conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], busy)
+    };
+    // Most of it beside the commits, which wait for the rest: it does not matter whether somebody is in
+    // the way of this.
+    checkpoint("PASSIVE")?;
+    Ok(!checkpoint("TRUNCATE")?)
 }
 
 /// Copies the database into a file that must not be there yet. All of it is of one moment: that at
