@@ -74,9 +74,11 @@ impl Group {
 
     /// Makes the two groups in the sandbox's own.
     pub(super) fn make(&self, enabled: &[&str]) -> Result<(), CgroupError> {
-        let control = self.path.join("cgroup.subtree_control");
-        for name in enabled {
-            fs::write(&control, format!("+{name}")).map_err(CgroupError::io(&control))?;
+        if !enabled.is_empty() {
+            let control = self.path.join("cgroup.subtree_control");
+            // All with one write: each goes through the group, while no other is made or removed.
+            let all: Vec<String> = enabled.iter().map(|name| format!("+{name}")).collect();
+            fs::write(&control, all.join(" ")).map_err(CgroupError::io(&control))?;
         }
         for child in [self.bridge(), self.agent()] {
             fs::create_dir(&child).map_err(CgroupError::io(&child))?;
@@ -190,7 +192,13 @@ impl Group {
     /// # Errors
     /// When a process is left, or the system fails.
     pub fn remove(&self) -> Result<(), CgroupError> {
-        remove(&self.path)
+        // Those that we have made, first: to list one takes longer than to remove it.
+        let ours = [self.bridge(), self.agent(), self.path.clone()];
+        match ours.iter().try_for_each(|group| remove_one(group)) {
+            Ok(()) => Ok(()),
+            // Somebody has made others in there, or what stands in the way is to be told.
+            Err(_) => remove(&self.path),
+        }
     }
 
     /// What the agent uses.
@@ -300,9 +308,13 @@ fn remove(group: &Path) -> Result<(), CgroupError> {
             remove(&entry.path())?;
         }
     }
+    remove_one(group).map_err(CgroupError::io(group))
+}
+
+fn remove_one(group: &Path) -> io::Result<()> {
     match fs::remove_dir(group) {
         Err(error) if is_gone(&error) => Ok(()),
-        other => other.map_err(CgroupError::io(group)),
+        other => other,
     }
 }
 

@@ -68,6 +68,17 @@ fn a_group_is_made_killed_emptied_and_removed() {
 }
 
 #[test]
+fn groups_that_somebody_else_has_made_in_there_go_as_well() {
+    let place = Place::new();
+    let group = place.0.create(SandboxId::random(), &Limits::default()).unwrap();
+    for other in ["agent/a/b", "other"] {
+        fs::create_dir_all(group.path().join(other)).unwrap();
+    }
+    group.remove().unwrap();
+    assert!(!group.exists());
+}
+
+#[test]
 fn what_is_not_there_is_gone_already() {
     let place = Place::new();
     let group = place.0.group(SandboxId::random());
@@ -192,8 +203,9 @@ fn limits_hold_or_their_absence_is_told() {
 fn limits_and_statistics_have_the_kernels_form() {
     let dir = tempfile::tempdir().unwrap();
     let group = Group::at(dir.path().to_owned(), Holders::default());
-    group.make(&[]).unwrap();
+    group.make(&["cpu", "memory", "pids"]).unwrap();
     let file = |name: &str| dir.path().join(name);
+    assert_eq!(fs::read_to_string(file("cgroup.subtree_control")).unwrap(), "+cpu +memory +pids");
     for child in ["agent", "bridge"] {
         fs::write(file(&format!("{child}/cpu.max")), "max 100000\n").unwrap();
         fs::write(file(&format!("{child}/memory.swap.max")), "max\n").unwrap();
