@@ -39,7 +39,7 @@ pub const POINTS: &[(&str, &str)] = &[
     ("turn.given", "the bridge has a turn; its caller does not know that it was accepted"),
     ("ack.before", "events are on disk and shown; the bridge keeps them"),
     ("ack.after", "events are on disk and acknowledged"),
-    ("sandbox.end.killed", "a sandbox has no processes any more; its sockets are there"),
+    ("sandbox.end.killed", "a sandbox's processes have ended or are killed; its sockets are there"),
     ("sandbox.end.closed", "a sandbox's socket is gone; its way to the model is there"),
     ("sandbox.end.revoked", "nothing of a sandbox is left; its session does not know"),
     ("pack.publish.before", "a pack is on disk and has no name; no point needs it yet"),

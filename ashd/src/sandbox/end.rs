@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use super::cgroup::Group;
@@ -33,8 +34,8 @@ impl Sandboxes {
         self.take_apart(id, asked).await
     }
 
-    /// Like [`end`](Self::end), of a sandbox whose agent stands still: it would not hear anybody ask, and
-    /// is killed where it is.
+    /// Like [`end`](Self::end), of a sandbox that is killed where it is: its agent stands still and would not
+    /// hear anybody ask, or nothing of it is kept.
     ///
     /// # Errors
     /// As [`end`](Self::end).
@@ -44,15 +45,22 @@ impl Sandboxes {
 
     async fn take_apart(&self, id: SandboxId, asked: bool) -> Result<(), SandboxError> {
         let group = self.cgroups.group(id);
-        let ended = spawn_blocking(move || end_processes(&group, asked)).await;
-        let ended = ended.map_err(SandboxError::from).flatten();
-        fault::point("sandbox.end.killed");
-        let closed = socket::remove_file(&self.bridge_socket(id)).map_err(SandboxError::from);
-        fault::point("sandbox.end.closed");
-        let revoked = self.broker.revoke(id).await.map_err(SandboxError::from);
+        let (tell, over) = oneshot::channel();
+        let ending = spawn_blocking(move || end_processes(&group, asked, tell));
+        let closing = async {
+            // Also when that could not be done, of which nobody is told here.
+            let _ = over.await;
+            fault::point("sandbox.end.killed");
+            let closed = socket::remove_file(&self.bridge_socket(id)).map_err(SandboxError::from);
+            fault::point("sandbox.end.closed");
+            let revoked = self.broker.revoke(id).await.map_err(SandboxError::from);
+            closed.and(revoked)
+        };
+        // What is killed asks nobody any more: while the kernel clears it away, the broker does its part.
+        let (ended, closed) = tokio::join!(ending, closing);
         fault::point("sandbox.end.revoked");
         self.live_ones().remove(&id);
-        ended.and(closed).and(revoked)
+        ended.map_err(SandboxError::from).flatten().and(closed)
     }
 
     /// The sandboxes of which something is left: groups, sockets, ways to the broker.
@@ -82,14 +90,22 @@ impl Sandboxes {
 }
 
 /// Waits for the processes of a sandbox that was asked to end, kills what is left, and removes
-/// the groups. Blocks.
-fn end_processes(group: &Group, asked: bool) -> Result<(), SandboxError> {
+/// the groups. Tells as soon as nothing in there does anything any more: it has ended or is killed, whatever
+/// becomes of us. Blocks.
+fn end_processes(
+    group: &Group,
+    asked: bool,
+    over: oneshot::Sender<()>,
+) -> Result<(), SandboxError> {
     // Whatever stands in the way of waiting: the rest is not to be left undone.
-    if !(asked && group.wait_empty(POLITE).unwrap_or(false)) {
+    let has_ended = asked && group.wait_empty(POLITE).unwrap_or(false);
+    if !has_ended {
         group.kill()?;
-        if !group.wait_empty(KILLED)? {
-            return Err(SandboxError::Immortal);
-        }
+    }
+    // Who asked may be gone with the daemon.
+    let _ = over.send(());
+    if !has_ended && !group.wait_empty(KILLED)? {
+        return Err(SandboxError::Immortal);
     }
     Ok(group.remove()?)
 }
@@ -99,4 +115,29 @@ fn named(dir: &Path, suffix: &str) -> Vec<SandboxId> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     names.filter_map(|name| name.strip_suffix(suffix)?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use super::*;
+    use crate::sandbox::cgroup::Cgroups;
+
+    /// Whoever waits for that goes on, whatever has come of it.
+    #[test]
+    fn it_is_told_when_nothing_of_a_sandbox_runs_or_that_cannot_be_seen_to() {
+        let (dir, id) = (tempfile::tempdir().unwrap(), SandboxId::random());
+        let group = Cgroups::none(dir.path().to_owned()).group(id);
+        for asked in [true, false] {
+            let (tell, mut over) = oneshot::channel();
+            end_processes(&group, asked, tell).unwrap();
+            assert_eq!(over.try_recv(), Ok(()));
+        }
+        // What is to be written there to kill it cannot be.
+        fs::create_dir_all(dir.path().join(id.to_string()).join("cgroup.kill")).unwrap();
+        let (tell, mut over) = oneshot::channel();
+        assert!(end_processes(&group, false, tell).is_err());
+        assert_eq!(over.try_recv(), Err(TryRecvError::Closed));
+    }
 }
