@@ -300,16 +300,6 @@ async fn finish_purges(shared: &Shared) {
     }
 }
 
-impl Shared {
-    /// Notes that something of a tenant is about to be purged.
-    pub(super) async fn note_purge(&self, tenant: &Tenant) -> Result<(), Refusal> {
-        let (snapshots, tenant) = (self.snapshots.clone(), tenant.clone());
-        let noted = spawn_blocking(move || snapshots.vault(&tenant)?.note_purge()).await;
-        let noted = noted.map_err(|error| Refusal::Internal(error.to_string()))?;
-        Ok(noted.map_err(Failed::from)?)
-    }
-}
-
 fn say(tenant: &Tenant, collected: Collected) {
     let Collected { bytes, packs, damaged, held, .. } = collected;
     if damaged > 0 {
@@ -358,7 +348,7 @@ mod tests {
         // How long it takes until it is gone.
         let purge = async || {
             let begun = Instant::now();
-            shared.note_purge(&tenant).await.unwrap();
+            shared.snapshots.vault(&tenant).unwrap().note_purge().unwrap();
             shared.garbage.left_by(&tenant);
             while was_purged(shared, &tenant) {
                 tokio::time::sleep(Duration::from_millis(1)).await;

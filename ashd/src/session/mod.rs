@@ -49,6 +49,7 @@ mod mend;
 mod moved;
 mod places;
 mod pool;
+mod purge;
 mod reconcile;
 mod registry;
 mod retention;

@@ -33,14 +33,12 @@ use super::unsynced::GATHERING;
 use crate::domain::{
     Agent, AgentName, Event, ExecRequest, Session, SessionId, Status, TurnRequest,
 };
-use crate::fault;
 use crate::objects::Objects;
 use crate::sandbox::Sandboxes;
 use crate::sandbox::broker::Usage as SeenUsage;
 use crate::sandbox::lease::Slots;
 use crate::snapshot::Snapshots;
 use crate::store::{EventRange, SessionFilter, Store, Usage};
-use crate::telemetry::message;
 
 pub use super::places::Places;
 
@@ -322,34 +320,15 @@ impl Service {
             Err(Refusal::Ended) => {
                 let session = self.stored(caller, id).await?;
                 if purge {
-                    self.shared.remove_files(&session).await?;
+                    let cleared = self.shared.purge(&session).await?;
+                    self.shared.tell_purged(&session);
+                    cleared?;
                 }
                 SessionView::of(&session)
             }
             Err(refusal) => return Err(refusal),
         };
         self.shared.registry.remove(id);
-        if purge {
-            fault::point("purge.put_away");
-            self.shared.note_purge(&caller.tenant).await?;
-            let _attachments = self.shared.attaching.begin(id);
-            let purged = self.shared.store.purge_session(id).await?;
-            // An end that failed half-way has left it its uids.
-            if let Some(slot) = purged.and_then(|purged| purged.slot) {
-                self.shared.slots.give_back(slot);
-            }
-            // A collecting that was under way may have taken the first one for its own.
-            self.shared.note_purge(&caller.tenant).await?;
-            self.shared.forget_attachments(id).await;
-            self.shared.garbage.left_by(&caller.tenant);
-            self.shared.copies.wake(id);
-            fault::point("purge.recorded");
-            tracing::info!(
-                message_id = message::SESSION_PURGED, ash_session = %id,
-                ash_agent = %view.session.agent, ash_tenant = %caller.tenant, "session purged"
-            );
-            self.shared.tell(Happened::SessionPurged(caller.tenant.clone(), id));
-        }
         Ok(view)
     }
 

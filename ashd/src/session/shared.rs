@@ -121,8 +121,8 @@ pub(super) struct Shared {
     /// Of the cold ones: so many needed the object store.
     pub(super) cloud_resumes: AtomicU64,
     pub(super) garbage: Garbage,
-    /// Sessions that are being made, with their places in the range of uids: what there is of them is
-    /// not recorded yet.
+    /// Sessions that are being made or purged, with their places in the range of uids: what there is of them
+    /// is not recorded yet, or no more.
     pub(super) making: UnderWay<(SessionId, u32)>,
     /// Names in the state directory: of what comes in, what goes out of workspaces, and copies of the
     /// database.
@@ -323,7 +323,7 @@ impl Shared {
         is_gone(running.id, self.sandboxes.end(running.id).await)
     }
 
-    /// Like [`end_sandbox`](Self::end_sandbox), of one whose agent stands still.
+    /// Like [`end_sandbox`](Self::end_sandbox), of one that nobody asks to end.
     pub(super) async fn end_sandbox_at_once(&self, running: Running) -> bool {
         is_gone(running.id, self.sandboxes.end_at_once(running.id).await)
     }
@@ -442,9 +442,14 @@ impl Shared {
     }
 }
 
+/// Where a directory of this name is removed.
+pub(super) fn aside(name: &str) -> String {
+    format!("{name}.gone")
+}
+
 /// Removes a directory so that at any moment all of it is in its place, or nothing.
 fn remove_at_once(parent: &Path, name: &str) -> Result<(), String> {
-    let aside = format!("{name}.gone");
+    let aside = aside(name);
     let remove = || remove_all(parent, &aside).map_err(|error| error.to_string());
     // What a daemon has left that died behind the move.
     remove()?;

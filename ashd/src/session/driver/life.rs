@@ -366,35 +366,6 @@ impl Driver {
         self.perform(effects).await.map(|()| self.view())
     }
 
-    pub(super) async fn end(&mut self, purge: bool, reply: Reply<Arc<SessionView>>) {
-        let result = self.step(Event::End).await;
-        self.abandon_saving().await;
-        let result = match result {
-            Ok(()) => self.leave(purge).await,
-            Err(refusal) => Err(refusal),
-        };
-        self.over = result.is_ok();
-        let _ = reply.send(result.map(|()| self.view()));
-    }
-
-    /// Puts the files of an ended session away and gives its uids back. What is kept of them is a
-    /// last point.
-    async fn leave(&mut self, purge: bool) -> Result<(), Refusal> {
-        if !purge && self.session.slot.is_some() && self.has_own_files().await? {
-            self.save_now().await?;
-            fault::point("end.saved");
-        }
-        self.shared.remove_files(&self.session).await?;
-        fault::point("end.removed");
-        if let Some(slot) = self.session.slot {
-            let change = SessionChange { slot: Some(None), ..SessionChange::none() };
-            self.commit(change, vec![]).await?;
-            fault::point("end.recorded");
-            self.shared.slots.give_back(slot);
-        }
-        Ok(())
-    }
-
     /// The daemon goes away, with or without the sandbox.
     pub(super) async fn shutdown(&mut self, end: bool) {
         if end {
@@ -437,7 +408,7 @@ impl Driver {
     }
 
     /// Tells of a status that was committed.
-    fn tell_status(&self, status: Status) {
+    pub(super) fn tell_status(&self, status: Status) {
         let Session { id, agent, tenant, .. } = &self.session;
         tracing::info!(
             message_id = message::SESSION_CHANGED, ash_session = %id, ash_agent = %agent,

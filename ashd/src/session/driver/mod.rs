@@ -6,6 +6,7 @@
 //! anyone sees it; what it does not keep goes to the readers at once.
 
 mod commit;
+mod end;
 mod entering;
 mod exec;
 mod input;

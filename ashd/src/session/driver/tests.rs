@@ -3,6 +3,7 @@
 
 mod back;
 mod commit;
+mod end;
 mod idle;
 mod life;
 mod permit;

@@ -1,0 +1,160 @@
+//! The end of a session of which nothing is kept.
+//!
+//! Its row goes first, by one commit, with which it is out of everybody's sight. Whatever else there is of it
+//! belongs to nobody from then on: what a daemon leaves that dies meanwhile, or a machine, the next start
+//! removes. So nothing is put on the disk for the sake of what goes. A daemon that dies before the commit
+//! leaves a session that has lost its sandbox, and nothing else.
+
+use tokio::task::spawn_blocking;
+
+use super::api::{Happened, Refusal};
+use super::fsck::Failed;
+use super::service::Result;
+use super::shared::{Shared, aside};
+use crate::domain::{Session, Status};
+use crate::fault;
+use crate::snapshot::SnapshotError;
+use crate::telemetry::message;
+use crate::tree::remove_all;
+
+impl Shared {
+    /// Purges a session that has no sandbox, and whose files nobody uses. When it is purged, says whether
+    /// that has left nothing: what it has, the next start removes.
+    ///
+    /// # Errors
+    /// When it cannot be purged now. It is as it was then.
+    pub(super) async fn purge(&self, session: &Session) -> Result<Result<()>> {
+        let id = session.id;
+        // What has no row any more is no difference while it goes.
+        let _going = session.slot.map(|slot| self.making.begin((id, slot)));
+        let _attachments = self.attaching.begin(id);
+        self.note_purge(session).await?;
+        let purged = self.store.purge_session(id).await?;
+        fault::point("purge.recorded");
+        self.registry.publish(&Session { status: Status::Ended, ..session.clone() });
+        let cleared = self.clear(session, purged.and_then(|purged| purged.slot)).await;
+        self.registry.remove(id);
+        self.garbage.left_by(&session.tenant);
+        self.copies.wake(id);
+        fault::point("purge.removed");
+        Ok(cleared)
+    }
+
+    /// Notes that a session is about to be purged, and forgets what is known of its files: that can be found
+    /// by its id, and by nothing else.
+    async fn note_purge(&self, session: &Session) -> Result<()> {
+        let (id, snapshots, tenant) = (session.id, self.snapshots.clone(), session.tenant.clone());
+        let note = move || -> std::result::Result<(), SnapshotError> {
+            let vault = snapshots.vault(&tenant)?;
+            vault.forget(id)?;
+            vault.note_purge()
+        };
+        let noted = spawn_blocking(note).await;
+        let noted = noted.map_err(|error| Refusal::Internal(error.to_string()))?;
+        Ok(noted.map_err(Failed::from)?)
+    }
+
+    /// Removes what is there of a session that is not recorded any more. Its uids are free when no file
+    /// belongs to them.
+    async fn clear(&self, session: &Session, slot: Option<u32>) -> Result<()> {
+        let (id, places) = (session.id, self.places.clone());
+        let (snapshots, tenant) = (self.snapshots.clone(), session.tenant.clone());
+        let clear = move || {
+            let (sessions, name) = (places.sessions(), id.to_string());
+            // Somebody may have failed to remove them before.
+            let files = remove_all(&sessions, &name);
+            let files = files.and_then(|()| remove_all(&sessions, &aside(&name)));
+            let attachments = remove_all(&places.attachments(), &name);
+            // A collecting that was under way may have taken the first note for its own.
+            let noted = snapshots.vault(&tenant).and_then(|vault| vault.note_purge());
+            (files, attachments, noted)
+        };
+        let cleared = spawn_blocking(clear).await;
+        let (files, attachments, noted) =
+            cleared.map_err(|error| Refusal::Internal(error.to_string()))?;
+        if let Err(error) = attachments {
+            tracing::warn!(ash_session = %id, %error, "attachments were not removed");
+        }
+        files.map_err(|error| {
+            tracing::error!(ash_session = %id, %error, "the files of a purged session are left");
+            Refusal::Internal("the session's files could not be removed".to_owned())
+        })?;
+        if let Some(slot) = slot {
+            self.slots.give_back(slot);
+        }
+        Ok(noted.map_err(Failed::from)?)
+    }
+
+    /// Tells that a session is purged.
+    pub(super) fn tell_purged(&self, session: &Session) {
+        let Session { id, agent, tenant, .. } = session;
+        tracing::info!(
+            message_id = message::SESSION_PURGED, ash_session = %id, ash_agent = %agent,
+            ash_tenant = %tenant, "session purged"
+        );
+        self.tell(Happened::SessionPurged(tenant.clone(), *id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::session::stage::Stage;
+
+    /// A session that has uids.
+    fn session(stage: &Stage) -> Session {
+        Session { slot: Some(stage.shared.slots.take().unwrap()), ..Session::example(1) }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_left_and_the_uids_are_free() {
+        let stage = Stage::set().await;
+        let (shared, session) = (&stage.shared, session(&stage));
+        stage.add_with_files(&session).await;
+        let places = [
+            shared.places.session(session.id),
+            shared.places.sessions().join(aside(&session.id.to_string())),
+            shared.places.attachments_of(session.id),
+        ];
+        places.iter().for_each(|place| fs::create_dir_all(place).unwrap());
+        shared.purge(&session).await.unwrap().unwrap();
+        assert_eq!(places.map(|place| place.exists()), [false; 3]);
+        assert_eq!(shared.store.session(session.id).await.unwrap(), None);
+        assert!(shared.slots.used().is_empty());
+        assert!(shared.making.all().is_empty() && shared.attaching.all().is_empty());
+        assert!(shared.snapshots.vault(&session.tenant).unwrap().was_purged());
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_recorded_as_purged_loses_nothing() {
+        let stage = Stage::set().await;
+        let (shared, session) = (&stage.shared, session(&stage));
+        stage.add_with_files(&session).await;
+        let database = Connection::open(shared.places.data_dir.join("ash.db")).unwrap();
+        let kept = "CREATE TRIGGER kept BEFORE DELETE ON sessions
+             BEGIN SELECT RAISE(ABORT, 'it stays'); END";
+        database.execute_batch(kept).unwrap();
+        assert!(matches!(shared.purge(&session).await, Err(Refusal::Store(_))));
+        assert!(shared.places.has_files(session.id));
+        assert_eq!(shared.store.session(session.id).await.unwrap(), Some(session));
+        assert_eq!(shared.slots.used().len(), 1);
+        assert!(shared.making.all().is_empty());
+    }
+
+    /// Whoever got them would own what is left.
+    #[tokio::test]
+    async fn uids_stay_taken_when_files_are_left() {
+        let stage = Stage::set().await;
+        let (shared, session) = (&stage.shared, session(&stage));
+        stage.add(&session).await;
+        fs::write(shared.places.sessions(), "in the way").unwrap();
+        let cleared = shared.purge(&session).await.unwrap();
+        assert!(matches!(cleared, Err(Refusal::Internal(_))));
+        assert_eq!(shared.store.session(session.id).await.unwrap(), None);
+        assert_eq!(shared.slots.used().len(), 1);
+    }
+}
