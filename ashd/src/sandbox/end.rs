@@ -22,6 +22,17 @@ const POLITE: Duration = Duration::from_secs(1);
 /// How long killed processes may take to go. One that waits for a disk cannot go before.
 const KILLED: Duration = Duration::from_secs(10);
 
+/// What its end begins with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum How {
+    /// Its bridge was asked, and asks everything else.
+    Asked,
+    /// Its bridge was asked, for which bubblewrap waits as ever, and the agent is killed.
+    Discarded,
+    /// All of it is killed.
+    Killed,
+}
+
 impl Sandboxes {
     /// Ends a sandbox and removes everything of it but its files: asks first, kills after a
     /// second. It is fine when there is no such sandbox, or only parts of it.
@@ -29,24 +40,39 @@ impl Sandboxes {
     /// # Errors
     /// The first thing that could not be done, after everything was tried.
     pub async fn end(&self, id: SandboxId) -> Result<(), SandboxError> {
-        let sender = self.live_ones().get(&id).cloned();
-        let asked = sender.is_some_and(|sender| sender.shutdown().is_ok());
-        self.take_apart(id, asked).await
+        self.take_apart(id, self.ask(id, How::Asked)).await
     }
 
-    /// Like [`end`](Self::end), of a sandbox that is killed where it is: its agent stands still and would not
-    /// hear anybody ask, or nothing of it is kept.
+    /// Like [`end`](Self::end), of a sandbox of which nothing is kept: its agent is not asked, but killed.
+    ///
+    /// # Errors
+    /// As [`end`](Self::end).
+    pub async fn discard(&self, id: SandboxId) -> Result<(), SandboxError> {
+        self.take_apart(id, self.ask(id, How::Discarded)).await
+    }
+
+    /// Like [`end`](Self::end), of a sandbox whose agent stands still: it would not hear anybody ask, and
+    /// is killed where it is.
     ///
     /// # Errors
     /// As [`end`](Self::end).
     pub async fn end_at_once(&self, id: SandboxId) -> Result<(), SandboxError> {
-        self.take_apart(id, false).await
+        self.take_apart(id, How::Killed).await
     }
 
-    async fn take_apart(&self, id: SandboxId, asked: bool) -> Result<(), SandboxError> {
+    /// Asks a bridge to end, of a sandbox that is to end like this; one that cannot be asked is killed.
+    fn ask(&self, id: SandboxId, how: How) -> How {
+        let sender = self.live_ones().get(&id).cloned();
+        match sender.is_some_and(|sender| sender.shutdown().is_ok()) {
+            true => how,
+            false => How::Killed,
+        }
+    }
+
+    async fn take_apart(&self, id: SandboxId, how: How) -> Result<(), SandboxError> {
         let group = self.cgroups.group(id);
         let (tell, over) = oneshot::channel();
-        let ending = spawn_blocking(move || end_processes(&group, asked, tell));
+        let ending = spawn_blocking(move || end_processes(&group, how, tell));
         let closing = async {
             // Also when that could not be done, of which nobody is told here.
             let _ = over.await;
@@ -92,13 +118,14 @@ impl Sandboxes {
 /// Waits for the processes of a sandbox that was asked to end, kills what is left, and removes
 /// the groups. Tells as soon as nothing in there does anything any more: it has ended or is killed, whatever
 /// becomes of us. Blocks.
-fn end_processes(
-    group: &Group,
-    asked: bool,
-    over: oneshot::Sender<()>,
-) -> Result<(), SandboxError> {
-    // Whatever stands in the way of waiting: the rest is not to be left undone.
-    let has_ended = asked && group.wait_empty(POLITE).unwrap_or(false);
+fn end_processes(group: &Group, how: How, over: oneshot::Sender<()>) -> Result<(), SandboxError> {
+    // Whatever stands in the way of that, or of waiting: the rest is not to be left undone.
+    let is_asked = match how {
+        How::Asked => true,
+        How::Discarded => group.kill_agent().is_ok(),
+        How::Killed => false,
+    };
+    let has_ended = is_asked && group.wait_empty(POLITE).unwrap_or(false);
     if !has_ended {
         group.kill()?;
     }
@@ -129,15 +156,15 @@ mod tests {
     fn it_is_told_when_nothing_of_a_sandbox_runs_or_that_cannot_be_seen_to() {
         let (dir, id) = (tempfile::tempdir().unwrap(), SandboxId::random());
         let group = Cgroups::none(dir.path().to_owned()).group(id);
-        for asked in [true, false] {
+        for how in [How::Asked, How::Discarded, How::Killed] {
             let (tell, mut over) = oneshot::channel();
-            end_processes(&group, asked, tell).unwrap();
+            end_processes(&group, how, tell).unwrap();
             assert_eq!(over.try_recv(), Ok(()));
         }
         // What is to be written there to kill it cannot be.
         fs::create_dir_all(dir.path().join(id.to_string()).join("cgroup.kill")).unwrap();
         let (tell, mut over) = oneshot::channel();
-        assert!(end_processes(&group, false, tell).is_err());
+        assert!(end_processes(&group, How::Killed, tell).is_err());
         assert_eq!(over.try_recv(), Err(TryRecvError::Closed));
     }
 }

@@ -323,9 +323,14 @@ impl Shared {
         is_gone(running.id, self.sandboxes.end(running.id).await)
     }
 
-    /// Like [`end_sandbox`](Self::end_sandbox), of one that nobody asks to end.
+    /// Like [`end_sandbox`](Self::end_sandbox), of one whose agent stands still.
     pub(super) async fn end_sandbox_at_once(&self, running: Running) -> bool {
         is_gone(running.id, self.sandboxes.end_at_once(running.id).await)
+    }
+
+    /// Like [`end_sandbox`](Self::end_sandbox), of one of which nothing is kept.
+    pub(super) async fn discard_sandbox(&self, running: Running) -> bool {
+        is_gone(running.id, self.sandboxes.discard(running.id).await)
     }
 
     /// The CLAUDE.md of the session's agent version, unless the session has a prompt of its own.

@@ -193,6 +193,26 @@ async fn a_sandbox_whose_agent_stands_still_is_ended_where_it_is() {
     all.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_of_which_nothing_is_kept_is_ended_whatever_its_agent_does() {
+    let Some(place) = Place::new() else { return };
+    let all = place.start().await;
+    let (new, idle) = (place.sandbox(), place.sandbox());
+    let ids = [new.id, idle.id];
+    let mut running = all.launch(new).await.unwrap();
+    let beside = all.launch(idle).await.unwrap();
+    // What does not go when it is asked.
+    let deaf = "(trap '' TERM; sleep 1000) >/dev/null 2>&1 &";
+    assert_eq!(exec(&mut running, deaf).await.0, Some(0));
+    for id in ids {
+        all.discard(id).await.unwrap();
+    }
+    drop((running, beside));
+    assert_eq!((all.leftovers(), all.live()), (BTreeSet::new(), 0));
+    place.is_clean().await;
+    all.stop().await;
+}
+
 /// Times are printed, not asserted: the machine is shared.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_sandboxes_come_and_go() {

@@ -135,7 +135,8 @@ impl Bridge {
         while !self.done {
             if let Err(error) = self.round() {
                 self.deliver_the_rest();
-                return Err(error);
+                // Whoever tells it to end may have begun with the spawner.
+                return if self.closing.is_some() { Ok(()) } else { Err(error) };
             }
         }
         Ok(())

@@ -129,11 +129,15 @@ impl Group {
     /// # Errors
     /// When the system fails.
     pub fn kill(&self) -> Result<(), CgroupError> {
-        let path = self.path.join("cgroup.kill");
-        match fs::write(&path, "1") {
-            Err(error) if is_gone(&error) => Ok(()),
-            other => other.map_err(CgroupError::io(&path)),
-        }
+        kill(&self.path)
+    }
+
+    /// Kills every process of the agent at once, as [`kill`](Self::kill) does, and leaves the bridge.
+    ///
+    /// # Errors
+    /// When the system fails.
+    pub fn kill_agent(&self) -> Result<(), CgroupError> {
+        kill(&self.agent())
     }
 
     /// Blocks until no process is left, at most for `patience`; says whether none is left. A
@@ -295,6 +299,14 @@ fn open(group: &Path) -> Result<OwnedFd, CgroupError> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(group, flags, Mode::empty());
     opened.map_err(|error| CgroupError::io(group)(error.into()))
+}
+
+fn kill(group: &Path) -> Result<(), CgroupError> {
+    let path = group.join("cgroup.kill");
+    match fs::write(&path, "1") {
+        Err(error) if is_gone(&error) => Ok(()),
+        other => other.map_err(CgroupError::io(&path)),
+    }
 }
 
 fn remove(group: &Path) -> Result<(), CgroupError> {

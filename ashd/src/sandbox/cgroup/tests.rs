@@ -68,6 +68,19 @@ fn a_group_is_made_killed_emptied_and_removed() {
 }
 
 #[test]
+fn an_agent_is_killed_alone() {
+    let place = Place::new();
+    let group = place.0.create(SandboxId::random(), &Limits::default()).unwrap();
+    let mut agent = inhabitant(&group.open_agent().unwrap());
+    let mut bridge = inhabitant(&group.open_bridge().unwrap());
+    group.kill_agent().unwrap();
+    assert!(!agent.wait().unwrap().success());
+    assert!(bridge.try_wait().unwrap().is_none());
+    group.kill().unwrap();
+    assert!(!bridge.wait().unwrap().success());
+}
+
+#[test]
 fn groups_that_somebody_else_has_made_in_there_go_as_well() {
     let place = Place::new();
     let group = place.0.create(SandboxId::random(), &Limits::default()).unwrap();
@@ -82,6 +95,7 @@ fn groups_that_somebody_else_has_made_in_there_go_as_well() {
 fn what_is_not_there_is_gone_already() {
     let place = Place::new();
     let group = place.0.group(SandboxId::random());
+    group.kill_agent().unwrap();
     group.kill().unwrap();
     assert!(group.wait_empty(Duration::ZERO).unwrap());
     group.remove().unwrap();

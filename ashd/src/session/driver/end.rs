@@ -51,8 +51,10 @@ impl Driver {
         let mut effects = self.state.step(Event::End).map_err(|denied| refusal(denied, "end"))?;
         // What is not there any more has no status.
         effects.retain(|effect| !matches!(effect, Effect::Status(_)));
+        self.is_purged = true;
         // What cannot be recorded of it on the way is recorded later, or never has to be.
         let _ = self.perform(effects).await;
+        self.is_purged = false;
         self.abandon_saving().await;
         let cleared = match self.shared.purge(&self.session).await {
             Ok(cleared) => cleared,

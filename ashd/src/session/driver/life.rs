@@ -312,6 +312,7 @@ impl Driver {
         if let Some(running) = self.link.take().or(launched) {
             let sandbox = running.id;
             let ended = match &still {
+                _ if self.is_purged => self.shared.discard_sandbox(running).await,
                 Some(_) => self.shared.end_sandbox_at_once(running).await,
                 None => self.shared.end_sandbox(running).await,
             };

@@ -189,6 +189,8 @@ pub(super) struct Driver {
     changes_point: Option<PointId>,
     /// How far down the idle ladder the sandbox is.
     idle: Idle,
+    /// Nothing is kept of it, nor of its sandbox.
+    is_purged: bool,
     over: bool,
 }
 
@@ -259,6 +261,7 @@ impl Driver {
             settles_at: None,
             changes_point: None,
             idle: Idle::default(),
+            is_purged: false,
             over: false,
         };
         (driver, handle)
