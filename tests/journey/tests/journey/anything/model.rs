@@ -78,8 +78,6 @@ pub(super) struct State {
     pub(super) cold: bool,
     pub(super) said: Vec<Said>,
     pub(super) files: Files,
-    /// Whether its files are still there.
-    pub(super) kept: bool,
     /// For every message, and for the one to come: what the files were since the turn before it.
     pub(super) between: Vec<Vec<Files>>,
     pub(super) points: BTreeMap<usize, Point>,
@@ -143,8 +141,8 @@ impl State {
     pub(super) fn new(files: Files) -> State {
         let between = vec![vec![files.clone()]];
         let (said, points, attached) = (vec![], BTreeMap::new(), BTreeSet::new());
-        let (status, cold, kept, unaltered) = (Status::Active, false, true, true);
-        State { status, cold, said, files, kept, between, points, attached, unaltered }
+        let (status, cold, unaltered) = (Status::Active, false, true);
+        State { status, cold, said, files, between, points, attached, unaltered }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -196,8 +194,7 @@ impl State {
                 .all(|(known, seen)| known.mark == seen.mark && known.end.fits(seen.end))
             && points == seen.points
             && self.attached.iter().eq(seen.attached.keys())
-            && (self.status == Status::Gone
-                || seen.files.as_ref() == self.kept.then_some(&self.files));
+            && (self.status == Status::Gone || seen.files.as_ref() == Some(&self.files));
         let mut state = self.clone();
         for (known, seen) in state.said.iter_mut().zip(&seen.said) {
             // One that was interrupted and runs may still come to either end.

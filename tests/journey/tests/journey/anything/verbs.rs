@@ -88,16 +88,9 @@ impl State {
         May { granted, halfway: left(halfway).collect(), refused: false }
     }
 
+    /// Until it is gone it has lost its sandbox, and nothing else.
     fn purge(&self) -> May {
-        let May { granted, mut halfway, .. } = self.leave(Status::Ended);
-        halfway.extend(granted.iter().cloned());
-        // The files go before the rest: what is left is the newest checkpoint, whichever that is.
-        let older = |state: &State| -> Vec<State> {
-            let files = state.between.iter().flatten().cloned();
-            files.map(|files| State { files, ..state.clone() }).collect()
-        };
-        halfway.extend(granted.iter().flat_map(older));
-        halfway.extend(granted.into_iter().map(|state| State { kept: false, ..state }));
+        let halfway = self.leave(Status::Ended).halfway;
         let gone = State { said: vec![], points: BTreeMap::new(), ..State::new(Files::new()) };
         May { granted: vec![gone.with(Status::Gone)], halfway, refused: false }
     }
@@ -237,7 +230,7 @@ impl State {
             state
         };
         match from {
-            _ if !self.kept || self.status == Status::Gone => vec![],
+            _ if self.status == Status::Gone => vec![],
             Some(name) => {
                 let point = self.points.get(&name).into_iter();
                 point.map(|point| child(point.settled(), &point.files)).collect()

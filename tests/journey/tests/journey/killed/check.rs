@@ -96,10 +96,9 @@ fn check_sandboxes(ash: &Ash, api: &Api) -> Result<()> {
 fn check_session(api: &Api, id: &str, facts: &Facts, lossy: bool) -> Result<()> {
     let shown = api.call("GET", &format!("/api/sessions/{id}"), None)?;
     let mut may_be = vec![Some(facts.status), facts.asked];
-    // A sandbox is ended before it is recorded why, and a purge ends first.
+    // A sandbox is ended before it is recorded why.
     let leaves = matches!(facts.asked, Some("stopped" | "ended" | "gone"));
     may_be.push((leaves || lossy && may_be.contains(&Some("active"))).then_some("paused"));
-    may_be.push((facts.asked == Some("gone")).then_some("ended"));
     let answer = shown.json();
     let status = match shown.status {
         404 => "gone",
@@ -116,11 +115,7 @@ fn check_session(api: &Api, id: &str, facts: &Facts, lossy: bool) -> Result<()> 
         check_stream(api, id, said, lossy).with_context(|| format!("message {}", said.mark))?;
     }
     check_attachments(api, id)?;
-    match facts.asked {
-        // A purge removes files first.
-        Some("gone") if status == "ended" => Ok(()),
-        _ => check_files(api, (id, status), facts, &turns),
-    }
+    check_files(api, (id, status), facts, &turns)
 }
 
 /// What is attached can be read.
