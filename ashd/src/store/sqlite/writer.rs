@@ -2,7 +2,7 @@
 //!
 //! A commit costs one flush of the disk however much is in it. So the thread takes whatever is
 //! waiting (up to a bound), runs each operation in a savepoint, so that one that fails leaves the
-//! others alone, commits, and only then answers them all.
+//! others alone, commits, and only then answers them all. One that is alone needs no savepoint.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +30,7 @@ pub(super) struct Writer {
 /// What the thread notes of its transactions, for everybody to see.
 #[derive(Clone)]
 struct Noted {
-    /// Those that changed something or could have.
+    /// Those that were committed.
     commits: Arc<AtomicU64>,
     /// How long they take.
     metrics: Arc<Metrics>,
@@ -80,7 +80,7 @@ impl Writer {
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// Transactions that changed something or could have, since the start.
+    /// Transactions that were committed since the start, also those that changed nothing.
     pub(super) fn commits(&self) -> u64 {
         self.noted.commits.load(Ordering::Relaxed)
     }
@@ -148,8 +148,14 @@ impl Body {
 
     fn attempt(&self, group: &mut [Box<dyn Operation>]) -> Result<()> {
         self.execute("BEGIN IMMEDIATE")?;
-        for operation in group {
-            self.step(operation.as_mut())?;
+        match group {
+            // What it did goes with the transaction when it fails. SQLite keeps no copies of pages for that.
+            [alone] => alone.run(&self.conn)?,
+            many => {
+                for operation in many {
+                    self.step(operation.as_mut())?;
+                }
+            }
         }
         fault::fail("store.commit.before").map_err(|e| StoreError::Database(e.to_string()))?;
         self.execute("COMMIT")?;
@@ -179,7 +185,7 @@ impl Body {
 
 /// An operation whose caller waits.
 trait Operation: Send {
-    /// Carries it out, once, within a savepoint.
+    /// Carries it out, once. What it did is undone when it fails.
     fn run(&mut self, conn: &Connection) -> Result<()>;
     /// Tells the caller, once the fate of the transaction is known.
     fn answer(self: Box<Self>, fate: &Result<()>);
