@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use super::tenants;
 use super::values::{Json, exists};
-use crate::domain::{Agent, AgentName, Tenant};
+use crate::domain::{Agent, AgentId, AgentName, Tenant};
 use crate::store::{Result, StoreError};
 
 const WHAT: &str = "this version of the agent";
@@ -85,6 +85,17 @@ pub(super) fn find(conn: &Connection, tenant: &Tenant, name: &AgentName) -> Resu
     let sql = format!("{SELECT} WHERE tenant = ? AND name = ?");
     let mut query = conn.prepare_cached(&sql)?;
     Ok(query.query_row(params![tenant, name], read).optional()?)
+}
+
+/// Whether there is an agent with this id, and it is called like this.
+pub(super) fn is_called(
+    conn: &Connection,
+    id: AgentId,
+    (tenant, name): (&Tenant, &AgentName),
+) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM agents WHERE tenant = ? AND name = ? AND id = ?)";
+    let mut query = conn.prepare_cached(sql)?;
+    Ok(query.query_row(params![tenant, name, id], |row| row.get(0))?)
 }
 
 /// Every agent of a tenant, by name.

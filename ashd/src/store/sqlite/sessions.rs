@@ -39,8 +39,7 @@ pub(super) fn begin(
     (session, boot): (&Session, &str),
     events: &[NewEvent],
 ) -> Result<bool> {
-    let known = agents::find(conn, &session.tenant, &session.agent)?;
-    if known.is_none_or(|known| known.id != agent) {
+    if !agents::is_called(conn, agent, (&session.tenant, &session.agent))? {
         return Ok(false);
     }
     let key = create(conn, session, events)?;
@@ -51,21 +50,22 @@ pub(super) fn begin(
 /// Records a session, and says what stands for it in other tables.
 pub(super) fn create(conn: &Connection, session: &Session, events: &[NewEvent]) -> Result<i64> {
     tenants::stays(conn, &session.tenant)?;
-    insert(conn, session)?;
+    insert(conn, session, events.last().map_or(0, |newest| newest.seq))?;
     let head = Head { key: conn.last_insert_rowid(), last_seq: 0 };
     let sql = "INSERT INTO session_settings (session, settings) VALUES (?, ?)";
     conn.prepare_cached(sql)?.execute(params![head.key, Json(&session.settings)])?;
     // Apart from the row's insertion, so that a refusal says what it was that exists.
     place(conn, &head, session.slot)?;
-    advance(conn, &head, events::append(conn, &head, events)?)?;
+    // It refuses what is not numbered up to the newest without a gap.
+    events::append(conn, &head, events)?;
     Ok(head.key)
 }
 
-fn insert(conn: &Connection, session: &Session) -> Result<()> {
+fn insert(conn: &Connection, session: &Session, last_seq: u64) -> Result<()> {
     let sql = "INSERT INTO sessions (id, tenant, agent, agent_version, status, sandbox,
              cli_session, cli_version, turn, turn_user_seq, last_seq, created_at, last_active_at,
              last_error, parent, restore, cold, changed, altered)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?)";
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
     let row = params![
         session.id,
         session.tenant,
@@ -77,6 +77,7 @@ fn insert(conn: &Connection, session: &Session) -> Result<()> {
         session.cli_version,
         session.turn.map(|turn| turn.id),
         session.turn.map(|turn| turn.user_seq),
+        last_seq,
         session.created_at,
         session.last_active_at,
         session.last_error,
@@ -102,8 +103,14 @@ pub(super) fn commit(conn: &Connection, (commit, boot): (&Commit, &str)) -> Resu
     if let Some(point) = commit.back_to {
         go_back(conn, &head, points::ended(conn, point, Some(head.key))?)?;
     }
-    if !commit.events.is_empty() {
-        advance(conn, &head, events::append(conn, &head, &commit.events)?)?;
+    let last_seq = match &commit.events[..] {
+        [] => head.last_seq,
+        events => events::append(conn, &head, events)?,
+    };
+    match commit.change.status {
+        Some(status) => enter(conn, &head, (status, last_seq))?,
+        None if last_seq != head.last_seq => advance(conn, &head, last_seq)?,
+        None => {}
     }
     if commit.change != SessionChange::none() {
         change(conn, &head, &commit.change)?;
@@ -145,19 +152,24 @@ fn advance(conn: &Connection, head: &Head, last_seq: u64) -> Result<()> {
     Ok(())
 }
 
-/// Does to the row what [`SessionChange::apply`] does in memory.
+/// The same with a status, which is in many indexes.
+fn enter(conn: &Connection, head: &Head, (status, last_seq): (Status, u64)) -> Result<()> {
+    let sql = "UPDATE sessions SET last_seq = ?, status = ? WHERE key = ?";
+    conn.prepare_cached(sql)?.execute(params![last_seq, status, head.key])?;
+    Ok(())
+}
+
+/// Does to the row, which has its status already, what [`SessionChange::apply`] does in memory.
 ///
 /// Status and uids apart from the rest: an index is written when a column of it is set, also to what it is
 /// already. They are in many, the others in next to none, and change with every turn.
 fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> {
-    if let Some(status) = change.status {
-        let sql = "UPDATE sessions SET status = ? WHERE key = ?";
-        conn.prepare_cached(sql)?.execute(params![status, head.key])?;
-    }
     if let Some(slot) = change.slot {
         place(conn, head, slot)?;
     }
-    change_rest(conn, head, change)?;
+    if !is_only_apart(change) {
+        change_rest(conn, head, change)?;
+    }
     if matches!(change.restore, Some(Some(_))) || change.slot == Some(None) {
         unsynced::forget(conn, head.key)?;
     }
@@ -165,6 +177,12 @@ fn change(conn: &Connection, head: &Head, change: &SessionChange) -> Result<()> 
     let sql = "UPDATE session_settings SET settings = ? WHERE session = ?";
     conn.prepare_cached(sql)?.execute(params![Json(settings), head.key])?;
     Ok(())
+}
+
+/// Whether all that changes is written apart from the rest.
+fn is_only_apart(change: &SessionChange) -> bool {
+    let SessionChange { status, slot, settings, .. } = change.clone();
+    *change == SessionChange { status, slot, settings, ..SessionChange::none() }
 }
 
 /// Gives a session its place in the range of uids, or takes it away.

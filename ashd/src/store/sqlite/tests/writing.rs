@@ -251,6 +251,32 @@ fn a_turn_that_begins_writes_no_index_of_sessions() {
 }
 
 #[test]
+fn a_status_is_written_with_its_event_and_leaves_the_rest_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let last_error = Some("it failed".to_owned());
+    let new = Session { last_error, cold: true, ..session(1) };
+    let status = |status| SessionChange::status(status);
+    block_on(async {
+        store.create_session(new.clone(), vec![event(1), event(2)]).await.unwrap();
+        let found = || async { store.session(id(1)).await.unwrap().unwrap() };
+        let mut expected = Session { last_seq: 2, ..new };
+        assert_eq!(found().await, expected);
+        store.commit(Commit::of(id(1), status(Status::Paused), vec![event(3)])).await.unwrap();
+        (expected.status, expected.last_seq) = (Status::Paused, 3);
+        assert_eq!(found().await, expected);
+        // Without an event, and with something else.
+        store.commit(Commit::of(id(1), status(Status::Stopped), vec![])).await.unwrap();
+        expected.status = Status::Stopped;
+        assert_eq!(found().await, expected);
+        let change = SessionChange { cold: Some(false), ..status(Status::Active) };
+        store.commit(Commit::of(id(1), change, vec![event(4)])).await.unwrap();
+        (expected.status, expected.cold, expected.last_seq) = (Status::Active, false, 4);
+        assert_eq!(found().await, expected);
+    });
+}
+
+#[test]
 fn an_agent_that_comes_from_elsewhere_is_new_or_newer() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
