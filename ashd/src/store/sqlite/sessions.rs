@@ -21,9 +21,9 @@ const SELECT: &str = "SELECT id, tenant, agent, agent_version, status, sandbox, 
          last_error, parent, restore, cold, changed, altered
      FROM sessions JOIN session_settings ON session = key";
 
-/// How many sessions there are of each status; what is being purged is nobody's any more.
-pub(super) const COUNT: &str = "SELECT status, sum(sessions) FROM session_counts
-    WHERE status <> 'purged' GROUP BY status";
+/// How many sessions there are of each status of each agent; what is being purged is nobody's any more.
+pub(super) const COUNT: &str =
+    "SELECT status, sessions FROM session_counts WHERE status <> 'purged'";
 
 /// What a commit needs to know of a session.
 pub(super) struct Head {
@@ -263,16 +263,27 @@ pub(super) fn list(
     Ok((page, total))
 }
 
+/// The keys of sessions that are not ended or still have uids, some of them twice. They are found by indexes
+/// that there are for others: one of their own would be written with every status.
+pub(super) fn unended_keys() -> String {
+    let left = Status::ALL.into_iter().filter(|status| *status != Status::Ended);
+    let left: Vec<_> = left.map(|status| format!("'{}'", status.as_str())).collect();
+    format!("SELECT key FROM sessions WHERE status IN ({}) UNION ALL {WITH_UIDS}", left.join(", "))
+}
+
+/// The keys of sessions that have uids.
+const WITH_UIDS: &str = "SELECT key FROM sessions WHERE slot IS NOT NULL";
+
 /// Every session that is not ended or still has uids, oldest first.
 pub(super) fn unended(conn: &Connection) -> Result<Vec<Session>> {
-    let sql = format!("{SELECT} WHERE status <> 'ended' OR slot IS NOT NULL ORDER BY key");
+    let sql = format!("{SELECT} WHERE key IN ({}) ORDER BY key", unended_keys());
     Ok(conn.prepare_cached(&sql)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
 }
 
 pub(super) fn unsaved(conn: &Connection) -> Result<Vec<Session>> {
     let sql = format!(
-        "{SELECT} WHERE status NOT IN ('ended', 'starting') AND slot IS NOT NULL AND turn IS NULL
-             AND restore IS NULL
+        "{SELECT} WHERE key IN ({WITH_UIDS}) AND status NOT IN ('ended', 'starting')
+             AND turn IS NULL AND restore IS NULL
              AND (changed > 0 OR EXISTS (
                  SELECT 1 FROM events WHERE session = sessions.key AND kind <> 'lifecycle'
                      AND seq > (SELECT ifnull(max(seq), 0) FROM points WHERE session = sessions.key)))

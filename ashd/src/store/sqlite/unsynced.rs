@@ -7,6 +7,12 @@ use super::sessions::{self, head};
 use crate::domain::{NewEvent, SandboxId, SessionChange, SessionId, Which};
 use crate::store::{Commit, Result, Unsynced};
 
+/// Whose files may be lost, in the order in which the sessions were made. There are few of these among all
+/// sessions: so the order of the join is said.
+pub(super) const ALL: &str = "SELECT id, sandbox, build, boot <> ?, changed
+     FROM unsynced CROSS JOIN sessions ON session = key
+     WHERE status <> 'starting' AND (status <> 'ended' OR slot IS NOT NULL) ORDER BY session";
+
 /// A session has a sandbox in this boot. With `build`, all of its files are built for it.
 pub(super) fn used(
     conn: &Connection,
@@ -72,14 +78,11 @@ pub(super) fn forget(conn: &Connection, session: i64) -> Result<()> {
 }
 
 pub(super) fn all(conn: &Connection, boot: &str) -> Result<Vec<Unsynced>> {
-    let sql =
-        "SELECT id, sandbox, build, boot <> ?, changed FROM unsynced JOIN sessions ON session = key
-         WHERE status <> 'starting' AND (status <> 'ended' OR slot IS NOT NULL) ORDER BY key";
     let read = |row: &Row<'_>| {
         let (session, sandbox, build) = (row.get(0)?, row.get(1)?, row.get(2)?);
         Ok(Unsynced { session, sandbox, build, lost: row.get(3)?, changed: row.get(4)? })
     };
-    Ok(conn.prepare_cached(sql)?.query_map([boot], read)?.collect::<rusqlite::Result<_>>()?)
+    Ok(conn.prepare_cached(ALL)?.query_map([boot], read)?.collect::<rusqlite::Result<_>>()?)
 }
 
 pub(super) fn build_again(

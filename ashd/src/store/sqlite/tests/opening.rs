@@ -7,7 +7,8 @@ use rusqlite::Connection;
 
 use super::super::events::DONE;
 use super::super::schema::KNOWN;
-use super::super::sessions::COUNT;
+use super::super::sessions::{COUNT, unended_keys};
+use super::super::unsynced;
 use super::*;
 use crate::domain::{AgentConfig, AgentId, MediaType, Scope};
 use crate::store::StoreError;
@@ -220,8 +221,8 @@ fn a_read_that_takes_long_does_not_keep_the_store_from_closing() {
     });
 }
 
-/// Indexes that may be read from end to end: how many sessions have ended makes them no longer.
-const SMALL: [&str; 2] = ["sessions_unended", "session_counts_by_status"];
+/// What may be read from end to end: how many sessions have ended makes it no longer.
+const SMALL: [&str; 3] = ["session_counts", "sessions_by_slot", "unsynced"];
 
 #[test]
 fn nothing_scans_a_whole_table() {
@@ -234,7 +235,10 @@ fn nothing_scans_a_whole_table() {
         "SELECT sum(sessions) FROM session_counts WHERE tenant = ?",
         "SELECT sum(sessions) FROM session_counts WHERE tenant = ? AND agent = ?",
         "SELECT sum(sessions) FROM session_counts WHERE tenant = ? AND status = ?",
-        "SELECT * FROM sessions WHERE status <> 'ended' OR slot IS NOT NULL ORDER BY key",
+        &format!("SELECT * FROM sessions WHERE key IN ({}) ORDER BY key", unended_keys()),
+        "SELECT * FROM sessions WHERE key IN (SELECT key FROM sessions WHERE slot IS NOT NULL)
+         AND status NOT IN ('ended', 'starting') ORDER BY key",
+        unsynced::ALL,
         "SELECT * FROM sessions WHERE tenant = ? ORDER BY created_at DESC, key DESC",
         "SELECT * FROM sessions WHERE tenant = ? AND agent = ? ORDER BY created_at DESC, key DESC",
         "SELECT * FROM sessions WHERE tenant = ? AND status = ? ORDER BY created_at DESC, key DESC",

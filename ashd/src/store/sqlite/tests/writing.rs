@@ -251,6 +251,24 @@ fn a_turn_that_begins_writes_no_index_of_sessions() {
 }
 
 #[test]
+fn a_status_writes_the_row_the_event_two_indexes_and_a_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let log = || std::fs::metadata(dir.path().join("ash.db-wal")).unwrap().len();
+    block_on(async {
+        store.create_session(session(1), vec![]).await.unwrap();
+        for (seq, status) in [(1, Status::Paused), (2, Status::Active)] {
+            let before = log();
+            // As those that tell of a status, it comes from no sandbox.
+            let said = NewEvent { origin: None, ..event(seq) };
+            let commit = Commit::of(id(1), SessionChange::status(status), vec![said]);
+            store.commit(commit).await.unwrap();
+            assert!(log() - before <= 5 * FRAME, "{} bytes", log() - before);
+        }
+    });
+}
+
+#[test]
 fn a_status_is_written_with_its_event_and_leaves_the_rest_alone() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
