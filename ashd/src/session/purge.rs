@@ -9,6 +9,7 @@ use tokio::task::spawn_blocking;
 
 use super::api::{Happened, Refusal};
 use super::fsck::Failed;
+use super::registry::SessionView;
 use super::service::Result;
 use super::shared::{Shared, aside};
 use crate::domain::{Session, Status};
@@ -31,7 +32,8 @@ impl Shared {
         self.note_purge(session).await?;
         let purged = self.store.purge_session(id).await?;
         fault::point("purge.recorded");
-        self.registry.publish(&Session { status: Status::Ended, ..session.clone() });
+        let ended = Session { status: Status::Ended, ..session.clone() };
+        self.registry.publish(SessionView::of(&ended));
         let cleared = self.clear(session, purged.and_then(|purged| purged.slot)).await;
         self.registry.remove(id);
         self.garbage.left_by(&session.tenant);

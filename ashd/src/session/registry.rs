@@ -22,7 +22,13 @@ pub struct SessionView {
 impl SessionView {
     /// Makes the view of a session.
     pub fn of(session: &Session) -> Arc<SessionView> {
-        Arc::new(SessionView { session: session.clone(), json: session_json(session) })
+        SessionView::with(session.clone())
+    }
+
+    /// Makes the view of a session, which it keeps.
+    pub(super) fn with(session: Session) -> Arc<SessionView> {
+        let json = session_json(&session);
+        Arc::new(SessionView { session, json })
     }
 }
 
@@ -72,11 +78,11 @@ impl Registry {
     }
 
     /// Shows a session as it has been committed.
-    pub(super) fn publish(&self, session: &Session) {
-        let view = SessionView::of(session);
+    pub(super) fn publish(&self, view: Arc<SessionView>) {
+        let session = &view.session;
         let mut entries = self.write();
         let Some(entry) = entries.get_mut(&session.id) else { return };
-        let before = std::mem::replace(&mut entry.view, view);
+        let before = std::mem::replace(&mut entry.view, view.clone());
         self.count(Some(&before.session), Some(session));
         drop(entries);
         if before.session.sandbox != session.sandbox {
@@ -182,7 +188,7 @@ mod tests {
         for (number, runs, running) in
             [(2, true, 2), (2, true, 2), (1, false, 1), (1, false, 1), (3, true, 1), (1, true, 2)]
         {
-            registry.publish(&session(number, runs));
+            registry.publish(SessionView::with(session(number, runs)));
             assert_eq!(registry.running(), running, "{number} {runs}");
         }
         let id = |number| session(number, false).id;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Driver;
-use crate::domain::{EventKind, NewEvent, SessionChange, Timestamp, TurnId};
+use crate::domain::{EventKind, NewEvent, Session, SessionChange, Timestamp, TurnId};
 use crate::session::api::{Happened, Refusal};
+use crate::session::registry::SessionView;
 use crate::store::{Commit, StoreError};
 use crate::telemetry::message;
 
@@ -39,13 +40,23 @@ impl Driver {
     pub(super) async fn commit_as(&mut self, commit: Commit) -> Result<(), StoreError> {
         let last = commit.events.last().map_or(self.session.last_seq, |event| event.seq);
         let (session, change) = (self.session.id, commit.change.clone());
-        let publish = change != SessionChange::none();
         let turns = change.turn.is_some();
-        self.shared.store.commit(commit).await?;
+        // What is shown behind it is written while the disk is at work.
+        let before = &self.session;
+        let showing = async {
+            (change != SessionChange::none()).then(|| {
+                let mut session = Session { last_seq: last, ..before.clone() };
+                change.apply(&mut session);
+                SessionView::with(session)
+            })
+        };
+        let committing = self.shared.store.commit(commit);
+        let (committed, view) = tokio::join!(biased; committing, showing);
+        committed?;
         self.session.last_seq = last;
         change.apply(&mut self.session);
-        if publish {
-            self.shared.registry.publish(&self.session);
+        if let Some(view) = view {
+            self.shared.registry.publish(view);
         }
         if turns {
             self.logs.in_turn(self.session.turn.map(|turn| turn.id));

@@ -414,8 +414,11 @@ impl Driver {
         self.leaving.load(Ordering::Relaxed)
     }
 
+    /// The session as it is: as it was last shown, if that is how it is.
     fn view(&self) -> Arc<SessionView> {
-        SessionView::of(&self.session)
+        let shown = self.shared.registry.view(self.session.id);
+        let shown = shown.filter(|shown| shown.session == self.session);
+        shown.unwrap_or_else(|| SessionView::of(&self.session))
     }
 }
 

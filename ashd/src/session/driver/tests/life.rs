@@ -4,7 +4,7 @@ use futures_util::FutureExt as _;
 
 use super::*;
 use crate::domain::{SandboxId, Tenant};
-use crate::session::stage::LAUNCHES;
+use crate::session::stage::{LAUNCHES, handle};
 use crate::store::StoreError;
 
 /// As many sandboxes as may be made at a time are being made.
@@ -168,4 +168,18 @@ async fn a_message_whose_sandbox_may_not_be_made_is_refused_with_the_reason() {
     let refused = waiting.await.unwrap();
     assert!(matches!(refused, Err(Refusal::Capacity { retry_after_s: 1.., .. })));
     assert_eq!(driver.state, State::cold(Status::Active, 4));
+}
+
+#[tokio::test]
+async fn whoever_resumes_is_shown_what_everybody_is_shown() {
+    let (stage, mut driver, _bridge) = idle(Status::Paused).await;
+    let registry = &stage.shared.registry;
+    registry.handle_or(&driver.session, || handle(&driver.session, mpsc::channel(1).0));
+    let (reply, answer) = oneshot::channel();
+    driver.command(Command::Resume { reply }).await;
+    let (told, shown) = (answer.await.unwrap().unwrap(), registry.view(driver.session.id).unwrap());
+    assert!(Arc::ptr_eq(&told, &shown), "it is written twice");
+    assert_eq!(shown.session, driver.session);
+    assert_eq!((shown.session.status, shown.session.last_seq), (Status::Active, 1));
+    assert_eq!(shown.json, SessionView::of(&driver.session).json);
 }
