@@ -333,7 +333,10 @@ impl Driver {
         if !matches!(self.state.status, Status::Active | Status::Ended) {
             self.times.resume_began();
         }
-        let result = self.step(Event::Resume).await;
+        let result = match self.state.step(Event::Resume) {
+            Ok(effects) => self.carry_out(effects).await,
+            Err(denied) => Err(refusal(denied, "use")),
+        };
         match result {
             Err(refusal) => {
                 self.times.resume_ended(None);
@@ -344,6 +347,12 @@ impl Driver {
                 self.times.resume_ended(Some(Resumed::Warm));
                 let _ = reply.send(Ok(self.view()));
             }
+        }
+        if self.untold.is_some() {
+            // Whoever asked goes first: it is woken on this processor, where the log and all who watch
+            // would be served before.
+            tokio::task::yield_now().await;
+            self.tell_recorded();
         }
     }
 
@@ -387,7 +396,8 @@ impl Driver {
         self.over = true;
     }
 
-    /// Commits a status with the lifecycle event that tells of it.
+    /// Commits a status with the lifecycle event that goes with it; others are still to be
+    /// [told](Self::tell_recorded).
     pub(super) async fn commit_status(&mut self, status: Status) -> Result<(), Refusal> {
         let recorded = self.record_status(status).await;
         if recorded.is_err() {
@@ -395,7 +405,7 @@ impl Driver {
             self.state.status = self.session.status;
         }
         recorded?;
-        self.tell_status(status);
+        self.untold = Some(status);
         Ok(())
     }
 
@@ -406,6 +416,13 @@ impl Driver {
         let last_error = reason.map(|refusal| Some(refusal.public_text()));
         let change = SessionChange { last_error, ..SessionChange::status(status) };
         self.commit(change, vec![event]).await
+    }
+
+    /// Tells of a status that was committed, if that is still to be done.
+    pub(super) fn tell_recorded(&mut self) {
+        if let Some(status) = self.untold.take() {
+            self.tell_status(status);
+        }
     }
 
     /// Tells of a status that was committed.

@@ -191,6 +191,8 @@ pub(super) struct Driver {
     idle: Idle,
     /// Nothing is kept of it, nor of its sandbox.
     is_purged: bool,
+    /// A status that is recorded and was not told yet.
+    untold: Option<Status>,
     over: bool,
 }
 
@@ -262,6 +264,7 @@ impl Driver {
             changes_point: None,
             idle: Idle::default(),
             is_purged: false,
+            untold: None,
             over: false,
         };
         (driver, handle)
@@ -352,6 +355,13 @@ impl Driver {
     /// reported; the rest is done all the same. With a status all is recorded that could not be
     /// recorded before it.
     async fn perform(&mut self, effects: Vec<Effect>) -> Result<(), Refusal> {
+        let outcome = self.carry_out(effects).await;
+        self.tell_recorded();
+        outcome
+    }
+
+    /// The same, but for telling others of a status that was recorded.
+    async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<(), Refusal> {
         let mut todo = VecDeque::from(effects);
         let mut outcome = Ok(());
         while let Some(effect) = todo.pop_front() {

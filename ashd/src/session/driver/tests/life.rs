@@ -4,6 +4,7 @@ use futures_util::FutureExt as _;
 
 use super::*;
 use crate::domain::{SandboxId, Tenant};
+use crate::session::api::Happened;
 use crate::session::stage::{LAUNCHES, handle};
 use crate::store::StoreError;
 
@@ -182,4 +183,28 @@ async fn whoever_resumes_is_shown_what_everybody_is_shown() {
     assert_eq!(shown.session, driver.session);
     assert_eq!((shown.session.status, shown.session.last_seq), (Status::Active, 1));
     assert_eq!(shown.json, SessionView::of(&driver.session).json);
+}
+
+#[tokio::test]
+async fn whoever_resumes_is_answered_before_others_are_told() {
+    let (stage, mut driver, _bridge) = idle(Status::Paused).await;
+    let mut happened = stage.shared.happened.subscribe();
+    let (reply, answer) = oneshot::channel::<Result<Arc<SessionView>, Refusal>>();
+    let answered = async {
+        answer.await.unwrap().unwrap();
+        happened.try_recv().is_err()
+    };
+    // Whoever waits has its turn first, each time that one of the two has.
+    let resumed = driver.command(Command::Resume { reply });
+    let (is_first, ()) = tokio::join!(biased; answered, resumed);
+    assert!(is_first);
+    let (tenant, id) = (driver.session.tenant.clone(), driver.session.id);
+    let told = Happened::SessionChanged(tenant, id, Status::Active);
+    assert_eq!(happened.try_recv().unwrap(), told);
+    assert!(happened.try_recv().is_err(), "it is told twice");
+    // Of other statuses they are told as well.
+    let (reply, paused) = oneshot::channel();
+    driver.command(Command::Pause { reply }).await;
+    paused.await.unwrap().unwrap();
+    assert!(matches!(happened.try_recv(), Ok(Happened::SessionChanged(.., Status::Paused))));
 }
