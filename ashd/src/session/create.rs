@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::admission::{Counted, Entry};
 use super::agents;
-use super::api::{Caller, Happened, NewSession, Refusal};
+use super::api::{Caller, NewSession, Refusal};
 use super::driver::{Begin, Driver};
 use super::pool::Claim;
 use super::registry::SessionView;
@@ -17,7 +17,6 @@ use crate::domain::{
 };
 use crate::fault;
 use crate::sandbox::Running;
-use crate::telemetry::message;
 use crate::telemetry::metrics::labels::SpawnPhase;
 use crate::telemetry::metrics::timed;
 
@@ -80,12 +79,14 @@ impl Service {
         shared.disk_has_room()?;
         let Some(taken) = shared.take_spare(agent, settings).await else { return Ok(None) };
         counted.becomes(taken.session.sandbox);
-        // The one waits for the disk, the other for another process.
+        // The one waits for the disk, the other for another process. What is shown then is written meanwhile.
         let (record, sandbox) = (self.record(agent.id, &taken.session), taken.claimed.running.id);
-        let (recorded, is_open) = tokio::join!(record, shared.open_spare(sandbox));
+        let view = async { as_recorded(&taken.session) };
+        let (recorded, is_open, view) =
+            tokio::join!(biased; record, shared.open_spare(sandbox), view);
         let made = match recorded {
             Ok(()) if is_open => {
-                let view = self.begin(&taken.session, Begin::Claimed(taken.claimed));
+                self.begin(&view, Begin::Claimed(taken.claimed));
                 drop(taken.making);
                 Ok(Some(view))
             }
@@ -144,7 +145,11 @@ impl Service {
             Err(refusal) => Err(refusal),
         };
         match made {
-            Ok(running) => Ok(self.begin(&session, Begin::Launched(running))),
+            Ok(running) => {
+                let view = as_recorded(&session);
+                self.begin(&view, Begin::Launched(running));
+                Ok(view)
+            }
             Err(refusal) => {
                 fault::point("create.undo");
                 shared.unmake(&session).await;
@@ -200,19 +205,16 @@ impl Service {
         Ok(())
     }
 
-    fn begin(&self, session: &Session, begin: Begin) -> Arc<SessionView> {
-        let session = Session { last_seq: 1, ..session.clone() };
-        let (shared, started) = (self.shared.clone(), session.clone());
-        let spawn = || Driver::spawn(shared, started, begin);
-        self.shared.registry.handle_or(&session, spawn);
-        let (id, tenant) = (session.id, session.tenant.clone());
-        tracing::info!(
-            message_id = message::SESSION_CREATED, ash_session = %id, ash_agent = %session.agent,
-            ash_tenant = %session.tenant, "session created"
-        );
-        self.shared.tell(Happened::SessionCreated(tenant, id));
-        SessionView::of(&session)
+    /// Begins a session that is recorded. Its driver tells of it.
+    fn begin(&self, view: &Arc<SessionView>, begin: Begin) {
+        let (shared, session) = (self.shared.clone(), view.session.clone());
+        self.shared.registry.begin(view, || Driver::spawn(shared, session, begin));
     }
+}
+
+/// A session as it is when it is recorded, with its first event.
+fn as_recorded(session: &Session) -> Arc<SessionView> {
+    SessionView::with(Session { last_seq: 1, ..session.clone() })
 }
 
 impl Shared {

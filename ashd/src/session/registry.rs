@@ -68,11 +68,20 @@ impl Registry {
 
     /// The session's driver; started by `spawn` if there is none. Two callers get the same.
     pub(super) fn handle_or(&self, session: &Session, spawn: impl FnOnce() -> Handle) -> Handle {
+        self.enter(session, || Entry { view: SessionView::of(session), handle: spawn() })
+    }
+
+    /// Shows a session that was just made, with the driver that `spawn` starts.
+    pub(super) fn begin(&self, view: &Arc<SessionView>, spawn: impl FnOnce() -> Handle) {
+        self.enter(&view.session, || Entry { view: view.clone(), handle: spawn() });
+    }
+
+    fn enter(&self, session: &Session, make: impl FnOnce() -> Entry) -> Handle {
         self.serves(session);
         let mut entries = self.write();
         let entry = entries.entry(session.id).or_insert_with(|| {
             self.count(None, Some(session));
-            Entry { view: SessionView::of(session), handle: spawn() }
+            make()
         });
         entry.handle.clone()
     }

@@ -15,7 +15,7 @@ use crate::fault;
 use crate::sandbox::Running;
 use crate::sandbox::cgroup::OutOfMemory;
 use crate::sandbox::link::Incoming;
-use crate::session::api::{Happened, Refusal};
+use crate::session::api::Refusal;
 use crate::session::cli::{Controls, Conversation, StartKey};
 use crate::session::frames::Numbering;
 use crate::session::keeping::{Found, Life};
@@ -55,11 +55,13 @@ impl Driver {
         match begin {
             Begin::Cold => self.read_again().await,
             Begin::Launched(running) => {
+                self.tell_made();
                 self.looked_back = true;
                 self.attach(running);
                 self.start_cli(Conversation::New, &TurnOptions::default());
             }
             Begin::Claimed(Claimed { running, controls, mut heard }) => {
+                self.tell_made();
                 self.looked_back = true;
                 self.attach(running);
                 let key = StartKey::default();
@@ -416,26 +418,6 @@ impl Driver {
         let last_error = reason.map(|refusal| Some(refusal.public_text()));
         let change = SessionChange { last_error, ..SessionChange::status(status) };
         self.commit(change, vec![event]).await
-    }
-
-    /// Tells of a status that was committed, if that is still to be done.
-    pub(super) fn tell_recorded(&mut self) {
-        if let Some(status) = self.untold.take() {
-            self.tell_status(status);
-        }
-    }
-
-    /// Tells of a status that was committed.
-    pub(super) fn tell_status(&self, status: Status) {
-        let Session { id, agent, tenant, .. } = &self.session;
-        tracing::info!(
-            message_id = message::SESSION_CHANGED, ash_session = %id, ash_agent = %agent,
-            ash_tenant = %tenant, %status, "session changed"
-        );
-        self.shared.tell(Happened::SessionChanged(tenant.clone(), *id, status));
-        if status == Status::Active {
-            self.shared.copies.wake(*id);
-        }
     }
 
     /// The body of the lifecycle event that goes with a status.

@@ -15,6 +15,7 @@ mod lines;
 mod permit;
 mod replay;
 mod saving;
+mod telling;
 mod times;
 mod turns;
 mod writes;

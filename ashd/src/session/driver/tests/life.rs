@@ -208,3 +208,16 @@ async fn whoever_resumes_is_answered_before_others_are_told() {
     paused.await.unwrap().unwrap();
     assert!(matches!(happened.try_recv(), Ok(Happened::SessionChanged(.., Status::Paused))));
 }
+
+#[tokio::test]
+async fn a_session_that_was_made_is_told_of_when_its_driver_begins() {
+    let (stage, mut driver) = cold().await;
+    let mut happened = stage.shared.happened.subscribe();
+    let (running, _bridge) = linked().await;
+    driver.begin_life(Begin::Launched(running)).await;
+    let (tenant, id) = (driver.session.tenant.clone(), driver.session.id);
+    assert_eq!(happened.try_recv().unwrap(), Happened::SessionCreated(tenant, id));
+    // One that goes on was made long ago.
+    driver.begin_life(Begin::Cold).await;
+    assert!(happened.try_recv().is_err());
+}
