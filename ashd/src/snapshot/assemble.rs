@@ -145,9 +145,8 @@ impl<'l, 'a, 'v> Assembly<'l, 'a, 'v> {
         let what = What::Dir(self.store(leaves, before)?);
         let Moment { own, attributes, .. } = moment;
         let attributes = attributes.clone();
-        let entry = Entry { mode: own.mode, modified: own.modified, attributes, what };
-        let now = Known { mark: Mark::of(own), entry: entry.encode() };
-        let entry = now.entry.clone();
+        let entry = Entry { mode: own.mode, modified: own.modified, attributes, what }.encode();
+        let now = Known { mark: Mark::of(own), entry: entry.clone().into() };
         self.met += usize::from(before.is_some());
         if before != Some(&now) {
             self.all.new.push((path.to_vec(), now));
@@ -182,7 +181,7 @@ impl<'l, 'a, 'v> Assembly<'l, 'a, 'v> {
         if self.met == self.before.len() {
             return vec![];
         }
-        self.before.keys().filter(|path| !self.is_in(path)).cloned().collect()
+        self.before.keys().filter(|path| !self.is_in(path)).map(|path| path.to_vec()).collect()
     }
 
     fn is_in(&self, path: &[u8]) -> bool {

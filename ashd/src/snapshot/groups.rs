@@ -24,7 +24,7 @@ impl Groups {
             let group = self.group(path, stat.inode, content.group);
             if content.group != Some(group) {
                 content.group = Some(group);
-                met.known.entry = entry.encode();
+                met.known.entry = entry.encode().into();
                 met.is_new = true;
             }
         }

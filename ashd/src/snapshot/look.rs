@@ -314,7 +314,7 @@ impl<'a, 'v> Look<'a, 'v> {
         let what = What::File(content);
         let entry = Entry { mode: stat.mode, modified: stat.modified, attributes, what }.encode();
         self.tally.bytes(node::weight(&entry))?;
-        Ok(Some(Known { mark, entry }))
+        Ok(Some(Known { mark, entry: entry.into() }))
     }
 }
 
@@ -374,7 +374,7 @@ impl<'a> Second<'_, 'a, '_> {
 
     fn names(&self, dir: &Dir, path: &[u8]) -> Result<Arc<Names<'a>>, Halt> {
         let known = |name: CString| {
-            let known = self.look.before.get(&joined(path, &name));
+            let known = self.look.before.get(&joined(path, &name)[..]);
             (name, known)
         };
         let names = self.look.names(dir).map_err(|error| self.halt(path, error))??;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::SnapshotError;
@@ -99,12 +100,12 @@ pub struct Known {
 
 /// Reads such a record, as far as it is sound, and writes it anew.
 pub fn scan(bytes: &[u8]) -> (Known, Vec<u8>) {
-    let scan = Scan::decode(bytes);
+    let scan = Scan::decode(&Bytes::copy_from_slice(bytes));
     let again = scan::whole(scan.root, &scan.files);
-    let file = |(path, known): (&Vec<u8>, &scan::Known)| {
+    let file = |(path, known): (&Bytes, &scan::Known)| {
         let mut written = vec![];
         known.encode(&mut written);
-        (path.clone(), written)
+        (path.to_vec(), written)
     };
     let files = scan.files.iter().map(file).collect();
     (Known { root: scan.root, files, sound: scan.sound }, again)

@@ -398,14 +398,14 @@ impl Made {
             let path = joined(&self.path, name);
             let stat = writers::name(name).and_then(|name| dir.stat(&name));
             let mark = Mark::of(&stat.map_err(|error| SnapshotError::at(&path, error))?);
-            known.push((path, Known { mark, entry: entry.encode() }));
+            known.push((path, Known { mark, entry: entry.encode().into() }));
         }
         if let Some(entry) = &self.entry {
             let finished = writers::attributes(&dir, entry)
                 .and_then(|()| dir::finish(&dir, owner, entry.mode, entry.modified))
                 .and_then(|()| dir.own_stat());
             let mark = Mark::of(&finished.map_err(at)?);
-            known.push((self.path.clone(), Known { mark, entry: entry.encode() }));
+            known.push((self.path.clone(), Known { mark, entry: entry.encode().into() }));
         }
         Ok(())
     }

@@ -6,9 +6,11 @@
 //! removed before that does. Losing it costs a cut that reads everything.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
 
 use super::SnapshotError;
 use super::node::{self, NotNode};
@@ -65,13 +67,13 @@ impl Mark {
 pub(super) struct Known {
     pub(super) mark: Mark,
     /// The entry, encoded.
-    pub(super) entry: Vec<u8>,
+    pub(super) entry: Bytes,
 }
 
 impl Known {
     /// Nothing is known any more.
     pub(super) fn gone() -> Known {
-        Known { mark: Mark::default(), entry: vec![] }
+        Known { mark: Mark::default(), entry: Bytes::new() }
     }
 
     /// Writes it as it stands behind its path.
@@ -81,8 +83,9 @@ impl Known {
     }
 }
 
-/// What is known of files, by path.
-pub(super) type Files = HashMap<Vec<u8>, Known>;
+/// What is known of files, by path. Paths and entries that were read from a scan are parts of what was
+/// read, and have no memory of their own.
+pub(super) type Files = HashMap<Bytes, Known>;
 
 /// Everything known of a session's files.
 #[derive(Debug, Default)]
@@ -99,19 +102,18 @@ pub(super) struct Scan {
 impl Scan {
     /// Reads a scan, as far as it is sound.
     pub(super) fn load(path: &Path) -> Scan {
-        let mut bytes = vec![];
-        match File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-            Ok(_) => Scan::decode(&bytes),
+        match std::fs::read(path) {
+            Ok(bytes) => Scan::decode(&bytes.into()),
             Err(_) => Scan::default(),
         }
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Scan {
+    pub(super) fn decode(bytes: &Bytes) -> Scan {
         let mut scan = Scan::default();
         let Some(mut rest) = bytes.strip_prefix(BEGIN) else { return scan };
         scan.sound = BEGIN.len() as u64;
         while let Some((block, after)) = block(rest) {
-            if scan.take(block).is_err() {
+            if scan.take(bytes, block).is_err() {
                 return Scan::default();
             }
             scan.sound += (HEAD + block.len()) as u64;
@@ -120,16 +122,17 @@ impl Scan {
         scan
     }
 
-    fn take(&mut self, mut block: &[u8]) -> Result<(), NotNode> {
+    /// Takes in what a block says, which is a part of `all`.
+    fn take(&mut self, all: &Bytes, mut block: &[u8]) -> Result<(), NotNode> {
         self.root = root_in(&mut block)?;
         if self.files.is_empty() {
             // The whole comes first.
             self.files.reserve(block.len() / TYPICAL);
         }
         while !block.is_empty() {
-            let path = node::bytes(&mut block)?.to_vec();
+            let path = all.slice_ref(node::bytes(&mut block)?);
             let mark = Mark::decode(&mut block)?;
-            let entry = node::bytes(&mut block)?.to_vec();
+            let entry = all.slice_ref(node::bytes(&mut block)?);
             self.note(path, Known { mark, entry });
             self.logged += 1;
         }
@@ -157,7 +160,7 @@ impl Scan {
     ) -> Result<u64, SnapshotError> {
         let stale = self.logged + new.len() > 2 * self.files.len() + STALE;
         if stale || self.sound == 0 {
-            new.into_iter().for_each(|(path, known)| self.note(path, known));
+            new.into_iter().for_each(|(path, known)| self.note(path.into(), known));
             return rewrite(path, root, &self.files);
         }
         let block = encode(root, new.iter().map(|(path, known)| (path, known)));
@@ -173,7 +176,7 @@ impl Scan {
         Ok(block.len() as u64)
     }
 
-    fn note(&mut self, path: Vec<u8>, known: Known) {
+    fn note(&mut self, path: Bytes, known: Known) {
         match known.entry.is_empty() {
             true => drop(self.files.remove(&path)),
             false => drop(self.files.insert(path, known)),
@@ -216,23 +219,23 @@ pub(super) fn clear(scans: &Path) -> Result<(), SnapshotError> {
 }
 
 /// A scan that says all this and nothing else.
-pub(super) fn whole<'a>(
+pub(super) fn whole<'a, P: AsRef<[u8]> + 'a>(
     root: Option<Root>,
-    all: impl IntoIterator<Item = (&'a Vec<u8>, &'a Known)>,
+    all: impl IntoIterator<Item = (&'a P, &'a Known)>,
 ) -> Vec<u8> {
     let mut bytes = BEGIN.to_vec();
     bytes.extend(encode(root, all.into_iter()));
     bytes
 }
 
-fn encode<'a>(
+fn encode<'a, P: AsRef<[u8]> + 'a>(
     root: Option<Root>,
-    files: impl Iterator<Item = (&'a Vec<u8>, &'a Known)>,
+    files: impl Iterator<Item = (&'a P, &'a Known)>,
 ) -> Vec<u8> {
     let mut block = vec![0; HEAD];
     block.extend(root.map_or([0; 32], |root| root.0));
     for (path, known) in files {
-        node::put_bytes(&mut block, path);
+        node::put_bytes(&mut block, path.as_ref());
         known.encode(&mut block);
     }
     let length = ((block.len() - HEAD) as u32).to_le_bytes();
@@ -288,7 +291,7 @@ mod tests {
     fn known(n: u64) -> Known {
         let time = (n as i64 - 3, n as u32);
         let mark = Mark { mode: 0o644, size: n, modified: time, changed: time, inode: (1, n) };
-        Known { mark, entry: vec![n as u8; n as usize] }
+        Known { mark, entry: vec![n as u8; n as usize].into() }
     }
 
     fn root(n: u8) -> Option<Root> {
@@ -299,13 +302,17 @@ mod tests {
     fn what_is_appended_is_read_again_as_far_as_it_is_sound() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("scan");
-        let mut all: HashMap<_, _> = (1..9).map(|n| (vec![n as u8], known(n))).collect();
-        Scan::load(&path).save(&path, root(1), all.clone().into_iter().collect()).unwrap();
+        let new: Vec<_> = (1..9).map(|n| (vec![n as u8], known(n))).collect();
+        let files = |new: &[(Vec<u8>, Known)]| -> Files {
+            new.iter().map(|(path, known)| (path.clone().into(), known.clone())).collect()
+        };
+        let mut all = files(&new);
+        Scan::load(&path).save(&path, root(1), new).unwrap();
         let first = Scan::load(&path);
         assert_eq!((&first.files, first.root), (&all, root(1)));
 
         let new = [(vec![3], known(30)), (b"a/b".to_vec(), known(5))];
-        all.extend(new.clone());
+        all.extend(files(&new));
         let written = Scan::load(&path).save(&path, root(2), new.to_vec()).unwrap();
         assert!(written < 300, "{written}");
         let second = Scan::load(&path);
@@ -337,7 +344,7 @@ mod tests {
     #[test]
     fn what_is_no_scan_is_nothing() {
         for bytes in [&b""[..], b"ashscan1", b"ashscan1 but then", b"something else"] {
-            let scan = Scan::decode(bytes);
+            let scan = Scan::decode(&Bytes::from_static(bytes));
             assert!(scan.files.is_empty() && scan.root.is_none());
         }
         let dir = tempfile::tempdir().unwrap();

@@ -169,7 +169,7 @@ impl Writing<'_> {
         if content.group.is_some() {
             return Ok(None);
         }
-        Ok(Some(Known { mark: Mark::of(&stat), entry: entry.encode() }))
+        Ok(Some(Known { mark: Mark::of(&stat), entry: entry.encode().into() }))
     }
 
     fn fill(&self, file: &File, path: &[u8], content: &Content) -> Result<(), SnapshotError> {
