@@ -101,7 +101,7 @@ pub struct Known {
 /// Reads such a record, as far as it is sound, and writes it anew.
 pub fn scan(bytes: &[u8]) -> (Known, Vec<u8>) {
     let scan = Scan::decode(&Bytes::copy_from_slice(bytes));
-    let again = scan::whole(scan.root, &scan.files);
+    let again = scan.anew();
     let file = |(path, known): (&Bytes, &scan::Known)| {
         let mut written = vec![];
         known.encode(&mut written);

@@ -17,9 +17,9 @@ use super::chunk::ChunkId;
 use super::crew::threads;
 use super::gate::Pin;
 use super::node::{Content, Entry, What};
-use super::scan::{self, Known, Mark};
+use super::scan::{self, Mark, Noted};
 use super::vault::{Leaf, Vault};
-use super::writers::{self, Batch, Batches, Giving, WAITING, Writing, Written, joined, within};
+use super::writers::{self, Batch, Batches, Giving, WAITING, Writing, joined, within};
 use super::{Damage, SnapshotError, deeply};
 use crate::domain::{Root, SessionId};
 use crate::fault;
@@ -151,19 +151,13 @@ impl Vault {
         if restoring.donor.is_some() && (pin.came_behind_loss() || self.damaged() > 0) {
             self.keep_stored(&mut build.known)?;
         }
-        let known = build.known.iter().map(|(path, known)| (path, known));
-        let (synced, scan) = thread::scope(|scope| {
-            let scan = scope.spawn(|| scan::whole(Some(root), known));
-            let synced = if restoring.synced { tree.sync() } else { Ok(()) };
-            (synced, scan.join())
-        });
-        synced?;
+        if restoring.synced {
+            tree.sync()?;
+        }
         fault::fail("restore.built")?;
         match pin.keeps(root) {
             true => {
-                let panicked =
-                    |_| SnapshotError::Store("a scan could not be put together".to_owned());
-                scan::replace(&self.scan(restoring.session), &scan.map_err(panicked)?)?;
+                scan::replace(&self.scan(restoring.session), Some(root), &build.known)?;
                 if !pin.wrote_scan(restoring.session, Some(root)) {
                     self.forget(restoring.session)?;
                 }
@@ -186,7 +180,8 @@ struct Build<'a> {
     groups: HashMap<[u8; 8], Vec<u8>>,
     /// Further names, and what they are names of.
     links: Vec<(Vec<u8>, Vec<u8>)>,
-    known: Written,
+    /// What is known of all of them from then on.
+    known: Vec<Noted>,
     path: Vec<u8>,
     restored: Restored,
 }
@@ -255,7 +250,7 @@ impl<'a> Build<'a> {
         });
         for written in written {
             let panicked = |_| SnapshotError::Store("a writer has failed".to_owned());
-            self.known.extend(written.map_err(panicked)?);
+            self.known.push(written.map_err(panicked)?);
         }
         match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
@@ -375,15 +370,15 @@ impl<'a> Build<'a> {
             std::iter::once(first).chain(others).collect()
         });
         for known in finished {
-            self.known.extend(known?);
+            self.known.push(known?);
         }
         Ok(())
     }
 }
 
 /// Finishes directories, in whichever order; returns what is known from then on.
-fn finish(all: &[Made], top: &Dir, owner: u32) -> Result<Written, SnapshotError> {
-    let mut known = vec![];
+fn finish(all: &[Made], top: &Dir, owner: u32) -> Result<Noted, SnapshotError> {
+    let mut known = Noted::default();
     for made in all {
         made.finish(top, owner, &mut known)?;
     }
@@ -391,21 +386,21 @@ fn finish(all: &[Made], top: &Dir, owner: u32) -> Result<Written, SnapshotError>
 }
 
 impl Made {
-    fn finish(&self, top: &Dir, owner: u32, known: &mut Written) -> Result<(), SnapshotError> {
+    fn finish(&self, top: &Dir, owner: u32, known: &mut Noted) -> Result<(), SnapshotError> {
         let at = |error| SnapshotError::at(&self.path, error);
         let dir = reach(top, &self.path).map_err(at)?;
         for (name, entry) in &self.several {
             let path = joined(&self.path, name);
             let stat = writers::name(name).and_then(|name| dir.stat(&name));
             let mark = Mark::of(&stat.map_err(|error| SnapshotError::at(&path, error))?);
-            known.push((path, Known { mark, entry: entry.encode().into() }));
+            known.add(&path, &mark, &entry.encode());
         }
         if let Some(entry) = &self.entry {
             let finished = writers::attributes(&dir, entry)
                 .and_then(|()| dir::finish(&dir, owner, entry.mode, entry.modified))
                 .and_then(|()| dir.own_stat());
             let mark = Mark::of(&finished.map_err(at)?);
-            known.push((self.path.clone(), Known { mark, entry: entry.encode().into() }));
+            known.add(&self.path, &mark, &entry.encode());
         }
         Ok(())
     }

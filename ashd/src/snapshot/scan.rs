@@ -6,8 +6,8 @@
 //! removed before that does. Losing it costs a cut that reads everything.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -78,9 +78,51 @@ impl Known {
 
     /// Writes it as it stands behind its path.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        self.mark.encode(out);
-        node::put_bytes(out, &self.entry);
+        put(out, &self.mark, &self.entry);
     }
+}
+
+/// What is known of files, as it stands in a scan: for those who note many, and look up none of them.
+#[derive(Default)]
+pub(super) struct Noted(Vec<u8>);
+
+impl Noted {
+    fn of<'a, P: AsRef<[u8]> + 'a>(files: impl IntoIterator<Item = (&'a P, &'a Known)>) -> Noted {
+        let mut noted = Noted::default();
+        for (path, known) in files {
+            noted.add(path.as_ref(), &known.mark, &known.entry);
+        }
+        noted
+    }
+
+    /// Notes a path, with its entry, encoded.
+    pub(super) fn add(&mut self, path: &[u8], mark: &Mark, entry: &[u8]) {
+        node::put_bytes(&mut self.0, path);
+        put(&mut self.0, mark, entry);
+    }
+
+    /// Notes what stands like this in another one.
+    pub(super) fn add_as_it_is(&mut self, noted: &[u8]) {
+        self.0.extend(noted);
+    }
+
+    /// One after the other: how it stands here, and its entry.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let mut rest = &self.0[..];
+        std::iter::from_fn(move || {
+            let all = rest;
+            node::bytes(&mut rest).ok()?;
+            Mark::decode(&mut rest).ok()?;
+            let entry = node::bytes(&mut rest).ok()?;
+            Some((&all[..all.len() - rest.len()], entry))
+        })
+    }
+}
+
+/// Writes what is known of a path as it stands behind that.
+fn put(out: &mut Vec<u8>, mark: &Mark, entry: &[u8]) {
+    mark.encode(out);
+    node::put_bytes(out, entry);
 }
 
 /// What is known of files, by path. Paths and entries that were read from a scan are parts of what was
@@ -161,9 +203,10 @@ impl Scan {
         let stale = self.logged + new.len() > 2 * self.files.len() + STALE;
         if stale || self.sound == 0 {
             new.into_iter().for_each(|(path, known)| self.note(path.into(), known));
-            return rewrite(path, root, &self.files);
+            return replace(path, root, &[Noted::of(&self.files)]);
         }
-        let block = encode(root, new.iter().map(|(path, known)| (path, known)));
+        let new = [Noted::of(new.iter().map(|(path, known)| (path, known)))];
+        let block = [&head(root, &new)[..], &new[0].0[..]].concat();
         let mut file = match OpenOptions::new().write(true).open(path) {
             // All of it has been forgotten meanwhile, by somebody who wants everything read anew.
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
@@ -176,6 +219,12 @@ impl Scan {
         Ok(block.len() as u64)
     }
 
+    /// A scan that says the same and nothing else.
+    pub(super) fn anew(&self) -> Vec<u8> {
+        let all = [Noted::of(&self.files)];
+        [&BEGIN[..], &head(self.root, &all)[..], &all[0].0[..]].concat()
+    }
+
     fn note(&mut self, path: Bytes, known: Known) {
         match known.entry.is_empty() {
             true => drop(self.files.remove(&path)),
@@ -184,17 +233,16 @@ impl Scan {
     }
 }
 
-/// Writes a scan anew.
-pub(super) fn rewrite(path: &Path, root: Option<Root>, all: &Files) -> Result<u64, SnapshotError> {
-    let bytes = whole(root, all);
-    replace(path, &bytes)?;
-    Ok(bytes.len() as u64)
-}
-
-/// Puts what makes up a scan in its place.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
+/// Puts a scan that says all this and nothing else in the place of what is there. Returns how many bytes
+/// were written.
+pub(super) fn replace(
+    path: &Path,
+    root: Option<Root>,
+    all: &[Noted],
+) -> Result<u64, SnapshotError> {
     let beside: PathBuf = path.with_extension(NEW);
-    let replaced = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path));
+    let written = write(&beside, root, all);
+    let replaced = written.and_then(|bytes| std::fs::rename(&beside, path).map(|()| bytes));
     if replaced.is_err() {
         // Of what could not be written nobody has any use.
         let _ = std::fs::remove_file(&beside);
@@ -218,31 +266,30 @@ pub(super) fn clear(scans: &Path) -> Result<(), SnapshotError> {
     Ok(())
 }
 
-/// A scan that says all this and nothing else.
-pub(super) fn whole<'a, P: AsRef<[u8]> + 'a>(
-    root: Option<Root>,
-    all: impl IntoIterator<Item = (&'a P, &'a Known)>,
-) -> Vec<u8> {
-    let mut bytes = BEGIN.to_vec();
-    bytes.extend(encode(root, all.into_iter()));
-    bytes
+fn write(path: &Path, root: Option<Root>, all: &[Noted]) -> io::Result<u64> {
+    let head = head(root, all);
+    let parts = [&BEGIN[..], &head[..]].into_iter().chain(all.iter().map(|noted| &noted.0[..]));
+    let (mut file, mut bytes) = (File::create(path)?, 0);
+    for part in parts {
+        file.write_all(part)?;
+        bytes += part.len() as u64;
+    }
+    Ok(bytes)
 }
 
-fn encode<'a, P: AsRef<[u8]> + 'a>(
-    root: Option<Root>,
-    files: impl Iterator<Item = (&'a P, &'a Known)>,
-) -> Vec<u8> {
-    let mut block = vec![0; HEAD];
-    block.extend(root.map_or([0; 32], |root| root.0));
-    for (path, known) in files {
-        node::put_bytes(&mut block, path.as_ref());
-        known.encode(&mut block);
+/// What a block begins with that says all this, up to where it does.
+fn head(root: Option<Root>, all: &[Noted]) -> Vec<u8> {
+    let root = root.map_or([0; 32], |root| root.0);
+    let (mut hasher, mut length) = (blake3::Hasher::new(), root.len());
+    hasher.update(&root);
+    for noted in all {
+        hasher.update(&noted.0);
+        length += noted.0.len();
     }
-    let length = ((block.len() - HEAD) as u32).to_le_bytes();
-    let hash = blake3::hash(&block[HEAD..]);
-    block[..4].copy_from_slice(&length);
-    block[4..HEAD].copy_from_slice(&hash.as_bytes()[..8]);
-    block
+    let mut head = (length as u32).to_le_bytes().to_vec();
+    head.extend(&hasher.finalize().as_bytes()[..HEAD - 4]);
+    head.extend(root);
+    head
 }
 
 /// The root that a block begins with.
@@ -342,6 +389,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_noted_in_parts_is_read_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("scan");
+        let mut parts: [Noted; 3] = Default::default();
+        let mut all = Files::new();
+        for n in 1..9 {
+            let (name, known) = (vec![b'a'; 40 * n as usize], known(n));
+            parts[n as usize % 2].add(&name, &known.mark, &known.entry);
+            all.insert(name.into(), known);
+        }
+        let bytes = replace(&path, root(7), &parts).unwrap();
+        let scan = Scan::load(&path);
+        assert_eq!((&scan.files, scan.root, scan.sound), (&all, root(7), bytes));
+        assert_eq!(Scan::decode(&scan.anew().into()).files, all);
+
+        let mut less = Noted::default();
+        let each = parts.iter().flat_map(Noted::each);
+        each.filter(|(_, entry)| entry.len() != 5).for_each(|(noted, _)| less.add_as_it_is(noted));
+        replace(&path, root(8), &[less]).unwrap();
+        all.retain(|_, known| known.entry.len() != 5);
+        assert_eq!(all.len(), 7);
+        assert_eq!(Scan::load(&path).files, all);
+    }
+
+    #[test]
     fn what_is_no_scan_is_nothing() {
         for bytes in [&b""[..], b"ashscan1", b"ashscan1 but then", b"something else"] {
             let scan = Scan::decode(&Bytes::from_static(bytes));
@@ -350,7 +422,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("scan");
         assert_eq!(Scan::root_of(&path), None);
-        rewrite(&path, None, &HashMap::new()).unwrap();
+        replace(&path, None, &[]).unwrap();
         assert_eq!(Scan::root_of(&path), None);
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use super::SnapshotError;
 use super::chunk::ChunkId;
 use super::node::{Content, Data, Entry, What};
-use super::scan::{Known, Mark, Scan};
+use super::scan::{Mark, Noted, Scan};
 use super::vault::Vault;
 use crate::domain::SessionId;
 use crate::tree::Tree;
@@ -64,9 +64,6 @@ impl Batch {
 
 /// Hands batches to those who write.
 pub(super) type Batches = mpsc::SyncSender<Batch>;
-
-/// What was written, and what is known of it from then on.
-pub(super) type Written = Vec<(Vec<u8>, Known)>;
 
 /// What files are written from, and how.
 pub(super) struct Writing<'a> {
@@ -126,14 +123,15 @@ impl Giving {
 }
 
 impl Writing<'_> {
-    /// Writes batches as they come, until none comes any more or a file cannot be written.
+    /// Writes batches as they come, until none comes any more or a file cannot be written. Returns what is
+    /// known of what was written.
     pub(super) fn all(
         &self,
         waiting: &Mutex<mpsc::Receiver<Batch>>,
         failed: &Mutex<Option<SnapshotError>>,
-    ) -> Written {
+    ) -> Noted {
         let failed = || failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut written = vec![];
+        let mut written = Noted::default();
         loop {
             let batch = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
             let Ok(Batch { dir, path: of_dir, files, .. }) = batch else { return written };
@@ -143,7 +141,7 @@ impl Writing<'_> {
                 }
                 let path = joined(&of_dir, &name);
                 match self.one(&dir, (&name, &path), &entry) {
-                    Ok(Some(known)) => written.push((path, known)),
+                    Ok(Some(mark)) => written.add(&path, &mark, &entry.encode()),
                     Ok(None) => {}
                     Err(error) => drop(failed().get_or_insert(within(&path, error))),
                 }
@@ -151,13 +149,13 @@ impl Writing<'_> {
         }
     }
 
-    /// Writes a file; returns what is known of it, unless it gets further names.
+    /// Writes a file; returns its mark, unless it gets further names.
     fn one(
         &self,
         dir: &Dir,
         (name, path): (&[u8], &[u8]),
         entry: &Entry,
-    ) -> Result<Option<Known>, SnapshotError> {
+    ) -> Result<Option<Mark>, SnapshotError> {
         let at = |error| SnapshotError::at(path, error);
         let What::File(content) = &entry.what else { return Ok(None) };
         let make = |name: CString| dir.make_file_as(&name, entry.mode);
@@ -169,7 +167,7 @@ impl Writing<'_> {
         if content.group.is_some() {
             return Ok(None);
         }
-        Ok(Some(Known { mark: Mark::of(&stat), entry: entry.encode().into() }))
+        Ok(Some(Mark::of(&stat)))
     }
 
     fn fill(&self, file: &File, path: &[u8], content: &Content) -> Result<(), SnapshotError> {
@@ -203,18 +201,23 @@ impl Writing<'_> {
 impl Vault {
     /// Leaves out files of which something does not count as stored: the next cut reads them, and stores
     /// that again.
-    pub(super) fn keep_stored(&self, known: &mut Written) -> Result<(), SnapshotError> {
-        let mut stored = Vec::with_capacity(known.len());
-        for files in known.chunks(LOOKED_UP) {
-            let needed = files.iter().map(|(_, known)| self.needed_of(&known.entry));
-            let needed: Vec<Option<Vec<ChunkId>>> = needed.collect();
-            let all: Vec<ChunkId> = needed.iter().flatten().flatten().copied().collect();
-            let uncounted = self.index().uncounted(&all)?;
-            let is_stored = |ids: &Vec<ChunkId>| !ids.iter().any(|id| uncounted.contains(id));
-            stored.extend(needed.iter().map(|ids| ids.as_ref().is_some_and(is_stored)));
+    pub(super) fn keep_stored(&self, known: &mut [Noted]) -> Result<(), SnapshotError> {
+        for known in known {
+            let (mut stored, files) = (Noted::default(), known.each().collect::<Vec<_>>());
+            for files in files.chunks(LOOKED_UP) {
+                let needed = files.iter().map(|(_, entry)| self.needed_of(entry));
+                let needed: Vec<Option<Vec<ChunkId>>> = needed.collect();
+                let all: Vec<ChunkId> = needed.iter().flatten().flatten().copied().collect();
+                let uncounted = self.index().uncounted(&all)?;
+                let is_stored = |ids: &Vec<ChunkId>| !ids.iter().any(|id| uncounted.contains(id));
+                for ((noted, _), ids) in files.iter().zip(&needed) {
+                    if ids.as_ref().is_some_and(is_stored) {
+                        stored.add_as_it_is(noted);
+                    }
+                }
+            }
+            *known = stored;
         }
-        let mut stored = stored.into_iter();
-        known.retain(|_| stored.next().unwrap_or_default());
         Ok(())
     }
 
