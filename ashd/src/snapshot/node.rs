@@ -300,20 +300,12 @@ pub(super) enum Node {
 impl Node {
     /// Reads a node. Every name is one part of a path.
     pub(super) fn decode(node: &[u8]) -> Result<Node, NotNode> {
+        if let Some(rows) = rows(node) {
+            let owned = |row: Row<'_>| (row.name.to_vec(), row.entry);
+            return Ok(Node::Leaf(rows.map(|row| row.map(owned)).collect::<Result<_, _>>()?));
+        }
         let mut rest = node;
         match byte(&mut rest)? {
-            SINGLE => {
-                let mut entries: Vec<(Vec<u8>, Entry)> = vec![];
-                while !rest.is_empty() {
-                    let name = bytes(&mut rest)?.to_vec();
-                    let ordered = entries.last().is_none_or(|(last, _)| *last < name);
-                    if !ordered || !is_name(&name) {
-                        return Err(NotNode);
-                    }
-                    entries.push((name, Entry::decode(&mut rest)?));
-                }
-                Ok(Node::Leaf(entries))
-            }
             LEAVES if rest.len().is_multiple_of(32) => {
                 let mut leaves = vec![];
                 while !rest.is_empty() {
@@ -322,6 +314,67 @@ impl Node {
                 Ok(Node::Leaves(leaves))
             }
             _ => Err(NotNode),
+        }
+    }
+}
+
+/// An entry of a leaf.
+pub(super) struct Row<'a> {
+    pub(super) name: &'a [u8],
+    pub(super) entry: Entry,
+    /// The entry as it stands there.
+    pub(super) encoded: &'a [u8],
+}
+
+impl<'a> Row<'a> {
+    /// Reads one from the front of bytes.
+    pub(super) fn decode(from: &mut &'a [u8]) -> Result<Row<'a>, NotNode> {
+        let name = bytes(from)?;
+        let behind = *from;
+        let entry = Entry::decode(from)?;
+        Ok(Row { name, entry, encoded: &behind[..behind.len() - from.len()] })
+    }
+
+    /// Writes it as it stands in a leaf.
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        put_bytes(out, self.name);
+        out.extend(self.encoded);
+    }
+}
+
+/// The entries of a leaf, one after the other, up to one that makes no sense. Names are in order, and
+/// every one is one part of a path.
+pub(super) struct Rows<'a> {
+    rest: &'a [u8],
+    last: Option<&'a [u8]>,
+}
+
+/// The entries of a node that is a leaf; `None` when it is none.
+pub(super) fn rows(node: &[u8]) -> Option<Rows<'_>> {
+    match node.split_first() {
+        Some((&SINGLE, rest)) => Some(Rows { rest, last: None }),
+        _ => None,
+    }
+}
+
+impl<'a> Iterator for Rows<'a> {
+    type Item = Result<Row<'a>, NotNode>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let last = self.last;
+        let fits = |row: &Row<'_>| last.is_none_or(|last| last < row.name) && is_name(row.name);
+        match Row::decode(&mut self.rest) {
+            Ok(row) if fits(&row) => {
+                self.last = Some(row.name);
+                Some(Ok(row))
+            }
+            _ => {
+                self.rest = &[];
+                Some(Err(NotNode))
+            }
         }
     }
 }
@@ -447,6 +500,13 @@ mod tests {
             }
             let mut found = vec![];
             for leaf in leaves.finish() {
+                let mut again = vec![SINGLE];
+                for row in rows(&leaf).unwrap() {
+                    let row = row.unwrap();
+                    prop_assert_eq!(row.encoded, row.entry.encode());
+                    row.put(&mut again);
+                }
+                prop_assert_eq!(&again, &leaf);
                 let Node::Leaf(entries) = Node::decode(&leaf).unwrap() else { panic!() };
                 found.extend(entries);
             }
@@ -474,6 +534,15 @@ mod tests {
             let mut leaves = Leaves::default();
             leaves.push(bad, &entry.encode());
             assert_eq!(Node::decode(&leaves.finish()[0]), Err(NotNode), "{bad:?}");
+        }
+        // What is behind something that makes no sense is not looked at.
+        let all: [[&[u8]; 3]; 3] = [[b"a", b"..", b"b"], [b"a", b"a", b"b"], [b"b", b"a", b"c"]];
+        for names in all {
+            let mut leaves = Leaves::default();
+            names.iter().for_each(|name| leaves.push(name, &entry.encode()));
+            let leaf = &leaves.finish()[0];
+            let read: Vec<_> = rows(leaf).unwrap().map(|row| row.is_ok()).collect();
+            assert_eq!(read, [true, false], "{names:?}");
         }
     }
 

@@ -10,7 +10,7 @@ use std::ffi::CString;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 
 use super::chunk::ChunkId;
@@ -18,7 +18,7 @@ use super::crew::threads;
 use super::gate::Pin;
 use super::node::{Content, Entry, What};
 use super::scan::{self, Mark, Noted};
-use super::vault::{Leaf, Vault};
+use super::vault::Vault;
 use super::writers::{self, Batch, Batches, Giving, WAITING, Writing, joined, within};
 use super::{Damage, SnapshotError, deeply};
 use crate::domain::{Root, SessionId};
@@ -191,9 +191,11 @@ struct Made {
     path: Vec<u8>,
     /// What it has to be; the one around the roots is in no point.
     entry: Option<Entry>,
-    /// Files in it that have several names.
-    several: Leaf,
+    several: Several,
 }
+
+/// Files of a directory that have several names: each by its name, with its entry, encoded.
+type Several = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl<'a> Build<'a> {
     fn new(vault: &'a Vault, restoring: &'a Restoring<'a>) -> Result<Build<'a>, SnapshotError> {
@@ -232,7 +234,7 @@ impl<'a> Build<'a> {
     fn files(&mut self, top: &Dir, node: ChunkId) -> Result<(), SnapshotError> {
         let (batches, waiting) = mpsc::sync_channel::<Batch>(WAITING);
         let waiting = Mutex::new(waiting);
-        let failed = Mutex::new(None);
+        let failed = OnceLock::new();
         let Restoring { owner, cancel, .. } = *self.restoring;
         let writing = Writing { vault: self.vault, donor: self.donor.take(), owner, cancel };
         let (made, written) = thread::scope(|scope| {
@@ -252,7 +254,7 @@ impl<'a> Build<'a> {
             let panicked = |_| SnapshotError::Store("a writer has failed".to_owned());
             self.known.push(written.map_err(panicked)?);
         }
-        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        match failed.into_inner() {
             Some(error) => Err(error),
             None => made.map(|several| self.made.push(Made { path: vec![], entry: None, several })),
         }
@@ -264,36 +266,36 @@ impl<'a> Build<'a> {
         dir: &Arc<Dir>,
         node: ChunkId,
         batches: &Batches,
-        failed: &Mutex<Option<SnapshotError>>,
-    ) -> Result<Leaf, SnapshotError> {
+        failed: &OnceLock<SnapshotError>,
+    ) -> Result<Several, SnapshotError> {
         let vault = self.vault;
         let mut batch = Batch::new(dir, &self.path);
         let mut several = vec![];
-        for leaf in vault.leaves(node).map_err(|error| within(&self.path, error))? {
-            for (name, entry) in leaf.map_err(|error| within(&self.path, error))? {
-                let stop = failed.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-                if stop || self.restoring.cancel.load(Ordering::Relaxed) {
+        for leaf in vault.kept_leaves(node).map_err(|error| within(&self.path, error))? {
+            let leaf = leaf.map_err(|error| within(&self.path, error))?;
+            for row in leaf.rows() {
+                let row = row.map_err(|error| within(&self.path, error))?;
+                if failed.get().is_some() || self.restoring.cancel.load(Ordering::Relaxed) {
                     return Err(SnapshotError::Cancelled);
                 }
                 let before = self.path.len();
                 if before > 0 {
                     self.path.push(b'/');
                 }
-                self.path.extend(&name);
+                self.path.extend(row.name);
                 self.restored.files += 1;
-                let child = self.one(dir, &name, &entry);
-                let filled = match (child, &entry.what) {
+                let child = self.one(dir, row.name, &row.entry);
+                let filled = match (child, &row.entry.what) {
                     (Ok(Some(child)), What::Dir(node)) => {
                         let filled = self.fill(&Arc::new(child), *node, batches, failed);
-                        filled.map(|several| self.note_made(&entry, several))
+                        filled.map(|several| self.note_made(&row.entry, several))
                     }
                     (Ok(None), What::File(content)) => {
                         if content.group.is_some() {
-                            several.push((name.clone(), entry.clone()));
+                            several.push((row.name.to_vec(), row.encoded.to_vec()));
                         }
                         if self.is_first(content) {
-                            let size = content.size;
-                            batch.add(name, entry, size, batches);
+                            batch.add(&row, content.size, batches);
                         }
                         Ok(())
                     }
@@ -309,22 +311,22 @@ impl<'a> Build<'a> {
     }
 
     /// Notes that the directory at the path is there, with all that lies in it but what others write.
-    fn note_made(&mut self, entry: &Entry, several: Leaf) {
+    fn note_made(&mut self, entry: &Entry, several: Several) {
         let (path, entry) = (self.path.clone(), Some(entry.clone()));
         self.made.push(Made { path, entry, several });
     }
 
     /// Makes what is no file; a directory is returned.
     fn one(&self, dir: &Arc<Dir>, bytes: &[u8], entry: &Entry) -> io::Result<Option<Dir>> {
-        let (name, owner) = (writers::name(bytes)?, self.restoring.owner);
+        let (name, owner) = (|| writers::name(bytes), self.restoring.owner);
         match &entry.what {
-            What::Dir(_) if self.path == bytes => return dir.dir(&name).map(Some),
-            What::Dir(_) => return dir.make_dir(&name).map(Some),
-            What::Link(target) => {
-                dir.make_link(&name, &writers::name(target)?, owner, entry.modified)?
-            }
-            What::Fifo => dir.make_fifo(&name, owner, entry.mode, entry.modified)?,
             What::File(_) => {}
+            What::Dir(_) if self.path == bytes => return dir.dir(&name()?).map(Some),
+            What::Dir(_) => return dir.make_dir(&name()?).map(Some),
+            What::Link(target) => {
+                dir.make_link(&name()?, &writers::name(target)?, owner, entry.modified)?
+            }
+            What::Fifo => dir.make_fifo(&name()?, owner, entry.mode, entry.modified)?,
         }
         Ok(None)
     }
@@ -393,7 +395,7 @@ impl Made {
             let path = joined(&self.path, name);
             let stat = writers::name(name).and_then(|name| dir.stat(&name));
             let mark = Mark::of(&stat.map_err(|error| SnapshotError::at(&path, error))?);
-            known.add(&path, &mark, &entry.encode());
+            known.add(&path, &mark, entry);
         }
         if let Some(entry) = &self.entry {
             let finished = writers::attributes(&dir, entry)

@@ -214,7 +214,7 @@ impl Scan {
         };
         // What is behind the sound part was torn off when something ended in the middle of it.
         file.set_len(self.sound)?;
-        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
+        io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
         file.write_all(&block)?;
         Ok(block.len() as u64)
     }

@@ -13,7 +13,7 @@ use super::chunk::{self, ChunkId, ChunkRef, LARGEST};
 use super::damage::{self, Count, Notes};
 use super::gate::Gate;
 use super::index::{Index, Place};
-use super::node::{Content, Data, Entry, Node};
+use super::node::{self, Content, Data, Entry, Node, NotNode, Row};
 use super::opened::{OpenPacks, OwnPacks};
 use super::pack::{self, Full, Writing};
 use super::{SnapshotError, private, scan};
@@ -224,6 +224,28 @@ impl Vault {
         Ok(only.map(Ok).into_iter().chain(leaves))
     }
 
+    /// Like [`leaves`](Self::leaves), each as it is kept.
+    pub(super) fn kept_leaves(
+        &self,
+        node: ChunkId,
+    ) -> Result<impl Iterator<Item = Result<KeptLeaf, SnapshotError>>, SnapshotError> {
+        let kept = self.kept_leaf(node)?;
+        let is_leaf = node::rows(&kept.bytes).is_some();
+        let (only, leaves) = match is_leaf {
+            true => (Some(kept), vec![]),
+            false => match Node::decode(&kept.bytes) {
+                Ok(Node::Leaves(leaves)) => (None, leaves),
+                _ => return Err(no_node(node)),
+            },
+        };
+        let leaves = leaves.into_iter().map(move |leaf| self.kept_leaf(leaf));
+        Ok(only.map(Ok).into_iter().chain(leaves))
+    }
+
+    fn kept_leaf(&self, id: ChunkId) -> Result<KeptLeaf, SnapshotError> {
+        Ok(KeptLeaf { id, bytes: self.chunk(id)? })
+    }
+
     /// What a directory has under a name. Names are in order: few of its leaves are read.
     pub(super) fn entry(&self, node: ChunkId, name: &[u8]) -> Result<Option<Entry>, SnapshotError> {
         let leaves = match self.node(node)? {
@@ -262,7 +284,7 @@ impl Vault {
                 let mut chunks = vec![];
                 for list in lists {
                     let bytes = self.chunk(list.id)?;
-                    chunks.extend(super::node::all_refs(&bytes).map_err(|_| no_node(list.id))?);
+                    chunks.extend(node::all_refs(&bytes).map_err(|_| no_node(list.id))?);
                 }
                 Ok(chunks)
             }
@@ -291,6 +313,22 @@ impl Vault {
 
 /// Entries of a directory, by name.
 pub(super) type Leaf = Vec<(Vec<u8>, Entry)>;
+
+/// A leaf of a directory as it is kept.
+pub(super) struct KeptLeaf {
+    id: ChunkId,
+    bytes: Vec<u8>,
+}
+
+impl KeptLeaf {
+    /// Its entries, one after the other, up to one that makes no sense.
+    pub(super) fn rows(&self) -> impl Iterator<Item = Result<Row<'_>, SnapshotError>> {
+        let (rows, id) = (node::rows(&self.bytes), self.id);
+        let no_leaf = rows.is_none().then_some(Err(NotNode));
+        let rows = rows.into_iter().flatten().chain(no_leaf);
+        rows.map(move |row| row.map_err(|_| no_node(id)))
+    }
+}
 
 fn named(entries: Leaf, name: &[u8]) -> Option<Entry> {
     entries.into_iter().find(|(found, _)| found == name).map(|(_, entry)| entry)

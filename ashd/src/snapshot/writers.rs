@@ -1,22 +1,23 @@
 //! Who writes the files of a point that is brought back: several threads, each a directory's worth at a
 //! time.
 
-use std::ffi::CString;
+use std::cell::OnceCell;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 
 use super::SnapshotError;
 use super::chunk::ChunkId;
-use super::node::{Content, Data, Entry, What};
+use super::node::{Content, Data, Entry, Row, What};
 use super::scan::{Mark, Noted, Scan};
 use super::vault::Vault;
 use crate::domain::SessionId;
 use crate::tree::Tree;
-use crate::tree::dir::{self, Dir};
+use crate::tree::dir::{self, Dir, Stat};
 
 /// Batches of files that wait to be written; each holds its directory open.
 pub(super) const WAITING: usize = 16;
@@ -34,20 +35,23 @@ pub(super) struct Batch {
     dir: Arc<Dir>,
     /// As seen from the session.
     path: Vec<u8>,
-    files: Vec<(Vec<u8>, Entry)>,
+    /// As they stand in a leaf.
+    files: Vec<u8>,
+    count: usize,
     bytes: u64,
 }
 
 impl Batch {
     pub(super) fn new(dir: &Arc<Dir>, path: &[u8]) -> Batch {
-        Batch { dir: dir.clone(), path: path.to_vec(), files: vec![], bytes: 0 }
+        Batch { dir: dir.clone(), path: path.to_vec(), files: vec![], count: 0, bytes: 0 }
     }
 
     /// Adds a file; a batch that is full then goes on its way, and an empty one is left.
-    pub(super) fn add(&mut self, name: Vec<u8>, entry: Entry, size: u64, to: &Batches) {
+    pub(super) fn add(&mut self, file: &Row<'_>, size: u64, to: &Batches) {
         self.bytes = self.bytes.saturating_add(size);
-        self.files.push((name, entry));
-        if self.files.len() >= BATCH || self.bytes >= BATCH_BYTES {
+        file.put(&mut self.files);
+        self.count += 1;
+        if self.count >= BATCH || self.bytes >= BATCH_BYTES {
             let next = Batch::new(&self.dir, &self.path);
             std::mem::replace(self, next).send(to);
         }
@@ -55,7 +59,7 @@ impl Batch {
 
     /// Sends it on its way.
     pub(super) fn send(self, to: &Batches) {
-        if !self.files.is_empty() {
+        if self.count > 0 {
             // Writers that have failed say so themselves.
             let _ = to.send(self);
         }
@@ -95,30 +99,50 @@ impl Giving {
     }
 
     /// What says of a file that it still is what was stored for it, if that was this.
-    fn mark(&self, path: &[u8], content: &Content) -> Option<Mark> {
+    fn mark(&self, path: &[u8], file: &Row<'_>, content: &Content) -> Option<Mark> {
         let known = self.scan.files.get(path)?;
-        let What::File(theirs) = Entry::decode(&mut &known.entry[..]).ok()?.what else {
-            return None;
+        // Most often neither its mode nor its time is another one.
+        let same = known.entry[..] == *file.encoded || {
+            let What::File(theirs) = Entry::decode(&mut &known.entry[..]).ok()?.what else {
+                return None;
+            };
+            theirs.size == content.size && theirs.extents == content.extents
         };
-        let same = theirs.size == content.size && theirs.extents == content.extents;
         (same && known.mark.size() == content.size).then_some(known.mark)
     }
 
-    /// Copies a file; false when this is not its mark any more. What its times tell behind the copy
-    /// holds for all of it: they never go back.
-    fn copy(&self, path: &[u8], mark: Mark, to: &File) -> io::Result<bool> {
-        let name = name(path)?;
+    /// Copies a file; returns what it is behind that.
+    fn copy(&self, (dir, name): (&Dir, &CStr), size: u64, to: &File) -> io::Result<Stat> {
         let mut shares = self.shares.load(Ordering::Relaxed);
         if shares {
-            let shared = self.top.share(&name, to, &mut shares)?;
-            if let Some(stat) = shared {
-                return Ok(Mark::of(&stat) == mark);
+            if let Some(stat) = dir.share(name, to, &mut shares)? {
+                return Ok(stat);
             }
             self.shares.store(shares, Ordering::Relaxed);
         }
-        let file = self.top.file(&name)?;
-        dir::copy(&file, to, mark.size(), &mut false)?;
-        Ok(Mark::of(&dir::stat_of(&file)?) == mark)
+        let file = dir.file(name)?;
+        dir::copy(&file, to, size, &mut false)?;
+        dir::stat_of(&file)
+    }
+}
+
+/// A directory of a live tree.
+struct Source<'a> {
+    giving: &'a Giving,
+    /// As seen from the session.
+    path: &'a [u8],
+    /// Opened when something of it is wanted; `None` when it is not there.
+    dir: OnceCell<Option<Dir>>,
+}
+
+impl Source<'_> {
+    /// Copies a file; false when it cannot be, or this is not its mark any more. What its times tell
+    /// behind the copy holds for all of it, wherever its directory is by then: they never go back.
+    fn copy(&self, name: &CStr, mark: Mark, to: &File) -> bool {
+        let open = || self::name(self.path).and_then(|path| self.giving.top.dir(&path)).ok();
+        let dir = self.dir.get_or_init(open).as_ref();
+        let copied = dir.map(|dir| self.giving.copy((dir, name), mark.size(), to));
+        copied.is_some_and(|copied| copied.is_ok_and(|stat| Mark::of(&stat) == mark))
     }
 }
 
@@ -128,60 +152,76 @@ impl Writing<'_> {
     pub(super) fn all(
         &self,
         waiting: &Mutex<mpsc::Receiver<Batch>>,
-        failed: &Mutex<Option<SnapshotError>>,
+        failed: &OnceLock<SnapshotError>,
     ) -> Noted {
-        let failed = || failed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut written = Noted::default();
         loop {
             let batch = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(Batch { dir, path: of_dir, files, .. }) = batch else { return written };
-            for (name, entry) in files {
-                if failed().is_some() {
-                    break;
-                }
-                let path = joined(&of_dir, &name);
-                match self.one(&dir, (&name, &path), &entry) {
-                    Ok(Some(mark)) => written.add(&path, &mark, &entry.encode()),
-                    Ok(None) => {}
-                    Err(error) => drop(failed().get_or_insert(within(&path, error))),
-                }
+            let Ok(batch) = batch else { return written };
+            if let Err(error) = self.batch(&batch, &mut written, failed) {
+                // Of several the first is told.
+                let _ = failed.set(error);
             }
         }
+    }
+
+    /// Writes the files of a batch, until something has failed.
+    fn batch(
+        &self,
+        batch: &Batch,
+        written: &mut Noted,
+        failed: &OnceLock<SnapshotError>,
+    ) -> Result<(), SnapshotError> {
+        let Batch { dir, path: of_dir, files, .. } = batch;
+        let dir_of = |giving| Source { giving, path: of_dir, dir: OnceCell::new() };
+        let from = self.donor.as_ref().map(dir_of);
+        let (mut path, mut rest) = (joined(of_dir, b""), &files[..]);
+        let begin = path.len();
+        while !rest.is_empty() && failed.get().is_none() {
+            let no_row = |_| SnapshotError::damaged(of_dir, "it makes no sense");
+            let file = Row::decode(&mut rest).map_err(no_row)?;
+            path.truncate(begin);
+            path.extend(file.name);
+            let mark = self.one((dir, from.as_ref()), &path, &file);
+            if let Some(mark) = mark.map_err(|error| within(&path, error))? {
+                written.add(&path, &mark, file.encoded);
+            }
+        }
+        Ok(())
     }
 
     /// Writes a file; returns its mark, unless it gets further names.
     fn one(
         &self,
-        dir: &Dir,
-        (name, path): (&[u8], &[u8]),
-        entry: &Entry,
+        (dir, from): (&Dir, Option<&Source<'_>>),
+        path: &[u8],
+        file: &Row<'_>,
     ) -> Result<Option<Mark>, SnapshotError> {
         let at = |error| SnapshotError::at(path, error);
+        let entry = &file.entry;
         let What::File(content) = &entry.what else { return Ok(None) };
-        let make = |name: CString| dir.make_file_as(&name, entry.mode);
-        let file = self::name(name).and_then(make).map_err(at)?;
-        self.fill(&file, path, content)?;
-        let stat = attributes(&file, entry)
-            .and_then(|()| dir::finish_made(&file, self.owner, entry.mode, entry.modified))
-            .map_err(at)?;
-        if content.group.is_some() {
-            return Ok(None);
+        let name = name(file.name).map_err(at)?;
+        let made = dir.make_file_as(&name, entry.mode).map_err(at)?;
+        // There is nothing to take from one that is empty.
+        let from = from.filter(|_| content.size > 0);
+        let giving = from.and_then(|from| Some((from, from.giving.mark(path, file, content)?)));
+        let is_taken = giving.map(|(from, mark)| from.copy(&name, mark, &made));
+        if is_taken == Some(false) {
+            // What a donor could not give whole is written over.
+            made.set_len(0).map_err(at)?;
         }
-        Ok(Some(Mark::of(&stat)))
+        if is_taken != Some(true) {
+            self.fill(&made, path, content)?;
+        }
+        let stat = attributes(&made, entry)
+            .and_then(|()| dir::finish_made(&made, self.owner, entry.mode, entry.modified))
+            .map_err(at)?;
+        Ok(content.group.is_none().then(|| Mark::of(&stat)))
     }
 
+    /// Writes what the store has of a file into an empty one.
     fn fill(&self, file: &File, path: &[u8], content: &Content) -> Result<(), SnapshotError> {
         let at = |error| SnapshotError::at(path, error);
-        // There is nothing to take from one that is empty.
-        let donor = self.donor.as_ref().filter(|_| content.size > 0);
-        let giving = donor.and_then(|donor| Some((donor, donor.mark(path, content)?)));
-        if let Some((donor, mark)) = giving {
-            if donor.copy(path, mark, file).unwrap_or(false) {
-                return Ok(());
-            }
-            // What a donor could not give whole is written over.
-            file.set_len(0).map_err(at)?;
-        }
         let mut end = 0;
         for (offset, chunk) in self.vault.pieces(content)? {
             if self.cancel.load(Ordering::Relaxed) {

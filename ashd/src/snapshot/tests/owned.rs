@@ -189,7 +189,8 @@ fn what_a_donor_has_no_more_is_not_taken_from_it() {
     let place = Place::new();
     let at = |name: &str| place.workspace().join(name);
     fs::create_dir(at("moved")).unwrap();
-    let names = "same,other,aged,grown,cut off,fifo,dir,link,gone,moved/file";
+    fs::create_dir(at("replaced")).unwrap();
+    let names = "same,other,aged,grown,cut off,fifo,dir,link,gone,moved/file,replaced/file";
     for (seed, name) in (0..).zip(names.split(',')) {
         fs::write(at(name), noise(seed, 50_000)).unwrap();
     }
@@ -214,6 +215,9 @@ fn what_a_donor_has_no_more_is_not_taken_from_it() {
     symlink("same", at("link")).unwrap();
     fs::rename(at("moved"), at("elsewhere")).unwrap();
     symlink("elsewhere", at("moved")).unwrap();
+    fs::rename(at("replaced"), at("before")).unwrap();
+    fs::create_dir(at("replaced")).unwrap();
+    fs::write(at("replaced/file"), noise(102, 50_000)).unwrap();
     let (session, given) = restored(&place, root, "given", true);
     assert_same(&whole, &given);
     assert_noted(&place, (session, &given));
