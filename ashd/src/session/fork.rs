@@ -101,10 +101,16 @@ impl Service {
         _pin: &Pin,
     ) -> Result<Arc<SessionView>> {
         let store = &self.shared.store;
-        store.create_session(child.clone(), vec![]).await?;
+        // While the disk is waited for: neither of the other two leaves anything of the fork.
+        let (created, unsynced, donor) = tokio::join!(
+            store.create_session(child.clone(), vec![]),
+            self.shared.unsynced_fork(child),
+            self.shared.donor(point, &child.tenant),
+        );
+        created?;
         fault::point("fork.begun");
-        let unsynced = self.shared.unsynced_fork(child).await?;
-        let built = self.shared.build_fork(child, point);
+        let unsynced = unsynced?;
+        let built = self.shared.build_fork(child, point, donor);
         let noting = store.note_unsynced(child.id, child.sandbox);
         let copied = async {
             let copying = Copying { point: point.id, to: child.id, limit: COPIED };

@@ -216,20 +216,34 @@ impl Shared {
         self.build_of(session, point, (None, true)).await
     }
 
+    /// The session that has a point, if its files are there for a fork of it to be copied from.
+    pub(super) async fn donor(&self, point: &Point, tenant: &Tenant) -> Option<Arc<Donor>> {
+        let (snapshots, tenant, session) = (self.snapshots.clone(), tenant.clone(), point.session);
+        let root = self.places.session(session);
+        let look = move || snapshots.vault(&tenant)?.donor(session, &root);
+        // One that is gone by now gives nothing.
+        spawn_blocking(look).await.ok()?.ok().map(Arc::new)
+    }
+
     /// Builds those of a fork, beside their place: what has not changed since in the directories of the
     /// session that has the point is copied from there. Nobody waits for them to be on the disk.
-    pub(super) async fn build_fork(&self, fork: &Session, point: &Point) -> Result<Found, Refusal> {
-        self.build_of(fork, point, (Some(point.session), false)).await
+    pub(super) async fn build_fork(
+        &self,
+        fork: &Session,
+        point: &Point,
+        donor: Option<Arc<Donor>>,
+    ) -> Result<Found, Refusal> {
+        self.build_of(fork, point, (donor, false)).await
     }
 
     async fn build_of(
         &self,
         session: &Session,
         point: &Point,
-        (donor, synced): (Option<SessionId>, bool),
+        (donor, synced): (Option<Arc<Donor>>, bool),
     ) -> Result<Found, Refusal> {
         let to = (point, self.owner(session)?);
-        let how = || How { donor, synced, begun: watch::Sender::new(None) };
+        let how = || How { donor: donor.clone(), synced, begun: watch::Sender::new(None) };
         let built = match self.build_once(session, to, how()).await {
             Err(damaged @ SnapshotError::Damaged { .. }) => {
                 // Of what comes, whoever collects sees no need before it is whole.
@@ -283,12 +297,10 @@ impl Shared {
             std::fs::create_dir_all(&parent).map_err(SnapshotError::from)?;
             let name = beside(id);
             remove_all(&parent, &name)?;
-            let donor_root = donor.map(|donor| places.session(donor));
-            let donor = donor.zip(donor_root.as_deref());
-            let donor = donor.map(|(session, root)| Donor { session, root });
             let cancel = AtomicBool::new(false);
             let tell = |root: &Path| drop(begun.send_replace(Some(root.to_owned())));
             let plain = Restoring::new(id, (&parent, &name), &cancel);
+            let donor = donor.as_deref();
             let restoring = Restoring { owner, synced, donor, begun: Some(&tell), ..plain };
             snapshots.vault(&tenant)?.restore(root, &restoring)
         };
@@ -395,7 +407,7 @@ pub(super) fn point_of(cut: &Cut, session: &Session, name: Option<PointName>) ->
 /// How a point is built.
 struct How {
     /// Where what has not changed is copied from.
-    donor: Option<SessionId>,
+    donor: Option<Arc<Donor>>,
     /// Whether it is on the disk when it is there.
     synced: bool,
     /// Learns where it is built, once that has begun.

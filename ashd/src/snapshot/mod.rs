@@ -58,9 +58,10 @@ pub use error::SnapshotError;
 pub use gate::Pin;
 pub use limits::Limits;
 pub use opened::OPEN_PACKS;
-pub use restore::{Donor, Restored, Restoring};
+pub use restore::{Restored, Restoring};
 pub use travel::{Arriving, LARGEST_PACK};
 pub use vault::Vault;
+pub use writers::Donor;
 
 use std::collections::HashMap;
 use std::fs::DirBuilder;

@@ -19,7 +19,7 @@ use super::gate::Pin;
 use super::node::{Content, Entry, What};
 use super::scan::{self, Mark, Noted};
 use super::vault::Vault;
-use super::writers::{self, Batch, Batches, Giving, WAITING, Writing, joined, within};
+use super::writers::{self, Batch, Batches, Donor, WAITING, Writing, joined, within};
 use super::{Damage, SnapshotError, deeply};
 use crate::domain::{Root, SessionId};
 use crate::fault;
@@ -45,7 +45,7 @@ pub struct Restoring<'a> {
     /// Whether it has to be on the disk when it is done.
     pub synced: bool,
     /// Where what has not changed can be taken from.
-    pub donor: Option<Donor<'a>>,
+    pub donor: Option<&'a Donor>,
     /// Told where the roots are, once they are there and have their owner: a sandbox can be made
     /// for them while they are filled.
     pub begun: Option<&'a (dyn Fn(&Path) + Sync)>,
@@ -63,15 +63,6 @@ impl<'a> Restoring<'a> {
         let (donor, begun) = (None, None);
         Restoring { session, parent, name, owner: 0, synced: true, donor, begun, cancel }
     }
-}
-
-/// A session whose files are there.
-#[derive(Clone, Copy)]
-pub struct Donor<'a> {
-    /// The session.
-    pub session: SessionId,
-    /// The directory in which its roots lie.
-    pub root: &'a Path,
 }
 
 /// What was brought back.
@@ -138,7 +129,7 @@ impl Vault {
         let path = restoring.parent.join(restoring.name);
         let tree = Tree::create_root(&path, 0, 0o700)?;
         let top = tree.top()?;
-        let mut build = Build::new(self, restoring)?;
+        let mut build = Build::new(self, restoring);
         build.roots(&top, Vault::top(root))?;
         if let Some(begun) = restoring.begun {
             begun(&path);
@@ -173,7 +164,6 @@ impl Vault {
 struct Build<'a> {
     vault: &'a Vault,
     restoring: &'a Restoring<'a>,
-    donor: Option<Giving>,
     /// Directories that are there. What lies in one comes before it.
     made: Vec<Made>,
     /// The first name of each group of names of one file.
@@ -198,21 +188,17 @@ struct Made {
 type Several = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl<'a> Build<'a> {
-    fn new(vault: &'a Vault, restoring: &'a Restoring<'a>) -> Result<Build<'a>, SnapshotError> {
-        // One that is gone by now gives nothing.
-        let donor =
-            restoring.donor.and_then(|donor| Giving::of(vault, donor.session, donor.root).ok());
-        Ok(Build {
+    fn new(vault: &'a Vault, restoring: &'a Restoring<'a>) -> Build<'a> {
+        Build {
             vault,
             restoring,
-            donor,
             made: vec![],
             groups: HashMap::new(),
             links: vec![],
             known: vec![],
             path: vec![],
             restored: Restored::default(),
-        })
+        }
     }
 
     /// Makes the directories at the top, for their owner alone.
@@ -235,8 +221,8 @@ impl<'a> Build<'a> {
         let (batches, waiting) = mpsc::sync_channel::<Batch>(WAITING);
         let waiting = Mutex::new(waiting);
         let failed = OnceLock::new();
-        let Restoring { owner, cancel, .. } = *self.restoring;
-        let writing = Writing { vault: self.vault, donor: self.donor.take(), owner, cancel };
+        let Restoring { owner, cancel, donor, .. } = *self.restoring;
+        let writing = Writing { vault: self.vault, donor, owner, cancel };
         let (made, written) = thread::scope(|scope| {
             let write = || {
                 // The thread ends with this. Where it is refused, modes take a call more.

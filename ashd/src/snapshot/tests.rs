@@ -126,12 +126,12 @@ impl Place {
     }
 
     fn try_restore(&self, root: Root, name: &str, donor: bool) -> Result<PathBuf, SnapshotError> {
-        let live = self.live();
-        let donor = donor.then(|| Donor { session: self.session, root: &live });
+        let look = || self.vault.donor(self.session, &self.live()).unwrap();
+        let donor = donor.then(look);
         let parent = self.dir.path();
         let session = SessionId::random();
         let plain = Restoring::new(session, (parent, name), &NEVER);
-        let restoring = Restoring { donor, ..plain };
+        let restoring = Restoring { donor: donor.as_ref(), ..plain };
         self.vault.restore(root, &restoring)?;
         Ok(parent.join(name))
     }

@@ -72,32 +72,35 @@ pub(super) type Batches = mpsc::SyncSender<Batch>;
 /// What files are written from, and how.
 pub(super) struct Writing<'a> {
     pub(super) vault: &'a Vault,
-    pub(super) donor: Option<Giving>,
+    pub(super) donor: Option<&'a Donor>,
     /// Who owns everything.
     pub(super) owner: u32,
     /// Set when it is to be given up.
     pub(super) cancel: &'a AtomicBool,
 }
 
-/// A live tree that files are taken from.
-pub(super) struct Giving {
+/// A session whose files are there, from which those are taken that are what they were when they were
+/// saved.
+pub struct Donor {
     scan: Scan,
     top: Dir,
     shares: AtomicBool,
 }
 
-impl Giving {
-    /// A session's files, in this directory.
-    pub(super) fn of(
-        vault: &Vault,
-        session: SessionId,
-        root: &Path,
-    ) -> Result<Giving, SnapshotError> {
-        let scan = Scan::load(&vault.scan(session));
+impl Vault {
+    /// What is known of a session's files at this moment, which lie in a directory, for others to be made
+    /// of them. To find that out of many takes a while.
+    ///
+    /// # Errors
+    /// When the directory is not there.
+    pub fn donor(&self, session: SessionId, root: &Path) -> Result<Donor, SnapshotError> {
         let top = Tree::open(root)?.top()?;
-        Ok(Giving { scan, top, shares: AtomicBool::new(true) })
+        let scan = Scan::load(&self.scan(session));
+        Ok(Donor { scan, top, shares: AtomicBool::new(true) })
     }
+}
 
+impl Donor {
     /// What says of a file that it still is what was stored for it, if that was this.
     fn mark(&self, path: &[u8], file: &Row<'_>, content: &Content) -> Option<Mark> {
         let known = self.scan.files.get(path)?;
@@ -126,9 +129,9 @@ impl Giving {
     }
 }
 
-/// A directory of a live tree.
+/// A directory of a donor.
 struct Source<'a> {
-    giving: &'a Giving,
+    donor: &'a Donor,
     /// As seen from the session.
     path: &'a [u8],
     /// Opened when something of it is wanted; `None` when it is not there.
@@ -139,9 +142,9 @@ impl Source<'_> {
     /// Copies a file; false when it cannot be, or this is not its mark any more. What its times tell
     /// behind the copy holds for all of it, wherever its directory is by then: they never go back.
     fn copy(&self, name: &CStr, mark: Mark, to: &File) -> bool {
-        let open = || self::name(self.path).and_then(|path| self.giving.top.dir(&path)).ok();
+        let open = || self::name(self.path).and_then(|path| self.donor.top.dir(&path)).ok();
         let dir = self.dir.get_or_init(open).as_ref();
-        let copied = dir.map(|dir| self.giving.copy((dir, name), mark.size(), to));
+        let copied = dir.map(|dir| self.donor.copy((dir, name), mark.size(), to));
         copied.is_some_and(|copied| copied.is_ok_and(|stat| Mark::of(&stat) == mark))
     }
 }
@@ -173,8 +176,8 @@ impl Writing<'_> {
         failed: &OnceLock<SnapshotError>,
     ) -> Result<(), SnapshotError> {
         let Batch { dir, path: of_dir, files, .. } = batch;
-        let dir_of = |giving| Source { giving, path: of_dir, dir: OnceCell::new() };
-        let from = self.donor.as_ref().map(dir_of);
+        let dir_of = |donor| Source { donor, path: of_dir, dir: OnceCell::new() };
+        let from = self.donor.map(dir_of);
         let (mut path, mut rest) = (joined(of_dir, b""), &files[..]);
         let begin = path.len();
         while !rest.is_empty() && failed.get().is_none() {
@@ -204,7 +207,7 @@ impl Writing<'_> {
         let made = dir.make_file_as(&name, entry.mode).map_err(at)?;
         // There is nothing to take from one that is empty.
         let from = from.filter(|_| content.size > 0);
-        let giving = from.and_then(|from| Some((from, from.giving.mark(path, file, content)?)));
+        let giving = from.and_then(|from| Some((from, from.donor.mark(path, file, content)?)));
         let is_taken = giving.map(|(from, mark)| from.copy(&name, mark, &made));
         if is_taken == Some(false) {
             // What a donor could not give whole is written over.

@@ -1,4 +1,4 @@
-//! What is taken from a live tree although the store has lost it: it is stored again.
+//! What is taken from a live tree: if the store has lost it, it is stored again.
 
 use super::damaged::apart;
 use super::returned::put_in_place;
@@ -6,11 +6,36 @@ use super::*;
 
 /// Brings a point back for a session of its own, with what the session has that has the point.
 fn give(place: &Place, root: Root) -> (SessionId, PathBuf) {
-    let (session, parent, live) = (SessionId::random(), place.dir.path(), place.live());
-    let donor = Some(Donor { session: place.session, root: &live });
+    give_of(place, root, &place.vault.donor(place.session, &place.live()).unwrap())
+}
+
+/// The same, of a donor that has been looked at.
+fn give_of(place: &Place, root: Root, donor: &Donor) -> (SessionId, PathBuf) {
+    let (session, parent) = (SessionId::random(), place.dir.path());
     let plain = Restoring::new(session, (parent, "given"), &NEVER);
-    place.vault.restore(root, &Restoring { donor, ..plain }).unwrap();
+    place.vault.restore(root, &Restoring { donor: Some(donor), ..plain }).unwrap();
     (session, parent.join("given"))
+}
+
+#[test]
+fn what_changes_behind_the_look_at_a_donor_is_not_taken_from_it() {
+    let place = Place::new();
+    let at = |name: &str| place.workspace().join(name);
+    for (seed, name) in (0..).zip(["changed", "saved anew", "gone", "same"]) {
+        fs::write(at(name), noise(seed, 50_000)).unwrap();
+    }
+    // Until times tell that nothing has changed since.
+    while place.cut().held {}
+    let root = place.cut().root;
+    let whole = place.restore(root, "whole");
+    let donor = place.vault.donor(place.session, &place.live()).unwrap();
+    fs::write(at("saved anew"), noise(10, 50_000)).unwrap();
+    drop(place.cut());
+    fs::write(at("changed"), noise(11, 50_000)).unwrap();
+    fs::remove_file(at("gone")).unwrap();
+    let (_, given) = give_of(&place, root, &donor);
+    assert_same(&whole, &given);
+    assert!(place.vault.donor(place.session, &at("none")).is_err());
 }
 
 #[test]

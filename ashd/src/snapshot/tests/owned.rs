@@ -76,11 +76,11 @@ fn furnish_with_modes(workspace: &Path) {
 
 /// Brings a point back for another owner; returns for which session, and where.
 fn restored(place: &Place, root: Root, name: &str, donor: bool) -> (SessionId, PathBuf) {
-    let live = place.live();
-    let donor = donor.then(|| Donor { session: place.session, root: &live });
+    let donor = donor.then(|| place.vault.donor(place.session, &place.live()).unwrap());
     let (session, parent) = (SessionId::random(), place.dir.path());
     let plain = Restoring::new(session, (parent, name), &NEVER);
-    place.vault.restore(root, &Restoring { owner: OWNER, donor, ..plain }).unwrap();
+    let restoring = Restoring { owner: OWNER, donor: donor.as_ref(), ..plain };
+    place.vault.restore(root, &restoring).unwrap();
     (session, parent.join(name))
 }
 
