@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::api::{Caller, Happened, Refusal};
 use super::driver::Command;
 use super::going_on;
@@ -110,8 +112,14 @@ impl Service {
         created?;
         fault::point("fork.begun");
         let unsynced = unsynced?;
-        let built = self.shared.build_fork(child, point, donor);
-        let noting = store.note_unsynced(child.id, child.sandbox);
+        let (filled, mut is_filled) = watch::channel(false);
+        let built = self.shared.build_fork(child, point, (donor, filled));
+        let noting = async {
+            // A commit brings to the disk what is in the file system's journal. With this one, that is most
+            // of what is made, beside the rest of it, instead of all with the last one.
+            let _ = is_filled.wait_for(|filled| *filled).await;
+            store.note_unsynced(child.id, child.sandbox).await
+        };
         let copied = async {
             let copying = Copying { point: point.id, to: child.id, limit: COPIED };
             let mut last = 0;

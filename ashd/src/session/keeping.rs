@@ -179,7 +179,7 @@ impl Shared {
             Some(self.launch_in(&root, session, entry).await)
         };
         let to = (point, self.owner(session)?);
-        let building = self.build_once(session, to, How { donor: None, synced: false, begun });
+        let building = self.build_once(session, to, How { begun, ..How::default() });
         let noting = self.store.note_unsynced(session.id, sandbox);
         let (built, noted, launched) = tokio::join!(building, noting, launching);
         let placed = match (built, noted) {
@@ -213,7 +213,7 @@ impl Shared {
     /// Builds workspace and home of a session as they were at a point, beside their place, and on the disk.
     /// What is damaged here is brought from the object store, if it is there.
     pub(super) async fn build(&self, session: &Session, point: &Point) -> Result<Found, Refusal> {
-        self.build_of(session, point, (None, true)).await
+        self.build_of(session, point, How { synced: true, ..How::default() }).await
     }
 
     /// The session that has a point, if its files are there for a fork of it to be copied from.
@@ -226,31 +226,26 @@ impl Shared {
     }
 
     /// Builds those of a fork, beside their place: what has not changed since in the directories of the
-    /// session that has the point is copied from there. Nobody waits for them to be on the disk.
+    /// session that has the point is copied from there. Nobody waits for them to be on the disk. `filled`
+    /// becomes true when most of it is done.
     pub(super) async fn build_fork(
         &self,
         fork: &Session,
         point: &Point,
-        donor: Option<Arc<Donor>>,
+        (donor, filled): (Option<Arc<Donor>>, watch::Sender<bool>),
     ) -> Result<Found, Refusal> {
-        self.build_of(fork, point, (donor, false)).await
+        self.build_of(fork, point, How { donor, filled, ..How::default() }).await
     }
 
-    async fn build_of(
-        &self,
-        session: &Session,
-        point: &Point,
-        (donor, synced): (Option<Arc<Donor>>, bool),
-    ) -> Result<Found, Refusal> {
+    async fn build_of(&self, session: &Session, point: &Point, how: How) -> Result<Found, Refusal> {
         let to = (point, self.owner(session)?);
-        let how = || How { donor: donor.clone(), synced, begun: watch::Sender::new(None) };
-        let built = match self.build_once(session, to, how()).await {
+        let built = match self.build_once(session, to, how.clone()).await {
             Err(damaged @ SnapshotError::Damaged { .. }) => {
                 // Of what comes, whoever collects sees no need before it is whole.
                 let pin = self.pinned(&session.tenant, session.id).await?;
                 match self.fetch_point((&session.tenant, &pin), point.session, point.id).await {
                     Ok(true) => {
-                        let built = self.build_once(session, to, how()).await;
+                        let built = self.build_once(session, to, how).await;
                         built.map(|()| Found::Objects)
                     }
                     Ok(false) => Err(damaged),
@@ -288,7 +283,7 @@ impl Shared {
         &self,
         session: &Session,
         (point, owner): (&Point, u32),
-        How { donor, synced, begun }: How,
+        How { donor, synced, begun, filled }: How,
     ) -> Result<(), SnapshotError> {
         let (snapshots, places) = (self.snapshots.clone(), self.places.clone());
         let (id, tenant, root) = (session.id, session.tenant.clone(), point.root);
@@ -300,8 +295,17 @@ impl Shared {
             let cancel = AtomicBool::new(false);
             let tell = |root: &Path| drop(begun.send_replace(Some(root.to_owned())));
             let plain = Restoring::new(id, (&parent, &name), &cancel);
-            let donor = donor.as_deref();
-            let restoring = Restoring { owner, synced, donor, begun: Some(&tell), ..plain };
+            let is_filled = || {
+                filled.send_replace(true);
+            };
+            let restoring = Restoring {
+                owner,
+                synced,
+                donor: donor.as_deref(),
+                begun: Some(&tell),
+                filled: Some(&is_filled),
+                ..plain
+            };
             snapshots.vault(&tenant)?.restore(root, &restoring)
         };
         let built = spawn_blocking(build).await.unwrap_or(Err(SnapshotError::Cancelled));
@@ -405,6 +409,7 @@ pub(super) fn point_of(cut: &Cut, session: &Session, name: Option<PointName>) ->
 }
 
 /// How a point is built.
+#[derive(Clone, Default)]
 struct How {
     /// Where what has not changed is copied from.
     donor: Option<Arc<Donor>>,
@@ -412,6 +417,8 @@ struct How {
     synced: bool,
     /// Learns where it is built, once that has begun.
     begun: watch::Sender<Option<PathBuf>>,
+    /// Learns when everything is made but the last files.
+    filled: watch::Sender<bool>,
 }
 
 /// Where a session's files are built.

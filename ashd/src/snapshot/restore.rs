@@ -49,6 +49,8 @@ pub struct Restoring<'a> {
     /// Told where the roots are, once they are there and have their owner: a sandbox can be made
     /// for them while they are filled.
     pub begun: Option<&'a (dyn Fn(&Path) + Sync)>,
+    /// Told when everything is made but the last files, which are being written.
+    pub filled: Option<&'a (dyn Fn() + Sync)>,
     /// Set when it is to be given up.
     pub cancel: &'a AtomicBool,
 }
@@ -60,8 +62,8 @@ impl<'a> Restoring<'a> {
         (parent, name): (&'a Path, &'a str),
         cancel: &'a AtomicBool,
     ) -> Restoring<'a> {
-        let (donor, begun) = (None, None);
-        Restoring { session, parent, name, owner: 0, synced: true, donor, begun, cancel }
+        let (donor, begun, filled) = (None, None, None);
+        Restoring { session, parent, name, owner: 0, synced: true, donor, begun, filled, cancel }
     }
 }
 
@@ -221,7 +223,7 @@ impl<'a> Build<'a> {
         let (batches, waiting) = mpsc::sync_channel::<Batch>(WAITING);
         let waiting = Mutex::new(waiting);
         let failed = OnceLock::new();
-        let Restoring { owner, cancel, donor, .. } = *self.restoring;
+        let Restoring { owner, cancel, donor, filled, .. } = *self.restoring;
         let writing = Writing { vault: self.vault, donor, owner, cancel };
         let (made, written) = thread::scope(|scope| {
             let write = || {
@@ -233,6 +235,9 @@ impl<'a> Build<'a> {
             let made = top.try_clone().map_err(SnapshotError::from);
             let made = made.and_then(|top| self.fill(&Arc::new(top), node, &batches, &failed));
             drop(batches);
+            if let Some(filled) = filled.filter(|_| made.is_ok()) {
+                filled();
+            }
             let written: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
             (made, written)
         });

@@ -30,6 +30,25 @@ fn everything_comes_back() {
     assert_same(&place.live(), &given);
 }
 
+/// Directories beneath one.
+fn dirs(path: &Path) -> usize {
+    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+    let found = entries.filter(|entry| entry.file_type().unwrap().is_dir());
+    found.map(|dir| 1 + dirs(&dir.path())).sum()
+}
+
+#[test]
+fn it_is_told_once_that_all_is_made_but_files() {
+    let place = Place::new();
+    furnish(&place.workspace());
+    let (root, built) = (place.cut().root, place.dir.path().join("back"));
+    let told = Mutex::new(vec![]);
+    let filled = || told.lock().unwrap().push(dirs(&built));
+    let plain = Restoring::new(SessionId::random(), (place.dir.path(), "back"), &NEVER);
+    place.vault.restore(root, &Restoring { filled: Some(&filled), ..plain }).unwrap();
+    assert_eq!(told.into_inner().unwrap(), [dirs(&place.live())]);
+}
+
 #[test]
 fn what_cannot_be_kept_is_said() {
     let place = Place::new();
