@@ -177,8 +177,9 @@ impl<'v> Deciding<'v> {
             // What was missing a moment ago may have been stored again.
             self.walk.forget_wrong();
             let (walk, collector) = (&mut self.walk, self.collector);
-            self.lost = deeply(|| follow_all(walk, &roots, collector))?;
-            self.is_more = true;
+            let followed = deeply(|| follow_all(walk, &roots, collector))?;
+            let Some(lost) = followed else { return Ok(false) };
+            (self.lost, self.is_more) = (lost, true);
         }
         if self.collector.is_in_the_way() {
             return Ok(false);
@@ -198,10 +199,8 @@ impl<'v> Deciding<'v> {
             return Ok(true);
         }
         let (walk, collector) = (&mut self.walk, self.collector);
-        let lost = deeply(|| follow_all(walk, &roots, collector))?;
-        if self.collector.is_in_the_way() {
-            return Ok(false);
-        }
+        let followed = deeply(|| follow_all(walk, &roots, collector))?;
+        let Some(lost) = followed else { return Ok(false) };
         self.is_more = true;
         self.beside.extend(lost.iter().map(|damage| damage.root));
         let beside = &self.beside;
@@ -379,21 +378,21 @@ impl<'v> Deciding<'v> {
     }
 }
 
-/// Follows points; returns those that cannot be, as far as it gets before somebody waits until this is
-/// over.
+/// Follows points; returns those that cannot be. `None`: somebody waits until this is over, and they were
+/// not all followed.
 fn follow_all(
     walk: &mut Walk<'_>,
     roots: &[Root],
     collector: &Collector,
-) -> Result<Vec<Damage>, SnapshotError> {
+) -> Result<Option<Vec<Damage>>, SnapshotError> {
     let mut lost = vec![];
     for root in roots {
         if collector.is_in_the_way() {
-            break;
+            return Ok(None);
         }
         lost.extend(walk.follow(*root)?.map(|wrong| wrong.of(*root)));
     }
-    Ok(lost)
+    Ok(Some(lost))
 }
 
 fn is_older(path: &Path, grace: Duration) -> bool {
