@@ -220,14 +220,15 @@ mod tests {
     use super::*;
     use crate::domain::{Scope, Tenant};
     use crate::session::stage::{Stage, handle};
-    use crate::snapshot::{Collecting, SnapshotError};
+    use crate::snapshot::{Collecting, Extent, SnapshotError};
 
     /// Whether nobody is in the way of who collects.
     async fn can_be_collected(stage: &Stage) -> bool {
         let (snapshots, patience) = (stage.shared.snapshots.clone(), Duration::ZERO);
         let collect = move || {
-            let (grace, preview, patience_with_saves) = (patience, false, patience);
-            let how = Collecting { grace, preview, patience, patience_with_saves };
+            let (extent, grace, preview) = (Extent::Worthwhile, patience, false);
+            let patience_with_saves = patience;
+            let how = Collecting { extent, grace, preview, patience, patience_with_saves };
             let points = || Ok::<_, SnapshotError>(vec![]);
             snapshots.vault(&Tenant::default())?.collect(&how, points)
         };

@@ -13,10 +13,10 @@ use super::api::Refusal;
 use super::fsck::{Failed, Found, content, roots, tenants};
 use super::service::{Service, blocking, detached};
 use super::shared::Shared;
-use crate::domain::Tenant;
-use crate::snapshot::{Collected, Collecting, Survey};
+use crate::domain::{Root, SessionId, Tenant};
+use crate::snapshot::{Collected, Collecting, Extent, Survey};
 
-/// Packs younger than this stay, unless something was purged.
+/// Packs younger than this stay, unless something was purged that lies in them.
 const GRACE: Duration = Duration::from_secs(600);
 
 /// How often the database's log is tried to be emptied, and the time in between: readers may be in
@@ -139,7 +139,8 @@ impl Service {
         detached(async move {
             let mut all = vec![];
             for tenant in shared.garbage.staying(tenants(&shared).await) {
-                let collected = collect(&shared, &tenant, (preview, PATIENCE)).await?;
+                let how = (Extent::Worthwhile, preview);
+                let collected = collect(&shared, &tenant, how, PATIENCE).await?;
                 all.push(Collection { tenant, collected });
             }
             Ok(all)
@@ -242,7 +243,12 @@ async fn collect_these(
 ) -> Vec<Tenant> {
     let mut put_off = vec![];
     for tenant in delayed.in_order(purged | all) {
-        let collected = collect(shared, &tenant, (false, delayed.patience(&tenant))).await;
+        let extent = match all.contains(&tenant) {
+            true => Extent::Worthwhile,
+            false => Extent::Purged,
+        };
+        let patience = delayed.patience(&tenant);
+        let collected = collect(shared, &tenant, (extent, false), patience).await;
         delayed.note(&tenant, matches!(collected, Ok(None)));
         let is_left = match collected {
             Ok(Some(collected)) => {
@@ -265,9 +271,8 @@ async fn collect_these(
 }
 
 /// How long nothing is collected for the sake of what is purged, behind a collecting that took so long: each
-/// empties the database's log, for which whoever commits waits, follows all points, and writes every pack anew
-/// of which something is not needed. So sessions that are purged one after the other go together, and one
-/// alone goes at once.
+/// empties the database's log, for which whoever commits waits, and follows all points. So sessions that are
+/// purged one after the other go together, and one alone goes at once.
 fn rest(took: Duration) -> Duration {
     took.clamp(GATHERING, LONGEST_GATHERING)
 }
@@ -300,6 +305,13 @@ async fn finish_purges(shared: &Shared) {
     }
 }
 
+impl Shared {
+    /// What the points of a session have, for who purges it.
+    pub(super) async fn content_of(&self, id: SessionId) -> Result<Vec<Root>, Refusal> {
+        Ok(self.store.points(id).await?.iter().map(|point| point.root).collect())
+    }
+}
+
 fn say(tenant: &Tenant, collected: Collected) {
     let Collected { bytes, packs, damaged, held, .. } = collected;
     if damaged > 0 {
@@ -319,7 +331,8 @@ fn say(tenant: &Tenant, collected: Collected) {
 async fn collect(
     shared: &Arc<Shared>,
     tenant: &Tenant,
-    (preview, patience_with_saves): (bool, Duration),
+    (extent, preview): (Extent, bool),
+    patience_with_saves: Duration,
 ) -> Result<Option<Collected>, Refusal> {
     let (shared, tenant) = (shared.clone(), tenant.clone());
     let collect = move || -> Result<Option<Collected>, Refusal> {
@@ -327,7 +340,7 @@ async fn collect(
         let vault = shared.snapshots.known_vault(&tenant).map_err(Failed::from)?;
         let Some(vault) = vault else { return Ok(Some(Collected::default())) };
         let patience = PATIENCE;
-        let how = Collecting { grace: GRACE, preview, patience, patience_with_saves };
+        let how = Collecting { extent, grace: GRACE, preview, patience, patience_with_saves };
         Ok(vault.collect(&how, || roots(&*shared.store, &tenant))?)
     };
     blocking(collect).await
@@ -348,7 +361,12 @@ mod tests {
         // How long it takes until it is gone.
         let purge = async || {
             let begun = Instant::now();
-            shared.snapshots.vault(&tenant).unwrap().note_purge().unwrap();
+            shared
+                .snapshots
+                .vault(&tenant)
+                .unwrap()
+                .note_purge(SessionId::random(), vec![])
+                .unwrap();
             shared.garbage.left_by(&tenant);
             while was_purged(shared, &tenant) {
                 tokio::time::sleep(Duration::from_millis(1)).await;

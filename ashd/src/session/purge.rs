@@ -12,7 +12,7 @@ use super::fsck::Failed;
 use super::registry::SessionView;
 use super::service::Result;
 use super::shared::{Shared, aside};
-use crate::domain::{Session, Status};
+use crate::domain::{Root, Session, Status};
 use crate::fault;
 use crate::snapshot::SnapshotError;
 use crate::telemetry::message;
@@ -29,12 +29,14 @@ impl Shared {
         // What has no row any more is no difference while it goes.
         let _going = session.slot.map(|slot| self.making.begin((id, slot)));
         let _attachments = self.attaching.begin(id);
-        self.note_purge(session).await?;
+        let had = self.content_of(id).await?;
+        self.note_purge(session, had.clone()).await?;
         let purged = self.store.purge_session(id).await?;
         fault::point("purge.recorded");
         let ended = Session { status: Status::Ended, ..session.clone() };
         self.registry.publish(SessionView::of(&ended));
-        let cleared = self.clear(session, purged.and_then(|purged| purged.slot)).await;
+        let slot = purged.and_then(|purged| purged.slot);
+        let cleared = self.clear(session, slot, had).await;
         self.registry.remove(id);
         self.garbage.left_by(&session.tenant);
         self.copies.wake(id);
@@ -42,14 +44,14 @@ impl Shared {
         Ok(cleared)
     }
 
-    /// Notes that a session is about to be purged, and forgets what is known of its files: that can be found
-    /// by its id, and by nothing else.
-    async fn note_purge(&self, session: &Session) -> Result<()> {
+    /// Notes that a session is about to be purged, whose points have this, and forgets what is known of its
+    /// files: that can be found by its id, and by nothing else.
+    async fn note_purge(&self, session: &Session, had: Vec<Root>) -> Result<()> {
         let (id, snapshots, tenant) = (session.id, self.snapshots.clone(), session.tenant.clone());
         let note = move || -> std::result::Result<(), SnapshotError> {
             let vault = snapshots.vault(&tenant)?;
             vault.forget(id)?;
-            vault.note_purge()
+            vault.note_purge(id, had)
         };
         let noted = spawn_blocking(note).await;
         let noted = noted.map_err(|error| Refusal::Internal(error.to_string()))?;
@@ -58,7 +60,7 @@ impl Shared {
 
     /// Removes what is there of a session that is not recorded any more. Its uids are free when no file
     /// belongs to them.
-    async fn clear(&self, session: &Session, slot: Option<u32>) -> Result<()> {
+    async fn clear(&self, session: &Session, slot: Option<u32>, had: Vec<Root>) -> Result<()> {
         let (id, places) = (session.id, self.places.clone());
         let (snapshots, tenant) = (self.snapshots.clone(), session.tenant.clone());
         let clear = move || {
@@ -68,7 +70,7 @@ impl Shared {
             let files = files.and_then(|()| remove_all(&sessions, &aside(&name)));
             let attachments = remove_all(&places.attachments(), &name);
             // A collecting that was under way may have taken the first note for its own.
-            let noted = snapshots.vault(&tenant).and_then(|vault| vault.note_purge());
+            let noted = snapshots.vault(&tenant).and_then(|vault| vault.note_purge(id, had));
             (files, attachments, noted)
         };
         let cleared = spawn_blocking(clear).await;

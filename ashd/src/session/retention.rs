@@ -18,7 +18,7 @@ use super::fsck::{Failed, roots};
 use super::service::{Result, Service, blocking};
 use super::shared::Shared;
 use crate::domain::{Root, Scope, SessionId, Tenant, Timestamp};
-use crate::snapshot::{Collecting, SnapshotError, Vault};
+use crate::snapshot::{Collecting, Extent, SnapshotError, Vault};
 use crate::store::{Spared, Store};
 
 /// Rows that one step takes.
@@ -361,10 +361,9 @@ type Looked<T> = std::result::Result<T, Failed>;
 /// Removes all of a vault that no point needs. Returns what is left, and whether there may be something
 /// among it that no point needs.
 fn collect_all(vault: &Vault, store: &dyn Store, tenant: &Tenant) -> Looked<(u64, bool)> {
-    // Otherwise packs stay that are young, or of which half is needed.
-    vault.note_purge()?;
+    let (extent, grace, preview) = (Extent::All, Duration::ZERO, false);
     let (patience, patience_with_saves) = (PATIENCE, PATIENCE);
-    let how = Collecting { grace: Duration::ZERO, preview: false, patience, patience_with_saves };
+    let how = Collecting { extent, grace, preview, patience, patience_with_saves };
     let collected = vault.collect(&how, || roots(store, tenant))?;
     let is_all = collected.is_some_and(|it| it.held == 0 && it.read == 0);
     Ok((bytes(vault)?, !is_all))

@@ -1,19 +1,29 @@
 //! Making room: what no point needs goes.
 
-use std::fs::File;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-use uuid::Uuid;
 
 use super::SnapshotError;
 use super::vault::Vault;
 use crate::domain::Root;
 
+/// Which packs go, what is needed of them being moved. Those in which something lies that was purged do in
+/// any case; of packs of which all is needed none does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Extent {
+    /// No others.
+    Purged,
+    /// Also those of which little is needed, and small ones when there are many, unless they are young.
+    Worthwhile,
+    /// All.
+    All,
+}
+
 /// How to collect.
 #[derive(Clone, Copy, Debug)]
 pub struct Collecting {
-    /// Packs younger than this stay as they are, unless something was purged.
+    /// Which packs go.
+    pub extent: Extent,
+    /// Packs younger than this are young.
     pub grace: Duration,
     /// Only say what would be done.
     pub preview: bool,
@@ -24,9 +34,6 @@ pub struct Collecting {
     /// save since before that.
     pub patience_with_saves: Duration,
 }
-
-/// The file that says that something was purged.
-const PURGED: &str = "purged";
 
 /// What was collected.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -62,59 +69,17 @@ impl Vault {
     ) -> Result<Option<Collected>, E> {
         let Some(collector) = self.gate.begin(how.patience) else { return Ok(None) };
         // Before points are asked for: what is purged later is of another mark.
-        let mark = self.see_purge();
-        let decided = self.decide(&collector, (how, mark.is_some()), points)?;
+        let seen = self.see_purged();
+        let purged = seen.as_ref().map(|seen| &seen.purged);
+        let decided = self.decide(&collector, (how, purged), points)?;
         let Some(going) = decided else { return Ok(None) };
         if how.preview {
             return Ok(Some(going.preview()));
         }
         let collected = self.sweep(going, &collector)?;
-        if let (Some(mark), Some(Collected { held: 0, read: 0, .. })) = (mark, collected) {
-            self.forget_purge(&mark)?;
+        if let (Some(seen), Some(Collected { held: 0, read: 0, .. })) = (&seen, collected) {
+            self.forget_purged(seen)?;
         }
         Ok(collected)
-    }
-
-    /// Notes that something is about to be purged: the next collecting leaves nothing of what no point
-    /// needs, also when this is another daemon's. Waits for the disk only when a collecting may have seen what
-    /// was noted before.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn note_purge(&self) -> Result<(), SnapshotError> {
-        let _alone = self.notes();
-        if self.is_purge_noted.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        // Another than before: a collecting under way has not heard of this one.
-        std::fs::write(self.beside(PURGED), Uuid::new_v4().as_bytes())?;
-        File::open(self.beside(PURGED))?.sync_all()?;
-        File::open(self.beside(""))?.sync_all()?;
-        self.is_purge_noted.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Whether something was purged of which something may be left.
-    pub fn was_purged(&self) -> bool {
-        self.beside(PURGED).exists()
-    }
-
-    /// What was noted by now. What is purged from here on is noted anew.
-    fn see_purge(&self) -> Option<Vec<u8>> {
-        let _alone = self.notes();
-        self.is_purge_noted.store(false, Ordering::Relaxed);
-        self.purge_mark()
-    }
-
-    fn purge_mark(&self) -> Option<Vec<u8>> {
-        std::fs::read(self.beside(PURGED)).ok()
-    }
-
-    fn forget_purge(&self, mark: &[u8]) -> Result<(), SnapshotError> {
-        let _alone = self.notes();
-        if self.purge_mark().is_some_and(|now| now == mark) {
-            std::fs::remove_file(self.beside(PURGED))?;
-        }
-        Ok(())
     }
 }

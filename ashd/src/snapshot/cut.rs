@@ -145,7 +145,7 @@ impl Vault {
             // Its newest pack is gone, and with it what counts as stored; or some of it may go.
             scan = Scan::default();
         }
-        let stash = Mutex::new(Stash::new(self));
+        let stash = Mutex::new(Stash::new(self).of(cutting.session));
         let mut look = Look::new(cutting, &stash, &scan.files);
         let moments = look.twice(hold, tell);
         let mut done = moments.and_then(|moments| look.assembly(&moments).finish());

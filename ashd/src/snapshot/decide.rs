@@ -14,9 +14,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
 
-use super::collect::{Collected, Collecting};
+use super::chunk::ChunkId;
+use super::collect::{Collected, Collecting, Extent};
 use super::gate::{Closed, Collector, Since};
 use super::pack::{self, Row};
+use super::purged::Purged;
 use super::scan::Scan;
 use super::sweep::Over;
 use super::vault::Vault;
@@ -38,6 +40,10 @@ pub(super) struct Weighed {
     pub(super) name: Uuid,
     /// Its bytes.
     pub(super) bytes: u64,
+    /// Whether it is not young.
+    pub(super) is_old: bool,
+    /// Whether something was purged of that which is not needed.
+    pub(super) is_purged: bool,
     /// What is needed and found nowhere else.
     pub(super) needed: Vec<Row>,
     /// What is needed and found in another pack.
@@ -57,8 +63,10 @@ struct Deciding<'v> {
     vault: &'v Vault,
     collector: &'v Collector,
     how: Collecting,
-    /// Whether something was purged: it goes, however little of its packs it is.
-    purged: bool,
+    /// What was purged: it goes, however little of its packs it is.
+    purged: Option<&'v Purged>,
+    /// What the points of those had who were purged.
+    had: HashSet<ChunkId>,
     walk: Walk<'v>,
     followed: HashSet<Root>,
     /// Points that somebody is at, not recorded as far as is known, that are damaged: they were followed as
@@ -98,7 +106,7 @@ impl Vault {
     pub(super) fn decide<E: From<SnapshotError>>(
         &self,
         collector: &Collector,
-        (how, purged): (&Collecting, bool),
+        (how, purged): (&Collecting, Option<&Purged>),
         points: impl Fn() -> Result<Vec<Root>, E>,
     ) -> Result<Option<Going>, E> {
         // What may have gone stays, and counts as stored, however this ends.
@@ -116,13 +124,18 @@ impl<'v> Deciding<'v> {
     fn new(
         (vault, collector): (&'v Vault, &'v Collector),
         how: &Collecting,
-        purged: bool,
+        purged: Option<&'v Purged>,
     ) -> Deciding<'v> {
+        let extent = match purged {
+            Some(Purged::Anything) => Extent::All,
+            _ => how.extent,
+        };
         Deciding {
             vault,
             collector,
-            how: *how,
+            how: Collecting { extent, ..*how },
             purged,
+            had: HashSet::new(),
             walk: Walk::new(vault, Depth::Names),
             followed: HashSet::new(),
             beside: HashSet::new(),
@@ -142,7 +155,8 @@ impl<'v> Deciding<'v> {
         mut self,
         points: impl Fn() -> Result<Vec<Root>, E>,
     ) -> Result<Option<Going>, E> {
-        if !self.follow(&points()?)? || !self.weigh()? || !self.follow(&points()?)? {
+        let is_seen = self.follow_purged()? && self.follow(&points()?)? && self.weigh()?;
+        if !is_seen || !self.follow(&points()?)? {
             return Ok(None);
         }
         self.choose()?;
@@ -166,6 +180,19 @@ impl<'v> Deciding<'v> {
             }
         }
         Ok(None)
+    }
+
+    /// Follows the points of those who were purged, to know what they had, whoever has stored it. If that
+    /// cannot be found out any more, all goes that nobody needs. False: somebody waits until this is over.
+    fn follow_purged(&mut self) -> Result<bool, SnapshotError> {
+        let Some(Purged::Of { points, .. }) = self.purged else { return Ok(true) };
+        let (mut walk, collector) = (Walk::new(self.vault, Depth::Names), self.collector);
+        match deeply(|| follow_all(&mut walk, points, collector))? {
+            None => return Ok(false),
+            Some(lost) if lost.is_empty() => self.had = walk.into_met(),
+            Some(_) => self.how.extent = Extent::All,
+        }
+        Ok(true)
     }
 
     /// Follows points that were not followed, or could not be. False: somebody waits until this is over.
@@ -220,7 +247,8 @@ impl<'v> Deciding<'v> {
                 self.gone.push(name);
                 continue;
             }
-            if !self.purged && !is_older(&pack::path(&self.vault.packs(), name), self.how.grace) {
+            let is_old = is_older(&pack::path(&self.vault.packs(), name), self.how.grace);
+            if !is_old && self.purged.is_none() && self.how.extent != Extent::All {
                 continue;
             }
             let rows = if self.held.contains(&name) { None } else { self.rows(name) };
@@ -229,10 +257,11 @@ impl<'v> Deciding<'v> {
                 continue;
             };
             let (needed, twice, rest) = (vec![], vec![], rows.into());
-            let mut pack = Weighed { name, bytes, needed, twice, rest };
+            let is_purged = self.purged.is_some();
+            let mut pack = Weighed { name, bytes, is_old, is_purged, needed, twice, rest };
             self.sort(&mut pack)?;
             // Of what stays in any case nothing is kept in memory.
-            if pack.bytes < SMALL || self.is_worth(&pack) {
+            if self.may_be_merged(&pack) || self.is_worth(&pack) {
                 self.weighed.push(pack);
             }
         }
@@ -266,13 +295,46 @@ impl<'v> Deciding<'v> {
             }
         }
         rest.sort_unstable_by_key(|row| row.id);
+        // That becomes less with each look.
+        pack.is_purged = pack.is_purged && self.has_purged(&rest)?;
         pack.rest = rest.into();
         Ok(())
     }
 
-    /// Whether it is worth while to move what is needed of a pack.
+    /// Whether something that is not needed was purged, or may have been: nobody knows whose it is. What
+    /// somebody has stored who is still there is left to them.
+    fn has_purged(&self, rest: &[Row]) -> Result<bool, SnapshotError> {
+        let Some(Purged::Of { sessions, .. }) = self.purged else { return Ok(!rest.is_empty()) };
+        for row in rest {
+            let was_theirs = self.had.contains(&row.id);
+            if was_theirs
+                || self.vault.index().writer(row.id)?.is_none_or(|it| sessions.contains(&it))
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether what is needed of a pack is to be moved.
     fn is_worth(&self, pack: &Weighed) -> bool {
-        pack.needed_bytes() * 2 < pack.bytes || (self.purged && !pack.rest.is_empty())
+        let is_little = pack.needed_bytes() * 2 < pack.bytes;
+        let is_worth = match self.how.extent {
+            Extent::Purged => false,
+            Extent::Worthwhile => pack.is_old && is_little,
+            Extent::All => is_little || !pack.rest.is_empty(),
+        };
+        is_worth || pack.is_purged
+    }
+
+    /// Whether a pack is merged with others when there are many like it.
+    fn may_be_merged(&self, pack: &Weighed) -> bool {
+        let may_be = match self.how.extent {
+            Extent::Purged => false,
+            Extent::Worthwhile => pack.is_old,
+            Extent::All => true,
+        };
+        may_be && pack.bytes < SMALL
     }
 
     /// Chooses the packs that go: fewer than before, the more is needed.
@@ -284,8 +346,8 @@ impl<'v> Deciding<'v> {
         let (held, mut free): (Vec<_>, Vec<_>) =
             weighed.into_iter().partition(|pack| self.held.contains(&pack.name));
         self.stay.extend(held.iter().map(|pack| pack.name));
-        let small = free.iter().filter(|pack| pack.bytes < SMALL).count();
-        free.retain(|pack| (small > MANY && pack.bytes < SMALL) || self.is_worth(pack));
+        let small = free.iter().filter(|pack| self.may_be_merged(pack)).count();
+        free.retain(|pack| (small > MANY && self.may_be_merged(pack)) || self.is_worth(pack));
         self.weighed = free;
         self.needed = self.walk.count() as u64;
         Ok(())

@@ -5,6 +5,9 @@
 //! database many packs at a time: a small pack would cost more there than in itself. Whatever the
 //! database does not know at the start is read from the packs again; what it knows and is gone, it
 //! forgets.
+//!
+//! Packs do not say whose saves have stored what is in them. That is noted here as long as it is known:
+//! when it is not any more, a chunk counts as anybody's.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -18,6 +21,7 @@ use uuid::Uuid;
 use super::SnapshotError;
 use super::chunk::ChunkId;
 use super::pack::{self, Row};
+use crate::domain::SessionId;
 
 /// Chunks that are kept in memory until they go into the database.
 const FRESH: usize = 8192;
@@ -32,13 +36,20 @@ pub(super) struct Place {
 /// A pack: its name, and its size.
 pub(super) type Known = (Uuid, u64);
 
+/// A chunk that the database does not know yet.
+struct Fresh {
+    place: Place,
+    /// Whose save has stored it, if that is known.
+    writer: Option<SessionId>,
+}
+
 /// Packs that are about to go, and what of each of them nobody needs, sorted by name.
 pub(super) type Going = HashMap<Uuid, Arc<[Row]>>;
 
 pub(super) struct Index {
     conn: Connection,
     packs: PathBuf,
-    fresh: HashMap<ChunkId, Place>,
+    fresh: HashMap<ChunkId, Fresh>,
     fresh_packs: Vec<Known>,
     going: Going,
 }
@@ -95,8 +106,8 @@ impl Index {
 
     /// Where a chunk is; `None`: nowhere.
     pub(super) fn find(&self, id: ChunkId) -> Result<Option<Place>, SnapshotError> {
-        if let Some(place) = self.fresh.get(&id) {
-            return Ok(Some(*place));
+        if let Some(fresh) = self.fresh.get(&id) {
+            return Ok(Some(fresh.place));
         }
         let sql = "SELECT name, offset, stored, length, compressed
              FROM chunks JOIN packs ON pack = packs.key WHERE id = ?";
@@ -143,10 +154,42 @@ impl Index {
         self.going.remove(&pack);
     }
 
-    /// Takes a pack in.
-    pub(super) fn add(&mut self, pack: Known, rows: &[Row]) -> Result<(), SnapshotError> {
+    /// Whose save has stored a chunk; `None`: anybody's, it is not known, or not any more.
+    pub(super) fn writer(&self, id: ChunkId) -> Result<Option<SessionId>, SnapshotError> {
+        if let Some(fresh) = self.fresh.get(&id) {
+            return Ok(fresh.writer);
+        }
+        let sql = "SELECT session FROM chunks JOIN writers ON writer = writers.key WHERE id = ?";
+        let session =
+            |row: &rusqlite::Row<'_>| Ok(SessionId(Uuid::from_bytes(row.get::<_, [u8; 16]>(0)?)));
+        Ok(self.conn.prepare_cached(sql)?.query_row([id.0], session).optional()?)
+    }
+
+    /// Takes a pack in, with what the save of a session has stored, or what may be anybody's.
+    pub(super) fn add(
+        &mut self,
+        pack: Known,
+        rows: &[Row],
+        writer: Option<SessionId>,
+    ) -> Result<(), SnapshotError> {
+        self.take_in(pack, rows.iter().map(|row| (*row, writer)))
+    }
+
+    /// Takes a pack in, with what was in others: whose that is stays as it is.
+    pub(super) fn add_moved(&mut self, pack: Known, rows: &[Row]) -> Result<(), SnapshotError> {
+        let writers = rows.iter().map(|row| self.writer(row.id));
+        let writers = writers.collect::<Result<Vec<_>, _>>()?;
+        self.take_in(pack, rows.iter().copied().zip(writers))
+    }
+
+    fn take_in(
+        &mut self,
+        pack: Known,
+        rows: impl Iterator<Item = (Row, Option<SessionId>)>,
+    ) -> Result<(), SnapshotError> {
+        let place = |row| Place { pack: pack.0, row };
         self.fresh_packs.push(pack);
-        self.fresh.extend(rows.iter().map(|row| (row.id, Place { pack: pack.0, row: *row })));
+        self.fresh.extend(rows.map(|(row, writer)| (row.id, Fresh { place: place(row), writer })));
         if self.fresh.len() >= FRESH || self.fresh_packs.len() >= FRESH {
             self.flush()?;
         }
@@ -162,7 +205,7 @@ impl Index {
                 new.push(*row);
             }
         }
-        self.add(pack, &new)
+        self.add(pack, &new, None)
     }
 
     /// Brings what is in memory only into the database.
@@ -174,12 +217,16 @@ impl Index {
             step.prepare_cached(sql)?.execute(params![name.as_bytes(), bytes])?;
             keys.insert(*name, step.last_insert_rowid());
         }
-        for place in self.fresh.values() {
-            let sql = "INSERT OR REPLACE INTO chunks (id, pack, offset, stored, length, compressed)
-                 VALUES (?, ?, ?, ?, ?, ?)";
+        let mut writers = HashMap::new();
+        for Fresh { place, writer } in self.fresh.values() {
+            let sql = "INSERT OR REPLACE INTO chunks
+                 (id, pack, offset, stored, length, compressed, writer)
+                 VALUES (?, ?, ?, ?, ?, ?, ?)";
             let Row { id, offset, stored, length, compressed } = place.row;
             let Some(pack) = keys.get(&place.pack) else { continue };
-            let row = params![id.0, pack, offset, stored, length, compressed];
+            let writer = writer.map(|writer| key_of_writer(&step, &mut writers, writer));
+            let writer = writer.transpose()?;
+            let row = params![id.0, pack, offset, stored, length, compressed, writer];
             step.prepare_cached(sql)?.execute(row)?;
         }
         step.commit()?;
@@ -229,6 +276,20 @@ impl Index {
         Ok(())
     }
 
+    /// Forgets who these sessions were, or whoever has stored anything: what is left of theirs is anybody's.
+    /// On the disk when this returns, so that the power cannot bring them back.
+    pub(super) fn forget_writers(
+        &mut self,
+        sessions: Option<&HashSet<SessionId>>,
+    ) -> Result<(), SnapshotError> {
+        // Else what is in memory would make them known again.
+        self.flush()?;
+        self.conn.execute_batch("PRAGMA synchronous = FULL")?;
+        let forgotten = forget_all(&self.conn, sessions);
+        self.conn.execute_batch("PRAGMA synchronous = NORMAL")?;
+        forgotten
+    }
+
     /// Forgets one chunk, so that it is stored again when it is there again.
     pub(super) fn disown(&mut self, id: ChunkId) -> Result<(), SnapshotError> {
         self.flush()?;
@@ -247,6 +308,42 @@ impl Drop for Index {
 fn key_of(conn: &Connection, pack: Uuid) -> Result<Option<i64>, SnapshotError> {
     let mut query = conn.prepare_cached("SELECT key FROM packs WHERE name = ?")?;
     Ok(query.query_row([pack.as_bytes()], |row| row.get(0)).optional()?)
+}
+
+/// The number of a session that has stored something. Numbers are not given twice: that of one who was
+/// forgotten is nobody's.
+fn key_of_writer(
+    conn: &Connection,
+    known: &mut HashMap<SessionId, i64>,
+    session: SessionId,
+) -> Result<i64, SnapshotError> {
+    if let Some(key) = known.get(&session) {
+        return Ok(*key);
+    }
+    let id = session.0.as_bytes();
+    let sql = "INSERT INTO writers (session) VALUES (?) ON CONFLICT DO NOTHING";
+    conn.prepare_cached(sql)?.execute([id])?;
+    let mut query = conn.prepare_cached("SELECT key FROM writers WHERE session = ?")?;
+    let key = query.query_row([id], |row| row.get(0))?;
+    known.insert(session, key);
+    Ok(key)
+}
+
+fn forget_all(
+    conn: &Connection,
+    sessions: Option<&HashSet<SessionId>>,
+) -> Result<(), SnapshotError> {
+    let step = conn.unchecked_transaction()?;
+    match sessions {
+        None => drop(step.execute("DELETE FROM writers", [])?),
+        Some(sessions) => {
+            for session in sessions {
+                let sql = "DELETE FROM writers WHERE session = ?";
+                step.prepare_cached(sql)?.execute([session.0.as_bytes()])?;
+            }
+        }
+    }
+    Ok(step.commit()?)
 }
 
 /// Forgets that chunks are in this pack; those that are in another one by now stay.
@@ -291,9 +388,19 @@ fn connect(path: &Path) -> Result<Connection, SnapshotError> {
              offset     INTEGER NOT NULL,
              stored     INTEGER NOT NULL,
              length     INTEGER NOT NULL,
-             compressed INTEGER NOT NULL
-         ) WITHOUT ROWID, STRICT;",
+             compressed INTEGER NOT NULL,
+             writer     INTEGER
+         ) WITHOUT ROWID, STRICT;
+         CREATE TABLE IF NOT EXISTS writers (
+             key     INTEGER PRIMARY KEY AUTOINCREMENT,
+             session BLOB NOT NULL UNIQUE
+         ) STRICT;",
     )?;
+    // One that was made before it was noted who has stored what.
+    let sql = "SELECT count(*) FROM pragma_table_info('chunks') WHERE name = 'writer'";
+    if conn.query_row(sql, [], |row| row.get::<_, i64>(0))? == 0 {
+        conn.execute_batch("ALTER TABLE chunks ADD COLUMN writer INTEGER")?;
+    }
     let sound: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     match sound.as_str() {
         "ok" => Ok(conn),

@@ -45,13 +45,14 @@ mod travel;
 
 mod collect;
 mod decide;
+mod purged;
 mod sweep;
 
 pub mod parsers;
 
 pub use browse::{Browser, Listed, Met, Reading, Unpinned};
 pub use check::{BadPack, Survey};
-pub use collect::{Collected, Collecting};
+pub use collect::{Collected, Collecting, Extent};
 pub use cut::{Cut, Cutting, Hold, LeftOut, Stage, Tell};
 pub use damage::Damage;
 pub use error::SnapshotError;

@@ -128,7 +128,7 @@ impl Vault {
     ) -> Result<(), SnapshotError> {
         tracing::warn!(pack = %pack.name, %error, "a pack of the snapshot store is not removed");
         collected.held += 1;
-        self.index().add((pack.name, pack.bytes), &[])
+        self.index().add((pack.name, pack.bytes), &[], None)
     }
 
     /// Moves what is needed into packs of its own. Returns the packs of which all of it is elsewhere: what
@@ -207,7 +207,7 @@ impl Vault {
     fn take_in(&self, writing: Option<Writing>) -> Result<(), SnapshotError> {
         let Some(writing) = writing else { return Ok(()) };
         let written = writing.finish(&self.packs())?;
-        self.index().add((written.name, written.bytes), &written.rows)
+        self.index().add_moved((written.name, written.bytes), &written.rows)
     }
 
     fn remove_pack(&self, name: Uuid) -> Result<(), SnapshotError> {
@@ -253,7 +253,8 @@ mod tests {
         let id = ChunkId([7; 32]);
         let row = Row { id, offset: 8, stored: needed, length: needed, compressed: false };
         let needed = (needed > 0).then_some(row).into_iter().collect();
-        Weighed { name: Uuid::nil(), bytes, needed, twice: vec![], rest: [row; 9].into() }
+        let (name, twice, rest) = (Uuid::nil(), vec![], [row; 9].into());
+        Weighed { name, bytes, is_old: true, is_purged: false, needed, twice, rest }
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod mapped;
 mod midway;
 mod moving;
 mod owned;
+mod purged;
 mod reading;
 mod returned;
 mod stuck;
@@ -45,6 +46,7 @@ struct Place {
 
 /// What is not needed goes, whatever its age; whoever is in the way is not waited for.
 const AT_ONCE: Collecting = Collecting {
+    extent: Extent::Worthwhile,
     grace: Duration::ZERO,
     preview: false,
     patience: Duration::ZERO,

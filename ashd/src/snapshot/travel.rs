@@ -111,7 +111,7 @@ impl Vault {
             if index.find(row.id)?.is_none_or(|at| at.pack != name) {
                 let ids = rows.iter().map(|row| row.id).collect();
                 index.forget_with(&[(name, ids)])?;
-                index.add((name, bytes), &rows)?;
+                index.add((name, bytes), &rows, None)?;
                 break;
             }
         }
@@ -154,7 +154,7 @@ impl Vault {
         self.close(*name);
         let mut index = self.index();
         index.forget(&[*name])?;
-        index.add((*name, bytes), &rows)
+        index.add((*name, bytes), &rows, None)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 
@@ -16,6 +16,7 @@ use super::index::{Index, Place};
 use super::node::{self, Content, Data, Entry, Node, NotNode, Row};
 use super::opened::{OpenPacks, OwnPacks};
 use super::pack::{self, Full, Writing};
+use super::purged::Noted;
 use super::{SnapshotError, private, scan};
 use crate::domain::{Root, SessionId};
 
@@ -34,9 +35,7 @@ pub struct Vault {
     moving: Mutex<()>,
     open: OwnPacks,
     notes: Mutex<Notes>,
-    /// Whether it is on the disk that something was purged, and no collecting has seen that. Changes while
-    /// notes are locked.
-    pub(super) is_purge_noted: AtomicBool,
+    noted: Mutex<Noted>,
     pub(super) count: Count,
 }
 
@@ -61,9 +60,9 @@ impl Vault {
         let (index, lost) = Index::open(&dir.join("index.db"), &dir.join("packs"))?;
         let (gate, open, notes) = (Gate::default(), packs.of_vault(), damage::load(dir));
         let count = Count::new(damaged, &notes);
+        let (moving, noted) = (Mutex::default(), Mutex::new(Noted::load(dir)));
         let (dir, index, notes) = (dir.to_owned(), Mutex::new(index), Mutex::new(notes));
-        let (moving, is_purge_noted) = (Mutex::default(), AtomicBool::default());
-        let vault = Vault { dir, gate, index, moving, open, notes, is_purge_noted, count };
+        let vault = Vault { dir, gate, index, moving, open, notes, noted, count };
         if lost {
             // What was in there counts as stored no more.
             vault.forget_all()?;
@@ -92,6 +91,10 @@ impl Vault {
 
     pub(super) fn notes(&self) -> MutexGuard<'_, Notes> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A file of the vault's own.
@@ -341,6 +344,8 @@ fn no_node(id: ChunkId) -> SnapshotError {
 /// What a cut adds to a vault: chunks that it does not have yet, in packs of their own.
 pub(super) struct Stash<'a> {
     vault: &'a Vault,
+    /// Whose files are saved.
+    writer: Option<SessionId>,
     writing: Option<Writing>,
     /// Packs that are full and not on the disk yet.
     full: Vec<Full>,
@@ -354,8 +359,13 @@ pub(super) struct Stash<'a> {
 
 impl<'a> Stash<'a> {
     pub(super) fn new(vault: &'a Vault) -> Stash<'a> {
-        let (writing, full, own) = (None, vec![], HashSet::new());
-        Stash { vault, writing, full, own, bytes: 0, held: false, lost: false }
+        let (writer, writing, full, own) = (None, None, vec![], HashSet::new());
+        Stash { vault, writer, writing, full, own, bytes: 0, held: false, lost: false }
+    }
+
+    /// For what a session has.
+    pub(super) fn of(self, session: SessionId) -> Stash<'a> {
+        Stash { writer: Some(session), ..self }
     }
 
     /// Says whether an agent stands still. Packs that get full meanwhile come to the disk behind that.
@@ -442,7 +452,7 @@ impl<'a> Stash<'a> {
         self.set_aside()?;
         for full in std::mem::take(&mut self.full) {
             let written = full.publish(&self.vault.packs())?;
-            self.vault.index().add((written.name, written.bytes), &written.rows)?;
+            self.vault.index().add((written.name, written.bytes), &written.rows, self.writer)?;
             self.bytes += written.bytes;
         }
         Ok(self.bytes)

@@ -71,8 +71,7 @@ fn a_pack_that_somebody_needs_stays_although_it_was_to_go() {
     let second = place.cut().root;
     let points = |roots: &[Root]| Ok::<_, SnapshotError>(roots.to_vec());
     let collector = place.vault.gate.begin(Duration::ZERO).unwrap();
-    let going = place.vault.decide(&collector, (&AT_ONCE, false), || points(&[second]));
-    let going = going.unwrap().unwrap();
+    let going = place.decide_with(&collector, || points(&[second])).unwrap();
     // As when a session comes whose packs are here already.
     let pin = place.vault.pin();
     assert!(place.vault.has_whole(&pin, name_of(&pack)).unwrap());

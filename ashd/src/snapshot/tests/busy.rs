@@ -203,7 +203,7 @@ fn nothing_goes_while_nobody_can_tell_what_a_save_relies_on() {
 #[test]
 fn what_was_purged_goes_when_nobody_is_at_it_any_more() {
     let (place, _, [first, second]) = without_old();
-    place.vault.note_purge().unwrap();
+    place.vault.note_purge(place.session, vec![]).unwrap();
     // As when a session is forked that is purged meanwhile.
     let mut pin = place.vault.pin();
     let points = || Ok::<_, SnapshotError>(vec![second]);

@@ -44,7 +44,7 @@ fn what_no_point_needs_is_collected() {
 fn what_is_purged_is_noted_anew_when_a_collecting_may_have_seen_what_was() {
     let place = Place::new();
     let noted = || {
-        place.vault.note_purge().unwrap();
+        place.vault.note_purge(place.session, vec![]).unwrap();
         fs::read(place.vault.beside("purged")).unwrap()
     };
     let first = noted();
@@ -80,9 +80,17 @@ impl Place {
     /// Begins to collect, up to where nothing is removed yet.
     pub(super) fn decide(&self, points: &[Root]) -> (gate::Collector, decide::Going) {
         let collector = self.vault.gate.begin(Duration::ZERO).unwrap();
-        let points = || Ok::<_, SnapshotError>(points.to_vec());
-        let going = self.vault.decide(&collector, (&AT_ONCE, false), points);
-        (collector, going.unwrap().unwrap())
+        let going = self.decide_with(&collector, || Ok(points.to_vec()));
+        (collector, going.unwrap())
+    }
+
+    /// Finds out what goes.
+    pub(super) fn decide_with(
+        &self,
+        collector: &gate::Collector,
+        points: impl Fn() -> Result<Vec<Root>, SnapshotError>,
+    ) -> Option<decide::Going> {
+        self.vault.decide(collector, (&AT_ONCE, None), points).unwrap()
     }
 }
 
@@ -308,7 +316,7 @@ fn whoever_collects_makes_way_for_who_wants_all_of_it() {
         }
         Ok::<_, SnapshotError>(vec![second])
     };
-    assert!(place.vault.decide(&collector, (&AT_ONCE, false), points).unwrap().is_none());
+    assert!(place.decide_with(&collector, points).is_none());
     drop(collector);
     assert!(alone.join().unwrap());
     place.vault.check(first, true).unwrap();

@@ -290,7 +290,7 @@ fn what_is_damaged_is_not_moved_and_keeps_no_others() {
 fn what_cannot_be_read_now_keeps_no_others_from_being_removed() {
     let (place, packs, root) = scattered(&[1, 2, 3]);
     // Something was purged, which is remembered until nothing is left of it.
-    place.vault.note_purge().unwrap();
+    place.vault.note_purge(place.session, vec![]).unwrap();
     let (away, asked) = (packs[1].with_extension("away"), AtomicUsize::new(0));
     let points = || {
         // When it is known what goes.

@@ -93,8 +93,7 @@ fn nothing_goes_of_what_somebody_looks_at() {
     let survey = place.vault.survey(true, || {
         // It was asked for before, and somebody has removed it.
         let points = || Ok::<_, SnapshotError>(vec![second]);
-        let going = place.vault.decide(&collector, (&AT_ONCE, false), points);
-        assert!(going.unwrap().is_none());
+        assert!(place.decide_with(&collector, points).is_none());
         Ok::<_, SnapshotError>(vec![first, second])
     });
     assert_no_damage(&place, &survey.unwrap());

@@ -55,8 +55,8 @@ fn a_point_that_comes_back_since_somebody_collects_stays() {
     let (place, _, [first, second]) = without_old();
     let collector = place.vault.gate.begin(Duration::ZERO).unwrap();
     let built = bring_back(&place, first, &|| {
-        let going = place.vault.decide(&collector, (&AT_ONCE, false), removed(second));
-        let collected = place.vault.sweep(going.unwrap().unwrap(), &collector).unwrap().unwrap();
+        let going = place.decide_with(&collector, removed(second)).unwrap();
+        let collected = place.vault.sweep(going, &collector).unwrap().unwrap();
         assert!(collected.packs == 0 && collected.read == 1, "{collected:?}");
     });
     drop(collector);

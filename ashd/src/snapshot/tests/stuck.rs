@@ -68,7 +68,7 @@ fn what_is_moved_out_of_a_pack_that_stays_is_not_lost() {
     for restarts in [false, true] {
         let (place, packs, root) = scattered(&[1, 2]);
         // Something was purged, which is remembered until nothing is left of it.
-        place.vault.note_purge().unwrap();
+        place.vault.note_purge(place.session, vec![]).unwrap();
         let Some(immutable) = Immutable::make(&packs[0]) else {
             println!("SKIP: files cannot be made immutable here");
             return;
@@ -91,7 +91,7 @@ fn a_pack_that_nobody_needs_and_that_stays_goes_the_next_time() {
         drop(place.cut());
         let (gone, other) = (place.cut_without("gone", 1), place.cut_without("other", 2));
         let root = place.cut().root;
-        place.vault.note_purge().unwrap();
+        place.vault.note_purge(place.session, vec![]).unwrap();
         let collected = place.collect_but(&gone, &[root]);
         assert!(!other.exists(), "{collected:?}");
         assert_eq!(collected.held, 1, "{collected:?}");
