@@ -1,13 +1,17 @@
 //! Removing from the snapshot store what no point needs: now and then, and at once when a session is
 //! purged.
+//!
+//! Whatever was purged of a tenant is collected beside that of the others: who saves for long is waited for
+//! by nobody else. All tenants are collected one after the other, but for those who are at it already: they
+//! do it behind that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::api::Refusal;
 use super::fsck::{Failed, Found, content, roots, tenants};
@@ -31,6 +35,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often that is doubled at most for who saves, when it was too short for a tenant each time.
 const DOUBLED: u32 = 3;
 
+/// Tenants of whom something that was purged is collected at a time. Most of them wait: each has a thread
+/// meanwhile.
+const AT_ONCE: usize = 16;
+
 /// How long to wait before what was purged is collected once more, when others were in the way: all points
 /// are followed again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -40,7 +48,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 const GATHERING: Duration = Duration::from_secs(1);
 const LONGEST_GATHERING: Duration = Duration::from_secs(5);
 
-/// Who has left something that is to go at once.
+/// Who has left something that is to go.
 #[derive(Default)]
 pub(super) struct Garbage {
     tenants: Mutex<Leaving>,
@@ -51,6 +59,10 @@ pub(super) struct Garbage {
 struct Leaving {
     /// Something of theirs was purged.
     purged: BTreeSet<Tenant>,
+    /// Their turn has come while they were being collected.
+    due: BTreeSet<Tenant>,
+    /// They are being collected, or rest behind that.
+    busy: BTreeSet<Tenant>,
     /// All of theirs is removed: nobody looks through it for what goes.
     all: BTreeSet<Tenant>,
 }
@@ -72,9 +84,47 @@ impl Garbage {
         self.lock().all.remove(tenant);
     }
 
-    /// Those of whom something was purged.
-    fn take(&self) -> BTreeSet<Tenant> {
-        std::mem::take(&mut self.lock().purged)
+    /// Those who have left something and are not being collected: from now on they are, until they are
+    /// [`done`](Self::done). Also which packs are looked through for what goes.
+    fn take(&self) -> Vec<(Tenant, Extent)> {
+        let mut leaving = self.lock();
+        let Leaving { purged, due, busy, all } = &mut *leaving;
+        let stays = |tenant: &&Tenant| !busy.contains(*tenant) && !all.contains(*tenant);
+        let taken: Vec<Tenant> = purged.union(due).filter(stays).cloned().collect();
+        let taken = taken.into_iter().map(|tenant| {
+            purged.remove(&tenant);
+            busy.insert(tenant.clone());
+            let extent = if due.remove(&tenant) { Extent::Worthwhile } else { Extent::Purged };
+            (tenant, extent)
+        });
+        let taken = taken.collect();
+        // What these have left goes with everything else.
+        purged.retain(|tenant| !all.contains(tenant));
+        due.retain(|tenant| !all.contains(tenant));
+        taken
+    }
+
+    /// The turn of a tenant has come. Whether it is to be collected now, until it is [`done`](Self::done): if
+    /// that is being done for something that was purged, more is done behind that.
+    fn comes(&self, tenant: &Tenant) -> bool {
+        let mut leaving = self.lock();
+        if leaving.all.contains(tenant) {
+            return false;
+        }
+        let is_free = leaving.busy.insert(tenant.clone());
+        if !is_free {
+            leaving.due.insert(tenant.clone());
+        }
+        is_free
+    }
+
+    /// A tenant was collected.
+    fn done(&self, tenant: &Tenant) {
+        let mut leaving = self.lock();
+        leaving.busy.remove(tenant);
+        if leaving.purged.contains(tenant) || leaving.due.contains(tenant) {
+            self.there.notify_one();
+        }
     }
 
     /// Only those that stay.
@@ -185,74 +235,91 @@ pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
     finish_purges(&shared).await;
     let left = tenants(&shared).await.into_iter().filter(|tenant| was_purged(&shared, tenant));
     left.for_each(|tenant| shared.garbage.left_by(&tenant));
-    let every = shared.options.collect_every;
-    let (mut delayed, mut rested, mut turn) =
-        (Delayed::default(), Instant::now(), Turn::after(every));
-    loop {
-        let is_for_all = turn.comes(&shared.garbage, rested).await;
-        let begun = Instant::now();
-        let mut purged = shared.garbage.staying(shared.garbage.take());
-        let all = match is_for_all {
-            true => shared.garbage.staying(tenants(&shared).await),
-            false => BTreeSet::new(),
-        };
-        // Also of those whose content was collected meanwhile: their rows may have come into the log since.
-        if !purged.is_empty() || all.iter().any(|it| was_purged(&shared, it)) {
-            scrub(&shared).await;
-        }
-        purged.retain(|tenant| was_purged(&shared, tenant));
-        let put_off = collect_these(&shared, &mut delayed, (&purged, &all)).await;
-        rested = Instant::now() + rest(begun.elapsed());
-        if is_for_all {
-            turn = Turn::after(every);
-        }
-        if !put_off.is_empty() {
-            tokio::time::sleep(AGAIN).await;
-            put_off.iter().for_each(|tenant| shared.garbage.left_by(tenant));
-        }
-    }
+    let (delayed, threads) = (Mutex::default(), Semaphore::new(AT_ONCE));
+    let collector = Arc::new(Collector { shared, delayed, threads });
+    tokio::join!(collector.collect_purged(), collector.collect_all());
 }
 
-/// When all tenants are collected: whatever is purged meanwhile, and however often.
-struct Turn(Option<Instant>);
-
-impl Turn {
-    /// So long from now on, unless that is for ever.
-    fn after(pause: Duration) -> Turn {
-        Turn(Instant::now().checked_add(pause))
-    }
-
-    /// Waits until it has come, or something was purged and the rest behind what was purged before is over.
-    /// Returns whether it has come.
-    async fn comes(&self, garbage: &Garbage, rested: Instant) -> bool {
-        let left = |at: Instant| at.saturating_duration_since(Instant::now());
-        let left = self.0.map_or(Duration::MAX, left);
-        if tokio::time::timeout(left, garbage.there.notified()).await.is_ok() {
-            tokio::time::sleep_until(rested).await;
-        }
-        self.0.is_some_and(|at| at <= Instant::now())
-    }
+/// What those have in common who collect.
+struct Collector {
+    shared: Arc<Shared>,
+    delayed: Mutex<Delayed>,
+    threads: Semaphore,
 }
 
-/// Collects those of whom something was purged, and all others whose turn it is. Returns of whom something that
-/// was purged may be left.
-async fn collect_these(
-    shared: &Arc<Shared>,
-    delayed: &mut Delayed,
-    (purged, all): (&BTreeSet<Tenant>, &BTreeSet<Tenant>),
-) -> Vec<Tenant> {
-    let mut put_off = vec![];
-    for tenant in delayed.in_order(purged | all) {
-        let extent = match all.contains(&tenant) {
-            true => Extent::Worthwhile,
-            false => Extent::Purged,
-        };
-        let patience = delayed.patience(&tenant);
-        let collected = collect(shared, &tenant, (extent, false), patience).await;
-        delayed.note(&tenant, matches!(collected, Ok(None)));
-        let is_left = match collected {
+impl Collector {
+    /// Collects those of whom something was purged, each beside the others.
+    async fn collect_purged(self: &Arc<Self>) {
+        let (garbage, mut rested) = (&self.shared.garbage, Instant::now());
+        let mut under_way = JoinSet::new();
+        loop {
+            garbage.there.notified().await;
+            sleep_until(rested).await;
+            while under_way.try_join_next().is_some() {}
+            let (begun, left) = (Instant::now(), garbage.take());
+            if left.is_empty() {
+                continue;
+            }
+            // Also of those whose content was collected meanwhile: their rows may have come into the log since.
+            scrub(&self.shared).await;
+            rested = Instant::now() + rest(begun.elapsed());
+            for (tenant, extent) in left {
+                let collector = self.clone();
+                under_way.spawn(async move { collector.collect_one(&tenant, extent).await });
+            }
+        }
+    }
+
+    /// Collects all tenants when their turn has come, one after the other: whatever is purged meanwhile, and
+    /// however often.
+    async fn collect_all(&self) {
+        let garbage = &self.shared.garbage;
+        // Unless that is never.
+        while let Some(turn) = Instant::now().checked_add(self.shared.options.collect_every) {
+            sleep_until(turn).await;
+            let all = garbage.staying(tenants(&self.shared).await);
+            if all.iter().any(|tenant| was_purged(&self.shared, tenant)) {
+                scrub(&self.shared).await;
+            }
+            let in_order = self.delayed().in_order(all);
+            for tenant in in_order {
+                if garbage.comes(&tenant) {
+                    self.collect(&tenant, Extent::Worthwhile).await;
+                    garbage.done(&tenant);
+                }
+            }
+        }
+    }
+
+    /// Collects a tenant of whom something was purged, and rests behind that. What may be left of it is
+    /// collected once more.
+    async fn collect_one(&self, tenant: &Tenant, extent: Extent) {
+        let (garbage, begun) = (&self.shared.garbage, Instant::now());
+        if extent == Extent::Worthwhile || was_purged(&self.shared, tenant) {
+            let is_left = match self.threads.acquire().await {
+                Ok(_thread) => self.collect(tenant, extent).await,
+                // Nobody closes it.
+                Err(_) => false,
+            };
+            match is_left {
+                true => {
+                    sleep(AGAIN).await;
+                    garbage.left_by(tenant);
+                }
+                false => sleep(rest(begun.elapsed())).await,
+            }
+        }
+        garbage.done(tenant);
+    }
+
+    /// Collects a tenant. Returns whether something that was purged may be left.
+    async fn collect(&self, tenant: &Tenant, extent: Extent) -> bool {
+        let patience = self.delayed().patience(tenant);
+        let collected = collect(&self.shared, tenant, (extent, false), patience).await;
+        self.delayed().note(tenant, matches!(collected, Ok(None)));
+        match collected {
             Ok(Some(collected)) => {
-                say(&tenant, collected);
+                say(tenant, collected);
                 // Somebody was at what was purged, and is not for long: nobody finds it any more.
                 collected.read > 0
             }
@@ -262,17 +329,17 @@ async fn collect_these(
                 tracing::error!(ash_tenant = %tenant, %error, "snapshots could not be collected");
                 false
             }
-        };
-        if is_left && purged.contains(&tenant) {
-            put_off.push(tenant);
         }
     }
-    put_off
+
+    fn delayed(&self) -> MutexGuard<'_, Delayed> {
+        self.delayed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// How long nothing is collected for the sake of what is purged, behind a collecting that took so long: each
-/// empties the database's log, for which whoever commits waits, and follows all points. So sessions that are
-/// purged one after the other go together, and one alone goes at once.
+/// How long nothing is collected of a tenant for the sake of what is purged, behind a collecting that took so
+/// long, nor the database's log emptied behind an emptying: each follows all points, or has whoever commits
+/// wait. So sessions that are purged one after the other go together, and one alone goes at once.
 fn rest(took: Duration) -> Duration {
     took.clamp(GATHERING, LONGEST_GATHERING)
 }
@@ -327,7 +394,7 @@ fn say(tenant: &Tenant, collected: Collected) {
 }
 
 /// Collects what a tenant's points do not need; `None` when somebody was in the way. Who saves is waited for
-/// as long as is said, and nobody else for longer than ever: others wait behind this.
+/// as long as is said, and nobody else for longer than ever.
 async fn collect(
     shared: &Arc<Shared>,
     tenant: &Tenant,
@@ -429,24 +496,53 @@ mod tests {
         assert_eq!(order(&delayed), "abdc");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn all_have_their_turn_however_often_somebody_purges() {
-        let (garbage, tenant) = (Garbage::default(), Tenant::default());
-        let turn = Turn::after(3 * GATHERING);
-        let mut rounds = 0;
-        loop {
-            garbage.left_by(&tenant);
-            if turn.comes(&garbage, Instant::now() + GATHERING).await {
-                break;
-            }
-            rounds += 1;
+    #[tokio::test]
+    async fn no_tenant_waits_for_another_one() {
+        let stage = Stage::set().await;
+        let shared = &stage.shared;
+        // In the order in which they would be collected one after the other.
+        let [slow, quick] = ["one", "two"].map(|name| name.parse::<Tenant>().unwrap());
+        let in_the_way = shared.snapshots.vault(&slow).unwrap().pin();
+        for tenant in [&slow, &quick] {
+            shared.note_purge((tenant, SessionId::random()), &[]).await.unwrap();
+            shared.garbage.left_by(tenant);
         }
-        // What was purged goes with the others.
-        assert_eq!((rounds, garbage.take()), (2, BTreeSet::from([tenant])));
-        let turn = Turn::after(GATHERING);
-        assert!(turn.comes(&garbage, Instant::now()).await, "nothing was purged");
-        garbage.left_by(&Tenant::default());
-        assert!(!Turn::after(Duration::MAX).comes(&garbage, Instant::now()).await);
+        let collecting = tokio::spawn(collect_for_ever(shared.clone()));
+        let gone = async |tenant| {
+            while was_purged(shared, tenant) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let soon = PATIENCE / 2;
+        tokio::time::timeout(soon, gone(&quick)).await.expect("it waits for the other one");
+        assert!(was_purged(shared, &slow));
+        drop(in_the_way);
+        tokio::time::timeout(soon, gone(&slow)).await.expect("nobody is in the way");
+        collecting.abort();
+    }
+
+    #[test]
+    fn who_is_collected_already_is_collected_again_behind_that() {
+        let garbage = Garbage::default();
+        let [one, two] = ["one", "two"].map(|name| name.parse::<Tenant>().unwrap());
+        let taken = |left: &[(&Tenant, Extent)]| {
+            let left = left.iter().map(|(tenant, extent)| ((*tenant).clone(), *extent));
+            assert_eq!(garbage.take(), left.collect::<Vec<_>>());
+        };
+        garbage.left_by(&one);
+        taken(&[(&one, Extent::Purged)]);
+        assert!(!garbage.comes(&one) && garbage.comes(&two), "its turn has come meanwhile");
+        garbage.left_by(&one);
+        garbage.left_by(&two);
+        taken(&[]);
+        garbage.done(&one);
+        taken(&[(&one, Extent::Worthwhile)]);
+        garbage.done(&two);
+        taken(&[(&two, Extent::Purged)]);
+        garbage.done(&one);
+        garbage.done(&two);
+        taken(&[]);
+        assert!(garbage.comes(&one));
     }
 
     #[test]
@@ -460,15 +556,17 @@ mod tests {
     fn a_tenant_that_leaves_is_not_looked_through() {
         let garbage = Garbage::default();
         let [one, two] = ["one", "two"].map(|name| name.parse::<Tenant>().unwrap());
-        let left = || garbage.staying(garbage.take());
         garbage.leaves(&one);
         for tenant in [&one, &two] {
             garbage.left_by(tenant);
         }
-        assert_eq!(left(), BTreeSet::from([two]));
-        assert!(left().is_empty());
+        let all = BTreeSet::from([one.clone(), two.clone()]);
+        assert_eq!(garbage.staying(all), BTreeSet::from([two.clone()]));
+        assert!(!garbage.comes(&one));
+        assert_eq!(garbage.take(), [(two, Extent::Purged)]);
         garbage.has_left(&one);
+        assert!(garbage.take().is_empty(), "another one is called like that");
         garbage.left_by(&one);
-        assert_eq!(left(), BTreeSet::from([one]));
+        assert_eq!(garbage.take(), [(one, Extent::Purged)]);
     }
 }

@@ -68,10 +68,14 @@ impl Vault {
         points: impl Fn() -> Result<Vec<Root>, E>,
     ) -> Result<Option<Collected>, E> {
         let Some(collector) = self.gate.begin(how.patience) else { return Ok(None) };
+        let worker = self.desks.worker();
+        if !worker.work(|| collector.is_in_the_way()) {
+            return Ok(None);
+        }
         // Before points are asked for: what is purged later is of another mark.
         let seen = self.see_purged();
         let purged = seen.as_ref().map(|seen| &seen.purged);
-        let decided = self.decide(&collector, (how, purged), points)?;
+        let decided = self.decide((&collector, &worker), (how, purged), points)?;
         let Some(going) = decided else { return Ok(None) };
         if how.preview {
             return Ok(Some(going.preview()));

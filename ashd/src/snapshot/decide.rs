@@ -16,7 +16,8 @@ use uuid::Uuid;
 
 use super::chunk::ChunkId;
 use super::collect::{Collected, Collecting, Extent};
-use super::gate::{Closed, Collector, Since};
+use super::desks::Worker;
+use super::gate::{Closed, Collector, Quiet, Since};
 use super::pack::{self, Row};
 use super::purged::Purged;
 use super::scan::Scan;
@@ -62,6 +63,7 @@ pub(super) struct Going {
 struct Deciding<'v> {
     vault: &'v Vault,
     collector: &'v Collector,
+    worker: &'v Worker<'v>,
     how: Collecting,
     /// What was purged: it goes, however little of its packs it is.
     purged: Option<&'v Purged>,
@@ -105,13 +107,13 @@ impl Vault {
     /// again, wherever the rest of this has got to. `None` when others were in the way.
     pub(super) fn decide<E: From<SnapshotError>>(
         &self,
-        collector: &Collector,
+        (collector, worker): (&Collector, &Worker<'_>),
         (how, purged): (&Collecting, Option<&Purged>),
         points: impl Fn() -> Result<Vec<Root>, E>,
     ) -> Result<Option<Going>, E> {
         // What may have gone stays, and counts as stored, however this ends.
         let over = Over(self);
-        let decided = Deciding::new((self, collector), how, purged).decide(points);
+        let decided = Deciding::new((self, collector, worker), how, purged).decide(points);
         if matches!(decided, Ok(Some(_))) {
             // It goes: whoever removes it says when that is over.
             std::mem::forget(over);
@@ -122,7 +124,7 @@ impl Vault {
 
 impl<'v> Deciding<'v> {
     fn new(
-        (vault, collector): (&'v Vault, &'v Collector),
+        (vault, collector, worker): (&'v Vault, &'v Collector, &'v Worker<'v>),
         how: &Collecting,
         purged: Option<&'v Purged>,
     ) -> Deciding<'v> {
@@ -133,6 +135,7 @@ impl<'v> Deciding<'v> {
         Deciding {
             vault,
             collector,
+            worker,
             how: Collecting { extent, ..*how },
             purged,
             had: HashSet::new(),
@@ -168,8 +171,7 @@ impl<'v> Deciding<'v> {
         self.collector.chose();
         let until = Instant::now() + self.how.patience_with_saves;
         for _ in 0..ROUNDS {
-            let left = until.saturating_duration_since(Instant::now());
-            let Some(quiet) = self.collector.quiet(left) else { return Ok(None) };
+            let Some(quiet) = self.quiet(until) else { return Ok(None) };
             let points = points()?;
             if !self.follow(&points)? || !self.follow_read()? {
                 return Ok(None);
@@ -180,6 +182,25 @@ impl<'v> Deciding<'v> {
             }
         }
         Ok(None)
+    }
+
+    /// A moment at which nobody has to be waited for, if there is one by then. Nobody who collects another
+    /// vault waits for that.
+    fn quiet(&self, until: Instant) -> Option<Quiet> {
+        for _ in 0..ROUNDS {
+            if self.worker.works()
+                && let Some(quiet) = self.collector.quiet(Duration::ZERO)
+            {
+                return Some(quiet);
+            }
+            self.worker.rest();
+            self.collector.quiet(until.saturating_duration_since(Instant::now()))?;
+            // By the time it has a place again somebody else may have come.
+            if !self.worker.work(|| self.collector.is_in_the_way()) {
+                return None;
+            }
+        }
+        None
     }
 
     /// Follows the points of those who were purged, to know what they had, whoever has stored it. If that

@@ -45,6 +45,7 @@ mod travel;
 
 mod collect;
 mod decide;
+mod desks;
 mod purged;
 mod sweep;
 
@@ -72,6 +73,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use self::desks::Desks;
 use self::opened::OpenPacks;
 use crate::domain::Tenant;
 use crate::tree::{TreeError, remove_all};
@@ -86,6 +88,7 @@ struct Inner {
     /// Points of vaults that are open and known to be damaged.
     damaged: Arc<AtomicU64>,
     packs: Arc<OpenPacks>,
+    desks: Arc<Desks>,
 }
 
 impl Snapshots {
@@ -101,8 +104,8 @@ impl Snapshots {
     fn with(dir: &Path, most: usize) -> Result<Snapshots, SnapshotError> {
         private(dir)?;
         let (dir, vaults, damaged) = (dir.to_owned(), Mutex::default(), Arc::default());
-        let packs = OpenPacks::new(most);
-        Ok(Snapshots(Arc::new(Inner { dir, vaults, damaged, packs })))
+        let (packs, desks) = (OpenPacks::new(most), Arc::default());
+        Ok(Snapshots(Arc::new(Inner { dir, vaults, damaged, packs, desks })))
     }
 
     /// The vault of a tenant, which is made when there is none.
@@ -133,8 +136,9 @@ impl Snapshots {
         if let Some(vault) = vaults.get(tenant) {
             return Ok(vault.clone());
         }
-        let Inner { dir, damaged, packs, .. } = &*self.0;
-        let vault = Arc::new(Vault::open(&dir.join(tenant.as_str()), damaged, packs)?);
+        let Inner { dir, damaged, packs, desks, .. } = &*self.0;
+        let vault = Vault::open(&dir.join(tenant.as_str()), damaged, (packs, desks))?;
+        let vault = Arc::new(vault);
         vaults.insert(tenant.clone(), vault.clone());
         Ok(vault)
     }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::chunk::{self, ChunkId, ChunkRef, LARGEST};
 use super::damage::{self, Count, Notes};
+use super::desks::Desks;
 use super::gate::Gate;
 use super::index::{Index, Place};
 use super::node::{self, Content, Data, Entry, Node, NotNode, Row};
@@ -37,15 +38,17 @@ pub struct Vault {
     notes: Mutex<Notes>,
     noted: Mutex<Noted>,
     pub(super) count: Count,
+    /// Where whoever collects this vault or another one works.
+    pub(super) desks: Arc<Desks>,
 }
 
 impl Vault {
     /// Opens a vault; what is damaged is added to what is in others, and what is open shares with them
-    /// what may be.
+    /// what may be, and where it is worked.
     pub(super) fn open(
         dir: &Path,
         damaged: &Arc<AtomicU64>,
-        packs: &Arc<OpenPacks>,
+        (packs, desks): (&Arc<OpenPacks>, &Arc<Desks>),
     ) -> Result<Vault, SnapshotError> {
         for part in ["packs", "scans"] {
             private(&dir.join(part))?;
@@ -60,9 +63,10 @@ impl Vault {
         let (index, lost) = Index::open(&dir.join("index.db"), &dir.join("packs"))?;
         let (gate, open, notes) = (Gate::default(), packs.of_vault(), damage::load(dir));
         let count = Count::new(damaged, &notes);
-        let (moving, noted) = (Mutex::default(), Mutex::new(Noted::load(dir)));
+        let (noted, desks) = (Mutex::new(Noted::load(dir)), desks.clone());
         let (dir, index, notes) = (dir.to_owned(), Mutex::new(index), Mutex::new(notes));
-        let vault = Vault { dir, gate, index, moving, open, notes, noted, count };
+        let moving = Mutex::default();
+        let vault = Vault { dir, gate, index, moving, open, notes, noted, count, desks };
         if lost {
             // What was in there counts as stored no more.
             vault.forget_all()?;

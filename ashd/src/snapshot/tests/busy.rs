@@ -83,6 +83,42 @@ fn who_may_rely_on_anything_is_not_waited_for_as_long_as_who_saves() {
     drop(pin);
 }
 
+/// There are more of these than may work at a time.
+#[test]
+fn no_tenant_waits_for_the_saves_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::open(dir.path()).unwrap();
+    let vault = |name: &str| snapshots.vault(&name.parse().unwrap()).unwrap();
+    let (slow, quick) = (["one", "two", "three", "four"].map(vault), vault("quick"));
+    let save = |vault: &Arc<Vault>| vault.gate.enter_unless(&NEVER).unwrap();
+    let saving: Vec<Pin> = slow.iter().map(save).collect();
+    let asked = AtomicUsize::new(0);
+    let points = || {
+        asked.fetch_add(1, Ordering::SeqCst);
+        Ok::<_, SnapshotError>(vec![])
+    };
+    thread::scope(|scope| {
+        let collect = |vault: &Arc<Vault>| {
+            let (vault, points) = (vault.clone(), &points);
+            scope.spawn(move || vault.collect(&PATIENT, points).unwrap())
+        };
+        let collecting: Vec<_> = slow.iter().map(collect).collect();
+        // Behind the second time each of them waits for who saves.
+        while asked.load(Ordering::SeqCst) < 2 * slow.len() {
+            let is_over = collecting.iter().any(|collecting| collecting.is_finished());
+            assert!(!is_over, "somebody has given up");
+            thread::yield_now();
+        }
+        let points = || Ok::<_, SnapshotError>(vec![]);
+        let collected = at_once(move || quick.collect(&AT_ONCE, points).unwrap());
+        assert!(collected.is_some());
+        drop(saving);
+        for collecting in collecting {
+            assert!(collecting.join().unwrap().is_some());
+        }
+    });
+}
+
 #[test]
 fn what_a_save_under_way_has_found_stays() {
     let (place, old, [_, second]) = without_old();

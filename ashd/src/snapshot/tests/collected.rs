@@ -90,7 +90,8 @@ impl Place {
         collector: &gate::Collector,
         points: impl Fn() -> Result<Vec<Root>, SnapshotError>,
     ) -> Option<decide::Going> {
-        self.vault.decide(collector, (&AT_ONCE, None), points).unwrap()
+        let worker = self.vault.desks.worker();
+        self.vault.decide((collector, &worker), (&AT_ONCE, None), points).unwrap()
     }
 }
 
