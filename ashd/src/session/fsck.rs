@@ -143,6 +143,15 @@ pub(super) fn roots(store: &dyn Store, tenant: &Tenant) -> std::result::Result<V
     Handle::current().block_on(store.roots(tenant)).map_err(Failed::Store)
 }
 
+/// Everything of a tenant that stays, for whoever collects: the content of its points, and what is on its way
+/// to the object store. Blocks.
+pub(super) fn kept(shared: &Shared, tenant: &Tenant) -> std::result::Result<Vec<Root>, Failed> {
+    let mut kept = roots(&*shared.store, tenant)?;
+    let sent = shared.copies.on_its_way.all().into_iter().filter(|(whose, _)| whose == tenant);
+    kept.extend(sent.map(|(_, root)| root));
+    Ok(kept)
+}
+
 fn unusable(tenant: &Tenant, survey: &Survey) -> Vec<Difference> {
     let pack = |bad: &crate::snapshot::BadPack| {
         Difference::Pack(tenant.clone(), bad.pack, bad.how.clone())

@@ -14,7 +14,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::api::Refusal;
-use super::fsck::{Failed, Found, content, roots, tenants};
+use super::fsck::{Failed, Found, content, kept, tenants};
 use super::service::{Service, blocking, detached};
 use super::shared::Shared;
 use crate::domain::{Root, SessionId, Tenant};
@@ -408,7 +408,7 @@ async fn collect(
         let Some(vault) = vault else { return Ok(Some(Collected::default())) };
         let patience = PATIENCE;
         let how = Collecting { extent, grace: GRACE, preview, patience, patience_with_saves };
-        Ok(vault.collect(&how, || roots(&*shared.store, &tenant))?)
+        Ok(vault.collect(&how, || kept(&shared, &tenant))?)
     };
     blocking(collect).await
 }
@@ -519,6 +519,31 @@ mod tests {
         drop(in_the_way);
         tokio::time::timeout(soon, gone(&slow)).await.expect("nobody is in the way");
         collecting.abort();
+    }
+
+    /// Sending a large folder takes long: what was purged does not wait for it.
+    #[tokio::test]
+    async fn what_is_sent_stays_and_nobody_waits_for_it() {
+        let (stage, session) = (Stage::set().await, Session::example(1));
+        let (shared, tenant) = (&stage.shared, &session.tenant);
+        stage.add_with_files(&session).await;
+        let files = shared.places.session(session.id);
+        let cut = shared.cut_at_rest(&session, files).await.unwrap();
+        let all = || collect(shared, tenant, (Extent::All, false), Duration::ZERO);
+        assert!(all().await.unwrap().is_none(), "it is pinned");
+        let (vault, root) = (shared.snapshots.vault(tenant).unwrap(), cut.root);
+        let sent = shared.copies.on_its_way.begin((tenant.clone(), root));
+        drop(cut);
+        // Also while somebody looks which packs it is in.
+        for is_looked_at in [false, true] {
+            let _pin = is_looked_at.then(|| vault.pin_point(root));
+            let collected = all().await.unwrap().unwrap();
+            assert!(collected.needed > 0 && collected.read == 0, "{collected:?}");
+            assert!(vault.packs_of(root).is_ok());
+        }
+        drop(sent);
+        assert_eq!(all().await.unwrap().unwrap().needed, 0);
+        assert!(vault.packs_of(root).is_err());
     }
 
     #[test]

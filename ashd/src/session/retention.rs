@@ -14,12 +14,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::api::{Caller, Refusal};
-use super::fsck::{Failed, roots};
+use super::fsck::{Failed, kept, roots};
 use super::service::{Result, Service, blocking};
 use super::shared::Shared;
 use crate::domain::{Root, Scope, SessionId, Tenant, Timestamp};
 use crate::snapshot::{Collecting, Extent, SnapshotError, Vault};
-use crate::store::{Spared, Store};
+use crate::store::Spared;
 
 /// Rows that one step takes.
 const STEP: u32 = 200;
@@ -321,14 +321,14 @@ impl Service {
     async fn in_vault<T: Send + 'static>(
         &self,
         tenant: &Tenant,
-        what: impl FnOnce(&Vault, &dyn Store, &Tenant) -> Looked<T> + Send + 'static,
+        what: impl FnOnce(&Vault, &Shared, &Tenant) -> Looked<T> + Send + 'static,
     ) -> Result<Option<T>> {
         let (shared, tenant) = (self.shared.clone(), tenant.clone());
         blocking(move || {
             // One that was deleted meanwhile is not made again.
             let vault = shared.snapshots.known_vault(&tenant).map_err(Failed::from)?;
             let Some(vault) = vault else { return Ok(None) };
-            Ok(Some(what(&vault, &*shared.store, &tenant)?))
+            Ok(Some(what(&vault, &shared, &tenant)?))
         })
         .await
     }
@@ -360,21 +360,21 @@ type Looked<T> = std::result::Result<T, Failed>;
 
 /// Removes all of a vault that no point needs. Returns what is left, and whether there may be something
 /// among it that no point needs.
-fn collect_all(vault: &Vault, store: &dyn Store, tenant: &Tenant) -> Looked<(u64, bool)> {
+fn collect_all(vault: &Vault, shared: &Shared, tenant: &Tenant) -> Looked<(u64, bool)> {
     let (extent, grace, preview) = (Extent::All, Duration::ZERO, false);
     let (patience, patience_with_saves) = (PATIENCE, PATIENCE);
     let how = Collecting { extent, grace, preview, patience, patience_with_saves };
-    let collected = vault.collect(&how, || roots(store, tenant))?;
+    let collected = vault.collect(&how, || kept(shared, tenant))?;
     let is_all = collected.is_some_and(|it| it.held == 0 && it.read == 0);
     Ok((bytes(vault)?, !is_all))
 }
 
 /// Content of points that is known to be damaged.
-fn known_damaged(vault: &Vault, store: &dyn Store, tenant: &Tenant) -> Looked<Vec<Root>> {
+fn known_damaged(vault: &Vault, shared: &Shared, tenant: &Tenant) -> Looked<Vec<Root>> {
     if vault.damaged() == 0 {
         return Ok(vec![]);
     }
-    let mut roots = roots(store, tenant)?;
+    let mut roots = roots(&*shared.store, tenant)?;
     roots.retain(|root| vault.damage(*root).is_some());
     Ok(roots)
 }

@@ -24,7 +24,8 @@ use tokio::time::{sleep_until, timeout_at};
 use self::packs::Packs;
 use self::waiting::Waiting;
 use super::shared::Shared;
-use crate::domain::{AgentId, PointId, SessionId, Tenant};
+use super::under_way::UnderWay;
+use crate::domain::{AgentId, PointId, Root, SessionId, Tenant};
 use crate::objects::{Claimed, FolderCopy, Objects, ObjectsError, Place};
 use crate::snapshot::SnapshotError;
 use crate::store::{PurgedCopy, StoreError};
@@ -56,6 +57,8 @@ pub(super) struct Copies {
     failing: AtomicBool,
     packs: Packs,
     folders: Mutex<HashMap<Version, (Instant, FolderCopy)>>,
+    /// Content that is sent and in no point.
+    pub(super) on_its_way: UnderWay<(Tenant, Root)>,
     /// Points there that other machines gave a name, as far as is known.
     named: Mutex<BTreeSet<PointId>>,
 }

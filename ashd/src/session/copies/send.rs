@@ -351,9 +351,12 @@ async fn agent(
         Ok((digest(&path)?, cut))
     };
     let (digest, cut) = blocking(cut).await??;
-    let packs = packs(shared, objects, (tenant, cut.root), &BTreeSet::new()).await?;
-    let folder = FolderCopy { digest, root: cut.root, packs };
+    let root = cut.root;
+    // It counts as recorded meanwhile: whoever collects would wait for who has cut it, as long as it is sent.
+    let _on_its_way = shared.copies.on_its_way.begin((tenant.clone(), root));
     drop(cut);
+    let packs = packs(shared, objects, (tenant, root), &BTreeSet::new()).await?;
+    let folder = FolderCopy { digest, root, packs };
     let copy = AgentCopy::of(&agent, &folder);
     let mut folders = shared.copies.folders.lock().unwrap_or_else(PoisonError::into_inner);
     folders.insert(key, (Instant::now(), folder));
