@@ -1,4 +1,8 @@
 //! Whose a session is.
+//!
+//! One that is purged is nobody's: whoever purges it takes the generation behind its own, as somebody would
+//! who goes on with it, and says that nobody does. So one who is about to go on with it, and has looked before
+//! that, does not have it. The object stays when the rest of the session is removed.
 
 use futures_util::TryStreamExt;
 use object_store::{Error, PutMode, PutOptions};
@@ -6,6 +10,9 @@ use uuid::Uuid;
 
 use super::{Limit, Objects, ObjectsError, Place};
 use crate::domain::{SessionId, Tenant};
+
+/// What is in the object behind who has made it, when nobody has the session.
+const PURGED: &[u8] = b"purged";
 
 /// What came of an attempt to have a session.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -16,6 +23,11 @@ pub enum Claimed {
     Inherited,
     /// Somebody else has this generation.
     Taken,
+    /// Nobody has: the session was purged.
+    Purged {
+        /// Whether this daemon has done so, or one from whose backup it was restored.
+        here: bool,
+    },
 }
 
 impl Objects {
@@ -31,9 +43,7 @@ impl Objects {
         let place = Place::Owners(tenant, session);
         let owners = self.store.list(Some(&self.path(&place)));
         let newest = owners.try_fold(None, |newest: Option<u32>, object| async move {
-            let name = object.location.filename().filter(|name| name.len() == 8);
-            let found = name.and_then(|name| u32::from_str_radix(name, 16).ok());
-            Ok(newest.max(found))
+            Ok(newest.max(object.location.filename().and_then(generation_of)))
         });
         newest.await.map_err(|error| ObjectsError::of(&place.to_string(), error))
     }
@@ -50,16 +60,65 @@ impl Objects {
         generation: u32,
     ) -> Result<Claimed, ObjectsError> {
         let place = Place::Owner(tenant, session, generation);
-        let sealed = self.sealed(tenant, &place, self.node.id.as_bytes())?;
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.store.put_opts(&self.path(&place), sealed.into(), options).await {
-            Ok(_) => Ok(Claimed::Ours),
+        match self.make(tenant, &place, self.node.id.as_bytes()).await? {
+            true => Ok(Claimed::Ours),
             // Also when the first attempt succeeded and its answer was lost.
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
-                self.owner(tenant, session, generation).await
-            }
+            false => self.owner(tenant, session, generation).await,
+        }
+    }
+
+    /// Takes a generation of a session for nobody: it is purged. False when somebody has it.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn bury(
+        &self,
+        tenant: &Tenant,
+        session: SessionId,
+        generation: u32,
+    ) -> Result<bool, ObjectsError> {
+        let place = Place::Owner(tenant, session, generation);
+        let nobody = [&self.node.id.as_bytes()[..], PURGED].concat();
+        if self.make(tenant, &place, &nobody).await? {
+            return Ok(true);
+        }
+        let owner = self.owner(tenant, session, generation).await?;
+        Ok(matches!(owner, Claimed::Purged { .. }))
+    }
+
+    /// Makes an object that must not be there yet; false when it is.
+    async fn make(
+        &self,
+        tenant: &Tenant,
+        place: &Place<'_>,
+        plain: &[u8],
+    ) -> Result<bool, ObjectsError> {
+        let sealed = self.sealed(tenant, place, plain)?;
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(&self.path(place), sealed.into(), options).await {
+            Ok(_) => Ok(true),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
             Err(error) => Err(ObjectsError::of(&place.to_string(), error)),
         }
+    }
+
+    /// Removes what says who had a session in generations before this one.
+    ///
+    /// # Errors
+    /// When the store does not do it.
+    pub async fn forget_owners(
+        &self,
+        tenant: &Tenant,
+        session: SessionId,
+        before: u32,
+    ) -> Result<(), ObjectsError> {
+        let owners = self.list(&Place::Owners(tenant, session)).await?;
+        for generation in owners.iter().filter_map(|owner| generation_of(&owner.name)) {
+            if generation < before {
+                self.remove(&Place::Owner(tenant, session, generation)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Who has a generation of a session.
@@ -73,11 +132,24 @@ impl Objects {
         generation: u32,
     ) -> Result<Claimed, ObjectsError> {
         let owner = self.get(tenant, &Place::Owner(tenant, session, generation), Limit(64)).await?;
-        let is_owner = |node: &Uuid| owner == node.as_bytes();
-        Ok(match &self.node {
+        let who = owner.strip_suffix(PURGED).filter(|who| who.len() == size_of::<Uuid>());
+        let is_purged = who.is_some();
+        let who = who.unwrap_or(&owner);
+        let is_owner = |node: &Uuid| who == node.as_bytes();
+        let whose = match &self.node {
             node if is_owner(&node.id) => Claimed::Ours,
             node if node.before.iter().any(is_owner) => Claimed::Inherited,
             _ => Claimed::Taken,
+        };
+        Ok(match is_purged {
+            true => Claimed::Purged { here: whose != Claimed::Taken },
+            false => whose,
         })
     }
+}
+
+/// The generation that an object is called after.
+fn generation_of(name: &str) -> Option<u32> {
+    let name = Some(name).filter(|name| name.len() == 8)?;
+    u32::from_str_radix(name, 16).ok()
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <tenant>/packs/<pack>                                     chunks of files
-//! <tenant>/sessions/<session>/owner/<generation>            who has the session
+//! <tenant>/sessions/<session>/owner/<generation>            who has the session, or that it was purged
 //! <tenant>/sessions/<session>/points/<generation>-<event>-<time>-<point>    a point
 //! <tenant>/sessions/<session>/events/<generation>-<first>-<last>            a stretch of history
 //! ```

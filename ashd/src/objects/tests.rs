@@ -139,6 +139,30 @@ async fn who_was_restored_inherits() {
     assert_eq!(old.claim(&tenant, session, 2).await.unwrap(), Claimed::Taken);
 }
 
+/// Else one who has looked before would bring it back.
+#[tokio::test]
+async fn what_is_purged_is_nobodys() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tenant, session, node) = (Tenant::default(), SessionId::random(), Node::fresh());
+    let of = |node: Node| open_as(dir.path(), "a", node);
+    let (here, stranger) = (of(node.clone()), open(dir.path(), "a"));
+    assert_eq!(here.claim(&tenant, session, 1).await.unwrap(), Claimed::Ours);
+    assert!(!stranger.bury(&tenant, session, 1).await.unwrap(), "somebody has it");
+    for _ in 0..2 {
+        assert!(here.bury(&tenant, session, 2).await.unwrap());
+    }
+    let theirs = stranger.claim(&tenant, session, 2).await.unwrap();
+    assert_eq!(theirs, Claimed::Purged { here: false });
+    for one in [&here, &of(node.successor())] {
+        let ours = one.claim(&tenant, session, 2).await.unwrap();
+        assert_eq!(ours, Claimed::Purged { here: true });
+    }
+    here.forget_owners(&tenant, session, 2).await.unwrap();
+    let left = here.list(&Place::Owners(&tenant, session)).await.unwrap();
+    assert_eq!(left.iter().map(|owner| &*owner.name).collect::<Vec<_>>(), ["00000002"]);
+    assert_eq!(stranger.generation(&tenant, session).await.unwrap(), Some(2));
+}
+
 #[test]
 fn what_cannot_be_a_store_is_told() {
     let key = SealKey::from_hex(&"a".repeat(64)).unwrap();

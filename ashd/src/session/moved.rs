@@ -9,13 +9,14 @@ use super::api::{Caller, Happened, Refusal};
 use super::copies::NotCopied;
 use super::copies::choose::of_point;
 use super::copies::fetch::{first_stored, packs_of, stretch};
+use super::copies::graves::{bury, is_buried};
 use super::copies::send::{manifests, read};
 use super::going_on;
 use super::registry::SessionView;
 use super::service::{Result, Service, detached};
 use crate::domain::{Point, PointId, Session, SessionChange, SessionId, Status, Tenant, Timestamp};
 use crate::fault;
-use crate::objects::{Claimed, Manifest, ManifestName, Objects, ObjectsError};
+use crate::objects::{Claimed, Manifest, ManifestName, Objects, ObjectsError, Place};
 use crate::snapshot::{Pin, SnapshotError};
 use crate::store::Commit;
 use crate::telemetry::message;
@@ -81,9 +82,15 @@ impl Service {
         shared.disk_has_room()?;
         let _one_at_a_time = shared.copies.importing.lock().await;
         let (objects, tenant) = (&objects, &caller.tenant);
+        let trouble = |error| Refusal::from(Trouble(id, error));
+        // What was purged here is nobody's before it is looked for, also when it is still there.
+        bury(shared, objects, id).await.map_err(trouble)?;
         let generation = objects.generation(tenant, id).await.map_err(|error| failed(id, error))?;
         let was_here = self.may_come(caller, id, generation).await?;
         let generation = generation.ok_or(Refusal::NotStored)?;
+        if is_buried(objects, (tenant, id), generation).await.map_err(trouble)? {
+            return Err(Refusal::NotStored);
+        }
         // Everything that is large comes before it is taken: what cannot be brought here stays where
         // it is, and the other machine goes on for as long as it takes.
         let found = look(objects, tenant, id, point).await?;
@@ -151,15 +158,23 @@ impl Service {
         let Import { objects, tenant, .. } = import;
         let id = SessionId(found.manifest.session_id());
         let claimed = objects.claim(tenant, id, generation).await;
-        if claimed.map_err(|error| failed(id, error))? != Claimed::Ours {
-            return Err(Refusal::TakenElsewhere);
+        match claimed.map_err(|error| failed(id, error))? {
+            Claimed::Ours => {}
+            Claimed::Purged { .. } => return Err(Refusal::NotStored),
+            Claimed::Inherited | Claimed::Taken => return Err(Refusal::TakenElsewhere),
         }
         fault::point("import.claimed");
         match self.bring_last(import, found, (point, slot)).await {
             // It is with nobody else any more, and what was found is whole.
-            Err(Refusal::Damaged { .. } | Refusal::NoCheckpoint | Refusal::NotStored) => {
+            Err(Refusal::Damaged { .. } | Refusal::NoCheckpoint) => {
                 self.begin_anew(objects, (tenant, found), slot).await?;
                 Ok(None)
+            }
+            // All of it was removed: by a machine that says nothing when it purges, or with its tenant.
+            Err(Refusal::NotStored) => {
+                let ours = Place::Owner(tenant, id, generation);
+                objects.remove(&ours).await.map_err(|error| failed(id, error))?;
+                Err(Refusal::NotStored)
             }
             brought => brought,
         }
@@ -363,14 +378,14 @@ async fn look(
 ) -> Result<Found> {
     let trouble = |error| Refusal::from(Trouble(id, error));
     let names = manifests(objects, tenant, id).await.map_err(trouble)?;
+    if names.is_empty() {
+        return Err(Refusal::NotStored);
+    }
     let name = match point {
         Some(point) => of_point(&names, point),
         None => names.into_iter().max(),
     };
-    let name = name.ok_or(match point {
-        Some(_) => Refusal::NoCheckpoint,
-        None => Refusal::NotStored,
-    })?;
+    let name = name.ok_or(Refusal::NoCheckpoint)?;
     match read(objects, tenant, id, name).await {
         Ok(manifest) => Ok(Found { name, manifest }),
         Err(error) => Err(damaged(objects, tenant, id, name, error).await),

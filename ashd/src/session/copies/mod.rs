@@ -10,6 +10,7 @@ mod waiting;
 
 pub(super) mod choose;
 pub(super) mod fetch;
+pub(super) mod graves;
 pub(super) mod send;
 mod sweep;
 
@@ -26,9 +27,9 @@ use self::waiting::Waiting;
 use super::shared::Shared;
 use super::under_way::UnderWay;
 use crate::domain::{AgentId, PointId, Root, SessionId, Tenant};
-use crate::objects::{Claimed, FolderCopy, Objects, ObjectsError, Place};
+use crate::objects::{FolderCopy, Objects, ObjectsError};
 use crate::snapshot::SnapshotError;
-use crate::store::{PurgedCopy, StoreError};
+use crate::store::StoreError;
 use crate::telemetry::message;
 
 /// How long to wait after a failure, at first and at most.
@@ -272,7 +273,7 @@ async fn one(shared: &Arc<Shared>, objects: &Objects, id: SessionId) -> Result<O
         let _sending = shared.copies.sending.lock().await;
         match shared.store.session(id).await? {
             Some(session) => send::session(shared, objects, &session).await,
-            None => return purge(shared, objects, id).await,
+            None => return graves::purge(shared, objects, id).await,
         }
     };
     match sent {
@@ -280,33 +281,6 @@ async fn one(shared: &Arc<Shared>, objects: &Objects, id: SessionId) -> Result<O
         Err(NotCopied::Lost) => Ok(lost(shared, id).await),
         Err(error) => Err(error),
     }
-}
-
-/// Removes what is there of a session that was purged, unless another machine has it, or it comes
-/// back to this one.
-async fn purge(
-    shared: &Arc<Shared>,
-    objects: &Objects,
-    id: SessionId,
-) -> Result<Outcome, NotCopied> {
-    let Ok(_nobody_imports) = shared.copies.importing.try_lock() else {
-        return Ok(Outcome::Later);
-    };
-    let Some(purged) = shared.store.purged_copy(id).await? else { return Ok(Outcome::Done) };
-    let PurgedCopy { tenant, session, generation } = purged;
-    let there = objects.generation(&tenant, session).await?;
-    let ours = match there {
-        Some(there) if generation == send::RESTORED => {
-            objects.owner(&tenant, session, there).await? != Claimed::Taken
-        }
-        there => there.is_none_or(|there| there <= generation),
-    };
-    let is_back = shared.store.session(id).await?.is_some();
-    if ours && !is_back {
-        objects.remove_all(&Place::Session(&tenant, session)).await?;
-    }
-    shared.store.forget_purged(session).await?;
-    Ok(Outcome::Done)
 }
 
 /// Ends a session that another machine has taken: it goes on there.

@@ -128,12 +128,12 @@ async fn own(shared: &Arc<Shared>, objects: &Objects, session: &Session) -> Done
     };
     match objects.claim(tenant, id, generation).await? {
         // It was copied first behind the backup that it came from.
-        Claimed::Inherited if ours.is_none() => {
+        Claimed::Inherited | Claimed::Purged { here: true } if ours.is_none() => {
             // When it is purged before it is copied, what is there goes as well.
             shared.store.set_generation(id, RESTORED).await?;
             next(objects, session, there).await.map(Owned::Anew)
         }
-        Claimed::Inherited | Claimed::Taken => Err(NotCopied::Lost),
+        Claimed::Inherited | Claimed::Taken | Claimed::Purged { .. } => Err(NotCopied::Lost),
         Claimed::Ours => {
             fault::point("copy.claimed");
             shared.store.set_generation(id, generation).await?;
@@ -154,15 +154,17 @@ enum Owned {
 /// was: of what was put there in that one the session, which came from the backup, may know nothing.
 async fn next(objects: &Objects, session: &Session, there: Option<u32>) -> Done<u32> {
     let (tenant, id) = (&session.tenant, session.id);
-    if let Some(there) = there
-        && objects.owner(tenant, id, there).await? == Claimed::Taken
-    {
-        return Err(NotCopied::Lost);
+    if let Some(there) = there {
+        match objects.owner(tenant, id, there).await? {
+            // Who has purged it, and goes back to a backup of before, has it again.
+            Claimed::Ours | Claimed::Inherited | Claimed::Purged { here: true } => {}
+            Claimed::Taken | Claimed::Purged { here: false } => return Err(NotCopied::Lost),
+        }
     }
     let next = there.unwrap_or(0) + 1;
     match objects.claim(tenant, id, next).await? {
         Claimed::Ours => Ok(next),
-        Claimed::Inherited | Claimed::Taken => Err(NotCopied::Lost),
+        Claimed::Inherited | Claimed::Taken | Claimed::Purged { .. } => Err(NotCopied::Lost),
     }
 }
 

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::fetch::packs_of;
 use super::send::{manifests, packs_there, read};
-use super::{Copies, NotCopied};
+use super::{Copies, NotCopied, graves};
 use crate::domain::{SessionId, Tenant};
 use crate::objects::{HistoryName, ManifestName, Objects, ObjectsError, Place};
 use crate::session::shared::Shared;
@@ -50,6 +50,10 @@ pub(super) async fn sweep_tenant(
     let sessions = objects.groups(&Place::Sessions(tenant)).await?;
     for id in sessions.iter().filter_map(|name| name.parse::<SessionId>().ok()) {
         let names = manifests(objects, tenant, id).await?;
+        if names.is_empty() && graves::sweep(objects, (tenant, id), grace).await? {
+            removed += 1;
+            continue;
+        }
         let Named { packs, stretches } = named(objects, (tenant, id), names).await?;
         needed.extend(packs);
         let listed = objects.list(&Place::Events(tenant, id)).await?;
@@ -129,7 +133,7 @@ async fn remove_packs(
     Ok(removed)
 }
 
-fn is_old(at: SystemTime, grace: Duration) -> bool {
+pub(super) fn is_old(at: SystemTime, grace: Duration) -> bool {
     at.elapsed().is_ok_and(|age| age >= grace)
 }
 

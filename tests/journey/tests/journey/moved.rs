@@ -161,10 +161,13 @@ fn a_session_goes_on_where_only_the_object_store_is_the_same(options: Options) -
     ensure!(shown == "needle-in-clearlater\n", "{shown}");
 
     here.api.purge(&here.session)?;
-    let sessions = bucket.path().join("default/sessions");
+    // All that is left says that nobody has it.
+    let left = bucket.path().join("default/sessions").join(&here.session);
     process::until("nothing of it is in the object store", || {
-        !sessions.exists() || files(&sessions).is_ok_and(|left| left.is_empty())
+        let left = files(&left).unwrap_or_default();
+        left.len() == 1 && left[0].parent().is_some_and(|parent| parent.ends_with("owner"))
     })?;
+    import(&here.api, &here.session, 404)?;
     there.finish()?;
     here.ash.finish()
 }

@@ -166,10 +166,10 @@ fn a_session_that_is_refused_waits_behind_the_others() -> Result<()> {
     here.ash.finish()
 }
 
-/// What was purged here before a session came from elsewhere is not what came.
+/// Also not as long as all of it is there.
 #[test]
-fn a_purge_of_before_takes_nothing_from_an_import() -> Result<()> {
-    let name = "s3::a_purge_of_before_takes_nothing_from_an_import";
+fn what_was_purged_does_not_come_back() -> Result<()> {
+    let name = "s3::what_was_purged_does_not_come_back";
     let Some((server, troubled)) = servers(name)? else { return Ok(()) };
     let mut here = Talk::begin(options(troubled.port))?;
     let dir = here.ash.scratch().join("backup");
@@ -183,12 +183,38 @@ fn a_purge_of_before_takes_nothing_from_an_import() -> Result<()> {
     troubled.troubles.keeps.store(true, Ordering::Relaxed);
     here.api.purge(&here.session)?;
     process::until("it is told that it is still there", || copies_are(&here.api, (true, 1)))?;
-    import(&here.api, &here.session, 201)?;
+    let there = Ash::start(options(server.port))?;
+    for api in [&here.api, &there.api()] {
+        import(api, &here.session, 404)?;
+    }
     troubled.troubles.keeps.store(false, Ordering::Relaxed);
     process::until("nothing is to be done there", || copies_are(&here.api, (false, 0)))?;
-    let there = Ash::start(options(server.port))?;
-    import(&there.api(), &here.session, 201)?;
-    finish(here, there)
+    import(&there.api(), &here.session, 404)?;
+    there.finish()?;
+    here.ash.finish()
+}
+
+/// Whoever is about to take what is purged meanwhile has looked before that, and does not bring it back.
+#[test]
+fn what_is_purged_while_it_is_imported_does_not_come_back() -> Result<()> {
+    let name = "s3::what_is_purged_while_it_is_imported_does_not_come_back";
+    let Some((server, troubled)) = servers(name)? else { return Ok(()) };
+    let here = Talk::begin(options(server.port))?;
+    keep(&here, "kept")?;
+    let there = Ash::start(options(troubled.port))?;
+    troubled.troubles.ahead.hold("PUT", "/owner/");
+    let (api, session) = (there.api(), here.session.clone());
+    let importing = std::thread::spawn(move || import(&api, &session, 404));
+    troubled.troubles.ahead.await_held(1)?;
+    here.api.purge(&here.session)?;
+    process::until("all of it is gone there", || copies_are(&here.api, (false, 0)))?;
+    troubled.troubles.ahead.release();
+    importing.join().map_err(|_| anyhow!("the import panicked"))??;
+    let path = format!("/api/sessions/{}", here.session);
+    there.api().call("GET", &path, None)?.expect(404)?;
+    import(&there.api(), &here.session, 404)?;
+    there.finish()?;
+    here.ash.finish()
 }
 
 /// A store that fails when nobody has the session any more is asked again: it does not stay with
