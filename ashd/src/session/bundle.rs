@@ -158,7 +158,7 @@ impl Service {
     ) -> Result<(Summary, bool)> {
         let slot = self.stored(caller, id).await?.slot.ok_or(Refusal::ReadOnly)?;
         let owner = self.shared.slots.uids(slot).agent;
-        let shared = self.shared.clone();
+        let (shared, since) = (self.shared.clone(), self.shared.disk.now());
         let unpacked = blocking(move || {
             let tree = incoming.make_dir("tree")?;
             let summary = unpack(&incoming, part.as_deref(), (&tree, owner, &shared))?;
@@ -172,7 +172,7 @@ impl Service {
         });
         let merged = merged.await?;
         // Nobody but whoever sent it waits for the disk.
-        self.shared.flush().await?;
+        self.shared.flush_since(since).await?;
         Ok(merged)
     }
 }

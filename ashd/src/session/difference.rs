@@ -215,8 +215,8 @@ impl fmt::Display for Difference {
         match self {
             Difference::FilesUnsure(id) => write!(
                 f,
-                "the machine went down while session {id} was in use: it goes on with the files of its \
-                 newest checkpoint"
+                "the machine went down while session {id} was in use, or before its files were known to be \
+                 on the disk: it goes on with those of its newest checkpoint"
             ),
             Difference::HalfFork(id) => write!(f, "session {id} is a fork that was not finished"),
             Difference::HalfEnded(id) => write!(f, "session {id} has ended and was not put away"),

@@ -9,6 +9,7 @@ use super::driver::Command;
 use super::going_on;
 use super::registry::SessionView;
 use super::service::{Result, Service, detached};
+use super::unsynced::Built;
 use crate::domain::{
     Changed, Point, SandboxId, Session, SessionChange, SessionId, Status, Timestamp, Which,
 };
@@ -103,15 +104,14 @@ impl Service {
         _pin: &Pin,
     ) -> Result<Arc<SessionView>> {
         let store = &self.shared.store;
-        // While the disk is waited for: neither of the other two leaves anything of the fork.
-        let (created, unsynced, donor) = tokio::join!(
+        // While the disk is waited for: the other one leaves nothing of the fork.
+        let (created, donor) = tokio::join!(
             store.create_session(child.clone(), vec![]),
-            self.shared.unsynced_fork(child),
             self.shared.donor(point, &child.tenant),
         );
         created?;
         fault::point("fork.begun");
-        let unsynced = unsynced?;
+        let since = self.shared.disk.now();
         let (filled, mut is_filled) = watch::channel(false);
         let built = self.shared.build_fork(child, point, (donor, filled));
         let noting = async {
@@ -147,7 +147,8 @@ impl Service {
         let commit = Commit { point: first, ..Commit::of(child.id, change, events) };
         store.commit(commit).await?;
         // Till then its files are those of its point, should the machine go down.
-        self.shared.sync_fork_later(unsynced);
+        let (session, build) = (child.id, child.sandbox);
+        self.shared.sync_fork_later(Built { session, build, since });
         self.shared.copies.wake(child.id);
         fault::point("fork.recorded");
         let made = Session { status: Status::Paused, last_seq, ..child.clone() };

@@ -17,6 +17,7 @@ use super::admission::Entry;
 use super::api::Refusal;
 use super::cli::Conversation;
 use super::copies::fetch::first_stored;
+use super::disk::Since;
 use super::places::ROOTS;
 use super::shared::Shared;
 use crate::domain::{
@@ -25,7 +26,7 @@ use crate::domain::{
 use crate::fault;
 use crate::sandbox::Running;
 use crate::snapshot::{Cut, Cutting, Donor, Pin, Restoring, SnapshotError, Stage};
-use crate::store::StoreError;
+use crate::store::{IN_DOUBT, StoreError};
 use crate::telemetry::message;
 use crate::tree::remove_all;
 
@@ -56,6 +57,8 @@ pub(super) struct Life {
     pub(super) running: Running,
     /// Where the files for it were found.
     pub(super) found: Found,
+    /// Since when they were built, if they may not be on the disk.
+    pub(super) built: Option<Since>,
     /// How the CLI has to begin.
     pub(super) conversation: Conversation,
     /// Counts it until the store, and with it everybody, knows whose it is.
@@ -133,31 +136,36 @@ impl Shared {
     pub(super) async fn bring_back(&self, session: &Session) -> Result<(), Refusal> {
         let Some(point) = self.wanted(session).await? else { return Ok(()) };
         self.build(session, &point).await?;
-        self.placed(session, &point, true).await
+        self.placed(session, &point, true).await?;
+        // What was there before is not any more.
+        if self.store.unsynced_build(session.id).await? == Some(IN_DOUBT) {
+            self.store.synced(vec![(session.id, IN_DOUBT)]).await?;
+        }
+        Ok(())
     }
 
     /// Like [`bring_back`](Self::bring_back), and makes a sandbox for them. It starts while they are
     /// brought back: it has them by their directories, which get their name when they are whole, and
     /// until then nothing but the bridge runs in it. Nobody waits for them to be on the disk: what is
-    /// [`Found::Store`] is to be [synced](Self::sync_later) when the sandbox is recorded.
+    /// [built](Life::built) is to be [synced](Self::sync_later) when the sandbox is recorded.
     pub(super) async fn bring_to_life(
         &self,
         session: &Session,
         mut entry: Entry,
     ) -> Result<Life, Refusal> {
-        let (running, found, conversation) = match self.wanted(session).await? {
+        let (running, (found, built), conversation) = match self.wanted(session).await? {
             None => {
                 let launching = self.launch(session, &mut entry);
                 let (running, conversation) = tokio::join!(launching, self.conversation(session));
-                (running?, Found::Place, conversation)
+                (running?, (Found::Place, None), conversation)
             }
             Some(point) => {
-                let (running, found) = self.bring_back_to_life(session, &point, &mut entry).await?;
-                (running, found, self.conversation(session).await)
+                let (running, from) = self.bring_back_to_life(session, &point, &mut entry).await?;
+                (running, from, self.conversation(session).await)
             }
         };
         match conversation {
-            Ok(conversation) => Ok(Life { running, found, conversation, _entry: entry }),
+            Ok(conversation) => Ok(Life { running, found, built, conversation, _entry: entry }),
             Err(refusal) => {
                 self.end_sandbox(running).await;
                 Err(refusal)
@@ -170,8 +178,8 @@ impl Shared {
         session: &Session,
         point: &Point,
         entry: &mut Entry,
-    ) -> Result<(Running, Found), Refusal> {
-        let sandbox = entry.sandbox;
+    ) -> Result<(Running, (Found, Option<Since>)), Refusal> {
+        let (sandbox, since) = (entry.sandbox, self.disk.now());
         let (begun, mut begins) = watch::channel(None::<PathBuf>);
         let launching = async {
             // It may fail before it begins.
@@ -187,7 +195,9 @@ impl Shared {
             _ => None,
         };
         match (placed, launched) {
-            (Some(Ok(())), Some(launched)) => return Ok((launched?, Found::Store)),
+            (Some(Ok(())), Some(launched)) => {
+                return Ok((launched?, (Found::Store, Some(since))));
+            }
             (placed, launched) => {
                 // What it was made for is gone.
                 if let Some(Ok(running)) = launched {
@@ -201,7 +211,7 @@ impl Shared {
         let found = self.build(session, point).await?;
         self.placed(session, point, true).await?;
         self.store.synced(vec![(session.id, sandbox)]).await?;
-        Ok((self.launch(session, entry).await?, found))
+        Ok((self.launch(session, entry).await?, (found, None)))
     }
 
     async fn placed(&self, session: &Session, point: &Point, synced: bool) -> Result<(), Refusal> {

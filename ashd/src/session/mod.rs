@@ -29,6 +29,7 @@ mod counting;
 mod create;
 mod delete;
 mod difference;
+mod disk;
 mod driver;
 mod fair;
 mod fork;

@@ -27,6 +27,7 @@ const AT_ONCE: usize = 16;
 /// Brings everything into agreement.
 pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<(), Refusal> {
     make_room(shared).await?;
+    shared.watch_disk().await?;
     let ours = |session: &&Session| session.status != Status::Ended && !session.is_arriving();
     let adopted = stream::iter(sessions.iter().filter(ours)).map(|session| async move {
         let is_adopted = adopt(shared, session).await?;

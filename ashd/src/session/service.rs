@@ -16,6 +16,7 @@ use super::api::{
 use super::behind;
 use super::copies::{self, Copies};
 use super::counting;
+use super::disk::Disk;
 use super::driver::{Begin, Command, Driver, Handle};
 use super::exec::ExecStream;
 use super::garbage::{self, Garbage};
@@ -94,6 +95,7 @@ impl Service {
             cloud_resumes: 0.into(),
             resting: Gathering::new(Some(GATHERING)),
             forks: Gathering::new(None),
+            disk: Disk::default(),
             garbage: Garbage::default(),
             making: UnderWay::default(),
             asides: UnderWay::default(),

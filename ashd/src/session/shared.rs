@@ -14,6 +14,7 @@ use super::admission::{Admission, Entry, Gates};
 use super::api::{Happened, Refusal};
 use super::cli::{self, Conversation, Defaults};
 use super::copies::Copies;
+use super::disk::Disk;
 use super::garbage::Garbage;
 use super::gathering::Gathering;
 use super::ladder::{Ladder, Times};
@@ -23,7 +24,7 @@ use super::pool::Pool;
 use super::registry::Registry;
 use super::retention::{Keeping, Retention};
 use super::under_way::{Begun, UnderWay};
-use super::unsynced::Forked;
+use super::unsynced::Built;
 use crate::domain::{Event, EventKind, SandboxId, Session, SessionId, Status, Timestamp, check};
 use crate::fault;
 use crate::sandbox::admission::{self, NoRoom, Room};
@@ -117,7 +118,8 @@ pub(super) struct Shared {
     /// Sandboxes that are gone, and what they have written may not be on the disk.
     pub(super) resting: Arc<Gathering<(SessionId, SandboxId)>>,
     /// Forks whose files are to be put on the disk.
-    pub(super) forks: Arc<Gathering<Forked>>,
+    pub(super) forks: Arc<Gathering<Built>>,
+    pub(super) disk: Disk,
     /// Of the cold ones: so many needed the object store.
     pub(super) cloud_resumes: AtomicU64,
     pub(super) garbage: Garbage,

@@ -78,6 +78,7 @@ impl Stage {
             fresh_resumes: 0.into(),
             resting: Gathering::new(Some(GATHERING)),
             forks: Gathering::new(None),
+            disk: Default::default(),
             cloud_resumes: 0.into(),
             garbage: Default::default(),
             making: Default::default(),

@@ -7,72 +7,75 @@
 //! acknowledged, can be in no point: then the files stay as they are.
 //!
 //! For the same reason a session that is brought back does not wait for the disk to have its files:
-//! until they are, which is seen to behind its back, they are those of the point in any case.
+//! until they are, which is seen to behind its back, they are those of the point in any case. So are those
+//! of which nobody can tell whether they are (see [`disk`](super::disk)).
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
+use super::disk::Since;
 use super::going_on;
-use super::incoming::unwritable;
 use super::service::blocking;
 use super::shared::Shared;
 use crate::domain::{Changed, SandboxId, Session, SessionId, Which};
 use crate::fault;
 use crate::snapshot::SnapshotError;
-use crate::store::{Store, StoreError, Unsynced};
-use crate::tree::{Tree, TreeError};
+use crate::store::{IN_DOUBT, Store, StoreError, Unsynced};
+use crate::tree::TreeError;
 
 /// How long to wait for others whose files can be put on the disk together, and for those that go on
 /// soon.
 pub(super) const GATHERING: Duration = Duration::from_secs(5);
 
-/// A fork whose files may not be on the disk.
-pub(super) struct Forked {
-    id: SessionId,
-    /// What its files were built for.
-    build: SandboxId,
-    /// Opened before they were built. The kernel tells of a failed write each descriptor that was open then,
-    /// and none that is opened when somebody has been told (syncfs(2)).
-    dir: Tree,
-}
-
-impl Forked {
-    /// Waits until its files are on the disk; false if they may not be: then they are built again, should the
-    /// machine go down.
-    fn sync(&self) -> bool {
-        let flushed = self.dir.sync();
-        if let Err(error) = &flushed {
-            tracing::error!(ash_session = %self.id, %error, "a fork's files may not be on the disk");
-        }
-        flushed.is_ok()
-    }
+/// What was built of a session, and may not be on the disk.
+pub(super) struct Built {
+    pub(super) session: SessionId,
+    /// The sandbox that all of it was built for.
+    pub(super) build: SandboxId,
+    /// From before anything of it was written.
+    pub(super) since: Since,
 }
 
 impl Shared {
-    /// Has the files of builds put on the disk, in the background.
-    pub(super) fn sync_later(&self, builds: Vec<(SessionId, SandboxId)>) {
-        let (store, dir) = (self.store.clone(), self.places.sessions());
-        tokio::spawn(async move { log_unsynced(sync(&store, dir, builds).await) });
+    /// From now on every write is heard of that fails. What a daemon before this one has built in this boot of
+    /// the machine, and not recorded as being on the disk, is in doubt: it may have been told of one.
+    pub(super) async fn watch_disk(&self) -> Result<(), Refusal> {
+        let (disk, sessions) = (self.disk.clone(), self.places.sessions());
+        let internal = |error: TreeError| Refusal::Internal(error.to_string());
+        blocking(move || disk.watch(&sessions).map_err(internal)).await?;
+        let left = self.store.unsynced().await?.into_iter();
+        let left = left.filter(|files| files.build.is_some() && !files.lost);
+        Ok(self.store.doubt(left.map(|files| files.session).collect()).await?)
     }
 
-    /// What [`sync_fork_later`](Self::sync_fork_later) needs of a fork. For before anything of it is built.
-    pub(super) async fn unsynced_fork(&self, fork: &Session) -> Result<Forked, Refusal> {
-        let (id, build, sessions) = (fork.id, fork.sandbox, self.places.sessions());
-        let open = move || -> Result<Tree, Refusal> {
-            std::fs::create_dir_all(&sessions).map_err(|error| unwritable(&error))?;
-            Tree::open(&sessions).map_err(|error| Refusal::Internal(error.to_string()))
-        };
-        Ok(Forked { id, build, dir: blocking(open).await? })
+    /// Has what was built of a session put on the disk, in the background.
+    pub(super) fn sync_later(self: &Arc<Self>, built: Built) {
+        let shared = self.clone();
+        tokio::spawn(async move { log_unsynced(shared.sync_built(&[built]).await.map(drop)) });
+    }
+
+    /// Waits until what was built is on the disk, and records it. Returns of what that is sure: the rest is
+    /// built again, should the machine go down.
+    async fn sync_built(&self, all: &[Built]) -> Result<Vec<(SessionId, SandboxId)>, Refusal> {
+        self.flush_then(built_is_flushed).await?;
+        let (sure, doubtful): (Vec<&Built>, Vec<&Built>) =
+            all.iter().partition(|built| self.disk.is_sure(built.since));
+        for Built { session, .. } in &doubtful {
+            tracing::error!(ash_session = %session, "its files may not be on the disk");
+        }
+        self.store.doubt(doubtful.iter().map(|built| built.session).collect()).await?;
+        let sure: Vec<_> = sure.iter().map(|built| (built.session, built.build)).collect();
+        self.store.synced(sure.clone()).await?;
+        Ok(sure)
     }
 
     /// Has the files of a fork put on the disk, in the background. If it has no sandbox till then, they stay
     /// as they are whatever becomes of the machine. One thread waits for the disk, however many there are.
-    pub(super) fn sync_fork_later(self: &Arc<Self>, fork: Forked) {
+    pub(super) fn sync_fork_later(self: &Arc<Self>, fork: Built) {
         let shared = self.clone();
         self.forks.add(fork, move |forks| {
             let shared = shared.clone();
@@ -80,24 +83,17 @@ impl Shared {
         });
     }
 
-    async fn rest_forks(&self, forks: Vec<Forked>) -> Result<(), Refusal> {
-        let flush = move || -> Result<Vec<(SessionId, SandboxId)>, Refusal> {
-            // Behind the first one there is next to nothing left to wait for.
-            let synced = forks.iter().filter(|fork| fork.sync());
-            let synced = synced.map(|fork| (fork.id, fork.build)).collect();
-            built_is_flushed();
-            Ok(synced)
-        };
-        let synced = blocking(flush).await?;
-        self.store.synced(synced.clone()).await?;
+    async fn rest_forks(&self, forks: Vec<Built>) -> Result<(), Refusal> {
+        let synced = self.sync_built(&forks).await?;
         Ok(self.store.at_rest(synced).await?)
     }
 
     /// Puts all of a session's files on the disk if none of them may be there.
     pub(super) async fn sync_files(&self, session: SessionId) -> Result<(), Refusal> {
-        let build = self.store.unsynced_build(session).await?;
-        let builds = build.map(|build| (session, build)).into_iter().collect();
-        sync(&self.store, self.places.sessions(), builds).await
+        match self.store.unsynced_build(session).await? {
+            Some(build) => self.sync_for_change(session, build).await,
+            None => Ok(()),
+        }
     }
 
     /// Before files are changed from outside, which then stay as they are should the machine go down:
@@ -105,14 +101,19 @@ impl Shared {
     pub(super) async fn sync_before_change(&self, session: SessionId) -> Result<(), Refusal> {
         let mut all = self.store.unsynced().await?.into_iter();
         match all.find(|files| files.session == session) {
-            Some(Unsynced { build: Some(build), .. }) => {
-                sync(&self.store, self.places.sessions(), vec![(session, build)]).await
-            }
+            Some(Unsynced { build: Some(build), .. }) => self.sync_for_change(session, build).await,
             Some(files) if files.changed < Changed::Kept => {
-                flush(self.places.sessions(), || fault::point("change.synced")).await
+                self.flush_then(|| fault::point("change.synced")).await
             }
             _ => Ok(()),
         }
+    }
+
+    /// What is in doubt counts as being on the disk here: else what is put there from outside would go when
+    /// the machine goes down, and that is certain, where the rest is not.
+    async fn sync_for_change(&self, session: SessionId, build: SandboxId) -> Result<(), Refusal> {
+        self.flush_then(built_is_flushed).await?;
+        Ok(self.store.synced(vec![(session, build)]).await?)
     }
 
     /// Records which sessions have sandboxes, if a daemon from before that was recorded has left them.
@@ -126,30 +127,49 @@ impl Shared {
         }
     }
 
-    /// Has everything put on the disk that a daemon before this one left to be, in the background. What
-    /// stays as a boot before this one left it is put there now.
+    /// Puts on the disk what stays as a boot before this one left it. What is in doubt, and what its point has,
+    /// as a fork that nobody has used, is built from that again when it is used. The rest of it is used as it
+    /// is, and goes back to its point should the machine go down.
     pub(super) async fn sync_left(&self) -> Result<(), Refusal> {
-        let all = self.store.unsynced().await?.into_iter();
-        let kept: Vec<_> = all.filter(|files| files.lost && stays(files)).collect();
+        let all = self.store.unsynced().await?;
+        for files in all.iter().filter(|files| files.build == Some(IN_DOUBT) && !files.lost) {
+            self.build_if_saved(files.session).await?;
+        }
+        let kept: Vec<_> = all.iter().filter(|files| files.lost && stays(files)).collect();
         for files in &kept {
             if let Some(session) = self.store.session(files.session).await? {
                 self.forget_known(&session).await;
             }
         }
         let kept = kept.into_iter().map(|files| (files.session, files.sandbox));
-        self.put_to_rest(kept.collect()).await?;
-        self.sync_later(self.unsynced().await?);
-        Ok(())
+        self.put_to_rest(kept.collect()).await
+    }
+
+    /// Has a session built from its newest point again if nothing has happened behind that, and nobody has it.
+    async fn build_if_saved(&self, id: SessionId) -> Result<(), Refusal> {
+        let session = self.store.session(id).await?;
+        let point = self.store.point(id, Which::Newest).await?;
+        let (Some(session), Some(point)) = (session, point) else { return Ok(()) };
+        let is_saved = point.seq == session.last_seq && session.changed == Changed::No;
+        if !is_saved || self.registry.handle(id).is_some() {
+            return Ok(());
+        }
+        self.forget_known(&session).await;
+        Ok(self.store.build_again(id, None).await?)
     }
 
     /// Puts everything on the disk that a sandbox has written, when there is none any more, nor anything
-    /// that is built for one.
+    /// that is built for one. What is in doubt counts as being there when it is in no point: else it would go
+    /// when the machine does, and that is certain, where the rest is not.
     pub(super) async fn sync_all(&self) -> Result<(), Refusal> {
-        let all = self.store.unsynced().await?;
+        let mut all = self.store.unsynced().await?;
         if all.is_empty() {
             return Ok(());
         }
         self.flush().await?;
+        let unsaved = self.store.unsaved_sessions().await?;
+        let is_unsaved = |id: SessionId| unsaved.iter().any(|session| session.id == id);
+        all.retain(|files| files.build != Some(IN_DOUBT) || is_unsaved(files.session));
         // Of sessions that went on before what was built was known to be there.
         let builds = all.iter().filter_map(|files| Some((files.session, files.build?)));
         self.store.synced(builds.collect()).await?;
@@ -184,17 +204,41 @@ impl Shared {
             return Ok(());
         }
         self.flush().await?;
-        Ok(self.store.at_rest(sandboxes).await?)
+        match self.disk.is_settled() {
+            true => Ok(self.store.at_rest(sandboxes).await?),
+            // Some of them may be in doubt, because somebody else was told of a write that failed.
+            false => Err(not_flushed()),
+        }
     }
 
-    /// Waits until everything that sessions have is on the disk.
-    pub(super) async fn flush(&self) -> Result<(), Refusal> {
-        flush(self.places.sessions(), || ()).await
+    /// Waits until everything that was written since then is on the disk.
+    pub(super) async fn flush_since(&self, since: Since) -> Result<(), Refusal> {
+        self.flush().await?;
+        match self.disk.is_sure(since) {
+            true => Ok(()),
+            false => Err(not_flushed()),
+        }
     }
 
-    async fn unsynced(&self) -> Result<Vec<(SessionId, SandboxId)>, Refusal> {
-        let all = self.store.unsynced().await?.into_iter();
-        Ok(all.filter_map(|files| Some((files.session, files.build?))).collect())
+    async fn flush(&self) -> Result<(), Refusal> {
+        self.flush_then(|| ()).await
+    }
+
+    /// Waits until everything that sessions have is on the disk. When it fails, whatever may not be there is in
+    /// doubt from then on.
+    async fn flush_then(&self, then: impl FnOnce() + Send + 'static) -> Result<(), Refusal> {
+        let (disk, sessions) = (self.disk.clone(), self.places.sessions());
+        let flush = move || -> Result<(), Refusal> {
+            disk.flush(&sessions).map_err(|error| unwritten(&error))?;
+            then();
+            Ok(())
+        };
+        let Err(refusal) = blocking(flush).await else { return Ok(()) };
+        let failed = self.disk.now();
+        let all = self.store.unsynced().await?.into_iter().filter(|files| !files.lost);
+        self.store.doubt(all.map(|files| files.session).collect()).await?;
+        self.disk.settle(failed);
+        Err(refusal)
     }
 
     /// Has a session go on with files that there were, when those in place may be torn. What history has
@@ -202,10 +246,11 @@ impl Shared {
     pub(super) async fn give_up_files(&self, session: &Session) -> Result<(), Refusal> {
         let id = session.id;
         self.forget_known(session).await;
+        let since = self.disk.now();
         let point = self.store.point(id, Which::Newest).await?;
         if point.is_none() {
             self.lay_out_again(session, &id.to_string()).await?;
-            self.flush().await?;
+            self.flush_since(since).await?;
         }
         let behind = point.as_ref().map_or(0, |point| point.seq);
         let is_behind = session.restore.is_none() && self.is_spoken_behind(id, behind).await?;
@@ -244,20 +289,6 @@ fn stays(files: &Unsynced) -> bool {
     files.changed == Changed::Kept && files.build.is_none()
 }
 
-/// Waits until everything beneath a directory is on the disk, if there are builds that may not be, and
-/// records that they are.
-async fn sync(
-    store: &Arc<dyn Store>,
-    dir: PathBuf,
-    builds: Vec<(SessionId, SandboxId)>,
-) -> Result<(), Refusal> {
-    if builds.is_empty() {
-        return Ok(());
-    }
-    flush(dir, built_is_flushed).await?;
-    Ok(store.synced(builds).await?)
-}
-
 /// What was built is on the disk, which the store does not know.
 fn built_is_flushed() {
     fault::point("restore.synced");
@@ -274,28 +305,24 @@ fn log_unsynced(synced: Result<(), Refusal>) {
     }
 }
 
-/// Waits until everything on the file system of a directory is on the disk.
-async fn flush(dir: PathBuf, then: impl FnOnce() + Send + 'static) -> Result<(), Refusal> {
-    let flush = move || -> Result<(), TreeError> {
-        Tree::open(&dir)?.sync()?;
-        then();
-        Ok(())
-    };
-    let flushed = spawn_blocking(flush).await.map_err(|error| error.to_string());
-    flushed.and_then(|flushed| flushed.map_err(|error| error.to_string())).map_err(|error| {
-        tracing::error!(error, "the disk could not be flushed");
-        Refusal::Internal("the session's files may not be on the disk".to_owned())
-    })
+fn unwritten(error: &TreeError) -> Refusal {
+    tracing::error!(%error, "the disk could not be flushed");
+    not_flushed()
+}
+
+fn not_flushed() -> Refusal {
+    Refusal::Internal("the session's files may not be on the disk".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use std::any::Any;
-    use std::io;
+    use std::path::PathBuf;
     use std::sync::atomic::AtomicBool;
+    use std::{fs, io};
 
     use super::*;
-    use crate::domain::SessionChange;
+    use crate::domain::{Point, SessionChange};
     use crate::session::keeping::point_of;
     use crate::session::stage::Stage;
     use crate::snapshot::Cutting;
@@ -328,11 +355,11 @@ mod tests {
     }
 
     /// A fork that is made, and may not be on the disk.
-    async fn forked(stage: &Stage, number: u128) -> Forked {
+    async fn forked(stage: &Stage, number: u128) -> Built {
         let fork = Session::example(number);
         stage.add_with_files(&fork).await;
         stage.shared.store.note_unsynced(fork.id, fork.sandbox).await.unwrap();
-        stage.shared.unsynced_fork(&fork).await.unwrap()
+        Built { session: fork.id, build: fork.sandbox, since: stage.shared.disk.now() }
     }
 
     /// Has another sandbox of a session recorded.
@@ -350,7 +377,7 @@ mod tests {
         for number in 1..=3 {
             forks.push(forked(&stage, number).await);
         }
-        let in_use = forks[1].id;
+        let in_use = forks[1].session;
         go_on(&stage, in_use).await;
         shared.rest_forks(forks).await.unwrap();
         let left = shared.store.unsynced().await.unwrap();
@@ -378,9 +405,76 @@ mod tests {
         let stage = Stage::set().await;
         let fork = forked(&stage, 1).await;
         // It goes on before its files are known to be on the disk.
-        go_on(&stage, fork.id).await;
+        go_on(&stage, fork.session).await;
         stage.shared.sync_all().await.unwrap();
         assert_eq!(stage.shared.store.unsynced().await.unwrap(), []);
+    }
+
+    /// Whose files may not be on the disk, and for which sandboxes all of them were built.
+    async fn left(shared: &Shared) -> Vec<(SessionId, Option<SandboxId>)> {
+        let left = shared.store.unsynced().await.unwrap();
+        left.iter().map(|files| (files.session, files.build)).collect()
+    }
+
+    /// Whoever flushes behind that is told nothing of it.
+    #[tokio::test]
+    async fn what_was_begun_before_a_write_failed_is_not_known_to_be_on_the_disk() {
+        let stage = Stage::set().await;
+        let shared = &stage.shared;
+        let before = forked(&stage, 1).await;
+        let (session, sandbox) = (before.session, before.build);
+        // As when a write has failed, so that there is nothing to ask.
+        let sessions = shared.places.sessions();
+        let away = sessions.with_extension("away");
+        fs::rename(&sessions, &away).unwrap();
+        fs::write(&sessions, "").unwrap();
+        assert!(shared.flush().await.is_err());
+        fs::remove_file(&sessions).unwrap();
+        fs::rename(&away, &sessions).unwrap();
+        let behind = forked(&stage, 2).await;
+        shared.rest_forks(vec![before, behind]).await.unwrap();
+        shared.put_to_rest(vec![(session, sandbox)]).await.unwrap();
+        shared.sync_all().await.unwrap();
+        assert_eq!(left(shared).await, [(session, Some(IN_DOUBT))]);
+        // Until it is built anew.
+        shared.store.note_unsynced(session, sandbox).await.unwrap();
+        let again = Built { session, build: sandbox, since: shared.disk.now() };
+        shared.rest_forks(vec![again]).await.unwrap();
+        assert_eq!(left(shared).await, []);
+    }
+
+    #[tokio::test]
+    async fn nobody_is_at_rest_until_it_is_known_what_is_in_doubt() {
+        let stage = Stage::set().await;
+        let (shared, fork) = (&stage.shared, forked(&stage, 1).await);
+        shared.disk.failed();
+        let sandbox = || vec![(fork.session, fork.build)];
+        assert!(shared.put_to_rest(sandbox()).await.is_err());
+        assert_eq!(left(shared).await, [(fork.session, Some(fork.build))]);
+        shared.disk.settle(shared.disk.now());
+        shared.put_to_rest(sandbox()).await.unwrap();
+        assert_eq!(left(shared).await, []);
+    }
+
+    /// It may have been told of a write that failed, and nobody else is then.
+    #[tokio::test]
+    async fn what_a_daemon_before_has_left_is_not_known_to_be_on_the_disk() {
+        let stage = Stage::set().await;
+        let shared = &stage.shared;
+        let (unused, used) = (forked(&stage, 1).await, forked(&stage, 2).await);
+        let point = Point { session: unused.session, ..Point::example(0) };
+        shared.store.add_point(point.clone(), 9).await.unwrap();
+        // As the next daemon does.
+        shared.watch_disk().await.unwrap();
+        shared.sync_left().await.unwrap();
+        let restore = shared.store.session(unused.session).await.unwrap().unwrap().restore;
+        assert_eq!(restore, Some(point.id), "it can be built from what it has");
+        shared.put_to_rest(vec![(used.session, used.build)]).await.unwrap();
+        shared.sync_all().await.unwrap();
+        assert_eq!(left(shared).await, [(used.session, Some(IN_DOUBT))]);
+        // What is put there from outside stays where it is, should the machine go down.
+        shared.sync_before_change(used.session).await.unwrap();
+        assert_eq!(left(shared).await, [(used.session, None)]);
     }
 
     #[tokio::test]

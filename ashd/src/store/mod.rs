@@ -67,6 +67,9 @@ pub struct Copying {
     pub limit: u32,
 }
 
+/// In the place of the sandbox that files were built for: nobody can find out whether they are on the disk.
+pub const IN_DOUBT: SandboxId = SandboxId(uuid::Uuid::nil());
+
 /// Files of a session that may be lost when the machine goes down.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Unsynced {
@@ -74,7 +77,7 @@ pub struct Unsynced {
     pub session: SessionId,
     /// Its newest sandbox.
     pub sandbox: SandboxId,
-    /// The sandbox that all of them were built for, while none of them may be on the disk.
+    /// The sandbox that all of them were built for, while none of them may be on the disk; or [`IN_DOUBT`].
     pub build: Option<SandboxId>,
     /// Whether the machine has gone down since.
     pub lost: bool,
@@ -290,6 +293,9 @@ pub trait Store: Send + Sync {
     async fn unsynced_build(&self, id: SessionId) -> Result<Option<SandboxId>>;
     /// Records that what was built of sessions for these sandboxes is on the disk.
     async fn synced(&self, builds: Vec<(SessionId, SandboxId)>) -> Result<()>;
+    /// Records that files of sessions that were used or built in this boot are [`IN_DOUBT`], until all of them
+    /// are built anew, or it is recorded that this is [`synced`](Store::synced).
+    async fn doubt(&self, ids: Vec<SessionId>) -> Result<()>;
     /// Records that the files of sessions are on the disk and were last used by these sandboxes, which
     /// are gone; those of a session that has another one since are in use again.
     async fn at_rest(&self, sandboxes: Vec<(SessionId, SandboxId)>) -> Result<()>;

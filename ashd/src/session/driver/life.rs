@@ -21,6 +21,7 @@ use crate::session::frames::Numbering;
 use crate::session::keeping::{Found, Life};
 use crate::session::machine::{Event, Sandbox, State, Turn};
 use crate::session::registry::SessionView;
+use crate::session::unsynced::Built;
 use crate::store::StoreError;
 use crate::telemetry::message;
 use crate::telemetry::metrics::labels::{Exhausted, Resumed};
@@ -147,7 +148,7 @@ impl Driver {
     /// Records the new sandbox, and in the same breath that the session is active, if that was
     /// wanted. The store must know the sandbox before anything of it is kept.
     async fn record_life(&mut self, life: Life) -> Result<Conversation, Refusal> {
-        let Life { running, found, conversation, _entry } = life;
+        let Life { running, found, built, conversation, _entry } = life;
         // First, for what follows has the numbers behind it.
         let missed = self.record_missed_end().await;
         let mut change = SessionChange {
@@ -173,9 +174,10 @@ impl Driver {
             Ok(()) => self.commit(change, events).await,
             Err(error) => Err(error),
         };
-        if found != Found::Place {
+        if let Some(since) = built {
             // Not before: whoever commits waits for a disk that is busy with this.
-            self.shared.sync_later(vec![(self.session.id, running.id)]);
+            let (session, build) = (self.session.id, running.id);
+            self.shared.sync_later(Built { session, build, since });
         }
         if let Err(error) = recorded {
             self.shared.end_sandbox(running).await;

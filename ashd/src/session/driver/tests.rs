@@ -69,7 +69,7 @@ async fn history(driver: &Driver) -> Vec<EventKind> {
 
 fn life(running: Running) -> Life {
     let (found, conversation) = (Found::Place, Conversation::New);
-    Life { running, found, conversation, _entry: Entry::any() }
+    Life { running, found, built: None, conversation, _entry: Entry::any() }
 }
 
 /// Takes what comes to a driver next, which is no command.

@@ -287,6 +287,11 @@ impl Store for Sqlite {
         self.writer.write(move |conn| unsynced::synced(conn, &builds)).await
     }
 
+    async fn doubt(&self, ids: Vec<SessionId>) -> Result<()> {
+        let boot = self.boot.clone();
+        self.writer.write(move |conn| unsynced::doubt(conn, &ids, &boot)).await
+    }
+
     async fn at_rest(&self, sandboxes: Vec<(SessionId, SandboxId)>) -> Result<()> {
         self.writer.write(move |conn| unsynced::at_rest(conn, &sandboxes)).await
     }

@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::points;
 use super::sessions::{self, head};
 use crate::domain::{NewEvent, SandboxId, SessionChange, SessionId, Which};
-use crate::store::{Commit, Result, Unsynced};
+use crate::store::{Commit, IN_DOUBT, Result, Unsynced};
 
 /// Whose files may be lost, in the order in which the sessions were made. There are few of these among all
 /// sessions: so the order of the join is said.
@@ -46,6 +46,16 @@ pub(super) fn synced(conn: &Connection, builds: &[(SessionId, SandboxId)]) -> Re
     let mut update = conn.prepare_cached(sql)?;
     for (session, build) in builds {
         update.execute(params![session, build])?;
+    }
+    Ok(())
+}
+
+pub(super) fn doubt(conn: &Connection, sessions: &[SessionId], boot: &str) -> Result<()> {
+    let sql = "UPDATE unsynced SET build = ?2
+         WHERE session = (SELECT key FROM sessions WHERE id = ?1) AND boot = ?3";
+    let mut update = conn.prepare_cached(sql)?;
+    for session in sessions {
+        update.execute(params![session, IN_DOUBT, boot])?;
     }
     Ok(())
 }

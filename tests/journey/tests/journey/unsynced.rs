@@ -68,9 +68,14 @@ fn wait_at_rest(talk: &Talk) -> Result<()> {
     process::until("the session is at rest", || left().is_ok_and(|left| left == 0))
 }
 
-fn check_whole(talk: &Talk) -> Result<()> {
+fn check_files(talk: &Talk) -> Result<()> {
     let told = talk.api.exec(&talk.session, "cat kept since")?.stdout;
     ensure!(told == "one\ntwo\n", "{told}");
+    Ok(())
+}
+
+fn check_whole(talk: &Talk) -> Result<()> {
+    check_files(talk)?;
     wait_synced(talk)
 }
 
@@ -82,13 +87,22 @@ fn wait_synced(talk: &Talk) -> Result<()> {
 fn a_daemon_that_dies_before_the_disk_has_the_files_changes_nothing() -> Result<()> {
     let mut talk = brought_back()?;
     talk.crash()?;
-    check_whole(&talk)?;
+    check_files(&talk)?;
     ensure!(!talk.ash.log().contains("the machine went down"));
+    // What the disk may have told the one before, it tells nobody else.
+    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    save(&talk)?;
+    ensure!(unsynced(&talk)? == 1);
+    go_down(&mut talk)?;
+    fs::write(files(&talk).join("workspace/kept"), "")?;
+    go_on(&mut talk)?;
+    ensure!(has_given_up(&talk), "{}", talk.ash.log());
+    check_whole(&talk)?;
     talk.ash.finish()
 }
 
 #[test]
-fn a_daemon_that_dies_before_it_notes_that_the_disk_has_the_files_is_followed_by_one_that_does()
+fn a_daemon_that_dies_before_it_notes_that_the_disk_has_the_files_leaves_them_as_they_are()
 -> Result<()> {
     let mut talk = away("restore.synced")?;
     // It may die before it answers.
@@ -96,8 +110,8 @@ fn a_daemon_that_dies_before_it_notes_that_the_disk_has_the_files_is_followed_by
     talk.ash.wait_killed()?;
     ensure!(unsynced(&talk)? == 1);
     talk.boot()?;
-    wait_synced(&talk)?;
     ensure!(talk.ask("[[exec cat kept]]")?.contains("one"));
+    ensure!(unsynced(&talk)? == 1);
     talk.ash.finish()
 }
 
@@ -166,6 +180,18 @@ fn a_fork_that_the_disk_does_not_have_when_the_machine_goes_down_is_built_again(
     let events = talk.api.events(&talk.session)?;
     ensure!(!events.iter().any(|event| event.to_string().contains("machine-down")), "{events:#?}");
     ensure!(talk.ask("[[history]]")?.contains("echo one"));
+    talk.ash.finish()
+}
+
+/// Nobody knows what the disk has told the daemon before.
+#[test]
+fn a_fork_that_a_daemon_leaves_before_the_disk_has_it_is_built_again() -> Result<()> {
+    let mut talk = forked("restore.synced:stall")?;
+    talk.ash.kill9()?;
+    fs::write(files(&talk).join("workspace/kept"), "")?;
+    go_on(&mut talk)?;
+    ensure!(!has_given_up(&talk) && read(&talk, "kept")? == "one\n", "{}", talk.ash.log());
+    wait_synced(&talk)?;
     talk.ash.finish()
 }
 

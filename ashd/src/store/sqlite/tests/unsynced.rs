@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::{Changed, SessionChange};
+use crate::store::IN_DOUBT;
 
 fn build(n: u8) -> SandboxId {
     SandboxId(uuid(n))
@@ -74,6 +75,35 @@ fn what_had_a_sandbox_in_another_boot_is_lost_unless_it_was_at_rest() {
         assert_eq!(lost(&store).await, None);
         store.in_use(vec![id(1), id(7)]).await.unwrap();
         assert_eq!(lost(&store).await, Some(false));
+    });
+}
+
+#[test]
+fn what_is_in_doubt_is_never_at_rest_until_it_is_built_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    block_on(async {
+        let store = built(dir.path()).await;
+        let found = async |store: &Sqlite| {
+            let all = store.unsynced().await.unwrap();
+            all.first().map(|files| files.build)
+        };
+        change(&store, SessionChange { sandbox: Some(build(1)), ..SessionChange::none() }).await;
+        store.doubt(vec![id(1), id(7)]).await.unwrap();
+        // Also when it goes on as it is.
+        for n in [1, 2] {
+            change(&store, SessionChange { sandbox: Some(build(n)), ..SessionChange::none() })
+                .await;
+            store.synced(vec![(id(1), build(1))]).await.unwrap();
+            store.at_rest(vec![(id(1), build(n))]).await.unwrap();
+            assert_eq!(found(&store).await, Some(Some(IN_DOUBT)));
+        }
+        store.note_unsynced(id(1), build(3)).await.unwrap();
+        store.synced(vec![(id(1), build(3))]).await.unwrap();
+        assert_eq!(found(&store).await, Some(None));
+        // What another boot has left is lost, and in no doubt.
+        let store = boot(store, dir.path()).await;
+        store.doubt(vec![id(1)]).await.unwrap();
+        assert_eq!(found(&store).await, Some(None));
     });
 }
 
