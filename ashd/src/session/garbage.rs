@@ -356,7 +356,7 @@ pub(super) async fn scrub(shared: &Shared) {
     for _ in 0..SCRUBS {
         match shared.store.scrub().await {
             Ok(true) => return,
-            Ok(false) => tokio::time::sleep(SCRUB_PAUSE).await,
+            Ok(false) => sleep(SCRUB_PAUSE).await,
             Err(error) => {
                 tracing::error!(%error, "what was purged may be in the database's log");
                 return;
@@ -436,7 +436,7 @@ mod tests {
                 .unwrap();
             shared.garbage.left_by(&tenant);
             while was_purged(shared, &tenant) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                sleep(Duration::from_millis(1)).await;
             }
             begun.elapsed()
         };
@@ -459,7 +459,7 @@ mod tests {
         shared.garbage.left_by(&Tenant::default());
         let emptied = async {
             while log() > 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                sleep(Duration::from_millis(1)).await;
             }
         };
         tokio::time::timeout(Duration::from_secs(20), emptied).await.unwrap();
@@ -504,7 +504,8 @@ mod tests {
         let [slow, quick] = ["one", "two"].map(|name| name.parse::<Tenant>().unwrap());
         let in_the_way = shared.snapshots.vault(&slow).unwrap().pin();
         for tenant in [&slow, &quick] {
-            shared.note_purge((tenant, SessionId::random()), &[]).await.unwrap();
+            let vault = shared.snapshots.vault(tenant).unwrap();
+            vault.note_purge(SessionId::random(), vec![]).unwrap();
             shared.garbage.left_by(tenant);
         }
         let collecting = tokio::spawn(collect_for_ever(shared.clone()));
