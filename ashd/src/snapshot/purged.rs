@@ -32,9 +32,11 @@ pub(super) struct Noted {
 #[derive(Debug)]
 struct Session {
     /// The content of the points that it had.
-    points: Vec<Root>,
+    points: HashSet<Root>,
     /// How often a collecting had looked when it was noted last.
     looks: u64,
+    /// Whether its points may still be recorded.
+    is_begun: bool,
 }
 
 /// What a collecting has seen.
@@ -69,16 +71,50 @@ impl Noted {
 }
 
 impl Vault {
-    /// Notes that a session is about to be purged, and the content of the points that it has: the next
-    /// collecting leaves nothing of what no other point needs, also when this is another daemon's. Waits for
-    /// the disk only when a collecting may have seen what was noted before.
+    /// Notes that a session is about to be purged, and the content of the points that it has: until it is
+    /// [noted](Self::note_purge) that it is, or [given up](Self::give_up_purge), no collecting is the last one
+    /// that looks for what it leaves. Waits for the disk only when a collecting may have seen what was noted
+    /// before.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn begin_purge(&self, session: SessionId, points: Vec<Root>) -> Result<(), SnapshotError> {
+        self.note_as(session, points, true)
+    }
+
+    /// Notes that a session is purged, and the content of the points that it had: the next collecting leaves
+    /// nothing of what no other point needs, also when this is another daemon's. Waits for the disk as
+    /// [`begin_purge`](Self::begin_purge) does.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn note_purge(&self, session: SessionId, points: Vec<Root>) -> Result<(), SnapshotError> {
+        self.note_as(session, points, false)
+    }
+
+    /// Notes that a session stays that was about to be purged.
+    pub fn give_up_purge(&self, session: SessionId) {
+        let mut noted = self.noted();
+        // Somebody else may have purged it.
+        if noted.sessions.get(&session).is_some_and(|known| known.is_begun) {
+            noted.sessions.remove(&session);
+        }
+    }
+
+    fn note_as(
+        &self,
+        session: SessionId,
+        points: Vec<Root>,
+        is_begun: bool,
+    ) -> Result<(), SnapshotError> {
         let mut noted = self.noted();
         let looks = noted.looks;
-        noted.sessions.insert(session, Session { points, looks });
+        let new = || Session { points: HashSet::new(), looks, is_begun };
+        let known = noted.sessions.entry(session).or_insert_with(new);
+        known.looks = looks;
+        // Of two who purge it, one may be through with that, and the other find no points any more.
+        known.is_begun &= is_begun;
+        known.points.extend(points);
         if noted.is_on_disk {
             return Ok(());
         }
@@ -105,7 +141,7 @@ impl Vault {
         Some(Seen { mark, looks, purged })
     }
 
-    /// Nothing is left of what a collecting has seen.
+    /// Nothing is left of what a collecting has seen, but of what is about to be purged.
     pub(super) fn forget_purged(&self, seen: &Seen) -> Result<(), SnapshotError> {
         let sessions = match &seen.purged {
             Purged::Anything => None,
@@ -115,11 +151,13 @@ impl Vault {
         // theirs behind a crash, and be left by whoever purges the others.
         self.index().forget_writers(sessions)?;
         let mut noted = self.noted();
-        noted.sessions.retain(|_, session| session.looks > seen.looks);
+        noted.sessions.retain(|_, session| session.is_begun || session.looks > seen.looks);
         if matches!(seen.purged, Purged::Anything) {
             noted.is_before = false;
         }
-        if self.purge_mark().is_some_and(|now| now == seen.mark) {
+        // What is about to be purged was needed yet. Whoever dies behind that leaves the mark.
+        let is_begun = noted.sessions.values().any(|session| session.is_begun);
+        if !is_begun && self.purge_mark().is_some_and(|now| now == seen.mark) {
             std::fs::remove_file(self.beside(PURGED))?;
         }
         Ok(())

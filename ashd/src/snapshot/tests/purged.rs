@@ -115,6 +115,30 @@ fn what_is_in_no_point_of_theirs_goes_as_well() {
     assert!(!place.holds(1));
 }
 
+/// A daemon that dies in between would leave all of it, and nobody would know.
+#[test]
+fn the_mark_stays_until_it_is_recorded_that_they_are_purged() {
+    let place = Place::new();
+    let collect = |points: &[Root]| {
+        let points = || Ok::<_, SnapshotError>(points.to_vec());
+        place.vault.collect(&ONLY_PURGED, points).unwrap().unwrap();
+        place.vault.was_purged()
+    };
+    let (had, _) = place.cut_only(1);
+    place.vault.begin_purge(place.session, vec![had]).unwrap();
+    assert!(collect(&[had]) && collect(&[had]) && place.holds(1));
+    place.vault.note_purge(place.session, vec![had]).unwrap();
+    // Somebody else is about to do what is done.
+    place.vault.begin_purge(place.session, vec![had]).unwrap();
+    place.vault.give_up_purge(place.session);
+    assert!(!collect(&[]) && !place.holds(1));
+    // One that could not be recorded as purged.
+    let (kept, _) = place.cut_only(2);
+    place.vault.begin_purge(place.session, vec![kept]).unwrap();
+    place.vault.give_up_purge(place.session);
+    assert!(!collect(&[kept]) && place.holds(2));
+}
+
 #[test]
 fn nothing_is_left_over_when_it_is_not_known_what_they_had() {
     // Their point cannot be followed, or a daemon before this one was told what it was.
