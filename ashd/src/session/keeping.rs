@@ -19,7 +19,7 @@ use super::cli::Conversation;
 use super::copies::fetch::first_stored;
 use super::disk::Since;
 use super::places::ROOTS;
-use super::shared::Shared;
+use super::shared::{Shared, aside};
 use crate::domain::{
     Point, PointId, PointName, Root, Session, SessionId, Tenant, Timestamp, Which,
 };
@@ -28,7 +28,7 @@ use crate::sandbox::Running;
 use crate::snapshot::{Cut, Cutting, Donor, Pin, Restoring, SnapshotError, Stage};
 use crate::store::{IN_DOUBT, StoreError};
 use crate::telemetry::message;
-use crate::tree::remove_all;
+use crate::tree::{TreeError, remove_all};
 
 /// How long a cut waits until its moment is noted. An agent may stand still for it.
 const NOTING: Duration = Duration::from_millis(100);
@@ -370,7 +370,7 @@ impl Shared {
         let places = self.places.clone();
         let swap = move || -> std::io::Result<()> {
             let (parent, place) = (places.sessions(), places.session(id));
-            let old = format!("{id}.old");
+            let old = ousted(id);
             remove_all(&parent, &old).map_err(std::io::Error::other)?;
             if place.exists() {
                 std::fs::rename(&place, parent.join(&old))?;
@@ -434,6 +434,18 @@ struct How {
 /// Where a session's files are built.
 pub(super) fn beside(id: SessionId) -> String {
     format!("{id}.new")
+}
+
+/// Where the files are that others have taken the place of.
+fn ousted(id: SessionId) -> String {
+    format!("{id}.old")
+}
+
+/// Removes whatever lies beside the place of a session's files, where sessions' files are: what was on its way
+/// there or out, when something failed in between.
+pub(super) fn remove_beside(sessions: &Path, id: SessionId) -> Result<(), TreeError> {
+    let names = [aside(&id.to_string()), beside(id), ousted(id)];
+    names.iter().try_for_each(|name| remove_all(sessions, name))
 }
 
 /// Tells whoever listens of the moment, and waits until it is noted.

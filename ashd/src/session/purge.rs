@@ -9,9 +9,10 @@ use tokio::task::spawn_blocking;
 
 use super::api::{Happened, Refusal};
 use super::fsck::Failed;
+use super::keeping::remove_beside;
 use super::registry::SessionView;
 use super::service::Result;
-use super::shared::{Shared, aside};
+use super::shared::Shared;
 use crate::domain::{Root, Session, Status};
 use crate::fault;
 use crate::snapshot::SnapshotError;
@@ -23,19 +24,26 @@ impl Shared {
     /// that has left nothing: what it has, the next start removes.
     ///
     /// # Errors
-    /// When it cannot be purged now. It is as it was then.
+    /// [`Refusal::NoSession`] when somebody else was quicker; when it cannot be purged now. It is as it was
+    /// then.
     pub(super) async fn purge(&self, session: &Session) -> Result<Result<()>> {
         let id = session.id;
         // What has no row any more is no difference while it goes.
         let _going = session.slot.map(|slot| self.making.begin((id, slot)));
         let _attachments = self.attaching.begin(id);
         let had = self.content_of(id).await?;
-        self.note_purge(session, had.clone()).await?;
-        let purged = self.store.purge_session(id).await?;
+        self.begin_purge(session, had.clone()).await?;
+        let slot = match self.store.purge_session(id).await {
+            Ok(Some(purged)) => purged.slot,
+            not_purged => {
+                self.give_up_purge(session).await;
+                // Whatever else there is of it goes with whoever was quicker.
+                return Err(not_purged.err().map_or(Refusal::NoSession, Refusal::from));
+            }
+        };
         fault::point("purge.recorded");
         let ended = Session { status: Status::Ended, ..session.clone() };
         self.registry.publish(SessionView::of(&ended));
-        let slot = purged.and_then(|purged| purged.slot);
         let cleared = self.clear(session, slot, had).await;
         self.registry.remove(id);
         self.garbage.left_by(&session.tenant);
@@ -46,16 +54,28 @@ impl Shared {
 
     /// Notes that a session is about to be purged, whose points have this, and forgets what is known of its
     /// files: that can be found by its id, and by nothing else.
-    async fn note_purge(&self, session: &Session, had: Vec<Root>) -> Result<()> {
+    async fn begin_purge(&self, session: &Session, had: Vec<Root>) -> Result<()> {
         let (id, snapshots, tenant) = (session.id, self.snapshots.clone(), session.tenant.clone());
         let note = move || -> std::result::Result<(), SnapshotError> {
             let vault = snapshots.vault(&tenant)?;
             vault.forget(id)?;
-            vault.note_purge(id, had)
+            vault.begin_purge(id, had)
         };
         let noted = spawn_blocking(note).await;
         let noted = noted.map_err(|error| Refusal::Internal(error.to_string()))?;
         Ok(noted.map_err(Failed::from)?)
+    }
+
+    /// Notes that a session is not purged.
+    async fn give_up_purge(&self, session: &Session) {
+        let (id, snapshots, tenant) = (session.id, self.snapshots.clone(), session.tenant.clone());
+        let give_up = move || {
+            if let Ok(Some(vault)) = snapshots.known_vault(&tenant) {
+                vault.give_up_purge(id);
+            }
+        };
+        // If that breaks off, whoever collects looks for more than there is.
+        let _ = spawn_blocking(give_up).await;
     }
 
     /// Removes what is there of a session that is not recorded any more. Its uids are free when no file
@@ -66,11 +86,13 @@ impl Shared {
         let clear = move || {
             let (sessions, name) = (places.sessions(), id.to_string());
             // Somebody may have failed to remove them before.
-            let files = remove_all(&sessions, &name);
-            let files = files.and_then(|()| remove_all(&sessions, &aside(&name)));
+            let beside = remove_beside(&sessions, id);
+            let files = remove_all(&sessions, &name).and(beside);
             let attachments = remove_all(&places.attachments(), &name);
-            // A collecting that was under way may have taken the first note for its own.
-            let noted = snapshots.vault(&tenant).and_then(|vault| vault.note_purge(id, had));
+            // Of a tenant that has left in between nothing is left, and no vault is made for it.
+            let noted = snapshots.known_vault(&tenant);
+            let noted =
+                noted.and_then(|vault| vault.map_or(Ok(()), |vault| vault.note_purge(id, had)));
             (files, attachments, noted)
         };
         let cleared = spawn_blocking(clear).await;
@@ -119,14 +141,17 @@ mod tests {
         let stage = Stage::set().await;
         let (shared, session) = (&stage.shared, session(&stage));
         stage.add_with_files(&session).await;
+        let beside = |kind: &str| shared.places.session(session.id).with_extension(kind);
         let places = [
             shared.places.session(session.id),
-            shared.places.sessions().join(aside(&session.id.to_string())),
             shared.places.attachments_of(session.id),
+            beside("gone"),
+            beside("new"),
+            beside("old"),
         ];
         places.iter().for_each(|place| fs::create_dir_all(place).unwrap());
         shared.purge(&session).await.unwrap().unwrap();
-        assert_eq!(places.map(|place| place.exists()), [false; 3]);
+        assert_eq!(places.map(|place| place.exists()), [false; 5]);
         assert_eq!(shared.store.session(session.id).await.unwrap(), None);
         assert!(shared.slots.used().is_empty());
         assert!(shared.making.all().is_empty() && shared.attaching.all().is_empty());
@@ -147,6 +172,20 @@ mod tests {
         assert_eq!(shared.store.session(session.id).await.unwrap(), Some(session));
         assert_eq!(shared.slots.used().len(), 1);
         assert!(shared.making.all().is_empty());
+    }
+
+    #[tokio::test]
+    async fn of_two_who_purge_it_one_has_purged_it() {
+        let stage = Stage::set().await;
+        let (shared, session) = (&stage.shared, session(&stage));
+        stage.add_with_files(&session).await;
+        let (one, other) = tokio::join!(shared.purge(&session), shared.purge(&session));
+        let (purged, late): (Vec<_>, Vec<_>) =
+            [one, other].into_iter().partition(std::result::Result::is_ok);
+        assert!(matches!(&purged[..], [Ok(Ok(()))]), "{purged:?}");
+        assert!(matches!(&late[..], [Err(Refusal::NoSession)]), "{late:?}");
+        assert!(shared.slots.used().is_empty() && !shared.places.has_files(session.id));
+        assert!(shared.snapshots.vault(&session.tenant).unwrap().was_purged());
     }
 
     /// Whoever got them would own what is left.

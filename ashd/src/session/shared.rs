@@ -17,6 +17,7 @@ use super::copies::Copies;
 use super::disk::Disk;
 use super::garbage::Garbage;
 use super::gathering::Gathering;
+use super::keeping::remove_beside;
 use super::ladder::{Ladder, Times};
 use super::machine::Sandbox;
 use super::places::Places;
@@ -36,7 +37,7 @@ use crate::snapshot::Snapshots;
 use crate::store::{EventRange, Store, StoreError, Usage};
 use crate::telemetry::message;
 use crate::telemetry::metrics::Metrics;
-use crate::tree::{Tree, TreeError, TreeLimits, remove_all};
+use crate::tree::{Tree, TreeError, TreeLimits};
 
 /// How long to wait for a sandbox that nobody uses to make room for another one. Whoever wants that one
 /// waits as long.
@@ -430,7 +431,7 @@ impl Shared {
         let (id, places) = (session.id, self.places.clone());
         let (snapshots, tenant) = (self.snapshots.clone(), session.tenant.clone());
         let remove = move || -> Result<(), String> {
-            remove_at_once(&places.sessions(), &id.to_string())?;
+            remove_at_once(&places.sessions(), id)?;
             let forgotten = snapshots.vault(&tenant).and_then(|vault| vault.forget(id));
             forgotten.map_err(|error| error.to_string())
         };
@@ -454,20 +455,19 @@ pub(super) fn aside(name: &str) -> String {
     format!("{name}.gone")
 }
 
-/// Removes a directory so that at any moment all of it is in its place, or nothing.
-fn remove_at_once(parent: &Path, name: &str) -> Result<(), String> {
-    let aside = aside(name);
-    let remove = || remove_all(parent, &aside).map_err(|error| error.to_string());
+/// Removes a session's directory so that at any moment all of it is in its place, or nothing.
+fn remove_at_once(parent: &Path, id: SessionId) -> Result<(), String> {
+    let (name, remove) = (id.to_string(), || remove_beside(parent, id));
     // What a daemon has left that died behind the move.
-    remove()?;
-    match std::fs::rename(parent.join(name), parent.join(&aside)) {
+    remove().map_err(|error| error.to_string())?;
+    match std::fs::rename(parent.join(&name), parent.join(aside(&name))) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         moved => moved.map_err(|error| error.to_string())?,
     }
     let synced = std::fs::File::open(parent).and_then(|parent| parent.sync_all());
     synced.map_err(|error| error.to_string())?;
     fault::point("files.aside");
-    remove()
+    remove().map_err(|error| error.to_string())
 }
 
 /// Whether nothing of a sandbox is left.
