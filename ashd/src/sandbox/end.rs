@@ -60,6 +60,12 @@ impl Sandboxes {
         self.take_apart(id, How::Killed).await
     }
 
+    /// Whether something may run in a sandbox, which need not be there.
+    pub fn runs(&self, id: SandboxId) -> bool {
+        // What cannot be seen may.
+        !self.cgroups.group(id).wait_empty(Duration::ZERO).unwrap_or(false)
+    }
+
     /// Asks a bridge to end, of a sandbox that is to end like this; one that cannot be asked is killed.
     fn ask(&self, id: SandboxId, how: How) -> How {
         let sender = self.live_ones().get(&id).cloned();

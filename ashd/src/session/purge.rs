@@ -28,6 +28,7 @@ impl Shared {
     /// then.
     pub(super) async fn purge(&self, session: &Session) -> Result<Result<()>> {
         let id = session.id;
+        self.see_off(session).await?;
         // What has no row any more is no difference while it goes.
         let _going = session.slot.map(|slot| self.making.begin((id, slot)));
         let _attachments = self.attaching.begin(id);
@@ -50,6 +51,29 @@ impl Shared {
         self.copies.wake(id);
         fault::point("purge.removed");
         Ok(cleared)
+    }
+
+    /// Sees to it that nothing runs any more with the uids of a session that is about to give them back: its
+    /// sandbox may not have ended when it was told to.
+    ///
+    /// # Errors
+    /// When something runs all the same.
+    pub(super) async fn see_off(&self, session: &Session) -> Result<()> {
+        let (sandboxes, sandbox) = (&self.sandboxes, session.sandbox);
+        if session.slot.is_none() || !sandboxes.runs(sandbox) {
+            return Ok(());
+        }
+        match sandboxes.end(sandbox).await {
+            Err(error) if sandboxes.runs(sandbox) => {
+                let in_full = error.in_full();
+                tracing::error!(
+                    ash_session = %session.id, ash_sandbox = %sandbox, error = in_full,
+                    "a sandbox does not end"
+                );
+                Err(error.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Notes that a session is about to be purged, whose points have this, and forgets what is known of its
@@ -186,6 +210,22 @@ mod tests {
         assert!(matches!(&late[..], [Err(Refusal::NoSession)]), "{late:?}");
         assert!(shared.slots.used().is_empty() && !shared.places.has_files(session.id));
         assert!(shared.snapshots.vault(&session.tenant).unwrap().was_purged());
+    }
+
+    /// What runs could reach whoever got them.
+    #[tokio::test]
+    async fn uids_stay_taken_while_something_runs_with_them() {
+        let stage = Stage::set().await;
+        let (shared, session) = (&stage.shared, session(&stage));
+        stage.add_with_files(&session).await;
+        let group = stage.stays(session.sandbox);
+        assert!(matches!(shared.purge(&session).await, Err(Refusal::Sandbox(_))));
+        assert!(shared.places.has_files(session.id));
+        assert_eq!(shared.store.session(session.id).await.unwrap().as_ref(), Some(&session));
+        assert_eq!(shared.slots.used().len(), 1);
+        fs::remove_dir_all(group).unwrap();
+        shared.purge(&session).await.unwrap().unwrap();
+        assert!(shared.slots.used().is_empty());
     }
 
     /// Whoever got them would own what is left.

@@ -1,6 +1,7 @@
 //! A service that nobody begins anything in, on a machine that makes no sandboxes: for tests of this
 //! layer's own.
 
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -105,6 +106,17 @@ impl Stage {
             std::fs::create_dir_all(&root).unwrap();
             std::fs::write(root.join("file"), "kept").unwrap();
         }
+    }
+}
+
+impl Stage {
+    /// Lets a sandbox be one that does not end: until this, its control group, is removed.
+    pub(super) fn stays(&self, sandbox: SandboxId) -> PathBuf {
+        let group = self.shared.places.data_dir.join("groups").join(sandbox.to_string());
+        // What is to be written there to kill it cannot be.
+        std::fs::create_dir_all(group.join("cgroup.kill")).unwrap();
+        std::fs::write(group.join("cgroup.events"), "populated 1\n").unwrap();
+        group
     }
 }
 

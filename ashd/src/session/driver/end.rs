@@ -30,6 +30,7 @@ impl Driver {
     /// Puts the files of an ended session away and gives its uids back. What is kept of them is a
     /// last point.
     async fn leave(&mut self) -> Result<(), Refusal> {
+        self.shared.see_off(&self.session).await?;
         if self.session.slot.is_some() && self.has_own_files().await? {
             self.save_now().await?;
             fault::point("end.saved");

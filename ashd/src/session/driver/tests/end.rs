@@ -1,12 +1,32 @@
-//! A session that is purged.
+//! A session that ends, and one that is purged.
 
 use super::*;
 use crate::session::api::Happened;
 
+async fn end(driver: &mut Driver, purge: bool) -> Result<Arc<SessionView>, Refusal> {
+    let (reply, ended) = oneshot::channel();
+    driver.command(Command::End { purge, reply }).await;
+    ended.await.unwrap()
+}
+
 async fn purge(driver: &mut Driver) -> Result<Arc<SessionView>, Refusal> {
-    let (reply, purged) = oneshot::channel();
-    driver.command(Command::End { purge: true, reply }).await;
-    purged.await.unwrap()
+    end(driver, true).await
+}
+
+#[tokio::test]
+async fn uids_stay_taken_while_something_runs_with_them() {
+    let (stage, mut driver, _bridge) = idle(Status::Active).await;
+    let slots = &stage.shared.slots;
+    let slot = Some(Some(slots.take().unwrap()));
+    driver.commit(SessionChange { slot, ..SessionChange::none() }, vec![]).await.unwrap();
+    let group = stage.stays(driver.session.sandbox);
+    for purge in [true, false] {
+        assert!(matches!(end(&mut driver, purge).await, Err(Refusal::Sandbox(_))));
+        assert!(!driver.over && slots.used().len() == 1);
+    }
+    std::fs::remove_dir_all(group).unwrap();
+    end(&mut driver, false).await.unwrap();
+    assert!(driver.over && slots.used().is_empty());
 }
 
 #[tokio::test]
