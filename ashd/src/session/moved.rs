@@ -103,8 +103,9 @@ impl Service {
             shared.slots.give_back(slot);
             return Err(refusal);
         }
-        // What is still here of one that was purged goes by its id.
+        // What is still here of one that was purged goes by its id, also when it had no uids any more.
         shared.making.wait_for(|(gone, _)| *gone == id).await;
+        shared.attaching.wait_for(|gone| *gone == id).await;
         let _making = shared.making.begin((id, slot));
         let made = self.take(import, (found, named), (point, slot), generation + 1).await;
         if made.is_err() {

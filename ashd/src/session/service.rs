@@ -330,7 +330,10 @@ impl Service {
             }
             Err(refusal) => return Err(refusal),
         };
-        self.shared.registry.remove(id);
+        // What was purged is not there any more; one that is there by now is another one.
+        if !purge {
+            self.shared.registry.remove(id);
+        }
         Ok(view)
     }
 

@@ -302,7 +302,8 @@ impl Driver {
         self.abandon_saving().await;
         self.journal.close();
         if self.session.status == Status::Ended {
-            self.shared.registry.remove(self.session.id);
+            // One that was purged may be back by now, from another machine, with a driver of its own.
+            self.shared.registry.let_go(self.session.id, &self.journal, || true);
         }
     }
 
