@@ -8,9 +8,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::sweep::is_old;
 use super::{NotCopied, Outcome, send};
 use crate::domain::{SessionId, Tenant};
-use crate::objects::{Claimed, Objects, Place};
+use crate::objects::{Claimed, HistoryName, ManifestName, Objects, Place};
 use crate::session::shared::Shared;
 use crate::store::PurgedCopy;
 
@@ -24,16 +25,30 @@ pub(super) async fn purge(
     let Ok(_nobody_imports) = shared.copies.importing.try_lock() else {
         return Ok(Outcome::Later);
     };
-    if let Some(grave) = bury(shared, objects, id).await?
-        && let Some(PurgedCopy { tenant, session, .. }) = shared.store.purged_copy(id).await?
-    {
-        for place in [Place::Points(&tenant, session), Place::Events(&tenant, session)] {
-            objects.remove_all(&place).await?;
+    if let Some(PurgedCopy { tenant, session, .. }) = shared.store.purged_copy(id).await? {
+        let grave = bury(shared, objects, id).await?;
+        if grave.is_some() || is_left_over(shared, objects, (&tenant, session)).await? {
+            for place in [Place::Points(&tenant, session), Place::Events(&tenant, session)] {
+                objects.remove_all(&place).await?;
+            }
         }
-        objects.forget_owners(&tenant, session, grave).await?;
+        if let Some(grave) = grave {
+            objects.forget_owners(&tenant, session, grave).await?;
+        }
     }
     shared.store.forget_purged(id).await?;
     Ok(Outcome::Done)
+}
+
+/// Whether nothing says who has a session that is not here any more: a daemon that removed all at once may have
+/// died before it came to the rest.
+async fn is_left_over(
+    shared: &Shared,
+    objects: &Objects,
+    (tenant, id): (&Tenant, SessionId),
+) -> Result<bool, NotCopied> {
+    let is_here = shared.store.session(id).await?.is_some();
+    Ok(!is_here && objects.generation(tenant, id).await?.is_none())
 }
 
 /// Sees to it that nobody goes on with a session that was purged here, and says which generation is nobody's;
@@ -76,32 +91,48 @@ pub(in crate::session) async fn is_buried(
     }
 }
 
-/// Removes what says that a session is nobody's, if that was put there so long ago; false when there is no
-/// such thing.
+/// Removes what is there of a session that is nobody's: what was put there behind its purge, by a machine that
+/// had it before and had not heard of that yet, and, when it was put there so long ago, what says so. How many
+/// objects that were; `None` when it is somebody's. These are its points.
 pub(super) async fn sweep(
     objects: &Objects,
     (tenant, id): (&Tenant, SessionId),
-    grace: Duration,
-) -> Result<bool, NotCopied> {
-    let Some(newest) = objects.generation(tenant, id).await? else { return Ok(false) };
-    let put_at = objects.put_at(&Place::Owner(tenant, id, newest)).await?;
-    let is_old = put_at.is_some_and(|at| super::sweep::is_old(at, grace));
-    if !is_old || !is_buried(objects, (tenant, id), newest).await? {
-        return Ok(false);
+    (points, grace): (&[ManifestName], Duration),
+) -> Result<Option<u64>, NotCopied> {
+    let Some(newest) = objects.generation(tenant, id).await? else { return Ok(None) };
+    // Whoever goes back to a backup of before may have it again, in a generation behind that.
+    let is_of_now = points.iter().any(|name| name.generation >= newest);
+    if is_of_now || !is_buried(objects, (tenant, id), newest).await? {
+        return Ok(None);
     }
-    objects.forget_owners(tenant, id, newest).await?;
-    objects.remove(&Place::Owner(tenant, id, newest)).await?;
-    Ok(true)
+    for name in points {
+        objects.remove(&Place::Point(tenant, id, *name)).await?;
+    }
+    let mut removed = points.len() as u64;
+    let events = objects.list(&Place::Events(tenant, id)).await?;
+    let events = events.iter().filter_map(|object| object.name.parse::<HistoryName>().ok());
+    for name in events.filter(|name| name.generation < newest) {
+        objects.remove(&Place::History(tenant, id, name)).await?;
+        removed += 1;
+    }
+    let grave = Place::Owner(tenant, id, newest);
+    if objects.put_at(&grave).await?.is_some_and(|at| is_old(at, grace)) {
+        objects.forget_owners(tenant, id, newest).await?;
+        objects.remove(&grave).await?;
+        removed += 1;
+    }
+    Ok(Some(removed))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::domain::{PointId, Scope, Session};
-    use crate::objects::ManifestName;
     use crate::objects::tests::open;
     use crate::session::api::{Caller, Refusal};
     use crate::session::stage::Stage;
+
+    const A_WHILE: Duration = Duration::from_secs(60);
 
     /// A machine on which a session was purged that it had copied, and the object store with what it has
     /// put there.
@@ -111,12 +142,25 @@ mod tests {
         stage.add(&session).await;
         objects.claim(tenant, session.id, 1).await.unwrap();
         store.set_generation(session.id, 1).await.unwrap();
-        let (generation, seq, at) = (1, 2, 3);
-        let name = ManifestName { generation, seq, at, point: PointId::random() };
-        let place = Place::Point(tenant, session.id, name);
-        objects.put(tenant, &place, b"point").await.unwrap();
+        put(objects, &session, 1).await;
         store.purge_session(session.id).await.unwrap();
         (stage, session)
+    }
+
+    /// Puts a point and its history there, in a generation.
+    async fn put(objects: &Objects, session: &Session, generation: u32) {
+        let (tenant, id) = (&session.tenant, session.id);
+        let name = ManifestName { generation, seq: 2, at: 3, point: PointId::random() };
+        let events = HistoryName { generation, first: 1, last: 2 };
+        for place in [Place::Point(tenant, id, name), Place::History(tenant, id, events)] {
+            objects.put(tenant, &place, b"content").await.unwrap();
+        }
+    }
+
+    async fn swept(objects: &Objects, session: &Session, grace: Duration) -> Option<u64> {
+        let (tenant, id) = (&session.tenant, session.id);
+        let points = send::manifests(objects, tenant, id).await.unwrap();
+        sweep(objects, (tenant, id), (&points, grace)).await.unwrap()
     }
 
     async fn points(objects: &Objects, session: &Session) -> usize {
@@ -147,8 +191,8 @@ mod tests {
         let late = there.claim(tenant, session.id, 2).await.unwrap();
         assert_eq!(late, Claimed::Purged { here: false });
         assert!(matches!(refused(&other, &session).await, Refusal::NotStored));
-        assert!(!sweep(&here, (tenant, session.id), Duration::from_secs(60)).await.unwrap());
-        assert!(sweep(&here, (tenant, session.id), Duration::ZERO).await.unwrap());
+        assert_eq!(swept(&here, &session, A_WHILE).await, Some(0));
+        assert_eq!(swept(&here, &session, Duration::ZERO).await, Some(1));
         assert_eq!(here.generation(tenant, session.id).await.unwrap(), None);
     }
 
@@ -162,7 +206,8 @@ mod tests {
         purge(shared, &here, session.id).await.unwrap();
         assert_eq!(points(&here, &session).await, 1);
         assert_eq!(there.owner(tenant, session.id, 2).await.unwrap(), Claimed::Ours);
-        assert!(!sweep(&here, (tenant, session.id), Duration::ZERO).await.unwrap());
+        assert_eq!(swept(&here, &session, Duration::ZERO).await, None);
+        assert_eq!(points(&here, &session).await, 1);
         assert!(shared.store.purged_copy(session.id).await.unwrap().is_none());
     }
 
@@ -177,5 +222,32 @@ mod tests {
         purge(&stage.shared, &here, session.id).await.unwrap();
         assert_eq!(points(&here, &session).await, 0);
         assert_eq!(bury(&stage.shared, &here, session.id).await.unwrap(), None);
+    }
+
+    /// It has looked whether it has the session before it began to send, which takes long.
+    #[tokio::test]
+    async fn what_comes_behind_a_purge_goes_with_the_next_sweep() {
+        let bucket = tempfile::tempdir().unwrap();
+        let [here, there] = [(); 2].map(|()| open(bucket.path(), "a"));
+        let (stage, session) = purged(&here).await;
+        purge(&stage.shared, &here, session.id).await.unwrap();
+        put(&there, &session, 1).await;
+        assert_eq!(swept(&here, &session, A_WHILE).await, Some(2));
+        assert_eq!(points(&here, &session).await, 0);
+        // What says that it is nobody's is still there.
+        assert_eq!(swept(&here, &session, Duration::ZERO).await, Some(1));
+    }
+
+    /// As a daemon has left it that removed in any order what was there, and died.
+    #[tokio::test]
+    async fn what_nobody_has_goes_as_well() {
+        let bucket = tempfile::tempdir().unwrap();
+        let here = open(bucket.path(), "a");
+        let (stage, session) = purged(&here).await;
+        let owner = Place::Owner(&session.tenant, session.id, 1);
+        here.remove(&owner).await.unwrap();
+        purge(&stage.shared, &here, session.id).await.unwrap();
+        assert_eq!(points(&here, &session).await, 0);
+        assert!(stage.shared.store.purged_copy(session.id).await.unwrap().is_none());
     }
 }

@@ -50,8 +50,8 @@ pub(super) async fn sweep_tenant(
     let sessions = objects.groups(&Place::Sessions(tenant)).await?;
     for id in sessions.iter().filter_map(|name| name.parse::<SessionId>().ok()) {
         let names = manifests(objects, tenant, id).await?;
-        if names.is_empty() && graves::sweep(objects, (tenant, id), grace).await? {
-            removed += 1;
+        if let Some(of_nobody) = graves::sweep(objects, (tenant, id), (&names, grace)).await? {
+            removed += of_nobody;
             continue;
         }
         let Named { packs, stretches } = named(objects, (tenant, id), names).await?;
