@@ -219,8 +219,11 @@ fn as_recorded(session: &Session) -> Arc<SessionView> {
 
 impl Shared {
     /// Leaves nothing of a session that did not come about. The uids come back only when nothing is
-    /// left that belongs to them; the rest is found at the next start.
+    /// left that belongs to them, or runs with them; the rest is found at the next start.
     pub(super) async fn unmake(&self, session: &Session) {
+        if self.see_off(session).await.is_err() {
+            return;
+        }
         if let (Ok(()), Some(slot)) = (self.remove_files(session).await, session.slot) {
             self.slots.give_back(slot);
         }
