@@ -298,6 +298,15 @@ impl Stage {
         all.into_iter().filter(|pid| process::name(*pid) == name).collect()
     }
 
+    /// Waits until there is none: what was killed can be seen until the kernel has cleared it away, a moment
+    /// after its group is empty.
+    ///
+    /// # Errors
+    /// When one stays.
+    pub fn none_inside(&self, name: &str) -> Result<()> {
+        process::until(&format!("no {name} in a sandbox"), || self.inside(name).is_empty())
+    }
+
     /// The processes outside of sandboxes with this name: `ash-launcher` or `ash-broker`, whichever daemon has
     /// started them.
     pub fn helpers(&self, name: &str) -> Vec<u32> {

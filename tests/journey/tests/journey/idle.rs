@@ -88,7 +88,7 @@ fn an_idle_sandbox_ends_and_the_next_message_has_all_that_was(options: Options) 
     let talk = Talk::begin(options.config(&pool(0, 1000)))?;
     talk.ask(&talk.bash("echo kept > file"))?;
     talk.wait_for("cooled", 1)?;
-    ensure!(talk.ash.inside("bridge").is_empty(), "something of it is left");
+    talk.ash.none_inside("bridge")?;
     ensure!(talk.api.status(&talk.session)? == "active");
     ensure!(
         (talk.api.pool("total")?, talk.api.pool("cold")?, talk.api.pool("evictions")?) == (0, 1, 0)
@@ -210,12 +210,12 @@ fn one_that_stands_still_can_be_ended() -> Result<()> {
     talk.wait_for("frozen", 1)?;
     let freezes = talk.api.pool("freezes")?;
     ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
-    ensure!(talk.ash.inside("bridge").is_empty(), "something of it is left");
+    talk.ash.none_inside("bridge")?;
     ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
     talk.wait_for_more("freezes", freezes)?;
     ensure!(stands(&talk.agent()?), "it does not stand still again");
     talk.ash.terminate()?;
-    ensure!(talk.ash.inside("bridge").is_empty(), "something of it is left");
+    talk.ash.none_inside("bridge")?;
     talk.boot()?;
     ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
     ensure!(talk.ask("[[say after]]")? == "after");

@@ -206,7 +206,8 @@ impl User {
 
     fn ends(self) -> Result<()> {
         ensure!(self.client.turn_to(&self.session, "end")? == "ended");
-        ensure!(self.ash.inside("claude").is_empty() && self.ash.inside("bridge").is_empty());
+        self.ash.none_inside("claude")?;
+        self.ash.none_inside("bridge")?;
         let refused = self.send("x").and_then(Turn::to_end).map(|turn| turn.raw());
         ensure!(refused.is_err_and(|e| e.to_string().contains("Session is ended")));
         ensure!(!self.client.messages(&self.session)?.is_empty(), "history stays readable");

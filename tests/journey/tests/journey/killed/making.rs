@@ -153,7 +153,7 @@ impl Making {
             until("the loss of the sandbox", || {
                 self.ash.api().health().is_ok_and(|health| health["activeSandboxes"] == 0)
             })?;
-            ensure!(self.ash.inside("bridge").is_empty(), "something of it is left");
+            self.ash.none_inside("bridge")?;
         }
         self.ask(session, "on")
     }
