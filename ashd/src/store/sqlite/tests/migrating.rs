@@ -75,6 +75,8 @@ const ROWS: &[(u32, &str)] = &[
     (8, "INSERT INTO unsynced (session, point, build, boot) VALUES (1, x'11', x'16', 'before');"),
     (9, "UPDATE sessions SET changed = 2 WHERE key = 1;"),
     (10, "UPDATE sessions SET altered = 3 WHERE key = 1;"),
+    // The database counts it by itself.
+    (11, "UPDATE sessions SET status = 'stopped' WHERE key = 1;"),
 ];
 
 /// No test of its own: what the child does. One that is told to fail does so once.
