@@ -217,6 +217,7 @@ mod tests {
 
     use tokio::sync::mpsc;
     use tokio::task::spawn_blocking;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::domain::{Scope, Tenant};
@@ -288,5 +289,24 @@ mod tests {
         assert!(matches!(made, Err(Refusal::Overtaken(_))));
         let made = made_of(&Stage::set().await, Meanwhile::Purged).await;
         assert!(matches!(made, Err(Refusal::NoSession)));
+    }
+
+    /// What is noted when most of its files are made is not waited for when they never are.
+    #[tokio::test]
+    async fn one_whose_files_cannot_be_made_is_refused_and_leaves_nothing() {
+        let stage = Stage::set().await;
+        let (shared, parent) = (&stage.shared, Session::example(1));
+        stage.add(&parent).await;
+        // Nothing is stored of it.
+        let point = Point { session: parent.id, ..Point::example(0) };
+        shared.store.add_point(point.clone(), 9).await.unwrap();
+        let child = draft(&parent, &point, shared.take_slot().unwrap());
+        let pin = shared.pinned(&parent.tenant, parent.id).await.unwrap();
+        let making = stage.service.make_fork(&child, &point, &pin);
+        let made = timeout(Duration::from_secs(60), making).await.expect("it waits for ever");
+        assert!(made.is_err());
+        stage.service.undo_fork(&child).await;
+        assert_eq!(shared.store.session(child.id).await.unwrap(), None);
+        assert!(shared.slots.used().is_empty());
     }
 }
