@@ -311,12 +311,13 @@ impl Pool {
 
     /// Who misses a spare most: of those who lack one, who has fewest. Nobody gets a second one before
     /// everybody has one. When there are as many as may be, and somebody else has to give one for it, nobody
-    /// counts who may not be able to keep one.
+    /// counts who may not be able to keep one; nor has such a one what was given, where others have as few.
     pub(super) fn poorest(&self, is_full: bool) -> Option<Kind> {
         let (now, shelves) = (Instant::now(), self.shelves());
         let is_next = |shelf: &Shelf| shelf.lacks_one(now) && !(is_full && shelf.is_doubted(now));
         let lacking = shelves.iter().filter(|(_, shelf)| is_next(shelf));
-        lacking.min_by_key(|(_, shelf)| shelf.there()).map(|(kind, _)| kind.clone())
+        let poor = |shelf: &Shelf| (shelf.there(), shelf.is_doubted(now));
+        lacking.min_by_key(|(_, shelf)| poor(shelf)).map(|(kind, _)| kind.clone())
     }
 
     /// Counts one as being made, if one with this stamp is missing; returns what says that its shelf is
