@@ -8,7 +8,8 @@
 //! | base + 3 + 2 n | the agent of slot n |
 //!
 //! A session holds a slot for as long as files of it are on the disk, so that the files of one
-//! session never belong to the uid of another.
+//! session never belong to the uid of another. When something is left of a slot that nobody has, it is
+//! held.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -57,6 +58,8 @@ pub struct Slots {
 #[derive(Debug)]
 struct Taken {
     slots: BTreeSet<u32>,
+    /// Those of them that do not come back.
+    held: BTreeSet<u32>,
     /// Below it none is free: it is not looked there again.
     full_below: u32,
 }
@@ -66,7 +69,8 @@ impl Slots {
     /// when it was larger, stay taken until they are given back.
     pub fn new(base: u32, count: u32, used: impl IntoIterator<Item = u32>) -> Self {
         let fitting = (u32::MAX - base).saturating_sub(RESERVED) / 2;
-        let taken = Taken { slots: used.into_iter().collect(), full_below: 0 };
+        let slots = used.into_iter().collect();
+        let taken = Taken { slots, held: BTreeSet::new(), full_below: 0 };
         Slots { base, count: count.min(fitting), taken: Mutex::new(taken) }
     }
 
@@ -82,15 +86,31 @@ impl Slots {
         Ok(free)
     }
 
-    /// Gives a slot back. Giving back a free one changes nothing.
+    /// Gives a slot back. Giving back a free one changes nothing; one that is held stays taken.
     pub fn give_back(&self, slot: u32) {
         fault::point("lease.returned");
         let mut taken = self.lock();
+        if taken.held.contains(&slot) {
+            return;
+        }
         taken.slots.remove(&slot);
         taken.full_below = taken.full_below.min(slot);
     }
 
-    /// The slots that are taken.
+    /// Takes a slot, whoever has it, for as long as this lives: there is something of its users that
+    /// nobody answers for, which the next one to have it would own. False if it was held before.
+    pub fn hold(&self, slot: u32) -> bool {
+        let mut taken = self.lock();
+        taken.slots.insert(slot);
+        taken.held.insert(slot)
+    }
+
+    /// The slots that are held.
+    pub fn held(&self) -> BTreeSet<u32> {
+        self.lock().held.clone()
+    }
+
+    /// The slots that are taken, also those that are held.
     pub fn used(&self) -> BTreeSet<u32> {
         self.lock().slots.clone()
     }
@@ -99,6 +119,12 @@ impl Slots {
     pub fn uids(&self, slot: u32) -> Uids {
         let bridge = self.base + RESERVED + 2 * slot;
         Uids { bridge, agent: bridge + 1 }
+    }
+
+    /// The slot that a user is of; `None` when nobody can get it.
+    pub fn slot_of(&self, uid: u32) -> Option<u32> {
+        let slot = uid.checked_sub(self.base)?.checked_sub(RESERVED)? / 2;
+        (slot < self.count).then_some(slot)
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -133,6 +159,28 @@ mod tests {
         slots.give_back(0);
         assert_eq!(slots.take(), Ok(0));
         assert_eq!(slots.used(), BTreeSet::from([0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn one_that_is_held_does_not_come_back() {
+        let slots = Slots::new(DEFAULT_BASE, 4, [0]);
+        assert_eq!([slots.hold(1), slots.hold(1), slots.hold(0)], [true, false, true]);
+        assert_eq!(slots.take(), Ok(2));
+        (0..3).for_each(|slot| slots.give_back(slot));
+        assert_eq!((slots.take(), slots.take(), slots.take()), (Ok(2), Ok(3), Err(NoSlot(4))));
+        assert_eq!(slots.held(), BTreeSet::from([0, 1]));
+    }
+
+    #[test]
+    fn a_user_has_the_slot_that_it_is_of() {
+        let slots = Slots::new(DEFAULT_BASE, 3, []);
+        for slot in 0..3 {
+            let Uids { bridge, agent } = slots.uids(slot);
+            assert_eq!([bridge, agent].map(|uid| slots.slot_of(uid)), [Some(slot); 2]);
+        }
+        let others = [0, DEFAULT_BASE - 1, DEFAULT_BASE, DEFAULT_BASE + 1, DEFAULT_BASE + 8];
+        assert_eq!(others.map(|uid| slots.slot_of(uid)), [None; 5]);
+        assert_eq!(Slots::new(u32::MAX, 3, []).slot_of(u32::MAX), None);
     }
 
     #[test]

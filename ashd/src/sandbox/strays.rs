@@ -44,12 +44,23 @@ impl Sandboxes {
     /// Processes under users that are leased, outside of every sandbox's control group. Blocks.
     pub fn strays(&self) -> Vec<Stray> {
         let Ok(mount) = cgroup::mount_point() else { return vec![] };
-        let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter_map(|pid| self.stray(&mount, pid)).collect()
+        pids().filter_map(|pid| self.stray(&mount, pid)).collect()
+    }
+
+    /// The users that are leased and have processes in a sandbox's control group. Blocks.
+    pub fn users(&self, sandbox: SandboxId) -> BTreeSet<u32> {
+        let Ok(mount) = cgroup::mount_point() else { return BTreeSet::new() };
+        let all = pids().filter_map(|pid| self.leased(&mount, pid));
+        all.filter(|(at, _)| *at == Some(sandbox)).map(|(_, process)| process.uid).collect()
     }
 
     fn stray(&self, mount: &Path, pid: u32) -> Option<Stray> {
+        let (at, process) = self.leased(mount, pid)?;
+        at.is_none().then_some(process)
+    }
+
+    /// A process under a leased user, and the sandbox that it is in.
+    fn leased(&self, mount: &Path, pid: u32) -> Option<(Option<SandboxId>, Stray)> {
         let status = said(pid, "status")?;
         let field = |name: &str| {
             status
@@ -65,11 +76,9 @@ impl Sandboxes {
         }
         let groups = said(pid, "cgroup")?;
         let group = cgroup::directory_beneath(mount, ash_sys::cgroup::own_in(&groups)?);
-        if self.cgroups.holds(&group) {
-            return None;
-        }
         let name = field("Name")?.chars().filter(|c| !c.is_control()).collect();
-        Some(Stray { pid, started: started(pid)?, uid, name })
+        let process = Stray { pid, started: started(pid)?, uid, name };
+        Some((self.cgroups.sandbox_of(&group), process))
     }
 
     /// Kills such a process and waits until it is gone; false if it does not go. Blocks.
@@ -103,6 +112,12 @@ impl Sandboxes {
         let beneath = |path: &PathBuf| ours.iter().any(|dir| path != dir && path.starts_with(dir));
         table.lines().filter_map(mounted_at).filter(beneath).collect()
     }
+}
+
+/// Every process.
+fn pids() -> impl Iterator<Item = u32> {
+    let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
+    numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// What the kernel says of a process. Its name, which it chooses itself, may be no UTF-8.

@@ -53,6 +53,8 @@ pub enum Difference {
     },
     /// A place in the range of users is taken, by no session.
     Lease(u32),
+    /// A place in the range of users is held.
+    LeaseHeld(u32),
     /// What was kept of an ended session before there were points.
     OldKept(SessionId),
     /// A pack cannot be used.
@@ -121,6 +123,7 @@ impl Difference {
             Difference::FilesLost(_) => "files-lost",
             Difference::Owner { .. } => "owner",
             Difference::Lease(_) => "lease",
+            Difference::LeaseHeld(_) => "lease-held",
             Difference::OldKept(_) => "old-snapshot",
             Difference::Pack(..) => "pack",
             Difference::Point { .. } => "checkpoint",
@@ -246,9 +249,7 @@ impl fmt::Display for Difference {
             Difference::Attachment(folder, name) => {
                 write!(f, "{} among attachments belongs to none", folder.join(name).display())
             }
-            Difference::BackupCopy(name) => {
-                write!(f, "{name}, a copy of the database, is left of a backup")
-            }
+            Difference::BackupCopy(name) => write!(f, "database copy {name} is left of a backup"),
             Difference::FilesAway(id) => write!(f, "the files of session {id} are not in place"),
             Difference::FilesLost(id) => {
                 write!(f, "the files of session {id} are lost: they are in no checkpoint either")
@@ -258,6 +259,9 @@ impl fmt::Display for Difference {
             }
             Difference::Lease(slot) => {
                 write!(f, "user id slot {slot} is taken, and no session has it")
+            }
+            Difference::LeaseHeld(slot) => {
+                write!(f, "user id slot {slot} is kept from others: something of it is left")
             }
             Difference::OldKept(id) => {
                 write!(f, "what is kept of ended session {id} is not a checkpoint yet")

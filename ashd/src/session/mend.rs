@@ -1,6 +1,9 @@
 //! What is done about differences, at the start, when nothing else is under way.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
@@ -9,9 +12,10 @@ use super::api::Refusal;
 use super::difference::Difference;
 use super::frames;
 use super::keeping::{point_of, unkept};
+use super::service::blocking;
 use super::shared::Shared;
 use crate::domain::{
-    EventKind, NewEvent, Session, SessionChange, SessionId, Status, Timestamp, Which,
+    EventKind, NewEvent, SandboxId, Session, SessionChange, SessionId, Status, Timestamp, Which,
 };
 use crate::fault;
 use crate::sandbox::Stray;
@@ -42,12 +46,9 @@ pub(super) async fn mend(shared: &Arc<Shared>, what: &Difference) -> Result<Outc
         Difference::FilesUnsure(id) => shared.give_up_files(&recorded(shared, *id).await?).await?,
         Difference::HalfFork(id) => abandon(shared, &recorded(shared, *id).await?).await?,
         Difference::HalfEnded(id) => put_away(shared, &recorded(shared, *id).await?).await?,
-        Difference::SandboxLeft(id) => {
-            let ended = shared.sandboxes.end(*id).await;
-            ended.map_err(|error| Refusal::Internal(error.in_full()))?;
-        }
+        Difference::SandboxLeft(id) => end_left(shared, *id).await?,
         Difference::Stray(stray) => return end(shared, stray.clone()).await,
-        Difference::SessionDir(name) => remove(places.sessions(), name).await?,
+        Difference::SessionDir(name) => remove_left(shared, name).await?,
         Difference::Staged(name) => remove(places.staging(), name).await?,
         Difference::AgentDir(tenant, name) => remove(places.agents().join(tenant), name).await?,
         Difference::VersionDir(tenant, name, version) => {
@@ -60,7 +61,8 @@ pub(super) async fn mend(shared: &Arc<Shared>, what: &Difference) -> Result<Outc
         Difference::OldKept(id) => take_over(shared, *id).await?,
         Difference::Lease(slot) => shared.slots.give_back(*slot),
         Difference::FilesAway(_) => return Ok(Outcome::Later),
-        Difference::Mount(_)
+        Difference::LeaseHeld(_)
+        | Difference::Mount(_)
         | Difference::VersionGone(..)
         | Difference::FilesLost(_)
         | Difference::Owner { .. }
@@ -83,10 +85,55 @@ async fn remove(parent: PathBuf, name: &str) -> Result<(), Refusal> {
     removed.map_err(|error| Refusal::Internal(error.to_string()))
 }
 
-async fn end(shared: &Arc<Shared>, stray: Stray) -> Result<Outcome, Refusal> {
-    let sandboxes = shared.sandboxes.clone();
+/// Removes what lies among the directories of sessions and is no session's.
+async fn remove_left(shared: &Shared, name: &str) -> Result<(), Refusal> {
+    let sessions = shared.places.sessions();
+    let left = sessions.join(name);
+    // First: what stays when it fails need not tell any more.
+    let users = blocking(move || Ok(owners(&left))).await?;
+    let removed = remove(sessions, name).await;
+    if removed.is_err() {
+        hold(shared, users);
+    }
+    removed
+}
+
+/// Who owns a directory, and what is right in it: of a session's, that says whose the rest is. Blocks.
+fn owners(dir: &Path) -> BTreeSet<u32> {
+    let within = fs::read_dir(dir).into_iter().flatten().flatten();
+    let within = within.filter_map(|entry| entry.metadata().ok());
+    fs::symlink_metadata(dir).into_iter().chain(within).map(|stat| stat.uid()).collect()
+}
+
+/// Ends a sandbox that no session has.
+async fn end_left(shared: &Shared, id: SandboxId) -> Result<(), Refusal> {
+    let ended = shared.sandboxes.end(id).await;
+    let ended = ended.map_err(|error| Refusal::Internal(error.in_full()));
+    if ended.is_err() {
+        let sandboxes = shared.sandboxes.clone();
+        hold(shared, blocking(move || Ok(sandboxes.users(id))).await?);
+    }
+    ended
+}
+
+async fn end(shared: &Shared, stray: Stray) -> Result<Outcome, Refusal> {
+    let (sandboxes, uid) = (shared.sandboxes.clone(), stray.uid);
     let ended = spawn_blocking(move || sandboxes.end_stray(&stray)).await;
-    Ok(if ended.unwrap_or(false) { Outcome::Mended } else { Outcome::Stays })
+    if ended.unwrap_or(false) {
+        return Ok(Outcome::Mended);
+    }
+    hold(shared, [uid]);
+    Ok(Outcome::Stays)
+}
+
+/// Keeps these users from everybody while this daemon lives: something is left that is theirs, and whoever
+/// got them would own it.
+fn hold(shared: &Shared, users: impl IntoIterator<Item = u32>) {
+    for slot in users.into_iter().filter_map(|uid| shared.slots.slot_of(uid)) {
+        if shared.slots.hold(slot) {
+            tracing::error!("{}", Difference::LeaseHeld(slot));
+        }
+    }
 }
 
 /// Makes a point of what was kept of an ended session before there were points.
@@ -171,4 +218,41 @@ async fn set_aside(shared: &Shared, session: &Session) -> Result<(), Refusal> {
         change.status = Some(Status::Paused);
     }
     Ok(shared.store.commit(Commit::of(session.id, change, events)).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{chown, symlink};
+
+    use super::*;
+    use crate::session::stage::Stage;
+    use crate::session::survey;
+
+    /// Whoever got them would own what is left.
+    #[tokio::test]
+    async fn uids_of_what_cannot_be_removed_stay_taken() {
+        for goes in [true, false] {
+            let stage = Stage::set().await;
+            let (shared, slots) = (&stage.shared, &stage.shared.slots);
+            let (sessions, name) = (shared.places.sessions(), SessionId::random().to_string());
+            if !goes {
+                // Nothing is removed where a link leads.
+                let elsewhere = shared.places.data_dir.join("elsewhere");
+                fs::create_dir(&elsewhere).unwrap();
+                symlink(&elsewhere, &sessions).unwrap();
+            }
+            let home = sessions.join(&name).join("home");
+            fs::create_dir_all(&home).unwrap();
+            chown(&home, Some(slots.uids(1).agent), None).unwrap();
+            let left = Difference::SessionDir(name);
+            assert!(survey::look(shared).await.unwrap().contains(&left));
+            assert_eq!(mend(shared, &left).await.is_ok(), goes);
+            assert_eq!(home.exists(), !goes);
+            let next = if goes { 1 } else { 2 };
+            assert_eq!((slots.take(), slots.take()), (Ok(0), Ok(next)));
+            let found = survey::look(shared).await.unwrap();
+            assert_eq!(found.contains(&Difference::LeaseHeld(1)), !goes);
+            assert_eq!(found.contains(&Difference::Lease(1)), goes);
+        }
+    }
 }

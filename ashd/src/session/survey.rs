@@ -140,8 +140,11 @@ impl Facts {
         found.extend(shared.sandboxes.mounts().into_iter().map(Difference::Mount));
         let rows = self.sessions.iter().filter_map(|session| session.slot);
         let rows: BTreeSet<u32> = rows.chain(self.making.iter().map(|(_, slot)| *slot)).collect();
+        let held = shared.slots.held();
         // The drivers' sessions may have given theirs back since.
-        found.extend((&shared.slots.used() - &rows).into_iter().map(Difference::Lease));
+        let left = &(&shared.slots.used() - &rows) - &held;
+        found.extend(left.into_iter().map(Difference::Lease));
+        found.extend(held.into_iter().map(Difference::LeaseHeld));
     }
 
     /// What lies in the state directory. Blocks.

@@ -64,11 +64,13 @@ async fn sandboxes_are_found_again_after_a_restart() {
         all.adopt(kept.id, kept.session, kept.uids, 0).await.unwrap().expect("it lives");
     assert_eq!(exec(&mut running, "kill -0 $(cat pid)").await.0, Some(0));
     assert!(exec(&mut running, ASK_BROKER).await.1.starts_with("HTTP/1.1 4"));
+    assert_eq!(all.users(kept.id), BTreeSet::from([kept.uids.bridge, kept.uids.agent]));
     fs::remove_file(place.setup.run_dir.join(format!("bridge/{}.sock", dead.id))).unwrap();
     assert!(all.adopt(dead.id, dead.session, dead.uids, 0).await.unwrap().is_none());
     assert_eq!(all.leftovers(), BTreeSet::from([kept.id, lost.id]));
     assert_eq!(all.reap(&BTreeSet::from([kept.id])).await, BTreeSet::from([lost.id]));
     all.end(kept.id).await.unwrap();
+    assert_eq!(all.users(kept.id), BTreeSet::new());
     place.is_clean().await;
     all.stop().await;
 }

@@ -204,10 +204,10 @@ impl Cgroups {
         Group::at(self.root.join(sandbox.to_string()), self.holders.clone())
     }
 
-    /// Whether a group is that of a sandbox, or beneath it.
-    pub fn holds(&self, group: &Path) -> bool {
-        let below = group.strip_prefix(&self.root).ok().and_then(|path| path.iter().next());
-        below.and_then(|name| name.to_str()).is_some_and(|name| name.parse::<SandboxId>().is_ok())
+    /// The sandbox whose group this is, or is beneath.
+    pub fn sandbox_of(&self, group: &Path) -> Option<SandboxId> {
+        let name = group.strip_prefix(&self.root).ok()?.iter().next()?;
+        name.to_str()?.parse().ok()
     }
 
     /// The sandboxes that have a group.
