@@ -249,13 +249,16 @@ impl Shared {
 
     async fn build_of(&self, session: &Session, point: &Point, how: How) -> Result<Found, Refusal> {
         let to = (point, self.owner(session)?);
-        let built = match self.build_once(session, to, how.clone()).await {
+        // The donor goes where files are built and is dropped there, since it may know many of them; a
+        // second time does without.
+        let again = How { donor: None, ..how.clone() };
+        let built = match self.build_once(session, to, how).await {
             Err(damaged @ SnapshotError::Damaged { .. }) => {
                 // Of what comes, whoever collects sees no need before it is whole.
                 let pin = self.pinned(&session.tenant, session.id).await?;
                 match self.fetch_point((&session.tenant, &pin), point.session, point.id).await {
                     Ok(true) => {
-                        let built = self.build_once(session, to, how).await;
+                        let built = self.build_once(session, to, again).await;
                         built.map(|()| Found::Objects)
                     }
                     Ok(false) => Err(damaged),
