@@ -288,6 +288,10 @@ impl Store for Sqlite {
     }
 
     async fn doubt(&self, ids: Vec<SessionId>) -> Result<()> {
+        // As a rule: then nothing is to be written.
+        if ids.is_empty() {
+            return Ok(());
+        }
         let boot = self.boot.clone();
         self.writer.write(move |conn| unsynced::doubt(conn, &ids, &boot)).await
     }
