@@ -48,7 +48,8 @@ impl Shared {
         let internal = |error: TreeError| Refusal::Internal(error.to_string());
         blocking(move || disk.watch(&sessions).map_err(internal)).await?;
         let left = self.store.unsynced().await?.into_iter();
-        let left = left.filter(|files| files.build.is_some() && !files.lost);
+        let is_new = |build: &SandboxId| *build != IN_DOUBT;
+        let left = left.filter(|files| files.build.as_ref().is_some_and(is_new) && !files.lost);
         Ok(self.store.doubt(left.map(|files| files.session).collect()).await?)
     }
 

@@ -159,6 +159,9 @@ impl Hearing {
     /// Begins a conversation.
     fn meet(&mut self) -> Result<()> {
         let session = Some(self.ash.api().create("hello", json!({}))?);
+        // The next daemon notes that its files may not be on the disk: once, before it is ready.
+        self.ash.kill9()?;
+        self.ash.boot()?;
         self.facts = Facts { session, status: "active", ..Facts::default() };
         self.looked_at = 0;
         self.say()?;
@@ -264,11 +267,22 @@ impl Hearing {
                 api.call("POST", &self.path("checkpoints")?, Some(&name))?.expect(201)?;
             }
         }
+        self.await_builds()?;
         self.ash.kill9()?;
         if deed == Deed::StartAlone {
             kill_helpers(&self.ash)?;
         }
         Ok(())
+    }
+
+    /// Waits until files that were brought back are on the disk: else the next daemon notes that as well.
+    fn await_builds(&self) -> Result<()> {
+        let database = Connection::open(self.ash.data_dir().join("ash.db"))?;
+        // Those of which it is noted have no build of their own.
+        let building = "SELECT count(*) FROM unsynced WHERE build <> zeroblob(16)";
+        until("what was built to be on the disk", || {
+            database.query_row(building, [], |row| row.get(0)).is_ok_and(|left: u64| left == 0)
+        })
     }
 
     /// Of the checkpoint that the session goes back to.
