@@ -122,10 +122,7 @@ impl Shared {
         let known: BTreeSet<_> =
             self.store.unsynced().await?.into_iter().map(|files| files.session).collect();
         sessions.retain(|id| !known.contains(id));
-        match sessions.is_empty() {
-            true => Ok(()),
-            false => Ok(self.store.in_use(sessions).await?),
-        }
+        Ok(self.store.in_use(sessions).await?)
     }
 
     /// Puts on the disk what stays as a boot before this one left it. What is in doubt, and what its point has,

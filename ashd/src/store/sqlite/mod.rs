@@ -122,6 +122,18 @@ impl Sqlite {
         self.writer.write_then(work, move || agents.forget()).await
     }
 
+    /// Writes something about each of these; when there are none, which is as usual, nothing.
+    async fn write_each<T: Send + 'static>(
+        &self,
+        all: Vec<T>,
+        write: impl FnOnce(&rusqlite::Connection, &[T]) -> Result<()> + Send + 'static,
+    ) -> Result<()> {
+        match all.is_empty() {
+            true => Ok(()),
+            false => self.writer.write(move |conn| write(conn, &all)).await,
+        }
+    }
+
     /// Transactions since the database was opened; operations share them.
     pub fn commits(&self) -> u64 {
         self.writer.commits()
@@ -284,25 +296,21 @@ impl Store for Sqlite {
     }
 
     async fn synced(&self, builds: Vec<(SessionId, SandboxId)>) -> Result<()> {
-        self.writer.write(move |conn| unsynced::synced(conn, &builds)).await
+        self.write_each(builds, unsynced::synced).await
     }
 
     async fn doubt(&self, ids: Vec<SessionId>) -> Result<()> {
-        // As a rule: then nothing is to be written.
-        if ids.is_empty() {
-            return Ok(());
-        }
         let boot = self.boot.clone();
-        self.writer.write(move |conn| unsynced::doubt(conn, &ids, &boot)).await
+        self.write_each(ids, move |conn, ids| unsynced::doubt(conn, ids, &boot)).await
     }
 
     async fn at_rest(&self, sandboxes: Vec<(SessionId, SandboxId)>) -> Result<()> {
-        self.writer.write(move |conn| unsynced::at_rest(conn, &sandboxes)).await
+        self.write_each(sandboxes, unsynced::at_rest).await
     }
 
     async fn in_use(&self, ids: Vec<SessionId>) -> Result<()> {
         let boot = self.boot.clone();
-        self.writer.write(move |conn| unsynced::in_use(conn, &ids, &boot)).await
+        self.write_each(ids, move |conn, ids| unsynced::in_use(conn, ids, &boot)).await
     }
 
     async fn unsynced(&self) -> Result<Vec<Unsynced>> {
