@@ -1,6 +1,7 @@
 //! Which points of a session are put into the object store, what each says of the others, and which is
 //! taken from there.
 
+use super::NotCopied;
 use crate::domain::{Point, PointId};
 use crate::objects::ManifestName;
 
@@ -31,6 +32,18 @@ pub(super) fn named(all: &[Point], point: &Point) -> Vec<PointId> {
     let has_name = |other: &&Point| other.name.is_some() && other.id != point.id;
     let named = all.iter().filter(has_name).filter(|other| other.seq <= point.seq);
     named.map(|other| other.id).collect()
+}
+
+/// Sees to it that nobody has put a point there in a later generation: what else is there is not for whoever
+/// had the session before to judge.
+///
+/// # Errors
+/// [`NotCopied::Lost`].
+pub(super) fn still_ours(names: &[ManifestName], generation: u32) -> Result<(), NotCopied> {
+    match names.iter().all(|name| name.generation <= generation) {
+        true => Ok(()),
+        false => Err(NotCopied::Lost),
+    }
 }
 
 /// The manifest of a point, of the newest owner who put it there.
@@ -71,6 +84,14 @@ mod tests {
     fn what_has_a_name_and_is_not_there_is_put_there() {
         assert_eq!(order(&[5], &[there(1, 4)], 1), [2, 5]);
         assert_eq!(order(&[], &[there(1, 4), there(2, 1)], 2), [2]);
+    }
+
+    #[test]
+    fn only_who_comes_later_has_taken_it() {
+        let names = [there(1, 9), there(2, 1)];
+        let is_ours = |generation| still_ours(&names, generation).is_ok();
+        assert_eq!([1, 2, 3].map(is_ours), [false, true, true]);
+        assert!(still_ours(&[], 0).is_ok());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::NotCopied;
-use super::choose::{named, to_put};
+use super::choose::{named, still_ours, to_put};
 use crate::domain::{Point, PointId, Root, Session, SessionId, Tenant};
 use crate::fault;
 use crate::objects::{
@@ -65,6 +65,8 @@ pub(super) async fn session(
         return Ok(());
     };
     let names = manifests(objects, &session.tenant, id).await?;
+    // Since it was asked whose it is, much may have been sent of the agent.
+    still_ours(&names, generation)?;
     // What is there of a session from a backup may have happened otherwise here.
     let mut before = match names.iter().max().filter(|_| !restored) {
         Some(name) => newest(objects, session, *name).await?,
@@ -425,6 +427,7 @@ async fn prune(
 ) -> Done<()> {
     let (tenant, id) = (&session.tenant, session.id);
     let mut names = manifests(objects, tenant, id).await?;
+    still_ours(&names, generation)?;
     names.sort_unstable_by(|one, other| other.cmp(one));
     let points = shared.store.points(id).await?;
     let named: BTreeSet<_> =
@@ -512,6 +515,36 @@ mod tests {
         assert_eq!(store.generation(session.id).await.unwrap(), Some(RESTORED));
         store.purge_session(session.id).await.unwrap();
         assert!(store.purged_copy(session.id).await.unwrap().is_some());
+    }
+
+    /// What its new owner has is nothing that it knows of.
+    #[tokio::test]
+    async fn who_has_lost_a_session_removes_nothing() {
+        let bucket = tempfile::tempdir().unwrap();
+        let objects = open(bucket.path(), "a");
+        let stage = Stage::with(Some(objects.clone())).await;
+        let (shared, session) = (&stage.shared, Session::example(1));
+        let (tenant, id) = (&session.tenant, session.id);
+        stage.add(&session).await;
+        let name = |generation: u32, seq: u64| ManifestName {
+            generation,
+            seq,
+            at: 0,
+            point: PointId(Uuid::from_u128(seq.into())),
+        };
+        // Of its own all but one are to go.
+        let own: Vec<_> = (1..=2).map(|seq| name(1, seq)).collect();
+        for name in &own {
+            objects.put(tenant, &Place::Point(tenant, id, *name), b"content").await.unwrap();
+        }
+        prune(shared, &objects, (&session, 1)).await.unwrap();
+        assert_eq!(manifests(&objects, tenant, id).await.unwrap(), own[1..]);
+        for name in own.iter().copied().chain([name(2, 1)]) {
+            objects.put(tenant, &Place::Point(tenant, id, name), b"content").await.unwrap();
+        }
+        let pruned = prune(shared, &objects, (&session, 1)).await;
+        assert!(matches!(pruned, Err(NotCopied::Lost)), "{pruned:?}");
+        assert_eq!(manifests(&objects, tenant, id).await.unwrap().len(), 3);
     }
 
     /// Others have it in their points as well.
