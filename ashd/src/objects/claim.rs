@@ -96,7 +96,8 @@ impl Objects {
         let sealed = self.sealed(tenant, place, plain)?;
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(&self.path(place), sealed.into(), options).await {
-            Ok(_) => Ok(true),
+            // Whoever asks again when this fails has it.
+            Ok(_) => self.keep(place).await.map(|()| true),
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
             Err(error) => Err(ObjectsError::of(&place.to_string(), error)),
         }

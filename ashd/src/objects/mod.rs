@@ -14,6 +14,7 @@ mod record;
 mod seal;
 
 mod claim;
+mod directory;
 mod open;
 mod transfer;
 
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
+use self::directory::Directory;
 use crate::domain::Node;
 
 /// An object store. Cheap to clone.
@@ -42,6 +44,7 @@ use crate::domain::Node;
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
+    directory: Directory,
     key: SealKey,
     /// Which daemon this is, among all that share the store.
     node: Node,

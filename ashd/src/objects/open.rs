@@ -11,6 +11,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreScheme, RetryConfig};
 
+use super::directory::Directory;
 use super::{Objects, ObjectsError, SealKey};
 use crate::domain::Node;
 
@@ -49,6 +50,7 @@ impl Objects {
         }
         let scheme = ObjectStoreScheme::parse(&url);
         let (scheme, prefix) = scheme.map_err(|_| unusable(other.to_owned()))?;
+        let mut dir = Directory::default();
         let (store, prefix): (Arc<dyn ObjectStore>, Path) = match scheme {
             ObjectStoreScheme::AmazonS3 => (Arc::new(s3(settings)?), prefix),
             ObjectStoreScheme::GoogleCloudStorage => {
@@ -59,12 +61,13 @@ impl Objects {
                 (Arc::new(built(builder.with_retry(retries()).build())?), prefix)
             }
             ObjectStoreScheme::Local => {
-                let dir = url.to_file_path().map_err(|()| unusable("no such path".to_owned()))?;
-                (Arc::new(directory(&dir)?), Path::default())
+                let path = url.to_file_path().map_err(|()| unusable("no such path".to_owned()))?;
+                dir = Directory::at(&path);
+                (Arc::new(directory(&path)?), Path::default())
             }
             _ => return Err(unusable(other.to_owned())),
         };
-        Ok(Objects { store, prefix, key: settings.key.clone(), node })
+        Ok(Objects { store, prefix, directory: dir, key: settings.key.clone(), node })
     }
 }
 

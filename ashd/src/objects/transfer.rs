@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -45,7 +45,7 @@ impl Objects {
         Ok(out.into())
     }
 
-    /// Puts a small object there.
+    /// Puts a small object there. It is kept when this returns.
     ///
     /// # Errors
     /// When the store does not take it.
@@ -57,7 +57,8 @@ impl Objects {
     ) -> Result<(), ObjectsError> {
         let sealed = self.sealed(tenant, place, plain)?;
         let put = self.store.put(&self.path(place), sealed.into()).await;
-        put.map(drop).map_err(|error| ObjectsError::of(&place.to_string(), error))
+        put.map_err(|error| ObjectsError::of(&place.to_string(), error))?;
+        self.keep(place).await
     }
 
     /// A small object.
@@ -110,7 +111,7 @@ impl Objects {
         Ok(())
     }
 
-    /// Puts a file there, from its beginning to its end.
+    /// Puts a file there, from its beginning to its end. It is kept when this returns.
     ///
     /// # Errors
     /// When the store does not take it, or the file cannot be read. Nothing of it is there then.
@@ -131,7 +132,8 @@ impl Objects {
         // Whoever seals notices that nobody listens any more.
         drop(sealed);
         let sealing = sealing.await.map_err(|error| ObjectsError::Failed(error.to_string()))?;
-        sent.and(sealing)
+        sent.and(sealing)?;
+        self.keep(place).await
     }
 
     async fn send_parts(
@@ -277,7 +279,9 @@ impl Objects {
         let all = self.store.list(Some(&self.path(place)));
         let all = all.map_ok(|object| object.location).boxed();
         let removed = removed(self.store.delete_stream(all)).await;
-        removed.map_err(|error| ObjectsError::of(&place.to_string(), error))
+        removed.map_err(|error| ObjectsError::of(&place.to_string(), error))?;
+        // Also what somebody has begun to put there.
+        self.remove_unfinished(place, Duration::ZERO).await.map(drop)
     }
 }
 

@@ -68,6 +68,7 @@ pub(super) async fn sweep_tenant(
     let there = packs_there(objects, tenant).await?.into_iter();
     let spare = there.filter(|(pack, at)| !needed.contains(pack) && is_old(*at, grace));
     let spare: Vec<Uuid> = spare.map(|(pack, _)| pack).collect();
+    removed += objects.remove_unfinished(&Place::Tenant(tenant), grace).await?;
     Ok(removed + remove_packs(&shared.copies, (objects, tenant), &spare, grace).await?)
 }
 
