@@ -47,6 +47,17 @@ impl ObjectsError {
         }
     }
 
+    /// The object that is not what it has to be, if it is known which.
+    pub fn unusable(&self) -> Option<&str> {
+        match self {
+            ObjectsError::Missing(what)
+            | ObjectsError::Sealed(what)
+            | ObjectsError::TooLarge(what)
+            | ObjectsError::Damaged { what, .. } => Some(what),
+            ObjectsError::Unusable(_) | ObjectsError::Failed(_) | ObjectsError::Disk(_) => None,
+        }
+    }
+
     /// Whether trying again later can help.
     pub fn is_passing(&self) -> bool {
         matches!(self, ObjectsError::Failed(_) | ObjectsError::Disk(_))

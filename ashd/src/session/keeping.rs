@@ -348,7 +348,7 @@ impl Shared {
         let Some(objects) = self.copies.objects().filter(|_| found.is_none()) else {
             return Ok(found);
         };
-        let stored = first_stored(objects, (tenant, point.session), &ids).await;
+        let stored = first_stored(objects, (tenant, point.session), &ids, None).await;
         Ok(stored.unwrap_or_else(|error| {
             tracing::warn!(ash_session = %point.session, %error, "not known what the object store has");
             None

@@ -16,7 +16,7 @@ use super::registry::SessionView;
 use super::service::{Result, Service, detached};
 use crate::domain::{Point, PointId, Session, SessionChange, SessionId, Status, Tenant, Timestamp};
 use crate::fault;
-use crate::objects::{Claimed, Manifest, ManifestName, Objects, ObjectsError, Place};
+use crate::objects::{Claimed, Manifest, ManifestName, Objects, Place};
 use crate::snapshot::{Pin, SnapshotError};
 use crate::store::Commit;
 use crate::telemetry::message;
@@ -401,14 +401,12 @@ async fn damaged(
     name: ManifestName,
     error: NotCopied,
 ) -> Refusal {
-    let is_damage = matches!(
-        &error,
-        NotCopied::Snapshots(SnapshotError::Damaged { .. })
-            | NotCopied::Objects(
-                ObjectsError::Sealed(_) | ObjectsError::Damaged { .. } | ObjectsError::Missing(_)
-            )
-    );
-    if !is_damage {
+    let unusable = match &error {
+        NotCopied::Objects(error) => error.unusable().map(str::to_owned),
+        _ => None,
+    };
+    let is_rotten = matches!(&error, NotCopied::Snapshots(SnapshotError::Damaged { .. }));
+    if unusable.is_none() && !is_rotten {
         return Trouble(id, error).into();
     }
     tracing::error!(ash_session = %id, %error, "a point in the object store is damaged");
@@ -416,7 +414,9 @@ async fn damaged(
     older.retain(|other| *other < name);
     older.sort_unstable_by(|one, other| other.cmp(one));
     let older: Vec<PointId> = older.iter().map(|name| name.point).collect();
-    let whole = first_stored(objects, (tenant, id), &older).await.unwrap_or_default();
+    // What is damaged here may be in these as well.
+    let whole = first_stored(objects, (tenant, id), &older, unusable.as_deref()).await;
+    let whole = whole.unwrap_or_default();
     Refusal::Damaged { how: "it is damaged in the object store".to_owned(), whole }
 }
 

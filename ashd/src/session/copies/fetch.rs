@@ -117,22 +117,35 @@ impl Shared {
     }
 }
 
-/// The newest of some points of a session, the newest first, of which all is in the object store.
+/// The newest of some points of a session, the newest first, of which all is in the object store, and that
+/// does not need an object of which it is known that it is of no use.
 pub(in crate::session) async fn first_stored(
     objects: &Objects,
     (tenant, id): (&Tenant, SessionId),
     points: &[PointId],
+    unusable: Option<&str>,
 ) -> Result<Option<PointId>, NotCopied> {
     let names = manifests(objects, tenant, id).await?;
     let there = packs_there(objects, tenant).await?;
     for point in points {
         let Some(name) = of_point(&names, *point) else { continue };
-        let whole = read(objects, tenant, id, name).await;
-        if whole.is_ok_and(|it| packs_of(&it).iter().all(|pack| there.contains_key(pack))) {
+        let Ok(manifest) = read(objects, tenant, id, name).await else { continue };
+        let is_whole = packs_of(&manifest).iter().all(|pack| there.contains_key(pack));
+        if is_whole && !unusable.is_some_and(|it| needs(&manifest, (tenant, id), it)) {
             return Ok(Some(*point));
         }
     }
     Ok(None)
+}
+
+/// Whether a point of a session cannot be brought here without an object.
+fn needs(manifest: &Manifest, (tenant, id): (&Tenant, SessionId), object: &str) -> bool {
+    let packs = packs_of(manifest).into_iter().map(|pack| Place::Pack(tenant, pack).to_string());
+    let history = manifest.history.iter().map(|(generation, first, last)| {
+        let name = HistoryName { generation: *generation, first: *first, last: *last };
+        Place::History(tenant, id, name).to_string()
+    });
+    packs.chain(history).any(|place| place == object)
 }
 
 /// The history that a manifest names, a stretch at a time.
@@ -154,4 +167,68 @@ pub(in crate::session) async fn stretch(
 /// Every pack that a manifest names.
 pub(in crate::session) fn packs_of(manifest: &Manifest) -> BTreeSet<Uuid> {
     manifest.packs.iter().chain(&manifest.agent.packs).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::domain::{Agent, AgentId, Point, Root, Session, Timestamp};
+    use crate::objects::tests::open;
+    use crate::objects::{AgentCopy, FORMAT, FolderCopy, ManifestName, PointCopy, SessionCopy};
+
+    /// A point of a session that needs these packs, and all of history up to its event.
+    fn manifest(session: &Session, seq: u64, packs: Vec<Uuid>) -> Manifest {
+        let agent = Agent {
+            id: AgentId(Uuid::nil()),
+            tenant: session.tenant.clone(),
+            name: session.agent.clone(),
+            version: 1,
+            env: BTreeMap::new(),
+            config: serde_json::from_str("{}").unwrap(),
+            created_at: Timestamp(0),
+            updated_at: Timestamp(0),
+        };
+        let folder = FolderCopy { digest: [0; 32], root: Root([0; 32]), packs: vec![] };
+        Manifest {
+            format: FORMAT,
+            session: SessionCopy::from(session),
+            point: PointCopy::from(&Point::example(seq)),
+            undone: vec![],
+            history: vec![(1, 1, seq)],
+            packs,
+            named: None,
+            agent: AgentCopy::of(&agent, &folder),
+        }
+    }
+
+    /// Whoever goes back to what is offered must not meet what is damaged once more.
+    #[tokio::test]
+    async fn what_needs_the_same_damaged_object_is_not_offered() {
+        let bucket = tempfile::tempdir().unwrap();
+        let (objects, session) = (open(bucket.path(), "a"), Session::example(1));
+        let (tenant, id) = (&session.tenant, session.id);
+        let [shared, own] = [1, 2].map(Uuid::from_u128);
+        let points = [(3, vec![shared]), (2, vec![shared]), (1, vec![own])];
+        for pack in [shared, own] {
+            objects.put(tenant, &Place::Pack(tenant, pack), b"content").await.unwrap();
+        }
+        for (seq, packs) in &points {
+            let point = Point::example(*seq).id;
+            let name = ManifestName { generation: 1, seq: *seq, at: 0, point };
+            let content = manifest(&session, *seq, packs.clone()).encode();
+            objects.put(tenant, &Place::Point(tenant, id, name), &content).await.unwrap();
+        }
+        let ids = points.map(|(seq, _)| Point::example(seq).id);
+        let pack = Place::Pack(tenant, shared).to_string();
+        let history = HistoryName { generation: 1, first: 1, last: 3 };
+        let history = Place::History(tenant, id, history).to_string();
+        for (unusable, expected) in
+            [(None, ids[0]), (Some(&*pack), ids[2]), (Some(&*history), ids[1])]
+        {
+            let offered = first_stored(&objects, (tenant, id), &ids, unusable).await.unwrap();
+            assert_eq!(offered, Some(expected), "{unusable:?}");
+        }
+    }
 }
