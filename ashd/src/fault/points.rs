@@ -95,6 +95,7 @@ pub const POINTS: &[(&str, &str)] = &[
     ("fill.filled", "all of a backup is in its place and on the disk; so is the mark"),
     ("tenant.marked", "a tenant is to be deleted and has no keys; all else of it is there"),
     ("tenant.purged", "sessions of a tenant are gone; its agents and its vault are there"),
+    ("tenant.aside", "a tenant's vault is nobody's any more; all that was in it is there"),
     ("tenant.removed", "files of a tenant are gone; rows and copies elsewhere are there"),
     ("tenant.left", "nothing of a tenant is left; who asked for it does not know"),
     ("reconcile.kept", "a session that was to end has its last point; its files are there"),

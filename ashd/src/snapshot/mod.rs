@@ -76,6 +76,7 @@ use std::time::Duration;
 use self::desks::Desks;
 use self::opened::OpenPacks;
 use crate::domain::Tenant;
+use crate::fault;
 use crate::tree::{TreeError, remove_all};
 
 /// The snapshots of every tenant. Cheap to clone.
@@ -166,6 +167,7 @@ impl Snapshots {
             vaults.remove(tenant);
             drop(vaults);
             std::fs::File::open(&self.0.dir)?.sync_all()?;
+            fault::point("tenant.aside");
         }
         remove_all(&self.0.dir, &gone).map_err(store)
     }

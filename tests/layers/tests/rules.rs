@@ -222,6 +222,50 @@ fn a_fault_point_that_is_not_passed_or_not_listed_is_found() -> Result {
     Ok(())
 }
 
+/// Functions in which files get other names and no daemon dies on behalf of a test, and why.
+const UNMARKED: [(&str, &str, &str); 10] = [
+    ("app/setup.rs", "node", "no object store has heard of it"),
+    ("sandbox/floor.rs", "own_bwrap", "it is copied at every start"),
+    ("session/attachments.rs", "move_into", "attach.kept is behind it"),
+    ("session/moved/agent.rs", "put", "import.agent is behind it"),
+    ("snapshot/damage.rs", "write", "what is lost is found out again"),
+    ("snapshot/scan.rs", "replace", "what is lost is read again"),
+    ("tree/place.rs", "put", "write.staged is before it, and write.placed behind"),
+    ("tree/place.rs", "move_out", "what is taken out is nobody's"),
+    ("tree/place.rs", "entry", "nobody was told that any of it is there"),
+    ("tree/remove.rs", "up", "all of it goes"),
+];
+
+#[test]
+fn every_rename_is_at_a_fault_point() -> Result {
+    let mut found = BTreeSet::new();
+    for (path, text) in repository::texts(&repository::root().join("ashd/src"))? {
+        let is_rust = path.extension().is_some_and(|it| it == "rs");
+        let names = path.with_extension("");
+        let is_of_tests = names.iter().any(|name| name.to_string_lossy().ends_with("tests"));
+        if is_rust && !is_of_tests {
+            let path = path.display().to_string();
+            let functions = points::unmarked_renames(&text)?.into_iter();
+            found.extend(functions.map(|function| (path.clone(), function)));
+        }
+    }
+    let known = UNMARKED.map(|(path, function, _)| (path.to_owned(), function.to_owned()));
+    assert_eq!(found, BTreeSet::from(known));
+    Ok(())
+}
+
+#[test]
+fn a_rename_at_no_fault_point_is_found() -> Result {
+    let source = "fn a() { fs::rename(x, y)?; fault::point(\"a\"); }
+        impl B { fn b(&self) -> R { retry(|| fs::renameat(x, y)) } }
+        fn c(rename: fn(&str) -> u8);
+        fn d() { struct D { #[serde(rename = \"type\")] kind: u8 } }
+        #[cfg(test)]
+        mod tests { fn e() { fs::rename(x, y) } }";
+    assert_eq!(points::unmarked_renames(source)?, ["b"]);
+    Ok(())
+}
+
 /// A release has no fault points: nobody asks for the feature but the development build.
 #[test]
 fn only_the_development_build_has_fault_points() -> Result {
