@@ -122,19 +122,21 @@ impl Shelf {
     }
 
     /// Takes the oldest spare that serves a session with these settings, and those that serve nobody
-    /// any more. That somebody came is noted.
+    /// any more. That somebody came is noted if a spare serves such a one: none need be made for others.
     fn take_one(
         &mut self,
         stamp: &Stamp,
         settings: &Settings,
         now: Instant,
     ) -> (Option<Spare>, Vec<Spare>) {
-        self.arrivals.note(now);
         let old = self.take_off(|spare| spare.stamp != *stamp);
         // What the CLI is told between turns needs no other CLI.
         let model = stamp.settings.model.clone();
-        let is_served = Settings { model, ..settings.clone() } == stamp.settings;
-        let taken = if is_served { self.spares.pop_front() } else { None };
+        if (Settings { model, ..settings.clone() }) != stamp.settings {
+            return (None, old);
+        }
+        self.arrivals.note(now);
+        let taken = self.spares.pop_front();
         if taken.is_some() {
             (self.taken_at, self.doubted_until, self.failures) = (Some(now), None, 0);
         }
@@ -346,7 +348,7 @@ impl Pool {
     }
 
     /// Takes the oldest spare that serves a session with these settings, and those that serve nobody
-    /// any more. That somebody came is noted.
+    /// any more. That somebody came is noted if a spare serves such a one.
     pub(super) fn take_one(
         &self,
         kind: &Kind,

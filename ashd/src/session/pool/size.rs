@@ -41,7 +41,7 @@ impl Rate {
 pub(super) struct Demand {
     /// As many as the agent's config wants at least.
     pub(super) count: u32,
-    /// How many sessions of the agent are made in a second.
+    /// How many sessions of the agent that a spare could serve are made in a second.
     pub(super) per_s: f64,
     /// How long it takes to make a spare.
     pub(super) takes: Duration,

@@ -81,6 +81,22 @@ async fn a_session_that_wants_nothing_but_a_model_gets_a_spare() {
 }
 
 #[tokio::test]
+async fn who_cannot_be_served_wants_no_more_of_them() {
+    let pool = pool("a", &[1]);
+    pool.set_up(&kind("a"), &stamp(1), 1);
+    let usual = stamp(1).settings;
+    let own = Settings { system_prompt: Some("mine".to_owned()), ..usual.clone() };
+    let ask_often = |settings: &Settings| {
+        let served = (0..600).filter(|_| asked(&pool, settings).0).count();
+        (served, pool.begin_one(&kind("a"), &stamp(1)).is_some())
+    };
+    assert_eq!(ask_often(&own), (0, false), "the one that is there is as many as are wanted");
+    assert_eq!(ask_often(&usual), (1, true));
+    // The one that was taken is being made anew, and they come faster than it can be.
+    assert!(pool.begin_one(&kind("a"), &stamp(1)).is_some());
+}
+
+#[tokio::test]
 async fn what_was_made_with_anything_else_serves_nobody() {
     let usual = stamp(1);
     for other in [
