@@ -93,9 +93,9 @@ impl Shared {
         if !self.pool.has_shelf(&kind) {
             return None;
         }
-        let stamp = self.stamp(agent).ok()?;
+        let (stamp, asked) = (self.stamp(agent).ok()?, self.spelled_out(settings.clone()));
         let (mut taken, folder_model) = loop {
-            let (spare, old) = self.pool.take_one(&kind, &stamp, settings);
+            let (spare, old) = self.pool.take_one(&kind, &stamp, &asked);
             drop(old);
             let Some(spare) = spare else {
                 self.pool.look_again();
@@ -127,9 +127,15 @@ impl Shared {
         Ok(Stamp {
             agent: agent.id,
             version: agent.version,
-            settings: create::settled(agent, Settings::default())?,
+            settings: self.spelled_out(create::settled(agent, Settings::default())?),
             conditions: self.conditions(),
         })
+    }
+
+    /// Settings that say what they mean: whoever names what is usual anyway wants nothing of its own.
+    fn spelled_out(&self, settings: Settings) -> Settings {
+        let usual = self.options.cli.permission_mode;
+        Settings { permission_mode: settings.permission_mode.or(Some(usual)), ..settings }
     }
 
     /// What it is made with now, whosever agent it is.

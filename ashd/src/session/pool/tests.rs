@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::shelves::{End, PAUSE, Shelf};
 use super::*;
-use crate::domain::{AgentConfig, Scope, SessionId, Timestamp};
+use crate::domain::{AgentConfig, PermissionMode, Scope, SessionId, Timestamp};
 use crate::sandbox::pressure::Pressure;
 use crate::session::api::{Caller, NewSession};
 use crate::session::cli::Controls;
@@ -204,8 +204,13 @@ async fn with_spare(stage: &Stage) -> UnixStream {
 
 /// Asks for a session of that agent.
 async fn ask(stage: &Stage) -> Result<SessionId, Refusal> {
+    ask_for(stage, Settings::default()).await
+}
+
+/// The same, with these settings.
+async fn ask_for(stage: &Stage, settings: Settings) -> Result<SessionId, Refusal> {
     let caller = Caller { tenant: Tenant::default(), scope: Scope::Run };
-    let new = NewSession { agent: kind("a").agent, settings: Settings::default() };
+    let new = NewSession { agent: kind("a").agent, settings };
     stage.service.create(&caller, new).await.map(|view| view.session.id)
 }
 
@@ -224,6 +229,21 @@ async fn one_becomes_the_session_of_whoever_asks() {
     assert_eq!((id, recorded(&stage).await), (Session::example(1).id, vec![id]));
     assert!(shared.registry.handle(id).is_some() && shared.making.all().is_empty());
     assert_eq!((shared.pool.ready(), shared.pool.hits()), (0, 1));
+}
+
+#[tokio::test]
+async fn who_names_what_is_usual_anyway_gets_one() {
+    let stage = Stage::set().await;
+    let (shared, _bridge) = (&stage.shared, with_spare(&stage).await);
+    let of_mode = |mode| Settings { permission_mode: Some(mode), ..Settings::default() };
+    // Another one cannot be made: its agent has no folder.
+    assert!(ask_for(&stage, of_mode(PermissionMode::Plan)).await.is_err());
+    assert_eq!(shared.pool.ready(), 1);
+    let usual = of_mode(shared.options.cli.permission_mode);
+    let id = ask_for(&stage, usual.clone()).await.unwrap();
+    assert_eq!((id, shared.pool.hits()), (Session::example(1).id, 1));
+    let session = shared.store.session(id).await.unwrap().unwrap();
+    assert_eq!(session.settings, usual, "it is shown as it was asked for");
 }
 
 #[tokio::test]
