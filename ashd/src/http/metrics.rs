@@ -63,10 +63,7 @@ fn tell(metrics: &Metrics, health: &Health) {
     ] {
         set(metrics.pool.of(state), number);
     }
-    for (step, number) in [(Resting::Frozen, pool.frozen), (Resting::Reclaimed, pool.reclaimed)] {
-        set(metrics.resting.of(step), number);
-    }
-    follow(&metrics.reclaimed_bytes, pool.reclaimed_bytes);
+    tell_ladder(metrics, health);
     follow(metrics.evictions.of(Eviction::Capacity), pool.evictions);
     follow(metrics.evictions.of(Eviction::Idle), pool.cooled.saturating_sub(pool.evictions));
     let admission = &health.admission;
@@ -81,6 +78,27 @@ fn tell(metrics: &Metrics, health: &Health) {
     follow(metrics.cold_resumes.of(ColdSource::Local), pool.resume_cold_local_hits);
     follow(metrics.cold_resumes.of(ColdSource::Cloud), pool.resume_cold_cloud_hits);
     follow(metrics.cold_resumes.of(ColdSource::Fresh), pool.resume_cold_fresh_hits);
+}
+
+/// Tells what has become of sandboxes that nobody uses, and when it does.
+fn tell_ladder(metrics: &Metrics, health: &Health) {
+    let (rested, times) = (&health.rested, &health.times);
+    for (step, number) in [(Resting::Frozen, rested.frozen), (Resting::Reclaimed, rested.reclaimed)]
+    {
+        set(metrics.resting.of(step), number);
+    }
+    follow(&metrics.freezes, rested.freezes);
+    follow(&metrics.reclaimed_bytes, rested.reclaimed_bytes);
+    // A step that is switched off has no time.
+    metrics.resting_after.reset();
+    for (step, after) in
+        [("freeze", times.freeze), ("reclaim", times.reclaim), ("cool", times.cool)]
+    {
+        if let Some(after) = after {
+            metrics.resting_after.with_label_values(&[step]).set(after.as_secs_f64());
+        }
+    }
+    set(&metrics.resting_per_look, times.at_once as u64);
 }
 
 /// A router whose routes tag their answers.
@@ -164,6 +182,8 @@ impl Asked {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use axum::body::Body;
     use axum::routing::get;
     use http::{Method, Request};
@@ -203,8 +223,19 @@ mod tests {
             warm: 1,
             pre_warm_hits: 3,
             cold: 6,
-            rested: Rested { frozen: 2, cooled: 5, evictions: 1, ..Rested::default() },
-            times: Times::default(),
+            rested: Rested {
+                frozen: 2,
+                freezes: 8,
+                reclaimed_bytes: 4096,
+                cooled: 5,
+                evictions: 1,
+                ..Rested::default()
+            },
+            times: Times {
+                freeze: Some(Duration::from_millis(1500)),
+                at_once: 20,
+                ..Times::default()
+            },
             max_sandboxes: 100,
             resume_warm_hits: 7,
             resume_cold_hits: 4,
@@ -246,6 +277,10 @@ mod tests {
                 "ash_pool_sandboxes{state=\"cold\"} 6",
                 "ash_pool_sandboxes{state=\"warm\"} 1",
                 "ash_resting_sandboxes{step=\"frozen\"} 2",
+                "ash_freezes_total 8",
+                "ash_reclaimed_bytes_total 4096",
+                "ash_resting_after_seconds{step=\"freeze\"} 1.5",
+                "ash_resting_per_look 20",
                 "ash_evictions_total{reason=\"idle\"} 4",
                 "ash_evictions_total{reason=\"capacity\"} 1",
                 "ash_admission_running{what=\"launches\"} 1",
@@ -260,6 +295,7 @@ mod tests {
             ] {
                 assert!(text.lines().any(|known| known == line), "{line} is not in {text}");
             }
+            assert!(!text.contains("step=\"cool\""), "it is never done");
         }
     }
 }

@@ -61,8 +61,15 @@ families! {
         /// Agents that stand still because nobody uses them, and those of them that have given their
         /// memory back.
         resting: Gauges<Resting> = "ash_resting_sandboxes" { labels: &["step"], }
+        /// How often an agent was stopped because nobody used it.
+        freezes: IntCounter = "ash_freezes_total" {}
         /// Memory that agents have given back.
         reclaimed_bytes: IntCounter = "ash_reclaimed_bytes_total" { unit: "bytes", }
+        /// How long nobody has used a sandbox when it takes a step: its agent stands still (`freeze`), gives
+        /// its memory back (`reclaim`), and it is saved and ended (`cool`). Absent for what is never done.
+        resting_after: GaugeVec = "ash_resting_after_seconds" { labels: &["step"], unit: "seconds", }
+        /// The most sandboxes that take each of these steps at one look.
+        resting_per_look: IntGauge = "ash_resting_per_look" {}
         /// The most sandboxes that may live.
         pool_max: IntGauge = "ash_pool_max_capacity" {}
         /// Time from when a sandbox is asked for until its bridge answers.

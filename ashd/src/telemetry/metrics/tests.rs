@@ -251,6 +251,7 @@ fn full() -> Metrics {
     metrics.up.with_label_values(&["host-1"]).set(1);
     metrics.build.with_label_values(&["0.1.0"]).set(1);
     metrics.pressure.with_label_values(&["cpu", "some"]).set(0.5);
+    metrics.resting_after.with_label_values(&["freeze"]).set(60.0);
     metrics.route("/health").answered(Verb::Get, 200, Duration::from_millis(1));
     metrics.denied.of(Denied::Key).inc();
     metrics
