@@ -205,6 +205,12 @@ fn the_dashboard_and_the_manual_ask_for_what_there_is() {
         shown.extend(names);
     }
     assert!(shown.len() > known.len() / 2, "{shown:?}");
+    // How things are, and what became of sandboxes, is what it is looked at for.
+    let ladder = ["ash_resting_sandboxes", "ash_freezes_total", "ash_reclaimed_bytes_total"];
+    let states =
+        ["ash_sessions", "ash_pool_sandboxes", "ash_pressure_ratio", "ash_evictions_total"];
+    let missing: Vec<_> = ladder.iter().chain(&states).filter(|it| !shown.contains(**it)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
     assert!(alarms.len() > 3, "{alarms:?}");
     for alarm in &alarms {
         let names: BTreeSet<_> = named(alarm).into_iter().map(family_of).collect();
