@@ -8,10 +8,16 @@ use serde_json::{Value, json};
 
 use crate::killed::sessions;
 use crate::random::{self, Random};
-use crate::support::{bash, both_engines, is_long, with_hello};
+use crate::support::{add_key, bash, both_engines, is_long, with_hello};
 
-/// The seed of a run that is to be quick. Both agents change in every way.
-const SEED: u64 = 4;
+/// The seed of a run that is to be quick. Every agent changes in every way, and is asked for behind each.
+const SEED: u64 = 1514;
+
+/// How much is done.
+const ROUNDS: usize = 48;
+
+/// The key of another tenant.
+const KEY: &str = "ash_key_of_acme_that_keeps_some_warm";
 
 /// A daemon with an agent for which sandboxes are kept warm.
 fn begin(options: Options, count: u64) -> Result<Ash> {
@@ -85,34 +91,106 @@ fn plain(request: &Request) -> Value {
 /// Whose sandbox it is shows in what is in there: who asked for it, and what was deployed.
 #[derive(Clone, Debug)]
 struct Canary {
+    /// Asks for its tenant.
+    api: Api,
+    tenant: &'static str,
     agent: &'static str,
     /// What the environment of the agent says.
     env: String,
     /// What its folder says.
     file: String,
+    /// The tools that its CLI is told not to use.
+    denied: String,
 }
 
 impl Canary {
+    fn of(api: &Api, tenant: &'static str, agent: &'static str) -> Canary {
+        let word = |what: &str| format!("{what}-of-{agent}-of-{tenant}");
+        let (env, file, denied) = (word("env"), word("file"), word("Tool"));
+        Canary { api: api.clone(), tenant, agent, env, file, denied }
+    }
+
     /// Looks into a session, and says what is not its own.
-    fn check(&self, api: &Api, session: &str) -> Result<()> {
-        let told = api.exec(session, "echo $CANARY; cat canary; cat /etc/ash/prompt.md")?.stdout;
-        let expected = format!("{}\n{}\nPrompt of {}.", self.env, self.file, self.file);
+    fn check(&self, session: &str) -> Result<()> {
+        let look = format!("echo $CANARY; cat canary; {DENIED}; cat /etc/ash/prompt.md");
+        let told = self.api.exec(session, &look)?.stdout;
+        let Canary { env, file, denied, .. } = self;
+        let expected = format!("{env}\n{file}\n{FLAG}{denied}\nPrompt of {file}.");
         ensure!(told.trim_end() == expected, "{session} of {self:?}:\n{told}");
         Ok(())
     }
 
-    fn deploy(&self, ash: &Ash, api: &Api) -> Result<()> {
-        let folder = ash.folder(self.agent, &format!("Prompt of {}.", self.file))?;
-        std::fs::write(folder.join("canary"), format!("{}\n", self.file))?;
-        let body = json!({ "name": self.agent, "path": folder, "env": { "CANARY": self.env },
-            "config": { "preWarmCount": 2 } });
-        api.call("POST", "/api/agents", Some(&body))?.expect(201)?;
+    /// Checks that each of its words is looked at: one that was another's would be noticed.
+    fn check_noticed(&self, session: &str) -> Result<()> {
+        let other = || "another's".to_owned();
+        for mixed_up in [
+            Canary { env: other(), ..self.clone() },
+            Canary { file: other(), ..self.clone() },
+            Canary { denied: other(), ..self.clone() },
+        ] {
+            ensure!(mixed_up.check(session).is_err(), "a mix-up is not noticed: {mixed_up:?}");
+        }
         Ok(())
+    }
+
+    fn deploy(&self, ash: &Ash) -> Result<()> {
+        let name = format!("{}-{}", self.tenant, self.agent);
+        let folder = ash.folder(&name, &format!("Prompt of {}.", self.file))?;
+        std::fs::write(folder.join("canary"), format!("{}\n", self.file))?;
+        let config = json!({ "preWarmCount": 2, "disallowedTools": [self.denied] });
+        let body = json!({ "name": self.agent, "path": folder, "env": { "CANARY": self.env },
+            "config": config });
+        self.api.call("POST", "/api/agents", Some(&body))?.expect(201)?;
+        Ok(())
+    }
+
+    /// Changes something of the agent without another version.
+    fn change(&self, what: &str, change: &Value) -> Result<()> {
+        let path = format!("/api/agents/{}{what}", self.agent);
+        self.api.call("PATCH", &path, Some(change))?.expect(200)?;
+        Ok(())
+    }
+
+    /// Makes a session; returns it with what is to be seen in it.
+    fn create(&self) -> Result<(Canary, String)> {
+        Ok((self.clone(), self.api.create(self.agent, json!({}))?))
+    }
+
+    /// Makes one that wants something of its own.
+    fn create_own(&self, round: usize) -> Result<(Canary, String)> {
+        let (env, denied) = (format!("own-env{round}"), format!("OwnTool{round}"));
+        let settings = json!({ "extraEnv": { "CANARY": env }, "disallowedTools": [denied] });
+        let session = self.api.create(self.agent, settings)?;
+        let denied = format!("{denied},{}", self.denied);
+        Ok((Canary { env, denied, ..self.clone() }, session))
     }
 }
 
-/// Agents, versions and environments change while sandboxes are warm and while they are being made,
-/// and sessions are made all the time: none is anybody else's.
+/// The flag by which the CLI is told, and how it is found out with what it was started, which may be just
+/// about to happen.
+const FLAG: &str = "--disallowedTools=";
+const DENIED: &str = "until grep -ahoz '^--disallowedTools=.*' /proc/[0-9]*/cmdline 2>/dev/null \
+    | tr '\\0' '\\n' | grep .; do sleep 0.02; done";
+
+/// Two agents of each of two tenants, called the same.
+fn two_tenants() -> Result<(Ash, Vec<Canary>)> {
+    let mut ash = Ash::start(Options::stub())?;
+    ash.kill9()?;
+    add_key(&ash, "acme", KEY)?;
+    ash.boot()?;
+    let mut all = vec![];
+    for (api, tenant) in [(ash.api(), "default"), (Api::new(ash.address(), KEY), "acme")] {
+        for agent in ["one", "two"] {
+            let canary = Canary::of(&api, tenant, agent);
+            canary.deploy(&ash)?;
+            all.push(canary);
+        }
+    }
+    Ok((ash, all))
+}
+
+/// Agents of two tenants change, their versions, environments and options, while sandboxes are warm and
+/// while they are being made, and sessions are made all the time: none is anybody else's.
 #[test]
 fn no_session_sees_anything_of_another() -> Result<()> {
     let seed = random::seed(SEED, is_long())?;
@@ -120,47 +198,37 @@ fn no_session_sees_anything_of_another() -> Result<()> {
 }
 
 fn check_apart(mut random: Random) -> Result<()> {
-    let ash = Ash::start(Options::stub())?;
-    let api = ash.api();
-    let mut agents: Vec<Canary> =
-        ["one", "two"].map(|agent| Canary { agent, env: "e0".into(), file: "f0".into() }).into();
-    for canary in &agents {
-        canary.deploy(&ash, &api)?;
-    }
+    let (ash, mut agents) = two_tenants()?;
     let mut made: Vec<(Canary, String)> = vec![];
-    for round in 1..=40 {
+    for round in 1..=ROUNDS {
         let at = random.below(agents.len());
         let canary = &mut agents[at];
-        match random.below(8) {
+        match random.below(10) {
             0 => {
-                canary.file = format!("f{round}");
-                canary.deploy(&ash, &api)?;
+                canary.file = format!("file{round}");
+                canary.deploy(&ash)?;
             }
             1 => {
-                canary.env = format!("e{round}");
-                let env = json!({ "env": { "CANARY": canary.env } });
-                let path = format!("/api/agents/{}", canary.agent);
-                api.call("PATCH", &path, Some(&env))?.expect(200)?;
+                canary.env = format!("env{round}");
+                canary.change("", &json!({ "env": { "CANARY": canary.env } }))?;
             }
-            2 => api.until_warm(4)?,
-            3 => {
-                let settings = json!({ "extraEnv": { "CANARY": format!("own{round}") } });
-                let session = api.create(canary.agent, settings)?;
-                made.push((Canary { env: format!("own{round}"), ..canary.clone() }, session));
+            2 => {
+                canary.denied = format!("Tool{round}");
+                canary.change("/config", &json!({ "disallowedTools": [canary.denied] }))?;
             }
-            _ => made.push((canary.clone(), api.create(canary.agent, json!({}))?)),
+            3 => canary.api.until_warm(2 * 4)?,
+            4 => made.push(canary.create_own(round)?),
+            _ => made.push(canary.create()?),
         }
     }
     for (canary, session) in &made {
-        canary.check(&api, session)?;
+        canary.check(session)?;
     }
-    ensure!(api.pool("preWarmHits")? > 0, "nobody took a warm sandbox");
-    // One that was given to somebody else would be noticed.
-    let other = made.iter().find(|(canary, _)| canary.env != made[0].0.env);
-    let (_, session) = other.context("all are the same")?;
-    ensure!(made[0].0.check(&api, session).is_err(), "a mix-up is not noticed");
-    for (_, session) in &made {
-        api.purge(session)?;
+    ensure!(ash.api().pool("preWarmHits")? > 0, "nobody took a warm sandbox");
+    let (canary, session) = made.first().context("none was made")?;
+    canary.check_noticed(session)?;
+    for (canary, session) in &made {
+        canary.api.purge(session)?;
     }
     ash.finish()
 }
