@@ -46,7 +46,8 @@ use crate::store::sqlite::{self, Sqlite};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::{self, Level, message};
 
-/// How long the edges may take to finish what they write when the daemon goes away.
+/// How long the edges may take to finish what they write when the daemon goes away, and the disk to have what
+/// was written.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// The service whose launcher makes the sandboxes.
@@ -250,9 +251,20 @@ impl Daemon {
         let _more_time = manager::more_time();
         self.service.shut_down(fate == Fate::End).await;
         self.shutdown.cancel();
-        let drained = async { while self.edges.join_next().await.is_some() {} };
-        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        let (edges, service) = (&mut self.edges, &self.service);
+        let drained = async { while edges.join_next().await.is_some() {} };
+        let synced = async {
+            if fate == Fate::Keep {
+                service.sync_made().await;
+            }
+        };
+        let (drained, synced) =
+            tokio::join!(tokio::time::timeout(DRAIN, drained), tokio::time::timeout(DRAIN, synced));
+        if drained.is_err() {
             tracing::warn!("connections were cut");
+        }
+        if synced.is_err() {
+            tracing::warn!("the disk is slow; files of new sessions may be built again");
         }
         if fate == Fate::End {
             self.sandboxes.stop().await;

@@ -55,7 +55,7 @@ pub const POINTS: &[(&str, &str)] = &[
     ("idle.recorded", "an idle session counts as one without a sandbox; it is there"),
     ("idle.ended", "nothing of an idle session's sandbox is left; whoever asked does not know"),
     ("restore.built", "files of a point are built; they are in nobody's place"),
-    ("restore.synced", "files of a point are on disk; the store does not know it"),
+    ("restore.synced", "files that were built are on disk; the store does not know it"),
     ("place.emptied", "a session's files were moved away; others are not in their place yet"),
     ("place.filled", "a session has other files; the ones before are still there"),
     ("back.start", "a session has a point of how it was made, and has not gone back to it"),

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use super::admission::{Counted, Entry};
 use super::agents;
 use super::api::{Caller, NewSession, Refusal};
+use super::disk::Since;
 use super::driver::{Begin, Driver};
 use super::pool::Claim;
 use super::registry::SessionView;
 use super::service::{Result, Service, blocking, detached};
 use super::shared::Shared;
+use super::unsynced::Built;
 use crate::domain::{
     Agent, AgentId, Changed, EventKind, NewEvent, SandboxId, Session, SessionId, Settings, Status,
     Timestamp,
@@ -80,13 +82,14 @@ impl Service {
         let Some(taken) = shared.take_spare(agent, settings).await else { return Ok(None) };
         counted.becomes(taken.session.sandbox);
         // The one waits for the disk, the other for another process. What is shown then is written meanwhile.
-        let (record, sandbox) = (self.record(agent.id, &taken.session), taken.claimed.running.id);
+        let record = self.record(agent.id, &taken.session, taken.since);
+        let sandbox = taken.claimed.running.id;
         let view = async { as_recorded(&taken.session) };
         let (recorded, is_open, view) =
             tokio::join!(biased; record, shared.open_spare(sandbox), view);
         let made = match recorded {
             Ok(()) if is_open => {
-                self.begin(&view, Begin::Claimed(taken.claimed));
+                self.begin(&view, Begin::Claimed(taken.claimed), taken.since);
                 drop(taken.making);
                 Ok(Some(view))
             }
@@ -134,20 +137,20 @@ impl Service {
         mut session: Session,
         mut entry: Entry,
     ) -> Result<Arc<SessionView>> {
-        let shared = &self.shared;
+        let (shared, since) = (&self.shared, self.shared.disk.now());
         let laid_out = lay_out(shared, &session).await;
         fault::point("create.laid_out");
         let made = match laid_out {
             Ok(model) => {
                 session.settings.model = session.settings.model.take().or(model);
-                self.launch_and_record(agent, &session, &mut entry).await
+                self.launch_and_record(agent, &session, &mut entry, since).await
             }
             Err(refusal) => Err(refusal),
         };
         match made {
             Ok(running) => {
                 let view = as_recorded(&session);
-                self.begin(&view, Begin::Launched(running));
+                self.begin(&view, Begin::Launched(running), since);
                 Ok(view)
             }
             Err(refusal) => {
@@ -163,13 +166,14 @@ impl Service {
         agent: AgentId,
         session: &Session,
         entry: &mut Entry,
+        since: Since,
     ) -> Result<Running> {
         // Once more, now that it counts as being made: whoever ends the daemon waits for it.
         if self.shared.is_shutting_down() {
             return Err(Refusal::ShuttingDown);
         }
         let running = self.shared.launch(session, entry).await?;
-        match self.record(agent, session).await {
+        match self.record(agent, session, since).await {
             Ok(()) => Ok(running),
             Err(refusal) => {
                 self.shared.end_sandbox(running).await;
@@ -179,8 +183,8 @@ impl Service {
     }
 
     /// Records a session that has everything else, if its agent is still there: what it was made of may be
-    /// another one's by now, that is called like it.
-    async fn record(&self, agent: AgentId, session: &Session) -> Result<()> {
+    /// another one's by now, that is called like it. Its files were laid out `since` then.
+    async fn record(&self, agent: AgentId, session: &Session, since: Since) -> Result<()> {
         let body = serde_json::json!({
             "action": "created",
             "agentName": session.agent.as_str(),
@@ -202,13 +206,17 @@ impl Service {
             return Err(agents::named(&session.agent));
         }
         fault::point("create.recorded");
+        self.shared.note_doubt(session.id, since).await;
         Ok(())
     }
 
-    /// Begins a session that is recorded. Its driver tells of it.
-    fn begin(&self, view: &Arc<SessionView>, begin: Begin) {
+    /// Begins a session that is recorded, and whose files were laid out `since` then. Its driver tells of it.
+    fn begin(&self, view: &Arc<SessionView>, begin: Begin, since: Since) {
         let (shared, session) = (self.shared.clone(), view.session.clone());
+        let built = Built { session: session.id, build: session.sandbox, since };
         self.shared.registry.begin(view, || Driver::spawn(shared, session, begin));
+        // Nobody waits for the disk.
+        self.shared.sync_made_later(built);
     }
 }
 

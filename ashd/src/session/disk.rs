@@ -4,7 +4,8 @@
 //! and none that is opened when somebody has been told (syncfs(2)). So one is open for as long as the daemon
 //! lives, and whatever was being written before a failure is in doubt from then on. So is what a daemon
 //! before this one has built and not recorded as being on the disk: nobody knows what that one was told, or
-//! who else has asked.
+//! who else has asked. Asking again does not help: what could not be written counts as written from then on,
+//! and reading it shows what is in memory. So only writing all of it anew ends a doubt.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -60,7 +60,8 @@ impl<T: Send + 'static> Gathering<T> {
         gathered.is_seen_to
     }
 
-    fn take(&self) -> Vec<T> {
+    /// What waits; whoever takes it does it.
+    pub(super) fn take(&self) -> Vec<T> {
         std::mem::take(&mut self.lock().waiting)
     }
 

@@ -30,7 +30,7 @@ use super::shared::{Live, Options, Shared};
 use super::stream::Subscription;
 use super::tenants;
 use super::under_way::UnderWay;
-use super::unsynced::GATHERING;
+use super::unsynced::{GATHERING, Syncing};
 use crate::domain::{
     Agent, AgentName, Event, ExecRequest, Session, SessionId, Status, TurnRequest,
 };
@@ -94,7 +94,7 @@ impl Service {
             fresh_resumes: 0.into(),
             cloud_resumes: 0.into(),
             resting: Gathering::new(Some(GATHERING)),
-            forks: Gathering::new(None),
+            syncing: Syncing::default(),
             disk: Disk::default(),
             garbage: Garbage::default(),
             making: UnderWay::default(),
@@ -154,6 +154,12 @@ impl Service {
         for ended in ends {
             let _ = ended.await;
         }
+    }
+
+    /// Puts on the disk what sessions were made with a moment ago, when their sandboxes are kept: the next
+    /// daemon could not tell whether it is there.
+    pub async fn sync_made(&self) {
+        self.shared.sync_made().await;
     }
 
     /// Puts everything on the disk, when there is no sandbox any more: whatever happens to the machine

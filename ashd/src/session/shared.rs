@@ -25,7 +25,7 @@ use super::pool::Pool;
 use super::registry::Registry;
 use super::retention::{Keeping, Retention};
 use super::under_way::{Begun, UnderWay};
-use super::unsynced::Built;
+use super::unsynced::Syncing;
 use crate::domain::{Event, EventKind, SandboxId, Session, SessionId, Status, Timestamp, check};
 use crate::fault;
 use crate::sandbox::admission::{self, NoRoom, Room};
@@ -118,8 +118,8 @@ pub(super) struct Shared {
     pub(super) fresh_resumes: AtomicU64,
     /// Sandboxes that are gone, and what they have written may not be on the disk.
     pub(super) resting: Arc<Gathering<(SessionId, SandboxId)>>,
-    /// Forks whose files are to be put on the disk.
-    pub(super) forks: Arc<Gathering<Built>>,
+    /// What was built, and is to be put on the disk.
+    pub(super) syncing: Syncing,
     pub(super) disk: Disk,
     /// Of the cold ones: so many needed the object store.
     pub(super) cloud_resumes: AtomicU64,

@@ -24,7 +24,7 @@ use super::places::{Places, ROOTS};
 use super::retention::Keeping;
 use super::service::Service;
 use super::shared::{Live, Options, Shared};
-use super::unsynced::GATHERING;
+use super::unsynced::{GATHERING, Syncing};
 use crate::domain::{PermissionMode, SandboxId, Session};
 use crate::objects::Objects;
 use crate::sandbox::lease::{DEFAULT_BASE, Slots};
@@ -78,7 +78,7 @@ impl Stage {
             cold_resumes: 0.into(),
             fresh_resumes: 0.into(),
             resting: Gathering::new(Some(GATHERING)),
-            forks: Gathering::new(None),
+            syncing: Syncing::default(),
             disk: Default::default(),
             cloud_resumes: 0.into(),
             garbage: Default::default(),

@@ -18,6 +18,7 @@ use tokio::task::spawn_blocking;
 
 use super::api::Refusal;
 use super::disk::Since;
+use super::gathering::Gathering;
 use super::going_on;
 use super::service::blocking;
 use super::shared::Shared;
@@ -38,6 +39,21 @@ pub(super) struct Built {
     pub(super) build: SandboxId,
     /// From before anything of it was written.
     pub(super) since: Since,
+}
+
+/// What was built and is put on the disk with others: one thread waits for that, however many there are.
+pub(super) struct Syncing {
+    /// Forks, which come to rest with it.
+    forks: Arc<Gathering<Built>>,
+    /// Sessions that were made. Only a daemon that is killed makes a difference to them, so that others are
+    /// waited for, and the disk is not busy with each.
+    made: Arc<Gathering<Built>>,
+}
+
+impl Default for Syncing {
+    fn default() -> Syncing {
+        Syncing { forks: Gathering::new(None), made: Gathering::new(Some(GATHERING)) }
+    }
 }
 
 impl Shared {
@@ -62,6 +78,9 @@ impl Shared {
     /// Waits until what was built is on the disk, and records it. Returns of what that is sure: the rest is
     /// built again, should the machine go down.
     async fn sync_built(&self, all: &[Built]) -> Result<Vec<(SessionId, SandboxId)>, Refusal> {
+        if all.is_empty() {
+            return Ok(vec![]);
+        }
         self.flush_then(built_is_flushed).await?;
         let (sure, doubtful): (Vec<&Built>, Vec<&Built>) =
             all.iter().partition(|built| self.disk.is_sure(built.since));
@@ -75,10 +94,10 @@ impl Shared {
     }
 
     /// Has the files of a fork put on the disk, in the background. If it has no sandbox till then, they stay
-    /// as they are whatever becomes of the machine. One thread waits for the disk, however many there are.
+    /// as they are whatever becomes of the machine.
     pub(super) fn sync_fork_later(self: &Arc<Self>, fork: Built) {
         let shared = self.clone();
-        self.forks.add(fork, move |forks| {
+        self.syncing.forks.add(fork, move |forks| {
             let shared = shared.clone();
             async move { log_unsynced(shared.rest_forks(forks).await) }
         });
@@ -87,6 +106,35 @@ impl Shared {
     async fn rest_forks(&self, forks: Vec<Built>) -> Result<(), Refusal> {
         let synced = self.sync_built(&forks).await?;
         Ok(self.store.at_rest(synced).await?)
+    }
+
+    /// Has what was laid out for a session that was made put on the disk, in the background: what a daemon
+    /// leaves of which that is not recorded is in doubt, and would be built anew later on.
+    pub(super) fn sync_made_later(self: &Arc<Self>, made: Built) {
+        let shared = self.clone();
+        self.syncing.made.add(made, move |made| {
+            let shared = shared.clone();
+            async move { log_unsynced(shared.sync_built(&made).await.map(drop)) }
+        });
+    }
+
+    /// Does so now with all that wait for it.
+    pub(super) async fn sync_made(&self) {
+        let made = self.syncing.made.take();
+        log_unsynced(self.sync_built(&made).await.map(drop));
+    }
+
+    /// Records of a session that was recorded just now that it is in doubt, if it is: whoever heard of a write
+    /// that failed did not find it.
+    pub(super) async fn note_doubt(&self, session: SessionId, since: Since) {
+        if self.disk.is_sure(since) {
+            return;
+        }
+        tracing::error!(ash_session = %session, "its files may not be on the disk");
+        // It is tried again when its files are to be put on the disk.
+        if let Err(error) = self.store.doubt(vec![session]).await {
+            tracing::error!(ash_session = %session, %error, "this was not recorded");
+        }
     }
 
     /// Puts all of a session's files on the disk if none of them may be there.
@@ -298,7 +346,7 @@ fn log_unsynced(synced: Result<(), Refusal>) {
         Ok(()) | Err(Refusal::Store(StoreError::Closed)) => {}
         // They are built again should the machine go down.
         Err(error) => {
-            tracing::error!(%error, "files that were brought back may not be on the disk");
+            tracing::error!(%error, "files that were built may not be on the disk");
         }
     }
 }
@@ -358,6 +406,51 @@ mod tests {
         stage.add_with_files(&fork).await;
         stage.shared.store.note_unsynced(fork.id, fork.sandbox).await.unwrap();
         Built { session: fork.id, build: fork.sandbox, since: stage.shared.disk.now() }
+    }
+
+    /// Which sessions are left, and of what was built, as the next daemon finds it.
+    async fn left_to_the_next(shared: &Shared) -> Vec<(SessionId, Option<SandboxId>)> {
+        shared.watch_disk().await.unwrap();
+        left(shared).await
+    }
+
+    #[tokio::test]
+    async fn what_was_made_and_is_on_the_disk_is_in_no_doubt_behind_the_daemon() {
+        let stage = Stage::set().await;
+        let shared = &stage.shared;
+        let mut ids = vec![];
+        for number in 1..=3 {
+            let made = forked(&stage, number).await;
+            ids.push((made.session, made.build));
+            shared.sync_made_later(made);
+        }
+        // As a daemon does that goes and leaves sandboxes: it waits for no others.
+        stage.service.sync_made().await;
+        let on_the_disk: Vec<(_, Option<SandboxId>)> =
+            ids.iter().map(|(session, _)| (*session, None)).collect();
+        assert_eq!(left_to_the_next(shared).await, on_the_disk, "they have sandboxes");
+        shared.put_to_rest(ids).await.unwrap();
+        assert_eq!(left(shared).await, []);
+        // There is nothing more to do, and nothing to record.
+        shared.sync_made().await;
+    }
+
+    /// It may have waited for long for somebody to have it.
+    #[tokio::test]
+    async fn what_was_laid_out_before_a_write_failed_and_recorded_behind_is_in_doubt() {
+        let stage = Stage::set().await;
+        let (shared, before) = (&stage.shared, stage.shared.disk.now());
+        shared.disk.failed();
+        shared.disk.settle(shared.disk.now());
+        let (made, sure) = (forked(&stage, 1).await, forked(&stage, 2).await);
+        shared.note_doubt(made.session, before).await;
+        shared.note_doubt(sure.session, sure.since).await;
+        let (session, sandbox) = (made.session, made.build);
+        let rest = vec![(session, sandbox), (sure.session, sure.build)];
+        shared.sync_made_later(Built { since: before, ..made });
+        shared.sync_made().await;
+        shared.put_to_rest(rest).await.unwrap();
+        assert_eq!(left(shared).await, [(session, Some(IN_DOUBT))]);
     }
 
     /// Has another sandbox of a session recorded.

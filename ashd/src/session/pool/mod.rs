@@ -27,6 +27,7 @@ use futures_util::future::join_all;
 
 use super::api::Refusal;
 use super::create;
+use super::disk::Since;
 use super::driver::Claimed;
 use super::shared::Shared;
 use crate::domain::{Agent, AgentId, AgentName, Day, SandboxId, Session, Settings, Tenant};
@@ -81,6 +82,8 @@ struct Conditions {
 pub(super) struct Claim {
     pub(super) session: Session,
     pub(super) claimed: Claimed,
+    /// From before its files were laid out.
+    pub(super) since: Since,
     /// Until it is recorded, nobody takes what there is of it for a leftover.
     pub(super) making: warm::Making,
 }
@@ -194,7 +197,7 @@ impl Shared {
 
     /// Ends a spare that somebody had in hand.
     pub(super) async fn throw_away_taken(&self, taken: Claim) {
-        let Claim { session, claimed, making } = taken;
+        let Claim { session, claimed, making, .. } = taken;
         self.clear_away(&session, claimed.running).await;
         drop(making);
     }

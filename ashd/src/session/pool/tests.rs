@@ -291,7 +291,8 @@ async fn those_of_one_that_cannot_be_ended_stay_taken() {
         let making = shared.making.begin((session.id, slot));
         let controls = Controls { model: "m".to_owned(), thinking: None };
         let claimed = Claimed { running, controls, heard: vec![] };
-        shared.throw_away_taken(Claim { session, claimed, making }).await;
+        let since = shared.disk.now();
+        shared.throw_away_taken(Claim { session, claimed, since, making }).await;
         assert_eq!(shared.slots.used().contains(&slot), !ends);
     }
 }

@@ -19,6 +19,7 @@ use crate::sandbox::link::Incoming;
 use crate::session::api::Refusal;
 use crate::session::cli::{self, Controls, Conversation, StartKey};
 use crate::session::create;
+use crate::session::disk::Since;
 use crate::session::driver::Claimed;
 use crate::session::gate::Place;
 use crate::session::shared::{Shared, Taken};
@@ -77,6 +78,8 @@ struct Draft {
     session: Session,
     controls: Controls,
     folder_model: Option<String>,
+    /// From before its files were laid out.
+    since: Since,
     making: Making,
 }
 
@@ -96,6 +99,7 @@ pub(super) async fn make(
     let slot = shared.take_slot()?;
     let mut session = create::draft(agent, stamp.settings.clone(), (slot, sandbox));
     let making = shared.making.begin((session.id, slot));
+    let since = shared.disk.now();
     let launched = launch(shared, &mut session, room, gone).await;
     // The next one may begin.
     drop(place);
@@ -108,7 +112,7 @@ pub(super) async fn make(
         }
     };
     let controls = Controls::of(&TurnOptions::default(), &session, &shared.options.cli);
-    let draft = Draft { session, controls, folder_model, making };
+    let draft = Draft { session, controls, folder_model, since, making };
     let _starting = Starting::new(shared);
     let mut claimed = Claimed { running, controls: draft.controls.clone(), heard: vec![] };
     let warmed = gone.run_until_cancelled(warm_up(shared, &draft, &mut claimed)).await;
@@ -267,7 +271,7 @@ fn wait(shared: &Arc<Shared>, stamp: Stamp, draft: Draft, claimed: Claimed) -> S
 
 async fn keep(
     shared: Arc<Shared>,
-    Draft { session, folder_model, making, .. }: Draft,
+    Draft { session, folder_model, since, making, .. }: Draft,
     mut claimed: Claimed,
     (mut taken, is_lost): (oneshot::Receiver<()>, Arc<AtomicBool>),
 ) -> Option<(Claim, Option<String>)> {
@@ -275,7 +279,9 @@ async fn keep(
         tokio::select! {
             biased;
             asked = &mut taken => match asked {
-                Ok(()) => return Some((Claim { session, claimed, making }, folder_model)),
+                Ok(()) => {
+                    return Some((Claim { session, claimed, since, making }, folder_model));
+                }
                 Err(_) => break None,
             },
             heard = hear(&mut claimed) => match heard.and_then(|from| alive(&claimed, from)) {
@@ -293,7 +299,7 @@ async fn keep(
         );
         shared.pool.lost(&session);
     }
-    shared.throw_away_taken(Claim { session, claimed, making }).await;
+    shared.throw_away_taken(Claim { session, claimed, since, making }).await;
     None
 }
 
@@ -343,7 +349,8 @@ impl Spare {
     ) -> Spare {
         let controls = Controls { model: "m".to_owned(), thinking: None };
         let making = shared.making.begin((session.id, session.slot.unwrap_or(0)));
-        let draft = Draft { session, controls: controls.clone(), folder_model: None, making };
+        let (since, folder_model) = (shared.disk.now(), None);
+        let draft = Draft { session, controls: controls.clone(), folder_model, since, making };
         wait(shared, stamp, draft, Claimed { running, controls, heard: vec![] })
     }
 

@@ -221,6 +221,25 @@ fn a_fork_comes_to_rest() -> Result<()> {
     talk.ash.finish()
 }
 
+/// Nobody needs to be in doubt of what the disk has had for long.
+#[test]
+fn what_a_session_was_made_with_stays_under_the_daemons_behind() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    wait_synced(&talk)?;
+    talk.crash()?;
+    talk.ask(&talk.bash("echo one > kept"))?;
+    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
+    wait_at_rest(&talk)?;
+    talk.ash.kill9()?;
+    go_on(&mut talk)?;
+    ensure!(read(&talk, "kept")? == "one\n", "{}", read(&talk, "kept")?);
+    let events = talk.api.events(&talk.session)?;
+    let told = events.iter().filter_map(|event| event["data"].as_str());
+    let found: Vec<_> = told.filter(|data| data.contains(r#""from":"#)).collect();
+    ensure!(found.len() == 1 && found[0].contains(r#""from":"disk""#), "{events:#?}");
+    talk.ash.finish()
+}
+
 /// What history has behind the newest checkpoint stays, and the agent knows nothing of it: it is said.
 #[test]
 fn a_session_in_use_goes_on_where_it_was_saved_last() -> Result<()> {
