@@ -99,7 +99,7 @@ pub struct PurgedCopy {
     pub tenant: Tenant,
     /// Which one.
     pub session: SessionId,
-    /// In which generation this machine had it.
+    /// In which generation this machine had it; 0 when that is not known.
     pub generation: u32,
 }
 
@@ -332,6 +332,9 @@ pub trait Store: Send + Sync {
     /// The generation in which this machine has a session in the object store; 0 stands for one that
     /// came from a backup, until it is copied again.
     async fn generation(&self, id: SessionId) -> Result<Option<u32>>;
+    /// Records that this machine is about to take a session in the object store: until it is recorded in which
+    /// generation it has it, that is not known, and when it is purged something may be there.
+    async fn note_claim(&self, id: SessionId) -> Result<()>;
     /// Records the generation in which this machine has a session in the object store.
     async fn set_generation(&self, id: SessionId, generation: u32) -> Result<()>;
     /// Sessions that were purged, and that the object store may still have.

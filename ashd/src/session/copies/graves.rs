@@ -224,6 +224,32 @@ mod tests {
         assert_eq!(bury(&stage.shared, &here, session.id).await.unwrap(), None);
     }
 
+    /// As a daemon leaves one that it has taken, and purges before that is recorded.
+    #[tokio::test]
+    async fn what_was_taken_and_not_recorded_goes_as_well() {
+        let bucket = tempfile::tempdir().unwrap();
+        let [here, there] = [(); 2].map(|()| open(bucket.path(), "a"));
+        let stage = Stage::with(Some(here.clone())).await;
+        let store = &stage.shared.store;
+        for (number, owner) in [(1, Some(&here)), (2, Some(&there)), (3, None)] {
+            let session = Session::example(number);
+            let (tenant, id) = (&session.tenant, session.id);
+            stage.add(&session).await;
+            store.note_claim(id).await.unwrap();
+            if let Some(owner) = owner {
+                assert_eq!(owner.claim(tenant, id, 1).await.unwrap(), Claimed::Ours);
+            }
+            store.purge_session(id).await.unwrap();
+            purge(&stage.shared, &here, id).await.unwrap();
+            assert!(store.purged_copy(id).await.unwrap().is_none());
+            // What another machine has stays.
+            let is_swept = swept(&here, &session, Duration::ZERO).await.is_some();
+            assert_eq!(is_swept, number == 1);
+            let left = here.generation(tenant, id).await.unwrap();
+            assert_eq!(left, (number == 2).then_some(1));
+        }
+    }
+
     /// It has looked whether it has the session before it began to send, which takes long.
     #[tokio::test]
     async fn what_comes_behind_a_purge_goes_with_the_next_sweep() {

@@ -34,7 +34,8 @@ const KEPT: usize = 3;
 /// Events of one stretch of history.
 const STRETCH: u32 = 500;
 
-/// The generation that stands for a session that came from a backup and was not copied since.
+/// The generation that stands for a session that came from a backup and was not copied since; of one that was
+/// purged, for any.
 pub(in crate::session) const RESTORED: u32 = 0;
 
 /// What was put there longer ago than this, and is named by no manifest that is known, may be about
@@ -128,6 +129,10 @@ async fn own(shared: &Arc<Shared>, objects: &Objects, session: &Session) -> Done
         (_, Some(there)) if ours.is_none_or(|ours| ours < there) => there,
         (ours, _) => ours.unwrap_or(1),
     };
+    if ours.is_none() {
+        // Before that: of one that is purged meanwhile it would not be known that something of it is there.
+        shared.store.note_claim(id).await?;
+    }
     match objects.claim(tenant, id, generation).await? {
         // It was copied first behind the backup that it came from.
         Claimed::Inherited | Claimed::Purged { here: true } if ours.is_none() => {
@@ -515,6 +520,29 @@ mod tests {
         assert_eq!(store.generation(session.id).await.unwrap(), Some(RESTORED));
         store.purge_session(session.id).await.unwrap();
         assert!(store.purged_copy(session.id).await.unwrap().is_some());
+    }
+
+    /// Also a daemon that dies in between has noted it.
+    #[tokio::test]
+    async fn who_takes_a_session_has_noted_it_before() {
+        let bucket = tempfile::tempdir().unwrap();
+        let [here, there] = [(); 2].map(|()| open(bucket.path(), "a"));
+        let stage = Stage::with(Some(here.clone())).await;
+        let (shared, store) = (&stage.shared, &stage.shared.store);
+        let [taken, ours] = [1, 2].map(Session::example);
+        there.claim(&taken.tenant, taken.id, 1).await.unwrap();
+        stage.add(&taken).await;
+        assert!(matches!(own(shared, &here, &taken).await, Err(NotCopied::Lost)));
+        // It may come back from there.
+        assert_eq!(store.generation(taken.id).await.unwrap(), None);
+        store.purge_session(taken.id).await.unwrap();
+        assert!(store.purged_copy(taken.id).await.unwrap().is_some());
+        // One that was taken, of which no more was recorded, is taken in the same generation.
+        stage.add(&ours).await;
+        store.note_claim(ours.id).await.unwrap();
+        here.claim(&ours.tenant, ours.id, 1).await.unwrap();
+        assert!(matches!(own(shared, &here, &ours).await, Ok(Owned::Still(1))));
+        assert_eq!(store.generation(ours.id).await.unwrap(), Some(1));
     }
 
     /// What its new owner has is nothing that it knows of.

@@ -8,6 +8,9 @@ use super::values::Json;
 use crate::domain::{Point, PointId, SessionId};
 use crate::store::{PurgedCopy, Result};
 
+/// In the place of a generation: this machine is about to take the session, or has.
+const CLAIMING: i64 = -1;
+
 pub(super) fn sessions(conn: &Connection) -> Result<Vec<SessionId>> {
     let sql = "SELECT id FROM sessions
          WHERE key IN (SELECT DISTINCT session FROM points WHERE copied = 0) ORDER BY key";
@@ -52,8 +55,16 @@ pub(super) fn copied(
 
 pub(super) fn generation(conn: &Connection, id: SessionId) -> Result<Option<u32>> {
     let sql = "SELECT generation FROM copies
-         WHERE session = (SELECT key FROM sessions WHERE id = ?)";
-    Ok(conn.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?)
+         WHERE session = (SELECT key FROM sessions WHERE id = ?) AND generation <> ?";
+    let generation = |row: &rusqlite::Row<'_>| row.get(0);
+    Ok(conn.prepare_cached(sql)?.query_row(params![id, CLAIMING], generation).optional()?)
+}
+
+pub(super) fn note_claim(conn: &Connection, id: SessionId) -> Result<()> {
+    let head = sessions::head(conn, id)?;
+    let sql = "INSERT OR IGNORE INTO copies (session, generation) VALUES (?, ?)";
+    conn.prepare_cached(sql)?.execute(params![head.key, CLAIMING])?;
+    Ok(())
 }
 
 pub(super) fn set_generation(conn: &Connection, id: SessionId, generation: u32) -> Result<()> {

@@ -362,6 +362,10 @@ impl Store for Sqlite {
         self.readers.read(move |conn| copies::generation(conn, id)).await
     }
 
+    async fn note_claim(&self, id: SessionId) -> Result<()> {
+        self.writer.write(move |conn| copies::note_claim(conn, id)).await
+    }
+
     async fn set_generation(&self, id: SessionId, generation: u32) -> Result<()> {
         self.writer.write(move |conn| copies::set_generation(conn, id, generation)).await
     }

@@ -28,9 +28,10 @@ pub(super) fn begin(conn: &Connection, id: SessionId) -> Result<Option<(Purged, 
     let Some((key, slot)): Option<(i64, Option<u32>)> = found.optional()? else {
         return Ok(None);
     };
-    // One that is still being made is not given up by whoever has it.
+    // One that is still being made is not given up by whoever has it. One that was about to be taken may be
+    // this machine's in any generation.
     let sql = "INSERT OR REPLACE INTO purged_copies (id, tenant, generation)
-         SELECT id, tenant, generation FROM sessions JOIN copies ON session = key
+         SELECT id, tenant, max(generation, 0) FROM sessions JOIN copies ON session = key
          WHERE key = ? AND status <> 'starting'";
     conn.prepare_cached(sql)?.execute([key])?;
     let is_left = !step(conn, key)?;

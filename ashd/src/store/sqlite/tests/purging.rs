@@ -66,6 +66,29 @@ fn a_short_one_goes_with_its_session_and_all_that_belongs_to_it() {
     }
 }
 
+/// What is made in the object store is there before anybody here knows.
+#[test]
+fn one_that_was_about_to_be_copied_may_be_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    block_on(async {
+        for n in [1, 2] {
+            store.create_session(session(n), vec![]).await.unwrap();
+            store.note_claim(id(n)).await.unwrap();
+            assert_eq!(store.generation(id(n)).await.unwrap(), None);
+        }
+        store.set_generation(id(2), 7).await.unwrap();
+        store.note_claim(id(2)).await.unwrap();
+        assert_eq!(store.generation(id(2)).await.unwrap(), Some(7));
+        assert!(store.note_claim(id(9)).await.is_err(), "it was purged before");
+        for (n, generation) in [(1, 0), (2, 7)] {
+            store.purge_session(id(n)).await.unwrap();
+            let purged = store.purged_copy(id(n)).await.unwrap().unwrap();
+            assert_eq!(purged.generation, generation);
+        }
+    });
+}
+
 /// Nobody is to find half a session, and the next one with its id or its number is none of it.
 #[test]
 fn what_a_purge_has_left_is_nobodys_and_goes_later() {
