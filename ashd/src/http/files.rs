@@ -17,6 +17,7 @@ use super::context::{At, Context, Who};
 use super::error::{Answer, ApiError, json};
 use super::query::Params;
 use super::range::{self, Part};
+use super::tags;
 use crate::domain::{SessionId, Timestamp};
 use crate::session::files::{self, Opened};
 
@@ -115,7 +116,7 @@ async fn shown(path: &str, opened: Opened) -> Answer {
 /// Answers a request for what was opened, by its method and headers.
 pub(super) fn raw(path: &str, opened: Opened, (method, headers): (&Method, &HeaderMap)) -> Answer {
     let (size, source) = (opened.size, opened.origin.as_str());
-    let etag = format!("\"{}\"", opened.tag);
+    let etag = tags::text(&opened.tag);
     let (status, start, end) = match range::wanted(method, headers, size, &etag) {
         Part::Whole => (StatusCode::OK, 0, size),
         Part::Bytes(start, end) => (StatusCode::PARTIAL_CONTENT, start, end),

@@ -1,6 +1,6 @@
 //! Which part of a file a request wants.
 
-use http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::header::{HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::{HeaderMap, Method};
 
 use super::tags;
@@ -20,7 +20,7 @@ pub(super) enum Part {
     Changed,
 }
 
-/// Reads what the headers want of a file with this size and this strong ETag, in the order of
+/// Reads what the headers want of a file with this size and this ETag, in the order of
 /// RFC 9110, section 13.2.2. Several ranges, and what is no range of bytes, are the whole file, as it
 /// allows; only GET has ranges (section 14.2).
 pub(super) fn wanted(method: &Method, headers: &HeaderMap, size: u64, etag: &str) -> Part {
@@ -28,16 +28,17 @@ pub(super) fn wanted(method: &Method, headers: &HeaderMap, size: u64, etag: &str
         let tags = tags::listed(headers, &field)?;
         Some(tags.iter().any(|tag| *tag == "*" || same(tag)))
     };
-    if named(IF_MATCH, &|tag| tag == etag) == Some(false) {
+    if named(IF_MATCH, &|tag| tags::is_same(tag, etag)) == Some(false) {
         return Part::Changed;
     }
-    if named(IF_NONE_MATCH, &|tag| tags::opaque(tag) == etag) == Some(true) {
+    if named(IF_NONE_MATCH, &|tag| tags::opaque(tag) == tags::opaque(etag)) == Some(true) {
         return Part::Unchanged;
     }
     if method != Method::GET {
         return Part::Whole;
     }
-    if headers.get(IF_RANGE).is_some_and(|value| value.as_bytes() != etag.as_bytes()) {
+    let is_same = |value: &HeaderValue| value.to_str().is_ok_and(|tag| tags::is_same(tag, etag));
+    if headers.get(IF_RANGE).is_some_and(|value| !is_same(value)) {
         return Part::Whole;
     }
     let mut ranges = headers.get_all(RANGE).iter();
@@ -75,8 +76,12 @@ mod tests {
     use super::*;
 
     fn part(pairs: &[(HeaderName, &str)], size: u64) -> Part {
+        part_of("\"t\"", pairs, size)
+    }
+
+    fn part_of(etag: &str, pairs: &[(HeaderName, &str)], size: u64) -> Part {
         let pairs = pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap()));
-        wanted(&Method::GET, &pairs.collect(), size, "\"t\"")
+        wanted(&Method::GET, &pairs.collect(), size, etag)
     }
 
     #[test]
@@ -117,6 +122,24 @@ mod tests {
             ((IF_RANGE, "\"old\""), Part::Whole),
         ] {
             assert_eq!(part(&[condition.clone(), range.clone()], 10), expected, "{condition:?}");
+        }
+    }
+
+    /// What a client has of it may be of another one.
+    #[test]
+    fn a_weak_tag_joins_nothing() {
+        for (condition, expected) in [
+            ((IF_MATCH, "W/\"t\""), Part::Changed),
+            ((IF_MATCH, "\"t\""), Part::Changed),
+            ((IF_MATCH, "*"), Part::Bytes(1, 3)),
+            ((IF_NONE_MATCH, "W/\"t\""), Part::Unchanged),
+            ((IF_NONE_MATCH, "\"t\""), Part::Unchanged),
+            ((IF_NONE_MATCH, "\"a\""), Part::Bytes(1, 3)),
+            ((IF_RANGE, "W/\"t\""), Part::Whole),
+            ((IF_RANGE, "\"t\""), Part::Whole),
+        ] {
+            let both = [condition.clone(), (RANGE, "bytes=1-2")];
+            assert_eq!(part_of("W/\"t\"", &both, 10), expected, "{condition:?}");
         }
     }
 

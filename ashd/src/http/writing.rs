@@ -37,7 +37,7 @@ pub(super) async fn put(
     let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     let body = json!({ "path": path, "size": written.size, "created": written.created });
     let mut response = json(status, &body);
-    let tag = written.tag.and_then(|tag| HeaderValue::try_from(format!("\"{tag}\"")).ok());
+    let tag = written.tag.and_then(|tag| HeaderValue::try_from(tags::text(&tag)).ok());
     if let Some(tag) = tag {
         response.headers_mut().insert(ETAG, tag);
     }

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
@@ -19,7 +20,7 @@ use super::service::{Result, Service, blocking};
 use crate::domain::{Point, PointId, Session, SessionId, Status, Which};
 use crate::snapshot::{Browser, Met, Reading, SnapshotError};
 use crate::store::Store;
-use crate::tree::dir::{Kind, Stat};
+use crate::tree::dir::{Kind, Stat, shortly_before};
 use crate::tree::{Found, Listing, RelPath, Tree, TreeError};
 
 /// The most entries of a workspace that a list looks at.
@@ -61,9 +62,20 @@ pub struct Opened {
     pub origin: Origin,
     /// Bytes.
     pub size: u64,
-    /// Tells this content of this file from every other: 32 hexadecimal digits.
-    pub tag: String,
+    /// Tells this content of this file from others.
+    pub tag: Tag,
     content: Arc<Content>,
+}
+
+/// Tells a content of a file from others.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tag {
+    /// 32 hexadecimal digits. Those of a weak one are no strong one's: whoever has kept a content with it
+    /// has to get it anew, which may be another one by then.
+    pub opaque: String,
+    /// Whether there may be another content with this tag: the file was changed so shortly before that its
+    /// times need not tell of one more change.
+    pub weak: bool,
 }
 
 pub(super) enum Content {
@@ -181,7 +193,7 @@ impl Service {
 impl Opened {
     pub(super) fn on_disk(tree: &Tree, path: &RelPath) -> std::result::Result<Opened, TreeError> {
         let (file, stat) = tree.open_file(path)?;
-        let tag = tag_of(&stat);
+        let tag = tag_of(&stat, SystemTime::now());
         let content = Arc::new(Content::Disk(file));
         Ok(Opened { origin: Origin::Sandbox, size: stat.size, tag, content })
     }
@@ -299,7 +311,7 @@ fn kept(browser: &Browser, root: &str, path: &RelPath, id: SessionId) -> Result<
         Some(_) => return Err(no_file()),
     }
     let reading = browser.open(place.as_bytes()).map_err(failed)?.ok_or(Refusal::NoFile)?;
-    let tag = tag(&format!("{root}/{}", path.as_str()));
+    let tag = Tag { opaque: hashed(&format!("{root}/{}", path.as_str())), weak: false };
     let (size, content) = (reading.size, Arc::new(Content::Kept(reading)));
     Ok(Opened { origin: Origin::Snapshot, size, tag, content })
 }
@@ -314,13 +326,18 @@ fn is_listed(name: &str, caches: bool) -> bool {
     !socket && !NEVER.contains(&name) && (caches || !CACHES.contains(&name))
 }
 
-fn tag(of: &str) -> String {
+fn hashed(of: &str) -> String {
     blake3::hash(of.as_bytes()).to_hex()[..32].to_owned()
 }
 
-/// Tells this content of a file on the disk from every other.
-pub(super) fn tag_of(stat: &Stat) -> String {
-    tag(&format!("{:?}", (stat.inode, stat.size, stat.modified, stat.changed)))
+/// Tells a content of a file on the disk, as it was when this was asked, from others.
+///
+/// Whatever is written sets both times to that of the tick. So one more change shows, in whichever tick, where
+/// they differ, and else when the tick is over.
+pub(super) fn tag_of(stat: &Stat, asked: SystemTime) -> Tag {
+    let weak = stat.modified == stat.changed && stat.changed >= shortly_before(asked);
+    let told = format!("{:?}", (stat.inode, stat.size, stat.modified, stat.changed));
+    Tag { opaque: hashed(&if weak { told + " for now" } else { told }), weak }
 }
 
 pub(super) fn no_file() -> Refusal {
@@ -359,7 +376,28 @@ pub(crate) fn opened(content: &[u8]) -> Opened {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
+    use crate::tree::dir::{TICK, stat_of};
+
+    #[test]
+    fn a_tag_is_weak_until_times_tell_of_one_more_change() {
+        let changed = (1_000, 5_000_000);
+        let plain = stat_of(tempfile::tempfile().unwrap()).unwrap();
+        let written = Stat { modified: changed, changed, ..plain };
+        let at = UNIX_EPOCH + Duration::new(1_000, 5_000_000);
+        let [first, later] = [at, at + TICK].map(|asked| tag_of(&written, asked));
+        assert!(first.weak && later.weak && first == later);
+        let old = tag_of(&written, at + TICK + Duration::from_nanos(1));
+        assert!(!old.weak && old.opaque != first.opaque, "what was kept then may be another one");
+        // A clock that goes back.
+        assert!(tag_of(&written, at - TICK).weak);
+        // Where one more change in the same tick shows.
+        let renamed = Stat { modified: (999, 0), ..written };
+        let tags = [at, at + 2 * TICK].map(|asked| tag_of(&renamed, asked));
+        assert!(tags[0] == tags[1] && !tags[0].weak && tags[0] != old);
+    }
 
     #[test]
     fn lock_files_are_listed_and_sockets_are_not() {

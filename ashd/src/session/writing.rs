@@ -1,12 +1,13 @@
 //! Files of a session, changed from outside.
 
 use std::io;
+use std::time::SystemTime;
 
 use futures_util::Stream;
 
 use super::api::{Caller, Refusal};
 use super::driver::{Command, Workspace};
-use super::files::{no_file, refused, tag_of};
+use super::files::{Tag, no_file, refused, tag_of};
 use super::incoming::{Incoming, Parts, Upload, take_out, unwritable};
 use super::service::{Result, Service, blocking};
 use crate::domain::{SessionId, Status};
@@ -15,12 +16,12 @@ use crate::tree::dir::{self, Kind, Stat};
 use crate::tree::{Over, RelPath, TreeError};
 
 /// Permission bits of files that are new.
-const MODE: u32 = 0o644;
+const MODE: u16 = 0o644;
 
 /// What a client takes for granted of a file that it changes.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Condition {
-    /// It has one of these tags; with none among them, it is there.
+    /// It has one of these tags, and no weak one; with none among them, it is there.
     pub is: Option<Vec<String>>,
     /// It has none of these; with none among them, it is not there.
     pub is_not: Option<Vec<String>>,
@@ -34,7 +35,7 @@ pub struct Written {
     /// Bytes.
     pub size: u64,
     /// The tag of what was put, unless the agent has changed it since.
-    pub tag: Option<String>,
+    pub tag: Option<Tag>,
 }
 
 /// One file of a batch.
@@ -180,12 +181,14 @@ fn put(
         return Err(no_file());
     }
     condition.check(there.as_ref())?;
-    let mode =
-        there.filter(|there| there.kind == Kind::File).map_or(MODE, |there| there.mode.into());
+    let mode = there.filter(|there| there.kind == Kind::File).map_or(MODE, |there| there.mode);
     let ready = || -> io::Result<(std::fs::File, Stat)> {
         let c_name = std::ffi::CString::new(name)?;
         let file = incoming.tree().top()?.file(&c_name)?;
-        dir::give(&file, workspace.owner, mode)?;
+        let (seconds, nanoseconds) = dir::stat_of(&file)?.modified;
+        // A time that nothing gets by being written: a change by the agent shows, also in the same tick.
+        let at = (seconds, nanoseconds ^ 1);
+        dir::finish(&file, workspace.owner, mode & 0o777, at)?;
         file.sync_all()?;
         let stat = dir::stat_of(&file)?;
         Ok((file, stat))
@@ -198,21 +201,23 @@ fn put(
     fault::point("write.placed");
     let now = dir::stat_of(&file).ok();
     let same = |now: &Stat| (now.size, now.modified) == (staged.size, staged.modified);
-    let tag = now.filter(same).map(|now| tag_of(&now));
+    let tag = now.filter(same).map(|now| tag_of(&now, SystemTime::now()));
     Ok(Written { created: there.is_none(), size: staged.size, tag })
 }
 
 impl Condition {
     fn check(&self, there: Option<&Stat>) -> Result<()> {
-        let tag = there.map(tag_of);
-        let among = |tags: &[String]| match &tag {
-            Some(tag) => tags.is_empty() || tags.contains(tag),
+        let tag = there.map(|there| tag_of(there, SystemTime::now()));
+        let among = |tags: &[String], also_weak: bool| match &tag {
+            Some(Tag { opaque, weak }) => {
+                tags.is_empty() || (also_weak || !weak) && tags.contains(opaque)
+            }
             None => false,
         };
-        if self.is.as_ref().is_some_and(|tags| !among(tags)) {
+        if self.is.as_ref().is_some_and(|tags| !among(tags, false)) {
             return Err(Refusal::Precondition("it is not there, or was changed since"));
         }
-        if self.is_not.as_ref().is_some_and(|tags| among(tags)) {
+        if self.is_not.as_ref().is_some_and(|tags| among(tags, true)) {
             return Err(Refusal::Precondition("it is there already"));
         }
         Ok(())
@@ -244,13 +249,18 @@ mod tests {
     use super::*;
 
     fn stat() -> Stat {
-        dir::stat_of(tempfile::tempfile().unwrap()).unwrap()
+        let stat = dir::stat_of(tempfile::tempfile().unwrap()).unwrap();
+        Stat { modified: (0, 0), ..stat }
+    }
+
+    fn own(stat: &Stat) -> Option<Vec<String>> {
+        Some(vec![tag_of(stat, SystemTime::now()).opaque])
     }
 
     #[test]
     fn conditions_are_about_what_is_there() {
         let stat = stat();
-        let (own, other) = (Some(vec![tag_of(&stat)]), Some(vec!["x".to_owned()]));
+        let (own, other) = (own(&stat), Some(vec!["x".to_owned()]));
         let any = || Some(vec![]);
         let holds = |is: &Option<Vec<String>>, is_not: &Option<Vec<String>>, there| {
             Condition { is: is.clone(), is_not: is_not.clone() }.check(there).is_ok()
@@ -260,5 +270,17 @@ mod tests {
         assert!(!holds(&other, &None, Some(&stat)) && !holds(&any(), &None, None));
         assert!(holds(&None, &other, Some(&stat)) && holds(&None, &any(), None));
         assert!(!holds(&None, &own, Some(&stat)) && !holds(&None, &any(), Some(&stat)));
+    }
+
+    #[test]
+    fn what_may_be_another_content_is_not_taken_for_the_same() {
+        // It was changed this very moment, for as long as this test takes.
+        let changed = (i64::MAX, 0);
+        let stat = Stat { modified: changed, changed, ..stat() };
+        let holds = |is: Option<Vec<String>>, is_not: Option<Vec<String>>| {
+            Condition { is, is_not }.check(Some(&stat)).is_ok()
+        };
+        assert!(!holds(own(&stat), None) && holds(Some(vec![]), None));
+        assert!(!holds(None, own(&stat)) && !holds(None, Some(vec![])));
     }
 }

@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use ash_sys::files::tell_of_stores;
 use first::First;
@@ -31,12 +31,8 @@ use super::vault::Stash;
 use super::{DEEPEST, SnapshotError};
 use crate::tree::Tree;
 use crate::tree::dir::{
-    Attributes, Dir, FileTime, Kind, Stat, attributes, stat_of, wait_for_writes,
+    Attributes, Dir, Kind, Stat, attributes, shortly_before, stat_of, wait_for_writes,
 };
-
-/// How long before a look something may have been changed once more without its times telling:
-/// kernels before 6.13 keep them by the tick.
-pub(super) const TICK: Duration = Duration::from_millis(20);
 
 /// Bytes of files that a first look reads when much is likely to have moved meanwhile: more than an
 /// agent should stand still for.
@@ -466,9 +462,4 @@ fn is_moved(error: &io::Error) -> bool {
     let of_attributes = [Errno::RANGE, Errno::NODATA];
     Errno::from_io_error(error)
         .is_some_and(|errno| of_files.contains(&errno) || of_attributes.contains(&errno))
-}
-
-fn shortly_before(now: SystemTime) -> FileTime {
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(TICK);
-    (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos())
 }

@@ -7,6 +7,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, SeekFrom, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -34,6 +35,16 @@ const LARGEST_ATTRIBUTES: usize = 64 * 1024;
 
 /// A point in time as files have it: seconds since 1970, and nanoseconds.
 pub type FileTime = (i64, u32);
+
+/// How long behind a change something may be changed once more without its times telling: kernels before 6.13
+/// keep them by the tick.
+pub const TICK: Duration = Duration::from_millis(20);
+
+/// From when on something that was changed may be changed once more by `now` without its times telling.
+pub fn shortly_before(now: SystemTime) -> FileTime {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(TICK);
+    (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos())
+}
 
 /// What the kernel says about an entry, itself and not what it leads to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -393,7 +404,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
     use std::sync::mpsc;
     use std::thread;
-    use std::time::{Duration, Instant, SystemTime};
+    use std::time::Instant;
 
     use super::*;
 

@@ -130,7 +130,7 @@ pub(super) fn grow_old(path: &Path) {
     let stat = fs::metadata(path).unwrap();
     let changed = Duration::new(stat.ctime() as u64, stat.ctime_nsec() as u32);
     let changed = SystemTime::UNIX_EPOCH + changed;
-    while changed.elapsed().unwrap_or_default() <= 2 * look::TICK {
+    while changed.elapsed().unwrap_or_default() <= 2 * crate::tree::dir::TICK {
         std::thread::yield_now();
     }
 }

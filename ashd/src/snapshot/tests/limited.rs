@@ -107,7 +107,7 @@ fn what_cuts_that_fail_have_read_does_not_add_up() {
         }
         // Until their times tell, so that what is read is kept.
         let changed = fs::metadata(&dir).unwrap().modified().unwrap();
-        while changed.elapsed().unwrap_or_default() <= look::TICK {
+        while changed.elapsed().unwrap_or_default() <= crate::tree::dir::TICK {
             std::thread::yield_now();
         }
         let refused = place.cut_within(limits).err().unwrap();
