@@ -231,9 +231,6 @@ impl Daemon {
         {
             tracing::error!(%error, "the broker has not heard that the model API key is another");
         }
-        if taken.contains(&"model.key") {
-            self.service.key_changed();
-        }
         tracing::info!(
             message_id = message::RELOADED,
             "configuration reloaded; changed: {}",

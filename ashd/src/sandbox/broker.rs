@@ -69,6 +69,8 @@ struct Shared {
     control: watch::Sender<Option<Arc<Control>>>,
     /// Whether the broker that is there has a key, as far as it has said.
     has_key: Mutex<Option<bool>>,
+    /// How often the key may have become another one.
+    keys: watch::Sender<u64>,
 }
 
 impl fmt::Debug for Shared {
@@ -94,9 +96,17 @@ impl Broker {
         let (grants, control) = (Mutex::default(), watch::Sender::new(None));
         let (key, leaving) = (Mutex::new(setup.key.clone()), AtomicBool::new(false));
         let (has_key, is_hopeless) = (Mutex::default(), AtomicBool::new(false));
-        let shared =
-            Shared { setup, key, children, grants, leaving, is_hopeless, control, has_key };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared {
+            setup,
+            key,
+            children,
+            grants,
+            leaving,
+            is_hopeless,
+            control,
+            has_key,
+            keys: watch::Sender::new(0),
+        });
         let events = match &shared.setup.program {
             Some(_) => Some(shared.begin().await?),
             None => shared.begin_soon().await,
@@ -112,6 +122,7 @@ impl Broker {
     /// When the broker that runs did not hear of it.
     pub(super) async fn set_key(&self, key: Option<ModelKey>) -> Result<(), BrokerError> {
         *self.shared.key.lock().unwrap_or_else(PoisonError::into_inner) = key;
+        self.shared.note_key();
         let control = self.shared.reach().await?;
         self.shared.give_key(&control).await?;
         // Without one of ours it may have its service manager's.
@@ -123,6 +134,17 @@ impl Broker {
     /// Whether the broker has a model API key; absent when it is not there, or does not say.
     pub(super) fn has_key(&self) -> Option<bool> {
         *self.shared.has_key()
+    }
+
+    /// How often the model API key may have become another one: it was replaced, or a broker began. What
+    /// that one has from its service manager it tells nobody.
+    pub(super) fn key_epoch(&self) -> u64 {
+        *self.shared.keys.borrow()
+    }
+
+    /// Tells of every change of that.
+    pub(super) fn key_changes(&self) -> watch::Receiver<u64> {
+        self.shared.keys.subscribe()
     }
 
     /// Keeps it no more, and ends it if it is ours and not a service manager's.
@@ -149,6 +171,11 @@ impl Shared {
 
     fn has_key(&self) -> MutexGuard<'_, Option<bool>> {
         self.has_key.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The key is another one, or may be.
+    fn note_key(&self) {
+        self.keys.send_modify(|epoch| *epoch += 1);
     }
 
     /// There is no broker for now.
@@ -208,6 +235,8 @@ impl Shared {
         // It changes only when we change it.
         let has_key = control.has_key().await?;
         *self.has_key() = has_key;
+        // Before anybody is handed over to it.
+        self.note_key();
         self.control.send_replace(Some(Arc::new(control)));
         Ok(events)
     }
@@ -318,6 +347,11 @@ impl Broker {
     /// Sandboxes wait for the next broker.
     pub(super) fn await_next(&self) {
         self.shared.leaving.store(false, Ordering::SeqCst);
+    }
+
+    /// The key is another one.
+    pub(super) fn change_key(&self) {
+        self.shared.note_key();
     }
 }
 

@@ -187,6 +187,26 @@ async fn a_key_that_is_taken_back_is_gone_from_the_broker() {
     serving.abort();
 }
 
+/// A unit may be given another credential, with which it is restarted.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_broker_that_begins_may_have_another_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = BrokerSetup { patience: PATIENCE, ..setup(&dir) };
+    let socket = setup.socket.clone();
+    let serving = keyless(&socket);
+    let (broker, _usage) = Broker::start(setup, Children::default()).await.unwrap();
+    let mut changes = broker.key_changes();
+    let first = broker.key_epoch();
+    serving.abort();
+    let _ = serving.await;
+    let serving = keyless(&socket);
+    changes.changed().await.unwrap();
+    let second = broker.key_epoch();
+    broker.set_key(Some(ModelKey(b"key".to_vec()))).await.unwrap();
+    assert!(first < second && second < broker.key_epoch());
+    serving.abort();
+}
+
 /// As when `ashd` is restarted without the key that it had: the broker has outlived it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_without_a_key_takes_that_of_the_one_before_back() {

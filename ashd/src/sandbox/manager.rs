@@ -205,6 +205,17 @@ impl Sandboxes {
         self.broker.has_key()
     }
 
+    /// How often the model API key may have become another one: it was replaced, or a broker began, which
+    /// may have another one from its service manager.
+    pub fn key_epoch(&self) -> u64 {
+        self.broker.key_epoch()
+    }
+
+    /// Tells of every change of that.
+    pub fn key_changes(&self) -> watch::Receiver<u64> {
+        self.broker.key_changes()
+    }
+
     /// The sandboxes that have requests on their way to the model API; `None`: nobody can tell now.
     pub async fn asking(&self) -> Option<BTreeSet<SandboxId>> {
         self.broker.asking().await
@@ -441,6 +452,11 @@ impl Sandboxes {
     /// From now on a broker is expected, which does not come.
     pub(crate) fn await_broker(&self) {
         self.broker.await_next();
+    }
+
+    /// Says that the model API key is another one.
+    pub(crate) fn change_key(&self) {
+        self.broker.change_key();
     }
 
     /// Says what this machine is short of.

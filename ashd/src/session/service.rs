@@ -127,11 +127,6 @@ impl Service {
         self.shared.pool.look_again();
     }
 
-    /// The model API's key is another one: no session gets a sandbox that was made before.
-    pub fn key_changed(&self) {
-        self.shared.pool.renew();
-    }
-
     /// Ends every driver; with `end`, their sandboxes as well, and sessions that were active are
     /// paused. Returns when all is recorded.
     pub async fn shut_down(&self, end: bool) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +56,8 @@ struct Keeper {
     /// Whether these are all.
     is_known: bool,
     at_once: Arc<Semaphore>,
+    /// Tells when the model API's key may have become another one.
+    keys: watch::Receiver<u64>,
 }
 
 /// An agent that wants spares.
@@ -74,7 +76,8 @@ impl Wanting {
 impl Keeper {
     fn new(shared: Arc<Shared>) -> Keeper {
         let at_once = Arc::new(Semaphore::new(AT_ONCE));
-        Keeper { shared, agents: HashMap::new(), is_known: false, at_once }
+        let keys = shared.sandboxes.key_changes();
+        Keeper { shared, agents: HashMap::new(), is_known: false, at_once, keys }
     }
 
     /// Reads all agents, at the start and when it is not known what has happened.
@@ -107,6 +110,7 @@ impl Keeper {
         loop {
             let heard = tokio::select! {
                 () = shared.pool.stirred() => return,
+                Ok(()) = self.keys.changed() => return,
                 _ = tick.tick() => return self.ticked().await,
                 heard = happened.recv() => heard,
             };
@@ -433,7 +437,7 @@ mod tests {
         keeper.read(kind.clone()).await;
         let second = stamp(&mut keeper);
         assert!(second != first && second == shared.stamp(&next).ok());
-        shared.pool.renew();
+        shared.sandboxes.change_key();
         let third = stamp(&mut keeper);
         assert!(third != second && third == shared.stamp(&next).ok());
     }
@@ -494,6 +498,22 @@ mod tests {
         // Who finds none takes none.
         assert!(pool.take_one(&kind, &stamp, &stamp.settings).0.is_none());
         assert_eq!(pause(&mut keeper, &mut tick).await, Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn another_key_is_noticed_at_once() {
+        let stage = Stage::set().await;
+        let mut keeper = Keeper::new(stage.shared.clone());
+        let mut happened = stage.shared.happened.subscribe();
+        tokio::time::pause();
+        let mut tick = interval(EVERY);
+        tick.tick().await;
+        let begun = Instant::now();
+        stage.shared.sandboxes.change_key();
+        keeper.wait(&mut happened, &mut tick).await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        keeper.wait(&mut happened, &mut tick).await;
+        assert!(begun.elapsed() >= EVERY, "it was noticed twice");
     }
 
     #[tokio::test]

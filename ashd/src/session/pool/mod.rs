@@ -72,8 +72,8 @@ struct Stamp {
 struct Conditions {
     limits: Limits,
     runtime: PathBuf,
-    /// Counts changes of what else there is: of the model API's key.
-    epoch: u64,
+    /// How often the model API's key may have become another one.
+    key_epoch: u64,
     /// The CLI reads once which day it is, and says at the first prompt of another one that it has changed.
     day: Day,
 }
@@ -146,7 +146,7 @@ impl Shared {
         Conditions {
             limits: self.live().limits,
             runtime: self.sandboxes.runtime(),
-            epoch: self.pool.epoch(),
+            key_epoch: self.sandboxes.key_epoch(),
             day: Day::today(),
         }
     }

@@ -194,7 +194,6 @@ pub(in crate::session) struct Pool {
     pub(super) starting: AtomicU64,
     /// Sessions that have taken one.
     pub(super) hits: AtomicU64,
-    epoch: AtomicU64,
     closed: AtomicBool,
     /// Whose spares there are, from before they are made until a session has them or nothing of them is
     /// left.
@@ -240,17 +239,6 @@ impl Pool {
     /// Sessions that took a spare.
     pub(in crate::session) fn hits(&self) -> u64 {
         self.hits.load(Ordering::Relaxed)
-    }
-
-    /// The model API's key has changed: what was made before serves nobody.
-    pub(in crate::session) fn renew(&self) {
-        self.epoch.fetch_add(1, Ordering::Relaxed);
-        self.look_again();
-    }
-
-    /// How often it has changed.
-    pub(super) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Relaxed)
     }
 
     /// Something has changed that decides about spares, or may have.

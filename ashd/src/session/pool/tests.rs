@@ -28,7 +28,7 @@ fn stamp(version: u32) -> Stamp {
         conditions: Conditions {
             limits: Limits::default(),
             runtime: "/claude".into(),
-            epoch: 0,
+            key_epoch: 0,
             day: Day::default(),
         },
     }
@@ -104,7 +104,7 @@ async fn what_was_made_with_anything_else_serves_nobody() {
         Stamp { version: 2, ..usual.clone() },
         stamp_under(|conditions| conditions.limits.memory = 1),
         stamp_under(|conditions| conditions.runtime = "/newer".into()),
-        stamp_under(|conditions| conditions.epoch = 1),
+        stamp_under(|conditions| conditions.key_epoch = 1),
         stamp_under(|conditions| conditions.day = Day::today()),
         Stamp { settings: Settings::default(), ..usual.clone() },
     ] {
@@ -244,6 +244,16 @@ async fn who_names_what_is_usual_anyway_gets_one() {
     assert_eq!((id, shared.pool.hits()), (Session::example(1).id, 1));
     let session = shared.store.session(id).await.unwrap().unwrap();
     assert_eq!(session.settings, usual, "it is shown as it was asked for");
+}
+
+#[tokio::test]
+async fn one_of_before_another_key_serves_nobody() {
+    let stage = Stage::set().await;
+    let (shared, _bridge) = (&stage.shared, with_spare(&stage).await);
+    shared.sandboxes.change_key();
+    // Another one cannot be made: its agent has no folder.
+    assert!(ask(&stage).await.is_err());
+    assert_eq!((shared.pool.ready(), shared.pool.hits()), (0, 0));
 }
 
 #[tokio::test]

@@ -2,8 +2,9 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ash_journey::process::until;
-use ash_journey::{Api, Ash, Client, Options};
+use ash_journey::{Api, Ash, Client, Options, process};
 use ash_modelapi::Request;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::killed::sessions;
@@ -270,6 +271,22 @@ fn one_that_is_lost_or_of_nobody_goes() -> Result<()> {
     api.call("DELETE", "/api/agents/hello", None)?.expect(200)?;
     api.until_warm(0)?;
     ensure!(api.pool("total")? == 0, "{}", api.health()?);
+    ash.finish()
+}
+
+/// Which key it has from its service manager a broker tells nobody: one that begins may have another.
+#[test]
+fn a_broker_that_begins_replaces_all() -> Result<()> {
+    let ash = begin(Options::stub(), 2)?;
+    let (api, before) = (ash.api(), ash.inside("bridge"));
+    process::signal(ash.helper("ash-broker")?, Signal::KILL)?;
+    until("those of before to be gone", || {
+        !ash.inside("bridge").iter().any(|pid| before.contains(pid))
+    })?;
+    api.until_warm(2)?;
+    let session = api.create("hello", json!({}))?;
+    check_hits(&api, 1)?;
+    ensure!(api.exec(&session, "true")?.code == 0);
     ash.finish()
 }
 
