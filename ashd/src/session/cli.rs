@@ -115,6 +115,20 @@ impl Controls {
     }
 }
 
+/// Whether a CLI that was started in one permission mode, and has run no turn, can be told to go on as if it
+/// had been started in another. One that may do everything keeps the right to go back to that, and does
+/// everything while it plans; one that plans says so when that ends, and where it came from counts then.
+pub fn takes_mode(from: PermissionMode, to: PermissionMode) -> bool {
+    use PermissionMode::{AcceptEdits, Default, DontAsk};
+    let is_simple = |mode: PermissionMode| matches!(mode, Default | AcceptEdits | DontAsk);
+    from == to || is_simple(from) && is_simple(to)
+}
+
+/// The control request that tells it.
+pub fn set_mode(mode: PermissionMode) -> Box<RawValue> {
+    raw(&json!({ "subtype": "set_permission_mode", "mode": mode.as_str() }))
+}
+
 fn thinking_tokens(thinking: &Thinking) -> Value {
     match thinking.kind {
         ThinkingKind::Disabled => json!(0),
@@ -354,6 +368,31 @@ mod tests {
         let start = started(settings, &options);
         assert_eq!(start.permissions, Permissions::Deny);
         insta::assert_json_snapshot!(start.args);
+    }
+
+    #[test]
+    fn only_a_mode_that_leaves_nothing_behind_is_changed() {
+        use PermissionMode::{AcceptEdits, BypassPermissions, Default, DontAsk, Plan};
+        for (from, to) in [
+            (Default, AcceptEdits),
+            (AcceptEdits, DontAsk),
+            (DontAsk, Default),
+            (Plan, Plan),
+            (BypassPermissions, BypassPermissions),
+        ] {
+            assert!(takes_mode(from, to), "{from:?} {to:?}");
+        }
+        for (from, to) in [
+            (BypassPermissions, Default),
+            (BypassPermissions, Plan),
+            (Default, BypassPermissions),
+            (AcceptEdits, Plan),
+            (Plan, DontAsk),
+        ] {
+            assert!(!takes_mode(from, to), "{from:?} {to:?}");
+        }
+        let request: Value = serde_json::from_str(set_mode(DontAsk).get()).unwrap();
+        assert_eq!(request, json!({ "subtype": "set_permission_mode", "mode": "dontAsk" }));
     }
 
     #[test]

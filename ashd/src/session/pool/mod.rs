@@ -109,6 +109,16 @@ impl Shared {
                 break taken;
             }
         };
+        // What differs else is told in front of each turn.
+        if let Some(mode) = asked.permission_mode
+            && stamp.settings.permission_mode != Some(mode)
+            && let Err(error) = warm::set_mode(&mut taken.claimed, mode).await
+        {
+            tracing::warn!(ash_agent = %agent.name, %error, "a spare sandbox is not of this mode");
+            self.throw_away_taken(taken).await;
+            self.pool.look_again();
+            return None;
+        }
         create::become_session(&mut taken.session, settings, folder_model);
         Some(taken)
     }

@@ -14,6 +14,7 @@ use super::size::{self, Demand, Rate};
 use super::warm::Spare;
 use super::{Kind, Stamp};
 use crate::domain::{Session, SessionId, Settings};
+use crate::session::cli;
 use crate::session::under_way::UnderWay;
 
 /// How long a spare takes to be made, until it is known.
@@ -130,9 +131,7 @@ impl Shelf {
         now: Instant,
     ) -> (Option<Spare>, Vec<Spare>) {
         let old = self.take_off(|spare| spare.stamp != *stamp);
-        // What the CLI is told between turns needs no other CLI.
-        let model = stamp.settings.model.clone();
-        if (Settings { model, ..settings.clone() }) != stamp.settings {
+        if !serves(&stamp.settings, settings) {
             return (None, old);
         }
         self.arrivals.note(now);
@@ -378,6 +377,17 @@ impl Pool {
         *shelves = kept;
         gone.into_values().flat_map(|shelf| shelf.spares).collect()
     }
+}
+
+/// Whether a CLI that was started with these settings serves a session that wants those: in everything but
+/// what it can be told later.
+fn serves(made_with: &Settings, wanted: &Settings) -> bool {
+    let takes_mode = match (made_with.permission_mode, wanted.permission_mode) {
+        (Some(from), Some(to)) => cli::takes_mode(from, to),
+        (from, to) => from == to,
+    };
+    let (model, permission_mode) = (made_with.model.clone(), made_with.permission_mode);
+    takes_mode && Settings { model, permission_mode, ..wanted.clone() } == *made_with
 }
 
 /// Whether a time is still to come.

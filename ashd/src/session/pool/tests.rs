@@ -1,7 +1,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ash_wire::frame::{self, HEADER, Header};
+use ash_wire::words::ControlReply;
 use futures_util::FutureExt as _;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
@@ -182,6 +186,11 @@ async fn their_uids_are_for_whoever_needs_some() {
 
 /// A spare of an agent that is deployed, and the far end of its link.
 async fn with_spare(stage: &Stage) -> UnixStream {
+    with_spare_of(stage, AgentConfig::default()).await
+}
+
+/// The same, of an agent with this config.
+async fn with_spare_of(stage: &Stage, config: AgentConfig) -> UnixStream {
     let (shared, (running, bridge)) = (&stage.shared, linked().await);
     let agent = Agent {
         id: AgentId::random(),
@@ -189,7 +198,7 @@ async fn with_spare(stage: &Stage) -> UnixStream {
         name: kind("a").agent,
         version: 1,
         env: BTreeMap::new(),
-        config: AgentConfig::default(),
+        config,
         created_at: Timestamp(0),
         updated_at: Timestamp(0),
     };
@@ -235,7 +244,6 @@ async fn one_becomes_the_session_of_whoever_asks() {
 async fn who_names_what_is_usual_anyway_gets_one() {
     let stage = Stage::set().await;
     let (shared, _bridge) = (&stage.shared, with_spare(&stage).await);
-    let of_mode = |mode| Settings { permission_mode: Some(mode), ..Settings::default() };
     // Another one cannot be made: its agent has no folder.
     assert!(ask_for(&stage, of_mode(PermissionMode::Plan)).await.is_err());
     assert_eq!(shared.pool.ready(), 1);
@@ -244,6 +252,71 @@ async fn who_names_what_is_usual_anyway_gets_one() {
     assert_eq!((id, shared.pool.hits()), (Session::example(1).id, 1));
     let session = shared.store.session(id).await.unwrap().unwrap();
     assert_eq!(session.settings, usual, "it is shown as it was asked for");
+}
+
+/// Of a CLI that was started to ask before it does anything.
+async fn with_one_that_asks(stage: &Stage) -> UnixStream {
+    let config = json!({ "permissionMode": "default" });
+    with_spare_of(stage, AgentConfig::new("", config.as_object().unwrap().clone()).unwrap()).await
+}
+
+fn of_mode(mode: PermissionMode) -> Settings {
+    Settings { permission_mode: Some(mode), ..Settings::default() }
+}
+
+/// Answers what the CLI is told, as a bridge would; returns that.
+async fn answer(bridge: &mut UnixStream, error: Option<&str>) -> Value {
+    let mut head = [0; HEADER];
+    bridge.read_exact(&mut head).await.unwrap();
+    let header = Header::decode(&head).unwrap();
+    let mut request = vec![0; header.body];
+    bridge.read_exact(&mut request).await.unwrap();
+    assert_eq!(header.kind, frame::Kind::Control);
+    let reply = ControlReply { response: None, error: error.map(str::to_owned) };
+    let (reply, mut said) = (serde_json::to_vec(&reply).unwrap(), vec![]);
+    frame::write(&mut said, frame::Kind::ControlReply, header.number, &reply).unwrap();
+    bridge.write_all(&said).await.unwrap();
+    serde_json::from_slice(&request).unwrap()
+}
+
+#[tokio::test]
+async fn who_wants_another_mode_gets_one_that_was_told() {
+    for error in [None, Some("no such mode")] {
+        let stage = Stage::set().await;
+        let (shared, mut bridge) = (&stage.shared, with_one_that_asks(&stage).await);
+        let wanted = of_mode(PermissionMode::AcceptEdits);
+        let (made, told) =
+            tokio::join!(ask_for(&stage, wanted.clone()), answer(&mut bridge, error));
+        assert_eq!(told, json!({ "subtype": "set_permission_mode", "mode": "acceptEdits" }));
+        // Another one cannot be made: its agent has no folder.
+        assert_eq!(made.is_ok(), error.is_none());
+        assert_eq!((shared.pool.ready(), shared.pool.hits()), (0, u64::from(made.is_ok())));
+        assert_eq!(shared.slots.used().is_empty(), made.is_err());
+        if let Ok(id) = made {
+            let session = shared.store.session(id).await.unwrap().unwrap();
+            assert_eq!(session.settings, wanted);
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_does_not_say_in_which_mode_it_is_goes() {
+    let stage = Stage::set().await;
+    let (shared, _bridge) = (&stage.shared, with_one_that_asks(&stage).await);
+    tokio::time::pause();
+    assert!(ask_for(&stage, of_mode(PermissionMode::DontAsk)).await.is_err());
+    assert_eq!((shared.pool.ready(), shared.pool.hits()), (0, 0));
+    assert!(shared.slots.used().is_empty() && recorded(&stage).await.is_empty());
+}
+
+#[tokio::test]
+async fn who_wants_a_mode_that_is_not_told_gets_none() {
+    let stage = Stage::set().await;
+    let (shared, _bridge) = (&stage.shared, with_one_that_asks(&stage).await);
+    for mode in [PermissionMode::Plan, PermissionMode::BypassPermissions] {
+        assert!(ask_for(&stage, of_mode(mode)).await.is_err());
+    }
+    assert_eq!((shared.pool.ready(), shared.pool.hits()), (1, 0));
 }
 
 #[tokio::test]

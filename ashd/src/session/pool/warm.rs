@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Claim, Kind, Stamp};
-use crate::domain::{Agent, SandboxId, Session, SessionId, TurnOptions};
+use crate::domain::{Agent, PermissionMode, SandboxId, Session, SessionId, TurnOptions};
 use crate::sandbox::Running;
 use crate::sandbox::link::Incoming;
 use crate::session::api::Refusal;
@@ -30,6 +30,13 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// How long the primer may take.
 const PRIMER: Duration = Duration::from_secs(30);
+
+/// How long a CLI may take to say that it goes on in another permission mode. Somebody waits for that, and
+/// would have a session of another sandbox meanwhile.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Bytes of what a CLI says of itself that the log quotes.
+const QUOTED: usize = 256;
 
 /// What is kept of what a bridge says before there is a session that hears it: messages, and their bytes.
 /// A CLI that nobody has asked anything says a handful of things, and never knows when it is heard.
@@ -174,9 +181,29 @@ async fn warm_up(shared: &Shared, draft: &Draft, claimed: &mut Claimed) -> Resul
 /// Asks the CLI the question; returns why it does not answer it, if it says no.
 async fn prime(claimed: &mut Claimed) -> Result<Option<String>, Refusal> {
     let question = serde_json::from_str::<&RawValue>(cli::QUESTION);
-    let question = question.map_err(|error| Refusal::Internal(error.to_string()))?;
+    tell(claimed, question.map_err(|error| Refusal::Internal(error.to_string()))?).await
+}
+
+/// Has the CLI go on in another permission mode; returns when it has said that it does.
+///
+/// # Errors
+/// When it does not. It must not be used then: in which mode it is nobody knows.
+pub(super) async fn set_mode(claimed: &mut Claimed, mode: PermissionMode) -> Result<(), Refusal> {
+    let silent = |_| Refusal::Sandbox("its CLI does not answer".to_owned());
+    let told = timeout(ANSWER, tell(claimed, &cli::set_mode(mode))).await.map_err(silent)??;
+    match told {
+        None => Ok(()),
+        Some(error) => {
+            let error = &error[..error.floor_char_boundary(QUOTED)];
+            Err(Refusal::Sandbox(format!("its CLI refuses: {error}")))
+        }
+    }
+}
+
+/// Sends the CLI a control request; returns why it refuses that, if it does.
+async fn tell(claimed: &mut Claimed, request: &RawValue) -> Result<Option<String>, Refusal> {
     let asked = claimed.running.sender.next_id();
-    claimed.running.sender.control(asked, question).map_err(lost)?;
+    claimed.running.sender.control(asked, request).map_err(lost)?;
     let answered = until(claimed, |incoming| match incoming {
         Incoming::ControlReply { id, reply: ControlReply { error, .. } } if *id == asked => {
             Some(error.take())

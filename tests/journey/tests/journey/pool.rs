@@ -70,8 +70,14 @@ fn a_primed_cli_asks_what_another_one_asks() -> Result<()> {
     api.until_warm(0)?;
     let cold = api.create("hello", json!({}))?;
     check_hits(&api, 1)?;
-    for session in [&warm, &cold] {
-        api.send(session, json!({ "content": "[[say hello]]" }))?.to_end()?;
+    check_alike(&ash, &warm, &cold)?;
+    ash.finish()
+}
+
+/// Checks that two sessions ask the model for the same, and nobody asked for anything before.
+fn check_alike(ash: &Ash, warm: &str, cold: &str) -> Result<()> {
+    for session in [warm, cold] {
+        ash.api().send(session, json!({ "content": "[[say hello]]" }))?.to_end()?;
     }
     let requests = ash.model().requests();
     let bodies: Vec<Value> =
@@ -79,6 +85,54 @@ fn a_primed_cli_asks_what_another_one_asks() -> Result<()> {
     ensure!(bodies.len() == 2, "the model was asked {} times", bodies.len());
     ensure!(bodies[0] == bodies[1], "{}\n{}", bodies[0], bodies[1]);
     ensure!(requests.len() == 2, "something else was asked: {}", requests.len());
+    Ok(())
+}
+
+/// A daemon that keeps one warm whose CLI was started to ask before it does anything.
+fn begin_asking(options: Options) -> Result<Ash> {
+    let ash = with_hello(options)?;
+    let config = json!({ "permissionMode": "default", "preWarmCount": 1 });
+    ash.api().call("PATCH", "/api/agents/hello/config", Some(&config))?.expect(200)?;
+    ash.api().until_warm(1)?;
+    Ok(ash)
+}
+
+/// A CLI that was told another permission mode is as one that was started in that.
+#[test]
+fn another_permission_mode_is_told() -> Result<()> {
+    let test = "pool::another_permission_mode_is_told";
+    let Some(options) = Options::real(test) else { return Ok(()) };
+    let ash = begin_asking(options)?;
+    let (api, accepting) = (ash.api(), json!({ "permissionMode": "acceptEdits" }));
+    let warm = api.create("hello", accepting.clone())?;
+    check_hits(&api, 1)?;
+    api.keep_warm("hello", 0)?;
+    api.until_warm(0)?;
+    let cold = api.create("hello", accepting)?;
+    check_hits(&api, 1)?;
+    check_alike(&ash, &warm, &cold)?;
+    let write = json!({ "file_path": "/workspace/made", "content": "x" });
+    for session in [&warm, &cold] {
+        let ask = |content: String| api.send(session, json!({ "content": content }))?.to_end();
+        let turn = ask(format!("[[tool Write {write}]]"))?;
+        ensure!(api.exec(session, "cat made")?.stdout == "x", "{}", turn.raw());
+        let turn = ask(bash(true, "ln -s made more"))?;
+        ensure!(api.exec(session, "ls more")?.code != 0, "the command ran: {}", turn.raw());
+    }
+    ash.finish()
+}
+
+#[test]
+fn a_permission_mode_that_cannot_be_told_has_another_sandbox() -> Result<()> {
+    let ash = begin_asking(Options::stub())?;
+    let api = ash.api();
+    for (mode, hits) in [("plan", 0), ("bypassPermissions", 0), ("dontAsk", 1)] {
+        let session = api.create("hello", json!({ "permissionMode": mode }))?;
+        check_hits(&api, hits).context(mode)?;
+        ensure!(api.session(&session)?["permissionMode"] == mode);
+        let turn = api.send(&session, json!({ "content": "[[say here]]" }))?.to_end()?;
+        ensure!(turn.text() == "here", "{}", turn.raw());
+    }
     ash.finish()
 }
 
