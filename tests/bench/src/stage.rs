@@ -19,6 +19,9 @@ pub const AGENT: &str = "bench";
 /// How many threads do what is done for many sessions: as many as keep a small machine busy.
 const HANDS: usize = 4;
 
+/// No turn waits for others.
+pub const ALL_AT_ONCE: &str = "[admission]\nturns = 1000\n";
+
 /// How often a checkpoint is looked for.
 const LOOK: Duration = Duration::from_micros(500);
 

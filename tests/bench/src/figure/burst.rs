@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
-use ash_journey::Ash;
+use anyhow::{Result, ensure};
+use ash_journey::{Ash, Options};
 use ash_modelapi::monotonic_ns;
 use serde_json::json;
 
@@ -16,11 +16,12 @@ use crate::stats::Times;
 pub(super) const ABOUT: About = About {
     title: "50 sessions are sent a message at once, stand-in for the CLI",
     how: "All sessions are live and have had a turn. A connection for each is open; then one thread writes \
-          the 50 requests, as fast as it can, and listens to all of them. For each the clock starts \
-          before its request is written. The first frame is `session_start`, when the message is on the \
-          disk, or says where a message stands that waits for its turn. `done` comes behind the commit \
-          of all that was said. Between two rounds there is half a second of quiet, in which what the \
-          turns left is saved.",
+          the 50 requests, as fast as it can, and listens to all of them. No turn waits for others \
+          (`turns` in `[admission]`). For each the clock starts before its request is written. The first \
+          byte is that of the answer's head; the first frame is the first `event:`, `session_start`, when \
+          the message is on the disk: a comment is none. `done` comes behind the commit of all that was \
+          said. Between two rounds there is half a second of quiet, in which what the turns left is \
+          saved.",
     measure,
 };
 
@@ -31,25 +32,34 @@ const ROUNDS: usize = 20;
 /// Between two rounds, so that what the one before left to do is done.
 const QUIET: Duration = Duration::from_millis(500);
 
+/// What was measured.
+#[derive(Default)]
+struct Found {
+    byte: Times,
+    frame: Times,
+    done: Times,
+}
+
 fn measure(scale: Scale) -> Result<Outcome> {
-    let ash = stage::stub()?;
+    let ash = stage::stub_with(Options::stub().config(stage::ALL_AT_ONCE))?;
     let count = scale.of(SESSIONS);
     let sessions = stage::for_each(&vec![(); count], |()| stage::used_session(&ash))?;
-    let (mut first, mut done) = (Times::default(), Times::default());
+    let mut found = Found::default();
     for _ in 0..scale.of(ROUNDS) {
         std::thread::sleep(QUIET);
-        round(&ash, &sessions, &mut first, &mut done)?;
+        round(&ash, &sessions, &mut found)?;
     }
     stage::for_each(&sessions, |session| ash.api().purge(session))?;
     ash.finish()?;
     let rows = vec![
-        Row::times("first frame", &first).floor(5.0).floor_p99(20.0),
-        Row::times("`done`", &done),
+        Row::times("first frame", &found.frame).floor(5.0).floor_p99(20.0),
+        Row::times("first byte", &found.byte),
+        Row::times("`done`", &found.done),
     ];
     Ok(Outcome { rows, notes: vec![] })
 }
 
-fn round(ash: &Ash, sessions: &[String], first: &mut Times, done: &mut Times) -> Result<()> {
+fn round(ash: &Ash, sessions: &[String], found: &mut Found) -> Result<()> {
     let (api, mut crowd) = (ash.api(), Crowd::of(ash)?);
     let text = json!({ "content": "a turn" });
     let requests: Vec<_> =
@@ -63,13 +73,17 @@ fn round(ash: &Ash, sessions: &[String], first: &mut Times, done: &mut Times) ->
         crowd.send(client, request)?;
     }
     let mut answered = vec![false; sessions.len()];
+    let mut begun = answered.clone();
     crowd.until(sessions.len(), |client, now, line| {
-        let is_answer = line.starts_with("event: ") || line.starts_with(": waiting ");
-        if is_answer && !std::mem::replace(&mut answered[client], true) {
-            first.add(sent[client], now);
+        if !std::mem::replace(&mut answered[client], true) {
+            ensure!(line.starts_with("HTTP/1.1 200 "), "{line} instead of a stream");
+            found.byte.add(sent[client], now);
+        }
+        if line.starts_with("event: ") && !std::mem::replace(&mut begun[client], true) {
+            found.frame.add(sent[client], now);
         }
         if line == "event: done" {
-            done.add(sent[client], now);
+            found.done.add(sent[client], now);
         }
         Ok(line == "event: done")
     })

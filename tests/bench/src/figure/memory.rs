@@ -10,10 +10,13 @@ use crate::stage;
 
 pub(super) const ABOUT: About = About {
     title: "Memory of ashd",
-    how: "`/proc/<ashd>/smaps_rollup`, resident (RSS). Idle: an agent is deployed, nothing else has \
-          happened. With 50 sessions: all are live, and each has had a turn, with the stand-in for \
-          the CLI; what these turns took and gave back counts. Launcher and broker are processes of \
-          their own, one of each per ashd.",
+    how: "`/proc/<ashd>/smaps_rollup`, resident (RSS): the pages of program and libraries that were \
+          touched are in it. Idle: ashd has just started and an agent is deployed, nothing else has \
+          happened. With 50 sessions, which the stand-in for the CLI answers: all are live, and each \
+          has had a turn of 50 deltas a moment ago, one session after the other, so that the frames \
+          of these turns count, which are let go of after five minutes; beside it, what it was before \
+          these turns. Each is looked at once, in one run. In the notes: what of it is ashd's alone, \
+          and launcher and broker, which are processes of their own, one of each per ashd.",
     measure,
 };
 
