@@ -8,7 +8,7 @@ use anyhow::Result;
 use ash_journey::{Options, process, skip};
 use tempfile::TempDir;
 
-use crate::moved::{KEY, moves};
+use crate::machines::{KEY, moves};
 use crate::sdk::installed;
 
 const PACKAGE: &str = "azurite@3.35.0";

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::killed::points::POINTS;
-use crate::moved;
+use crate::machines;
 use crate::support::Talk;
 
 /// Says what a workspace holds, in one word.
@@ -158,16 +158,16 @@ fn what_could_not_be_saved_is_said() -> Result<()> {
 #[test]
 fn what_is_restored_wins_over_what_was_copied_before() -> Result<()> {
     let bucket = tempfile::tempdir()?;
-    let mut talk = Talk::begin(moved::shared(Options::stub(), bucket.path()))?;
+    let mut talk = Talk::begin(machines::shared(Options::stub(), bucket.path()))?;
     let dir = talk.ash.scratch().join("backup");
     let session = talk.session.clone();
     talk.ask(&talk.bash("echo saved > file"))?;
-    moved::checkpoint(&talk.api, &session, "before")?;
+    machines::checkpoint(&talk.api, &session, "before")?;
     back_up(&talk, &dir)?;
     for number in 0..3 {
         talk.ask(&talk.bash(&format!("echo lost > file; echo {number}")))?;
     }
-    moved::checkpoint(&talk.api, &session, "lost")?;
+    machines::checkpoint(&talk.api, &session, "lost")?;
     talk.ash.terminate()?;
     start_over(&talk, 1)?;
     let restored = restore(&talk, &dir, &[])?;
@@ -175,12 +175,12 @@ fn what_is_restored_wins_over_what_was_copied_before() -> Result<()> {
     talk.boot()?;
     ensure!(talk.api.turn_to(&session, "resume")? == "active");
     talk.ask("[[say otherwise]]")?;
-    moved::checkpoint(&talk.api, &session, "after")?;
+    machines::checkpoint(&talk.api, &session, "after")?;
     talk.ask("[[say more]]")?;
-    moved::checkpoint(&talk.api, &session, "last")?;
+    machines::checkpoint(&talk.api, &session, "last")?;
 
-    let there = Ash::start(moved::shared(Options::stub(), bucket.path()))?;
-    moved::import(&there.api(), &session, 201)?;
+    let there = Ash::start(machines::shared(Options::stub(), bucket.path()))?;
+    machines::import(&there.api(), &session, 201)?;
     ensure!(there.api().turn_to(&session, "resume")? == "active");
     ensure!(there.api().exec(&session, "cat file")?.stdout == "saved\n");
     let messages = format!("{:?}", there.api().messages(&session)?);
@@ -195,10 +195,10 @@ fn what_is_restored_wins_over_what_was_copied_before() -> Result<()> {
 #[test]
 fn of_a_machine_and_its_backup_one_has_a_session() -> Result<()> {
     let bucket = tempfile::tempdir()?;
-    let options = moved::shared(Options::stub(), bucket.path());
+    let options = machines::shared(Options::stub(), bucket.path());
     let here = Talk::begin(options.clone())?;
     here.ask(&here.bash("echo saved > file"))?;
-    moved::checkpoint(&here.api, &here.session, "before")?;
+    machines::checkpoint(&here.api, &here.session, "before")?;
     let mut there = Talk::begin(options)?;
     there.ash.terminate()?;
     let dir = there.ash.scratch().join("backup");
@@ -210,7 +210,7 @@ fn of_a_machine_and_its_backup_one_has_a_session() -> Result<()> {
     ensure!(restored.status.success(), "{}", said(&restored));
     there.boot()?;
     ensure!(there.api.turn_to(&here.session, "resume")? == "active");
-    moved::checkpoint(&there.api, &here.session, "there")?;
+    machines::checkpoint(&there.api, &here.session, "there")?;
     here.api.turn_to(&here.session, "pause")?;
     here.api.turn_to(&here.session, "resume")?;
     process::until("the session has ended where the backup is of", || {

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use ash_journey::{Api, Ash, Client, Options};
 
 use crate::backups::{back_up, restore, said, start_over};
-use crate::moved::{self, files, import, shared};
+use crate::machines::{self, files, import, shared};
 use crate::support::Talk;
 
 /// The checkpoints with a name that are older than the newest one, which has none.
@@ -79,10 +79,10 @@ fn what_came_from_a_backup_begins_with_the_newest() -> Result<()> {
     let mut talk = Talk::begin(options.clone())?;
     let (session, dir) = (talk.session.clone(), talk.ash.scratch().join("backup"));
     talk.ask(&talk.bash("echo before > file"))?;
-    moved::checkpoint(&talk.api, &session, "before")?;
+    machines::checkpoint(&talk.api, &session, "before")?;
     back_up(&talk, &dir)?;
     talk.ask(&talk.bash("echo lost > file"))?;
-    moved::checkpoint(&talk.api, &session, "lost")?;
+    machines::checkpoint(&talk.api, &session, "lost")?;
     talk.ash.terminate()?;
     start_over(&talk, 1)?;
     let restored = restore(&talk, &dir, &[])?;

@@ -9,7 +9,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::killed::points::POINTS;
-use crate::moved;
+use crate::machines;
 use crate::support::{Talk, add_key};
 
 /// A word that stands in everything that the tenant has.
@@ -26,7 +26,7 @@ struct Acme {
 impl Acme {
     fn begin() -> Result<Acme> {
         let bucket = tempfile::tempdir()?;
-        let talk = Talk::begin(moved::shared(Options::stub(), bucket.path()))?;
+        let talk = Talk::begin(machines::shared(Options::stub(), bucket.path()))?;
         Ok(Acme { talk, bucket })
     }
 

@@ -9,7 +9,7 @@ use ash_journey::{Api, Ash, Client, Options, process};
 use serde_json::json;
 
 use crate::killed::{clean, sessions};
-use crate::moved;
+use crate::machines;
 
 /// What the agent is told.
 pub(super) const PROMPT: &str = "Answer briefly.";
@@ -25,7 +25,7 @@ impl Machine {
     pub(super) fn start(bucket: Option<&Path>) -> Result<Machine> {
         let options = Options::stub().config("[snapshots]\nkeep = 4\n");
         let ash = Ash::start(match bucket {
-            Some(bucket) => moved::shared(options, bucket),
+            Some(bucket) => machines::shared(options, bucket),
             None => options,
         })?;
         let mut machine = Machine { before: ash.places().look()?, ash };

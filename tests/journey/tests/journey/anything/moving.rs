@@ -11,7 +11,7 @@ use serde_json::json;
 use super::known::Known;
 use super::machine::Machine;
 use super::world::World;
-use crate::moved;
+use crate::machines;
 
 /// A session on its way.
 struct Mover {
@@ -137,7 +137,7 @@ impl Mover {
 fn is_copied(api: &Api) -> Result<bool> {
     let mut lives = true;
     process::until("the object store to have everything", || {
-        let copying = moved::copying(api);
+        let copying = machines::copying(api);
         lives = copying.is_ok();
         copying.map_or(true, |state| state["waiting"] == 0 && state["failing"] == false)
     })?;

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use self::check::check;
 pub(crate) use self::check::{Ended, clean, sessions, told, turns_and_interrupts};
 use self::load::{Known, Load};
-use crate::moved;
+use crate::machines;
 use crate::support::{is_long, with_hello};
 
 /// So few users that a lease that is lost is missed.
@@ -75,7 +75,7 @@ fn fresh(options: Options) -> Result<(Ash, Snapshot)> {
 impl Killing {
     fn begin() -> Result<Killing> {
         let bucket = tempfile::tempdir()?;
-        let (ash, before) = fresh(moved::shared(Options::stub(), bucket.path()))?;
+        let (ash, before) = fresh(machines::shared(Options::stub(), bucket.path()))?;
         Ok(Killing { ash, _bucket: bucket, before, round: 0 })
     }
 

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::one_of_two_wins;
 use super::server::python;
 use super::troubled::Troubled;
-use crate::moved::{KEY, moves};
+use crate::machines::{KEY, moves};
 
 const SCRIPT: &str = include_str!("../outside/google.py");
 

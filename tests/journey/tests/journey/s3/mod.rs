@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use self::server::{S3, options};
 use self::troubled::{Lie, Troubled};
 use crate::backups;
-use crate::moved::{checkpoint, copying, files, import, import_at_once, notices_its_loss};
+use crate::machines::{checkpoint, copying, files, import, import_at_once, notices_its_loss};
 use crate::support::Talk;
 
 /// What makes a session's files, a large one among them.

@@ -8,7 +8,7 @@ use anyhow::Result;
 use ash_journey::http::Http;
 use ash_journey::{Options, process, skip};
 
-use crate::moved::KEY;
+use crate::machines::KEY;
 use crate::sdk;
 
 const PACKAGE: &str = "moto[server]==5.2.5";
