@@ -16,6 +16,7 @@ use ash_sys::process::fork;
 use rustix::process::{WaitOptions, waitpid};
 use sd_notify::NotifyState;
 
+use crate::fault;
 use crate::options::Options;
 use crate::rights;
 use crate::server::{Server, ServerError, listen_at};
@@ -114,6 +115,7 @@ fn serve_once(options: &Options, listener: &OwnedFd, group: &str) -> io::Result<
     let server = Server::new(options.clone(), listener, Some(group.to_owned()));
     let child = fork(|| serve(server))?;
     while let Err(rustix::io::Errno::INTR) = waitpid(Some(child), WaitOptions::empty()) {}
+    fault::point("keeper.bereft");
     Ok(())
 }
 
@@ -145,8 +147,10 @@ fn settle() -> Result<String, KeeperError> {
         }
         _ => {}
     }
+    fault::point("keeper.grouped");
     let procs = below.join("cgroup.procs");
     fs::write(&procs, std::process::id().to_string()).map_err(failed(&procs))?;
+    fault::point("keeper.settled");
     Ok(group)
 }
 

@@ -1,5 +1,8 @@
 /// Every fault point: its name, and what has happened and what has not when it is passed.
 pub const POINTS: &[(&str, &str)] = &[
+    ("keeper.grouped", "a service has a group for its own processes; its main one is not in it"),
+    ("keeper.settled", "the main process is where it stays; nobody listens"),
+    ("keeper.bereft", "the process that serves has ended; there is no other"),
     ("listen.bound", "the launcher's socket has its name; nobody listens there"),
     ("listen.open", "the launcher listens; nobody has come"),
     ("client.greeted", "a client was told whom it talks to; it has not asked for anything"),

@@ -76,7 +76,33 @@ impl Machine {
         Machine::begin(&["--service"], true)
     }
 
+    /// The same, of one that dies at a fault point of its own. `None` also where programs have no such points.
+    pub(crate) fn service_that_dies(point: &str) -> Option<Machine> {
+        let program = fs::read(env!("CARGO_BIN_EXE_ash-launcher")).unwrap();
+        if !program.windows(b"ASH_FAULT".len()).any(|word| word == b"ASH_FAULT") {
+            println!("SKIP: the launcher is built without the feature faults");
+            return None;
+        }
+        Machine::set(&["--service"], true, point)
+    }
+
+    /// Starts the launcher of a service again, which has ended, as systemd does: in a group in which nothing ever
+    /// was. Of one that was killed whole the kernel kills later what is made from there in another group.
+    pub(crate) fn start_again(&mut self) {
+        end_cgroup(&self.cgroup);
+        fs::create_dir(&self.cgroup).unwrap();
+        self.launcher = start_launcher(self.dir.path(), &["--service"], Some(&self.cgroup), "");
+        self.client();
+    }
+
     fn begin(more: &[&str], within: bool) -> Option<Machine> {
+        let machine = Machine::set(more, within, "")?;
+        machine.client();
+        Some(machine)
+    }
+
+    /// A machine whose launcher may not listen yet, and dies at this fault point if it is not empty.
+    fn set(more: &[&str], within: bool, fault: &str) -> Option<Machine> {
         let v2 = cgroup_v2()?;
         let dir = tempfile::tempdir().unwrap();
         for name in ["sessions", "broker", "run"] {
@@ -86,10 +112,8 @@ impl Machine {
         let unique = dir.path().file_name().unwrap().to_str().unwrap().replace('.', "");
         let cgroup = v2.join(format!("ash-test-{unique}"));
         fs::create_dir(&cgroup).unwrap();
-        let launcher = start_launcher(dir.path(), more, within.then_some(&cgroup));
-        let machine = Machine { dir, cgroup, launcher, made: AtomicU32::new(0) };
-        machine.client();
-        Some(machine)
+        let launcher = start_launcher(dir.path(), more, within.then_some(&cgroup), fault);
+        Some(Machine { dir, cgroup, launcher, made: AtomicU32::new(0) })
     }
 
     pub(crate) fn launcher_socket(&self) -> PathBuf {
@@ -169,8 +193,9 @@ impl Machine {
 
     /// Makes the sandbox that a request asks for.
     pub(crate) fn make(&self, request: Request) -> Sandbox {
-        let Reply::Launched { pid } = self.ask(&request) else {
-            panic!("{:?}", self.ask(&request))
+        let pid = match self.ask(&request) {
+            Reply::Launched { pid } => pid,
+            refused => panic!("{refused:?}"),
         };
         let Request { plan, fds, cgroup, workspace, socket, stderr } = request;
         // The launcher's copies are what counts.
@@ -355,7 +380,7 @@ pub(crate) fn real_cli() -> Option<String> {
     std::env::var("CLAUDE_CODE_EXECUTABLE").ok().filter(|path| Path::new(path).exists())
 }
 
-fn start_launcher(dir: &Path, more: &[&str], group: Option<&PathBuf>) -> Child {
+fn start_launcher(dir: &Path, more: &[&str], group: Option<&PathBuf>, fault: &str) -> Child {
     let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
     let procs = group.map_or("/dev/null".into(), |group| group.join("cgroup.procs"));
     let mut command = Command::new("/bin/sh");
@@ -366,7 +391,7 @@ fn start_launcher(dir: &Path, more: &[&str], group: Option<&PathBuf>) -> Child {
     command.args(["--sessions-dir", &path("sessions"), "--broker-dir", &path("broker")]);
     command.args(["--uid-base", &UID_BASE.to_string(), "--uid-count", "16"]);
     command.args(["--runtime", &real_cli().unwrap_or("/nonexistent".to_owned())]);
-    command.args(more).stdin(Stdio::null()).spawn().unwrap()
+    command.args(more).env("ASH_FAULT", fault).stdin(Stdio::null()).spawn().unwrap()
 }
 
 /// The bridge under test: the one that `ASH_BRIDGE` names, or the one beside the launcher.

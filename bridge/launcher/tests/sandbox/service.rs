@@ -1,7 +1,9 @@
 //! The launcher as a service of its own.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
+use ash_launcher::fault::POINTS;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::{Machine, is_alive, wait_until};
@@ -21,6 +23,24 @@ fn sandboxes_outlive_the_process_that_made_them() {
     let (_other, mut other) = machine.sandbox();
     assert_eq!(other.run("echo new").stdout, "new\n");
     assert!(is_alive(second) && is_alive(machine.launcher_pid()) && is_alive(sandbox.pid));
+}
+
+/// With it systemd ends everything in its group, and starts it again.
+#[test]
+fn a_main_process_that_dies_is_followed_by_one_that_serves() {
+    for (point, _) in POINTS.iter().filter(|(point, _)| point.starts_with("keeper.")) {
+        let Some(mut machine) = Machine::service_that_dies(point) else { return };
+        if *point == "keeper.bereft" {
+            let (_sandbox, mut peer) = machine.sandbox();
+            assert_eq!(peer.run("echo alive").stdout, "alive\n");
+            let serving = Pid::from_raw(machine.serving().try_into().unwrap()).unwrap();
+            kill_process(serving, Signal::KILL).unwrap();
+        }
+        assert_eq!(machine.launcher_exit().signal(), Some(Signal::KILL.as_raw()), "at {point}");
+        machine.start_again();
+        let (_sandbox, mut peer) = machine.sandbox();
+        assert_eq!(peer.run("echo new").stdout, "new\n", "behind {point}");
+    }
 }
 
 /// The host's hierarchy above has names that are nobody's business.

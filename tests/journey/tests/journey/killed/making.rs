@@ -200,7 +200,9 @@ fn somebody_dies_at_every_step_of_a_sandbox() -> Result<()> {
 #[test]
 fn every_step_is_died_at() {
     for (points, tried) in [(launcher::POINTS, LAUNCHER), (bridge::POINTS, BRIDGE)] {
-        let points: Vec<_> = points.iter().map(|(point, _)| point).collect();
+        // What keeps a launcher that is a service is died in by the launcher's own tests.
+        let steps = points.iter().filter(|(point, _)| !point.starts_with("keeper."));
+        let points: Vec<_> = steps.map(|(point, _)| point).collect();
         let tried: Vec<_> = tried.iter().map(|(point, _)| point).collect();
         assert_eq!(points, tried);
     }
