@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{AppError, descriptors};
 use crate::config::{self, Config, Pool, Retention};
 use crate::domain::Node;
+use crate::fault;
 use crate::http;
 use crate::objects::{self, Objects, SealKey};
 use crate::sandbox::Setup;
@@ -119,6 +120,7 @@ fn node(path: &Path) -> io::Result<Node> {
             let new = path.with_extension("new");
             std::fs::write(&new, node.to_string())?;
             File::open(&new)?.sync_all()?;
+            fault::fail("node.publish")?;
             std::fs::rename(&new, path)?;
             path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())?;
             Ok(node)

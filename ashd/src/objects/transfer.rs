@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 use super::seal::{Opener, Sealer, sealed_len};
 use super::{Objects, ObjectsError, Place};
 use crate::domain::Tenant;
+use crate::fault;
 
 /// What is sent at a time, in bytes. S3 takes no less than 5 MiB, but for the last one.
 const PART: usize = 6 * 1024 * 1024;
@@ -308,19 +309,21 @@ async fn parts(
     first: Vec<u8>,
     sealed: &mut mpsc::Receiver<Part>,
 ) -> object_store::Result<()> {
-    upload.put_part(PutPayload::from(first)).await?;
+    let (mut part, mut is_last) = (first, false);
     loop {
-        match sealed.recv().await {
-            Some(Part::Next(part)) => upload.put_part(PutPayload::from(part)).await?,
-            Some(Part::Last(part)) => {
-                upload.put_part(PutPayload::from(part)).await?;
-                return upload.complete().await.map(drop);
-            }
+        upload.put_part(PutPayload::from(part)).await?;
+        fault::point("copy.part");
+        if is_last {
+            return upload.complete().await.map(drop);
+        }
+        (part, is_last) = match sealed.recv().await {
+            Some(Part::Next(part)) => (part, false),
+            Some(Part::Last(part)) => (part, true),
             None => {
                 let source = "what was to be sent ended too early".into();
                 return Err(object_store::Error::Generic { store: "ash", source });
             }
-        }
+        };
     }
 }
 

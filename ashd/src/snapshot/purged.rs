@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::SnapshotError;
 use super::vault::Vault;
 use crate::domain::{Root, SessionId};
+use crate::fault;
 
 /// The file that says that something was purged.
 const PURGED: &str = "purged";
@@ -122,6 +123,7 @@ impl Vault {
         std::fs::write(self.beside(PURGED), Uuid::new_v4().as_bytes())?;
         File::open(self.beside(PURGED))?.sync_all()?;
         File::open(self.beside(""))?.sync_all()?;
+        fault::point("purge.marked");
         noted.is_on_disk = true;
         Ok(())
     }

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::dir::{self, Stat};
 use super::walk::{self, Meter, names};
 use super::{RelPath, Tree, TreeError, TreeLimits, open, shown};
+use crate::fault;
 
 /// What may be in the way of something that is put into a tree.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -179,6 +180,7 @@ impl Merge {
             (is_dir, _) if self.act => {
                 let over = if is_dir { Over::Nothing } else { Over::Files };
                 let moved = rustix::fs::renameat_with(from, name, to, name, over.flags());
+                let moved = moved.inspect(|()| fault::point("merge.moved"));
                 moved.map_err(|error| self.meter.at(error))
             }
             _ => Ok(()),

@@ -223,8 +223,7 @@ fn a_fault_point_that_is_not_passed_or_not_listed_is_found() -> Result {
 }
 
 /// Functions in which files get other names and no daemon dies on behalf of a test, and why.
-const UNMARKED: [(&str, &str, &str); 10] = [
-    ("app/setup.rs", "node", "no object store has heard of it"),
+const UNMARKED: [(&str, &str, &str); 8] = [
     ("sandbox/floor.rs", "own_bwrap", "it is copied at every start"),
     ("session/attachments.rs", "move_into", "attach.kept is behind it"),
     ("session/moved/agent.rs", "put", "import.agent is behind it"),
@@ -232,7 +231,6 @@ const UNMARKED: [(&str, &str, &str); 10] = [
     ("snapshot/scan.rs", "replace", "what is lost is read again"),
     ("tree/place.rs", "put", "write.staged is before it, and write.placed behind"),
     ("tree/place.rs", "move_out", "what is taken out is nobody's"),
-    ("tree/place.rs", "entry", "nobody was told that any of it is there"),
     ("tree/remove.rs", "up", "all of it goes"),
 ];
 

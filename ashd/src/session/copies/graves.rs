@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::sweep::is_old;
 use super::{NotCopied, Outcome, send};
 use crate::domain::{SessionId, Tenant};
+use crate::fault;
 use crate::objects::{Claimed, HistoryName, ManifestName, Objects, Place};
 use crate::session::shared::Shared;
 use crate::store::PurgedCopy;
@@ -30,10 +31,12 @@ pub(super) async fn purge(
         if grave.is_some() || is_left_over(shared, objects, (&tenant, session)).await? {
             for place in [Place::Points(&tenant, session), Place::Events(&tenant, session)] {
                 objects.remove_all(&place).await?;
+                fault::point("purge.emptied");
             }
         }
         if let Some(grave) = grave {
             objects.forget_owners(&tenant, session, grave).await?;
+            fault::point("purge.disowned");
         }
     }
     shared.store.forget_purged(id).await?;
@@ -74,8 +77,11 @@ pub(in crate::session) async fn bury(
             Claimed::Inherited | Claimed::Taken => return Ok(None),
         }
     }
-    let is_buried = objects.bury(&tenant, session, there + 1).await?;
-    Ok(is_buried.then_some(there + 1))
+    if !objects.bury(&tenant, session, there + 1).await? {
+        return Ok(None);
+    }
+    fault::point("purge.buried");
+    Ok(Some(there + 1))
 }
 
 /// Whether a session was purged by whoever had it. What cannot be opened says that of nobody.

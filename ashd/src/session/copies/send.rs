@@ -188,8 +188,15 @@ async fn forget(
     let gone: BTreeSet<_> =
         before.named.iter().flatten().filter(|id| !is_there(id)).copied().collect();
     for name in names.iter().filter(|name| gone.contains(&name.point.0)) {
-        objects.remove(&Place::Point(&session.tenant, session.id, *name)).await?;
+        remove_point(objects, session, *name).await?;
     }
+    Ok(())
+}
+
+/// Removes what says that a point is there.
+async fn remove_point(objects: &Objects, session: &Session, name: ManifestName) -> Done<()> {
+    objects.remove(&Place::Point(&session.tenant, session.id, name)).await?;
+    fault::point("copy.pruned");
     Ok(())
 }
 
@@ -447,13 +454,13 @@ async fn prune(
     // Without any the session would not be there.
     let newest = names.iter().find(|name| !is_removed(name)).or(names.first()).copied();
     for name in names.iter().filter(|name| Some(**name) != newest && is_removed(name)) {
-        objects.remove(&Place::Point(tenant, id, *name)).await?;
+        remove_point(objects, session, *name).await?;
     }
     names.retain(|name| Some(*name) == newest || !is_removed(name));
     let unnamed = names.into_iter().filter(|name| !named.contains(&name.point));
     for name in unnamed.skip(KEPT) {
         if name.generation == generation || !has_name(shared, objects, (tenant, id), name).await? {
-            objects.remove(&Place::Point(tenant, id, name)).await?;
+            remove_point(objects, session, name).await?;
         }
     }
     Ok(())

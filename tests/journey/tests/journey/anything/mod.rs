@@ -43,10 +43,11 @@ const SHRINKING: Duration = Duration::from_secs(90);
 
 /// Fault points that are passed once by a daemon that is made anew, and by no other, or on behalf of a
 /// sandbox that nobody has used for long.
-const NEVER: [&str; 7] = [
+const NEVER: [&str; 8] = [
     "store.migrate.before",
     "store.migrate.after",
     "key.publish",
+    "node.publish",
     "idle.frozen",
     "idle.reclaimed",
     "idle.recorded",

@@ -97,8 +97,10 @@ const ON_THE_WAY: &[(&str, Deed, &[usize])] = &[
 const ELSEWHERE: &[(&str, &str)] = &[
     ("store.migrate.", "nobody is served yet"),
     ("key.", "nobody is served yet"),
+    ("node.", "nobody is served yet"),
     ("tree.", "files of other kinds than the agent's own come and go"),
     ("write.", "files come from outside"),
+    ("merge.", "files come from outside"),
     ("change.", "files come from outside"),
     ("attach.", "files come from outside"),
     ("detach.", "files come from outside"),
