@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Output, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use ash_modelapi::content::Content;
 use ash_modelapi::directive::Directive;
@@ -12,8 +13,13 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
 use crate::input::Input;
+use crate::model;
 use crate::stub::{News, Stop, Stub};
 use crate::turn::{ToolAnswer, Turn, stamped};
+
+/// How often the model API is asked that does not answer, and the pause in between.
+const TRIES: u32 = 300;
+const PAUSE: Duration = Duration::from_millis(100);
 
 impl Stub {
     /// Does what one directive says.
@@ -35,6 +41,7 @@ impl Stub {
             "stderr" => Ok(writeln!(io::stderr(), "{}", directive.args)?),
             "exec" => self.execute(turn, directive.args),
             "ask" => self.ask(turn, directive),
+            "model" => self.ask_model(turn),
             "events" => match two_numbers(directive) {
                 Some((count, bytes)) => self.events(turn, count, bytes),
                 None => self.send(turn, &Content::complaint(directive)),
@@ -139,6 +146,20 @@ impl Stub {
             return Err(Stop::Interrupted("aborted_tools"));
         }
         self.say(turn, format!("answer: {response}"))
+    }
+
+    /// Asks the model API about the conversation so far. Says nothing of it, but when there is no answer.
+    fn ask_model(&mut self, turn: &mut Turn) -> Result<(), Stop> {
+        for _ in 0..TRIES {
+            self.out.flush()?;
+            match model::ask(&self.model, self.transcript.messages()) {
+                Ok(200) => return Ok(()),
+                Ok(status) => return self.say(turn, format!("the model API answers {status}")),
+                // The real one tries again as well.
+                Err(_) => self.attend_for(PAUSE)?,
+            }
+        }
+        self.say(turn, "the model API does not answer".to_owned())
     }
 
     fn answer_to(&mut self, request: &Value) -> Result<Value, Stop> {

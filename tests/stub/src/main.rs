@@ -15,6 +15,8 @@ mod turn;
 
 mod acts;
 
+mod model;
+
 mod startup;
 
 use std::io::{self, Write};

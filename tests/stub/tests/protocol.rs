@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
+use ash_modelapi::{Config, Server};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -197,6 +198,24 @@ fn an_interrupt_kills_a_command() {
     stub.until(|line| line["message"]["content"][0]["type"] == "tool_use");
     assert_eq!(stub.interrupt()["terminal_reason"], "aborted_tools");
     assert_eq!(stub.result("[[exec echo two]]"), "tool said: two");
+}
+
+#[test]
+fn the_model_hears_a_prompt_when_it_is_asked() {
+    let home = home();
+    let socket = home.path().join("model.sock");
+    let config = Config { unix: Some(socket.clone()), ..Config::default() };
+    let model = Server::start(config).unwrap();
+    let variable = ("ANTHROPIC_UNIX_SOCKET", socket.to_str().unwrap());
+    let mut stub = Stub::start_with(&home, &[], variable);
+    assert_eq!(stub.result("[[say one]]"), "one");
+    assert!(model.requests().is_empty());
+    assert_eq!(stub.result("[[model]][[say two]]"), "two");
+    let requests = model.requests();
+    assert_eq!(requests.len(), 1);
+    let messages = requests[0].body["messages"].as_array().unwrap();
+    assert_eq!(messages.last().unwrap()["content"], "[[model]][[say two]]");
+    assert!(requests[0].is_message() && messages.len() == 3, "{messages:?}");
 }
 
 #[test]
