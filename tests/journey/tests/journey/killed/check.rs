@@ -302,6 +302,49 @@ pub(crate) fn clean(ash: &Ash, before: &Snapshot) -> Result<()> {
     until("the state of before", || difference().is_empty()).with_context(difference)
 }
 
+/// What a session needs that is up and has nothing to do.
+const IDLE: [(&str, usize); 5] = [
+    ("process bridge", 2),
+    ("process bwrap", 1),
+    ("process claude", 1),
+    ("control group", 3),
+    ("socket", 3),
+];
+
+/// Checks that there is what so many sessions need that are up and have nothing to do, and nothing else that was
+/// not there before.
+pub(super) fn check_idle(ash: &Ash, before: &Snapshot, sessions: usize) -> Result<()> {
+    let idle = BTreeMap::from(IDLE.map(|(what, count)| (what.to_owned(), sessions * count)));
+    let mut found = BTreeMap::new();
+    let is_idle = until("idle sessions and nothing else", || {
+        let now = ash.places().look();
+        found = now.map(|now| kinds(&now, before)).unwrap_or_default();
+        found == idle
+    });
+    is_idle.with_context(|| format!("{found:?} in the place of {idle:?}"))
+}
+
+/// How many there are of each kind that were not there before. Who serves all sessions is not counted,
+/// nor what is in files.
+fn kinds(now: &Snapshot, before: &Snapshot) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for line in now.since(before) {
+        let mut words = line.split(' ');
+        let kind = match words.next().unwrap_or_default() {
+            "file" => continue,
+            // `process 7 (claude) of uid 8`
+            "process" => match words.nth(1).unwrap_or_default().trim_matches(['(', ')']) {
+                "ash-launcher" | "ash-broker" => continue,
+                name => format!("process {name}"),
+            },
+            "control" => "control group".to_owned(),
+            other => other.to_owned(),
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    kinds
+}
+
 /// The difference, without launcher and broker: who ended the last of them is the daemon's affair.
 pub(crate) fn told(now: &Snapshot, before: &Snapshot) -> String {
     let difference = now.difference(before);

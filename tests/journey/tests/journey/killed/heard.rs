@@ -16,10 +16,10 @@ use ash_journey::{Ash, Client, Options};
 use rusqlite::Connection;
 use serde_json::json;
 
-use super::check::{check, clean, sessions, turns};
-use super::load::{COUNTED, Deployed, Facts, Known, Said};
-use super::{LATER, fresh, kill_helpers, passes_once, points};
-use crate::support::{bash, is_long, times_asked};
+use super::check::{check, check_idle, clean, sessions, turns};
+use super::load::{Deployed, Facts, Known, Said};
+use super::{LATER, fresh, kill_helpers, passes_once, points, prompts};
+use crate::support::{is_long, times_asked};
 
 /// What leads to a point.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -126,18 +126,9 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("reconcile.set_aside", "the CLI has died as well"),
 ];
 
-/// What a session needs that is up and has nothing to do.
-const IDLE: [(&str, usize); 5] = [
-    ("process bridge", 2),
-    ("process bwrap", 1),
-    ("process claude", 1),
-    ("control group", 3),
-    ("socket", 3),
-];
-
 /// So many messages are sent to a session before another takes its place: histories are read in one
 /// page.
-const LONG: usize = 60;
+pub(super) const LONG: usize = 60;
 
 struct Hearing {
     ash: Ash,
@@ -170,17 +161,9 @@ impl Hearing {
         self.check_heard(0)
     }
 
-    /// Ends the conversation. The CLI has told the model all of it, in order and once.
+    /// Ends the conversation.
     fn part(&mut self) -> Result<()> {
-        let (api, session) = (self.ash.api(), self.session()?);
-        let turns = turns(&api, &session)?;
-        let turn = api.send(&session, json!({ "content": "[[history]]" }))?.to_end()?;
-        let told = turn.text();
-        let marks = told.lines().filter_map(|line| line.strip_prefix("user: said "));
-        let marks: Vec<_> = marks.filter_map(|line| line.split(' ').next()).collect();
-        let said = turns.iter().filter_map(|(prompt, _)| prompt.split(' ').nth(1));
-        ensure!(marks == said.collect::<Vec<_>>(), "{told}");
-        api.purge(&session)
+        prompts::part(&self.ash.api(), &self.session()?)
     }
 
     fn session(&self) -> Result<String> {
@@ -195,9 +178,7 @@ impl Hearing {
     fn next(&mut self, before: &str) -> &mut Said {
         self.count += 1;
         let mark = format!("m{}", self.count);
-        let noise = format!("head -c 20000 /dev/urandom > {mark} && sha256sum {mark} >> sums");
-        let tool = bash(true, &format!("echo {mark} >> asked && {noise}"));
-        let prompt = format!("said {mark} {before}{tool}[[count {COUNTED} 2ms]]");
+        let prompt = prompts::prompt(&mark, before);
         let at = self.facts.said.len();
         self.facts.said.push(Said { mark, prompt, seen: vec![] });
         &mut self.facts.said[at]
@@ -383,12 +364,7 @@ impl Hearing {
         check(&self.ash, &known, false)?;
         self.facts = known.sessions.into_iter().next().context("just put there")?;
         (self.facts.status, self.facts.asked) = ("active", None);
-        let sums = "sha256sum --quiet --check sums && wc -l < sums";
-        let checked = self.ash.api().exec(&self.session()?, sums)?;
-        ensure!(checked.code == 0, "{checked:?}");
-        let count = turns(&self.ash.api(), &self.session()?)?.len();
-        ensure!(checked.stdout.trim() == count.to_string(), "{count} turns: {checked:?}");
-        Ok(())
+        prompts::check_sums(&self.ash.api(), &self.session()?)
     }
 
     /// What is in the workspace, by name.
@@ -427,26 +403,11 @@ impl Hearing {
     /// newest so often more as it was cut off; nothing is left of what was meanwhile.
     fn check_heard(&mut self, cut_off: usize) -> Result<()> {
         let turns = turns(&self.ash.api(), &self.session()?)?;
-        for (at, said) in self.facts.said.iter().enumerate() {
-            let is_new = at >= self.looked_at;
-            let is_told = turns.iter().any(|(prompt, _)| *prompt == said.prompt);
-            let least = usize::from(is_new && is_told);
-            let tries = said.seen.iter().filter(|frame| frame.data["subtype"] == "api_retry");
-            let most = least * (1 + cut_off + tries.count());
-            let heard = times_asked(self.ash.model(), &said.prompt);
-            let fits = (least..=most).contains(&heard);
-            ensure!(fits, "{} was heard {heard} times, not {least} to {most}", said.mark);
-        }
+        let said = (&self.facts.said[..], self.looked_at);
+        prompts::check_heard(self.ash.model(), Some(&turns), said, cut_off)?;
         self.looked_at = self.facts.said.len();
         self.ash.model().reset();
-        let idle = BTreeMap::from(IDLE.map(|(what, count)| (what.to_owned(), count)));
-        let mut found = BTreeMap::new();
-        let is_idle = until("an idle session and nothing else", || {
-            let now = self.ash.places().look();
-            found = now.map(|now| kinds(&now, &self.before)).unwrap_or_default();
-            found == idle
-        });
-        is_idle.with_context(|| format!("{found:?} in the place of {idle:?}"))
+        check_idle(&self.ash, &self.before, 1)
     }
 
     fn finish(mut self) -> Result<()> {
@@ -454,27 +415,6 @@ impl Hearing {
         clean(&self.ash, &self.before)?;
         self.ash.finish()
     }
-}
-
-/// How many there are of each kind that were not there before. Who serves all sessions is not counted,
-/// nor what is in files.
-fn kinds(now: &Snapshot, before: &Snapshot) -> BTreeMap<String, usize> {
-    let mut kinds = BTreeMap::new();
-    for line in now.since(before) {
-        let mut words = line.split(' ');
-        let kind = match words.next().unwrap_or_default() {
-            "file" => continue,
-            // `process 7 (claude) of uid 8`
-            "process" => match words.nth(1).unwrap_or_default().trim_matches(['(', ')']) {
-                "ash-launcher" | "ash-broker" => continue,
-                name => format!("process {name}"),
-            },
-            "control" => "control group".to_owned(),
-            other => other.to_owned(),
-        };
-        *kinds.entry(kind).or_default() += 1;
-    }
-    kinds
 }
 
 #[test]

@@ -60,11 +60,30 @@ pub(super) struct Deployed {
     pub(super) asked: Option<u64>,
 }
 
+/// How far clients have come.
+#[derive(Default)]
+pub(super) struct Progress {
+    accepted: AtomicUsize,
+    said: AtomicUsize,
+}
+
+impl Progress {
+    /// How many messages have been accepted.
+    fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
+    /// How often something was said: a message is one, and so is each frame that has come.
+    pub(super) fn said(&self) -> usize {
+        self.said.load(Ordering::SeqCst)
+    }
+}
+
 /// Clients at work.
 pub(super) struct Load {
     talkers: Vec<JoinHandle<(Facts, Result<()>)>>,
     deployer: JoinHandle<(Deployed, Result<()>)>,
-    accepted: Arc<AtomicUsize>,
+    progress: Arc<Progress>,
 }
 
 /// What all clients know, and why the first of them gave up, if one did.
@@ -80,13 +99,14 @@ const ENDS: [&str; 3] = ["stay", "end", "purge"];
 impl Load {
     /// Begins: three sessions of the agent `hello`, and deployments of the agent `extra`.
     pub(super) fn begin(ash: &Ash, round: usize) -> Result<Load> {
-        let accepted = Arc::new(AtomicUsize::new(0));
+        let progress = Arc::new(Progress::default());
         let talkers = ENDS.iter().enumerate().map(|(number, end)| {
             let talker = Talker {
                 api: ash.api(),
                 name: format!("r{round}w{number}"),
-                accepted: accepted.clone(),
+                progress: progress.clone(),
                 facts: Facts::default(),
+                prompt,
             };
             thread::spawn(move || talker.live(end))
         });
@@ -97,13 +117,13 @@ impl Load {
             let outcome = deploy(&api, &folders, &mut deployed);
             (deployed, outcome)
         });
-        Ok(Load { talkers, deployer, accepted })
+        Ok(Load { talkers, deployer, progress })
     }
 
     /// Waits until so many messages have been accepted.
     pub(super) fn wait_accepted(&self, count: usize) -> Result<()> {
         process::until("messages to be accepted", || {
-            self.accepted.load(Ordering::SeqCst) >= count || self.is_over()
+            self.progress.accepted() >= count || self.is_over()
         })
     }
 
@@ -150,11 +170,20 @@ fn deploy(api: &Api, folders: &[PathBuf; 2], deployed: &mut Deployed) -> Result<
     Ok(())
 }
 
-struct Talker {
-    api: Api,
-    name: String,
-    accepted: Arc<AtomicUsize>,
-    facts: Facts,
+/// What is said to the stand-in for the CLI: it asks the model first, and leaves the mark.
+fn prompt(mark: &str) -> String {
+    format!("[[model]][[exec echo {mark} >> asked]][[count {COUNTED} 2ms]]")
+}
+
+/// A client with a session.
+pub(super) struct Talker {
+    pub(super) api: Api,
+    /// A word that only this one has.
+    pub(super) name: String,
+    pub(super) progress: Arc<Progress>,
+    pub(super) facts: Facts,
+    /// What is said, for a mark.
+    pub(super) prompt: fn(&str) -> String,
 }
 
 impl Talker {
@@ -191,17 +220,20 @@ impl Talker {
         }
     }
 
-    fn say(&mut self, session: &str) -> Result<()> {
+    /// Sends a message and reads until the answer is over, or cut off.
+    pub(super) fn say(&mut self, session: &str) -> Result<()> {
         let mark = format!("{}m{}", self.name, self.facts.said.len());
-        let prompt = format!("[[exec echo {mark} >> asked]][[count {COUNTED} 2ms]]");
+        let prompt = (self.prompt)(&mark);
         self.facts.said.push(Said { mark, prompt: prompt.clone(), seen: vec![] });
+        self.progress.said.fetch_add(1, Ordering::SeqCst);
         let mut turn = self.api.send(session, json!({ "content": prompt }))?;
         let outcome = loop {
             match turn.next() {
-                Ok(Some(frame)) if frame.name == "session_start" => {
-                    self.accepted.fetch_add(1, Ordering::SeqCst);
+                Ok(Some(frame)) => {
+                    let is_accepted = usize::from(frame.name == "session_start");
+                    self.progress.accepted.fetch_add(is_accepted, Ordering::SeqCst);
+                    self.progress.said.fetch_add(1, Ordering::SeqCst);
                 }
-                Ok(Some(_)) => {}
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             }
@@ -258,7 +290,12 @@ impl Talker {
         Ok(())
     }
 
-    fn turn_to(&mut self, session: &str, verb: &str, status: &'static str) -> Result<()> {
+    pub(super) fn turn_to(
+        &mut self,
+        session: &str,
+        verb: &str,
+        status: &'static str,
+    ) -> Result<()> {
         self.facts.asked = Some(status);
         let shown = self.api.turn_to(session, verb)?;
         ensure!(shown == status, "{verb} led to {shown}");

@@ -5,6 +5,7 @@ mod check;
 mod heard;
 mod load;
 mod making;
+mod prompts;
 
 #[expect(unreachable_pub, reason = "the table is the daemon's own")]
 #[path = "../../../../../ashd/src/fault/points.rs"]
@@ -23,6 +24,7 @@ use tempfile::TempDir;
 use self::check::check;
 pub(crate) use self::check::{Ended, clean, sessions, told, turns_and_interrupts};
 use self::load::{Known, Load};
+use self::prompts::check_all_heard;
 use crate::machines;
 use crate::support::{is_long, with_hello};
 
@@ -149,10 +151,13 @@ impl Killing {
         Ok(known)
     }
 
-    /// Starts a healthy daemon and looks whether everything is as it should be.
-    fn mend(&mut self, known: &Known, lossy: bool) -> Result<()> {
+    /// Starts a healthy daemon and looks whether everything is as it should be. So often the broker was killed
+    /// as well.
+    fn mend(&mut self, known: &Known, lossy: bool, cut_off: usize) -> Result<()> {
         self.ash.boot()?;
         check(&self.ash, known, lossy)?;
+        check_all_heard(&self.ash, known, cut_off)?;
+        self.ash.model().reset();
         // What is kept is in no difference of before and after: each chunk of it is looked at.
         let found = self.ash.ctl().json(&["fsck", "--deep"])?;
         ensure!(found["differences"] == json!([]), "{found}");
@@ -178,7 +183,8 @@ impl Killing {
             _ if point.starts_with("reconcile.") => (true, self.die_starting(point, &fault)?),
             _ => self.die_busy(&fault)?,
         };
-        self.mend(&known, point == "reconcile.set_aside")?;
+        let cut_off = usize::from(point.ends_with(".spawned"));
+        self.mend(&known, point == "reconcile.set_aside", cut_off)?;
         Ok(died)
     }
 
@@ -295,6 +301,8 @@ fn a_step_that_fails() -> Result<()> {
         ensure!(!killing.ash.is_dead()?, "ashd has died of {fault}");
         let told = || format!("{fault}; the clients say {:?}", known.trouble);
         check(&killing.ash, &known, false).with_context(told)?;
+        check_all_heard(&killing.ash, &known, 0).with_context(told)?;
+        killing.ash.model().reset();
         clean(&killing.ash, &killing.before).with_context(told)?;
     }
     killing.finish()
@@ -310,13 +318,13 @@ fn at_any_time() -> Result<()> {
     let needed = began.elapsed();
     ensure!(known.trouble.is_none(), "without a kill: {:?}", known.trouble);
     killing.ash.kill9()?;
-    killing.mend(&known, false).context("when all was done")?;
+    killing.mend(&known, false, 0).context("when all was done")?;
     for round in 0..rounds {
         let load = killing.load()?;
         std::thread::sleep(needed * (round * 61 % 100) / 100);
         killing.ash.kill9()?;
         let known = load.end()?;
-        killing.mend(&known, false).with_context(|| format!("round {round}"))?;
+        killing.mend(&known, false, 0).with_context(|| format!("round {round}"))?;
     }
     killing.finish()
 }
