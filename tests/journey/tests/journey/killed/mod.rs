@@ -2,6 +2,7 @@
 //! what was promised is kept, and nothing is left.
 
 mod check;
+mod crowd;
 mod heard;
 mod load;
 mod making;
