@@ -7,6 +7,9 @@ mod heard;
 mod load;
 mod making;
 mod prompts;
+mod starting;
+mod stored;
+mod unpacked;
 
 #[expect(unreachable_pub, reason = "the table is the daemon's own")]
 #[path = "../../../../../ashd/src/fault/points.rs"]
@@ -26,6 +29,7 @@ use self::check::check;
 pub(crate) use self::check::{Ended, clean, sessions, told, turns_and_interrupts};
 use self::load::{Known, Load};
 use self::prompts::check_all_heard;
+pub(crate) use self::stored::dies_between_parts;
 use crate::machines;
 use crate::support::{is_long, with_hello};
 

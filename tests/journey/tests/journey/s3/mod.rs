@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use self::server::{S3, options};
 use self::troubled::{Lie, Troubled};
 use crate::backups;
+use crate::killed::dies_between_parts;
 use crate::machines::{checkpoint, copying, files, import, import_at_once, notices_its_loss};
 use crate::support::Talk;
 
@@ -250,6 +251,13 @@ fn what_is_damaged_behind_the_claim_is_left_out() -> Result<()> {
     troubled.troubles.ahead.release();
     importing.join().map_err(|_| anyhow!("the import panicked"))??;
     finish(here, there)
+}
+
+#[test]
+fn an_object_whose_parts_are_interrupted_gets_there() -> Result<()> {
+    let name = "s3::an_object_whose_parts_are_interrupted_gets_there";
+    let Some(server) = S3::start(name)? else { return Ok(()) };
+    dies_between_parts(&options(server.port))
 }
 
 #[test]
