@@ -300,3 +300,30 @@ fn a_daemon_that_dies_in_a_backup_leaves_a_whole_one() -> Result<()> {
     }
     talk.ash.finish()
 }
+
+/// What a backup is made of cannot be brought onto the disk: that is said, the one before is whole, and so is the
+/// next one.
+#[test]
+fn a_backup_that_fails_leaves_the_one_before() -> Result<()> {
+    let mut talk = Talk::begin(Options::stub())?;
+    let dir = talk.ash.scratch().join("backup");
+    talk.ask(&talk.bash("echo before > file"))?;
+    back_up(&talk, &dir)?;
+    talk.ash.kill9()?;
+    ensure!(talk.ash.boot_to_die("backup.content:error", &[])?, "it came too early");
+    talk.api = talk.ash.api();
+    talk.ask(&talk.bash("echo lost > file"))?;
+    let failed = back_up(&talk, &dir).err().context("it has not failed")?.to_string();
+    ensure!(failed.contains("the disk failed"), "{failed}");
+    ensure!(talk.ask("[[say still here]]")? == "still here");
+    for (number, expected) in [(1, "before\n"), (2, "behind\n")] {
+        talk.ash.terminate()?;
+        start_over(&talk, number)?;
+        come_back(&mut talk, &dir)?;
+        let file = talk.api.exec(&talk.session, "cat file")?.stdout;
+        ensure!(file == expected, "{file} in the place of {expected}");
+        talk.ask(&talk.bash("echo behind > file"))?;
+        back_up(&talk, &dir)?;
+    }
+    talk.ash.finish()
+}
