@@ -7,8 +7,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use ash_journey::process::until;
+use ash_journey::process::{self, until};
 use ash_journey::{Client, Options};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{Talk, both_engines, is_long};
@@ -18,6 +19,8 @@ const SCRIPT: &str = include_str!("inside/lasting.py");
 /// A session of an agent that has the script, whose files may be of any size.
 fn begin(options: Options) -> Result<Talk> {
     let mut talk = Talk::begin(options.config("[sandbox]\nfile_size = \"8GiB\"\n"))?;
+    // There may be room for one only.
+    talk.turn("stop", "stopped")?;
     let folder = talk.ash.folder("lasting", "Answer briefly.")?;
     std::fs::write(folder.join("lasting.py"), SCRIPT)?;
     talk.meet("lasting")?;
@@ -79,16 +82,21 @@ fn same(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// How a session is set aside and goes on, in turn.
-const WAYS: [&str; 6] = ["pause", "stop", "crash", "pause", "restart", "lose"];
+/// How a session is set aside and goes on, in turn: by hand, by the daemon, and by the end of either.
+const WAYS: [&str; 8] = ["pause", "stop", "idle", "crash", "pause", "evict", "restart", "lose"];
+
+/// There is room for one sandbox, and an agent that writes all the time counts as one that nobody uses.
+const NO_ROOM: &str = "[pool]\nbusy_cpus = 1000.0\n";
 
 both_engines!(a_hundred_times_set_aside);
 
-/// By hand, by the end of the daemon and of its files; beside it the agent writes all the time. What
-/// is there when nobody writes any more is there when the session goes on, and nothing of it is torn.
+/// By hand, by the daemon when nobody uses it or others want its room, by the end of the daemon and of its files;
+/// beside it the agent writes all the time. What is there when nobody writes any more is there when the session
+/// goes on, and nothing of it is torn.
 fn a_hundred_times_set_aside(options: Options) -> Result<()> {
-    let mut talk = begin(options)?;
-    for round in 0..if is_long() { 100 } else { 6 } {
+    let mut talk = begin(options.env("ASH_MAX_SANDBOXES", 1).config(NO_ROOM))?;
+    let count = if is_long() { 100 } else { WAYS.len() };
+    for round in 0..count {
         let way = WAYS[round % WAYS.len()];
         talk.ask(&talk.bash(&format!("echo {round} >> rounds")))?;
         talk.leave_running("noise noise")?;
@@ -100,8 +108,51 @@ fn a_hundred_times_set_aside(options: Options) -> Result<()> {
     let told = talk.ask("[[history]]")?;
     ensure!(told.contains("echo 0 >> rounds"), "{told}");
     let rounds = talk.api.exec(&talk.session, "wc -l < rounds")?.stdout;
-    ensure!(rounds.trim() == if is_long() { "100" } else { "6" }, "{rounds}");
+    ensure!(rounds.trim() == count.to_string(), "{rounds}");
     talk.ash.finish()
+}
+
+/// Has sandboxes end that nobody has used for so long, from now on; `0s` is never.
+fn end_idle_after(talk: &Talk, time: &str) -> Result<()> {
+    let config = format!("[pool]\nidle_timeout = \"{time}\"\n");
+    std::fs::write(talk.ash.scratch().join("ashd.toml.d/idle.toml"), config)?;
+    let reloads = || talk.ash.log().matches("configuration reloaded").count();
+    let before = reloads();
+    process::signal(talk.ash.pid()?, Signal::HUP)?;
+    until("the reload", || reloads() > before)
+}
+
+/// A session whose sandbox the daemon has ended has what was there then, in another one that its next message
+/// makes.
+fn goes_on(talk: &Talk) -> Result<()> {
+    ensure!(talk.api.status(&talk.session)? == "active");
+    let before = talk.look(".")?;
+    ensure!(talk.ask("[[say back]]")? == "back");
+    same(&before, &talk.look(".")?)
+}
+
+/// Nobody uses its sandbox until the daemon ends it.
+fn rest(talk: &Talk) -> Result<()> {
+    let before = talk.api.pool("cooled")?;
+    end_idle_after(talk, "250ms")?;
+    until("the sandbox to end", || talk.api.pool("cooled").is_ok_and(|now| now > before))?;
+    end_idle_after(talk, "0s")?;
+    talk.ash.none_inside("bridge")?;
+    goes_on(talk)
+}
+
+/// Another session takes its room, and gives it back.
+fn give_way(talk: &Talk) -> Result<()> {
+    let (before, mut other) = (talk.api.pool("evictions")?, None);
+    until("room for another session", || {
+        other = talk.api.create("hello", json!({})).ok();
+        other.is_some()
+    })?;
+    ensure!(talk.api.pool("evictions")? > before, "there was room");
+    let other = other.context("no session")?;
+    ensure!(talk.api.turn_to(&other, "stop")? == "stopped");
+    goes_on(talk)?;
+    talk.api.purge(&other)
 }
 
 fn set_aside(talk: &mut Talk, way: &str) -> Result<()> {
@@ -110,6 +161,8 @@ fn set_aside(talk: &mut Talk, way: &str) -> Result<()> {
             talk.turn("pause", "paused")?;
             talk.turn("resume", "active")?;
         }
+        "idle" => rest(talk)?,
+        "evict" => give_way(talk)?,
         "crash" => talk.crash()?,
         "restart" => {
             talk.ash.terminate()?;
