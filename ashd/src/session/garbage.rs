@@ -346,8 +346,7 @@ fn rest(took: Duration) -> Duration {
 
 /// Whether something of a tenant was purged and may be left. A file is looked for; no more.
 fn was_purged(shared: &Shared, tenant: &Tenant) -> bool {
-    let vault = shared.snapshots.known_vault(tenant).ok().flatten();
-    vault.is_some_and(|vault| vault.was_purged())
+    shared.snapshots.was_purged(tenant)
 }
 
 /// Sees to it that rows that were removed are not in the database's log any more.

@@ -59,13 +59,12 @@ pub(super) struct Count {
 }
 
 impl Count {
-    pub(super) fn new(all: &Arc<AtomicU64>, notes: &Notes) -> Count {
-        let count = Count { own: AtomicU64::new(0), all: all.clone() };
-        count.set(notes.len());
-        count
+    /// None, to be added to those of all.
+    pub(super) fn new(all: &Arc<AtomicU64>) -> Count {
+        Count { own: AtomicU64::new(0), all: all.clone() }
     }
 
-    fn set(&self, now: usize) {
+    pub(super) fn set(&self, now: usize) {
         let now = now as u64;
         let before = self.own.swap(now, Ordering::Relaxed);
         // Less than before wraps around, and comes out right.

@@ -22,6 +22,7 @@ mod index;
 mod scan;
 
 mod error;
+mod opening;
 mod vault;
 
 mod cut;
@@ -70,11 +71,12 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use self::desks::Desks;
 use self::opened::OpenPacks;
+use self::opening::{Behind, Door};
 use crate::domain::Tenant;
 use crate::fault;
 use crate::tree::{TreeError, remove_all};
@@ -85,18 +87,19 @@ pub struct Snapshots(Arc<Inner>);
 
 struct Inner {
     dir: PathBuf,
-    vaults: Mutex<HashMap<Tenant, Arc<Vault>>>,
-    /// Points of vaults that are open and known to be damaged.
+    /// Held for a moment, and by nobody who opens a vault.
+    doors: Mutex<HashMap<Tenant, Arc<Door>>>,
+    /// Points that are known to be damaged.
     damaged: Arc<AtomicU64>,
     packs: Arc<OpenPacks>,
     desks: Arc<Desks>,
 }
 
 impl Snapshots {
-    /// Opens the store in a directory, which is made when there is none.
+    /// Opens the store in a directory, which is made when there is none. No vault is opened.
     ///
     /// # Errors
-    /// When the directory cannot be made.
+    /// When the directory cannot be made or read.
     pub fn open(dir: &Path) -> Result<Snapshots, SnapshotError> {
         Snapshots::with(dir, OPEN_PACKS)
     }
@@ -104,27 +107,39 @@ impl Snapshots {
     /// Opens the store; so many packs at most are open at a time.
     fn with(dir: &Path, most: usize) -> Result<Snapshots, SnapshotError> {
         private(dir)?;
-        let (dir, vaults, damaged) = (dir.to_owned(), Mutex::default(), Arc::default());
-        let (packs, desks) = (OpenPacks::new(most), Arc::default());
-        Ok(Snapshots(Arc::new(Inner { dir, vaults, damaged, packs, desks })))
+        let damaged = Arc::default();
+        let door = |tenant: Tenant| {
+            let door = Door::to(&dir.join(tenant.as_str()), &damaged);
+            (tenant, Arc::new(door))
+        };
+        let doors = Mutex::new(tenants_in(dir)?.into_iter().map(door).collect());
+        let (dir, packs, desks) = (dir.to_owned(), OpenPacks::new(most), Arc::default());
+        Ok(Snapshots(Arc::new(Inner { dir, doors, damaged, packs, desks })))
     }
 
-    /// The vault of a tenant, which is made when there is none.
+    /// The vault of a tenant, which is made when there is none. Waits for whoever opens or removes this one.
     ///
     /// # Errors
     /// When it cannot be made or read.
     pub fn vault(&self, tenant: &Tenant) -> Result<Arc<Vault>, SnapshotError> {
-        self.open_vault(tenant, &mut self.lock())
+        let door = self.door(tenant);
+        let mut behind = door.lock();
+        self.open_vault(tenant, &mut behind)
     }
 
-    /// The vault of a tenant, if there is one.
+    /// The vault of a tenant, if there is one. Waits for whoever opens or removes this one.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn known_vault(&self, tenant: &Tenant) -> Result<Option<Arc<Vault>>, SnapshotError> {
-        let mut vaults = self.lock();
-        match self.0.dir.join(tenant.as_str()).is_dir() {
-            true => self.open_vault(tenant, &mut vaults).map(Some),
+        if !self.dir_of(tenant).is_dir() {
+            return Ok(None);
+        }
+        let door = self.door(tenant);
+        let mut behind = door.lock();
+        // It may have been removed meanwhile.
+        match self.dir_of(tenant).is_dir() {
+            true => self.open_vault(tenant, &mut behind).map(Some),
             false => Ok(None),
         }
     }
@@ -132,20 +147,20 @@ impl Snapshots {
     fn open_vault(
         &self,
         tenant: &Tenant,
-        vaults: &mut HashMap<Tenant, Arc<Vault>>,
+        behind: &mut Behind,
     ) -> Result<Arc<Vault>, SnapshotError> {
-        if let Some(vault) = vaults.get(tenant) {
-            return Ok(vault.clone());
-        }
-        let Inner { dir, damaged, packs, desks, .. } = &*self.0;
-        let vault = Vault::open(&dir.join(tenant.as_str()), damaged, (packs, desks))?;
-        let vault = Arc::new(vault);
-        vaults.insert(tenant.clone(), vault.clone());
-        Ok(vault)
+        let Inner { packs, desks, .. } = &*self.0;
+        behind.open(&self.dir_of(tenant), (packs, desks))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Tenant, Arc<Vault>>> {
-        self.0.vaults.lock().unwrap_or_else(PoisonError::into_inner)
+    fn door(&self, tenant: &Tenant) -> Arc<Door> {
+        let mut doors = self.0.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Door::new(&self.0.damaged));
+        doors.entry(tenant.clone()).or_insert_with(new).clone()
+    }
+
+    fn dir_of(&self, tenant: &Tenant) -> PathBuf {
+        self.0.dir.join(tenant.as_str())
     }
 
     /// Removes the vault of a tenant, with everything in it. Whoever has it open still has it, and
@@ -154,25 +169,33 @@ impl Snapshots {
     /// # Errors
     /// When somebody saves or brings back all the time, for as long as `patience`, or the disk fails.
     pub fn remove(&self, tenant: &Tenant, patience: Duration) -> Result<(), SnapshotError> {
-        let dir = self.0.dir.join(tenant.as_str());
+        let dir = self.dir_of(tenant);
         // No tenant is called like that.
         let gone = format!("{tenant}.gone");
         remove_all(&self.0.dir, &gone).map_err(store)?;
         if dir.exists() {
-            let vault = self.vault(tenant)?;
+            let (vault, door) = (self.vault(tenant)?, self.door(tenant));
             let busy = || SnapshotError::Store("somebody saves or brings back".to_owned());
             let _alone = vault.gate.alone(patience).ok_or_else(busy)?;
-            let mut vaults = self.lock();
-            std::fs::rename(&dir, self.0.dir.join(&gone))?;
-            vaults.remove(tenant);
-            drop(vaults);
+            let mut behind = door.lock();
+            // Somebody else may have removed it by now.
+            if behind.is(&vault) {
+                std::fs::rename(&dir, self.0.dir.join(&gone))?;
+                behind.forget(&self.0.damaged);
+            }
+            drop(behind);
             std::fs::File::open(&self.0.dir)?.sync_all()?;
             fault::point("tenant.aside");
         }
         remove_all(&self.0.dir, &gone).map_err(store)
     }
 
-    /// How many points of vaults that are open are known to be damaged. Waits for nobody.
+    /// Whether something of a tenant was purged of which something may be left. No vault is opened for that.
+    pub fn was_purged(&self, tenant: &Tenant) -> bool {
+        purged::is_marked(&self.dir_of(tenant))
+    }
+
+    /// How many points are known to be damaged, of vaults that are open and others. Waits for nobody.
     pub fn damaged(&self) -> u64 {
         self.0.damaged.load(Ordering::Relaxed)
     }
@@ -182,12 +205,17 @@ impl Snapshots {
     /// # Errors
     /// When the directory cannot be read.
     pub fn tenants(&self) -> Result<Vec<Tenant>, SnapshotError> {
-        let mut tenants = vec![];
-        for entry in std::fs::read_dir(&self.0.dir)? {
-            tenants.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()));
-        }
-        Ok(tenants)
+        tenants_in(&self.0.dir)
     }
+}
+
+/// Every tenant that has a vault in a directory.
+fn tenants_in(dir: &Path) -> Result<Vec<Tenant>, SnapshotError> {
+    let mut tenants = vec![];
+    for entry in std::fs::read_dir(dir)? {
+        tenants.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()));
+    }
+    Ok(tenants)
 }
 
 /// How deep directories of a point may nest; what is deeper is left out.

@@ -58,7 +58,7 @@ pub(super) enum Purged {
 impl Noted {
     /// What is noted in a vault that is opened.
     pub(super) fn load(dir: &Path) -> Noted {
-        Noted { is_before: dir.join(PURGED).exists(), ..Noted::default() }
+        Noted { is_before: is_marked(dir), ..Noted::default() }
     }
 
     fn purged(&self) -> Purged {
@@ -69,6 +69,11 @@ impl Noted {
         let points = self.sessions.values().flat_map(|session| session.points.iter().copied());
         Purged::Of { sessions, points: points.collect() }
     }
+}
+
+/// Whether it is on the disk that something was purged of a vault.
+pub(super) fn is_marked(dir: &Path) -> bool {
+    dir.join(PURGED).exists()
 }
 
 impl Vault {
@@ -130,7 +135,7 @@ impl Vault {
 
     /// Whether something was purged of which something may be left.
     pub fn was_purged(&self) -> bool {
-        self.beside(PURGED).exists()
+        is_marked(&self.beside(""))
     }
 
     /// What was noted by now. What is purged from here on is noted anew.

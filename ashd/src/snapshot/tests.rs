@@ -17,6 +17,7 @@ mod limited;
 mod mapped;
 mod midway;
 mod moving;
+mod opening;
 mod owned;
 mod purged;
 mod reading;

@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 
@@ -18,7 +17,7 @@ use super::node::{self, Content, Data, Entry, Node, NotNode, Row};
 use super::opened::{OpenPacks, OwnPacks};
 use super::pack::{self, Full, Writing};
 use super::purged::Noted;
-use super::{SnapshotError, private, scan};
+use super::{SnapshotError, scan};
 use crate::domain::{Root, SessionId};
 
 /// The usual size of a full pack, in bytes.
@@ -37,41 +36,24 @@ pub struct Vault {
     open: OwnPacks,
     notes: Mutex<Notes>,
     noted: Mutex<Noted>,
-    pub(super) count: Count,
+    pub(super) count: Arc<Count>,
     /// Where whoever collects this vault or another one works.
     pub(super) desks: Arc<Desks>,
 }
 
 impl Vault {
-    /// Opens a vault; what is damaged is added to what is in others, and what is open shares with them
-    /// what may be, and where it is worked.
-    pub(super) fn open(
-        dir: &Path,
-        damaged: &Arc<AtomicU64>,
+    /// The vault in a directory, as it is. What is open of packs it shares with others, and where it is worked.
+    pub(super) fn new(
+        dir: PathBuf,
+        index: Index,
+        count: Arc<Count>,
         (packs, desks): (&Arc<OpenPacks>, &Arc<Desks>),
-    ) -> Result<Vault, SnapshotError> {
-        for part in ["packs", "scans"] {
-            private(&dir.join(part))?;
-        }
-        // What was being written when something ended in the middle of it is of no use.
-        let tmp = dir.join("tmp");
-        match std::fs::remove_dir_all(&tmp) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => private(&tmp)?,
-        }
-        scan::clear(&dir.join("scans"))?;
-        let (index, lost) = Index::open(&dir.join("index.db"), &dir.join("packs"))?;
-        let (gate, open, notes) = (Gate::default(), packs.of_vault(), damage::load(dir));
-        let count = Count::new(damaged, &notes);
-        let (noted, desks) = (Mutex::new(Noted::load(dir)), desks.clone());
-        let (dir, index, notes) = (dir.to_owned(), Mutex::new(index), Mutex::new(notes));
-        let moving = Mutex::default();
-        let vault = Vault { dir, gate, index, moving, open, notes, noted, count, desks };
-        if lost {
-            // What was in there counts as stored no more.
-            vault.forget_all()?;
-        }
-        Ok(vault)
+    ) -> Vault {
+        let (gate, moving, open) = (Gate::default(), Mutex::default(), packs.of_vault());
+        let (notes, noted) = (damage::load(&dir), Mutex::new(Noted::load(&dir)));
+        count.set(notes.len());
+        let (index, notes, desks) = (Mutex::new(index), Mutex::new(notes), desks.clone());
+        Vault { dir, gate, index, moving, open, notes, noted, count, desks }
     }
 
     /// Forgets what is known of all sessions' files, also by those who save or bring back now.

@@ -358,7 +358,8 @@ fn whoever_counts_damage_waits_for_nobody() {
     vaults[1].note(&[], &[lost(3)], false).unwrap();
     {
         // What is held while something is written, and while a vault is opened.
-        let (_noting, _opening) = (vaults[0].notes(), snapshots.lock());
+        let door = snapshots.door(&tenants[0]);
+        let (_noting, _opening) = (vaults[0].notes(), door.lock());
         assert_eq!((snapshots.damaged(), vaults[0].damaged()), (3, 2));
     }
     vaults[0].keep_notes_of(&[Root([2; 32])]).unwrap();
@@ -367,6 +368,9 @@ fn whoever_counts_damage_waits_for_nobody() {
     snapshots.remove(&tenants[1], Duration::ZERO).unwrap();
     assert_eq!(snapshots.damaged(), 1);
     let again = Snapshots::open(dir.path()).unwrap();
+    assert_eq!(again.damaged(), 1, "it is known before a vault is opened");
     again.vault(&tenants[0]).unwrap();
     assert_eq!(again.damaged(), 1);
+    again.remove(&tenants[0], Duration::ZERO).unwrap();
+    assert_eq!(again.damaged(), 0);
 }

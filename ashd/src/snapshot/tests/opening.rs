@@ -1,0 +1,94 @@
+//! Whoever needs a vault opens it, and keeps nobody waiting who needs another one.
+
+use std::thread;
+
+use super::collected::at_once;
+use super::*;
+
+fn tenant(name: &str) -> Tenant {
+    name.parse().unwrap()
+}
+
+#[test]
+fn nobody_waits_until_the_vault_of_another_one_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::open(dir.path()).unwrap();
+    // To open this one takes as long as nobody writes that.
+    fs::create_dir(dir.path().join("slow")).unwrap();
+    let damage = dir.path().join("slow/damage");
+    let (fifo, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600));
+    rustix::fs::mknodat(rustix::fs::CWD, &damage, fifo, mode, 0).unwrap();
+    let open = || {
+        let snapshots = snapshots.clone();
+        thread::spawn(move || snapshots.vault(&tenant("slow")).unwrap())
+    };
+    let first = open();
+    // This returns when somebody reads it.
+    let mut written = File::options().write(true).open(&damage).unwrap();
+    let second = open();
+    let others = snapshots.clone();
+    at_once(move || {
+        assert!(others.known_vault(&tenant("nobody")).unwrap().is_none());
+        others.vault(&tenant("quick")).unwrap();
+        assert_eq!(others.damaged(), 0);
+    });
+    assert!(!first.is_finished() && !second.is_finished());
+    io::Write::write_all(&mut written, b"{}").unwrap();
+    drop(written);
+    let (first, second) = (first.join().unwrap(), second.join().unwrap());
+    assert!(Arc::ptr_eq(&first, &second), "it was opened twice");
+}
+
+#[test]
+fn what_could_not_be_opened_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (snapshots, one) = (Snapshots::open(dir.path()).unwrap(), tenant("one"));
+    fs::create_dir(dir.path().join("one")).unwrap();
+    let in_the_way = dir.path().join("one/packs");
+    fs::write(&in_the_way, "").unwrap();
+    for _ in 0..2 {
+        assert!(snapshots.vault(&one).is_err() && snapshots.known_vault(&one).is_err());
+    }
+    fs::remove_file(in_the_way).unwrap();
+    let opened = snapshots.vault(&one).unwrap();
+    assert!(Arc::ptr_eq(&opened, &snapshots.known_vault(&one).unwrap().unwrap()));
+}
+
+#[test]
+fn who_waits_for_a_vault_that_is_removed_does_not_get_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (snapshots, one) = (Snapshots::open(dir.path()).unwrap(), tenant("one"));
+    let removed = snapshots.vault(&one).unwrap();
+    let door = snapshots.door(&one);
+    let mut behind = door.lock();
+    let wait = || {
+        let (snapshots, one) = (snapshots.clone(), one.clone());
+        thread::spawn(move || snapshots.known_vault(&one).unwrap())
+    };
+    let waiting = [wait(), wait()];
+    fs::remove_dir_all(dir.path().join("one")).unwrap();
+    behind.forget(&snapshots.0.damaged);
+    drop(behind);
+    for waiting in waiting {
+        assert!(waiting.join().unwrap().is_none());
+    }
+    // Another one that is called like that.
+    assert!(!Arc::ptr_eq(&removed, &snapshots.vault(&one).unwrap()));
+}
+
+#[test]
+fn what_is_removed_is_there_for_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let (snapshots, one) = (Snapshots::open(dir.path()).unwrap(), tenant("one"));
+    let vault = snapshots.vault(&one).unwrap();
+    vault.note_purge(SessionId::random(), vec![]).unwrap();
+    let pin = vault.pin();
+    assert!(snapshots.remove(&one, Duration::ZERO).is_err(), "somebody is in it");
+    assert!(snapshots.known_vault(&one).unwrap().is_some() && snapshots.was_purged(&one));
+    drop(pin);
+    snapshots.remove(&one, Duration::ZERO).unwrap();
+    assert!(snapshots.known_vault(&one).unwrap().is_none() && !snapshots.was_purged(&one));
+    // Nor is it made again by that.
+    snapshots.remove(&one, Duration::ZERO).unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
