@@ -43,7 +43,8 @@ pub struct Survey {
 impl Vault {
     /// Looks at points: whether every chunk is there and, with `deep`, what was saved. What is damaged
     /// is noted, so that whoever lists points is told. They are asked for when nothing of them can be
-    /// collected any more, until this is done.
+    /// collected any more, until this is done. Before that the index is looked through, if nobody has done
+    /// so yet or this is `deep`, and made anew when it is damaged.
     ///
     /// # Errors
     /// What `points` says, and when the store cannot be read.
@@ -52,6 +53,7 @@ impl Vault {
         deep: bool,
         points: impl FnOnce() -> Result<Vec<Root>, E>,
     ) -> Result<Survey, E> {
+        self.look_through(deep)?;
         let _pin = self.gate.enter_to_read();
         let points = points()?;
         Ok(deeply(|| self.look_at(&points, deep))?)
@@ -181,7 +183,7 @@ impl Vault {
 
     /// Whether the index knows a chunk, as far as that can be told without reading it.
     pub(super) fn has(&self, id: ChunkId) -> Result<(), SnapshotError> {
-        match self.index().find(id)? {
+        match self.place(id)? {
             Some(_) => Ok(()),
             None => {
                 let what = format!("chunk {id:?}");

@@ -67,6 +67,8 @@ impl Vault {
         how: &Collecting,
         points: impl Fn() -> Result<Vec<Root>, E>,
     ) -> Result<Option<Collected>, E> {
+        // Else something might go that an index does not know to be needed, or to be nowhere else.
+        self.look_through(false)?;
         let Some(collector) = self.gate.begin(how.patience) else { return Ok(None) };
         let worker = self.desks.worker();
         if !worker.work(|| collector.is_in_the_way()) {

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rusqlite::{ErrorCode, ffi};
+
 use crate::tree::TreeError;
 
 /// Why something could not be saved or brought back. Paths are as seen from the session; the texts
@@ -48,6 +50,9 @@ pub enum SnapshotError {
     /// The store's own files cannot be read or written.
     #[error("the snapshot store cannot be used: {0}")]
     Store(String),
+    /// The index of the store is not what was written, or cannot be read. It can be made anew.
+    #[error("the index of the snapshot store is damaged: {0}")]
+    Index(String),
 }
 
 impl SnapshotError {
@@ -90,9 +95,33 @@ impl From<io::Error> for SnapshotError {
 impl From<rusqlite::Error> for SnapshotError {
     fn from(error: rusqlite::Error) -> SnapshotError {
         match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DiskFull) => SnapshotError::Full,
+            Some(ErrorCode::DiskFull) => SnapshotError::Full,
+            _ if is_damage(&error) => SnapshotError::Index(error.to_string()),
             _ => SnapshotError::Store(error.to_string()),
         }
+    }
+}
+
+/// Whether it says that a database is not what was written: that it makes no sense, that the disk does not
+/// give it back, that it lacks what is always asked of it, or that something in it is not of the sort that
+/// it has to be.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    let known = [
+        ffi::SQLITE_ERROR,
+        ffi::SQLITE_IOERR_READ,
+        ffi::SQLITE_IOERR_SHORT_READ,
+        ffi::SQLITE_IOERR_CORRUPTFS,
+    ];
+    match error {
+        rusqlite::Error::SqliteFailure(cause, _) => {
+            matches!(cause.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+                || known.contains(&cause.extended_code)
+        }
+        rusqlite::Error::SqlInputError { .. }
+        | rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::InvalidColumnType(..) => true,
+        _ => false,
     }
 }
 

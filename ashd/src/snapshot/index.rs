@@ -6,8 +6,13 @@
 //! database does not know at the start is read from the packs again; what it knows and is gone, it
 //! forgets.
 //!
+//! To open it takes no longer the more it knows: whether the database is sound is looked at later, see
+//! [`sound`](super::sound).
+//!
 //! Packs do not say whose saves have stored what is in them. That is noted here as long as it is known:
 //! when it is not any more, a chunk counts as anybody's.
+
+mod file;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -18,6 +23,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 use uuid::Uuid;
 
+pub(super) use self::file::{INDEX, damage_of};
+use self::file::{connect, remove};
 use super::SnapshotError;
 use super::chunk::ChunkId;
 use super::pack::{self, Row};
@@ -54,46 +61,75 @@ pub(super) struct Index {
     going: Going,
 }
 
+/// What an index and the packs had to say to each other.
+#[derive(Debug)]
+pub(super) struct Agreed {
+    /// Packs that it knew, and that are not there.
+    pub(super) gone: Vec<Uuid>,
+    /// Whether something that counted as stored does not any more, or may not.
+    pub(super) is_less: bool,
+    /// Whether there was no index.
+    pub(super) is_new: bool,
+}
+
 impl Index {
-    /// Opens the index at `path`, made anew when it is damaged, and brings it into agreement with
-    /// the packs. Packs that cannot be read are said in the log and left alone. Also returns whether
-    /// something that it knew is lost.
-    pub(super) fn open(path: &Path, packs: &Path) -> Result<(Index, bool), SnapshotError> {
-        let conn = match connect(path) {
-            Ok(conn) => conn,
-            Err(error) => {
-                tracing::warn!(%error, "the index of a snapshot store is made anew");
+    /// Opens the index at `path`, made anew when it is found damaged, and brings it into agreement with
+    /// the packs. Packs that cannot be read are left alone.
+    pub(super) fn open(path: &Path, packs: &Path) -> Result<(Index, Agreed), SnapshotError> {
+        match Index::begin(path, packs) {
+            Err(SnapshotError::Index(how)) => {
+                tracing::warn!(how, "the index of a snapshot store is made anew");
                 remove(path)?;
-                connect(path)?
+                let (index, agreed) = Index::begin(path, packs)?;
+                Ok((index, Agreed { is_less: true, ..agreed }))
             }
-        };
+            opened => opened,
+        }
+    }
+
+    fn begin(path: &Path, packs: &Path) -> Result<(Index, Agreed), SnapshotError> {
+        let is_new = !path.exists();
+        let mut index = Index::of(connect(path)?, packs);
+        let agreed = index.agree()?;
+        Ok((index, Agreed { is_new, ..agreed }))
+    }
+
+    fn of(conn: Connection, packs: &Path) -> Index {
         let (fresh, fresh_packs) = (HashMap::new(), vec![]);
-        let (packs, going) = (packs.to_owned(), Going::new());
-        let mut index = Index { conn, packs, fresh, fresh_packs, going };
-        let lost = index.agree()?;
-        Ok((index, lost))
+        Index { conn, packs: packs.to_owned(), fresh, fresh_packs, going: Going::new() }
+    }
+
+    /// Makes the index at `path` anew, out of the packs that are there. When that fails it says nothing any
+    /// more, until it is made anew.
+    pub(super) fn make_anew(&mut self, path: &Path) -> Result<(), SnapshotError> {
+        // In which nothing is found, not even tables. The one of before is closed with this.
+        self.conn = Connection::open_in_memory()?;
+        self.fresh.clear();
+        self.fresh_packs.clear();
+        remove(path)?;
+        self.conn = connect(path)?;
+        self.agree().map(drop)
     }
 
     /// Packs never change: one of another size is not what it was.
-    fn agree(&mut self) -> Result<bool, SnapshotError> {
+    fn agree(&mut self) -> Result<Agreed, SnapshotError> {
         let there: HashSet<Known> = on_disk(&self.packs)?.into_iter().collect();
         let known: HashSet<Known> = self.known()?.into_iter().collect();
-        let gone: Vec<Uuid> = known.difference(&there).map(|(name, _)| *name).collect();
-        for name in &gone {
-            tracing::error!(pack = %name, "a pack of the snapshot store is gone or cut off");
-        }
-        let mut lost = self.forget(&gone)?;
-        for (name, bytes) in there.difference(&known).copied() {
-            let table = File::open(pack::path(&self.packs, name)).map_err(SnapshotError::from);
-            match table.and_then(|file| pack::read_table(&file, name)) {
-                Ok(rows) => self.add_found((name, bytes), &rows)?,
+        let names: HashSet<Uuid> = there.iter().map(|(name, _)| *name).collect();
+        let other: Vec<Uuid> = known.difference(&there).map(|(name, _)| *name).collect();
+        let gone: Vec<Uuid> = other.iter().copied().filter(|name| !names.contains(name)).collect();
+        let mut is_less = self.forget(&other)?;
+        for (pack, bytes) in there.difference(&known).copied() {
+            let table = File::open(pack::path(&self.packs, pack)).map_err(SnapshotError::from);
+            match table.and_then(|file| pack::read_table(&file, pack)) {
+                Ok(rows) => self.add_found((pack, bytes), &rows)?,
                 Err(error) => {
-                    tracing::error!(%error, "a pack of the snapshot store cannot be used");
-                    lost = true;
+                    say_unread(pack, &error);
+                    is_less = true;
                 }
             }
         }
-        Ok(lost)
+        Ok(Agreed { gone, is_less, is_new: false })
     }
 
     /// Every pack.
@@ -355,6 +391,14 @@ fn disown_all(conn: &Connection, key: i64, ids: &[ChunkId]) -> Result<(), Snapsh
     Ok(())
 }
 
+/// Of a pack that is damaged whoever looks at packs says so. Another may be found sound by then, and is not
+/// known all the same.
+fn say_unread(pack: Uuid, error: &SnapshotError) {
+    if !matches!(error, SnapshotError::Damaged { .. }) {
+        tracing::error!(%pack, %error, "a pack of the snapshot store cannot be read, and is left out");
+    }
+}
+
 /// The packs that are there.
 pub(super) fn on_disk(packs: &Path) -> Result<Vec<Known>, SnapshotError> {
     let mut found = vec![];
@@ -368,54 +412,4 @@ pub(super) fn on_disk(packs: &Path) -> Result<Vec<Known>, SnapshotError> {
         }
     }
     Ok(found)
-}
-
-fn connect(path: &Path) -> Result<Connection, SnapshotError> {
-    let conn = Connection::open(path)?;
-    conn.set_prepared_statement_cache_capacity(16);
-    // A transaction that is lost with the power is made again from the packs.
-    conn.execute_batch(
-        "PRAGMA journal_mode = WAL;
-         PRAGMA synchronous = NORMAL;
-         CREATE TABLE IF NOT EXISTS packs (
-             key   INTEGER PRIMARY KEY,
-             name  BLOB NOT NULL UNIQUE,
-             bytes INTEGER NOT NULL
-         ) STRICT;
-         CREATE TABLE IF NOT EXISTS chunks (
-             id         BLOB PRIMARY KEY,
-             pack       INTEGER NOT NULL,
-             offset     INTEGER NOT NULL,
-             stored     INTEGER NOT NULL,
-             length     INTEGER NOT NULL,
-             compressed INTEGER NOT NULL,
-             writer     INTEGER
-         ) WITHOUT ROWID, STRICT;
-         CREATE TABLE IF NOT EXISTS writers (
-             key     INTEGER PRIMARY KEY AUTOINCREMENT,
-             session BLOB NOT NULL UNIQUE
-         ) STRICT;",
-    )?;
-    // One that was made before it was noted who has stored what.
-    let sql = "SELECT count(*) FROM pragma_table_info('chunks') WHERE name = 'writer'";
-    if conn.query_row(sql, [], |row| row.get::<_, i64>(0))? == 0 {
-        conn.execute_batch("ALTER TABLE chunks ADD COLUMN writer INTEGER")?;
-    }
-    let sound: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    match sound.as_str() {
-        "ok" => Ok(conn),
-        _ => Err(SnapshotError::Store("its index is damaged".to_owned())),
-    }
-}
-
-fn remove(path: &Path) -> Result<(), SnapshotError> {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        match std::fs::remove_file(&name) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-    }
-    Ok(())
 }

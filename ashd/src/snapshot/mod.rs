@@ -23,6 +23,7 @@ mod scan;
 
 mod error;
 mod opening;
+mod sound;
 mod vault;
 
 mod cut;
@@ -150,7 +151,7 @@ impl Snapshots {
         behind: &mut Behind,
     ) -> Result<Arc<Vault>, SnapshotError> {
         let Inner { packs, desks, .. } = &*self.0;
-        behind.open(&self.dir_of(tenant), (packs, desks))
+        behind.open((&self.dir_of(tenant), tenant), (packs, desks))
     }
 
     fn door(&self, tenant: &Tenant) -> Arc<Door> {

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::damage::{self, Count};
 use super::desks::Desks;
-use super::index::Index;
+use super::index::{INDEX, Index};
 use super::opened::OpenPacks;
+use super::sound::State;
 use super::vault::Vault;
 use super::{SnapshotError, private, scan};
+use crate::domain::Tenant;
 
 /// The way to the vault of a tenant.
 pub(super) struct Door(Mutex<Behind>);
@@ -51,13 +53,13 @@ impl Behind {
     /// The vault in this directory, which is opened if it is not.
     pub(super) fn open(
         &mut self,
-        dir: &Path,
+        (dir, tenant): (&Path, &Tenant),
         share: (&Arc<OpenPacks>, &Arc<Desks>),
     ) -> Result<Arc<Vault>, SnapshotError> {
         if let Some(vault) = &self.vault {
             return Ok(vault.clone());
         }
-        let vault = Arc::new(Vault::open(dir, self.count.clone(), share)?);
+        let vault = Arc::new(Vault::open((dir, tenant), self.count.clone(), share)?);
         self.vault = Some(vault.clone());
         Ok(vault)
     }
@@ -75,10 +77,12 @@ impl Behind {
 }
 
 impl Vault {
-    /// Opens a vault, which is made when there is none, and brings it into order. What is open of packs it
-    /// shares with others, and where it is worked.
+    /// Opens a vault, which is made when there is none, and brings it into order: from then on it is known
+    /// which packs are there. What takes the longer the more is kept comes later: see
+    /// [`look_through`](Self::look_through). What is open of packs it shares with others, and where it is
+    /// worked.
     fn open(
-        dir: &Path,
+        (dir, tenant): (&Path, &Tenant),
         count: Arc<Count>,
         share: (&Arc<OpenPacks>, &Arc<Desks>),
     ) -> Result<Vault, SnapshotError> {
@@ -91,10 +95,15 @@ impl Vault {
             _ => private(&tmp)?,
         }
         scan::clear(&scans)?;
-        let (index, lost) = Index::open(&dir.join("index.db"), &packs)?;
-        let vault = Vault::new(dir.to_owned(), index, count, share);
-        if lost {
-            // What was in there counts as stored no more.
+        let (index, agreed) = Index::open(&dir.join(INDEX), &packs)?;
+        for pack in &agreed.gone {
+            tracing::error!(ash_tenant = %tenant, %pack, "a pack of the snapshot store is gone");
+        }
+        let index = (index, State::Unknown);
+        let vault = Vault::new((dir.to_owned(), tenant.clone()), index, count, share);
+        // What was known of files may name what counts as stored no more, and nobody knows if it does.
+        let may_be_less = agreed.is_new && std::fs::read_dir(&scans)?.next().is_some();
+        if agreed.is_less || may_be_less {
             vault.forget_all()?;
         }
         Ok(vault)

@@ -22,6 +22,7 @@ mod owned;
 mod purged;
 mod reading;
 mod returned;
+mod sound;
 mod stuck;
 mod whole;
 mod written;

@@ -58,9 +58,8 @@ impl Vault {
             if let Some(wrong) = walk.follow(root)? {
                 return Err(missing(format!("{} ({})", wrong.path, wrong.how)));
             }
-            let index = self.index();
             let pack = |id: ChunkId| {
-                let place = index.find(id)?;
+                let place = self.place(id)?;
                 place.map(|at| at.pack).ok_or_else(|| missing(format!("chunk {id:?}")))
             };
             walk.into_met().into_iter().map(pack).collect()

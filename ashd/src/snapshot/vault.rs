@@ -17,8 +17,9 @@ use super::node::{self, Content, Data, Entry, Node, NotNode, Row};
 use super::opened::{OpenPacks, OwnPacks};
 use super::pack::{self, Full, Writing};
 use super::purged::Noted;
+use super::sound::State;
 use super::{SnapshotError, scan};
-use crate::domain::{Root, SessionId};
+use crate::domain::{Root, SessionId, Tenant};
 
 /// The usual size of a full pack, in bytes.
 pub(super) const PACK: u64 = 64 * 1024 * 1024;
@@ -29,8 +30,12 @@ const ASKED: usize = 100;
 /// The vault of one tenant.
 pub struct Vault {
     dir: PathBuf,
+    pub(super) tenant: Tenant,
     pub(super) gate: Gate,
     index: Mutex<Index>,
+    /// What is known of the index. Locked by whoever looks through it or makes it anew, for as long as that
+    /// takes, and by who has found something nowhere.
+    pub(super) state: Mutex<State>,
     /// Held while some packs are moved and removed: never many at a time.
     moving: Mutex<()>,
     open: OwnPacks,
@@ -44,16 +49,17 @@ pub struct Vault {
 impl Vault {
     /// The vault in a directory, as it is. What is open of packs it shares with others, and where it is worked.
     pub(super) fn new(
-        dir: PathBuf,
-        index: Index,
+        (dir, tenant): (PathBuf, Tenant),
+        (index, state): (Index, State),
         count: Arc<Count>,
         (packs, desks): (&Arc<OpenPacks>, &Arc<Desks>),
     ) -> Vault {
         let (gate, moving, open) = (Gate::default(), Mutex::default(), packs.of_vault());
         let (notes, noted) = (damage::load(&dir), Mutex::new(Noted::load(&dir)));
         count.set(notes.len());
-        let (index, notes, desks) = (Mutex::new(index), Mutex::new(notes), desks.clone());
-        Vault { dir, gate, index, moving, open, notes, noted, count, desks }
+        let (index, state, notes) = (Mutex::new(index), Mutex::new(state), Mutex::new(notes));
+        let desks = desks.clone();
+        Vault { dir, tenant, gate, index, state, moving, open, notes, noted, count, desks }
     }
 
     /// Forgets what is known of all sessions' files, also by those who save or bring back now.
@@ -138,7 +144,7 @@ impl Vault {
 
     /// Reads a chunk and checks that it is what was saved.
     pub(super) fn chunk(&self, id: ChunkId) -> Result<Vec<u8>, SnapshotError> {
-        let place = self.index().find(id)?;
+        let place = self.place(id)?;
         self.chunk_from(id, place)
     }
 
@@ -369,9 +375,10 @@ impl<'a> Stash<'a> {
             true => self.vault.index_at_once(),
             false => Some(self.vault.index()),
         };
-        match index {
-            Some(index) => index.counts(id),
-            None => Ok(false),
+        match index.map(|index| index.counts(id)) {
+            // What cannot be said is stored again.
+            None | Some(Err(SnapshotError::Index(_))) => Ok(false),
+            Some(counts) => counts,
         }
     }
 
@@ -438,7 +445,10 @@ impl<'a> Stash<'a> {
         self.set_aside()?;
         for full in std::mem::take(&mut self.full) {
             let written = full.publish(&self.vault.packs())?;
-            self.vault.index().add((written.name, written.bytes), &written.rows, self.writer)?;
+            let pack = (written.name, written.bytes);
+            let added = self.vault.index().add(pack, &written.rows, self.writer);
+            // One that is made anew knows this one as well.
+            added.or_else(|error| self.vault.mend_index(error))?;
             self.bytes += written.bytes;
         }
         Ok(self.bytes)

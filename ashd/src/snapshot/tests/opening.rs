@@ -92,3 +92,21 @@ fn what_is_removed_is_there_for_nobody() {
     snapshots.remove(&one, Duration::ZERO).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+/// Else the next point would need what is nowhere.
+#[test]
+fn what_is_known_of_files_is_forgotten_when_the_index_is_gone() {
+    let place = Place::new();
+    let (root, pack) = place.cut_with("file", 1);
+    let (store, scan) = (place.store(), place.vault.scan(place.session));
+    let Place { dir, vault, session } = place;
+    drop(vault);
+    fs::remove_file(store.join("index.db")).unwrap();
+    // Nobody knows of this one any more.
+    fs::remove_file(pack).unwrap();
+    let place = Place { vault: open(dir.path()), dir, session };
+    assert!(!scan.exists());
+    assert_eq!(place.cut().root, root);
+    assert!(place.survey(&[root], true).damaged.is_empty());
+    assert_same(&place.live(), &place.restore(root, "back"));
+}

@@ -126,7 +126,9 @@ impl Driver {
 /// of this machine, and is for the daemon's.
 pub(super) fn why(error: &SnapshotError) -> String {
     match error {
-        SnapshotError::Store(_) => "the snapshot store cannot be used".to_owned(),
+        SnapshotError::Store(_) | SnapshotError::Index(_) => {
+            "the snapshot store cannot be used".to_owned()
+        }
         error => error.to_string(),
     }
 }

@@ -1,0 +1,110 @@
+//! An index that is damaged is made anew.
+//!
+//! To look through it takes the longer the more is kept, so that nobody waits for it who opens a vault. It
+//! need not be sound for that: whatever is read in a place that it says is compared with its name, and what
+//! it says is nowhere is stored again by whoever saves. What nobody would notice is that it does not know
+//! something that is there. So it is looked through before anybody is told on its word that something is
+//! missing, before anything is removed on its word, and in any case soon behind the start. One that makes no
+//! sense to whoever asks it is made anew at once.
+
+use std::sync::{MutexGuard, PoisonError};
+
+use super::SnapshotError;
+use super::chunk::ChunkId;
+use super::index::{INDEX, Place, damage_of};
+use super::vault::Vault;
+
+/// What is known of an index.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum State {
+    /// Nothing: nobody has looked through it since the vault was opened.
+    Unknown,
+    /// Somebody has, and it was sound or made anew.
+    Sound,
+    /// It could not be made anew, and says nothing.
+    Mute,
+}
+
+impl Vault {
+    /// Where a chunk is; `None`: nowhere.
+    pub(super) fn place(&self, id: ChunkId) -> Result<Option<Place>, SnapshotError> {
+        let found = self.index().find(id);
+        if matches!(found, Ok(Some(_))) {
+            return found;
+        }
+        // Whoever is looking through it may come to know better.
+        let mut state = self.state();
+        let found = self.index().find(id);
+        let told = match &found {
+            Err(SnapshotError::Index(how)) => Some(how.clone()),
+            _ => None,
+        };
+        let is_sure = matches!(found, Ok(Some(_))) || (told.is_none() && *state == State::Sound);
+        if is_sure {
+            return found;
+        }
+        let damage = match told {
+            None => self.damage_of_index(*state)?,
+            told => told,
+        };
+        self.settle(&mut state, damage)?;
+        self.index().find(id)
+    }
+
+    /// Looks through the index, unless somebody has since the vault was opened and nobody wants it `again`.
+    /// One that is damaged is made anew.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn look_through(&self, again: bool) -> Result<(), SnapshotError> {
+        let mut state = self.state();
+        match *state {
+            State::Sound if !again => Ok(()),
+            now => {
+                let damage = self.damage_of_index(now)?;
+                self.settle(&mut state, damage)
+            }
+        }
+    }
+
+    /// Makes the index anew if this is an error that says that it is damaged; what it says otherwise.
+    pub(super) fn mend_index(&self, error: SnapshotError) -> Result<(), SnapshotError> {
+        match error {
+            SnapshotError::Index(how) => self.settle(&mut self.state(), Some(how)),
+            error => Err(error),
+        }
+    }
+
+    fn damage_of_index(&self, state: State) -> Result<Option<String>, SnapshotError> {
+        match state {
+            State::Mute => Ok(Some("it could not be made anew".to_owned())),
+            _ => damage_of(&self.beside(INDEX)),
+        }
+    }
+
+    /// Notes that the index is sound, behind making it anew if it is damaged.
+    fn settle(&self, state: &mut State, damage: Option<String>) -> Result<(), SnapshotError> {
+        if let Some(how) = damage {
+            // If that fails.
+            *state = State::Mute;
+            self.make_index_anew(&how)?;
+        }
+        *state = State::Sound;
+        Ok(())
+    }
+
+    fn make_index_anew(&self, how: &str) -> Result<(), SnapshotError> {
+        tracing::warn!(ash_tenant = %self.tenant, how, "the index of a snapshot store is made anew");
+        {
+            // A pack that is half-way on its way out would be taken in again.
+            let _nothing_is_moving = self.moving();
+            self.index().make_anew(&self.beside(INDEX))?;
+        }
+        // What the one before knew may be gone, and nobody can say so any more.
+        self.forget_all()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
