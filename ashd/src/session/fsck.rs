@@ -108,20 +108,33 @@ pub(super) async fn tenants(shared: &Shared) -> BTreeSet<Tenant> {
     tenants.ok().and_then(std::result::Result::ok).unwrap_or_default().into_iter().collect()
 }
 
-/// Packs that cannot be used, of all tenants: what can be told without following a point.
-pub(super) async fn packs(shared: &Arc<Shared>) -> Vec<Difference> {
-    let mut found = vec![];
-    for tenant in tenants(shared).await {
-        let (snapshots, whose) = (shared.snapshots.clone(), tenant.clone());
-        let look =
-            move || snapshots.vault(&whose)?.survey(false, || Ok::<_, SnapshotError>(vec![]));
-        match spawn_blocking(look).await {
-            Ok(Ok(survey)) => found.extend(unusable(&tenant, &survey)),
-            Ok(Err(error)) => tracing::error!(ash_tenant = %tenant, %error, "no snapshots"),
-            Err(error) => tracing::error!(ash_tenant = %tenant, %error, "no snapshots"),
+/// Looks at every vault behind the start, one after the other: opens it, looks through its index, and says
+/// which packs cannot be used, as far as that can be told without following a point. Whoever needs a vault
+/// before that opens it.
+pub(super) async fn look_behind(shared: Arc<Shared>) {
+    for tenant in shared.garbage.staying(tenants(&shared).await) {
+        if shared.is_shutting_down() {
+            return;
+        }
+        for difference in packs(&shared, &tenant).await {
+            tracing::error!("{difference}; {}", difference.advice());
         }
     }
-    found
+}
+
+/// Packs of a tenant that cannot be used.
+async fn packs(shared: &Shared, tenant: &Tenant) -> Vec<Difference> {
+    let (snapshots, whose) = (shared.snapshots.clone(), tenant.clone());
+    let look = move || match snapshots.known_vault(&whose)? {
+        Some(vault) => vault.survey(false, || Ok::<_, SnapshotError>(vec![])),
+        None => Ok(Survey::default()),
+    };
+    match spawn_blocking(look).await {
+        Ok(Ok(survey)) => return unusable(tenant, &survey),
+        Ok(Err(error)) => tracing::error!(ash_tenant = %tenant, %error, "no snapshots"),
+        Err(error) => tracing::error!(ash_tenant = %tenant, %error, "no snapshots"),
+    }
+    vec![]
 }
 
 /// Looks at all points of a tenant.
@@ -132,7 +145,9 @@ pub(super) async fn content(
 ) -> Result<Survey> {
     let (snapshots, store, tenant) = (snapshots.clone(), store.clone(), tenant.clone());
     let look = move || -> Result<Survey> {
-        let vault = snapshots.vault(&tenant).map_err(Failed::from)?;
+        // One that was deleted meanwhile is not made again.
+        let vault = snapshots.known_vault(&tenant).map_err(Failed::from)?;
+        let Some(vault) = vault else { return Ok(Survey::default()) };
         Ok(vault.survey(deep, || roots(&*store, &tenant))?)
     };
     blocking(look).await
@@ -196,5 +211,53 @@ impl From<Failed> for Refusal {
             Failed::Snapshots(SnapshotError::Full) => StoreError::Full.into(),
             Failed::Snapshots(error) => Refusal::Internal(error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use uuid::Uuid;
+
+    use super::super::reconcile;
+    use super::super::stage::Stage;
+    use super::*;
+
+    /// The vault of a tenant, with nothing in it but a pack that is none.
+    fn furnish(shared: &Shared, tenant: &Tenant) -> (PathBuf, Uuid) {
+        let (vault, pack) = (shared.places.vaults().join(tenant.as_str()), Uuid::new_v4());
+        for part in ["packs", "tmp"] {
+            fs::create_dir_all(vault.join(part)).unwrap();
+        }
+        fs::write(vault.join(format!("packs/{pack}.pack")), "no pack").unwrap();
+        (vault, pack)
+    }
+
+    /// However much is kept, a start does not wait for it.
+    #[tokio::test]
+    async fn vaults_are_opened_behind_the_start() {
+        let (stage, tenant) = (Stage::set().await, Tenant::default());
+        let shared = &stage.shared;
+        let (vault, pack) = furnish(shared, &tenant);
+        // Whoever opens it removes that.
+        let left = vault.join("tmp/left");
+        fs::write(&left, "half of it").unwrap();
+        reconcile::run(shared, vec![]).await.unwrap();
+        assert!(left.exists());
+        let found = packs(shared, &tenant).await;
+        assert!(!left.exists());
+        assert!(matches!(&found[..], [Difference::Pack(_, it, _)] if *it == pack), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn a_vault_that_is_gone_is_not_made_again_by_looking() {
+        let stage = Stage::set().await;
+        let (shared, tenant) = (&stage.shared, Tenant::default());
+        assert!(packs(shared, &tenant).await.is_empty());
+        let survey = content((&shared.snapshots, &shared.store), &tenant, true).await.unwrap();
+        assert_eq!(survey.chunks, 0);
+        assert!(shared.snapshots.tenants().unwrap().is_empty());
     }
 }

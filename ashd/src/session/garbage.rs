@@ -128,7 +128,7 @@ impl Garbage {
     }
 
     /// Only those that stay.
-    fn staying(&self, mut tenants: BTreeSet<Tenant>) -> BTreeSet<Tenant> {
+    pub(super) fn staying(&self, mut tenants: BTreeSet<Tenant>) -> BTreeSet<Tenant> {
         let leaving = self.lock();
         tenants.retain(|tenant| !leaving.all.contains(tenant));
         tenants
@@ -221,7 +221,11 @@ impl Service {
 
 async fn set_right(shared: &Shared, tenant: &Tenant, survey: Arc<Survey>) -> Result<(), Refusal> {
     let (snapshots, whose) = (shared.snapshots.clone(), tenant.clone());
-    let set = move || snapshots.vault(&whose)?.set_right(&survey);
+    // One that was deleted meanwhile is not made again.
+    let set = move || match snapshots.known_vault(&whose)? {
+        Some(vault) => vault.set_right(&survey),
+        None => Ok(false),
+    };
     let set = spawn_blocking(set).await.map_err(|error| Refusal::Internal(error.to_string()))?;
     if set.map_err(Failed::from)? {
         tracing::warn!(ash_tenant = %tenant, "what is damaged is stored again when it is there");

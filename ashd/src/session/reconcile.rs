@@ -1,7 +1,9 @@
 //! What the daemon does at its start about what it finds.
 //!
 //! Sandboxes that still answer are gone on with. Then comes the pass that `ashctl fsck` makes, and
-//! what it finds is mended; every difference is logged in one line.
+//! what it finds is mended; every difference is logged in one line. No vault is opened for that, but of
+//! those whose sessions are put away or built: that takes the longer the more is kept, and comes
+//! [behind the start](super::fsck::look_behind).
 
 use std::fs;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use super::incoming::unwritable;
 use super::mend::{Outcome, mend};
 use super::service::blocking;
 use super::shared::Shared;
-use super::{fsck, survey};
+use super::survey;
 use crate::domain::{Event, EventKind, Session, Status};
 use crate::fault;
 use crate::sandbox::Running;
@@ -48,9 +50,6 @@ pub(super) async fn run(shared: &Arc<Shared>, sessions: Vec<Session>) -> Result<
     shared.sync_left().await?;
     for difference in lying {
         settle(shared, &difference).await?;
-    }
-    for difference in fsck::packs(shared).await {
-        tracing::error!("{difference}; {}", difference.advice());
     }
     fault::point("reconcile.removed");
     Ok(())

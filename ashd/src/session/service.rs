@@ -19,6 +19,7 @@ use super::counting;
 use super::disk::Disk;
 use super::driver::{Begin, Command, Driver, Handle};
 use super::exec::ExecStream;
+use super::fsck;
 use super::garbage::{self, Garbage};
 use super::gathering::Gathering;
 use super::ladder::{self, Ladder};
@@ -106,6 +107,7 @@ impl Service {
             pool: Pool::default(),
         });
         reconcile::run(&shared, sessions).await?;
+        tokio::spawn(fsck::look_behind(shared.clone()));
         tokio::spawn(garbage::collect_for_ever(shared.clone()));
         tokio::spawn(copies::copy_for_ever(shared.clone()));
         tokio::spawn(ladder::go_down_for_ever(shared.clone()));
