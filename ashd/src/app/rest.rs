@@ -15,7 +15,8 @@ use crate::store::Store;
 use crate::store::lock::StateDir;
 use crate::store::sqlite::Sqlite;
 
-/// Looks, and changes nothing; returns what to print, and the exit code.
+/// Looks, and changes nothing of what is kept; returns what to print, and the exit code. What SQLite has in
+/// the log of the database may come to its place, as with everybody who has it open last.
 ///
 /// # Errors
 /// When a daemon runs, there is nothing to look at, or it cannot be read.

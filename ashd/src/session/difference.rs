@@ -57,6 +57,8 @@ pub enum Difference {
     LeaseHeld(u32),
     /// What was kept of an ended session before there were points.
     OldKept(SessionId),
+    /// The index of what is kept of a tenant is damaged.
+    Index(Tenant, String),
     /// A pack cannot be used.
     Pack(Tenant, uuid::Uuid, String),
     /// A point is not whole.
@@ -125,6 +127,7 @@ impl Difference {
             Difference::Lease(_) => "lease",
             Difference::LeaseHeld(_) => "lease-held",
             Difference::OldKept(_) => "old-snapshot",
+            Difference::Index(..) => "index",
             Difference::Pack(..) => "pack",
             Difference::Point { .. } => "checkpoint",
             Difference::Database(_) => "database",
@@ -212,6 +215,25 @@ impl Difference {
     }
 }
 
+impl Difference {
+    /// The sentence, of what the checkpoints lie in.
+    fn tell_stored(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Difference::Index(tenant, how) => {
+                write!(f, "the index of the checkpoints of {tenant} is damaged: {how}")
+            }
+            Difference::Pack(tenant, pack, how) => {
+                write!(f, "pack {pack} of {tenant} cannot be used: {how}")
+            }
+            Difference::Point { session, point, name, how } => {
+                let name = name.as_ref().map(|name| format!("(\"{name}\") ")).unwrap_or_default();
+                write!(f, "checkpoint {point} {name}of session {session} is damaged: {how}")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The sentence.
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -266,14 +288,10 @@ impl fmt::Display for Difference {
             Difference::OldKept(id) => {
                 write!(f, "what is kept of ended session {id} is not a checkpoint yet")
             }
-            Difference::Pack(tenant, pack, how) => {
-                write!(f, "pack {pack} of {tenant} cannot be used: {how}")
-            }
-            Difference::Point { session, point, name, how } => {
-                let name = name.as_ref().map(|name| format!("(\"{name}\") ")).unwrap_or_default();
-                write!(f, "checkpoint {point} {name}of session {session} is damaged: {how}")
-            }
             Difference::Database(how) => write!(f, "the database is damaged: {how}"),
+            Difference::Index(..) | Difference::Pack(..) | Difference::Point { .. } => {
+                self.tell_stored(f)
+            }
         }
     }
 }

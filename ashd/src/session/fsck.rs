@@ -1,6 +1,9 @@
-//! Looking whether everything agrees, while the daemon runs, and changing nothing.
+//! Looking whether everything agrees, while the daemon runs or not, and mending nothing.
+//!
+//! While it runs, what is damaged is noted for whoever lists points. While it does not, nothing is changed.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -14,7 +17,7 @@ use super::shared::Shared;
 use super::survey;
 use crate::domain::{Root, Tenant};
 use crate::sandbox::lease::Slots;
-use crate::snapshot::{SnapshotError, Snapshots, Survey};
+use crate::snapshot::{AtRest, SnapshotError, Snapshots, Survey};
 use crate::store::{Store, StoreError};
 
 /// What a look found.
@@ -35,6 +38,8 @@ impl Found {
         survey: &Survey,
     ) -> Result<()> {
         self.chunks += survey.chunks;
+        let index = |how: &String| Difference::Index(tenant.clone(), how.clone());
+        self.differences.extend(survey.index.iter().map(index));
         self.differences.extend(unusable(tenant, survey));
         self.differences.extend(damaged(store, tenant, survey).await?);
         Ok(())
@@ -75,8 +80,8 @@ impl Service {
     }
 }
 
-/// Looks at what there is while no daemon runs: database, files and snapshots. Of sandboxes, processes,
-/// mounts and leases nothing can be said then.
+/// Looks at what there is while no daemon runs: database, files and snapshots, and changes none of it. Of
+/// sandboxes, processes, mounts and leases nothing can be said then.
 ///
 /// # Errors
 /// When the store or the directory of snapshots cannot be read.
@@ -88,10 +93,10 @@ pub async fn look_at_rest(
     let slots = Slots::new(uids.0, uids.1, []);
     let differences = survey::look_at_rest(places, &**store, &slots).await?;
     let mut found = Found { differences, chunks: 0 };
-    if places.vaults().is_dir() {
-        let snapshots = Snapshots::open(&places.vaults()).map_err(Failed::from)?;
-        for tenant in snapshots.tenants().map_err(Failed::from)? {
-            let survey = content((&snapshots, store), &tenant, deep).await?;
+    let vaults = places.vaults();
+    if vaults.is_dir() {
+        for tenant in AtRest::tenants(&vaults).map_err(Failed::from)? {
+            let survey = content_at_rest((&vaults, store), &tenant, deep).await?;
             found.add(&**store, &tenant, &survey).await?;
         }
     }
@@ -148,6 +153,20 @@ pub(super) async fn content(
         // One that was deleted meanwhile is not made again.
         let vault = snapshots.known_vault(&tenant).map_err(Failed::from)?;
         let Some(vault) = vault else { return Ok(Survey::default()) };
+        Ok(vault.survey(deep, || roots(&*store, &tenant))?)
+    };
+    blocking(look).await
+}
+
+/// Looks at all points of a tenant while no daemon runs.
+async fn content_at_rest(
+    (vaults, store): (&Path, &Arc<dyn Store>),
+    tenant: &Tenant,
+    deep: bool,
+) -> Result<Survey> {
+    let (vaults, store, tenant) = (vaults.to_owned(), store.clone(), tenant.clone());
+    let look = move || -> Result<Survey> {
+        let vault = AtRest::open(&vaults, &tenant).map_err(Failed::from)?;
         Ok(vault.survey(deep, || roots(&*store, &tenant))?)
     };
     blocking(look).await
@@ -259,5 +278,26 @@ mod tests {
         let survey = content((&shared.snapshots, &shared.store), &tenant, true).await.unwrap();
         assert_eq!(survey.chunks, 0);
         assert!(shared.snapshots.tenants().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_looked_at_without_a_daemon_and_stays_as_it_is() {
+        let (stage, tenant) = (Stage::set().await, Tenant::default());
+        let shared = &stage.shared;
+        let (vault, pack) = furnish(shared, &tenant);
+        let (index, left) = (vault.join("index.db"), vault.join("tmp/left"));
+        let senseless = vec![7_u8; 8192];
+        for path in [&index, &left] {
+            fs::write(path, &senseless).unwrap();
+        }
+        for deep in [false, true] {
+            let how = (shared.options.uids, deep);
+            let found = look_at_rest(&shared.store, &shared.places, how).await.unwrap();
+            let kinds: Vec<_> = found.differences.iter().map(Difference::kind).collect();
+            assert_eq!(kinds, ["index", "pack"], "{found:?}");
+            let names = |one: &Difference| one.to_string().contains(&pack.to_string());
+            assert!(found.differences.iter().any(names), "{found:?}");
+        }
+        assert!([index, left].iter().all(|path| fs::read(path).unwrap() == senseless));
     }
 }

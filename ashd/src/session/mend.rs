@@ -66,6 +66,7 @@ pub(super) async fn mend(shared: &Arc<Shared>, what: &Difference) -> Result<Outc
         | Difference::VersionGone(..)
         | Difference::FilesLost(_)
         | Difference::Owner { .. }
+        | Difference::Index(..)
         | Difference::Pack(..)
         | Difference::Point { .. }
         | Difference::Database(_) => return Ok(Outcome::Stays),

@@ -28,6 +28,13 @@ pub struct BadPack {
     pub how: String,
 }
 
+impl BadPack {
+    /// One that is not there.
+    pub(super) fn gone(pack: Uuid) -> BadPack {
+        BadPack { pack, how: "it is not there".to_owned() }
+    }
+}
+
 /// What was found of a tenant's points.
 #[derive(Debug, Default)]
 pub struct Survey {
@@ -37,6 +44,8 @@ pub struct Survey {
     pub damaged: Vec<Damage>,
     /// Packs that are not there or cannot be read at all.
     pub packs: Vec<BadPack>,
+    /// What is wrong with the index, a sentence. That of a vault that is open is made anew instead.
+    pub index: Option<String>,
     rotten: Vec<ChunkId>,
 }
 
@@ -60,6 +69,18 @@ impl Vault {
     }
 
     fn look_at(&self, points: &[Root], deep: bool) -> Result<Survey, SnapshotError> {
+        let (survey, _) = self.follow(points, deep)?;
+        self.note(points, &survey.damaged, deep)?;
+        Ok(Survey { packs: self.bad_packs()?, ..survey })
+    }
+
+    /// Looks at points, notes nothing, and says nothing of packs. Also returns the chunks that could not be
+    /// used.
+    pub(super) fn follow(
+        &self,
+        points: &[Root],
+        deep: bool,
+    ) -> Result<(Survey, HashSet<ChunkId>), SnapshotError> {
         let depth = if deep { Depth::Content } else { Depth::Present };
         let mut walk = Walk::new(self, depth);
         let mut damaged = vec![];
@@ -68,10 +89,10 @@ impl Vault {
                 damaged.push(wrong.of(*root));
             }
         }
-        self.note(points, &damaged, deep)?;
         let rotten = walk.rotten.iter().copied().collect();
+        let unusable = std::mem::take(&mut walk.unusable);
         let chunks = walk.into_met().len() as u64;
-        Ok(Survey { chunks, damaged, packs: self.bad_packs()?, rotten })
+        Ok((Survey { chunks, damaged, rotten, ..Survey::default() }, unusable))
     }
 
     /// Sees to it that what was found damaged is stored again where sessions still have it.
@@ -177,7 +198,7 @@ impl Vault {
         // Whoever removes one has the index forget it first.
         let known: HashSet<Uuid> = self.index().known()?.into_iter().map(|pack| pack.0).collect();
         let lost = gone.into_iter().filter(|pack| known.contains(pack));
-        bad.extend(lost.map(|pack| BadPack { pack, how: "it is not there".into() }));
+        bad.extend(lost.map(BadPack::gone));
         Ok(bad)
     }
 

@@ -23,9 +23,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 use uuid::Uuid;
 
-pub(super) use self::file::{INDEX, damage_of};
-use self::file::{connect, remove};
+use self::file::connect;
+pub(super) use self::file::{INDEX, copy, damage_of, remove};
 use super::SnapshotError;
+use super::check::BadPack;
 use super::chunk::ChunkId;
 use super::pack::{self, Row};
 use crate::domain::SessionId;
@@ -66,6 +67,8 @@ pub(super) struct Index {
 pub(super) struct Agreed {
     /// Packs that it knew, and that are not there.
     pub(super) gone: Vec<Uuid>,
+    /// Packs that are there and cannot be used.
+    pub(super) useless: Vec<BadPack>,
     /// Whether something that counted as stored does not any more, or may not.
     pub(super) is_less: bool,
     /// Whether there was no index.
@@ -90,8 +93,16 @@ impl Index {
     fn begin(path: &Path, packs: &Path) -> Result<(Index, Agreed), SnapshotError> {
         let is_new = !path.exists();
         let mut index = Index::of(connect(path)?, packs);
-        let agreed = index.agree()?;
+        let agreed = index.agree(false)?;
         Ok((index, Agreed { is_new, ..agreed }))
+    }
+
+    /// Opens a copy of an index, brings it into agreement with the packs, and keeps what was in those that
+    /// are gone: see [`lost_with`](Self::lost_with).
+    pub(super) fn look(copy: &Path, packs: &Path) -> Result<(Index, Agreed), SnapshotError> {
+        let mut index = Index::of(connect(copy)?, packs);
+        let agreed = index.agree(true)?;
+        Ok((index, agreed))
     }
 
     fn of(conn: Connection, packs: &Path) -> Index {
@@ -108,28 +119,57 @@ impl Index {
         self.fresh_packs.clear();
         remove(path)?;
         self.conn = connect(path)?;
-        self.agree().map(drop)
+        self.agree(false).map(drop)
     }
 
     /// Packs never change: one of another size is not what it was.
-    fn agree(&mut self) -> Result<Agreed, SnapshotError> {
+    fn agree(&mut self, keeps_lost: bool) -> Result<Agreed, SnapshotError> {
         let there: HashSet<Known> = on_disk(&self.packs)?.into_iter().collect();
         let known: HashSet<Known> = self.known()?.into_iter().collect();
         let names: HashSet<Uuid> = there.iter().map(|(name, _)| *name).collect();
         let other: Vec<Uuid> = known.difference(&there).map(|(name, _)| *name).collect();
         let gone: Vec<Uuid> = other.iter().copied().filter(|name| !names.contains(name)).collect();
+        if keeps_lost {
+            self.keep_lost(&gone)?;
+        }
         let mut is_less = self.forget(&other)?;
+        let mut useless = vec![];
         for (pack, bytes) in there.difference(&known).copied() {
             let table = File::open(pack::path(&self.packs, pack)).map_err(SnapshotError::from);
             match table.and_then(|file| pack::read_table(&file, pack)) {
                 Ok(rows) => self.add_found((pack, bytes), &rows)?,
                 Err(error) => {
                     say_unread(pack, &error);
-                    is_less = true;
+                    useless.push(BadPack { pack, how: error.to_string() });
                 }
             }
         }
-        Ok(Agreed { gone, is_less, is_new: false })
+        is_less |= !useless.is_empty();
+        Ok(Agreed { gone, useless, is_less, is_new: false })
+    }
+
+    /// Keeps what is in packs that are about to be forgotten.
+    fn keep_lost(&mut self, packs: &[Uuid]) -> Result<(), SnapshotError> {
+        let keys = packs.iter().filter_map(|name| key_of(&self.conn, *name).transpose());
+        let keys = keys.collect::<Result<Vec<i64>, _>>()?;
+        let step = self.conn.transaction()?;
+        step.execute_batch(
+            "DROP TABLE IF EXISTS lost;
+             CREATE TABLE lost (id BLOB PRIMARY KEY, name BLOB NOT NULL) WITHOUT ROWID, STRICT",
+        )?;
+        if !packs.is_empty() {
+            let sql = "INSERT INTO lost SELECT id, name FROM chunks JOIN packs ON pack = packs.key
+                 WHERE pack IN (SELECT value FROM json_each(?))";
+            step.execute(sql, [json!(keys).to_string()])?;
+        }
+        Ok(step.commit()?)
+    }
+
+    /// The pack in which a chunk was, if that is gone. Only a copy that is looked at knows that.
+    pub(super) fn lost_with(&self, id: ChunkId) -> Result<Option<Uuid>, SnapshotError> {
+        let mut query = self.conn.prepare_cached("SELECT name FROM lost WHERE id = ?")?;
+        let name = |row: &rusqlite::Row<'_>| Ok(Uuid::from_bytes(row.get(0)?));
+        Ok(query.query_row([id.0], name).optional()?)
     }
 
     /// Every pack.

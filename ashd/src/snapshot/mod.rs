@@ -41,6 +41,7 @@ mod writers;
 mod browse;
 mod walk;
 
+mod at_rest;
 mod check;
 mod damage;
 mod travel;
@@ -53,6 +54,7 @@ mod sweep;
 
 pub mod parsers;
 
+pub use at_rest::AtRest;
 pub use browse::{Browser, Listed, Met, Reading, Unpinned};
 pub use check::{BadPack, Survey};
 pub use collect::{Collected, Collecting, Extent};

@@ -21,6 +21,7 @@ mod opening;
 mod owned;
 mod purged;
 mod reading;
+mod resting;
 mod returned;
 mod sound;
 mod stuck;

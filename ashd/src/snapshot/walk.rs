@@ -50,6 +50,8 @@ pub(super) struct Walk<'a> {
     data: HashMap<ChunkId, Option<String>>,
     /// Chunks that count as stored, and whose bytes are gone, or not what was saved.
     pub(super) rotten: HashSet<ChunkId>,
+    /// Chunks that could not be used: these, and others that are missing or make no sense.
+    pub(super) unusable: HashSet<ChunkId>,
     path: Vec<u8>,
 }
 
@@ -62,6 +64,7 @@ impl<'a> Walk<'a> {
             lists: HashMap::new(),
             data: HashMap::new(),
             rotten: HashSet::new(),
+            unusable: HashSet::new(),
             path: vec![],
         }
     }
@@ -221,6 +224,7 @@ impl<'a> Walk<'a> {
         match read {
             Ok(read) => Ok(Ok(read)),
             Err(error @ SnapshotError::Damaged { .. }) => {
+                self.unusable.insert(id);
                 if self.vault.is_rotten(id)? {
                     self.rotten.insert(id);
                 }

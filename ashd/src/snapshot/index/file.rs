@@ -9,8 +9,8 @@ use super::SnapshotError;
 /// Its name in a vault.
 pub(in crate::snapshot) const INDEX: &str = "index.db";
 
-/// How the names of its files end.
-const FILES: [&str; 3] = ["", "-wal", "-shm"];
+/// How the names end of its files that say anything.
+const FILES: [&str; 2] = ["", "-wal"];
 
 /// A connection to an index, which is made when there is none. Nothing is read of what it knows.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
@@ -68,9 +68,20 @@ fn quick_check(path: &Path) -> rusqlite::Result<String> {
     conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
 }
 
-/// Removes an index that nobody has open.
-pub(super) fn remove(path: &Path) -> Result<(), SnapshotError> {
+/// Copies an index that nobody has open, as it is. There may be none.
+pub(in crate::snapshot) fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     for suffix in FILES {
+        match std::fs::copy(beside(from, suffix), beside(to, suffix)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes an index that nobody has open.
+pub(in crate::snapshot) fn remove(path: &Path) -> Result<(), SnapshotError> {
+    for suffix in FILES.into_iter().chain(["-shm"]) {
         match std::fs::remove_file(beside(path, suffix)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
