@@ -308,6 +308,14 @@ pub trait Store: Send + Sync {
     /// be brought back to another one anyway; and what is to be told of it. What is in place counts as
     /// lost.
     async fn build_again(&self, id: SessionId, told: Option<NewEvent>) -> Result<()>;
+    /// Sessions that have uids, may have no sandbox, and to which nothing has happened since a time, those
+    /// first that ran a turn longest ago; none of which something may be in no point, or whose files were
+    /// built and may not be on the disk.
+    async fn resting_sessions(&self, before: Timestamp, limit: u32) -> Result<Vec<SessionId>>;
+    /// Records that a session is to be brought back to this point; false if it has no such point, runs a
+    /// turn, is to be brought back anyway, or something of it may be in no point. What is in place counts
+    /// as lost.
+    async fn put_away(&self, id: SessionId, point: PointId) -> Result<bool>;
 
     /// Records an attachment; false, and nothing is recorded, when the session has `most` already.
     async fn add_attachment(&self, attachment: Attachment, most: u32) -> Result<bool>;

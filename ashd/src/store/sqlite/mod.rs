@@ -322,6 +322,14 @@ impl Store for Sqlite {
         self.writer.write(move |conn| unsynced::build_again(conn, id, told)).await
     }
 
+    async fn resting_sessions(&self, before: Timestamp, limit: u32) -> Result<Vec<SessionId>> {
+        self.readers.read(move |conn| sessions::resting(conn, before, limit)).await
+    }
+
+    async fn put_away(&self, id: SessionId, point: PointId) -> Result<bool> {
+        self.writer.write(move |conn| unsynced::put_away(conn, id, point)).await
+    }
+
     async fn add_attachment(&self, attachment: Attachment, most: u32) -> Result<bool> {
         self.writer.write(move |conn| attachments::add(conn, &attachment, most)).await
     }

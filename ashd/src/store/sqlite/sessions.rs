@@ -10,7 +10,7 @@ use super::unsynced;
 use super::values::{Json, exists};
 use crate::domain::session::RunningTurn;
 use crate::domain::{
-    AgentId, NewEvent, Session, SessionChange, SessionCounts, SessionId, Status, Tenant,
+    AgentId, NewEvent, Session, SessionChange, SessionCounts, SessionId, Status, Tenant, Timestamp,
 };
 use crate::store::{Commit, Copying, Result, SessionFilter, StoreError};
 
@@ -290,6 +290,28 @@ pub(super) fn unsaved(conn: &Connection) -> Result<Vec<Session>> {
          ORDER BY key"
     );
     Ok(conn.prepare_cached(&sql)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?)
+}
+
+/// There are no more of them than uids, and they are looked for once in a while: an index by how long they
+/// have been at rest would be written with every turn.
+pub(super) fn resting(conn: &Connection, before: Timestamp, limit: u32) -> Result<Vec<SessionId>> {
+    let sql = format!(
+        "SELECT id FROM sessions WHERE key IN ({WITH_UIDS})
+             AND (status IN ('paused', 'stopped', 'error') OR status = 'active' AND cold = 1)
+             AND turn IS NULL AND changed = 0 AND last_active_at < ?1
+             AND NOT EXISTS (SELECT 1 FROM unsynced
+                 WHERE unsynced.session = sessions.key AND build IS NOT NULL)
+             AND ifnull((SELECT at FROM events
+                 WHERE events.session = sessions.key AND events.seq = last_seq), 0) < ?1
+             AND EXISTS (SELECT 1 FROM points WHERE points.key = (
+                 SELECT newest.key FROM points AS newest WHERE newest.session = sessions.key
+                 ORDER BY newest.seq DESC, newest.key DESC LIMIT 1)
+                 AND points.created_at < ?1 AND (left_out = 0 OR restore IS NOT NULL))
+         ORDER BY last_active_at LIMIT ?2"
+    );
+    let mut query = conn.prepare_cached(&sql)?;
+    let ids = query.query_map(params![before, limit], |row| row.get(0))?;
+    Ok(ids.collect::<rusqlite::Result<_>>()?)
 }
 
 pub(super) fn count(conn: &Connection) -> Result<SessionCounts> {

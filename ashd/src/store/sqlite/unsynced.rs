@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::points;
 use super::sessions::{self, head};
-use crate::domain::{NewEvent, SandboxId, SessionChange, SessionId, Which};
+use crate::domain::{NewEvent, PointId, SandboxId, SessionChange, SessionId, Which};
 use crate::store::{Commit, IN_DOUBT, Result, Unsynced};
 
 /// Whose files may be lost, in the order in which the sessions were made. There are few of these among all
@@ -113,4 +113,16 @@ pub(super) fn build_again(
     }
     conn.prepare_cached("UPDATE sessions SET changed = 0 WHERE key = ?")?.execute([head.key])?;
     forget(conn, head.key)
+}
+
+pub(super) fn put_away(conn: &Connection, session: SessionId, point: PointId) -> Result<bool> {
+    let head = head(conn, session)?;
+    let sql = "UPDATE sessions SET restore = ?2
+         WHERE key = ?1 AND restore IS NULL AND turn IS NULL AND changed = 0
+         AND EXISTS (SELECT 1 FROM points WHERE points.id = ?2 AND points.session = ?1)";
+    let is_put = conn.prepare_cached(sql)?.execute(params![head.key, point])? > 0;
+    if is_put {
+        forget(conn, head.key)?;
+    }
+    Ok(is_put)
 }

@@ -6,6 +6,7 @@ mod migrating;
 mod model;
 mod opening;
 mod purging;
+mod resting;
 mod retention;
 mod unsynced;
 mod writing;

@@ -157,3 +157,26 @@ fn a_point_can_lose_its_name() {
         assert_eq!(found, Some(Point { name: None, ..named }));
     });
 }
+
+#[test]
+fn a_session_is_put_away_at_a_point_of_its_own_that_has_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    block_on(async {
+        let store = built(dir.path()).await;
+        store.create_session(session(2), vec![]).await.unwrap();
+        store.add_point(point(3, 2, 1, 0), 9).await.unwrap();
+        let put_away = async |n| store.put_away(id(1), PointId(uuid(n))).await.unwrap();
+        assert!(!put_away(3).await && !put_away(9).await, "it is not its own");
+        let changed = |changed| SessionChange { changed: Some(changed), ..SessionChange::none() };
+        change(&store, changed(Changed::Maybe)).await;
+        assert!(!put_away(2).await);
+        change(&store, changed(Changed::No)).await;
+        assert!(put_away(2).await);
+        assert_eq!(row(&store).await.restore, Some(PointId(uuid(2))));
+        assert_eq!(store.unsynced().await.unwrap(), []);
+        assert!(!put_away(1).await, "it goes back to another one anyway");
+        // It stays until the session has its files again.
+        assert!(!store.remove_point(id(1), PointId(uuid(2))).await.unwrap());
+        assert!(store.put_away(id(7), PointId(uuid(2))).await.is_err());
+    });
+}
