@@ -178,6 +178,29 @@ impl Vault {
         })
     }
 
+    /// Whether a point is whole, every chunk of it. If it is not, that is noted, and what it lacks is stored
+    /// again by the next cut of whoever still has it.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the disk fails.
+    pub fn is_whole(&self, root: Root) -> Result<bool, SnapshotError> {
+        let pin = self.gate.enter_for(root);
+        let mut survey = deeply(|| {
+            let mut walk = Walk::new(self, Depth::Content);
+            let damaged: Vec<Damage> = walk.follow(root)?.iter().map(|it| it.of(root)).collect();
+            self.note(&[root], &damaged, true)?;
+            let rotten = walk.rotten.iter().copied().collect();
+            Ok(Survey { damaged, rotten, ..Survey::default() })
+        })?;
+        drop(pin);
+        if survey.damaged.is_empty() {
+            return Ok(true);
+        }
+        survey.packs = self.bad_packs()?;
+        self.set_right(&survey)?;
+        Ok(false)
+    }
+
     /// Packs that the index or the directory has, and that are of no use. Some may come and go meanwhile.
     fn bad_packs(&self) -> Result<Vec<BadPack>, SnapshotError> {
         let known: HashSet<Known> = self.index().known()?.into_iter().collect();

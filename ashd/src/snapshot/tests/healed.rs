@@ -127,3 +127,14 @@ fn what_others_have_noted_is_stored_again_behind_the_next_collecting() {
     place.save(root);
     place.assert_healed(root);
 }
+
+/// Whoever is about to remove the only other copy looks before.
+#[test]
+fn what_is_found_damaged_by_whoever_looks_at_one_point_is_stored_again() {
+    let (place, _, root) = rotten();
+    assert!(!place.vault.is_whole(root).unwrap());
+    assert_eq!(place.vault.damaged(), 1);
+    place.save(root);
+    assert!(place.vault.is_whole(root).unwrap());
+    place.assert_healed(root);
+}
