@@ -105,6 +105,12 @@ impl Slots {
         taken.held.insert(slot)
     }
 
+    /// How many slots nobody has, and how many there are.
+    pub fn free(&self) -> (u32, u32) {
+        let taken = self.lock().slots.range(..self.count).count();
+        (self.count.saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX)), self.count)
+    }
+
     /// The slots that are held.
     pub fn held(&self) -> BTreeSet<u32> {
         self.lock().held.clone()
@@ -156,7 +162,9 @@ mod tests {
         slots.give_back(2);
         slots.give_back(1);
         assert_eq!((slots.take(), slots.take(), slots.take()), (Ok(1), Ok(2), Err(NoSlot(4))));
+        assert_eq!(slots.free(), (0, 4));
         slots.give_back(0);
+        assert_eq!(slots.free(), (1, 4));
         assert_eq!(slots.take(), Ok(0));
         assert_eq!(slots.used(), BTreeSet::from([0, 1, 2, 3]));
     }
