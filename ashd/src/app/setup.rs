@@ -154,6 +154,7 @@ fn times(pool: &Pool) -> Times {
         freeze: unless_zero(pool.freeze_after),
         reclaim: unless_zero(pool.reclaim_after),
         cool: unless_zero(pool.idle_timeout),
+        clear: unless_zero(pool.clear_after),
         at_once: pool.per_tick as usize,
         busy_cpus: pool.busy_cpus,
     }

@@ -155,8 +155,13 @@ sections! {
         /// After this time an agent that stands still gives its memory back, where the machine has
         /// swap: best in compressed memory (zram, zswap). It goes on with what it needs of it.
         reclaim_after: Duration = "5min" { live: true, }
+        /// After this time the files of a session without a sandbox are removed from the disk and its
+        /// user ids are given back, when its newest checkpoint has all of the files and is whole. Whoever
+        /// wants them next has them built from it. It is 10 min at most while the disk is nearly full
+        /// or user ids run short.
+        clear_after: Duration = "2d" { live: true, }
         /// The most sandboxes that take each of these steps at one look. It is looked every 5 s, or more
-        /// often when the shortest of these times is below 20 s.
+        /// often when the shortest of these times is below 20 s; at sessions without one every minute.
         per_tick: u32 = "20" { live: true, }
         /// Processors' worth of time. An agent that uses more works on something. An idle Claude Code
         /// CLI uses less than 0.01, of a slow processor more.

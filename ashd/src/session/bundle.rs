@@ -23,6 +23,7 @@ use super::incoming::{Incoming, unwritable};
 use super::keeping::unkept;
 use super::service::{Result, Service, blocking};
 use super::shared::Shared;
+use super::under_way::Begun;
 use super::writing::unchanged;
 use crate::domain::{SessionId, Which};
 use crate::snapshot::{DEEPEST, Listed, Met, SnapshotError, Unpinned};
@@ -79,6 +80,8 @@ struct Packing {
     gzip: GzEncoder<Vec<u8>>,
     /// A point that goes out.
     kept: Option<(Unpinned, Recorded)>,
+    /// Or files, which stay where they are until then.
+    _in_hand: Option<Begun<SessionId>>,
     all: bool,
     levels: Vec<Level>,
     path: Vec<u8>,
@@ -129,12 +132,12 @@ impl Service {
         };
         let store = self.shared.store.clone();
         blocking(move || match place {
-            Place::Disk(tree) => {
+            Place::Disk(tree, in_hand) => {
                 let failed = |error: io::Error| Refusal::Internal(error.to_string());
                 let top = tree.top().map_err(failed)?;
                 let names = names(&top, NAMES).map_err(failed)?;
                 let entries = Entries::Disk(top, names);
-                Ok(Bundle::new(Origin::Sandbox, entries, (None, all)))
+                Ok(Bundle::new(Origin::Sandbox, entries, (None, Some(in_hand)), all))
             }
             Place::Kept(browser, point) => {
                 let kept = |error| unkept(id, error);
@@ -142,7 +145,7 @@ impl Service {
                 let listed = at_most(listed.ok_or(Refusal::NoWorkspace)?, NAMES).map_err(kept)?;
                 let listed = listed.ok_or_else(|| Refusal::Internal(too_many().to_string()))?;
                 let kept = Some((browser.unpinned(), Recorded::of(&point, store)));
-                Ok(Bundle::new(Origin::Snapshot, Entries::Kept(listed), (kept, all)))
+                Ok(Bundle::new(Origin::Snapshot, Entries::Kept(listed), (kept, None), all))
             }
         })
         .await
@@ -156,8 +159,9 @@ impl Service {
         id: SessionId,
         (incoming, part): (Incoming, Option<String>),
     ) -> Result<(Summary, bool)> {
-        let slot = self.stored(caller, id).await?.slot.ok_or(Refusal::ReadOnly)?;
-        let owner = self.shared.slots.uids(slot).agent;
+        // Until they are in place: the uids that they are given to stay the session's.
+        let _in_hand = self.shared.clearing.in_hand.begin(id);
+        let owner = self.owner_of(caller, id).await?;
         let (shared, since) = (self.shared.clone(), self.shared.disk.now());
         let unpacked = blocking(move || {
             let tree = incoming.make_dir("tree")?;
@@ -181,12 +185,14 @@ impl Bundle {
     fn new(
         origin: Origin,
         entries: Entries,
-        (kept, all): (Option<(Unpinned, Recorded)>, bool),
+        (kept, in_hand): (Option<(Unpinned, Recorded)>, Option<Begun<SessionId>>),
+        all: bool,
     ) -> Bundle {
         let gzip = GzEncoder::new(Vec::with_capacity(PIECE), Compression::fast());
         let names = entries.left();
         let levels = vec![Level { entries, path: 0 }];
-        let packing = Packing { gzip, kept, all, levels, path: vec![], names, file: None };
+        let (path, file) = (vec![], None);
+        let packing = Packing { gzip, kept, _in_hand: in_hand, all, levels, path, names, file };
         Bundle { origin, packing }
     }
 
@@ -511,7 +517,7 @@ mod tests {
     fn bundle(root: &std::path::Path, all: bool) -> Bundle {
         let top = top(root);
         let names = names(&top, NAMES).unwrap();
-        Bundle::new(Origin::Sandbox, Entries::Disk(top, names), (None, all))
+        Bundle::new(Origin::Sandbox, Entries::Disk(top, names), (None, None), all)
     }
 
     async fn bytes(bundle: Bundle) -> Vec<u8> {

@@ -53,7 +53,7 @@ impl Service {
     ) -> Result<Arc<SessionView>> {
         // Once more: the agent may be another one by now.
         let (agent, settings) = self.settle(caller, new).await?;
-        let slot = self.shared.take_any_slot().await?;
+        let slot = self.shared.take_new_slot().await?;
         let session = draft(&agent, settings, (slot, entry.sandbox));
         let _making = self.shared.making.begin((session.id, slot));
         self.make(agent.id, session, entry).await

@@ -17,6 +17,7 @@ use tokio::task::spawn_blocking;
 use super::api::{Caller, Refusal};
 use super::keeping::unkept;
 use super::service::{Result, Service, blocking};
+use super::under_way::Begun;
 use crate::domain::{Point, PointId, Session, SessionId, Status, Which};
 use crate::snapshot::{Browser, Met, Reading, SnapshotError};
 use crate::store::Store;
@@ -84,7 +85,8 @@ pub(super) enum Content {
 }
 
 pub(super) enum Place {
-    Disk(Tree),
+    /// They stay where they are while this lives.
+    Disk(Tree, Begun<SessionId>),
     Kept(Browser, Box<Point>),
 }
 
@@ -121,7 +123,7 @@ impl Service {
         let list = move || {
             let wanted = |name: &str| is_listed(name, caches);
             match place {
-                Place::Disk(tree) => {
+                Place::Disk(tree, _in_hand) => {
                     let listing = tree.list(MOST, &wanted).map_err(refused)?;
                     Ok((listing, Origin::Sandbox))
                 }
@@ -138,7 +140,7 @@ impl Service {
     pub async fn open_file(&self, caller: &Caller, id: SessionId, path: RelPath) -> Result<Opened> {
         let place = self.place(caller, id).await?;
         blocking(move || match place {
-            Place::Disk(tree) => Opened::on_disk(&tree, &path).map_err(refused),
+            Place::Disk(tree, _in_hand) => Opened::on_disk(&tree, &path).map_err(refused),
             Place::Kept(browser, point) => kept(&browser, &point.root.to_string(), &path, id),
         })
         .await
@@ -146,6 +148,8 @@ impl Service {
 
     /// Where the files of a session are now.
     pub(super) async fn place(&self, caller: &Caller, id: SessionId) -> Result<Place> {
+        // From before it is known where they are: whoever clears the session looks for this last.
+        let in_hand = self.shared.clearing.in_hand.begin(id);
         let session = self.stored(caller, id).await?;
         if session.status == Status::Starting {
             return Err(Refusal::FilesNotReady);
@@ -153,7 +157,7 @@ impl Service {
         if session.status != Status::Ended && session.restore.is_none() {
             let path = self.shared.places.session(id).join("workspace");
             match blocking(move || Ok(Tree::open(&path))).await? {
-                Ok(tree) => return Ok(Place::Disk(tree)),
+                Ok(tree) => return Ok(Place::Disk(tree, in_hand)),
                 Err(TreeError::Missing(_)) => {}
                 Err(error) => return Err(refused(error)),
             }

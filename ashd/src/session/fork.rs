@@ -56,7 +56,7 @@ impl Service {
             return Err(Refusal::NoAgentNamed(parent.agent));
         }
         let (point, pin) = self.pinned_point(caller, &parent, from).await?;
-        let slot = self.shared.take_any_slot().await?;
+        let slot = self.shared.take_new_slot().await?;
         let child = draft(&parent, &point, slot);
         let _making = self.shared.making.begin((child.id, slot));
         let made = self.make_fork(&child, &point, &pin).await;

@@ -24,6 +24,7 @@ mod admission;
 mod agents;
 mod behind;
 mod checkpoints;
+mod clearing;
 mod copies;
 mod counting;
 mod create;

@@ -98,7 +98,7 @@ impl Service {
         let import = Import { objects, tenant, pin };
         self.bring(import, &found).await?;
         let named = self.bring_named(import, &found).await?;
-        let slot = shared.take_any_slot().await?;
+        let slot = shared.take_new_slot().await?;
         if was_here && let Err(refusal) = self.make_way(caller, id).await {
             shared.slots.give_back(slot);
             return Err(refusal);

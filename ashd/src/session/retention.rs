@@ -384,7 +384,8 @@ fn bytes(vault: &Vault) -> std::result::Result<u64, SnapshotError> {
     Ok(vault.all_packs()?.iter().map(|pack| pack.1).sum())
 }
 
-fn before(now: Timestamp, age: Duration) -> Timestamp {
+/// So long before a time.
+pub(super) fn before(now: Timestamp, age: Duration) -> Timestamp {
     let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
     Timestamp(now.0.saturating_sub(age))
 }

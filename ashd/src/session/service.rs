@@ -14,6 +14,7 @@ use super::api::{
     AgentChange, Caller, Deployment, ExecOutput, Happened, LogLine, Reading, Refusal,
 };
 use super::behind;
+use super::clearing::{self, Clearing};
 use super::copies::{self, Copies};
 use super::counting;
 use super::disk::Disk;
@@ -104,6 +105,7 @@ impl Service {
             copies: Copies::new(objects),
             retention: Retention::default(),
             ladder: Ladder::default(),
+            clearing: Clearing::default(),
             pool: Pool::default(),
         });
         reconcile::run(&shared, sessions).await?;
@@ -111,6 +113,7 @@ impl Service {
         tokio::spawn(garbage::collect_for_ever(shared.clone()));
         tokio::spawn(copies::copy_for_ever(shared.clone()));
         tokio::spawn(ladder::go_down_for_ever(shared.clone()));
+        tokio::spawn(clearing::clear_for_ever(shared.clone()));
         tokio::spawn(admission::follow_pressure(shared.clone()));
         tokio::spawn(counting::account(shared.clone(), usage));
         tokio::spawn(counting::count_refusals(shared.clone()));

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::admission::{Admission, Entry, Gates};
 use super::api::{Happened, Refusal};
+use super::clearing::Clearing;
 use super::cli::{self, Conversation, Defaults};
 use super::copies::Copies;
 use super::disk::Disk;
@@ -135,6 +136,7 @@ pub(super) struct Shared {
     pub(super) copies: Copies,
     pub(super) retention: Retention,
     pub(super) ladder: Ladder,
+    pub(super) clearing: Clearing,
     /// Sandboxes that wait for a session.
     pub(super) pool: Pool,
 }
@@ -236,7 +238,7 @@ impl Shared {
     }
 
     /// What cannot be read does not stand in the way.
-    fn disk(&self) -> Room {
+    pub(super) fn disk(&self) -> Room {
         let disk_free = admission::disk_free(&self.places.data_dir).unwrap_or(u64::MAX);
         Room { disk_free, disk_reserve: self.options.disk_reserve, ..Room::default() }
     }
@@ -441,12 +443,6 @@ impl Shared {
             Refusal::Internal("the session's files could not be removed".to_owned())
         };
         done.map_err(|error| failed(error.to_string()))?.map_err(failed)
-    }
-
-    /// A place in the range of leased uids that nobody has, not even a spare.
-    pub(super) fn take_slot(&self) -> Result<u32, Refusal> {
-        let taken = self.slots.take();
-        taken.map_err(|error| Refusal::Capacity { reason: error.to_string(), retry_after_s: 30 })
     }
 }
 

@@ -88,6 +88,7 @@ impl Stage {
             copies: Copies::new(objects),
             retention: Default::default(),
             ladder: Default::default(),
+            clearing: Default::default(),
             pool: Default::default(),
         });
         Stage { service: Service::on(shared.clone()), shared, _disk: disk }

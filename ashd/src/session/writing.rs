@@ -10,7 +10,7 @@ use super::driver::{Command, Workspace};
 use super::files::{Tag, no_file, refused, tag_of};
 use super::incoming::{Incoming, Parts, Upload, take_out, unwritable};
 use super::service::{Result, Service, blocking};
-use crate::domain::{SessionId, Status};
+use crate::domain::{Session, SessionId, Status};
 use crate::fault;
 use crate::tree::dir::{self, Kind, Stat};
 use crate::tree::{Over, RelPath, TreeError};
@@ -144,6 +144,17 @@ impl Service {
             Status::Starting => Err(Refusal::FilesNotReady),
             Status::Ended => Err(Refusal::ReadOnly),
             _ => Ok(()),
+        }
+    }
+
+    /// The user that the files of a session belong to. One that has none on the disk gets them back.
+    pub(super) async fn owner_of(&self, caller: &Caller, id: SessionId) -> Result<u32> {
+        match self.stored(caller, id).await? {
+            Session { slot: Some(slot), restore: None, .. } => {
+                Ok(self.shared.slots.uids(slot).agent)
+            }
+            Session { status: Status::Ended, .. } => Err(Refusal::ReadOnly),
+            _ => self.change(caller, id, |workspace| Ok(workspace.owner)).await,
         }
     }
 

@@ -43,11 +43,14 @@ impl Driver {
         self.entering = None;
         self.withdraw_abandoned().await;
         match entered {
-            Ok(entry) if self.is_sandbox_wanted() => {
-                let (shared, session) = (self.shared.clone(), self.session.clone());
-                let making = async move { shared.bring_to_life(&session, entry).await };
-                self.launching = Some(tokio::spawn(making));
-            }
+            Ok(entry) if self.is_sandbox_wanted() => match self.have_uids().await {
+                Ok(()) => {
+                    let (shared, session) = (self.shared.clone(), self.session.clone());
+                    let making = async move { shared.bring_to_life(&session, entry).await };
+                    self.launching = Some(tokio::spawn(making));
+                }
+                Err(refusal) => self.launch_failed(refusal).await,
+            },
             Ok(_) => self.forgo_sandbox().await,
             Err(refusal) => self.launch_failed(refusal).await,
         }

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -69,11 +70,19 @@ impl Idle {
     pub(super) fn note(&mut self, command: &Command) {
         let is_use = !matches!(
             command,
-            Command::Rest { .. } | Command::Save { .. } | Command::Shutdown { .. }
+            Command::Rest { .. }
+                | Command::Clear { .. }
+                | Command::Save { .. }
+                | Command::Shutdown { .. }
         );
         if is_use {
             self.since = None;
         }
+    }
+
+    /// For how long nobody has asked for anything. None: something that was asked for is not over.
+    pub(super) fn rested(&self) -> Option<Duration> {
+        self.since.map(|since| since.elapsed())
     }
 
     /// The bridge has answered that this was all.

@@ -22,13 +22,14 @@ mod writes;
 
 mod back;
 
+mod clear;
 mod idle;
 mod rest;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -47,6 +48,7 @@ use self::turns::{Waiting, refusal};
 use self::writes::{Changes, Writes};
 pub(super) use self::writes::{Workspace, Write};
 use super::api::{Reading, Refusal};
+use super::clearing::Cleared;
 use super::cli::{Controls, StartKey};
 use super::exec::ExecStream;
 use super::frames::{Encoder, Numbering};
@@ -94,6 +96,9 @@ pub(super) enum Command {
     Write(Write),
     /// Take a step down the idle ladder; whether it was taken.
     Rest { step: Step, reply: oneshot::Sender<bool> },
+    /// Give files and uids back, if nothing was asked for so long and this point, which is whole, has all of
+    /// the files. Without one, only say whether that may be.
+    Clear { point: Option<PointId>, rest: Duration, reply: Reply<Cleared> },
     /// The daemon goes away. With `end`, the sandbox goes along; else it waits for the next one.
     Shutdown { end: bool, reply: oneshot::Sender<()> },
 }
@@ -338,6 +343,9 @@ impl Driver {
             Command::Write(write) => self.writes.add(write),
             Command::Exec { request, reply } => self.exec(request, reply).await,
             Command::Rest { step, reply } => self.rest_further(step, reply).await,
+            Command::Clear { point, rest, reply } => {
+                let _ = reply.send(self.clear(point, rest).await);
+            }
             Command::Shutdown { end, reply } => {
                 self.shutdown(end).await;
                 let _ = reply.send(());

@@ -51,6 +51,11 @@ impl Driver {
 
     /// Whether all that it knows is in the store, and nothing is about to be done.
     fn knows_nothing_else(&self) -> bool {
+        self.is_at_rest() && self.is_log_old()
+    }
+
+    /// Whether the session has no sandbox, is as it is recorded, and nothing is about to be done.
+    pub(super) fn is_at_rest(&self) -> bool {
         let limit = self.shared.options.queue_limit;
         let is_still = self.state == State::cold(self.session.status, limit)
             && self.waiting.is_empty()
@@ -59,7 +64,7 @@ impl Driver {
             && self.resuming.is_empty();
         let is_saved = self.saving.is_none() && self.wishes.is_empty() && self.settles_at.is_none();
         let is_unused = self.writes.is_empty() && !self.execs.are_waiting() && self.execs.is_idle();
-        is_still && is_saved && is_unused && self.is_recorded() && self.is_log_old()
+        is_still && is_saved && is_unused && self.is_recorded()
     }
 
     /// Whether the row tells how the session is. One that is active and has lost its sandbox is at

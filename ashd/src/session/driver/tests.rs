@@ -2,6 +2,7 @@
 //! has it say.
 
 mod back;
+mod clear;
 mod commit;
 mod end;
 mod idle;

@@ -11,6 +11,8 @@
 //! sandbox works on something by itself ([`watch`]), and decided which step is due ([`decide`]). The step
 //! itself is taken by the driver, which looks once more: it is the only one that changes its sandbox, and
 //! has whatever it needs go on first.
+//!
+//! What is left on the disk of sessions without a sandbox is none of this: see [`clearing`](super::clearing).
 
 mod decide;
 mod watch;
@@ -52,6 +54,8 @@ pub struct Times {
     pub reclaim: Option<Duration>,
     /// They are saved and ended.
     pub cool: Option<Duration>,
+    /// Sessions that have none any more give their files and uids back.
+    pub clear: Option<Duration>,
     /// The most that take each of the steps at one look.
     pub at_once: usize,
     /// Processors' worth of time; whoever uses more works on something.
@@ -82,6 +86,10 @@ pub struct Rested {
     pub cooled: u64,
     /// Of those: to make room for others.
     pub evictions: u64,
+    /// Sessions at rest whose files were removed and whose uids were given back, since the start.
+    pub cleared: u64,
+    /// Bytes of these files.
+    pub cleared_bytes: u64,
 }
 
 /// The sandboxes that live, by their sessions, and what became of others.
@@ -92,6 +100,8 @@ pub(super) struct Ladder {
     reclaimed_bytes: AtomicU64,
     cooled: AtomicU64,
     evictions: AtomicU64,
+    cleared: AtomicU64,
+    cleared_bytes: AtomicU64,
 }
 
 impl Ladder {
@@ -123,6 +133,12 @@ impl Ladder {
         self.cooled.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The files of a session at rest were removed, so many bytes, and its uids were given back.
+    pub(super) fn has_cleared(&self, bytes: u64) {
+        self.cleared.fetch_add(1, Ordering::Relaxed);
+        self.cleared_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// What became of all of them.
     pub(super) fn rested(&self) -> Rested {
         let places = self.places();
@@ -135,6 +151,8 @@ impl Ladder {
             reclaimed_bytes: self.reclaimed_bytes.load(Ordering::Relaxed),
             cooled: self.cooled.load(Ordering::Relaxed),
             evictions: self.evictions.load(Ordering::Relaxed),
+            cleared: self.cleared.load(Ordering::Relaxed),
+            cleared_bytes: self.cleared_bytes.load(Ordering::Relaxed),
         }
     }
 

@@ -173,6 +173,12 @@ impl Shared {
         true
     }
 
+    /// A place in the range of leased uids that nobody has, not even a spare.
+    pub(super) fn take_slot(&self) -> Result<u32, Refusal> {
+        let taken = self.slots.take();
+        taken.map_err(|error| Refusal::Capacity { reason: error.to_string(), retry_after_s: 30 })
+    }
+
     /// A place in the range of leased uids; when all are taken, that of a spare.
     pub(super) async fn take_any_slot(&self) -> Result<u32, Refusal> {
         loop {

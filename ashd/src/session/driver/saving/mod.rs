@@ -185,7 +185,10 @@ impl Driver {
             return Ok(());
         }
         let had_asked = self.stand_back();
-        let brought = self.shared.bring_back(&self.session).await;
+        let brought = match self.have_uids().await {
+            Ok(()) => self.shared.bring_back(&self.session).await,
+            Err(refusal) => Err(refusal),
+        };
         self.come_back(had_asked);
         brought?;
         let change = SessionChange { restore: Some(None), ..SessionChange::none() };

@@ -44,7 +44,7 @@ const LATER: [usize; 5] = [2, 3, 5, 9, 17];
 /// it was made, one that nobody uses, or a warm sandbox; an archive, an object in parts, copies that are old, or
 /// a session that was purged and copied; nothing that says which machine this is; or behind a flush that nobody
 /// waits for.
-const ELSEWHERE: [&str; 16] = [
+const ELSEWHERE: [&str; 17] = [
     "import.",
     "backup.",
     "fill.",
@@ -53,6 +53,7 @@ const ELSEWHERE: [&str; 16] = [
     "restore.synced",
     "back.start",
     "idle.",
+    "clear.",
     "create.unrecord",
     "merge.",
     "copy.part",
@@ -287,6 +288,7 @@ fn passes_once(point: &str) -> bool {
         "copy.pruned",
         "purge.",
         "node.",
+        "clear.",
     ];
     starts.iter().any(|start| point.starts_with(start))
 }
