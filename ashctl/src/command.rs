@@ -190,13 +190,16 @@ fn overview(version: &str, health: &Health) -> [Vec<String>; 7] {
         "{} of at most {} under way, {} waiting",
         health.launches_running, health.launches_max, health.launches_waiting
     );
-    let idle = format!(
+    let mut idle = format!(
         "{} without a sandbox, {} ended since the start, {} of them for others, {} given back",
         health.cold,
         health.cooled,
         health.evictions,
         top::bytes(health.reclaimed_bytes)
     );
+    if let (Some(cleared), Some(bytes)) = (health.cleared, health.cleared_bytes) {
+        idle += &format!("; {cleared} cleared of their files, {}", top::bytes(bytes));
+    }
     [
         row("ashd", format!("{version}, up {days} d {hours} h {minutes} min")),
         row("sessions", format!("{} active", health.active_sessions)),

@@ -26,6 +26,8 @@ pub(crate) fn health(version: &str, health: &Health) -> Value {
         "reclaimedBytes": health.reclaimed_bytes,
         "cooled": health.cooled,
         "evictions": health.evictions,
+        "cleared": health.cleared,
+        "clearedBytes": health.cleared_bytes,
         "maxSandboxes": health.max_sandboxes,
         "turnsRunning": health.turns_running,
         "turnsWaiting": health.turns_waiting,

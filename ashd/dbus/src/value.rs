@@ -77,6 +77,11 @@ pub struct Health {
     pub retention_over: Option<u64>,
     /// Whether the newest look for what was kept long enough failed.
     pub retention_failing: Option<bool>,
+    /// Sessions without a sandbox whose files were removed since the start because nobody had used them for
+    /// long; absent, as the next one, where an older daemon answers.
+    pub cleared: Option<u64>,
+    /// Bytes of these files.
+    pub cleared_bytes: Option<u64>,
 }
 
 /// What `Manager.Deploy` may be told beside the folder.
@@ -168,7 +173,8 @@ pub struct LoadInfo {
     pub status: String,
     /// Id of the running turn; empty when none runs.
     pub turn: String,
-    /// What its sandbox does: `running`, `waiting`, `frozen` or `reclaimed`; empty when it has none.
+    /// What its sandbox does: `running`, `waiting`, `frozen` or `reclaimed`; empty when it has none, and
+    /// `cleared` when it has no files on the disk either.
     pub sandbox: String,
     /// Processor time that its sandbox has used, in microseconds.
     pub cpu_us: u64,

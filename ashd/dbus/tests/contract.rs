@@ -149,6 +149,8 @@ fn the_reference_names_every_member() {
         removed_checkpoints: Some(0),
         retention_over: Some(0),
         retention_failing: Some(false),
+        cleared: Some(0),
+        cleared_bytes: Some(0),
         ..Default::default()
     };
     let carry = || Message::signal("/", "org.example.Example", "Carry").unwrap();

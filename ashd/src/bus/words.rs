@@ -95,6 +95,8 @@ pub(super) fn health(health: api::Health) -> Health {
         reclaimed_bytes: health.rested.reclaimed_bytes,
         cooled: health.rested.cooled,
         evictions: health.rested.evictions,
+        cleared: Some(health.rested.cleared),
+        cleared_bytes: Some(health.rested.cleared_bytes),
         max_sandboxes: health.max_sandboxes,
         resume_warm_hits: health.resume_warm_hits,
         resume_cold_hits: health.resume_cold_hits,

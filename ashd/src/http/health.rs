@@ -151,6 +151,10 @@ pub(super) struct Pool {
     pub(super) cooled: u64,
     /// Since the start: of those, to make room for others.
     pub(super) evictions: u64,
+    /// Since the start: sessions at rest whose files were removed, and whose uids were given back.
+    pub(super) cleared: u64,
+    /// Since the start: bytes of these files.
+    pub(super) cleared_bytes: u64,
 }
 
 /// When sandboxes that nobody uses take which step, in milliseconds; null is never.
@@ -160,6 +164,7 @@ struct Idle {
     freeze_after_ms: Option<u64>,
     reclaim_after_ms: Option<u64>,
     timeout_ms: Option<u64>,
+    clear_after_ms: Option<u64>,
     /// The most that take each step at one look.
     per_tick: usize,
 }
@@ -171,6 +176,7 @@ impl From<Times> for Idle {
             freeze_after_ms: times.freeze.map(ms),
             reclaim_after_ms: times.reclaim.map(ms),
             timeout_ms: times.cool.map(ms),
+            clear_after_ms: times.clear.map(ms),
             per_tick: times.at_once,
         }
     }
@@ -207,6 +213,8 @@ pub(super) fn pool(health: &Health) -> Pool {
         reclaimed_bytes: rested.reclaimed_bytes,
         cooled: rested.cooled,
         evictions: rested.evictions,
+        cleared: rested.cleared,
+        cleared_bytes: rested.cleared_bytes,
     }
 }
 
@@ -247,15 +255,22 @@ mod tests {
         }
     }
 
-    #[test]
-    fn has_every_count_that_clients_require() {
-        let mut health = Health {
+    fn example() -> Health {
+        Health {
             sessions: [(Status::Active, 9)].into_iter().collect(),
             live_sandboxes: 5,
             running: 2,
             warming: 1,
             cold: 6,
-            rested: Rested { frozen: 2, reclaimed: 1, freezes: 8, cooled: 4, ..Rested::default() },
+            rested: Rested {
+                frozen: 2,
+                reclaimed: 1,
+                freezes: 8,
+                cooled: 4,
+                cleared: 3,
+                cleared_bytes: 512,
+                ..Rested::default()
+            },
             times: Times { freeze: Some(Duration::from_secs(60)), at_once: 20, ..Times::default() },
             warm: 1,
             pre_warm_hits: 8,
@@ -272,7 +287,12 @@ mod tests {
             copying: None,
             gone: None,
             admission: admitted(),
-        };
+        }
+    }
+
+    #[test]
+    fn has_every_count_that_clients_require() {
+        let mut health = example();
         assert_eq!(
             serde_json::to_value(shape(&health, "host-1")).unwrap(),
             json!({
@@ -282,10 +302,12 @@ mod tests {
                     "maxCapacity": 100, "resumeWarmHits": 7, "resumeColdHits": 3,
                     "resumeColdLocalHits": 2, "resumeColdCloudHits": 0, "resumeColdFreshHits": 1,
                     "preWarmHits": 8, "frozen": 2, "reclaimed": 1, "freezes": 8,
-                    "reclaimedBytes": 0, "cooled": 4, "evictions": 0,
+                    "reclaimedBytes": 0, "cooled": 4, "evictions": 0, "cleared": 3,
+                    "clearedBytes": 512,
                 },
                 "idle": {
-                    "freezeAfterMs": 60_000, "reclaimAfterMs": null, "timeoutMs": null, "perTick": 20,
+                    "freezeAfterMs": 60_000, "reclaimAfterMs": null, "timeoutMs": null,
+                    "clearAfterMs": null, "perTick": 20,
                 },
                 "version": env!("CARGO_PKG_VERSION"), "coordinatorId": "host-1",
                 "remoteRunners": 0, "missing": ["no landlock"], "modelKey": true,

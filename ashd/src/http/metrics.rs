@@ -89,11 +89,16 @@ fn tell_ladder(metrics: &Metrics, health: &Health) {
     }
     follow(&metrics.freezes, rested.freezes);
     follow(&metrics.reclaimed_bytes, rested.reclaimed_bytes);
+    follow(&metrics.cleared, rested.cleared);
+    follow(&metrics.cleared_bytes, rested.cleared_bytes);
     // A step that is switched off has no time.
     metrics.resting_after.reset();
-    for (step, after) in
-        [("freeze", times.freeze), ("reclaim", times.reclaim), ("cool", times.cool)]
-    {
+    for (step, after) in [
+        ("freeze", times.freeze),
+        ("reclaim", times.reclaim),
+        ("cool", times.cool),
+        ("clear", times.clear),
+    ] {
         if let Some(after) = after {
             metrics.resting_after.with_label_values(&[step]).set(after.as_secs_f64());
         }
@@ -229,10 +234,13 @@ mod tests {
                 reclaimed_bytes: 4096,
                 cooled: 5,
                 evictions: 1,
+                cleared: 2,
+                cleared_bytes: 8192,
                 ..Rested::default()
             },
             times: Times {
                 freeze: Some(Duration::from_millis(1500)),
+                clear: Some(Duration::from_secs(90)),
                 at_once: 20,
                 ..Times::default()
             },
@@ -279,7 +287,10 @@ mod tests {
                 "ash_resting_sandboxes{step=\"frozen\"} 2",
                 "ash_freezes_total 8",
                 "ash_reclaimed_bytes_total 4096",
+                "ash_cleared_sessions_total 2",
+                "ash_cleared_bytes_total 8192",
                 "ash_resting_after_seconds{step=\"freeze\"} 1.5",
+                "ash_resting_after_seconds{step=\"clear\"} 90",
                 "ash_resting_per_look 20",
                 "ash_evictions_total{reason=\"idle\"} 4",
                 "ash_evictions_total{reason=\"capacity\"} 1",

@@ -16,7 +16,8 @@ pub struct Load {
     pub view: Arc<SessionView>,
     /// What its sandbox uses; nothing when it has none.
     pub stats: Stats,
-    /// What its sandbox does, in a word; empty when it has none.
+    /// What its sandbox does, in a word; empty when it has none, and another word when it has no files on the
+    /// disk either.
     pub sandbox: &'static str,
     /// Tokens and cost so far.
     pub usage: Usage,
@@ -36,7 +37,8 @@ impl Service {
         let mut loads = Vec::with_capacity(views.len());
         for (view, stats) in self.stats(views).await? {
             let usage = self.shared.store.usage(view.session.id).await?;
-            let sandbox = self.shared.ladder.place(view.session.id).map_or("", word);
+            let none = if view.session.slot.is_none() { "cleared" } else { "" };
+            let sandbox = self.shared.ladder.place(view.session.id).map_or(none, word);
             loads.push(Load { view, stats, sandbox, usage });
         }
         Ok(loads)

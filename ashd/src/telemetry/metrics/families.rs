@@ -65,8 +65,14 @@ families! {
         freezes: IntCounter = "ash_freezes_total" {}
         /// Memory that agents have given back.
         reclaimed_bytes: IntCounter = "ash_reclaimed_bytes_total" { unit: "bytes", }
+        /// Sessions without a sandbox whose files were removed from the disk, and whose user ids were given
+        /// back, because nobody had used them for long; their checkpoints have the files.
+        cleared: IntCounter = "ash_cleared_sessions_total" {}
+        /// Bytes of these files.
+        cleared_bytes: IntCounter = "ash_cleared_bytes_total" { unit: "bytes", }
         /// How long nobody has used a sandbox when it takes a step: its agent stands still (`freeze`), gives
-        /// its memory back (`reclaim`), and it is saved and ended (`cool`). Absent for what is never done.
+        /// its memory back (`reclaim`), and it is saved and ended (`cool`). And how long a session without one
+        /// when its files are removed (`clear`). Absent for what is never done.
         resting_after: GaugeVec = "ash_resting_after_seconds" { labels: &["step"], unit: "seconds", }
         /// The most sandboxes that take each of these steps at one look.
         resting_per_look: IntGauge = "ash_resting_per_look" {}
