@@ -22,7 +22,7 @@ fn pool(freeze: u32, end: u32) -> String {
 }
 
 impl Talk {
-    fn wait_for(&self, count: &str, number: u64) -> Result<()> {
+    pub(crate) fn wait_for(&self, count: &str, number: u64) -> Result<()> {
         until(&format!("{number} of {count}"), || {
             self.api.pool(count).is_ok_and(|there| there == number)
         })
@@ -40,7 +40,7 @@ impl Talk {
     }
 
     /// What `ashctl top` says of the session's sandbox.
-    fn top(&self) -> Result<Value> {
+    pub(crate) fn top(&self) -> Result<Value> {
         let all = self.ash.ctl().json(&["top"])?;
         let mut rows = all.as_array().into_iter().flatten();
         let row = rows.find(|row| row["id"] == self.session.as_str());

@@ -13,6 +13,7 @@ mod azure;
 mod backups;
 mod busy;
 mod calls;
+mod clearing;
 mod commands;
 mod config;
 mod confined;

@@ -119,6 +119,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("copy.", "copies are behind everything"),
     ("import.", "it comes without a sandbox"),
     ("idle.", "no turn runs in a sandbox that rests"),
+    ("clear.", "the session has no sandbox"),
     ("backup.", "backups are beside everything"),
     ("fill.", "no daemon runs"),
     ("tenant.", "its sessions are gone"),
