@@ -8,7 +8,7 @@
 //!
 //! In reading order: [`options`], then [`confine`], which both halves go through; [`spawner`],
 //! the half that starts things and ends them with their [`descendants`]; what the other half decides
-//! ([`lines`], [`speech`], [`permission`], [`turn`], [`log`]); what it talks through ([`link`],
+//! ([`lines`], [`speech`], [`permission`], [`turn`], [`tasks`], [`log`]); what it talks through ([`link`],
 //! [`outbox`], [`cli`], [`commands`]); and [`bridge`], the loop. [`run`] is the order of it all. At the
 //! points of [`fault`] tests let either half die.
 //!
@@ -39,6 +39,8 @@ pub mod speech;
 pub mod permission;
 
 pub mod turn;
+
+pub mod tasks;
 
 pub mod log;
 

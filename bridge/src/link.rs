@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
+use ash_wire::TASKS;
 use ash_wire::frame::{self, HEADER, Kind};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
@@ -36,6 +37,8 @@ pub struct Link {
     input: Vec<u8>,
     /// What goes out; `None` until hello was said.
     outbox: Option<Outbox>,
+    /// The version that both speak; 0 until hello was said.
+    version: u16,
 }
 
 /// Accepts a waiting connection. `None` when there is none, or when its other end is not root's:
@@ -49,7 +52,7 @@ pub fn accept(listener: &OwnedFd, serial: u64, now: Millis) -> Option<Link> {
 impl Link {
     /// A connection that was accepted, over a socket that does not block.
     pub(crate) fn new(socket: OwnedFd, serial: u64, since: Millis) -> Link {
-        Link { socket, serial, since, input: Vec::new(), outbox: None }
+        Link { socket, serial, since, input: Vec::new(), outbox: None, version: 0 }
     }
 
     /// The socket, to poll.
@@ -72,11 +75,12 @@ impl Link {
         self.outbox.as_ref().is_some_and(Outbox::is_crowded)
     }
 
-    /// Hello was said: `welcome` goes out, and then the events from number `first` on.
-    pub fn greet(&mut self, first: u64, welcome: &[u8]) {
+    /// Hello was said: `welcome` goes out, which says that both speak this version, and then the events
+    /// from number `first` on.
+    pub fn greet(&mut self, version: u16, first: u64, welcome: &[u8]) {
         let mut outbox = Outbox::new(first);
         outbox.push(Kind::Welcome, 0, welcome);
-        self.outbox = Some(outbox);
+        (self.outbox, self.version) = (Some(outbox), version);
     }
 
     /// Adds a frame that is not an event. Before hello it is dropped.
@@ -91,6 +95,13 @@ impl Link {
     pub fn push_behind(&mut self, event: u64, kind: Kind, number: u64) {
         if let Some(outbox) = &mut self.outbox {
             outbox.push_behind(event, kind, number);
+        }
+    }
+
+    /// Says how many tasks run, behind all events up to number `event`; to an `ashd` that knows of such.
+    pub fn tell_tasks(&mut self, event: u64, running: u64) {
+        if let Some(outbox) = self.outbox.as_mut().filter(|_| self.version >= TASKS) {
+            outbox.push_newest_behind(event, Kind::Tasks, running);
         }
     }
 

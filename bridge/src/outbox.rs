@@ -61,6 +61,14 @@ impl Outbox {
         self.behind.push_back((event, kind, number));
     }
 
+    /// The same for a frame of which only the newest number counts: one of its kind that waits gets it.
+    pub fn push_newest_behind(&mut self, event: u64, kind: Kind, number: u64) {
+        match self.behind.iter_mut().find(|(_, waiting, _)| *waiting == kind) {
+            Some((.., newest)) => *newest = number,
+            None => self.push_behind(event, kind, number),
+        }
+    }
+
     /// Whether so much waits that producers should pause.
     pub fn is_crowded(&self) -> bool {
         self.others_bytes > ENOUGH
@@ -205,6 +213,26 @@ mod tests {
         assert!(!outbox.has_work(&log));
         let (header, _) = frame::read(&mut theirs).unwrap().unwrap();
         assert_eq!((header.kind, header.number), (Kind::Drained, 7));
+    }
+
+    #[test]
+    fn of_what_changes_only_the_newest_waits_and_keeps_its_place() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (mut log, mut outbox) = (Log::new(usize::MAX), Outbox::new(1));
+        outbox.push_newest_behind(0, Kind::Tasks, 1);
+        outbox.push_behind(0, Kind::Drained, 7);
+        log.push(Kind::Line, b"said");
+        outbox.push_newest_behind(log.last(), Kind::Tasks, 2);
+        outbox.write(&ours.into(), &log).unwrap();
+        let mut next = || {
+            let (header, _) = frame::read(&mut theirs).unwrap().unwrap();
+            (header.kind, header.number)
+        };
+        let seen = [next(), next(), next()];
+        assert!(seen.contains(&(Kind::Line, 1)), "{seen:?}");
+        let others: Vec<_> = seen.into_iter().filter(|(kind, _)| *kind != Kind::Line).collect();
+        assert_eq!(others, [(Kind::Tasks, 2), (Kind::Drained, 7)]);
+        assert!(!outbox.has_work(&log));
     }
 
     /// Reads everything to the end of the connection.

@@ -17,6 +17,9 @@ pub const MAX_LINE: usize = 32 * 1024 * 1024;
 /// The longest request id of the CLI that is answered, in bytes.
 const MAX_ID: usize = 256;
 
+/// The longest id of a task that is one, in bytes, as it is written. The CLI's are much shorter.
+const MAX_TASK: usize = 64;
+
 /// A line, classified.
 #[derive(Debug)]
 pub enum Speech<'a> {
@@ -26,6 +29,8 @@ pub enum Speech<'a> {
         durable: bool,
         /// What it means for the turn.
         mark: Mark<'a>,
+        /// What it says of a task beside the turns.
+        task: Option<Task>,
     },
     /// The CLI asks something.
     Asks {
@@ -67,6 +72,16 @@ pub enum Mark<'a> {
     },
 }
 
+/// What a line says of a task, which may run beside the CLI's turns: a command in the background, an
+/// agent of the agent's; see [`crate::tasks`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Task {
+    /// The CLI's id for it.
+    pub id: String,
+    /// Whether it runs, or has ended.
+    pub runs: bool,
+}
+
 #[derive(Deserialize)]
 struct Outer<'a> {
     #[serde(borrow, rename = "type")]
@@ -87,6 +102,11 @@ struct Outer<'a> {
     request: Option<&'a RawValue>,
     #[serde(borrow, default)]
     response: Option<Answer<'a>>,
+    // Raw: a line of another sort may have something else under these names, and is no bad line for that.
+    #[serde(borrow, default)]
+    task_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    patch: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -124,7 +144,33 @@ fn said(outer: Outer<'_>) -> Speech<'_> {
         "user" => !replay,
         _ => false,
     };
-    Speech::Said { durable, mark: mark(outer, replay) }
+    let task = task(&outer);
+    Speech::Said { durable, mark: mark(outer, replay), task }
+}
+
+/// What is said of a task. That it ended is said twice, by what has become of it and by what the model is
+/// told; one that was killed may be said only one of them.
+fn task(outer: &Outer<'_>) -> Option<Task> {
+    let subtype = outer.subtype.as_deref().filter(|_| outer.kind == "system")?;
+    let runs = match subtype {
+        "task_started" => true,
+        "task_updated" => runs(outer.patch?)?,
+        "task_notification" => false,
+        _ => return None,
+    };
+    let id = outer.task_id.filter(|id| id.get().len() <= MAX_TASK)?;
+    Some(Task { id: serde_json::from_str(id.get()).ok()?, runs })
+}
+
+/// Whether a task runs that has changed like this, if that tells.
+fn runs(patch: &RawValue) -> Option<bool> {
+    #[derive(Deserialize)]
+    struct Patch<'a> {
+        #[serde(borrow, default)]
+        status: Option<Cow<'a, str>>,
+    }
+    let patch: Patch<'_> = serde_json::from_str(patch.get()).ok()?;
+    patch.status.map(|status| matches!(&*status, "pending" | "running"))
 }
 
 fn mark(outer: Outer<'_>, replay: bool) -> Mark<'_> {
@@ -170,7 +216,14 @@ mod tests {
 
     fn said_by(line: &str) -> (bool, Mark<'_>) {
         match understand(line.as_bytes()).unwrap() {
-            Speech::Said { durable, mark } => (durable, mark),
+            Speech::Said { durable, mark, .. } => (durable, mark),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn task_of(line: &str) -> Option<(String, bool)> {
+        match understand(line.as_bytes()).unwrap() {
+            Speech::Said { task, .. } => task.map(|Task { id, runs }| (id, runs)),
             other => panic!("{other:?}"),
         }
     }
@@ -198,6 +251,46 @@ mod tests {
         assert_eq!(said_by(r#"{"type":"system","subtype":"init"}"#).1, Mark::Init);
         let idle = r#"{"type":"system","subtype":"session_state_changed","state":"idle"}"#;
         assert_eq!(said_by(idle).1, Mark::Idle);
+    }
+
+    #[test]
+    fn what_is_said_of_tasks() {
+        let runs = |line: &str| task_of(line).map(|(_, runs)| runs);
+        let started =
+            r#"{"type":"system","subtype":"task_started","task_id":"b1","task_type":"x"}"#;
+        assert_eq!(task_of(started), Some(("b1".to_owned(), true)));
+        let told =
+            r#"{"subtype":"task_notification","status":"stopped","task_id":"b1","type":"system"}"#;
+        assert_eq!(task_of(told), Some(("b1".to_owned(), false)));
+        let updated = |patch: &str| {
+            format!(
+                r#"{{"type":"system","subtype":"task_updated","task_id":"b1","patch":{patch}}}"#
+            )
+        };
+        for (patch, expected) in [
+            (r#"{"status":"completed","end_time":1}"#, Some(false)),
+            (r#"{"status":"killed"}"#, Some(false)),
+            (r#"{"status":"running"}"#, Some(true)),
+            (r#"{"is_backgrounded":true}"#, None),
+            (r#"{"status":7}"#, None),
+            ("[]", None),
+            ("null", None),
+        ] {
+            assert_eq!(runs(&updated(patch)), expected, "{patch}");
+        }
+        assert_eq!(runs(r#"{"type":"system","subtype":"task_progress","task_id":"b1"}"#), None);
+        assert_eq!(runs(r#"{"type":"user","subtype":"task_started","task_id":"b1"}"#), None);
+    }
+
+    #[test]
+    fn what_is_no_id_of_a_task_costs_no_line() {
+        let long = format!("\"{}\"", "x".repeat(MAX_TASK));
+        for id in ["7", "null", "{}", long.as_str()] {
+            let line = format!(r#"{{"type":"system","subtype":"task_started","task_id":{id}}}"#);
+            assert_eq!(task_of(&line), None, "{id}");
+        }
+        let other = r#"{"type":"assistant","task_id":{"a":1},"patch":[1],"message":{}}"#;
+        assert_eq!((said_by(other), task_of(other)), ((true, Mark::None), None));
     }
 
     #[test]

@@ -145,9 +145,9 @@ pub(super) async fn linked() -> (Running, UnixStream) {
         bridge.read_exact(&mut hello).await.unwrap();
         let (version, sandbox) = (ash_wire::VERSION, id.to_string());
         let (cli, turn, tag) = (CliState::Absent, None, None);
-        let (last_event, resend_to, commands_ms) = (0, 0, 0);
+        let (last_event, resend_to, commands_ms, tasks) = (0, 0, 0, 0);
         let welcome =
-            Welcome { version, sandbox, cli, turn, tag, last_event, resend_to, commands_ms };
+            Welcome { version, sandbox, cli, turn, tag, last_event, resend_to, commands_ms, tasks };
         let welcome = serde_json::to_vec(&welcome).unwrap();
         let mut said = vec![];
         frame::write(&mut said, Kind::Welcome, 0, &welcome).unwrap();

@@ -114,11 +114,12 @@ impl Bridge {
             last_event: self.log.last(),
             resend_to: self.log.newest_kept(),
             commands_ms: self.commands_ms(),
+            tasks: self.tasks.tell(),
         };
         let welcome = serde_json::to_vec(&welcome).unwrap_or_default();
         // What never was is not waited for.
         let first = hello.resend_from.min(self.log.last() + 1);
-        self.link.iter_mut().for_each(|link| link.greet(first, &welcome));
+        self.link.iter_mut().for_each(|link| link.greet(version, first, &welcome));
     }
 
     /// The tag of the CLI that runs, or of the one that takes its place.

@@ -110,7 +110,8 @@ impl Bridge {
 
     fn hear_line(&mut self, line: &[u8]) -> io::Result<()> {
         match speech::understand(line) {
-            Ok(Speech::Said { durable, mark }) => {
+            Ok(Speech::Said { durable, mark, task }) => {
+                task.into_iter().for_each(|task| self.tasks.note(task));
                 let mut effects = Vec::new();
                 self.turns.line(&mark, self.now(), &mut effects);
                 let kind = if durable { Kind::Line } else { Kind::Delta };
@@ -207,6 +208,7 @@ impl Bridge {
             return Ok(());
         }
         let Some(mut cli) = self.cli.take() else { return Ok(()) };
+        self.tasks.forget();
         self.notice(&cli.obituary());
         for asked in std::mem::take(&mut cli.asked) {
             self.reply(asked.by, Err("the CLI is gone".to_owned()));

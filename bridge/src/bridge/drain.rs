@@ -33,6 +33,8 @@ impl Bridge {
             return Ok(());
         }
         self.draining = None;
+        // What was heard may say that the agent still does something.
+        self.tell_tasks();
         let last = self.log.last();
         if let Some(link) = self.link.as_mut().filter(|link| link.serial == serial) {
             link.push_behind(last, Kind::Drained, number);
@@ -175,6 +177,22 @@ mod tests {
         assert_eq!(kinds, [Kind::Line, Kind::Notice, Kind::Drained]);
         let notice: Notice = serde_json::from_slice(&heard[1].2).unwrap();
         assert!(matches!(notice, Notice::CliExited { code: Some(3), .. }), "{notice:?}");
+    }
+
+    #[test]
+    fn what_runs_beside_turns_is_said_behind_its_lines_and_before_the_answer() {
+        let mut place = place(BUDGET);
+        let started = b"{\"type\":\"system\",\"subtype\":\"task_started\",\"task_id\":\"a\"}\n";
+        place.stdout.write_all(started).unwrap();
+        place.ask(Kind::Drain, 7);
+        let seen = |heard: Vec<(Kind, u64, Vec<u8>)>| {
+            heard.into_iter().map(|(kind, number, _)| (kind, number)).collect::<Vec<_>>()
+        };
+        assert_eq!(seen(place.round()), [(Kind::Delta, 1), (Kind::Tasks, 1), (Kind::Drained, 7)]);
+        // What the CLI had begun has ended with it.
+        let how = Ending { code: Some(0), signal: None };
+        spawner::send(&place.spawner, &Report::Ended { id: 1, how }, &[]).unwrap();
+        assert_eq!(seen(place.round()), [(Kind::Notice, 2), (Kind::Tasks, 0)]);
     }
 
     #[test]

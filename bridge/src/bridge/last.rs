@@ -17,6 +17,7 @@ impl Bridge {
         // Last of all, so that whoever acknowledges is alive: what was acknowledged before may have
         // been by an `ashd` that is gone and was not seen going.
         if let Some(mut cli) = self.cli.take() {
+            self.tasks.forget();
             let notice = cli.obituary();
             self.notice(&notice);
         }

@@ -1,6 +1,6 @@
 //! The bridge itself: one loop around `poll(2)`, no threads.
 //!
-//! Everything that decides is elsewhere and pure ([`crate::turn`], [`crate::log`],
+//! Everything that decides is elsewhere and pure ([`crate::turn`], [`crate::tasks`], [`crate::log`],
 //! [`crate::speech`], [`crate::permission`]). Here is who is listened to and who does it:
 //!
 //! * [`ashd`]: frames from `ashd`;
@@ -24,6 +24,7 @@ use crate::commands::Commands;
 use crate::link::{self, Link};
 use crate::log::{BUDGET, Log};
 use crate::spawner::{self, Order, Report};
+use crate::tasks::Tasks;
 use crate::turn::{Effect, Millis, Turns};
 
 mod ashd;
@@ -68,6 +69,7 @@ pub struct Bridge {
     /// The CLI is not heard, because the log is full.
     held: bool,
     turns: Turns,
+    tasks: Tasks,
     cli: Option<Cli>,
     /// What starts when the CLI that runs has made room.
     next: Option<Start>,
@@ -115,6 +117,7 @@ impl Bridge {
             log: Log::new(BUDGET),
             held: false,
             turns: Turns::default(),
+            tasks: Tasks::default(),
             cli: None,
             next: None,
             commands: Commands::new(),
@@ -151,6 +154,7 @@ impl Bridge {
         self.drain()?;
         self.after_the_end_of_the_cli()?;
         self.after_the_end_of_commands();
+        self.tell_tasks();
         self.write();
         Ok(())
     }
@@ -249,6 +253,15 @@ impl Bridge {
             && link.write(&self.log).is_err()
         {
             self.unlink();
+        }
+    }
+
+    /// Says how many tasks the CLI runs beside its turns, when that has changed. Once in a round at most,
+    /// and only the newest waits to be sent: lines that say so can be made up as fast as one likes.
+    fn tell_tasks(&mut self) {
+        if let Some(running) = self.tasks.news() {
+            let last = self.log.last();
+            self.link.iter_mut().for_each(|link| link.tell_tasks(last, running));
         }
     }
 

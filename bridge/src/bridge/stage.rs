@@ -34,7 +34,7 @@ impl Stage {
         let (socket, ashd) = UnixStream::pair().unwrap();
         socket.set_nonblocking(true).unwrap();
         let mut link = Link::new(socket.into(), 1, 0);
-        link.greet(1, b"{}");
+        link.greet(ash_wire::VERSION, 1, b"{}");
         bridge.link = Some(link);
         Stage { bridge, ashd, spawner, listener }
     }

@@ -76,10 +76,14 @@ pub enum Kind {
     /// number is the caller's request id, no body. A line that was begun and not ended is not among
     /// them.
     Drained = 73,
+    /// How many tasks the CLI runs beside its turns has changed: number is how many, no body. It comes
+    /// behind the events of the lines that said so. Not kept, not acknowledged: whoever connects is told
+    /// by [`Kind::Welcome`]. Not before version [`TASKS`](crate::TASKS).
+    Tasks = 74,
 }
 
 impl Kind {
-    const ALL: [Kind; 20] = [
+    const ALL: [Kind; 21] = [
         Kind::Hello,
         Kind::Start,
         Kind::Turn,
@@ -100,6 +104,7 @@ impl Kind {
         Kind::ExecExit,
         Kind::Stderr,
         Kind::Drained,
+        Kind::Tasks,
     ];
 
     /// The kind written as this byte, if there is one.

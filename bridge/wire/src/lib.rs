@@ -17,10 +17,13 @@ pub mod plan;
 pub mod brief;
 
 /// The version of the bridge conversation that this build speaks.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The first version that knows [`frame::Kind::Drain`].
 pub const DRAINS: u16 = 2;
+
+/// The first version that knows [`frame::Kind::Tasks`].
+pub const TASKS: u16 = 3;
 
 /// The oldest version of the bridge conversation that this build still understands: sandboxes outlive
 /// upgrades, and their bridges with them.

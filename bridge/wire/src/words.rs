@@ -31,6 +31,9 @@
 //!   │◄─────────────────────────────────────┤
 //! ```
 //!
+//! At any time the bridge tells how many tasks the CLI runs beside its turns
+//! ([`Kind::Tasks`](crate::frame::Kind::Tasks)), when that changes.
+//!
 //! Events ([`Kind::is_event`](crate::frame::Kind::is_event)) are numbered from 1 without gaps for
 //! the life of the bridge. The bridge keeps events until they are acknowledged *and* the end of
 //! their turn is, so that an `ashd` that was killed in mid-turn can rebuild the turn exactly. Above its
@@ -76,6 +79,10 @@ pub struct Welcome {
     /// will be told; 0 when none runs.
     #[serde(default)]
     pub commands_ms: u64,
+    /// How many tasks the CLI runs beside its turns, as far as it has said so; 0 when the bridge does
+    /// not know of such ([`TASKS`](crate::TASKS)).
+    #[serde(default)]
+    pub tasks: u64,
 }
 
 /// Whether there is a CLI and what it does.

@@ -73,6 +73,11 @@ pub enum Incoming {
         /// The number of the request.
         id: u64,
     },
+    /// How many tasks the CLI runs beside its turns has changed.
+    Tasks {
+        /// How many it runs.
+        running: u64,
+    },
 }
 
 /// The receiving end of a conversation. Dropping it ends the conversation, after what waits to be
@@ -204,6 +209,7 @@ fn incoming((header, body): (Header, Bytes)) -> Result<Incoming, LinkError> {
         Kind::ExecExit => Incoming::ExecExit { id: number, exit: json(header, &body)? },
         Kind::Stderr => Incoming::Stderr(body),
         Kind::Drained => Incoming::Drained { id: number },
+        Kind::Tasks => Incoming::Tasks { running: number },
         kind => return Err(LinkError::OutOfPlace(kind)),
     })
 }

@@ -42,6 +42,7 @@ fn welcome(sandbox: SandboxId, version: u16) -> Vec<u8> {
             last_event: 7,
             resend_to: 7,
             commands_ms: 0,
+            tasks: 0,
         })
         .unwrap(),
     )
@@ -240,6 +241,7 @@ async fn large_lines_and_small_batches_arrive_whole() {
         framed(Kind::Line, 1, &big),
         framed(Kind::Notice, 2, &notice),
         framed(Kind::Stderr, 0, b"oh"),
+        framed(Kind::Tasks, 9, b""),
         framed(Kind::Line, 3, b""),
     ];
     let (_sender, mut receiver, _) = talk(words.concat()).await.unwrap();
@@ -254,6 +256,7 @@ async fn large_lines_and_small_batches_arrive_whole() {
         [
             Incoming::Notice { number: 2, notice: Notice::SelfTurnBegan },
             Incoming::Stderr(_),
+            Incoming::Tasks { running: 9 },
             Incoming::Line { number: 3, .. },
         ]
     ));

@@ -264,7 +264,10 @@ fn size(incoming: &Incoming) -> usize {
             let response = response.as_ref().map_or(0, |response| response.get().len());
             response + error.as_ref().map_or(0, String::len)
         }
-        Incoming::Notice { .. } | Incoming::ExecExit { .. } | Incoming::Drained { .. } => 0,
+        Incoming::Notice { .. }
+        | Incoming::ExecExit { .. }
+        | Incoming::Drained { .. }
+        | Incoming::Tasks { .. } => 0,
     }
 }
 
