@@ -1,9 +1,9 @@
 //! What the CLI runs beside its turns: commands in the background, agents of the agent's. Pure.
 //!
-//! What was seen of CLI 2.1.197: `system/task_started` says that a task runs, also of one that a turn waits
-//! for. That it has ended says `system/task_updated` with another status than before, and then
-//! `system/task_notification`, whatever its end was; when it ran in the background, a turn of the CLI's own
-//! follows. Both name it by its id. What the CLI had begun ends with it.
+//! CLI 2.1.197 says with `system/task_started` that a task runs, also of one that a turn waits for. That it
+//! has ended it says with `system/task_notification`, whatever its end was, and before that with a status
+//! in `system/task_updated` (which was read in the program, and not seen). All name it by its id. Behind one
+//! that ran in the background it begins a turn of its own. What it had begun ends with it.
 //!
 //! All of this may be made up by the agent, so that little is kept, and an end that nobody knows of is none.
 

@@ -173,8 +173,8 @@ pub struct LoadInfo {
     pub status: String,
     /// Id of the running turn; empty when none runs.
     pub turn: String,
-    /// What its sandbox does: `running`, `waiting`, `frozen` or `reclaimed`; empty when it has none, and
-    /// `cleared` when it has no files on the disk either.
+    /// What its sandbox does: `running`, `background`, `waiting`, `frozen` or `reclaimed`; empty when it
+    /// has none, and `cleared` when it has no files on the disk either.
     pub sandbox: String,
     /// Processor time that its sandbox has used, in microseconds.
     pub cpu_us: u64,

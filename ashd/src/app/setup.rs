@@ -157,6 +157,7 @@ fn times(pool: &Pool) -> Times {
         clear: unless_zero(pool.clear_after),
         at_once: pool.per_tick as usize,
         busy_cpus: pool.busy_cpus,
+        background: pool.background,
     }
 }
 

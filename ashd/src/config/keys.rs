@@ -137,8 +137,8 @@ sections! {
     }
     /// How the sandboxes that may be alive (`max` in `[sandbox]`) are shared out, how many are made before
     /// anybody asks, and what becomes of those that nobody uses, until the next message has them go on:
-    /// no turn and no command runs in them, nor anything of the agent's own that computes or asks the
-    /// model. A step down whose time is `0s` is left out.
+    /// no turn and no command runs in them, nor a task of the CLI's in the background, nor anything of the
+    /// agent's own that computes or asks the model. A step down whose time is `0s` is left out.
     pool: Pool {
         /// Most sandboxes of one tenant alive at the same time; 0 for any number. Those of paused sessions
         /// count. Those that have ended do not, because their session was stopped or nobody had used
@@ -166,6 +166,10 @@ sections! {
         /// Processors' worth of time. An agent that uses more works on something. An idle Claude Code
         /// CLI uses less than 0.01, of a slow processor more.
         busy_cpus: f64 = "0.02" { live: true, }
+        /// How long tasks that the CLI runs in the background keep a sandbox as it is in which nothing else
+        /// happens: from when it was used last, or one of them began or ended. From then on it takes its
+        /// steps, and what runs in it has ended behind the last of them. With `0s` they keep none.
+        background: Duration = "4h" { live: true, }
         /// The most sandboxes that are kept warm for sessions that are yet to be made, for all agents
         /// together; 0 for none. How many an agent has, its config says: `preWarmCount`. One takes
         /// about 120 MB of memory.

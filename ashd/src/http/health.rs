@@ -165,6 +165,8 @@ struct Idle {
     reclaim_after_ms: Option<u64>,
     timeout_ms: Option<u64>,
     clear_after_ms: Option<u64>,
+    /// How long tasks of the CLI's hold a sandbox in which nothing else happens; 0 is not at all.
+    background_ms: u64,
     /// The most that take each step at one look.
     per_tick: usize,
 }
@@ -177,6 +179,7 @@ impl From<Times> for Idle {
             reclaim_after_ms: times.reclaim.map(ms),
             timeout_ms: times.cool.map(ms),
             clear_after_ms: times.clear.map(ms),
+            background_ms: ms(times.background),
             per_tick: times.at_once,
         }
     }
@@ -271,7 +274,12 @@ mod tests {
                 cleared_bytes: 512,
                 ..Rested::default()
             },
-            times: Times { freeze: Some(Duration::from_secs(60)), at_once: 20, ..Times::default() },
+            times: Times {
+                freeze: Some(Duration::from_secs(60)),
+                at_once: 20,
+                background: Duration::from_secs(7),
+                ..Times::default()
+            },
             warm: 1,
             pre_warm_hits: 8,
             waiting: 2,
@@ -307,7 +315,7 @@ mod tests {
                 },
                 "idle": {
                     "freezeAfterMs": 60_000, "reclaimAfterMs": null, "timeoutMs": null,
-                    "clearAfterMs": null, "perTick": 20,
+                    "clearAfterMs": null, "backgroundMs": 7000, "perTick": 20,
                 },
                 "version": env!("CARGO_PKG_VERSION"), "coordinatorId": "host-1",
                 "remoteRunners": 0, "missing": ["no landlock"], "modelKey": true,

@@ -104,6 +104,7 @@ fn tell_ladder(metrics: &Metrics, health: &Health) {
         }
     }
     set(&metrics.resting_per_look, times.at_once as u64);
+    set(&metrics.resting_background, times.background.as_secs());
 }
 
 /// A router whose routes tag their answers.
@@ -242,6 +243,7 @@ mod tests {
                 freeze: Some(Duration::from_millis(1500)),
                 clear: Some(Duration::from_secs(90)),
                 at_once: 20,
+                background: Duration::from_secs(7),
                 ..Times::default()
             },
             max_sandboxes: 100,
@@ -292,6 +294,7 @@ mod tests {
                 "ash_resting_after_seconds{step=\"freeze\"} 1.5",
                 "ash_resting_after_seconds{step=\"clear\"} 90",
                 "ash_resting_per_look 20",
+                "ash_resting_background_seconds 7",
                 "ash_evictions_total{reason=\"idle\"} 4",
                 "ash_evictions_total{reason=\"capacity\"} 1",
                 "ash_admission_running{what=\"launches\"} 1",

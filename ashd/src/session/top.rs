@@ -66,6 +66,7 @@ impl Service {
 fn word(place: Place) -> &'static str {
     match place {
         Place { idle_since: None, .. } => "running",
+        Place { rung: Rung::Awake, has_tasks: true, .. } => "background",
         Place { rung: Rung::Awake, .. } => "waiting",
         Place { rung: Rung::Frozen, .. } => "frozen",
         Place { rung: Rung::Reclaimed, .. } => "reclaimed",

@@ -32,6 +32,8 @@ pub(super) struct Idle {
     shown: Option<Place>,
     /// The CLI was started, and has not said that it is ready.
     pub(super) is_starting: bool,
+    /// Tasks that the CLI runs in the background.
+    tasks: u64,
     /// Its agent stands still.
     still: Option<Frozen>,
     /// Its agent has given its memory back, or is about to: this says that it is to go on.
@@ -94,6 +96,14 @@ impl Idle {
         }
     }
 
+    /// The CLI runs so many tasks in the background. How long they may hold the sandbox begins anew when
+    /// one begins or ends.
+    pub(super) fn tasks_run(&mut self, running: u64) {
+        if std::mem::replace(&mut self.tasks, running) != running {
+            self.since = None;
+        }
+    }
+
     /// There is no sandbox any more; returns what has held its agent.
     pub(super) fn leave(&mut self) -> Option<Frozen> {
         let shown = self.shown.take();
@@ -120,19 +130,30 @@ impl Driver {
         in_turn || is_awaited || runs || self.idle.is_starting || self.replay.active
     }
 
+    /// Whether a task holds the sandbox that nobody uses: what it does shows in nothing, and its end is a
+    /// turn. Not for ever: it may be one that never ends.
+    fn is_held(&self) -> bool {
+        let holds = |since: Instant| since.elapsed() < self.shared.live().times.background;
+        self.idle.tasks > 0 && self.idle.since.is_none_or(holds)
+    }
+
     /// Behind everything that is done: goes on with what was begun, has an agent go on that is used, and
     /// tells how the sandbox is.
     pub(super) async fn tend(&mut self) {
         self.go_on_cooling().await;
-        if self.is_used() {
+        let is_used = self.is_used();
+        if is_used || self.is_held() {
             self.stay_warm();
             self.thaw();
+        }
+        if is_used {
             self.idle.since = None;
         } else if self.idle.since.is_none() {
             self.idle.since = Some(Instant::now());
         }
-        let (idle_since, rung) = (self.idle.since, self.idle.rung());
-        let place = |sandbox| Place { sandbox, idle_since, rung };
+        let (idle_since, has_tasks) = (self.idle.since, self.idle.tasks > 0);
+        let rung = self.idle.rung();
+        let place = |sandbox| Place { sandbox, idle_since, has_tasks, rung };
         self.show_place(self.link.as_ref().map(|link| place(link.id)));
     }
 
@@ -156,7 +177,8 @@ impl Driver {
 
     /// Takes a step down, unless somebody uses the sandbox.
     pub(super) async fn rest_further(&mut self, step: Step, reply: oneshot::Sender<bool>) {
-        let is_free = self.link.is_some() && self.idle.cooling.is_none() && !self.is_used();
+        let is_at_rest = self.link.is_some() && self.idle.cooling.is_none();
+        let is_free = is_at_rest && !self.is_used() && !self.is_held();
         // Whoever asked may be gone.
         match step {
             _ if !is_free => drop(reply.send(false)),

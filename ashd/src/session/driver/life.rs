@@ -104,6 +104,7 @@ impl Driver {
     fn attach(&mut self, running: Running) {
         let turn = self.session.turn.map_or(Turn::None, |turn| Turn::Ours(turn.id));
         self.state = State::live(self.session.status, turn, self.shared.options.queue_limit);
+        self.idle.tasks_run(running.welcome.tasks);
         self.link = Some(running);
     }
 
@@ -185,6 +186,7 @@ impl Driver {
         }
         fault::point("resume.recorded");
         self.times.resume_ended(Some(resumed(found, conversation)));
+        self.idle.tasks_run(running.welcome.tasks);
         self.link = Some(running);
         self.is_synced = false;
         self.cli = None;

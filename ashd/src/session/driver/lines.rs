@@ -103,7 +103,7 @@ impl Driver {
                 Incoming::Stderr(line) => self.logs.stderr(&line),
                 // Or whoever asks for a cut has seen it.
                 Incoming::Drained { id } => self.idle.heard(id),
-                Incoming::Tasks { .. } => {}
+                Incoming::Tasks { running } => self.idle.tasks_run(running),
             }
         }
         if !self.flush(&mut pending).await {

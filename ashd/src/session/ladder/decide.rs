@@ -98,7 +98,7 @@ mod tests {
 
     fn times() -> Times {
         let (freeze, reclaim, cool) = (Some(60 * S), Some(300 * S), Some(1800 * S));
-        Times { freeze, reclaim, cool, clear: None, at_once: 2, busy_cpus: 0.02 }
+        Times { freeze, reclaim, cool, at_once: 2, busy_cpus: 0.02, ..Times::default() }
     }
 
     /// One for each of these, in order.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::decide::{self, Rung};
 use super::watch::Watch;
-use super::{Place, Step};
+use super::{Place, Step, Times};
 use crate::domain::SessionId;
 use crate::session::shared::Shared;
 
@@ -24,14 +24,14 @@ const LOOKED_AT: usize = 64;
 impl Shared {
     /// Has a sandbox go that nobody uses. False when there is none, or none that can go in time.
     pub(in crate::session) async fn evict(&self, end: Instant) -> bool {
-        let busy_cpus = self.live().times.busy_cpus;
+        let times = self.live().times;
         let mut watch = Watch::default();
         loop {
-            let resting = longest(self.ladder.places());
+            let resting = longest(self.ladder.places(), &times);
             if resting.is_empty() {
                 return false;
             }
-            let candidates = self.look(&mut watch, &resting, busy_cpus).await;
+            let candidates = self.look(&mut watch, &resting, &times).await;
             for session in decide::leaving(&candidates) {
                 let left = end.saturating_duration_since(Instant::now());
                 if left.is_zero() {
@@ -53,8 +53,8 @@ impl Shared {
 
 /// Those that nobody uses, who stand still first, and of each sort those first that wait longest; so many
 /// of them as are looked at.
-fn longest(places: Vec<(SessionId, Place)>) -> Vec<(SessionId, Place)> {
-    let is_resting = |(_, place): &(SessionId, Place)| place.idle_since.is_some();
+fn longest(places: Vec<(SessionId, Place)>, times: &Times) -> Vec<(SessionId, Place)> {
+    let is_resting = |(_, place): &(SessionId, Place)| place.free_since(times).is_some();
     let mut resting: Vec<_> = places.into_iter().filter(is_resting).collect();
     resting.sort_by_key(|(_, place)| (place.rung == Rung::Awake, place.idle_since));
     resting.truncate(LOOKED_AT);
@@ -110,7 +110,7 @@ mod tests {
         }
         // One that nobody uses, and that cannot go: it is waited for.
         let (sandbox, idle_since) = (SandboxId::random(), Some(Instant::now()));
-        let place = Place { sandbox, idle_since, rung: Rung::Frozen };
+        let place = Place { sandbox, idle_since, has_tasks: false, rung: Rung::Frozen };
         stage.shared.ladder.show(SessionId::random(), Some(place));
         let mut room = Box::pin(room(&stage));
         assert!(tokio::time::timeout(3 * PAUSE, &mut room).await.is_err());
@@ -122,8 +122,13 @@ mod tests {
     async fn what_is_used_is_not_waited_for() {
         let stage = Stage::set().await;
         let (sandbox, rung) = (SandboxId::random(), Rung::Awake);
-        let place = Place { sandbox, idle_since: None, rung };
-        stage.shared.ladder.show(SessionId::random(), Some(place));
+        let used = Place { sandbox, idle_since: None, has_tasks: false, rung };
+        stage.shared.ladder.show(SessionId::random(), Some(used));
+        // Nor what a task holds.
+        stage.shared.live.write().unwrap().times.background = Duration::from_secs(3600);
+        let idle_since = Some(Instant::now());
+        let held = Place { sandbox: SandboxId::random(), idle_since, has_tasks: true, rung };
+        stage.shared.ladder.show(SessionId::random(), Some(held));
         let begun = Instant::now();
         assert!(!stage.shared.evict(begun + 100 * PAUSE).await);
         assert!(begun.elapsed() < 50 * PAUSE);
@@ -134,12 +139,14 @@ mod tests {
         let now = Instant::now();
         let place = |rung, ago: Option<u64>| {
             let idle_since = ago.map(|ago| now - Duration::from_secs(ago));
-            (SessionId::random(), Place { sandbox: SandboxId::random(), idle_since, rung })
+            let sandbox = SandboxId::random();
+            (SessionId::random(), Place { sandbox, idle_since, has_tasks: false, rung })
         };
         let (fresh, old) = (place(Rung::Awake, Some(1)), place(Rung::Awake, Some(9)));
         let (still, used) = (place(Rung::Reclaimed, Some(5)), place(Rung::Awake, None));
-        assert_eq!(longest(vec![fresh, used, old, still]), [still, old, fresh]);
+        let times = Times::default();
+        assert_eq!(longest(vec![fresh, used, old, still], &times), [still, old, fresh]);
         let many = (0..2 * LOOKED_AT).map(|_| place(Rung::Awake, Some(1))).collect();
-        assert_eq!(longest(many).len(), LOOKED_AT);
+        assert_eq!(longest(many, &times).len(), LOOKED_AT);
     }
 }

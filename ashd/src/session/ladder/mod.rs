@@ -7,10 +7,10 @@
 //!          └─────────────────────────── the next message, from each of them
 //! ```
 //!
-//! Drivers say when nobody uses their sandboxes any more. Here it is looked now and then whether such a
-//! sandbox works on something by itself ([`watch`]), and decided which step is due ([`decide`]). The step
-//! itself is taken by the driver, which looks once more: it is the only one that changes its sandbox, and
-//! has whatever it needs go on first.
+//! Drivers say when nobody uses their sandboxes any more, and whether the CLI runs a task in the background
+//! all the same. Here it is looked now and then whether such a sandbox works on something by itself
+//! ([`watch`]), and decided which step is due ([`decide`]). The step itself is taken by the driver, which
+//! looks once more: it is the only one that changes its sandbox, and has whatever it needs go on first.
 //!
 //! What is left on the disk of sessions without a sandbox is none of this: see [`clearing`](super::clearing).
 
@@ -60,6 +60,8 @@ pub struct Times {
     pub at_once: usize,
     /// Processors' worth of time; whoever uses more works on something.
     pub busy_cpus: f64,
+    /// How long tasks of the CLI hold a sandbox in which nothing else happens.
+    pub background: Duration,
 }
 
 /// A sandbox, as its driver tells of it.
@@ -68,7 +70,20 @@ pub(super) struct Place {
     pub(super) sandbox: SandboxId,
     /// Since when nobody uses it. None: somebody does.
     pub(super) idle_since: Option<Instant>,
+    /// Whether the CLI runs tasks in the background.
+    pub(super) has_tasks: bool,
     pub(super) rung: Rung,
+}
+
+impl Place {
+    /// Since when it may take steps: nobody uses it, and no task holds it. None: it may not.
+    fn free_since(&self, times: &Times) -> Option<Instant> {
+        let since = self.idle_since?;
+        match self.has_tasks {
+            true => since.checked_add(times.background).filter(|end| *end <= Instant::now()),
+            false => Some(since),
+        }
+    }
 }
 
 /// What became of sandboxes that nobody used.
@@ -199,12 +214,12 @@ impl Shared {
         descent.slow.retain(|_, step| !step.is_finished());
         let slow = &descent.slow;
         let is_near = |(session, place): &(SessionId, Place)| {
-            let since = place.idle_since.filter(|_| !slow.contains_key(session));
+            let since = place.free_since(&times).filter(|_| !slow.contains_key(session));
             since.is_some_and(|since| times.is_near(place.rung, since.elapsed()))
         };
         let near: HashMap<_, _> = self.ladder.places().into_iter().filter(is_near).collect();
         let places: Vec<_> = near.iter().map(|(session, place)| (*session, *place)).collect();
-        let candidates = self.look(&mut descent.watch, &places, times.busy_cpus).await;
+        let candidates = self.look(&mut descent.watch, &places, &times).await;
         let due = decide::due(&candidates, &times).into_iter();
         let (quick, slow): (Vec<_>, Vec<_>) = due.partition(|(_, step)| *step == Step::Freeze);
         // As many of each kind as may be, with those of the looks before.
@@ -241,19 +256,19 @@ impl Shared {
         &self,
         watch: &mut Watch,
         places: &[(SessionId, Place)],
-        busy_cpus: f64,
+        times: &Times,
     ) -> Vec<Candidate> {
         let awake = places.iter().filter(|(_, place)| place.rung == Rung::Awake);
         let readings = self.read(awake.map(|(_, place)| place.sandbox).collect()).await;
         watch.keep(|sandbox| readings.contains_key(sandbox));
         let now = Instant::now();
         let mut idle = |place: &Place| {
-            let since = place.idle_since?;
+            let since = place.free_since(times)?;
             if place.rung != Rung::Awake {
-                return Some(now - since);
+                return Some(now.saturating_duration_since(since));
             }
             let reading = *readings.get(&place.sandbox)?;
-            watch.idle((place.sandbox, since), reading, now, busy_cpus)
+            watch.idle((place.sandbox, since), reading, now, times.busy_cpus)
         };
         let candidate = |(session, place): &(SessionId, Place)| Candidate {
             session: *session,
@@ -307,7 +322,7 @@ mod tests {
         let (commands, asked) = mpsc::channel(8);
         stage.shared.registry.handle_or(&session, || handle(&session, commands));
         let (sandbox, idle_since) = (session.sandbox, Some(Instant::now()));
-        let place = Place { sandbox, idle_since, rung: Rung::Frozen };
+        let place = Place { sandbox, idle_since, has_tasks: false, rung: Rung::Frozen };
         stage.shared.ladder.show(session.id, Some(place));
         (session.id, place, asked)
     }
@@ -327,6 +342,25 @@ mod tests {
         stage.shared.go_down(&mut descent).await;
         assert!(matches!(second.recv().await, Some(Command::Rest { step: Step::Cool, .. })));
         assert!(first.try_recv().is_err(), "it is asked twice");
+    }
+
+    #[tokio::test]
+    async fn what_tasks_hold_takes_no_step_until_they_have_held_it_for_long() {
+        let stage = Stage::set().await;
+        let (session, seen, mut asked) = resting(&stage, 1);
+        stage.shared.ladder.show(session, Some(Place { has_tasks: true, ..seen }));
+        let mut descent = Descent::new();
+        let mut look = async |background| {
+            let cool = Some(Duration::ZERO);
+            let times = Times { cool, at_once: 1, background, ..Times::default() };
+            stage.shared.live.write().unwrap().times = times;
+            stage.shared.go_down(&mut descent).await;
+            descent.slow.len()
+        };
+        assert_eq!(look(Duration::from_secs(3600)).await, 0);
+        assert_eq!(look(Duration::MAX).await, 0);
+        assert_eq!(look(Duration::ZERO).await, 1);
+        assert!(matches!(asked.recv().await, Some(Command::Rest { step: Step::Cool, .. })));
     }
 
     #[tokio::test]

@@ -76,6 +76,8 @@ families! {
         resting_after: GaugeVec = "ash_resting_after_seconds" { labels: &["step"], unit: "seconds", }
         /// The most sandboxes that take each of these steps at one look.
         resting_per_look: IntGauge = "ash_resting_per_look" {}
+        /// How long tasks that the CLI runs in the background hold a sandbox in which nothing else happens.
+        resting_background: IntGauge = "ash_resting_background_seconds" { unit: "seconds", }
         /// The most sandboxes that may live.
         pool_max: IntGauge = "ash_pool_max_capacity" {}
         /// Time from when a sandbox is asked for until its bridge answers.

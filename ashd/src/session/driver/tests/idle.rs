@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ash_wire::frame::{HEADER, Header};
 use ash_wire::words::Notice;
@@ -10,6 +11,8 @@ use super::*;
 use crate::session::ladder::{Place, Rung};
 use crate::session::machine::Sandbox;
 use crate::session::places::ROOTS;
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// A sandbox with files that nobody uses.
 struct Resting {
@@ -40,6 +43,13 @@ impl Resting {
     /// Whether its agent was told to stand still.
     fn stands(&self) -> bool {
         fs::read_to_string(self.agent.join("cgroup.freeze")).unwrap() == "1"
+    }
+
+    /// Says how long tasks hold it, and that the CLI runs so many.
+    async fn tasks(&mut self, background: Duration, running: u64) {
+        self.stage.shared.live.write().unwrap().times.background = background;
+        hear(&mut self.driver, Incoming::Tasks { running }).await;
+        self.driver.tend().await;
     }
 
     /// What the ladder knows of it.
@@ -92,7 +102,7 @@ async fn an_agent_stands_still_until_a_message_comes() {
     assert!(!resting.stands(), "it goes on before it gets the message");
     resting.driver.tend().await;
     assert!(matches!(answer.try_recv(), Ok(Ok(_))));
-    let used = Place { sandbox, idle_since: None, rung: Rung::Awake };
+    let used = Place { sandbox, idle_since: None, has_tasks: false, rung: Rung::Awake };
     assert_eq!(resting.place(), Some(used));
     resting.asked(Kind::Turn).await;
 }
@@ -140,6 +150,59 @@ async fn one_that_begins_something_by_itself_goes_on() {
     hear(&mut resting.driver, Incoming::Notice { number: 1, notice: Notice::SelfTurnBegan }).await;
     resting.driver.tend().await;
     assert!(!resting.stands() && resting.place().unwrap().idle_since.is_none());
+}
+
+#[tokio::test]
+async fn one_that_a_task_holds_takes_no_step_until_it_has_held_it_for_long() {
+    for step in [Step::Freeze, Step::Cool] {
+        let mut resting = Resting::set().await;
+        resting.tasks(HOUR, 2).await;
+        let held = resting.place().unwrap();
+        assert!(held.has_tasks && held.idle_since.is_some());
+        assert_eq!(resting.rest(step).await.await, Ok(false), "{step:?}");
+        assert!(!resting.stands());
+        // One of them has ended: the time of the other begins anew.
+        resting.tasks(HOUR, 1).await;
+        let since = resting.place().unwrap().idle_since;
+        assert!(since > held.idle_since);
+        resting.tasks(HOUR, 1).await;
+        assert_eq!(resting.place().unwrap().idle_since, since);
+        // It is over.
+        resting.tasks(Duration::ZERO, 1).await;
+        let _taken = resting.rest(step).await;
+        assert!(resting.stands(), "{step:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_that_begins_a_task_goes_on() {
+    let mut resting = Resting::set().await;
+    resting.rest(Step::Freeze).await.await.unwrap();
+    // It was said right before the agent was stopped.
+    resting.tasks(HOUR, 1).await;
+    assert!(!resting.stands());
+    resting.tasks(HOUR, 0).await;
+    let taken = resting.rest(Step::Cool).await;
+    resting.driver.finish_saving().await;
+    resting.tasks(HOUR, 1).await;
+    assert_eq!(taken.await, Ok(false));
+    assert!(resting.driver.link.is_some() && !resting.stands());
+}
+
+#[tokio::test]
+async fn tasks_are_known_to_the_next_daemon_and_go_with_their_sandbox() {
+    let (stage, mut driver, _bridge) = idle(Status::Active).await;
+    let mut running = driver.link.take().unwrap();
+    running.welcome.tasks = 1;
+    driver.begin_life(Begin::Adopted(running, Replay::default())).await;
+    driver.tend().await;
+    assert!(stage.shared.ladder.place(driver.session.id).unwrap().has_tasks);
+    driver.lost("it is gone").await;
+    driver.state.step(Event::Wake).unwrap();
+    let (running, _bridge) = linked().await;
+    driver.launched(Ok(life(running))).await;
+    driver.tend().await;
+    assert!(!stage.shared.ladder.place(driver.session.id).unwrap().has_tasks);
 }
 
 #[tokio::test]
