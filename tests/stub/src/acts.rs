@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -35,11 +35,12 @@ impl Stub {
                 Ok(())
             }
             "selfturn" => {
-                self.own_turn = Some(directive.args.to_owned());
+                self.own_turns.push_back(("stub".to_owned(), directive.args.to_owned()));
                 Ok(())
             }
             "stderr" => Ok(writeln!(io::stderr(), "{}", directive.args)?),
             "exec" => self.execute(turn, directive.args),
+            "background" => self.begin_task(turn, directive.args),
             "ask" => self.ask(turn, directive),
             "model" => self.ask_model(turn),
             "events" => match two_numbers(directive) {
@@ -180,14 +181,7 @@ impl Stub {
     /// Runs a shell command as the Bash tool would.
     fn execute(&mut self, turn: &mut Turn, command: &str) -> Result<(), Stop> {
         let call = self.call(turn, "Bash", &json!({"command": command}).to_string())?;
-        let child = Command::new("sh")
-            .args(["-c", command])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn();
-        let output = match child {
+        let output = match shell(command) {
             Ok(child) => {
                 let group = Pid::from_child(&child);
                 let (inbox, its_call) = (self.inbox.clone(), call.clone());
@@ -202,6 +196,42 @@ impl Stub {
         };
         let answer = tool_answer(call, output);
         self.hand_in(turn, answer)
+    }
+
+    /// Runs a shell command as the Bash tool would in the background: the turn goes on, and behind its end
+    /// comes one by itself.
+    fn begin_task(&mut self, turn: &mut Turn, command: &str) -> Result<(), Stop> {
+        let input = json!({"command": command, "run_in_background": true});
+        let call = self.call(turn, "Bash", &input.to_string())?;
+        let child = match shell(command) {
+            Ok(child) => child,
+            Err(error) => return self.hand_in(turn, tool_answer(call, Err(error))),
+        };
+        let task = id::with_prefix("b");
+        self.out.line(json!({"type": "system", "subtype": "task_started", "task_id": task,
+            "tool_use_id": call, "description": command, "task_type": "local_bash"}))?;
+        let text = format!("Command running in background with ID: {task}");
+        let inbox = self.inbox.clone();
+        // Nobody wants to know any more when the program has ended by then.
+        thread::spawn(move || {
+            let output = child.wait_with_output();
+            inbox.send(Input::TaskEnded { task, output })
+        });
+        self.hand_in(turn, ToolAnswer { id: call, text, failed: false, details: Value::Null })
+    }
+
+    /// Says that a command in the background has ended, and then in a turn what it has said.
+    pub(crate) fn task_ended(
+        &mut self,
+        task: String,
+        output: io::Result<Output>,
+    ) -> Result<(), Stop> {
+        let answer = tool_answer(Value::Null, output);
+        let status = if answer.failed { "failed" } else { "completed" };
+        self.out.line(json!({"type": "system", "subtype": "task_updated", "task_id": task,
+            "patch": {"status": status}}))?;
+        self.own_turns.push_back((task, answer.text.trim_end().to_owned()));
+        Ok(())
     }
 
     /// Commands of turns that were stopped may still end meanwhile.
@@ -221,6 +251,17 @@ impl Stub {
             }
         }
     }
+}
+
+/// Begins a shell command, in a process group of its own.
+fn shell(command: &str) -> io::Result<Child> {
+    Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
 }
 
 fn tool_answer(id: Value, output: io::Result<Output>) -> ToolAnswer {

@@ -23,6 +23,8 @@ pub(crate) enum Input {
     Closed,
     /// A command has ended.
     Executed { call: Value, output: io::Result<Output> },
+    /// A command in the background has ended.
+    TaskEnded { task: String, output: io::Result<Output> },
 }
 
 /// A user message.

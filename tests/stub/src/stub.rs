@@ -54,8 +54,8 @@ pub(crate) struct Stub {
     pub(crate) transcript: Transcript,
     /// For threads that have something to say to the turn.
     pub(crate) inbox: Sender<Input>,
-    /// What to say in a turn of its own after this one.
-    pub(crate) own_turn: Option<String>,
+    /// What to say in turns of its own after this one, each with the task that it is about.
+    pub(crate) own_turns: VecDeque<(String, String)>,
     pub(crate) last_failed: bool,
     pub(crate) cost: f64,
     /// Whether the host wants to know when it is busy.
@@ -77,7 +77,7 @@ impl Stub {
             options,
             transcript,
             inbox,
-            own_turn: None,
+            own_turns: VecDeque::new(),
             last_failed: false,
             cost: 0.0,
             tells_state: std::env::var_os(STATE_EVENTS).is_some_and(|wanted| wanted == "1"),
@@ -91,9 +91,9 @@ impl Stub {
     /// Lives until something ends the process.
     pub(crate) fn live(mut self) -> Result<Infallible, Stop> {
         loop {
-            if let Some(text) = self.own_turn.take() {
+            if let Some((task, text)) = self.own_turns.pop_front() {
                 self.is_busy(true)?;
-                self.turn_of_its_own(&text)?;
+                self.turn_of_its_own(&task, &text)?;
             } else if !self.queue.is_empty() {
                 let prompts = self.queue.drain(..).collect::<Vec<_>>();
                 self.is_busy(true)?;
@@ -165,6 +165,7 @@ impl Stub {
             Input::Control { id, request } => self.control(&id, &request)?,
             Input::Answer { id, response } => return Ok(Some(News::Answer { id, response })),
             Input::Executed { call, output } => return Ok(Some(News::Executed { call, output })),
+            Input::TaskEnded { task, output } => self.task_ended(task, output)?,
             Input::Fatal(sentence) => {
                 self.out.flush()?;
                 return Err(Stop::Fatal(sentence));

@@ -45,9 +45,9 @@ impl Stub {
     }
 
     /// Says something that nobody asked for, as after the end of a background task.
-    pub(crate) fn turn_of_its_own(&mut self, text: &str) -> Result<(), Stop> {
+    pub(crate) fn turn_of_its_own(&mut self, task: &str, text: &str) -> Result<(), Stop> {
         self.out.line(json!({"type": "system", "subtype": "task_notification",
-            "task_id": "stub", "status": "completed", "summary": text}))?;
+            "task_id": task, "status": "completed", "summary": text}))?;
         let mut turn = self.open_turn()?;
         let course = self.send(&mut turn, &Content::Say(text.to_owned()));
         let course = course.and_then(|()| self.end_message(&mut turn, "end_turn"));

@@ -350,6 +350,27 @@ fn a_turn_can_start_by_itself() {
 }
 
 #[test]
+fn a_task_in_the_background_ends_with_a_turn_by_itself() {
+    let home = home();
+    let mut stub = Stub::start(&home, &[]);
+    let lines = stub.turn("[[background until [ -e go ]; do sleep 0.01; done; echo went]]");
+    let task = |lines: &[Value], subtype: &str| {
+        let line = lines.iter().find(|line| line["subtype"] == subtype).unwrap();
+        line["task_id"].clone()
+    };
+    let begun = task(&lines, "task_started");
+    assert!(begun.as_str().is_some_and(|id| id.len() < 64), "{begun}");
+    std::fs::write(home.path().join("go"), "").unwrap();
+    let lines = stub.until(|line| line["type"] == "result");
+    assert_eq!(kinds(&lines)[..3], ["task_updated", "task_notification", "init"]);
+    assert_eq!(
+        (task(&lines, "task_updated"), task(&lines, "task_notification")),
+        (begun.clone(), begun)
+    );
+    assert_eq!(lines.last().unwrap()["result"], "went");
+}
+
+#[test]
 fn misbehaviour_within_a_turn() {
     let home = home();
     let after = |prompt: &str| {

@@ -39,6 +39,12 @@ impl Talk {
         Ok(self.ash.group(&self.session)?.join("agent"))
     }
 
+    /// How many turns have come to their end.
+    fn turns(&self) -> Result<usize> {
+        let events = self.api.events(&self.session)?;
+        Ok(events.iter().filter(|event| event["type"] == "turn_complete").count())
+    }
+
     /// What `ashctl top` says of the session's sandbox.
     pub(crate) fn top(&self) -> Result<Value> {
         let all = self.ash.ctl().json(&["top"])?;
@@ -142,6 +148,40 @@ fn what_works_by_itself_is_left_alone() -> Result<()> {
         talk.ash.finish()?;
     }
     Ok(())
+}
+
+/// Waits without using any processor until somebody writes to the pipe.
+const WAIT: &str = "mkfifo /tmp/go && cat /tmp/go";
+const GO: &str = "until [ -p /tmp/go ]; do sleep 0.02; done; echo went > /tmp/go";
+
+both_engines!(a_task_in_the_background_is_left_alone_and_so_its_turn_comes);
+
+/// Also by the next daemon.
+fn a_task_in_the_background_is_left_alone_and_so_its_turn_comes(options: Options) -> Result<()> {
+    let mut talk = Talk::begin(options.config(&pool(250, 1000)))?;
+    talk.ask(&talk.background(WAIT))?;
+    let (turns, agent) = (talk.turns()?, talk.agent()?);
+    for _ in 0..2 {
+        // One that nobody uses has ended by then.
+        talk.api.create("hello", json!({}))?;
+        talk.wait_for("total", 1)?;
+        ensure!(!stands(&agent) && talk.top()? == "background", "{}", talk.top()?);
+        talk.crash()?;
+    }
+    talk.shell(GO)?;
+    until("its turn", || talk.turns().is_ok_and(|now| now > turns))?;
+    talk.wait_for("total", 0)?;
+    talk.ash.finish()
+}
+
+#[test]
+fn a_task_that_never_ends_is_not_waited_for_for_ever() -> Result<()> {
+    let config = format!("{}background = \"1s\"\n", pool(250, 500));
+    let talk = Talk::begin(Options::stub().config(&config))?;
+    talk.ask(&talk.background(WAIT))?;
+    talk.wait_for("cooled", 1)?;
+    ensure!(talk.ask("[[say after]]")? == "after");
+    talk.ash.finish()
 }
 
 both_engines!(a_session_too_many_takes_the_place_of_one_that_waits);

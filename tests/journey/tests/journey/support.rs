@@ -66,6 +66,17 @@ impl Talk {
         bash(self.real, command)
     }
 
+    /// A directive that runs a shell command as the CLI's tool in the background.
+    pub(crate) fn background(&self, command: &str) -> String {
+        match self.real {
+            true => {
+                let input = json!({ "command": command, "run_in_background": true });
+                format!("[[tool Bash {input}]]")
+            }
+            false => format!("[[background {command}]]"),
+        }
+    }
+
     /// Sends a message to the session.
     pub(crate) fn send(&self, content: &str) -> Result<ash_journey::Turn> {
         self.api.send(&self.session, json!({ "content": content }))
