@@ -11,6 +11,8 @@ mod reports;
 mod setup;
 
 use std::collections::BTreeMap;
+#[cfg(test)]
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -71,6 +73,9 @@ struct Shared {
     has_key: Mutex<Option<bool>>,
     /// How often the key may have become another one.
     keys: watch::Sender<u64>,
+    /// Who waits for the model, where a test says so.
+    #[cfg(test)]
+    asking: Mutex<Option<BTreeSet<SandboxId>>>,
 }
 
 impl fmt::Debug for Shared {
@@ -106,6 +111,8 @@ impl Broker {
             control,
             has_key,
             keys: watch::Sender::new(0),
+            #[cfg(test)]
+            asking: Mutex::default(),
         });
         let events = match &shared.setup.program {
             Some(_) => Some(shared.begin().await?),
@@ -352,6 +359,11 @@ impl Broker {
     /// The key is another one.
     pub(super) fn change_key(&self) {
         self.shared.note_key();
+    }
+
+    /// From now on these wait for the model; `None`: nobody can tell.
+    pub(super) fn say_asking(&self, asking: Option<BTreeSet<SandboxId>>) {
+        *self.shared.asking.lock().unwrap_or_else(PoisonError::into_inner) = asking;
     }
 }
 

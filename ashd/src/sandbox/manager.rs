@@ -459,6 +459,11 @@ impl Sandboxes {
         self.broker.change_key();
     }
 
+    /// From now on these wait for the model; `None`: nobody can tell.
+    pub(crate) fn say_asking(&self, asking: Option<BTreeSet<SandboxId>>) {
+        self.broker.say_asking(asking);
+    }
+
     /// Says what this machine is short of.
     pub(crate) fn press(&self, pressure: Pressure) {
         self.gauge.set(pressure);

@@ -111,6 +111,15 @@ impl Stage {
 }
 
 impl Stage {
+    /// Lets a sandbox's agent have used so much processor time.
+    pub(super) fn used(&self, sandbox: SandboxId, time: Duration) {
+        let agent = self.shared.places.data_dir.join("groups").join(sandbox.to_string());
+        let agent = agent.join("agent");
+        std::fs::create_dir_all(&agent).unwrap();
+        let stat = format!("usage_usec {}\n", time.as_micros());
+        std::fs::write(agent.join("cpu.stat"), stat).unwrap();
+    }
+
     /// Lets a sandbox be one that does not end: until this, its control group, is removed.
     pub(super) fn stays(&self, sandbox: SandboxId) -> PathBuf {
         let group = self.shared.places.data_dir.join("groups").join(sandbox.to_string());

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::saving::Wish;
 use super::{Command, Driver, refusal};
@@ -22,6 +22,9 @@ use crate::sandbox::cgroup::Frozen;
 use crate::session::api::Refusal;
 use crate::session::ladder::{Place, Rung, Step};
 use crate::session::machine::{Effect, Event, State, Turn};
+
+/// How long the broker may take to say who waits for the model. A message for the session waits meanwhile.
+const ANSWER: Duration = Duration::from_millis(500);
 
 /// How far down its sandbox is.
 #[derive(Default)]
@@ -195,11 +198,37 @@ impl Driver {
         }
     }
 
-    /// Stops the agent where it is; whether it stands still.
+    /// Stops the agent where it is, unless it waits for the model; whether it stands still.
+    ///
+    /// It may have begun to since it was looked at, and would not be there for the answer. What it has
+    /// handed over and the broker has not read yet shows when it is asked again, before the sandbox ends.
     async fn stand_still(&mut self) -> bool {
-        if self.idle.still.is_some() {
-            return true;
+        let has_stood = self.idle.still.is_some();
+        if !has_stood && !self.stop_agent().await {
+            return false;
         }
+        match self.is_asking().await {
+            Some(false) => return true,
+            // Where nobody can tell: it has begun nothing since it stands still.
+            None if has_stood => return true,
+            None | Some(true) => {}
+        }
+        let id = self.session.id;
+        tracing::debug!(ash_session = %id, "an agent is not stopped: it may wait for the model");
+        self.thaw();
+        self.idle.since = None;
+        false
+    }
+
+    /// Whether the agent waits for the model; `None`: nobody can tell, or not soon.
+    async fn is_asking(&mut self) -> Option<bool> {
+        let sandbox = self.link.as_ref()?.id;
+        let asking = timeout(ANSWER, self.shared.sandboxes.asking()).await.ok().flatten()?;
+        Some(asking.contains(&sandbox))
+    }
+
+    /// Stops the agent where it is; whether it stands still.
+    async fn stop_agent(&mut self) -> bool {
         let Some(link) = &self.link else { return false };
         let (sandboxes, id) = (self.shared.sandboxes.clone(), link.id);
         match spawn_blocking(move || sandboxes.freeze(id)).await {
@@ -267,9 +296,20 @@ impl Driver {
         match ready {
             None => self.stay_warm(),
             Some(_) if self.is_used() || self.idle.since.is_none() => self.stay_warm(),
-            // Whoever asks for something meanwhile comes first.
-            Some(true) if self.commands.is_empty() => self.go_cold().await,
-            Some(_) => {}
+            Some(true) => self.end_saved().await,
+            Some(false) => {}
+        }
+    }
+
+    /// Ends a sandbox that is saved, unless the broker has by now read that its agent asks the model.
+    async fn end_saved(&mut self) {
+        if self.is_asking().await == Some(true) {
+            self.thaw();
+            return self.stay_warm();
+        }
+        // Whoever asks for something meanwhile comes first.
+        if self.commands.is_empty() {
+            self.go_cold().await;
         }
     }
 

@@ -61,7 +61,9 @@ pub(super) fn due(candidates: &[Candidate], times: &Times) -> Vec<(SessionId, St
 /// Those that nobody uses, in the order in which they make room for others: first those that stand still
 /// already, and of each sort first those that nobody has used for longest.
 pub(super) fn leaving(candidates: &[Candidate]) -> Vec<SessionId> {
-    let mut idle: Vec<_> = candidates.iter().filter_map(|one| Some((one.idle?, one))).collect();
+    // In one that works something has happened at this very look.
+    let since = |one: &Candidate| one.idle.filter(|idle| !idle.is_zero());
+    let mut idle: Vec<_> = candidates.iter().filter_map(|one| Some((since(one)?, one))).collect();
     idle.sort_by_key(|(idle, one)| (one.rung == Rung::Awake, Reverse(*idle)));
     idle.into_iter().map(|(_, one)| one.session).collect()
 }
@@ -170,6 +172,7 @@ mod tests {
             (Frozen, Some(500)),
             (Awake, Some(3000)),
             (Frozen, None),
+            (Awake, Some(0)),
         ]);
         let expected = [3, 1, 4, 0].map(|place| all[place].session);
         assert_eq!(leaving(&all), expected);

@@ -32,6 +32,7 @@ impl Shared {
                 return false;
             }
             let candidates = self.look(&mut watch, &resting, &times).await;
+            let looked = Instant::now();
             for session in decide::leaving(&candidates) {
                 let left = end.saturating_duration_since(Instant::now());
                 if left.is_zero() {
@@ -41,6 +42,10 @@ impl Shared {
                     self.ladder.evictions.fetch_add(1, Ordering::Relaxed);
                     tracing::info!(ash_session = %session, "an idle sandbox made room for another");
                     return true;
+                }
+                if looked.elapsed() >= PAUSE {
+                    // The others may work on something by now.
+                    break;
                 }
             }
             if Instant::now() + PAUSE >= end {
@@ -63,11 +68,14 @@ fn longest(places: Vec<(SessionId, Place)>, times: &Times) -> Vec<(SessionId, Pl
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
-    use crate::domain::SandboxId;
+    use crate::domain::{SandboxId, Session};
     use crate::session::api::Refusal;
+    use crate::session::driver::Command;
     use crate::session::shared::Taken;
-    use crate::session::stage::Stage;
+    use crate::session::stage::{Stage, handle};
 
     /// Room for some sandbox.
     async fn room(stage: &Stage) -> Result<Taken, Refusal> {
@@ -132,6 +140,43 @@ mod tests {
         let begun = Instant::now();
         assert!(!stage.shared.evict(begun + 100 * PAUSE).await);
         assert!(begun.elapsed() < 50 * PAUSE);
+    }
+
+    /// A session whose sandbox nobody has used for so long, and what its driver is asked.
+    fn waiting(stage: &Stage, number: u128, seconds: u64) -> (SandboxId, mpsc::Receiver<Command>) {
+        let session = Session::example(number);
+        let (commands, asked) = mpsc::channel(8);
+        stage.shared.registry.handle_or(&session, || handle(&session, commands));
+        let sandbox = SandboxId::random();
+        let idle_since = Some(Instant::now() - Duration::from_secs(seconds));
+        let place = Place { sandbox, idle_since, has_tasks: false, rung: Rung::Awake };
+        stage.shared.ladder.show(session.id, Some(place));
+        stage.used(sandbox, Duration::ZERO);
+        (sandbox, asked)
+    }
+
+    #[tokio::test]
+    async fn who_took_long_to_stay_was_looked_at_long_ago() {
+        let stage = Stage::set().await;
+        stage.shared.sandboxes.say_asking(Some([].into()));
+        tokio::time::pause();
+        let ((_, mut first), (other, mut second)) =
+            (waiting(&stage, 1, 20), waiting(&stage, 2, 10));
+        let (shared, end) = (stage.shared.clone(), Instant::now() + 100 * PAUSE);
+        let evicted = tokio::spawn(async move { shared.evict(end).await });
+        let Some(Command::Rest { reply, .. }) = first.recv().await else {
+            panic!("it is not asked")
+        };
+        stage.used(other, Duration::from_secs(9));
+        tokio::time::advance(2 * PAUSE).await;
+        reply.send(false).unwrap();
+        // It is asked again, and not the one that works.
+        let Some(Command::Rest { reply, .. }) = first.recv().await else {
+            panic!("it is not asked")
+        };
+        assert!(second.try_recv().is_err());
+        reply.send(true).unwrap();
+        assert!(evicted.await.unwrap());
     }
 
     #[test]

@@ -208,9 +208,7 @@ impl Descent {
 
 impl Shared {
     async fn go_down(self: &Arc<Self>, descent: &mut Descent) {
-        let times = self.live().times;
-        // Without swap the kernel would only drop what has to be read again.
-        let times = Times { reclaim: times.reclaim.filter(|_| admission::has_swap()), ..times };
+        let times = self.times();
         descent.slow.retain(|_, step| !step.is_finished());
         let slow = &descent.slow;
         let is_near = |(session, place): &(SessionId, Place)| {
@@ -225,8 +223,9 @@ impl Shared {
         // As many of each kind as may be, with those of the looks before.
         let more = (2 * times.at_once).saturating_sub(descent.slow.len());
         for (session, step) in slow.into_iter().take(more) {
-            let at_once = descent.at_once.clone();
-            let taken = self.take_beside(at_once, (session, near[&session]), step);
+            let (at_once, place) = (descent.at_once.clone(), near[&session]);
+            let seen = descent.watch.of(place.sandbox);
+            let taken = self.take_beside(at_once, (session, place, seen), step);
             descent.slow.insert(session, taken);
         }
         let quick = stream::iter(quick);
@@ -234,21 +233,47 @@ impl Shared {
         taken.buffer_unordered(AT_ONCE).for_each(|_| ready(())).await;
     }
 
-    /// Has a sandbox take a step that may take long beside everything else, if nothing has happened to it
+    /// When sandboxes take a step, as it is configured and can be done now.
+    fn times(&self) -> Times {
+        let times = self.live().times;
+        // Without swap the kernel would only drop what has to be read again.
+        Times { reclaim: times.reclaim.filter(|_| admission::has_swap()), ..times }
+    }
+
+    /// Has a sandbox take a step that may take long beside everything else, if nothing has happened in it
     /// by the time it is its turn.
     fn take_beside(
         self: &Arc<Self>,
         at_once: Arc<Semaphore>,
-        (session, seen): (SessionId, Place),
+        (session, place, mut seen): (SessionId, Place, Watch),
         step: Step,
     ) -> JoinHandle<()> {
-        let shared = self.clone();
+        let (shared, looked) = (self.clone(), Instant::now());
         tokio::spawn(async move {
             let _one = at_once.acquire().await;
-            if shared.ladder.place(session) == Some(seen) {
+            // What an agent did in a long time does not tell what it does: it is left to the next look.
+            let is_late = looked.elapsed() > shared.times().pace();
+            let is_stale = is_late && place.rung == Rung::Awake;
+            if !is_stale && shared.is_due(&mut seen, (session, place), step).await {
                 shared.take_step(session, step, PATIENCE).await;
             }
         })
+    }
+
+    /// Looks again at a sandbox that has waited for its turn to take a step: whether it is as it was, has not
+    /// worked since it was seen, and the step is the one to take.
+    async fn is_due(
+        &self,
+        seen: &mut Watch,
+        (session, place): (SessionId, Place),
+        step: Step,
+    ) -> bool {
+        if self.ladder.place(session) != Some(place) {
+            return false;
+        }
+        let times = self.times();
+        let candidates = self.look(seen, &[(session, place)], &times).await;
+        decide::due(&candidates, &times) == [(session, step)]
     }
 
     /// Looks for how long nothing has happened in sandboxes. Of one that stands still it is known.
@@ -368,11 +393,52 @@ mod tests {
         let (stage, at_once) = (Stage::set().await, Arc::new(Semaphore::new(1)));
         let (session, seen, mut asked) = resting(&stage, 1);
         let turn = at_once.clone().acquire_owned().await.unwrap();
-        let taken = stage.shared.take_beside(at_once.clone(), (session, seen), Step::Cool);
+        let seen_of_it = (session, seen, Watch::default());
+        let taken = stage.shared.take_beside(at_once.clone(), seen_of_it, Step::Cool);
         let used = Place { rung: Rung::Awake, ..seen };
         stage.shared.ladder.show(session, Some(used));
         drop(turn);
         taken.await.unwrap();
         assert!(asked.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn one_that_worked_while_it_waited_for_its_turn_is_left() {
+        let (stage, at_once) = (Stage::set().await, Arc::new(Semaphore::new(1)));
+        tokio::time::pause();
+        let (cool, s) = (Some(Duration::from_secs(1)), Duration::from_secs(1));
+        let times = Times { cool, at_once: 1, busy_cpus: 0.02, ..Times::default() };
+        stage.shared.live.write().unwrap().times = times;
+        let (session, seen, mut asked) = resting(&stage, 1);
+        let sandbox = seen.sandbox;
+        let place = Place { rung: Rung::Awake, idle_since: Some(Instant::now() - 10 * s), ..seen };
+        stage.shared.ladder.show(session, Some(place));
+        for (is_asking, used_s, waited, goes) in [
+            (true, 0, Duration::ZERO, false),
+            (false, 9, Duration::ZERO, false),
+            // It may have worked for a part of that.
+            (false, 0, times.pace() * 2, false),
+            (false, 0, times.pace(), true),
+        ] {
+            stage.shared.sandboxes.say_asking(Some([].into()));
+            stage.used(sandbox, Duration::ZERO);
+            let mut watch = Watch::default();
+            stage.shared.look(&mut watch, &[(session, place)], &times).await;
+            let turn = at_once.clone().acquire_owned().await.unwrap();
+            let seen_of_it = (session, place, watch.of(sandbox));
+            let taken = stage.shared.take_beside(at_once.clone(), seen_of_it, Step::Cool);
+            if is_asking {
+                stage.shared.sandboxes.say_asking(Some([sandbox].into()));
+            }
+            stage.used(sandbox, used_s * s);
+            tokio::time::advance(waited).await;
+            drop(turn);
+            if goes {
+                let command = asked.recv().await;
+                assert!(matches!(command, Some(Command::Rest { step: Step::Cool, .. })));
+            }
+            taken.await.unwrap();
+            assert!(asked.try_recv().is_err(), "{is_asking} {used_s} {waited:?}");
+        }
     }
 }

@@ -20,6 +20,7 @@ pub(super) struct Reading {
 }
 
 /// What was seen of a sandbox when it was looked at last.
+#[derive(Clone, Copy)]
 struct Seen {
     cpu_us: u64,
     at: Instant,
@@ -48,6 +49,11 @@ impl Watch {
         let worked_at = if works { Some(now) } else { before.as_ref().and_then(|it| it.worked_at) };
         self.0.insert(sandbox, Seen { cpu_us, at: now, worked_at });
         before.map(|_| now - worked_at.unwrap_or(since))
+    }
+
+    /// The same of one sandbox alone, to look at it beside the others.
+    pub(super) fn of(&self, sandbox: SandboxId) -> Watch {
+        Watch(self.0.get(&sandbox).map(|seen| (sandbox, *seen)).into_iter().collect())
     }
 
     /// Forgets those that are not looked at any more.

@@ -36,6 +36,7 @@ impl Resting {
         fs::create_dir_all(&agent).unwrap();
         fs::write(agent.join("cgroup.freeze"), "0").unwrap();
         fs::write(agent.join("cgroup.events"), "populated 1\nfrozen 1\n").unwrap();
+        stage.shared.sandboxes.say_asking(Some([].into()));
         driver.tend().await;
         Resting { stage, driver, bridge, agent }
     }
@@ -50,6 +51,12 @@ impl Resting {
         self.stage.shared.live.write().unwrap().times.background = background;
         hear(&mut self.driver, Incoming::Tasks { running }).await;
         self.driver.tend().await;
+    }
+
+    /// Has its agent wait for the model.
+    fn asks(&self) {
+        let sandbox = self.driver.session.sandbox;
+        self.stage.shared.sandboxes.say_asking(Some([sandbox].into()));
     }
 
     /// What the ladder knows of it.
@@ -140,6 +147,40 @@ async fn one_that_is_used_takes_no_step() {
             assert!(!resting.stands() && resting.place().unwrap().idle_since.is_none(), "{case}");
         }
     }
+}
+
+#[tokio::test]
+async fn one_that_has_asked_the_model_since_it_was_looked_at_goes_on() {
+    for step in [Step::Freeze, Step::Cool] {
+        let mut resting = Resting::set().await;
+        let before = resting.place().unwrap().idle_since;
+        resting.asks();
+        assert_eq!(resting.rest(step).await.await, Ok(false), "{step:?}");
+        assert!(!resting.stands() && resting.place().unwrap().idle_since > before, "{step:?}");
+        // Nobody can tell.
+        resting.stage.shared.sandboxes.say_asking(None);
+        assert_eq!(resting.rest(step).await.await, Ok(false), "{step:?}");
+        assert!(!resting.stands(), "{step:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_broker_has_read_late_keeps_a_sandbox() {
+    let mut resting = Resting::set().await;
+    resting.rest(Step::Freeze).await.await.unwrap();
+    resting.asks();
+    assert_eq!(resting.rest(Step::Cool).await.await, Ok(false));
+    assert!(!resting.stands());
+    resting.stage.shared.sandboxes.say_asking(Some([].into()));
+    resting.rest(Step::Freeze).await.await.unwrap();
+    // One that stands still has begun nothing since.
+    resting.stage.shared.sandboxes.say_asking(None);
+    let taken = resting.cool().await;
+    resting.driver.finish_saving().await;
+    resting.asks();
+    resting.driver.tend().await;
+    assert_eq!(taken.await, Ok(false));
+    assert!(resting.driver.link.is_some() && !resting.stands());
 }
 
 #[tokio::test]
