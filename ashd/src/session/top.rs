@@ -68,7 +68,7 @@ fn word(place: Place) -> &'static str {
         Place { idle_since: None, .. } => "running",
         Place { rung: Rung::Awake, has_tasks: true, .. } => "background",
         Place { rung: Rung::Awake, .. } => "waiting",
-        Place { rung: Rung::Frozen, .. } => "frozen",
+        Place { rung: Rung::Frozen | Rung::Kept, .. } => "frozen",
         Place { rung: Rung::Reclaimed, .. } => "reclaimed",
     }
 }

@@ -39,10 +39,25 @@ pub(super) struct Idle {
     tasks: u64,
     /// Its agent stands still.
     still: Option<Frozen>,
-    /// Its agent has given its memory back, or is about to: this says that it is to go on.
-    reclaim: Option<Arc<AtomicBool>>,
+    /// Its agent has given its memory back, or was to.
+    reclaim: Option<Reclaim>,
     /// It is about to end.
     cooling: Option<Cooling>,
+}
+
+/// What becomes of an agent's memory. Dropping it says that the agent is to go on.
+struct Reclaim {
+    stop: Arc<AtomicBool>,
+    /// Under way; says whether it was given back.
+    given: Option<oneshot::Receiver<bool>>,
+    /// What came of it; nothing, as long as that is not known.
+    rung: Rung,
+}
+
+impl Drop for Reclaim {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A sandbox that ends when its files are saved and all that its agent has said was heard.
@@ -110,16 +125,27 @@ impl Idle {
     /// There is no sandbox any more; returns what has held its agent.
     pub(super) fn leave(&mut self) -> Option<Frozen> {
         let shown = self.shown.take();
-        let before = std::mem::replace(self, Idle { shown, ..Idle::default() });
-        before.reclaim.iter().for_each(|stop| stop.store(true, Ordering::Relaxed));
-        before.still
+        std::mem::replace(self, Idle { shown, ..Idle::default() }).still
+    }
+
+    /// Where it is said whether the agent has given its memory back, while it does.
+    pub(super) fn giving(&mut self) -> Option<&mut oneshot::Receiver<bool>> {
+        self.reclaim.as_mut()?.given.as_mut()
+    }
+
+    /// The agent has given its memory back, or that could not be done.
+    pub(super) fn given(&mut self, has_given: bool) {
+        if let Some(reclaim) = &mut self.reclaim {
+            reclaim.given = None;
+            reclaim.rung = if has_given { Rung::Reclaimed } else { Rung::Kept };
+        }
     }
 
     fn rung(&self) -> Rung {
         match (&self.still, &self.reclaim) {
             (None, _) => Rung::Awake,
             (Some(_), None) => Rung::Frozen,
-            (Some(_), Some(_)) => Rung::Reclaimed,
+            (Some(_), Some(reclaim)) => reclaim.rung,
         }
     }
 }
@@ -170,9 +196,7 @@ impl Driver {
 
     /// Has the agent go on, if it stands still.
     pub(super) fn thaw(&mut self) {
-        if let Some(stop) = self.idle.reclaim.take() {
-            stop.store(true, Ordering::Relaxed);
-        }
+        self.idle.reclaim = None;
         if self.idle.still.take().is_some() {
             tracing::debug!(ash_session = %self.session.id, "an idle sandbox goes on");
         }
@@ -248,24 +272,29 @@ impl Driver {
             let _ = reply.send(false);
             return;
         };
-        let stop = Arc::new(AtomicBool::new(false));
-        self.idle.reclaim = Some(stop.clone());
+        let (stop, (tell, given)) = (Arc::new(AtomicBool::new(false)), oneshot::channel());
+        let rung = Rung::Frozen;
+        self.idle.reclaim = Some(Reclaim { stop: stop.clone(), given: Some(given), rung });
         let (shared, sandbox, session) = (self.shared.clone(), link.id, self.session.id);
         tokio::spawn(async move {
             let sandboxes = shared.sandboxes.clone();
             let given = spawn_blocking(move || sandboxes.reclaim(sandbox, &stop)).await;
             fault::point("idle.reclaimed");
-            match given {
+            let has_given = match given {
                 Ok(Ok(bytes)) => {
                     shared.ladder.has_reclaimed(bytes);
                     tracing::debug!(ash_session = %session, bytes, "memory was given back");
+                    true
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(ash_session = %session, %error, "memory was not given back");
+                    false
                 }
-                Err(_) => {}
-            }
-            let _ = reply.send(true);
+                Err(_) => false,
+            };
+            // It may go on by now, and whoever asked may be gone.
+            let _ = tell.send(has_given);
+            let _ = reply.send(has_given);
         });
     }
 

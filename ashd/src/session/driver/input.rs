@@ -28,6 +28,8 @@ pub(super) enum Input {
     Said(Result<Option<usize>, LinkError>),
     Saved(Saved),
     Settled,
+    /// Whether the agent, which stands still, has given its memory back.
+    GaveBack(bool),
     /// Nothing, for long.
     Idle,
 }
@@ -49,6 +51,8 @@ impl Driver {
             said = ended(said) => Input::Said(said),
             saved = ended(self.saving.as_mut().map(Saving::next)) => Input::Saved(saved),
             () = ended(self.settles_at.map(sleep_until)) => Input::Settled,
+            // One that does not say has not.
+            given = ended(self.idle.giving()) => Input::GaveBack(given.unwrap_or(false)),
             () = idle => Input::Idle,
         }
     }

@@ -297,6 +297,7 @@ impl Driver {
                     self.hear_moment(&mut batch).await;
                 }
                 Input::Settled => self.settled(),
+                Input::GaveBack(has_given) => self.idle.given(has_given),
                 Input::Idle => self.rest(),
             }
             self.end_unheard().await;

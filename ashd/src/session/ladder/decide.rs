@@ -23,6 +23,8 @@ pub(in crate::session) enum Rung {
     Frozen,
     /// And has given its memory back.
     Reclaimed,
+    /// It stands still, and its memory could not be given back: that is not tried again.
+    Kept,
 }
 
 /// What a sandbox that nobody uses is to do.
@@ -76,7 +78,7 @@ impl Times {
             _ if is_over(self.cool) => Some(Step::Cool),
             Rung::Awake if is_over(self.freeze) => Some(Step::Freeze),
             Rung::Frozen if is_over(self.reclaim) => Some(Step::Reclaim),
-            Rung::Awake | Rung::Frozen | Rung::Reclaimed => None,
+            Rung::Awake | Rung::Frozen | Rung::Reclaimed | Rung::Kept => None,
         }
     }
 
@@ -114,7 +116,7 @@ mod tests {
 
     #[test]
     fn each_takes_the_step_that_is_due() {
-        use Rung::{Awake, Frozen, Reclaimed};
+        use Rung::{Awake, Frozen, Kept, Reclaimed};
         for (rung, idle, expected) in [
             (Awake, None, None),
             (Awake, Some(59), None),
@@ -126,6 +128,8 @@ mod tests {
             (Frozen, Some(299), None),
             (Frozen, Some(300), Some(Step::Reclaim)),
             (Frozen, Some(1800), Some(Step::Cool)),
+            (Kept, Some(1799), None),
+            (Kept, Some(1800), Some(Step::Cool)),
             (Reclaimed, Some(1799), None),
             (Reclaimed, Some(1800), Some(Step::Cool)),
         ] {

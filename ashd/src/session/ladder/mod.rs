@@ -160,7 +160,7 @@ impl Ladder {
         let down = |rung| places.iter().filter(|(_, place)| place.rung == rung).count() as u64;
         let reclaimed = down(Rung::Reclaimed);
         Rested {
-            frozen: down(Rung::Frozen) + reclaimed,
+            frozen: down(Rung::Frozen) + down(Rung::Kept) + reclaimed,
             reclaimed,
             freezes: self.freezes.load(Ordering::Relaxed),
             reclaimed_bytes: self.reclaimed_bytes.load(Ordering::Relaxed),

@@ -72,6 +72,16 @@ impl Resting {
         taken
     }
 
+    /// How it is when its agent has given its memory back, or was to.
+    async fn gave_back(&mut self) -> Rung {
+        let Input::GaveBack(has_given) = next_input(&mut self.driver).await else {
+            panic!("it does not")
+        };
+        self.driver.idle.given(has_given);
+        self.driver.tend().await;
+        self.place().unwrap().rung
+    }
+
     /// Has it begin to end, and hears that this was all its agent has said.
     async fn cool(&mut self) -> oneshot::Receiver<bool> {
         let taken = self.rest(Step::Cool).await;
@@ -119,14 +129,49 @@ async fn memory_is_given_back_by_one_that_stands_still() {
     let mut resting = Resting::set().await;
     assert_eq!(resting.rest(Step::Reclaim).await.await, Ok(false));
     resting.rest(Step::Freeze).await.await.unwrap();
-    assert_eq!(resting.rest(Step::Reclaim).await.await, Ok(true));
-    assert_eq!(resting.place().unwrap().rung, Rung::Reclaimed);
+    let taken = resting.rest(Step::Reclaim).await;
+    assert_eq!(resting.place().unwrap().rung, Rung::Frozen, "it has begun to");
+    assert_eq!(resting.gave_back().await, Rung::Reclaimed);
+    assert_eq!((taken.await, resting.stage.shared.ladder.rested().reclaimed), (Ok(true), 1));
     assert_eq!(resting.rest(Step::Reclaim).await.await, Ok(false), "once is enough");
     let (reply, _output) = oneshot::channel();
     let request = ExecRequest::new("true", None).unwrap();
     resting.driver.command(Command::Exec { request, reply }).await;
     assert!(!resting.stands());
     resting.asked(Kind::Exec).await;
+}
+
+#[tokio::test]
+async fn memory_that_could_not_be_given_back_does_not_count_and_is_not_asked_for_again() {
+    let mut resting = Resting::set().await;
+    fs::write(resting.agent.join("memory.current"), "4096").unwrap();
+    // What is to be written there cannot be.
+    let reclaim = resting.agent.join("memory.reclaim");
+    fs::create_dir(&reclaim).unwrap();
+    resting.rest(Step::Freeze).await.await.unwrap();
+    let taken = resting.rest(Step::Reclaim).await;
+    assert_eq!((resting.gave_back().await, taken.await), (Rung::Kept, Ok(false)));
+    let rested = resting.stage.shared.ladder.rested();
+    assert_eq!((rested.frozen, rested.reclaimed, rested.reclaimed_bytes), (1, 0, 0));
+    assert_eq!(resting.rest(Step::Reclaim).await.await, Ok(false));
+    // It was used meanwhile.
+    resting.driver.thaw();
+    resting.rest(Step::Freeze).await.await.unwrap();
+    fs::remove_dir(&reclaim).unwrap();
+    let _taken = resting.rest(Step::Reclaim).await;
+    assert_eq!(resting.gave_back().await, Rung::Reclaimed);
+}
+
+#[tokio::test]
+async fn who_goes_on_meanwhile_has_given_nothing_back() {
+    let mut resting = Resting::set().await;
+    resting.rest(Step::Freeze).await.await.unwrap();
+    let taken = resting.rest(Step::Reclaim).await;
+    resting.driver.thaw();
+    resting.driver.tend().await;
+    taken.await.unwrap();
+    assert!(resting.driver.idle.giving().is_none());
+    assert_eq!(resting.place().unwrap().rung, Rung::Awake);
 }
 
 #[tokio::test]
