@@ -82,6 +82,10 @@ pub(crate) enum Command {
     ///
     /// Of those that the daemon has in memory. On a terminal it goes on until Ctrl-C; else it is
     /// one table.
+    ///
+    /// Two lines above it are of sandboxes that nobody uses: after which time they stand still (frozen),
+    /// give their memory back (reclaimed) and end, how many take each step at a look, and for how long a
+    /// task in the background keeps one from it; and what that has saved.
     Top {
         /// Seconds between two looks
         #[arg(short, long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]

@@ -50,6 +50,23 @@ pub(crate) fn health(version: &str, health: &Health) -> Value {
         "removedCheckpoints": health.removed_checkpoints,
         "retentionOver": health.retention_over,
         "retentionFailing": health.retention_failing,
+        "reclaimed": health.reclaimed,
+        "freezes": health.freezes,
+        "idle": idle(health),
+    })
+}
+
+/// When sandboxes that nobody uses take which step, as `/health` has it; nothing from a daemon of before.
+fn idle(health: &Health) -> Option<Value> {
+    let step = |ms: Option<u64>| ms.filter(|ms| *ms > 0);
+    health.per_tick.map(|per_tick| {
+        json!({
+            "freezeAfterMs": step(health.freeze_after_ms),
+            "reclaimAfterMs": step(health.reclaim_after_ms),
+            "timeoutMs": step(health.idle_timeout_ms),
+            "backgroundMs": health.background_ms,
+            "perTick": per_tick,
+        })
     })
 }
 

@@ -4,12 +4,13 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use ash_dbus::value::LoadInfo;
+use ash_dbus::value::{Health, LoadInfo};
 use serde_json::Value;
 use tokio::signal::ctrl_c;
 use tokio::time::sleep;
 
 use super::Context;
+use crate::bus::Bus;
 use crate::failure::Failure;
 use crate::json;
 use crate::out::aligned;
@@ -37,6 +38,8 @@ pub(super) async fn run(mut context: Context, interval: Duration) -> Result<(), 
         }
         let mut rows = table(&loads, &HashMap::new(), usize::MAX);
         rows.iter_mut().for_each(|row| drop(row.remove(SHARE)));
+        let head = head(&context.bus).await;
+        head.iter().try_for_each(|line| context.out.line(line))?;
         return context.out.table(&rows);
     }
     tokio::select! {
@@ -60,11 +63,12 @@ async fn refresh(context: &mut Context, interval: Duration) -> Result<(), Failur
         let shares = shares(&loads, &before.1, now - before.0);
         before = (now, loads.iter().map(|load| (load.id.clone(), load.cpu_us)).collect());
         loads.sort_by(|one, other| busier(one, other, &shares));
-        let (width, height) = size();
-        // One line is the head's, and the last one the cursor's.
-        let left_out = loads.len().saturating_sub(height.saturating_sub(2).max(1));
+        let (mut lines, (width, height)) = (head(&context.bus).await, size());
+        // One more line is the head's, and the last one the cursor's.
+        let room = height.saturating_sub(lines.len() + 2).max(1);
+        let left_out = loads.len().saturating_sub(room);
         loads.truncate(loads.len() - left_out);
-        let mut lines = fitting(&loads, &shares, width);
+        lines.extend(fitting(&loads, &shares, width));
         if left_out > 0 {
             lines.pop();
             lines.push(format!("and {} more, which do less", left_out + 1));
@@ -75,6 +79,48 @@ async fn refresh(context: &mut Context, interval: Duration) -> Result<(), Failur
         }
         sleep(interval).await;
     }
+}
+
+/// What becomes of sandboxes that nobody uses; nothing, when the daemon does not say.
+async fn head(bus: &Bus) -> Vec<String> {
+    match bus.manager.status().await {
+        Ok(health) => times(&health).into_iter().chain([saved(&health)]).collect(),
+        Err(_) => vec![],
+    }
+}
+
+/// When they take which step. Daemons of before do not tell.
+fn times(health: &Health) -> Option<String> {
+    let steps = [
+        ("frozen", health.freeze_after_ms?),
+        ("reclaimed", health.reclaim_after_ms?),
+        ("ended", health.idle_timeout_ms?),
+    ];
+    let steps = steps.map(|(what, ms)| match ms {
+        0 => format!("never {what}"),
+        ms => format!("{what} after {}", span(ms)),
+    });
+    let background = match health.background_ms? {
+        0 => "not held".to_owned(),
+        ms => format!("held for {}", span(ms)),
+    };
+    let (steps, most) = (steps.join(", "), health.per_tick?);
+    Some(format!("idle   {steps}; {most} at a look; background {background}"))
+}
+
+/// What that has saved till now.
+fn saved(health: &Health) -> String {
+    let reclaimed = health.reclaimed.map(|count| format!(", {count} reclaimed"));
+    let freezes = health.freezes.map(|times| format!("{times} freezes, "));
+    format!(
+        "saved  {} frozen{}; since the start {}{} given back, {} ended, {} of them for others",
+        health.frozen,
+        reclaimed.unwrap_or_default(),
+        freezes.unwrap_or_default(),
+        bytes(health.reclaimed_bytes),
+        health.cooled,
+        health.evictions
+    )
 }
 
 /// Characters of a line and lines that the terminal shows, as far as it says.
@@ -140,6 +186,14 @@ fn row(load: &LoadInfo, share: Option<f64>, most: usize) -> Vec<String> {
     ]
 }
 
+/// A time in the largest unit of which it is a multiple, as in the configuration.
+fn span(ms: u64) -> String {
+    const UNITS: [(u64, &str); 4] =
+        [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")];
+    let fits = UNITS.iter().find(|(unit, _)| ms >= *unit && ms.is_multiple_of(*unit));
+    fits.map_or_else(|| format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))
+}
+
 /// Minutes and seconds.
 fn time(micros: u64) -> String {
     let tenths = micros / 100_000;
@@ -191,6 +245,30 @@ mod tests {
         assert_eq!(of_width(whole.len()), whole);
         let short = of_width(whole.len() - 1);
         assert!(short.starts_with(id) && short.contains(" 3f0c6a52 "), "{short}");
+    }
+
+    #[test]
+    fn what_becomes_of_sandboxes_that_nobody_uses_is_told() {
+        assert_eq!(
+            [1, 1500, 60_000, 90_000, 14_400_000, 172_800_000].map(span),
+            ["1ms", "1500ms", "1min", "90s", "4h", "2d"]
+        );
+        let before = Health { frozen: 3, cooled: 2, evictions: 1, ..Health::default() };
+        assert_eq!(times(&before), None, "a daemon of before");
+        let expected =
+            "saved  3 frozen; since the start 0B given back, 2 ended, 1 of them for others";
+        assert_eq!(saved(&before), expected);
+        let health = Health {
+            freeze_after_ms: Some(0),
+            reclaim_after_ms: Some(0),
+            idle_timeout_ms: Some(1_800_000),
+            background_ms: Some(0),
+            per_tick: Some(5),
+            ..before
+        };
+        let expected = "idle   never frozen, never reclaimed, ended after 30min; 5 at a look; \
+                        background not held";
+        assert_eq!(times(&health).as_deref(), Some(expected));
     }
 
     #[test]

@@ -295,6 +295,13 @@ impl Manager {
             missing: vec!["no limits".into()],
             damaged_checkpoints: 1,
             model_key: Some(false),
+            reclaimed: Some(0),
+            freezes: Some(7),
+            freeze_after_ms: Some(60_000),
+            reclaim_after_ms: Some(90_000),
+            idle_timeout_ms: Some(0),
+            background_ms: Some(14_400_000),
+            per_tick: Some(20),
             ..Health::default()
         }
     }

@@ -82,6 +82,22 @@ pub struct Health {
     pub cleared: Option<u64>,
     /// Bytes of these files.
     pub cleared_bytes: Option<u64>,
+    /// Of the agents that stand still: those that have given their memory back. Absent, as the next six,
+    /// from a daemon of before them.
+    pub reclaimed: Option<u64>,
+    /// How often an agent was stopped since the start because nobody used it.
+    pub freezes: Option<u64>,
+    /// After how many milliseconds in which nobody uses a sandbox its agent stands still; 0: never.
+    pub freeze_after_ms: Option<u64>,
+    /// After how many it gives its memory back; 0: never.
+    pub reclaim_after_ms: Option<u64>,
+    /// After how many the sandbox is saved and ended; 0: never.
+    pub idle_timeout_ms: Option<u64>,
+    /// For how many milliseconds tasks of the CLI's in the background hold a sandbox in which nothing else
+    /// happens; 0: not at all.
+    pub background_ms: Option<u64>,
+    /// The most sandboxes that take each of these steps at one look.
+    pub per_tick: Option<u64>,
 }
 
 /// What `Manager.Deploy` may be told beside the folder.

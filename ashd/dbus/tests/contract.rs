@@ -151,6 +151,13 @@ fn the_reference_names_every_member() {
         retention_failing: Some(false),
         cleared: Some(0),
         cleared_bytes: Some(0),
+        reclaimed: Some(0),
+        freezes: Some(0),
+        freeze_after_ms: Some(0),
+        reclaim_after_ms: Some(0),
+        idle_timeout_ms: Some(0),
+        background_ms: Some(0),
+        per_tick: Some(0),
         ..Default::default()
     };
     let carry = || Message::signal("/", "org.example.Example", "Carry").unwrap();

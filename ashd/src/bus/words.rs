@@ -1,5 +1,7 @@
 //! From the words of the domain to those of the bus.
 
+use std::time::Duration;
+
 use ash_dbus::Error;
 use ash_dbus::value::{
     AgentInfo, BackupInfo, CheckpointInfo, CollectionInfo, DifferenceInfo, Event, Health, KeyInfo,
@@ -111,8 +113,20 @@ pub(super) fn health(health: api::Health) -> Health {
         removed_checkpoints: health.gone.map(|gone| gone.points),
         retention_over: health.gone.map(|gone| gone.over),
         retention_failing: health.gone.map(|gone| gone.failing),
+        reclaimed: Some(health.rested.reclaimed),
+        freezes: Some(health.rested.freezes),
+        freeze_after_ms: Some(ms(health.times.freeze)),
+        reclaim_after_ms: Some(ms(health.times.reclaim)),
+        idle_timeout_ms: Some(ms(health.times.cool)),
+        background_ms: Some(ms(Some(health.times.background))),
+        per_tick: Some(health.times.at_once as u64),
         ..admitted(&health.admission)
     }
+}
+
+/// A time in milliseconds; 0 for what is never done.
+fn ms(time: Option<Duration>) -> u64 {
+    time.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// What of how the daemon is has to do with admission; all else is nothing.
@@ -329,6 +343,12 @@ mod tests {
         assert_eq!(found.refused, HashMap::from(refused));
         let none = admitted(&api::Admitted::default());
         assert_eq!(none, Health::default());
+    }
+
+    #[test]
+    fn what_is_never_done_is_told_as_zero() {
+        let told = [None, Some(Duration::from_millis(1500)), Some(Duration::MAX)].map(ms);
+        assert_eq!(told, [0, 1500, u64::MAX]);
     }
 
     #[test]
