@@ -1,15 +1,15 @@
 //! How much is begun at a time, and where what is too much waits.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::api::{Admitted, Refusal};
 use super::gate::{Entered, Gate, Place};
+use super::owners::{Counted, Has, Owner, Owners};
 use super::shared::{Shared, Taken};
-use crate::domain::{AgentName, SandboxId, Tenant};
+use crate::domain::{SandboxId, Tenant};
 use crate::sandbox::admission::{NoRoom, Strain, ease, memory_available, pids};
 use crate::telemetry::metrics::labels::{Want, Word as _};
 
@@ -43,11 +43,11 @@ pub(super) struct Gates {
     pub(super) turns: Arc<Gate>,
     /// What sandboxes are made in.
     launches: Arc<Gate>,
-    coming: Arc<Coming>,
+    /// Whose the sandboxes are that sessions have, or are to have.
+    pub(super) owners: Arc<Owners>,
 }
 
-/// A sandbox may be made. It counts as its tenant's and its agent's until this is dropped: until it is
-/// known whose session has it, that is.
+/// A sandbox may be made. It counts as its tenant's and its agent's.
 pub(super) struct Entry {
     /// Which.
     pub(super) sandbox: SandboxId,
@@ -55,44 +55,7 @@ pub(super) struct Entry {
     place: Option<Place>,
     /// The room that it is to have.
     room: Option<Taken>,
-    _counted: Counted,
-}
-
-/// Whose a sandbox is.
-type Owner = (Tenant, AgentName);
-
-/// Sandboxes that sessions are to have, and whose they are.
-#[derive(Default)]
-struct Coming(Mutex<BTreeMap<SandboxId, Owner>>);
-
-/// Counts a sandbox that a session is to have while it lives.
-pub(super) struct Counted {
-    coming: Arc<Coming>,
-    sandbox: SandboxId,
-    tenant: Tenant,
-}
-
-impl Coming {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Owner>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Counted {
-    /// It is this one that the session is to have, which was made beforehand.
-    pub(super) fn becomes(&mut self, sandbox: SandboxId) {
-        let mut coming = self.coming.lock();
-        if let Some(owner) = coming.remove(&self.sandbox) {
-            coming.insert(sandbox, owner);
-        }
-        self.sandbox = sandbox;
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.coming.lock().remove(&self.sandbox);
-    }
+    counted: Counted,
 }
 
 impl Entry {
@@ -106,6 +69,11 @@ impl Entry {
     pub(super) fn let_others_in(&mut self) {
         drop((self.place.take(), self.room.take()));
     }
+
+    /// The sandbox is there: this counts it as long as the session has it.
+    pub(super) fn into_counted(self) -> Counted {
+        self.counted
+    }
 }
 
 impl Gates {
@@ -113,7 +81,7 @@ impl Gates {
         Gates {
             turns: Gate::new(admission.turns),
             launches: Gate::new(admission.launches),
-            coming: Arc::default(),
+            owners: Arc::default(),
         }
     }
 
@@ -144,21 +112,24 @@ impl Shared {
     ///
     /// # Errors
     /// Those of [`count`](Self::count) and [`let_in`](Self::let_in).
-    pub(super) async fn enter(&self, owner: Owner, sandbox: SandboxId) -> Result<Entry, Refusal> {
-        self.let_in(self.count(owner, sandbox)?).await
+    pub(super) async fn enter(&self, owner: Owner) -> Result<Entry, Refusal> {
+        self.let_in(self.count(&owner)?).await
     }
 
     /// Counts a sandbox that a session is to have as its tenant's and its agent's.
     ///
     /// # Errors
     /// [`Refusal::Capacity`] when one of them has as many as it may.
-    pub(super) fn count(&self, owner: Owner, sandbox: SandboxId) -> Result<Counted, Refusal> {
-        let (coming, tenant) = (self.gates.coming.clone(), owner.0.clone());
-        let mut known = coming.lock();
-        self.may_have_more(&owner, &known).map_err(|no_room| self.refuse(no_room))?;
-        known.insert(sandbox, owner);
-        drop(known);
-        Ok(Counted { coming, sandbox, tenant })
+    pub(super) fn count(&self, owner: &Owner) -> Result<Counted, Refusal> {
+        self.try_count(owner).map_err(|no_room| self.refuse(no_room))
+    }
+
+    fn try_count(&self, owner: &Owner) -> Result<Counted, NoRoom> {
+        let Admission { max_per_tenant, max_per_agent, .. } = self.live().admission;
+        self.gates.owners.count_if(owner, |has: Has| {
+            at_most(max_per_tenant, has.tenant, Want::Tenant)?;
+            at_most(max_per_agent, has.agent, Want::Agent)
+        })
     }
 
     /// Waits until a sandbox may be made, as long as configured at most: first for its turn, then for what
@@ -170,35 +141,11 @@ impl Shared {
     pub(super) async fn let_in(&self, counted: Counted) -> Result<Entry, Refusal> {
         self.disk_has_room()?;
         let end = Instant::now() + self.live().admission.patience;
-        let place = Some(self.place_for_launch(&counted.tenant, end).await?);
+        let place = Some(self.place_for_launch(counted.tenant(), end).await?);
         self.wait_for_ease(end).await?;
-        let room = Some(self.room(counted.sandbox).await?);
-        Ok(Entry { sandbox: counted.sandbox, place, room, _counted: counted })
-    }
-
-    /// Says no when a tenant or an agent has as many sandboxes as it may.
-    fn may_have_more(
-        &self,
-        owner: &Owner,
-        coming: &BTreeMap<SandboxId, Owner>,
-    ) -> Result<(), NoRoom> {
-        let Admission { max_per_tenant, max_per_agent, .. } = self.live().admission;
-        if max_per_tenant == 0 && max_per_agent == 0 {
-            return Ok(());
-        }
-        let owners = self.owners(coming);
-        let of_tenant = owners.iter().filter(|(tenant, _)| *tenant == owner.0).count();
-        let of_agent = owners.iter().filter(|other| *other == owner).count();
-        at_most(max_per_tenant, of_tenant, Want::Tenant)?;
-        at_most(max_per_agent, of_agent, Want::Agent)
-    }
-
-    /// Whose the sandboxes are that sessions have, or are to have.
-    fn owners(&self, coming: &BTreeMap<SandboxId, Owner>) -> Vec<Owner> {
-        let there = self.sandboxes.known().into_iter().filter(|id| !coming.contains_key(id));
-        let there = there.filter_map(|id| self.registry.view(self.registry.of_sandbox(id)?));
-        let there = there.map(|view| (view.session.tenant.clone(), view.session.agent.clone()));
-        there.chain(coming.values().cloned()).collect()
+        let sandbox = SandboxId::random();
+        let room = Some(self.room(sandbox).await?);
+        Ok(Entry { sandbox, place, room, counted })
     }
 
     async fn place_for_launch(&self, tenant: &Tenant, end: Instant) -> Result<Place, Refusal> {
@@ -267,8 +214,8 @@ impl Shared {
 }
 
 /// Says no when one more would be more than somebody may have.
-fn at_most(max: u64, there: usize, want: Want) -> Result<(), NoRoom> {
-    if max == 0 || (there as u64) < max {
+fn at_most(max: u64, there: u64, want: Want) -> Result<(), NoRoom> {
+    if max == 0 || there < max {
         return Ok(());
     }
     let reason = format!(
@@ -277,16 +224,6 @@ fn at_most(max: u64, there: usize, want: Want) -> Result<(), NoRoom> {
         want.as_str()
     );
     Err(NoRoom { want, reason, retry_after_s: RETRY_AFTER_S })
-}
-
-#[cfg(test)]
-impl Entry {
-    /// One that nobody waited for.
-    pub(super) fn any() -> Entry {
-        let (coming, sandbox, tenant) = (Arc::default(), SandboxId::random(), Tenant::default());
-        let counted = Counted { coming, sandbox, tenant };
-        Entry { sandbox, place: None, room: None, _counted: counted }
-    }
 }
 
 /// Has less begin at a time while the machine is short of memory.
@@ -311,6 +248,8 @@ pub(super) async fn follow_pressure(shared: Arc<Shared>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::PoisonError;
+
     use futures_util::FutureExt as _;
 
     use super::*;
@@ -351,8 +290,7 @@ mod tests {
     }
 
     async fn enter_as(stage: &Stage, tenant: &Tenant, agent: &str) -> Result<Entry, Refusal> {
-        let owner = (tenant.clone(), agent.parse().unwrap());
-        stage.shared.enter(owner, SandboxId::random()).await
+        stage.shared.enter((tenant.clone(), agent.parse().unwrap())).await
     }
 
     fn set(stage: &Stage, change: impl FnOnce(&mut Admission)) {
@@ -442,22 +380,6 @@ mod tests {
         assert!(enter_as(&stage, &ours, "c").await.is_ok());
         set(&stage, |admission| (admission.max_per_tenant, admission.max_per_agent) = (0, 0));
         assert!(enter_as(&stage, &ours, "b").await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn one_that_was_made_beforehand_counts_when_it_is_taken_and_once() {
-        let stage = Stage::set().await;
-        set(&stage, |admission| admission.max_per_agent = 1);
-        let count = || {
-            let owner = (Tenant::default(), "agent".parse().unwrap());
-            stage.shared.count(owner, SandboxId::random())
-        };
-        let mut taken = count().unwrap();
-        taken.becomes(SandboxId::random());
-        assert!(matches!(count(), Err(Refusal::Capacity { .. })));
-        drop(taken);
-        assert!(count().is_ok());
-        assert!(stage.shared.gates.coming.lock().is_empty());
     }
 
     #[tokio::test]

@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use super::admission::{Counted, Entry};
+use super::admission::Entry;
 use super::agents;
 use super::api::{Caller, NewSession, Refusal};
 use super::disk::Since;
 use super::driver::{Begin, Driver};
+use super::owners::Counted;
 use super::pool::Claim;
 use super::registry::SessionView;
 use super::service::{Result, Service, blocking, detached};
@@ -22,22 +23,26 @@ use crate::sandbox::Running;
 use crate::telemetry::metrics::labels::SpawnPhase;
 use crate::telemetry::metrics::timed;
 
+/// What comes of looking for a spare.
+enum OfSpare {
+    /// It is a session now.
+    Made(Arc<SessionView>),
+    /// There is none: what is to be made is counted all the same.
+    None(Counted),
+}
+
 impl Service {
     /// Makes a session, of a spare or as soon as its sandbox may be made; returns when its bridge is
     /// ready.
     pub async fn create(&self, caller: &Caller, new: NewSession) -> Result<Arc<SessionView>> {
         let (agent, settings) = self.settle(caller, new.clone()).await?;
-        let owner = (agent.tenant.clone(), agent.name.clone());
-        let mut counted = self.shared.count(owner, SandboxId::random())?;
+        let counted = self.shared.count(&(agent.tenant.clone(), agent.name.clone()))?;
         // What is begun is brought to its end, whoever hangs up.
         let service = self.clone();
-        let of_spare = async move {
-            let made = service.make_of_spare(&agent, &settings, &mut counted).await;
-            made.map(|made| made.ok_or(counted))
-        };
+        let of_spare = async move { service.make_of_spare((&agent, &settings), counted).await };
         let counted = match detached(of_spare).await? {
-            Ok(view) => return Ok(view),
-            Err(counted) => counted,
+            OfSpare::Made(view) => return Ok(view),
+            OfSpare::None(counted) => counted,
         };
         // But whoever hangs up while it waits waits no longer.
         let entry = self.shared.let_in(counted).await?;
@@ -73,14 +78,14 @@ impl Service {
     /// Makes a session of a spare, if there is one for it.
     async fn make_of_spare(
         &self,
-        agent: &Agent,
-        settings: &Settings,
-        counted: &mut Counted,
-    ) -> Result<Option<Arc<SessionView>>> {
+        (agent, settings): (&Agent, &Settings),
+        counted: Counted,
+    ) -> Result<OfSpare> {
         let shared = &self.shared;
         shared.disk_has_room()?;
-        let Some(taken) = shared.take_spare(agent, settings).await else { return Ok(None) };
-        counted.becomes(taken.session.sandbox);
+        let Some(taken) = shared.take_spare(agent, settings).await else {
+            return Ok(OfSpare::None(counted));
+        };
         // The one waits for the disk, the other for another process. What is shown then is written meanwhile.
         let record = self.record(agent.id, &taken.session, taken.since);
         let sandbox = taken.claimed.running.id;
@@ -89,15 +94,12 @@ impl Service {
             tokio::join!(biased; record, shared.open_spare(sandbox), view);
         let made = match recorded {
             Ok(()) if is_open => {
-                self.begin(&view, Begin::Claimed(taken.claimed), taken.since);
+                self.begin(&view, Begin::Claimed(taken.claimed, counted), taken.since);
                 drop(taken.making);
-                Ok(Some(view))
+                Ok(OfSpare::Made(view))
             }
-            Ok(()) => {
-                // Whoever makes another one is told why this one has no way out.
-                counted.becomes(SandboxId::random());
-                self.take_back(taken).await.map(|()| None)
-            }
+            // Whoever makes another one is told why this one has no way out.
+            Ok(()) => self.take_back(taken).await.map(|()| OfSpare::None(counted)),
             Err(refusal) => {
                 shared.throw_away_taken(taken).await;
                 Err(refusal)
@@ -150,7 +152,7 @@ impl Service {
         match made {
             Ok(running) => {
                 let view = as_recorded(&session);
-                self.begin(&view, Begin::Launched(running), since);
+                self.begin(&view, Begin::Launched(running, entry.into_counted()), since);
                 Ok(view)
             }
             Err(refusal) => {

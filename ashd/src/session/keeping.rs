@@ -18,6 +18,7 @@ use super::api::Refusal;
 use super::cli::Conversation;
 use super::copies::fetch::first_stored;
 use super::disk::Since;
+use super::owners::Counted;
 use super::places::ROOTS;
 use super::shared::{Shared, aside};
 use crate::domain::{
@@ -61,8 +62,8 @@ pub(super) struct Life {
     pub(super) built: Option<Since>,
     /// How the CLI has to begin.
     pub(super) conversation: Conversation,
-    /// Counts it until the store, and with it everybody, knows whose it is.
-    pub(super) _entry: Entry,
+    /// Counts it as its tenant's and its agent's.
+    pub(super) counted: Counted,
 }
 
 /// Where a session's files were found.
@@ -165,7 +166,9 @@ impl Shared {
             }
         };
         match conversation {
-            Ok(conversation) => Ok(Life { running, found, built, conversation, _entry: entry }),
+            Ok(conversation) => {
+                Ok(Life { running, found, built, conversation, counted: entry.into_counted() })
+            }
             Err(refusal) => {
                 self.end_sandbox(running).await;
                 Err(refusal)

@@ -49,6 +49,7 @@ mod logs;
 mod machine;
 mod mend;
 mod moved;
+mod owners;
 mod places;
 mod pool;
 mod purge;

@@ -3,10 +3,10 @@
 use std::pin::Pin;
 
 use super::Driver;
-use crate::domain::SandboxId;
 use crate::session::admission::Entry;
 use crate::session::api::Refusal;
 use crate::session::machine::Event;
+use crate::session::owners::Owner;
 
 /// What comes of asking whether a sandbox may be made. Dropping it asks no longer.
 pub(super) type Entering = Pin<Box<dyn Future<Output = Result<Entry, Refusal>> + Send>>;
@@ -19,9 +19,17 @@ impl Driver {
     }
 
     fn ask_for_sandbox(&mut self) {
-        let (shared, sandbox) = (self.shared.clone(), SandboxId::random());
-        let owner = (self.session.tenant.clone(), self.session.agent.clone());
-        self.entering = Some(Box::pin(async move { shared.enter(owner, sandbox).await }));
+        let (shared, owner) = (self.shared.clone(), self.owner());
+        self.entering = Some(Box::pin(async move { shared.enter(owner).await }));
+    }
+
+    /// The sandbox that an earlier daemon has left counts before anybody can ask for another one.
+    pub(super) fn keep_count(&mut self) {
+        self.counted = Some(self.shared.gates.owners.count(&self.owner()));
+    }
+
+    fn owner(&self) -> Owner {
+        (self.session.tenant.clone(), self.session.agent.clone())
     }
 
     /// Before something is done for the session that may take long: a place for its sandbox, of which there

@@ -20,6 +20,7 @@ use crate::session::cli::{Controls, Conversation, StartKey};
 use crate::session::frames::Numbering;
 use crate::session::keeping::{Found, Life};
 use crate::session::machine::{Event, Sandbox, State, Turn};
+use crate::session::owners::Counted;
 use crate::session::registry::SessionView;
 use crate::session::unsynced::Built;
 use crate::store::StoreError;
@@ -43,10 +44,10 @@ pub(in crate::session) struct Claimed {
 pub(in crate::session) enum Begin {
     /// Without a sandbox.
     Cold,
-    /// With a fresh sandbox.
-    Launched(Running),
+    /// With a fresh sandbox, which is counted.
+    Launched(Running, Counted),
     /// With a sandbox that was made before anybody asked, and in it a CLI that is ready.
-    Claimed(Claimed),
+    Claimed(Claimed, Counted),
     /// With a sandbox that an earlier daemon left.
     Adopted(Running, Replay),
 }
@@ -55,15 +56,17 @@ impl Driver {
     pub(super) async fn begin_life(&mut self, begin: Begin) {
         match begin {
             Begin::Cold => self.read_again().await,
-            Begin::Launched(running) => {
+            Begin::Launched(running, counted) => {
                 self.tell_made();
                 self.looked_back = true;
+                self.counted = Some(counted);
                 self.attach(running);
                 self.start_cli(Conversation::New, &TurnOptions::default());
             }
-            Begin::Claimed(Claimed { running, controls, mut heard }) => {
+            Begin::Claimed(Claimed { running, controls, mut heard }, counted) => {
                 self.tell_made();
                 self.looked_back = true;
+                self.counted = Some(counted);
                 self.attach(running);
                 let key = StartKey::default();
                 self.cli = Some(RunningCli { key, controls: Some(controls), cost: 0.0 });
@@ -149,7 +152,7 @@ impl Driver {
     /// Records the new sandbox, and in the same breath that the session is active, if that was
     /// wanted. The store must know the sandbox before anything of it is kept.
     async fn record_life(&mut self, life: Life) -> Result<Conversation, Refusal> {
-        let Life { running, found, built, conversation, _entry } = life;
+        let Life { running, found, built, conversation, counted } = life;
         // First, for what follows has the numbers behind it.
         let missed = self.record_missed_end().await;
         let mut change = SessionChange {
@@ -188,6 +191,7 @@ impl Driver {
         self.times.resume_ended(Some(resumed(found, conversation)));
         self.idle.tasks_run(running.welcome.tasks);
         self.link = Some(running);
+        self.counted = Some(counted);
         self.is_synced = false;
         self.cli = None;
         self.own_turn = false;
@@ -309,9 +313,13 @@ impl Driver {
     pub(super) async fn end_sandbox(&mut self) {
         self.entering = None;
         let launched = match self.launching.take() {
-            Some(task) => task.await.ok().and_then(Result::ok).map(|life| life.running),
+            Some(task) => task.await.ok().and_then(Result::ok),
             None => None,
         };
+        let launched = launched.map(|life| {
+            self.counted = Some(life.counted);
+            life.running
+        });
         let why_lost = self.why_lost("the command ran");
         self.count_oom_kills();
         let still = self.idle.leave();
@@ -326,6 +334,7 @@ impl Driver {
                 self.shared.rest_later(self.session.id, sandbox);
             }
         }
+        self.counted = None;
         self.cli = None;
         self.own_turn = false;
         self.is_deaf = false;

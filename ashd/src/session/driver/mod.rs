@@ -57,6 +57,7 @@ use super::keeping::Life;
 use super::ladder::Step;
 use super::logs::Logs;
 use super::machine::{Effect, Event, Failure, State, Turn};
+use super::owners::Counted;
 use super::registry::SessionView;
 use super::rewind::Goal;
 use super::shared::Shared;
@@ -66,6 +67,7 @@ use crate::domain::{
     ExecRequest, Point, PointId, PointName, Session, SessionChange, Status, TurnId, TurnRequest,
 };
 use crate::sandbox::Running;
+use crate::telemetry::metrics::Metrics;
 
 /// Messages of the bridge that are taken at once.
 const BATCH: usize = 512;
@@ -119,6 +121,17 @@ pub(super) struct Handle {
     pub(super) first_call: Arc<FirstCall>,
 }
 
+impl Handle {
+    /// What others are to hold of a session's driver, and where that hears its commands.
+    fn new(session: &Session, metrics: &Metrics) -> (Handle, mpsc::Receiver<Command>) {
+        let (commands, heard) = mpsc::channel(64);
+        let journal = Arc::new(Journal::counting(metrics));
+        let logs = Arc::new(Logs::new(session));
+        let (leaving, first_call) = (Arc::default(), Arc::default());
+        (Handle { commands, journal, logs, leaving, first_call }, heard)
+    }
+}
+
 /// What a CLI was started with and set to since.
 struct RunningCli {
     key: StartKey,
@@ -145,6 +158,8 @@ pub(super) struct Driver {
     line: Arc<Line>,
     times: Times,
     link: Option<Running>,
+    /// Counts its sandbox as its tenant's and its agent's.
+    counted: Option<Counted>,
     /// It is waited for that a sandbox may be made.
     entering: Option<Entering>,
     launching: Option<JoinHandle<Result<Life, Refusal>>>,
@@ -207,6 +222,7 @@ impl Driver {
     pub(super) fn spawn(shared: Arc<Shared>, session: Session, begin: Begin) -> Handle {
         let (mut driver, handle) = Driver::new(shared, session);
         if matches!(begin, Begin::Adopted(..)) {
+            driver.keep_count();
             driver.keep_place();
         }
         tokio::spawn(driver.run(begin));
@@ -214,19 +230,8 @@ impl Driver {
     }
 
     fn new(shared: Arc<Shared>, session: Session) -> (Driver, Handle) {
-        let (sender, commands) = mpsc::channel(64);
         let metrics = shared.options.metrics.clone();
-        let journal = Arc::new(Journal::counting(&metrics));
-        let first_call = Arc::<FirstCall>::default();
-        let logs = Arc::new(Logs::new(&session));
-        let leaving = Arc::new(AtomicBool::new(false));
-        let handle = Handle {
-            commands: sender,
-            journal: journal.clone(),
-            logs: logs.clone(),
-            leaving: leaving.clone(),
-            first_call: first_call.clone(),
-        };
+        let (handle, commands) = Handle::new(&session, &metrics);
         let driver = Driver {
             state: State::cold(session.status, shared.options.queue_limit),
             encoder: Encoder::new(session.id),
@@ -235,13 +240,14 @@ impl Driver {
             shared,
             session,
             commands,
-            journal,
-            logs,
-            leaving,
+            journal: handle.journal.clone(),
+            logs: handle.logs.clone(),
+            leaving: handle.leaving.clone(),
             waiting: HashMap::new(),
             permit: Permit::None,
-            times: Times::new(metrics, first_call),
+            times: Times::new(metrics, handle.first_call.clone()),
             link: None,
+            counted: None,
             entering: None,
             launching: None,
             resuming: vec![],

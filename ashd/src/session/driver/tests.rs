@@ -22,9 +22,9 @@ use super::*;
 use crate::domain::session::RunningTurn;
 use crate::domain::{EventKind, Message, TurnOptions};
 use crate::sandbox::link::Incoming;
-use crate::session::admission::Entry;
 use crate::session::cli::Conversation;
 use crate::session::keeping::Found;
+use crate::session::owners::Counted;
 use crate::session::stage::{Stage, linked};
 use crate::store::EventRange;
 
@@ -70,7 +70,7 @@ async fn history(driver: &Driver) -> Vec<EventKind> {
 
 fn life(running: Running) -> Life {
     let (found, conversation) = (Found::Place, Conversation::New);
-    Life { running, found, built: None, conversation, _entry: Entry::any() }
+    Life { running, found, built: None, conversation, counted: Counted::any() }
 }
 
 /// Takes what comes to a driver next, which is no command.

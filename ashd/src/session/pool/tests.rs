@@ -238,6 +238,9 @@ async fn one_becomes_the_session_of_whoever_asks() {
     assert_eq!((id, recorded(&stage).await), (Session::example(1).id, vec![id]));
     assert!(shared.registry.handle(id).is_some() && shared.making.all().is_empty());
     assert_eq!((shared.pool.ready(), shared.pool.hits()), (0, 1));
+    // It counts from then on, and once.
+    let has = shared.gates.owners.of(&(Tenant::default(), kind("a").agent));
+    assert_eq!((has.tenant, has.agent), (1, 1));
 }
 
 #[tokio::test]
@@ -386,7 +389,7 @@ async fn one_goes_when_a_session_waits_for_memory() {
     fill(&stage.shared.pool, "a", &[1, 1]);
     stage.shared.sandboxes.press(Pressure { memory: true, ..Pressure::default() });
     let owner = (Tenant::default(), "b".parse().unwrap());
-    let mut entering = Box::pin(stage.shared.enter(owner, SandboxId::random()));
+    let mut entering = Box::pin(stage.shared.enter(owner));
     assert!(entering.as_mut().now_or_never().is_none());
     assert_eq!(stage.shared.pool.ready(), 1);
 }

@@ -3,7 +3,8 @@
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::domain::{SandboxId, Tenant};
+use crate::domain::Tenant;
+use crate::session::admission::Entry;
 use crate::session::api::Happened;
 use crate::session::stage::{LAUNCHES, handle};
 use crate::store::StoreError;
@@ -19,8 +20,7 @@ async fn all_launches(stage: &Stage) -> Vec<Entry> {
 
 /// A sandbox for somebody else.
 async fn enter(stage: &Stage) -> Result<Entry, Refusal> {
-    let owner = (Tenant::default(), "other".parse().unwrap());
-    stage.shared.enter(owner, SandboxId::random()).await
+    stage.shared.enter((Tenant::default(), "other".parse().unwrap())).await
 }
 
 /// A driver of an active session without a sandbox.
@@ -214,7 +214,7 @@ async fn a_session_that_was_made_is_told_of_when_its_driver_begins() {
     let (stage, mut driver) = cold().await;
     let mut happened = stage.shared.happened.subscribe();
     let (running, _bridge) = linked().await;
-    driver.begin_life(Begin::Launched(running)).await;
+    driver.begin_life(Begin::Launched(running, Counted::any())).await;
     let (tenant, id) = (driver.session.tenant.clone(), driver.session.id);
     assert_eq!(happened.try_recv().unwrap(), Happened::SessionCreated(tenant, id));
     // One that goes on was made long ago.
