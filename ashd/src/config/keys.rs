@@ -140,11 +140,13 @@ sections! {
     /// no turn and no command runs in them, nor a task of the CLI's in the background, nor anything of the
     /// agent's own that computes or asks the model. A step down whose time is `0s` is left out.
     pool: Pool {
-        /// Most sandboxes of one tenant alive at the same time; 0 for any number. Those of paused sessions
-        /// count. Those that have ended do not, because their session was stopped or nobody had used
-        /// them for long; nor do warm ones that no session has taken.
+        /// Most sandboxes of one tenant alive at the same time; 0 for any number. The next one takes the
+        /// place of the tenant's own that nobody has used for longest, and is refused when it uses all
+        /// of them. Those of paused sessions count. Those that have ended do not, because their session
+        /// was stopped or nobody had used them for long; nor do warm ones that no session has taken.
         max_per_tenant: u32 = "0" { live: true, }
-        /// Most sandboxes of one agent alive at the same time; 0 for any number.
+        /// Most sandboxes of one agent alive at the same time; 0 for any number. As with those of a
+        /// tenant, the next one takes the place of one of the agent's own.
         max_per_agent: u32 = "0" { live: true, }
         /// After this time a sandbox is saved and ended. The session keeps its status; its next message
         /// makes another sandbox, with the files and the conversation. The variable counts in

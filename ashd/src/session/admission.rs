@@ -7,8 +7,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::api::{Admitted, Refusal};
 use super::gate::{Entered, Gate, Place};
+use super::ladder::Whose;
 use super::owners::{Counted, Has, Owner, Owners};
-use super::shared::{Shared, Taken};
+use super::shared::{MAKING_ROOM, Shared, Taken};
 use crate::domain::{SandboxId, Tenant};
 use crate::sandbox::admission::{NoRoom, Strain, ease, memory_available, pids};
 use crate::telemetry::metrics::labels::{Want, Word as _};
@@ -113,15 +114,35 @@ impl Shared {
     /// # Errors
     /// Those of [`count`](Self::count) and [`let_in`](Self::let_in).
     pub(super) async fn enter(&self, owner: Owner) -> Result<Entry, Refusal> {
-        self.let_in(self.count(&owner)?).await
+        self.let_in(self.count(&owner).await?).await
     }
 
-    /// Counts a sandbox that a session is to have as its tenant's and its agent's.
+    /// Counts a sandbox that a session is to have as its tenant's and its agent's. When one of them has as
+    /// many as it may, one of its own goes for it that nobody uses.
     ///
     /// # Errors
-    /// [`Refusal::Capacity`] when one of them has as many as it may.
-    pub(super) fn count(&self, owner: &Owner) -> Result<Counted, Refusal> {
-        self.try_count(owner).map_err(|no_room| self.refuse(no_room))
+    /// [`Refusal::Capacity`] when none of its own can go in time.
+    pub(super) async fn count(&self, owner: &Owner) -> Result<Counted, Refusal> {
+        let end = Instant::now() + MAKING_ROOM;
+        loop {
+            let want = match self.try_count(owner) {
+                Ok(counted) => return Ok(counted),
+                Err(no_room) => no_room.want,
+            };
+            if self.is_shutting_down() {
+                return Err(Refusal::ShuttingDown);
+            }
+            // None is to have gone in vain.
+            self.disk_has_room()?;
+            let whose = match want {
+                Want::Agent => Whose::Agent(owner),
+                _ => Whose::Tenant(&owner.0),
+            };
+            if !self.evict(whose, end).await {
+                // Or one has ended meanwhile for a reason of its own.
+                return self.try_count(owner).map_err(|no_room| self.refuse(no_room));
+            }
+        }
     }
 
     fn try_count(&self, owner: &Owner) -> Result<Counted, NoRoom> {
@@ -219,8 +240,8 @@ fn at_most(max: u64, there: u64, want: Want) -> Result<(), NoRoom> {
         return Ok(());
     }
     let reason = format!(
-        "all {max} sandboxes that one {} may have at a time are in use; stop or end one of its \
-         sessions",
+        "all {max} sandboxes that one {} may have at a time are in use, or cannot end just now; stop or \
+         end one of its sessions",
         want.as_str()
     );
     Err(NoRoom { want, reason, retry_after_s: RETRY_AFTER_S })

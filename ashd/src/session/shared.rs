@@ -19,7 +19,7 @@ use super::disk::Disk;
 use super::garbage::Garbage;
 use super::gathering::Gathering;
 use super::keeping::remove_beside;
-use super::ladder::{Ladder, Times};
+use super::ladder::{Ladder, Times, Whose};
 use super::machine::Sandbox;
 use super::places::Places;
 use super::pool::Pool;
@@ -42,7 +42,7 @@ use crate::tree::{Tree, TreeError, TreeLimits};
 
 /// How long to wait for a sandbox that nobody uses to make room for another one. Whoever wants that one
 /// waits as long.
-const MAKING_ROOM: Duration = Duration::from_secs(5);
+pub(super) const MAKING_ROOM: Duration = Duration::from_secs(5);
 
 /// The largest CLAUDE.md, in bytes: what the characters of the longest system prompt can take.
 pub(super) const PROMPT_LIMIT: u64 = 4 * check::LONGEST_PROMPT as u64;
@@ -164,8 +164,7 @@ impl Shared {
         }
     }
 
-    /// Room for this sandbox, which is taken from then on. When as many live as may, one goes that
-    /// nobody uses.
+    /// Room for this sandbox, taken from then on. When as many live as may, one goes that nobody uses.
     ///
     /// # Errors
     /// [`Refusal::Capacity`] when none of them can go in time, or the machine is short of something.
@@ -178,7 +177,8 @@ impl Shared {
                     return Err(Refusal::ShuttingDown);
                 }
                 let is_full = room.live >= room.max;
-                let one_went = is_full && (self.make_place_now().await || self.evict(end).await);
+                let one_went = is_full
+                    && (self.make_place_now().await || self.evict(Whose::Anybody, end).await);
                 // Or one has ended meanwhile for a reason of its own.
                 if one_went || is_full && admission::admit(&self.look_for_room()).is_ok() {
                     continue;

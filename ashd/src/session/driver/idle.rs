@@ -189,7 +189,7 @@ impl Driver {
     /// Tells how the sandbox is, when that has changed.
     pub(super) fn show_place(&mut self, place: Option<Place>) {
         if self.idle.shown != place {
-            self.shared.ladder.show(self.session.id, place);
+            self.shared.ladder.show(&self.session, place);
             self.idle.shown = place;
         }
     }

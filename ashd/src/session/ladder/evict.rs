@@ -1,8 +1,8 @@
-//! Room for another sandbox, when as many live as may.
+//! Room for another sandbox, when as many live as may: of all, of a tenant, or of an agent.
 //!
-//! The one goes that nobody has used for longest, in the same way as one that nobody has used for long
-//! enough: saved, and for good only when nothing began meanwhile. Its session has another one with its
-//! next message.
+//! The one goes that nobody has used for longest, of those that it has to be one of, in the same way as one
+//! that nobody has used for long enough: saved, and for good only when nothing began meanwhile. Its session
+//! has another one with its next message.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::decide::{self, Rung};
 use super::watch::Watch;
-use super::{Place, Step, Times};
+use super::{Place, Step, Times, Whose};
 use crate::domain::SessionId;
 use crate::session::shared::Shared;
 
@@ -22,12 +22,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LOOKED_AT: usize = 64;
 
 impl Shared {
-    /// Has a sandbox go that nobody uses. False when there is none, or none that can go in time.
-    pub(in crate::session) async fn evict(&self, end: Instant) -> bool {
+    /// Has a sandbox of theirs go that nobody uses. False when there is none, or none that can go in time.
+    pub(in crate::session) async fn evict(&self, whose: Whose<'_>, end: Instant) -> bool {
         let times = self.live().times;
         let mut watch = Watch::default();
         loop {
-            let resting = longest(self.ladder.places(), &times);
+            let resting = longest(self.ladder.places_of(whose), &times);
             if resting.is_empty() {
                 return false;
             }
@@ -74,6 +74,7 @@ mod tests {
     use crate::domain::{SandboxId, Session};
     use crate::session::api::Refusal;
     use crate::session::driver::Command;
+    use crate::session::owners::Counted;
     use crate::session::shared::Taken;
     use crate::session::stage::{Stage, handle};
 
@@ -119,7 +120,7 @@ mod tests {
         // One that nobody uses, and that cannot go: it is waited for.
         let (sandbox, idle_since) = (SandboxId::random(), Some(Instant::now()));
         let place = Place { sandbox, idle_since, has_tasks: false, rung: Rung::Frozen };
-        stage.shared.ladder.show(SessionId::random(), Some(place));
+        stage.shared.ladder.show(&Session::example(1), Some(place));
         let mut room = Box::pin(room(&stage));
         assert!(tokio::time::timeout(3 * PAUSE, &mut room).await.is_err());
         taken.pop();
@@ -131,14 +132,14 @@ mod tests {
         let stage = Stage::set().await;
         let (sandbox, rung) = (SandboxId::random(), Rung::Awake);
         let used = Place { sandbox, idle_since: None, has_tasks: false, rung };
-        stage.shared.ladder.show(SessionId::random(), Some(used));
+        stage.shared.ladder.show(&Session::example(1), Some(used));
         // Nor what a task holds.
         stage.shared.live.write().unwrap().times.background = Duration::from_secs(3600);
         let idle_since = Some(Instant::now());
         let held = Place { sandbox: SandboxId::random(), idle_since, has_tasks: true, rung };
-        stage.shared.ladder.show(SessionId::random(), Some(held));
+        stage.shared.ladder.show(&Session::example(2), Some(held));
         let begun = Instant::now();
-        assert!(!stage.shared.evict(begun + 100 * PAUSE).await);
+        assert!(!stage.shared.evict(Whose::Anybody, begun + 100 * PAUSE).await);
         assert!(begun.elapsed() < 50 * PAUSE);
     }
 
@@ -150,7 +151,7 @@ mod tests {
         let sandbox = SandboxId::random();
         let idle_since = Some(Instant::now() - Duration::from_secs(seconds));
         let place = Place { sandbox, idle_since, has_tasks: false, rung: Rung::Awake };
-        stage.shared.ladder.show(session.id, Some(place));
+        stage.shared.ladder.show(&session, Some(place));
         stage.used(sandbox, Duration::ZERO);
         (sandbox, asked)
     }
@@ -163,7 +164,7 @@ mod tests {
         let ((_, mut first), (other, mut second)) =
             (waiting(&stage, 1, 20), waiting(&stage, 2, 10));
         let (shared, end) = (stage.shared.clone(), Instant::now() + 100 * PAUSE);
-        let evicted = tokio::spawn(async move { shared.evict(end).await });
+        let evicted = tokio::spawn(async move { shared.evict(Whose::Anybody, end).await });
         let Some(Command::Rest { reply, .. }) = first.recv().await else {
             panic!("it is not asked")
         };
@@ -177,6 +178,74 @@ mod tests {
         assert!(second.try_recv().is_err());
         reply.send(true).unwrap();
         assert!(evicted.await.unwrap());
+    }
+
+    /// A session whose sandbox stands still.
+    struct Resting {
+        session: Session,
+        counted: Counted,
+        /// What its driver is asked.
+        asked: mpsc::Receiver<Command>,
+    }
+
+    impl Resting {
+        /// One of this tenant, whose sandbox nobody has used for so many seconds.
+        fn begin(stage: &Stage, (number, tenant): (u128, &str), seconds: u64) -> Resting {
+            let tenant = tenant.parse().unwrap();
+            let session = Session { tenant, ..Session::example(number) };
+            let (commands, asked) = mpsc::channel(8);
+            stage.shared.registry.handle_or(&session, || handle(&session, commands));
+            let idle_since = Instant::now().checked_sub(Duration::from_secs(seconds));
+            let place = Place {
+                sandbox: session.sandbox,
+                idle_since,
+                has_tasks: false,
+                rung: Rung::Frozen,
+            };
+            stage.shared.ladder.show(&session, Some(place));
+            let owner = (session.tenant.clone(), session.agent.clone());
+            let counted = stage.shared.gates.owners.count(&owner);
+            Resting { session, counted, asked }
+        }
+
+        /// Does as it is told, which is to end.
+        async fn goes(mut self, stage: &Stage) {
+            let Some(Command::Rest { step: Step::Cool, reply }) = self.asked.recv().await else {
+                panic!("it is not asked to end")
+            };
+            drop(self.counted);
+            stage.shared.ladder.show(&self.session, None);
+            assert_eq!(reply.send(true), Ok(()));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_has_as_many_as_it_may_gives_its_own_up_and_nobody_else_s() {
+        let stage = Stage::set().await;
+        stage.shared.live.write().unwrap().admission.max_per_tenant = 2;
+        let mut theirs = Resting::begin(&stage, (1, "theirs"), 9);
+        let mut fresh = Resting::begin(&stage, (2, "ours"), 1);
+        let old = Resting::begin(&stage, (3, "ours"), 5);
+        let owner = ("ours".parse().unwrap(), old.session.agent.clone());
+        let (counted, ()) = tokio::join!(stage.shared.count(&owner), old.goes(&stage));
+        assert!(counted.is_ok());
+        assert_eq!(stage.shared.gates.owners.of(&owner).tenant, 2);
+        assert!(theirs.asked.try_recv().is_err() && fresh.asked.try_recv().is_err());
+        assert_eq!(stage.shared.ladder.rested().evictions, 1);
+    }
+
+    #[tokio::test]
+    async fn when_none_of_its_own_can_go_it_is_refused() {
+        let stage = Stage::set().await;
+        stage.shared.live.write().unwrap().admission.max_per_agent = 1;
+        let mut theirs = Resting::begin(&stage, (1, "theirs"), 9);
+        let mut ours = Resting::begin(&stage, (2, "ours"), 5);
+        let owner = ("ours".parse().unwrap(), ours.session.agent.clone());
+        let place = stage.shared.ladder.place(ours.session.id).unwrap();
+        stage.shared.ladder.show(&ours.session, Some(Place { idle_since: None, ..place }));
+        let refused = stage.shared.count(&owner).await;
+        assert!(matches!(refused, Err(Refusal::Capacity { retry_after_s: 1.., .. })));
+        assert!(theirs.asked.try_recv().is_err() && ours.asked.try_recv().is_err());
     }
 
     #[test]

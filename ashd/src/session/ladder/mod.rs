@@ -19,7 +19,7 @@ mod watch;
 
 mod evict;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::ready;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,8 +34,9 @@ use self::decide::Candidate;
 pub(super) use self::decide::{Rung, Step};
 use self::watch::{Reading, Watch};
 use super::driver::Command;
+use super::owners::Owner;
 use super::shared::Shared;
-use crate::domain::{SandboxId, SessionId};
+use crate::domain::{AgentName, SandboxId, Session, SessionId, Tenant};
 use crate::sandbox::admission;
 
 /// Sandboxes that take a step at the same time, of those that may take long and of the others.
@@ -107,10 +108,18 @@ pub struct Rested {
     pub cleared_bytes: u64,
 }
 
+/// Of whose sandboxes one is to go.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Whose<'a> {
+    Anybody,
+    Tenant(&'a Tenant),
+    Agent(&'a Owner),
+}
+
 /// The sandboxes that live, by their sessions, and what became of others.
 #[derive(Default)]
 pub(super) struct Ladder {
-    places: Mutex<HashMap<SessionId, Place>>,
+    known: Mutex<Known>,
     freezes: AtomicU64,
     reclaimed_bytes: AtomicU64,
     cooled: AtomicU64,
@@ -119,18 +128,57 @@ pub(super) struct Ladder {
     cleared_bytes: AtomicU64,
 }
 
+/// What drivers have told.
+#[derive(Default)]
+struct Known {
+    places: HashMap<SessionId, (AgentName, Place)>,
+    /// The sessions of each tenant that has any of them.
+    tenants: HashMap<Tenant, BTreeSet<SessionId>>,
+}
+
+impl Known {
+    fn put(&mut self, session: &Session, place: Place) {
+        // Whose it is never changes.
+        if let Some((_, known)) = self.places.get_mut(&session.id) {
+            *known = place;
+            return;
+        }
+        self.places.insert(session.id, (session.agent.clone(), place));
+        self.tenants.entry(session.tenant.clone()).or_default().insert(session.id);
+    }
+
+    fn remove(&mut self, session: &Session) {
+        self.places.remove(&session.id);
+        if let Some(of_tenant) = self.tenants.get_mut(&session.tenant) {
+            of_tenant.remove(&session.id);
+            if of_tenant.is_empty() {
+                self.tenants.remove(&session.tenant);
+            }
+        }
+    }
+
+    /// Those of a tenant, or of one of its agents alone.
+    fn of(&self, tenant: &Tenant, agent: Option<&AgentName>) -> Vec<(SessionId, Place)> {
+        let sessions = self.tenants.get(tenant).into_iter().flatten();
+        let places = sessions.filter_map(|session| Some((*session, self.places.get(session)?)));
+        let is_one = |of: &AgentName| agent.is_none_or(|agent| agent == of);
+        let places = places.filter(|(_, (of, _))| is_one(of));
+        places.map(|(session, (_, place))| (session, *place)).collect()
+    }
+}
+
 impl Ladder {
     /// Takes what a driver tells of its sandbox. None: it has none.
-    pub(super) fn show(&self, session: SessionId, place: Option<Place>) {
+    pub(super) fn show(&self, session: &Session, place: Option<Place>) {
         match place {
-            Some(place) => drop(self.lock().insert(session, place)),
-            None => drop(self.lock().remove(&session)),
+            Some(place) => self.lock().put(session, place),
+            None => self.lock().remove(session),
         }
     }
 
     /// What is known of a session's sandbox, if it has one.
     pub(super) fn place(&self, session: SessionId) -> Option<Place> {
-        self.lock().get(&session).copied()
+        self.lock().places.get(&session).map(|(_, place)| *place)
     }
 
     /// An agent was stopped.
@@ -173,11 +221,20 @@ impl Ladder {
 
     /// What is known of each.
     pub(super) fn places(&self) -> Vec<(SessionId, Place)> {
-        self.lock().iter().map(|(session, place)| (*session, *place)).collect()
+        self.lock().places.iter().map(|(session, (_, place))| (*session, *place)).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Place>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is known of each of theirs. Nobody else's are looked through.
+    fn places_of(&self, whose: Whose<'_>) -> Vec<(SessionId, Place)> {
+        match whose {
+            Whose::Anybody => self.places(),
+            Whose::Tenant(tenant) => self.lock().of(tenant, None),
+            Whose::Agent((tenant, agent)) => self.lock().of(tenant, Some(agent)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -348,7 +405,7 @@ mod tests {
         stage.shared.registry.handle_or(&session, || handle(&session, commands));
         let (sandbox, idle_since) = (session.sandbox, Some(Instant::now()));
         let place = Place { sandbox, idle_since, has_tasks: false, rung: Rung::Frozen };
-        stage.shared.ladder.show(session.id, Some(place));
+        stage.shared.ladder.show(&session, Some(place));
         (session.id, place, asked)
     }
 
@@ -372,8 +429,8 @@ mod tests {
     #[tokio::test]
     async fn what_tasks_hold_takes_no_step_until_they_have_held_it_for_long() {
         let stage = Stage::set().await;
-        let (session, seen, mut asked) = resting(&stage, 1);
-        stage.shared.ladder.show(session, Some(Place { has_tasks: true, ..seen }));
+        let (_, seen, mut asked) = resting(&stage, 1);
+        stage.shared.ladder.show(&Session::example(1), Some(Place { has_tasks: true, ..seen }));
         let mut descent = Descent::new();
         let mut look = async |background| {
             let cool = Some(Duration::ZERO);
@@ -396,7 +453,7 @@ mod tests {
         let seen_of_it = (session, seen, Watch::default());
         let taken = stage.shared.take_beside(at_once.clone(), seen_of_it, Step::Cool);
         let used = Place { rung: Rung::Awake, ..seen };
-        stage.shared.ladder.show(session, Some(used));
+        stage.shared.ladder.show(&Session::example(1), Some(used));
         drop(turn);
         taken.await.unwrap();
         assert!(asked.try_recv().is_err());
@@ -412,7 +469,7 @@ mod tests {
         let (session, seen, mut asked) = resting(&stage, 1);
         let sandbox = seen.sandbox;
         let place = Place { rung: Rung::Awake, idle_since: Some(Instant::now() - 10 * s), ..seen };
-        stage.shared.ladder.show(session, Some(place));
+        stage.shared.ladder.show(&Session::example(1), Some(place));
         for (is_asking, used_s, waited, goes) in [
             (true, 0, Duration::ZERO, false),
             (false, 9, Duration::ZERO, false),
@@ -440,5 +497,39 @@ mod tests {
             taken.await.unwrap();
             assert!(asked.try_recv().is_err(), "{is_asking} {used_s} {waited:?}");
         }
+    }
+
+    #[test]
+    fn sandboxes_are_known_by_whose_they_are() {
+        let (ladder, tenants) = (Ladder::default(), ["ours", "theirs"]);
+        let [ours, theirs]: [Tenant; 2] = tenants.map(|tenant| tenant.parse().unwrap());
+        let session = |number, tenant: &Tenant, agent: &str| {
+            let (tenant, agent) = (tenant.clone(), agent.parse().unwrap());
+            Session { tenant, agent, ..Session::example(number) }
+        };
+        let all = [session(1, &ours, "a"), session(2, &ours, "b"), session(3, &theirs, "a")];
+        let rung = Rung::Awake;
+        for session in &all {
+            let place =
+                Place { sandbox: session.sandbox, idle_since: None, has_tasks: false, rung };
+            ladder.show(session, Some(place));
+            ladder.show(session, Some(Place { rung: Rung::Frozen, ..place }));
+        }
+        let known = |whose| {
+            let places = ladder.places_of(whose);
+            assert!(places.iter().all(|(_, place)| place.rung == Rung::Frozen), "the newest");
+            places.into_iter().map(|(session, _)| session).collect::<BTreeSet<_>>()
+        };
+        let ids = |which: &[usize]| which.iter().map(|at| all[*at].id).collect::<BTreeSet<_>>();
+        let a_of_ours = (ours.clone(), "a".parse().unwrap());
+        assert_eq!(known(Whose::Anybody), ids(&[0, 1, 2]));
+        assert_eq!(known(Whose::Tenant(&ours)), ids(&[0, 1]));
+        assert_eq!(known(Whose::Agent(&a_of_ours)), ids(&[0]));
+        ladder.show(&all[0], None);
+        assert_eq!(known(Whose::Tenant(&ours)), ids(&[1]));
+        assert_eq!(known(Whose::Agent(&a_of_ours)), ids(&[]));
+        ladder.show(&all[1], None);
+        assert_eq!(known(Whose::Tenant(&ours)), ids(&[]));
+        assert_eq!(ladder.lock().tenants.len(), 1, "who has none is not remembered");
     }
 }

@@ -432,6 +432,9 @@ fn one_that_is_taken_is_one_of_those_that_an_agent_may_have() -> Result<()> {
     let api = ash.api();
     let session = api.create("hello", json!({}))?;
     api.until_warm(2)?;
+    // One that nobody uses would go for the next.
+    let mut turn = api.send(&session, json!({ "content": "[[count 100000 5ms]]" }))?;
+    turn.deltas(1)?;
     let refused = api.call("POST", "/api/sessions", Some(&json!({ "agent": "hello" })))?;
     ensure!(refused.status == 503 && refused.text().contains("one agent"), "{}", refused.text());
     ensure!(api.turn_to(&session, "stop")? == "stopped");

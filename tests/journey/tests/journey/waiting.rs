@@ -305,24 +305,40 @@ fn what_does_not_come_back_in_time_is_refused() -> Result<()> {
 fn a_tenant_has_so_many_sandboxes() -> Result<()> {
     let talk =
         Talk::begin(Options::stub().config("[pool]\nmax_per_tenant = 2\nmax_per_agent = 1\n"))?;
+    let api = &talk.api;
     let create = |agent: &str| -> Result<Answer> {
-        talk.api.call("POST", "/api/sessions", Some(&json!({ "agent": agent })))
+        api.call("POST", "/api/sessions", Some(&json!({ "agent": agent })))
+    };
+    // A session that has answered has a CLI that has started, and nobody uses it behind that.
+    let create_and_say = |agent: &str| -> Result<String> {
+        let session = api.create(agent, json!({}))?;
+        ensure!(api.send(&session, say(agent))?.to_end()?.text() == agent);
+        Ok(session)
     };
     for agent in ["second", "third"] {
-        talk.api.deploy(agent, &talk.ash.folder(agent, "Answer briefly.")?)?;
+        api.deploy(agent, &talk.ash.folder(agent, "Answer briefly.")?)?;
     }
+    let first = running(api, &talk.session)?;
     check_refused(&create("hello")?, "one agent")?;
-    let second = talk.api.create("second", json!({}))?;
+
+    // One that nobody uses goes for another one, also that of a session that is paused.
+    let second = create_and_say("second")?;
+    ensure!(api.turn_to(&second, "pause")? == "paused");
+    let third = create_and_say("third")?;
+    ensure!((api.pool("evictions")?, api.status(&second)?) == (1, "paused".to_owned()));
+    ensure!(api.turn_to(&second, "resume")? == "active");
+    let told = api.send(&second, json!({ "content": "[[history]]" }))?.to_end()?.text();
+    ensure!(told.contains("[[say second]]"), "{told}");
+    ensure!((api.pool("evictions")?, api.status(&third)?) == (2, "active".to_owned()));
+
+    // With all of them in use it is refused, and at once.
+    let other = running(api, &second)?;
     check_refused(&create("third")?, "one tenant")?;
-    // One that is paused has its sandbox, one that is stopped has none.
-    ensure!(talk.api.turn_to(&second, "pause")? == "paused");
-    check_refused(&create("third")?, "one tenant")?;
-    ensure!(talk.api.turn_to(&second, "stop").is_err(), "only what is active can be stopped");
-    ensure!(talk.api.turn_to(&second, "resume")? == "active");
-    ensure!(talk.api.turn_to(&second, "stop")? == "stopped");
-    talk.api.create("third", json!({}))?;
-    let resume = format!("/api/sessions/{second}/resume");
-    check_refused(&talk.api.call("POST", &resume, None)?, "one tenant")?;
+    check_refused(&api.post_message(&third, &say("never"))?.answer()?, "one tenant")?;
+    ensure!(api.turn_to(&second, "stop")? == "stopped");
+    drop(other);
+    ensure!(api.send(&third, say("again"))?.to_end()?.text() == "again");
+    interrupt(api, &talk.session, first)?;
     ensure!(talk.ask("[[say unmoved]]")? == "unmoved");
     talk.ash.finish()
 }
