@@ -10,6 +10,7 @@ use super::gate::{Entered, Gate, Place};
 use super::ladder::Whose;
 use super::owners::{Counted, Has, Owner, Owners};
 use super::shared::{MAKING_ROOM, Shared, Taken};
+use super::standing::Line;
 use crate::domain::{SandboxId, Tenant};
 use crate::sandbox::admission::{NoRoom, Strain, ease, memory_available, pids};
 use crate::telemetry::metrics::labels::{Want, Word as _};
@@ -92,6 +93,11 @@ impl Gates {
         self.launches.enter_aside()
     }
 
+    /// Where a session of a tenant stands that waits.
+    pub(super) fn line(&self, tenant: &Tenant) -> Arc<Line> {
+        Line::new((self.launches.clone(), self.turns.clone()), tenant.clone())
+    }
+
     /// Nothing begins any more: the daemon goes away.
     pub(super) fn close(&self) {
         self.turns.close();
@@ -109,12 +115,13 @@ impl Shared {
         self.gates.launches.resize(admission.launches);
     }
 
-    /// Counts a sandbox for an agent, and waits until it may be made.
+    /// Counts a sandbox for an agent, and waits until it may be made. Where it stands meanwhile the line of
+    /// its session knows, if it has one. What need not be waited for is known when this is polled first.
     ///
     /// # Errors
     /// Those of [`count`](Self::count) and [`let_in`](Self::let_in).
-    pub(super) async fn enter(&self, owner: Owner) -> Result<Entry, Refusal> {
-        self.let_in(self.count(&owner).await?).await
+    pub(super) async fn enter(&self, owner: Owner, line: Option<&Line>) -> Result<Entry, Refusal> {
+        self.let_in(self.count(&owner).await?, line).await
     }
 
     /// Counts a sandbox that a session is to have as its tenant's and its agent's. When one of them has as
@@ -159,24 +166,38 @@ impl Shared {
     ///
     /// # Errors
     /// [`Refusal::Capacity`] when it has waited in vain, or for nothing that comes back by itself.
-    pub(super) async fn let_in(&self, counted: Counted) -> Result<Entry, Refusal> {
+    pub(super) async fn let_in(
+        &self,
+        counted: Counted,
+        line: Option<&Line>,
+    ) -> Result<Entry, Refusal> {
         self.disk_has_room()?;
         let end = Instant::now() + self.live().admission.patience;
-        let place = Some(self.place_for_launch(counted.tenant(), end).await?);
+        let place = Some(self.place_for_launch((counted.tenant(), line), end).await?);
         self.wait_for_ease(end).await?;
         let sandbox = SandboxId::random();
         let room = Some(self.room(sandbox).await?);
         Ok(Entry { sandbox, place, room, counted })
     }
 
-    async fn place_for_launch(&self, tenant: &Tenant, end: Instant) -> Result<Place, Refusal> {
+    async fn place_for_launch(
+        &self,
+        (tenant, line): (&Tenant, Option<&Line>),
+        end: Instant,
+    ) -> Result<Place, Refusal> {
         let mut ticket = match self.gates.launches.enter(tenant) {
             Entered::Place(place) => return Ok(place),
             Entered::Waiting(ticket) => ticket,
         };
-        match timeout_at(end, ticket.granted()).await {
-            Ok(granted) => granted.ok_or(Refusal::ShuttingDown),
-            Err(_) => {
+        let _waiting = line.map(|line| line.wait_for_launch(ticket.number()));
+        // A timer, which counts whole milliseconds, would have somebody wait who is not to.
+        let granted = match Instant::now() < end {
+            true => timeout_at(end, ticket.granted()).await.ok(),
+            false => None,
+        };
+        match granted {
+            Some(granted) => granted.ok_or(Refusal::ShuttingDown),
+            None => {
                 // If anything is short, it is what those wait for that have the places.
                 let reason = "this machine is busy with making other sandboxes".to_owned();
                 let busy = NoRoom { want: Want::Launches, reason, retry_after_s: RETRY_AFTER_S };
@@ -311,7 +332,7 @@ mod tests {
     }
 
     async fn enter_as(stage: &Stage, tenant: &Tenant, agent: &str) -> Result<Entry, Refusal> {
-        stage.shared.enter((tenant.clone(), agent.parse().unwrap())).await
+        stage.shared.enter((tenant.clone(), agent.parse().unwrap()), None).await
     }
 
     fn set(stage: &Stage, change: impl FnOnce(&mut Admission)) {

@@ -45,7 +45,7 @@ impl Service {
             OfSpare::None(counted) => counted,
         };
         // But whoever hangs up while it waits waits no longer.
-        let entry = self.shared.let_in(counted).await?;
+        let entry = self.shared.let_in(counted, None).await?;
         let (service, caller) = (self.clone(), caller.clone());
         detached(async move { service.create_now(&caller, new, entry).await }).await
     }

@@ -304,13 +304,18 @@ fn escape_line_breaks(data: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// How a stream that has begun tells of a refusal: `error`, then `done`. They belong to no event
-/// and have no id.
+/// and have no id. Where a status would say when to try again, the error does.
 pub(super) fn refusal(session: SessionId, refusal: &Refusal) -> Vec<Frame> {
     let frame = |class, name: &str, data: &str| {
         let bytes = format!("event: {name}\ndata: {data}\n\n").into();
         Frame { id: EventId { seq: 0, k: 0 }, class, bytes }
     };
-    let error = serde_json::json!({ "error": refusal.public_text() }).to_string();
+    let mut error = serde_json::json!({ "error": refusal.public_text() });
+    if let Refusal::Capacity { retry_after_s, .. } = refusal {
+        error["code"] = "capacity".into();
+        error["retryAfter"] = (*retry_after_s).into();
+    }
+    let error = error.to_string();
     let done = format!("{{\"sessionId\":\"{session}\"}}");
     vec![frame(FrameClass::Whole, "error", &error), frame(FrameClass::Done, "done", &done)]
 }

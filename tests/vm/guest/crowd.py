@@ -1,7 +1,7 @@
 """Many clients at once: `crowd.py`, a line of JSON {address, key, requests} on standard input.
 
 A request is [method, path, body]. Each is sent by a client of its own, which sends it again when
-there is no room for it, as late as it is told. For each there is a line of JSON, in their order:
+there is no room for it, as late as it is told, by a status or, when it has waited, in its stream. For each there is a line of JSON, in their order:
 {status, text, seconds}, with the time from the first attempt to the end of the answer. A refusal that
 does not say when to come again is an answer like any other.
 """
@@ -24,16 +24,26 @@ def once(address, key, method, path, body):
         body = None if body is None else json.dumps(body)
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
-        return answer.status, answer.read().decode(), answer.headers.get("Retry-After")
+        text, later = answer.read().decode(), answer.headers.get("Retry-After")
+        return answer.status, text, later if answer.status == 503 else refused_late(text)
     finally:
         connection.close()
+
+
+def refused_late(text):
+    """When to come again, if that is what a stream says."""
+    for lines in (frame.split("\n") for frame in text.split("\n\n")):
+        if "event: error" in lines:
+            data = next(line for line in lines if line.startswith("data: "))
+            return json.loads(data.removeprefix("data: ")).get("retryAfter")
+    return None
 
 
 def patiently(address, key, request):
     begun = time.monotonic()
     while True:
         status, text, later = once(address, key, *request)
-        if status != 503 or not later:
+        if not later:
             return {"status": status, "text": text, "seconds": time.monotonic() - begun}
         time.sleep(int(later))
 

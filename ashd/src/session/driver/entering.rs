@@ -1,12 +1,24 @@
 //! A sandbox for the session: asked for, waited for beside everything else, and then made.
+//!
+//! Whoever sends a message waits for the head of the answer as long as it may take no time at all: then what
+//! becomes of the message is said by a status, as with what is refused right away. Who has to wait has a
+//! stream instead, which says where the message stands, and keeps whatever is in between from hanging up.
 
+use std::future::ready;
 use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::time::Instant;
 
 use super::Driver;
 use crate::session::admission::Entry;
 use crate::session::api::Refusal;
 use crate::session::machine::Event;
 use crate::session::owners::Owner;
+
+/// A launch that takes longer has to be waited for, usually for a session's files.
+const LONG: Duration = Duration::from_secs(2);
 
 /// What comes of asking whether a sandbox may be made. Dropping it asks no longer.
 pub(super) type Entering = Pin<Box<dyn Future<Output = Result<Entry, Refusal>> + Send>>;
@@ -19,8 +31,30 @@ impl Driver {
     }
 
     fn ask_for_sandbox(&mut self) {
-        let (shared, owner) = (self.shared.clone(), self.owner());
-        self.entering = Some(Box::pin(async move { shared.enter(owner).await }));
+        let (shared, owner, line) = (self.shared.clone(), self.owner(), self.line.clone());
+        self.entering = Some(Box::pin(async move { shared.enter(owner, Some(&line)).await }));
+    }
+
+    /// Gives those their streams who have to wait for the sandbox.
+    pub(super) fn see_who_waits(&mut self) {
+        if self.has_to_wait() || (self.launching.is_some() && self.slow_at.is_none()) {
+            self.release_patient();
+        }
+    }
+
+    /// The sandbox that is being made takes long.
+    pub(super) fn take_long(&mut self) {
+        self.slow_at = None;
+        self.see_who_waits();
+    }
+
+    /// Whether it has to be waited for that a sandbox may be made. What is known right away is kept until it
+    /// is its turn.
+    fn has_to_wait(&mut self) -> bool {
+        let Some(entering) = &mut self.entering else { return false };
+        let Some(entered) = entering.as_mut().now_or_never() else { return true };
+        self.entering = Some(Box::pin(ready(entered)));
+        false
     }
 
     /// The sandbox that an earlier daemon has left counts before anybody can ask for another one.
@@ -43,6 +77,7 @@ impl Driver {
     pub(super) fn come_back(&mut self, had_asked: bool) {
         if had_asked {
             self.ask_for_sandbox();
+            self.see_who_waits();
         }
     }
 
@@ -56,6 +91,7 @@ impl Driver {
                     let (shared, session) = (self.shared.clone(), self.session.clone());
                     let making = async move { shared.bring_to_life(&session, entry).await };
                     self.launching = Some(tokio::spawn(making));
+                    self.slow_at = Some(Instant::now() + LONG);
                 }
                 Err(refusal) => self.launch_failed(refusal).await,
             },

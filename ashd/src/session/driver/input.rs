@@ -21,6 +21,8 @@ pub(super) enum Input {
     /// A sandbox may be made, or none.
     Entered(Result<Entry, Refusal>),
     Launched(Result<Life, Refusal>),
+    /// The sandbox that is being made takes long.
+    Slow,
     /// A place for the next turn.
     Granted(Place),
     /// Whoever sent the next message, which waits for a sandbox or a place, has hung up.
@@ -46,6 +48,7 @@ impl Driver {
             command = self.commands.recv() => Input::Command(command),
             entry = ended(self.entering.as_mut()) => Input::Entered(entry),
             launched = ended(self.launching.as_mut()) => Input::Launched(joined(launched)),
+            () = ended(self.slow_at.map(sleep_until)) => Input::Slow,
             place = self.permit.granted() => Input::Granted(place),
             () = ended(next.map(Waiting::left)) => Input::HungUp,
             said = ended(said) => Input::Said(said),

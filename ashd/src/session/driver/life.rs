@@ -137,7 +137,7 @@ impl Driver {
     }
 
     pub(super) async fn launched(&mut self, result: Result<Life, Refusal>) {
-        self.launching = None;
+        (self.launching, self.slow_at) = (None, None);
         let recorded = match result {
             Ok(life) => self.record_life(life).await,
             Err(refusal) => Err(refusal),
@@ -311,7 +311,7 @@ impl Driver {
 
     /// Ends the sandbox, or the attempt to make one, and waits until nothing of it is left.
     pub(super) async fn end_sandbox(&mut self) {
-        self.entering = None;
+        (self.entering, self.slow_at) = (None, None);
         let launched = match self.launching.take() {
             Some(task) => task.await.ok().and_then(Result::ok),
             None => None,

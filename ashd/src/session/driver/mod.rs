@@ -163,6 +163,9 @@ pub(super) struct Driver {
     /// It is waited for that a sandbox may be made.
     entering: Option<Entering>,
     launching: Option<JoinHandle<Result<Life, Refusal>>>,
+    /// When whoever waits for the launch under way is to know that it takes long. None: they know, or there
+    /// is none.
+    slow_at: Option<tokio::time::Instant>,
     /// Callers that wait for the launch under way.
     resuming: Vec<Reply<Arc<SessionView>>>,
     /// Why the newest launch failed.
@@ -236,7 +239,7 @@ impl Driver {
             state: State::cold(session.status, shared.options.queue_limit),
             encoder: Encoder::new(session.id),
             numbering: Numbering::resumed(session.last_seq),
-            line: Line::new(shared.gates.turns.clone(), session.tenant.clone()),
+            line: shared.gates.line(&session.tenant),
             shared,
             session,
             commands,
@@ -250,6 +253,7 @@ impl Driver {
             counted: None,
             entering: None,
             launching: None,
+            slow_at: None,
             resuming: vec![],
             launch_error: None,
             cli: None,
@@ -292,6 +296,7 @@ impl Driver {
                 Input::Command(None) => break,
                 Input::Entered(entered) => self.entered(entered).await,
                 Input::Launched(result) => self.launched(result).await,
+                Input::Slow => self.take_long(),
                 Input::Granted(place) => self.granted(place).await,
                 Input::HungUp => self.hung_up().await,
                 Input::Said(said) => {

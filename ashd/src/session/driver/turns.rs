@@ -74,8 +74,8 @@ impl Waiting {
 
 impl Driver {
     /// Takes a message. The caller has its stream once its turn has begun, or once it is certain
-    /// to wait for another turn, of this session or of others; until then it can still be refused in
-    /// full.
+    /// to wait: for another turn, of this session or of others, or for a sandbox that may not be made right
+    /// away. Until then it can still be refused in full.
     pub(super) async fn send(
         &mut self,
         request: TurnRequest,
@@ -105,11 +105,19 @@ impl Driver {
         self.waiting.insert(turn, Waiting { request, came, standing, starter, caller });
         // Refusals reach the callers through their streams.
         let _ = self.perform(effects).await;
-        if self.state.sandbox == Sandbox::Up
-            && let Some(waiting) = self.waiting.get_mut(&turn)
-        {
+        if self.state.sandbox != Sandbox::Up {
+            self.see_who_waits();
+        } else if let Some(waiting) = self.waiting.get_mut(&turn) {
             waiting.release();
         }
+    }
+
+    /// It has to be waited for that there is a sandbox: whoever waits has its stream. Who does not want to
+    /// wait for a turn is told in full, later, whether it has to.
+    pub(super) fn release_patient(&mut self) {
+        let all = self.waiting.values_mut();
+        let patient = all.filter(|waiting| waiting.request.when_busy != WhenBusy::Reject);
+        patient.for_each(Waiting::release);
     }
 
     /// A sandbox has come up: whoever still waits does so for another turn, and has its stream.

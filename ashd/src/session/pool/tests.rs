@@ -389,7 +389,7 @@ async fn one_goes_when_a_session_waits_for_memory() {
     fill(&stage.shared.pool, "a", &[1, 1]);
     stage.shared.sandboxes.press(Pressure { memory: true, ..Pressure::default() });
     let owner = (Tenant::default(), "b".parse().unwrap());
-    let mut entering = Box::pin(stage.shared.enter(owner));
+    let mut entering = Box::pin(stage.shared.enter(owner, None));
     assert!(entering.as_mut().now_or_never().is_none());
     assert_eq!(stage.shared.pool.ready(), 1);
 }

@@ -147,6 +147,68 @@ fn waiting(api: &Api) -> Result<u64> {
     health["admission"]["turns"]["waiting"].as_u64().context("/health does not say how many wait")
 }
 
+/// A daemon that makes one sandbox at a time, and has two sessions that are active and have none.
+fn cold(patience: u32) -> Result<(Talk, String)> {
+    let pool = "[pool]\nidle_timeout = \"1s\"\n";
+    let config = format!("[admission]\nlaunches = 1\npatience = \"{patience}s\"\n{pool}");
+    let talk = Talk::begin(Options::stub().config(&config))?;
+    let other = talk.api.create("hello", json!({}))?;
+    until("no sandbox to be left", || talk.api.pool("total").is_ok_and(|total| total == 0))?;
+    Ok((talk, other))
+}
+
+/// Does something while a sandbox is being made, which is a new session's, and no other one may be.
+fn while_one_is_made<T>(talk: &Talk, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let launcher = talk.ash.helper("ash-launcher")?;
+    signal(launcher, Signal::STOP)?;
+    let api = talk.api.clone();
+    let making = std::thread::spawn(move || api.create("hello", json!({})));
+    let is_making = until("the place to be taken", || {
+        talk.api.health().is_ok_and(|health| health["admission"]["launches"]["running"] == 1)
+    });
+    let done = is_making.and_then(|()| act());
+    signal(launcher, Signal::CONT)?;
+    making.join().map_err(|_| anyhow!("a thread panicked"))??;
+    done
+}
+
+#[test]
+fn who_waits_for_a_sandbox_is_told_where_it_stands() -> Result<()> {
+    let (talk, other) = cold(60)?;
+    let streams = while_one_is_made(&talk, || {
+        let mut streams = vec![];
+        for (session, said) in [
+            (&talk.session, ": waiting 1\n"),
+            (&other, ": waiting 2\n"),
+            (&talk.session, ": waiting 2\n"),
+        ] {
+            let (line, stream) = opening(&talk.api, session, "waited")?;
+            ensure!(line == said, "{line:?} instead of {said:?}");
+            streams.push(stream);
+        }
+        Ok(streams)
+    })?;
+    for mut stream in streams {
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest)?;
+        ensure!(rest.contains("waited") && rest.contains("event: done"), "{rest}");
+    }
+    talk.ash.finish()
+}
+
+#[test]
+fn who_has_waited_for_a_sandbox_in_vain_is_told_in_the_stream() -> Result<()> {
+    let (talk, _) = cold(1)?;
+    let refused = while_one_is_made(&talk, || talk.send("[[say never]]")?.to_end())?;
+    let error = refused.named("error").next();
+    let error = error.with_context(|| format!("it was not refused: {}", refused.raw()))?;
+    ensure!(error.data["code"] == "capacity", "{}", error.raw);
+    ensure!(error.data["retryAfter"].as_u64().is_some_and(|seconds| seconds > 0), "{}", error.raw);
+    ensure!(talk.api.messages(&talk.session)?.is_empty(), "it was accepted");
+    ensure!(talk.ask("[[say after]]")? == "after");
+    talk.ash.finish()
+}
+
 #[test]
 fn who_hangs_up_is_not_waited_for() -> Result<()> {
     let talk = Talk::begin(few(1))?;

@@ -20,7 +20,7 @@ async fn all_launches(stage: &Stage) -> Vec<Entry> {
 
 /// A sandbox for somebody else.
 async fn enter(stage: &Stage) -> Result<Entry, Refusal> {
-    stage.shared.enter((Tenant::default(), "other".parse().unwrap())).await
+    stage.shared.enter((Tenant::default(), "other".parse().unwrap()), None).await
 }
 
 /// A driver of an active session without a sandbox.
@@ -43,6 +43,63 @@ async fn who_waits_for_another_turn_has_a_stream_once_the_sandbox_is_up() {
     assert!(matches!(first.try_recv(), Ok(Ok(_))));
     assert!(matches!(second.try_recv(), Ok(Ok(_))));
     assert_eq!(history(&driver).await, [EventKind::User]);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_sandbox_has_a_stream_that_says_where_it_stands() {
+    let (stage, mut driver) = cold().await;
+    let mut making = all_launches(&stage).await;
+    let mut other = Box::pin(enter(&stage));
+    assert!(other.as_mut().now_or_never().is_none());
+    let first = send(&mut driver).await.await.unwrap().unwrap();
+    let second = send(&mut driver).await.await.unwrap().unwrap();
+    let positions = || [first.position(), second.position()];
+    assert_eq!(positions(), [Some(2), Some(3)]);
+    drop(other);
+    assert_eq!(positions(), [Some(1), Some(2)]);
+    drop(making.pop());
+    let Input::Entered(entered) = next_input(&mut driver).await else { panic!("nothing came") };
+    driver.entered(entered).await;
+    assert_eq!(positions(), [Some(1), Some(2)]);
+}
+
+/// Where that takes no time, it may still be refused in full.
+#[tokio::test]
+async fn who_does_not_have_to_wait_has_none_before_its_turn_begins() {
+    let (stage, mut driver) = cold().await;
+    let mut waiting = send(&mut driver).await;
+    assert!(waiting.try_recv().is_err());
+    assert_eq!(stage.shared.admitted().launches.taken, 1, "it is asked for twice, or not yet");
+    let Input::Entered(entered) = next_input(&mut driver).await else { panic!("nothing came") };
+    assert!(entered.is_ok());
+    driver.entered(entered).await;
+    assert!(waiting.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn nor_who_does_not_want_to() {
+    let (stage, mut driver) = cold().await;
+    let _making = all_launches(&stage).await;
+    let request = Message::read(br#"{"content":"x","whenBusy":"reject"}"#).unwrap().request;
+    let (reply, mut waiting) = oneshot::channel();
+    driver.send(request, Reading::default(), reply).await;
+    let _other = send(&mut driver).await.await.unwrap().unwrap();
+    assert!(waiting.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn who_waits_for_a_launch_that_takes_long_has_a_stream() {
+    let (_stage, mut driver) = cold().await;
+    driver.state.step(Event::Wake).unwrap();
+    driver.launching = Some(tokio::spawn(std::future::pending()));
+    driver.slow_at = Some(tokio::time::Instant::now());
+    let mut first = send(&mut driver).await;
+    assert!(first.try_recv().is_err());
+    assert!(matches!(next_input(&mut driver).await, Input::Slow));
+    driver.take_long();
+    assert!(matches!(first.try_recv(), Ok(Ok(_))));
+    let mut second = send(&mut driver).await;
+    assert!(matches!(second.try_recv(), Ok(Ok(_))), "who comes then knows as well");
 }
 
 #[tokio::test]
@@ -154,17 +211,38 @@ async fn who_stops_a_session_does_not_wait_for_a_sandbox_that_is_asked_for() {
     let waiting = send(&mut driver).await;
     stop(&mut driver).await.unwrap();
     assert!(driver.entering.is_none());
-    assert!(matches!(waiting.await.unwrap(), Err(Refusal::NotActive(Status::Stopped))));
+    assert!(told(waiting).await.contains("Session is stopped"));
+}
+
+/// What the stream of a message says first whose sender has waited.
+async fn told(waiting: oneshot::Receiver<Result<Subscription, Refusal>>) -> String {
+    let frames = waiting.await.unwrap().unwrap().next().await.unwrap();
+    String::from_utf8_lossy(&frames[0].bytes).into_owned()
 }
 
 #[tokio::test]
-async fn a_message_whose_sandbox_may_not_be_made_is_refused_with_the_reason() {
+async fn a_message_that_has_waited_in_vain_is_refused_in_its_stream() {
     let (stage, mut driver) = cold().await;
     let _making = all_launches(&stage).await;
     let waiting = send(&mut driver).await;
     tokio::time::pause();
     let Input::Entered(entered) = next_input(&mut driver).await else { panic!("nothing came") };
     tokio::time::resume();
+    driver.entered(entered).await;
+    let told = told(waiting).await;
+    let words =
+        ["event: error", r#""code":"capacity""#, "making other sandboxes", r#""retryAfter":5"#];
+    assert!(words.iter().all(|word| told.contains(word)), "{told}");
+    assert_eq!(driver.state, State::cold(Status::Active, 4));
+}
+
+#[tokio::test]
+async fn one_that_need_not_wait_for_that_is_refused_in_full() {
+    let (stage, mut driver) = cold().await;
+    stage.shared.live.write().unwrap().admission.patience = Duration::ZERO;
+    let _making = all_launches(&stage).await;
+    let waiting = send(&mut driver).await;
+    let Input::Entered(entered) = next_input(&mut driver).await else { panic!("nothing came") };
     driver.entered(entered).await;
     let refused = waiting.await.unwrap();
     assert!(matches!(refused, Err(Refusal::Capacity { retry_after_s: 1.., .. })));
