@@ -126,10 +126,11 @@ sections! {
     admission: Admission {
         /// Turns that run at the same time, of all sessions; 0 for 16 per processor. Of those that wait
         /// the next is one of the tenant that runs the fewest, there the one that came first. While
-        /// the machine is short of memory, no more begin than it has processors.
+        /// the machine is short of memory or processes, no more begin than it has processors.
         turns: u32 = "0" { live: true, }
         /// Sandboxes that are made at the same time; 0 for one per processor, but two at least. Of those
-        /// that wait the next is one of the tenant that has the fewest under way.
+        /// that wait the next is one of the tenant that has the fewest under way. While turns lack
+        /// processors or disks it is half as many.
         launches: u32 = "0" { live: true, }
         /// How long it is waited that a sandbox may be made: while others are made, and while memory
         /// or processes are short. Then it is refused.

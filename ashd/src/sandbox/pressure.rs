@@ -42,6 +42,14 @@ pub struct Pressure {
     pub io: bool,
 }
 
+impl Pressure {
+    /// Whether what runs gets on slowly, and would more slowly with whatever else begins. There is always
+    /// something left of processors and disks: that is a reason to wait for a while, and none to refuse.
+    pub fn is_slow(self) -> bool {
+        self.cpu || self.io
+    }
+}
+
 /// Something that a machine can be short of.
 #[derive(Clone, Copy, Debug)]
 enum Kind {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::api::{Admitted, Refusal};
 use super::gate::{Entered, Gate, Place};
@@ -18,6 +18,16 @@ use crate::telemetry::metrics::labels::{Want, Word as _};
 /// How often it is looked whether there is room again: of memory and processes nobody tells.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// The same for those who begin later: how much may be begun at a time.
+const FIT: Duration = Duration::from_secs(1);
+
+/// How long a sandbox that may be made waits while turns lack processors or disks: they go first, for no
+/// longer.
+const YIELD: Duration = Duration::from_millis(250);
+
+/// When nothing has been short for so long, that is over: free memory comes and goes.
+const CALM: Duration = Duration::from_secs(5);
+
 /// Seconds after which to try again when too many turns run, or too many sandboxes are being made or are
 /// somebody's.
 pub(super) const RETRY_AFTER_S: u32 = 5;
@@ -27,9 +37,9 @@ pub(super) const RETRY_AFTER_S: u32 = 5;
 pub struct Admission {
     /// Turns that run at the same time, of all sessions.
     pub turns: usize,
-    /// The same while the machine is short of memory: those that run already end first.
+    /// The same while the machine is short of memory or processes: those that run already end first.
     pub turns_when_short: usize,
-    /// Sandboxes that are made at the same time.
+    /// Sandboxes that are made at the same time. Half as many while turns lack processors or disks.
     pub launches: usize,
     /// How long it is waited at most that one may be made.
     pub patience: Duration,
@@ -106,13 +116,22 @@ impl Gates {
 }
 
 impl Shared {
-    /// Sees to it that as much is begun at a time as configuration and machine let.
-    pub(super) fn fit_gates(&self) {
+    /// Sees to it that as much is begun at a time as configuration and machine let. Returns what the machine
+    /// is short of, if it is.
+    pub(super) fn fit_gates(&self) -> Option<NoRoom> {
         let admission = self.live().admission;
-        let is_short = self.sandboxes.pressure().memory;
-        let turns = if is_short { admission.turns_when_short } else { admission.turns };
+        let short = ease(&self.strain()).err();
+        let turns = if short.is_some() { admission.turns_when_short } else { admission.turns };
+        let launches = admission.launches;
         self.gates.turns.resize(turns);
-        self.gates.launches.resize(admission.launches);
+        self.gates.launches.resize(if self.is_crowded() { launches.div_ceil(2) } else { launches });
+        short
+    }
+
+    /// Whether turns run, and stand still for want of processors or disks. What sandboxes that are made one
+    /// after the other take of these is no reason to make them more slowly: then nobody has more of it.
+    fn is_crowded(&self) -> bool {
+        self.sandboxes.pressure().is_slow() && self.gates.turns.counts().taken > 0
     }
 
     /// Counts a sandbox for an agent, and waits until it may be made. Where it stands meanwhile the line of
@@ -208,23 +227,26 @@ impl Shared {
 
     async fn wait_for_ease(&self, end: Instant) -> Result<(), Refusal> {
         let mut pressure = self.sandboxes.pressure_changes();
-        while let Err(no_room) = ease(&self.strain()) {
+        let enough = end.min(Instant::now() + YIELD);
+        loop {
             let now = Instant::now();
-            if self.is_shutting_down() {
-                return Err(Refusal::ShuttingDown);
-            }
-            if now >= end {
-                return Err(self.refuse(no_room));
-            }
-            // A warm sandbox that nobody has gives back what it has of it.
-            self.make_place();
+            let until = match ease(&self.strain()) {
+                Ok(()) if now >= enough || !self.is_crowded() => return Ok(()),
+                Ok(()) => enough,
+                Err(_) if self.is_shutting_down() => return Err(Refusal::ShuttingDown),
+                Err(no_room) if now >= end => return Err(self.refuse(no_room)),
+                Err(_) => {
+                    // A warm sandbox that nobody has gives back what it has of it.
+                    self.make_place();
+                    end
+                }
+            };
             tokio::select! {
-                () = sleep_until(end.min(now + LOOK)) => {}
+                () = sleep_until(until.min(now + LOOK)) => {}
                 // It is told as long as there are sandboxes.
                 _ = pressure.changed() => {}
             }
         }
-        Ok(())
     }
 
     /// Refuses something for want of room.
@@ -268,23 +290,40 @@ fn at_most(max: u64, there: u64, want: Want) -> Result<(), NoRoom> {
     Err(NoRoom { want, reason, retry_after_s: RETRY_AFTER_S })
 }
 
-/// Has less begin at a time while the machine is short of memory.
+/// Has less begin at a time while the machine is short of something. Whoever begins something asks nobody:
+/// what the kernel does not tell by itself is looked at here, for all of them.
 pub(super) async fn follow_pressure(shared: Arc<Shared>) {
     let mut pressure = shared.sandboxes.pressure_changes();
-    let mut was_short = false;
+    let mut short_at = None;
     loop {
         // Seen first: what changes from here on is another round.
-        let is_short = pressure.borrow_and_update().memory;
-        shared.fit_gates();
-        if is_short != std::mem::replace(&mut was_short, is_short) {
-            match is_short {
-                true => tracing::warn!("this machine is short of memory: what can wait waits"),
-                false => tracing::info!("this machine is not short of memory any more"),
+        drop(pressure.borrow_and_update());
+        short_at = note(shared.fit_gates(), short_at);
+        tokio::select! {
+            () = sleep(FIT) => {}
+            changed = pressure.changed() => {
+                if changed.is_err() {
+                    return;
+                }
             }
         }
-        if pressure.changed().await.is_err() {
-            return;
+    }
+}
+
+/// Says when something gets short, and when it is not any more; returns when it was so last, until that is
+/// said.
+fn note(short: Option<NoRoom>, short_at: Option<Instant>) -> Option<Instant> {
+    match (short, short_at) {
+        (Some(no_room), None) => {
+            tracing::warn!("{no_room}: what can wait waits");
+            Some(Instant::now())
         }
+        (Some(_), Some(_)) => Some(Instant::now()),
+        (None, Some(last)) if last.elapsed() >= CALM => {
+            tracing::info!("this machine is not short of memory or processes any more");
+            None
+        }
+        (None, last) => last,
     }
 }
 
@@ -323,6 +362,74 @@ mod tests {
         tokio::time::timeout(LONG, is(TURNS as u64)).await.unwrap();
         assert!(tokio::time::timeout(LONG, ticket.granted()).await.unwrap().is_some());
         following.abort();
+    }
+
+    #[tokio::test]
+    async fn and_while_there_is_room_for_few_processes() {
+        let stage = Stage::set().await;
+        let groups = stage.shared.places.data_dir.join("groups");
+        std::fs::create_dir_all(&groups).unwrap();
+        std::fs::write(groups.join("pids.max"), "32").unwrap();
+        for (pids, places) in [("28", TURNS as u64), ("29", 1), ("1", TURNS as u64)] {
+            std::fs::write(groups.join("pids.current"), pids).unwrap();
+            let short = stage.shared.fit_gates();
+            assert_eq!(stage.shared.admitted().turns.max, places, "{short:?}");
+            assert!(short.is_none_or(|short| short.want == Want::Processes));
+        }
+    }
+
+    #[tokio::test]
+    async fn that_something_is_short_is_said_once_and_that_it_is_over_when_it_is_for_long() {
+        tokio::time::pause();
+        let short =
+            || Some(NoRoom { want: Want::Memory, reason: "short".into(), retry_after_s: 1 });
+        assert_eq!(note(None, None), None);
+        let first = note(short(), None);
+        assert_eq!(first, Some(Instant::now()));
+        tokio::time::advance(CALM - LOOK).await;
+        assert_eq!(note(None, first), first);
+        assert_eq!(note(short(), first), Some(Instant::now()));
+        tokio::time::advance(LOOK).await;
+        assert_eq!(note(None, first), None);
+    }
+
+    #[tokio::test]
+    async fn fewer_sandboxes_are_made_at_a_time_while_turns_lack_processors_or_disks() {
+        let stage = Stage::set().await;
+        let launches = || {
+            stage.shared.fit_gates();
+            stage.shared.admitted().launches.max
+        };
+        for (cpu, io) in [(true, false), (false, true)] {
+            stage.shared.sandboxes.press(Pressure { cpu, io, memory: false });
+            assert_eq!(launches(), LAUNCHES as u64, "nothing runs");
+            let running = stage.shared.gates.turns.take(&Tenant::default());
+            assert_eq!(launches(), 1);
+            drop(running);
+            assert_eq!(launches(), LAUNCHES as u64);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_runs_goes_first_and_not_for_long() {
+        let (stage, tenant) = (Stage::set().await, Tenant::default());
+        tokio::time::pause();
+        let slow = Pressure { cpu: true, ..Pressure::default() };
+        stage.shared.sandboxes.press(slow);
+        assert!(enter(&stage, &tenant).now_or_never().is_some_and(|entered| entered.is_ok()));
+        let _running = stage.shared.gates.turns.take(&tenant);
+        let begun = Instant::now();
+        assert!(enter(&stage, &tenant).await.is_ok());
+        assert!((YIELD..2 * YIELD).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        let mut entering = Box::pin(enter(&stage, &tenant));
+        assert!(entering.as_mut().now_or_never().is_none());
+        let begun = Instant::now();
+        stage.shared.sandboxes.press(Pressure::default());
+        assert!(entering.await.is_ok() && begun.elapsed() < YIELD);
+        // Nobody is refused for that.
+        stage.shared.sandboxes.press(slow);
+        set_patience(&stage, Duration::ZERO);
+        assert!(enter(&stage, &tenant).now_or_never().is_some_and(|entered| entered.is_ok()));
     }
 
     const SHORT: Pressure = Pressure { memory: true, cpu: false, io: false };

@@ -1,6 +1,7 @@
 //! Who sees to it that there are as many spares as there should be.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,10 @@ use crate::store::StoreError;
 
 /// Spares that are made at a time, of those that may: who waits for a session of its own comes first.
 const AT_ONCE: usize = 2;
+
+/// How long behind the beginning of one the next may begin, while what runs lacks processors or disks: then
+/// they are made one after the other, too.
+const SLOWLY: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the machine has room, and whether fewer come than before.
 const EVERY: Duration = Duration::from_secs(5);
@@ -58,6 +63,8 @@ struct Keeper {
     at_once: Arc<Semaphore>,
     /// Tells when the model API's key may have become another one.
     keys: watch::Receiver<u64>,
+    /// When one was begun last.
+    begun_at: Option<Instant>,
 }
 
 /// An agent that wants spares.
@@ -77,7 +84,7 @@ impl Keeper {
     fn new(shared: Arc<Shared>) -> Keeper {
         let at_once = Arc::new(Semaphore::new(AT_ONCE));
         let keys = shared.sandboxes.key_changes();
-        Keeper { shared, agents: HashMap::new(), is_known: false, at_once, keys }
+        Keeper { shared, agents: HashMap::new(), is_known: false, at_once, keys, begun_at: None }
     }
 
     /// Reads all agents, at the start and when it is not known what has happened.
@@ -106,11 +113,12 @@ impl Keeper {
     /// Waits until there is something to look at. Most of what happens concerns sessions, and comes with
     /// every turn.
     async fn wait(&mut self, happened: &mut broadcast::Receiver<Happened>, tick: &mut Interval) {
-        let shared = self.shared.clone();
+        let (shared, held_back_until) = (self.shared.clone(), self.held_back_until());
         loop {
             let heard = tokio::select! {
                 () = shared.pool.stirred() => return,
                 Ok(()) = self.keys.changed() => return,
+                () = reached(held_back_until) => return,
                 _ = tick.tick() => return self.ticked().await,
                 heard = happened.recv() => heard,
             };
@@ -196,6 +204,7 @@ impl Keeper {
         {
             let (shared, agent) = (self.shared.clone(), agent.clone());
             tokio::spawn(begin(shared, agent, (stamp.clone(), gone), start));
+            self.begun_at = Some(Instant::now());
         }
     }
 
@@ -224,6 +233,10 @@ impl Keeper {
     fn start(&self, kind: &Kind, is_full: bool) -> Option<Start> {
         let pool = &self.shared.pool;
         let permit = self.at_once.clone().try_acquire_owned().ok()?;
+        let is_alone = self.at_once.available_permits() + 1 == AT_ONCE;
+        if !is_alone && self.is_slow() {
+            return None;
+        }
         let place = self.shared.gates.launch_to_spare()?;
         let step = match is_full {
             false => Step::Make(place),
@@ -236,7 +249,18 @@ impl Keeper {
     /// Whether one more would leave enough for those who ask for sessions.
     fn may_make(&self) -> bool {
         let is_ending = self.shared.pool.is_closed() || self.shared.is_shutting_down();
-        !is_ending && self.has_room(2 * SPARE)
+        !is_ending && self.has_room(2 * SPARE) && self.held_back_until().is_none()
+    }
+
+    /// Until when no other one is begun although it is missing, if that is so.
+    fn held_back_until(&self) -> Option<Instant> {
+        let until = self.begun_at? + SLOWLY;
+        (until > Instant::now() && self.is_slow()).then_some(until)
+    }
+
+    /// Whether what runs lacks processors or disks. A CLI that starts takes all that it can have of them.
+    fn is_slow(&self) -> bool {
+        self.shared.sandboxes.pressure().is_slow()
     }
 
     /// Whether so much memory is there beyond what must stay free, and nothing stands still for want of it.
@@ -251,6 +275,14 @@ impl Keeper {
         if !self.has_room(SPARE) && self.shared.make_place() {
             tracing::info!("memory is short: a spare sandbox goes");
         }
+    }
+}
+
+/// Waits for a time, or for ever.
+async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
     }
 }
 
@@ -356,6 +388,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{AgentConfig, AgentId, SessionId, Timestamp};
+    use crate::sandbox::pressure::Pressure;
     use crate::session::stage::Stage;
 
     /// An agent for which one is to be kept.
@@ -514,6 +547,34 @@ mod tests {
         assert_eq!(begun.elapsed(), Duration::ZERO);
         keeper.wait(&mut happened, &mut tick).await;
         assert!(begun.elapsed() >= EVERY, "it was noticed twice");
+    }
+
+    #[tokio::test]
+    async fn they_are_made_slowly_while_what_runs_lacks_processors_or_disks() {
+        let (stage, _, kind, _) = set().await;
+        let shared = &stage.shared;
+        shared.live.write().unwrap().admission.launches = 4;
+        shared.fit_gates();
+        let mut keeper = Keeper::new(shared.clone());
+        let starts = |keeper: &Keeper| {
+            let both = [keeper.start(&kind, false), keeper.start(&kind, false)];
+            both.iter().flatten().count()
+        };
+        keeper.begun_at = Some(Instant::now());
+        assert_eq!((starts(&keeper), keeper.held_back_until()), (AT_ONCE, None));
+        for (cpu, io) in [(true, false), (false, true)] {
+            shared.sandboxes.press(Pressure { cpu, io, memory: false });
+            assert_eq!(starts(&keeper), 1);
+        }
+        tokio::time::pause();
+        let (begun, mut happened) = (Instant::now(), shared.happened.subscribe());
+        let mut tick = interval(EVERY);
+        tick.tick().await;
+        keeper.begun_at = Some(begun);
+        assert!(keeper.held_back_until().is_some());
+        keeper.wait(&mut happened, &mut tick).await;
+        assert!((SLOWLY..EVERY).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        assert_eq!(keeper.held_back_until(), None);
     }
 
     #[tokio::test]
