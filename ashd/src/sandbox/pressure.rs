@@ -216,10 +216,14 @@ async fn by_average(kind: Kind, path: &Path, tell: &(impl Fn(bool) + Sync)) {
 mod tests {
     use std::fs;
     use std::net::{TcpListener, TcpStream};
+    use std::process::{Child, Command};
 
     use rustix::net::{SendFlags, send};
+    use rustix::process::Pid;
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
     use super::*;
+    use crate::sandbox::cgroup::mount_point;
 
     /// How long something may take that happens.
     const LONG: Duration = Duration::from_secs(20);
@@ -276,6 +280,85 @@ mod tests {
             ended = listen(&trigger, calm, &tell) => panic!("{ended:?}"),
             done = timeout(LONG, firing) => done.unwrap(),
         }
+    }
+
+    /// Two who both want one processor all the time, in a control group of their own: one of them always
+    /// waits. To whoever else wants it they give way.
+    struct Contended {
+        group: PathBuf,
+        spinning: Vec<Child>,
+    }
+
+    impl Contended {
+        /// Begins, or says why that cannot be.
+        fn begin() -> Result<Contended, String> {
+            let mount = mount_point().map_err(|error| error.to_string())?;
+            let group = mount.join(format!("ash-test-{}", uuid::Uuid::new_v4().as_simple()));
+            let failed = |error: io::Error| format!("{}: {error}", group.display());
+            fs::create_dir(&group).map_err(failed)?;
+            let mut contended = Contended { group: group.clone(), spinning: vec![] };
+            if !contended.file().exists() {
+                return Err("the kernel has no PSI of control groups".to_owned());
+            }
+            for _ in 0..2 {
+                contended.spin(&one_processor()).map_err(failed)?;
+            }
+            Ok(contended)
+        }
+
+        fn spin(&mut self, processor: &CpuSet) -> io::Result<()> {
+            let script = ["-n", "19", "sh", "-c", "while :; do :; done"];
+            let spinner = Command::new("nice").args(script).spawn()?;
+            let pid = Pid::from_child(&spinner);
+            self.spinning.push(spinner);
+            sched_setaffinity(Some(pid), processor)?;
+            fs::write(self.group.join("cgroup.procs"), pid.as_raw_nonzero().to_string())
+        }
+
+        fn file(&self) -> PathBuf {
+            self.group.join("cpu.pressure")
+        }
+    }
+
+    impl Drop for Contended {
+        fn drop(&mut self) {
+            for spinner in &mut self.spinning {
+                let _ = spinner.kill();
+                let _ = spinner.wait();
+            }
+            let _ = fs::remove_dir(&self.group);
+        }
+    }
+
+    /// The first of the processors that this test may use.
+    fn one_processor() -> CpuSet {
+        let (all, mut one) = (sched_getaffinity(None).unwrap(), CpuSet::new());
+        one.set((0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).unwrap());
+        one
+    }
+
+    #[tokio::test]
+    async fn the_kernel_tells_of_a_processor_that_two_want() {
+        let contended = match Contended::begin() {
+            Ok(contended) => contended,
+            Err(why) => return println!("SKIP: nothing can be made short here: {why}"),
+        };
+        let (now, mut changes) = watch::channel(false);
+        let tell = |is_short| {
+            now.send_replace(is_short);
+        };
+        let path = contended.file();
+        let ended = tokio::select! {
+            ended = by_trigger(Kind::Cpu, &path, &tell) => ended,
+            told = timeout(LONG, changes.wait_for(|is_short| *is_short)) => {
+                return drop(told.expect("the kernel does not tell").unwrap());
+            }
+        };
+        // It waits for the kernel for ever, where that takes triggers.
+        let error = ended.unwrap_err();
+        let may_not = [io::ErrorKind::PermissionDenied, io::ErrorKind::Unsupported];
+        assert!(may_not.contains(&error.kind()), "{error}");
+        println!("SKIP: the kernel takes no trigger from here: {error}");
     }
 
     #[tokio::test]
