@@ -141,7 +141,11 @@ impl Shared {
 
     /// Makes a listener at the sandbox's place, for the broker to have.
     pub(super) fn prepare(&self, sandbox: SandboxId) -> Result<(), BrokerError> {
-        // One at a time: that which is handed over must be that which is in the place.
+        // With the lock held, on purpose: what is handed over must be what is in the place, and what is revoked
+        // meanwhile must not be made anew. That is bounded: some ten calls for one sandbox, none of which waits for
+        // anybody, in the run directory, which is in memory. And it holds up only those who make, claim or end
+        // a sandbox, never a message, a turn or a stream; where it is done for all sandboxes, because another
+        // broker comes, each of these has its turn in between.
         let mut grants = self.grants();
         let Some(grant) = grants.get_mut(&sandbox) else { return Ok(()) };
         let directory = self.directory(sandbox);
