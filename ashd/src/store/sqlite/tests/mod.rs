@@ -14,10 +14,12 @@ mod writing;
 use std::path::Path;
 use std::result::Result;
 
+use uuid::Uuid;
+
 use super::*;
-use crate::domain::TurnId;
 use crate::domain::event::Origin;
-use crate::domain::{EventKind, SandboxId, Settings, Status};
+use crate::domain::*;
+use crate::store::*;
 
 /// Runs a test's async part.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
