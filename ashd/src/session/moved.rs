@@ -107,6 +107,7 @@ impl Service {
         shared.making.wait_for(|(gone, _)| *gone == id).await;
         shared.attaching.wait_for(|gone| *gone == id).await;
         let _making = shared.making.begin((id, slot));
+        shared.copies.losing.wait_for(|lost| *lost == id).await;
         let made = self.take(import, (found, named), (point, slot), generation + 1).await;
         if made.is_err() {
             self.unmake(id, slot).await;

@@ -53,6 +53,8 @@ pub(super) struct Copies {
     there: Notify,
     /// Imports, one at a time: of two of the same session both would have it.
     pub(super) importing: tokio::sync::Mutex<()>,
+    /// Sessions that end here because they go on elsewhere: one comes back behind that.
+    pub(super) losing: UnderWay<SessionId>,
     /// Held while something is put there: whoever removes a tenant waits for it.
     pub(super) sending: tokio::sync::Mutex<()>,
     failing: AtomicBool,
@@ -283,8 +285,13 @@ async fn one(shared: &Arc<Shared>, objects: &Objects, id: SessionId) -> Result<O
     }
 }
 
-/// Ends a session that another machine has taken: it goes on there.
+/// Ends a session that another machine has taken: it goes on there. One that is coming back is another one by
+/// now.
 async fn lost(shared: &Arc<Shared>, id: SessionId) -> Outcome {
+    let _losing = shared.copies.losing.begin(id);
+    if shared.making.has(|(made, _)| *made == id) {
+        return Outcome::Later;
+    }
     tracing::warn!(
         message_id = message::SESSION_LOST, ash_session = %id,
         "another machine goes on with this session; it ends here"
@@ -295,5 +302,27 @@ async fn lost(shared: &Arc<Shared>, id: SessionId) -> Outcome {
             tracing::error!(ash_session = %id, %error, "a session that moved has not ended here");
             Outcome::Later
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Session, Status};
+    use crate::session::stage::Stage;
+
+    /// What was lost is what was here before it.
+    #[tokio::test]
+    async fn a_session_that_is_coming_back_is_not_ended() {
+        let stage = Stage::set().await;
+        let (shared, session) = (&stage.shared, Session::example(1));
+        stage.add(&session).await;
+        let status = async || shared.store.session(session.id).await.unwrap().unwrap().status;
+        let coming = shared.making.begin((session.id, 0));
+        assert!(matches!(lost(shared, session.id).await, Outcome::Later));
+        assert_eq!(status().await, session.status);
+        drop(coming);
+        assert!(matches!(lost(shared, session.id).await, Outcome::Done));
+        assert_eq!(status().await, Status::Ended);
     }
 }
