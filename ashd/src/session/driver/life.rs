@@ -129,8 +129,9 @@ impl Driver {
                 tracing::warn!(ash_session = %self.session.id, %error, "it counts as cold");
             }
         }
-        let Some(turn) = self.session.turn else { return };
-        if let Ok(Some(user)) = self.stored(turn.user_seq).await {
+        if let Some(turn) = self.session.turn
+            && let Ok(Some(user)) = self.stored(turn.user_seq).await
+        {
             self.show_beginning(&user, |_| {});
         }
         self.caught_up().await;
