@@ -173,9 +173,10 @@ impl Shared {
 
     fn try_count(&self, owner: &Owner) -> Result<Counted, NoRoom> {
         let Admission { max_per_tenant, max_per_agent, .. } = self.live().admission;
+        // The agent's first: one that goes of its own is one of its tenant's as well.
         self.gates.owners.count_if(owner, |has: Has| {
-            at_most(max_per_tenant, has.tenant, Want::Tenant)?;
-            at_most(max_per_agent, has.agent, Want::Agent)
+            at_most(max_per_agent, has.agent, Want::Agent)?;
+            at_most(max_per_tenant, has.tenant, Want::Tenant)
         })
     }
 

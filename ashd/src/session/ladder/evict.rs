@@ -192,7 +192,10 @@ mod tests {
         /// One of this tenant, whose sandbox nobody has used for so many seconds.
         fn begin(stage: &Stage, (number, tenant): (u128, &str), seconds: u64) -> Resting {
             let tenant = tenant.parse().unwrap();
-            let session = Session { tenant, ..Session::example(number) };
+            Resting::of(stage, Session { tenant, ..Session::example(number) }, seconds)
+        }
+
+        fn of(stage: &Stage, session: Session, seconds: u64) -> Resting {
             let (commands, asked) = mpsc::channel(8);
             stage.shared.registry.handle_or(&session, || handle(&session, commands));
             let idle_since = Instant::now().checked_sub(Duration::from_secs(seconds));
@@ -231,6 +234,21 @@ mod tests {
         assert!(counted.is_ok());
         assert_eq!(stage.shared.gates.owners.of(&owner).tenant, 2);
         assert!(theirs.asked.try_recv().is_err() && fresh.asked.try_recv().is_err());
+        assert_eq!(stage.shared.ladder.rested().evictions, 1);
+    }
+
+    /// Both have as many as they may.
+    #[tokio::test]
+    async fn where_one_of_an_agent_s_goes_none_of_its_tenant_s_others_does() {
+        let stage = Stage::set().await;
+        stage.shared.live.write().unwrap().admission.max_per_tenant = 2;
+        stage.shared.live.write().unwrap().admission.max_per_agent = 1;
+        let agent = "other".parse().unwrap();
+        let mut other = Resting::of(&stage, Session { agent, ..Session::example(1) }, 9);
+        let own = Resting::of(&stage, Session::example(2), 5);
+        let owner = (own.session.tenant.clone(), own.session.agent.clone());
+        let (counted, ()) = tokio::join!(stage.shared.count(&owner), own.goes(&stage));
+        assert!(counted.is_ok() && other.asked.try_recv().is_err());
         assert_eq!(stage.shared.ladder.rested().evictions, 1);
     }
 
