@@ -334,7 +334,9 @@ impl Driver {
     async fn end_saved(&mut self) {
         if self.is_asking().await == Some(true) {
             self.thaw();
-            return self.stay_warm();
+            self.stay_warm();
+            self.idle.since = None;
+            return;
         }
         // Whoever asks for something meanwhile comes first.
         if self.commands.is_empty() {
@@ -342,13 +344,17 @@ impl Driver {
         }
     }
 
-    /// Leaves a sandbox that was about to end, for as long as one that was used just now.
+    /// Leaves a sandbox that was about to end, for as long as one that was used just now. Tasks that have
+    /// held it for as long as they may do not hold it anew for that: nothing has happened in it.
     pub(super) fn stay_warm(&mut self) {
         let Some(cooling) = self.idle.cooling.take() else { return };
         if cooling.froze {
             self.thaw();
         }
-        self.idle.since = None;
+        let background = self.shared.live().times.background;
+        let is_over = |since: &Instant| since.elapsed() >= background;
+        let held = self.idle.since.filter(|since| self.idle.tasks > 0 && is_over(since));
+        self.idle.since = held.and_then(|_| Instant::now().checked_sub(background));
         let _ = cooling.reply.send(false);
     }
 

@@ -363,6 +363,25 @@ async fn one_that_stood_still_before_goes_on_doing_so() {
     assert!(resting.driver.link.is_some() && resting.stands());
 }
 
+/// Else whoever makes room now and then, and not in time, would have it stay for ever.
+#[tokio::test]
+async fn tasks_that_have_held_one_for_long_do_not_hold_it_anew_when_it_does_not_end() {
+    let mut resting = Resting::set().await;
+    resting.tasks(Duration::ZERO, 1).await;
+    resting.rest(Step::Freeze).await.await.unwrap();
+    let before = resting.place().unwrap();
+    // Whoever asked has gone.
+    drop(resting.cool().await);
+    resting.driver.finish_saving().await;
+    resting.driver.tend().await;
+    let left = resting.place().unwrap();
+    assert!(resting.driver.link.is_some() && resting.stands() && left.rung == Rung::Frozen);
+    assert!(left.has_tasks && left.idle_since > before.idle_since);
+    // Something happens.
+    resting.tasks(HOUR, 2).await;
+    assert!(!resting.stands());
+}
+
 #[tokio::test]
 async fn a_daemon_that_goes_leaves_none_that_stands_still() {
     let mut resting = Resting::set().await;
