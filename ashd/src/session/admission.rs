@@ -144,12 +144,13 @@ impl Shared {
     }
 
     /// Counts a sandbox that a session is to have as its tenant's and its agent's. When one of them has as
-    /// many as it may, one of its own goes for it that nobody uses.
+    /// many as it may, one of its own goes for it that nobody uses: for so many of a tenant at a time.
     ///
     /// # Errors
     /// [`Refusal::Capacity`] when none of its own can go in time.
     pub(super) async fn count(&self, owner: &Owner) -> Result<Counted, Refusal> {
         let end = Instant::now() + MAKING_ROOM;
+        let mut turn = None;
         loop {
             let want = match self.try_count(owner) {
                 Ok(counted) => return Ok(counted),
@@ -164,7 +165,15 @@ impl Shared {
                 Want::Agent => Whose::Agent(owner),
                 _ => Whose::Tenant(&owner.0),
             };
-            if !self.evict(whose, end).await {
+            let may_be_counted = match turn.is_some() {
+                true => self.evict(whose, end).await,
+                false => {
+                    let waited = timeout_at(end, self.gates.owners.turn(&owner.0)).await;
+                    turn = waited.ok().flatten();
+                    turn.is_some()
+                }
+            };
+            if !may_be_counted {
                 // Or one has ended meanwhile for a reason of its own.
                 return self.try_count(owner).map_err(|no_room| self.refuse(no_room));
             }

@@ -4,7 +4,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use crate::domain::{AgentName, Tenant};
+
+/// How many of a tenant have one of its own go at a time. Each looks again and again at what may go, for
+/// which the broker is asked, and there may be as many as there are connections.
+pub(super) const AT_ONCE: usize = 4;
 
 /// Whose a sandbox is.
 pub(super) type Owner = (Tenant, AgentName);
@@ -14,10 +20,16 @@ pub(super) type Owner = (Tenant, AgentName);
 pub(super) struct Owners(Mutex<HashMap<Tenant, Sum>>);
 
 /// What a tenant has.
-#[derive(Default)]
 struct Sum {
     all: u64,
     agents: HashMap<AgentName, u64>,
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Sum {
+    fn default() -> Sum {
+        Sum { all: 0, agents: HashMap::new(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
 }
 
 /// How many sandboxes an owner has.
@@ -60,6 +72,13 @@ impl Owners {
         add(&mut all, owner);
         drop(all);
         Ok(self.counted(owner))
+    }
+
+    /// Waits until somebody may have one of a tenant's own go, while it has this. None when the tenant has
+    /// none.
+    pub(super) async fn turn(&self, tenant: &Tenant) -> Option<OwnedSemaphorePermit> {
+        let turns = self.lock().get(tenant)?.turns.clone();
+        turns.acquire_owned().await.ok()
     }
 
     fn counted(self: &Arc<Self>, owner: &Owner) -> Counted {

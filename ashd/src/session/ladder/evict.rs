@@ -68,13 +68,14 @@ fn longest(places: Vec<(SessionId, Place)>, times: &Times) -> Vec<(SessionId, Pl
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use tokio::sync::mpsc;
 
     use super::*;
     use crate::domain::{SandboxId, Session};
     use crate::session::api::Refusal;
     use crate::session::driver::Command;
-    use crate::session::owners::Counted;
+    use crate::session::owners::{AT_ONCE, Counted};
     use crate::session::shared::Taken;
     use crate::session::stage::{Stage, handle};
 
@@ -235,6 +236,29 @@ mod tests {
         assert_eq!(stage.shared.gates.owners.of(&owner).tenant, 2);
         assert!(theirs.asked.try_recv().is_err() && fresh.asked.try_recv().is_err());
         assert_eq!(stage.shared.ladder.rested().evictions, 1);
+    }
+
+    #[tokio::test]
+    async fn only_so_many_of_a_tenant_have_one_go_at_a_time() {
+        let stage = Stage::set().await;
+        stage.shared.live.write().unwrap().admission.max_per_tenant = 1;
+        let mut ours = Resting::begin(&stage, (1, "ours"), 5);
+        let owner = ("ours".parse().unwrap(), ours.session.agent.clone());
+        let mut waiting: Vec<_> =
+            (0..=AT_ONCE).map(|_| Box::pin(stage.shared.count(&owner))).collect();
+        for counting in &mut waiting {
+            assert!(counting.as_mut().now_or_never().is_none());
+        }
+        let mut asked = || std::iter::from_fn(|| ours.asked.try_recv().ok()).count();
+        assert_eq!(asked(), AT_ONCE);
+        drop(waiting.remove(0));
+        let mut last = waiting.pop().unwrap();
+        assert!(last.as_mut().now_or_never().is_none());
+        assert_eq!(asked(), 1);
+        // Nobody else waits for that.
+        let theirs = Resting::begin(&stage, (2, "theirs"), 5);
+        let turn = stage.shared.gates.owners.turn(&theirs.session.tenant).now_or_never();
+        assert!(turn.flatten().is_some());
     }
 
     /// Both have as many as they may.
