@@ -16,7 +16,7 @@ use super::index::{Known, on_disk};
 use super::pack;
 use super::vault::Vault;
 use super::walk::{Depth, Walk};
-use super::{Damage, SnapshotError, deeply};
+use super::{Damage, SnapshotError, deeply, scan};
 use crate::domain::Root;
 
 /// A pack that is of no use.
@@ -113,12 +113,19 @@ impl Vault {
     /// is known.
     pub(super) fn forget_packs(&self, packs: &[Uuid]) -> Result<bool, SnapshotError> {
         let mut index = self.index();
+        let known: HashSet<Uuid> = index.known()?.into_iter().map(|pack| pack.0).collect();
+        let packs = packs.iter().copied().filter(|pack| known.contains(pack));
         // Since it was looked one may have been mended. Nobody takes one in while we have the index.
-        let useless: Vec<Uuid> = packs.iter().copied().filter(|it| self.is_useless(*it)).collect();
-        let lost = !useless.is_empty() && index.forget(&useless)?;
+        let useless: Vec<Uuid> = packs.filter(|pack| self.is_useless(*pack)).collect();
+        if useless.is_empty() {
+            return Ok(false);
+        }
+        // Whoever dies behind that leaves nothing that says that they were known.
+        scan::forget_all(&self.scans())?;
+        index.forget(&useless)?;
         drop(index);
         useless.iter().for_each(|pack| self.close(*pack));
-        Ok(lost)
+        Ok(true)
     }
 
     /// Whether a pack is not there, or its table is not what was written. One that cannot be read now may
@@ -132,6 +139,8 @@ impl Vault {
     /// Forgets that these chunks are stored, unless they have come again, and what is known of sessions'
     /// files.
     pub(super) fn store_again(&self, rotten: &[ChunkId]) -> Result<(), SnapshotError> {
+        // First for whoever dies on the way, and last because of those who have relied on them meanwhile.
+        self.forget_all()?;
         for chunk in rotten {
             // Nobody stores it again, or mends what it is in, while we have the index.
             let mut index = self.index();

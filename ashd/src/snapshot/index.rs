@@ -69,39 +69,49 @@ pub(super) struct Agreed {
     pub(super) gone: Vec<Uuid>,
     /// Packs that are there and cannot be used.
     pub(super) useless: Vec<BadPack>,
-    /// Whether something that counted as stored does not any more, or may not.
-    pub(super) is_less: bool,
-    /// Whether there was no index.
-    pub(super) is_new: bool,
 }
+
+/// Forgets what is known of sessions' files: it may name what an index is about to forget.
+type Forget<'a> = &'a dyn Fn() -> Result<(), SnapshotError>;
 
 impl Index {
     /// Opens the index at `path`, made anew when it is found damaged, and brings it into agreement with
-    /// the packs. Packs that cannot be read are left alone.
-    pub(super) fn open(path: &Path, packs: &Path) -> Result<(Index, Agreed), SnapshotError> {
-        match Index::begin(path, packs) {
+    /// the packs. Packs that cannot be read are left alone. Before it forgets something, and before it is made
+    /// when there is none, `forget` is called: whoever dies behind that leaves nothing that says so.
+    pub(super) fn open(
+        path: &Path,
+        packs: &Path,
+        forget: Forget<'_>,
+    ) -> Result<(Index, Agreed), SnapshotError> {
+        if !path.exists() {
+            forget()?;
+        }
+        match Index::begin(path, packs, forget) {
             Err(SnapshotError::Index(how)) => {
                 tracing::warn!(how, "the index of a snapshot store is made anew");
+                forget()?;
                 remove(path)?;
-                let (index, agreed) = Index::begin(path, packs)?;
-                Ok((index, Agreed { is_less: true, ..agreed }))
+                Index::begin(path, packs, forget)
             }
             opened => opened,
         }
     }
 
-    fn begin(path: &Path, packs: &Path) -> Result<(Index, Agreed), SnapshotError> {
-        let is_new = !path.exists();
+    fn begin(
+        path: &Path,
+        packs: &Path,
+        forget: Forget<'_>,
+    ) -> Result<(Index, Agreed), SnapshotError> {
         let mut index = Index::of(connect(path)?, packs);
-        let agreed = index.agree(false)?;
-        Ok((index, Agreed { is_new, ..agreed }))
+        let agreed = index.agree(false, forget)?;
+        Ok((index, agreed))
     }
 
     /// Opens a copy of an index, brings it into agreement with the packs, and keeps what was in those that
     /// are gone: see [`lost_with`](Self::lost_with).
     pub(super) fn look(copy: &Path, packs: &Path) -> Result<(Index, Agreed), SnapshotError> {
         let mut index = Index::of(connect(copy)?, packs);
-        let agreed = index.agree(true)?;
+        let agreed = index.agree(true, &|| Ok(()))?;
         Ok((index, agreed))
     }
 
@@ -111,7 +121,7 @@ impl Index {
     }
 
     /// Makes the index at `path` anew, out of the packs that are there. When that fails it says nothing any
-    /// more, until it is made anew.
+    /// more, until it is made anew. Nothing is known of sessions' files that relies on the one of before.
     pub(super) fn make_anew(&mut self, path: &Path) -> Result<(), SnapshotError> {
         // In which nothing is found, not even tables. The one of before is closed with this.
         self.conn = Connection::open_in_memory()?;
@@ -119,11 +129,11 @@ impl Index {
         self.fresh_packs.clear();
         remove(path)?;
         self.conn = connect(path)?;
-        self.agree(false).map(drop)
+        self.agree(false, &|| Ok(())).map(drop)
     }
 
     /// Packs never change: one of another size is not what it was.
-    fn agree(&mut self, keeps_lost: bool) -> Result<Agreed, SnapshotError> {
+    fn agree(&mut self, keeps_lost: bool, forget: Forget<'_>) -> Result<Agreed, SnapshotError> {
         let there: HashSet<Known> = on_disk(&self.packs)?.into_iter().collect();
         let known: HashSet<Known> = self.known()?.into_iter().collect();
         let names: HashSet<Uuid> = there.iter().map(|(name, _)| *name).collect();
@@ -132,7 +142,10 @@ impl Index {
         if keeps_lost {
             self.keep_lost(&gone)?;
         }
-        let mut is_less = self.forget(&other)?;
+        if !other.is_empty() {
+            forget()?;
+            self.forget(&other)?;
+        }
         let mut useless = vec![];
         for (pack, bytes) in there.difference(&known).copied() {
             let table = File::open(pack::path(&self.packs, pack)).map_err(SnapshotError::from);
@@ -144,8 +157,7 @@ impl Index {
                 }
             }
         }
-        is_less |= !useless.is_empty();
-        Ok(Agreed { gone, useless, is_less, is_new: false })
+        Ok(Agreed { gone, useless })
     }
 
     /// Keeps what is in packs that are about to be forgotten.

@@ -95,15 +95,15 @@ impl Vault {
             _ => private(&tmp)?,
         }
         scan::clear(&scans)?;
-        let (index, agreed) = Index::open(&dir.join(INDEX), &packs)?;
+        let forget = || scan::forget_all(&scans);
+        let (index, agreed) = Index::open(&dir.join(INDEX), &packs, &forget)?;
         for pack in &agreed.gone {
             tracing::error!(ash_tenant = %tenant, %pack, "a pack of the snapshot store is gone");
         }
         let index = (index, State::Unknown);
         let vault = Vault::new((dir.to_owned(), tenant.clone()), index, count, share);
-        // What was known of files may name what counts as stored no more, and nobody knows if it does.
-        let may_be_less = agreed.is_new && std::fs::read_dir(&scans)?.next().is_some();
-        if agreed.is_less || may_be_less {
+        // A daemon before this one may have counted as stored what is in a pack that cannot be used.
+        if !agreed.useless.is_empty() {
             vault.forget_all()?;
         }
         Ok(vault)

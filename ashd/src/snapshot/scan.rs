@@ -251,8 +251,24 @@ pub(super) fn replace(
 }
 
 /// Whether this has not taken the place of a scan yet.
-pub(super) fn is_new(path: &Path) -> bool {
+fn is_new(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == NEW)
+}
+
+/// Forgets what is known of all sessions' files. Whoever writes it anew meanwhile gives it its name, and has to
+/// forget it then.
+pub(super) fn forget_all(scans: &Path) -> Result<(), SnapshotError> {
+    for entry in std::fs::read_dir(scans)? {
+        let path = entry?.path();
+        if is_new(&path) {
+            continue;
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Removes what was being written when a daemon ended in the middle of it.

@@ -98,12 +98,15 @@ impl Vault {
 
     fn make_index_anew(&self, how: &str) -> Result<(), SnapshotError> {
         tracing::warn!(ash_tenant = %self.tenant, how, "the index of a snapshot store is made anew");
+        // Whoever dies on the way leaves an index that looks as if it had always been there.
+        self.forget_all()?;
         {
             // A pack that is half-way on its way out would be taken in again.
             let _nothing_is_moving = self.moving();
             self.index().make_anew(&self.beside(INDEX))?;
         }
-        // What the one before knew may be gone, and nobody can say so any more.
+        // What the one before knew may be gone, and nobody can say so any more: nor may others rely on it who
+        // have saved meanwhile.
         self.forget_all()
     }
 

@@ -65,20 +65,7 @@ impl Vault {
     /// Forgets what is known of all sessions' files, also by those who save or bring back now.
     pub(super) fn forget_all(&self) -> Result<(), SnapshotError> {
         let _forgetting = self.gate.forget();
-        for entry in std::fs::read_dir(self.scans())? {
-            let path = entry?.path();
-            // Whoever writes it gives it its name, and forgets it then.
-            if scan::is_new(&path) {
-                continue;
-            }
-            match std::fs::remove_file(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error.into());
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        scan::forget_all(&self.scans())
     }
 
     pub(super) fn notes(&self) -> MutexGuard<'_, Notes> {

@@ -135,6 +135,22 @@ fn a_pack_that_is_gone_or_cut_off_is_stored_again() {
     }
 }
 
+/// Else a daemon that dies in between has left nothing that says so.
+#[test]
+fn what_is_known_of_files_goes_before_it_is_forgotten_that_it_is_stored() {
+    let place = Place::new();
+    let (root, pack) = place.cut_with("file", 1);
+    let scan = place.vault.scan(place.session);
+    fs::remove_file(&pack).unwrap();
+    let survey = place.survey(&[root], false);
+    assert!(scan.exists() && survey.packs.len() == 1, "{survey:?}");
+    let bad = survey.packs[0].pack;
+    assert!(place.vault.forget_packs(&[bad]).unwrap() && !scan.exists());
+    // It is not known any more.
+    drop(place.cut());
+    assert!(scan.exists() && !place.vault.forget_packs(&[bad]).unwrap() && scan.exists());
+}
+
 /// A point with a file, and the pack that has it and nothing of what leads to it.
 pub(super) fn apart() -> (Place, PathBuf, Root) {
     let place = Place::new();

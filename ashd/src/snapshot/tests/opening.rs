@@ -110,3 +110,35 @@ fn what_is_known_of_files_is_forgotten_when_the_index_is_gone() {
     assert!(place.survey(&[root], true).damaged.is_empty());
     assert_same(&place.live(), &place.restore(root, "back"));
 }
+
+/// Else a daemon that dies in between has left nothing that says so, and the next point needs what is nowhere.
+#[test]
+fn what_is_known_of_files_goes_before_the_index_forgets_anything() {
+    let lose: [fn(&Path, &Path); 3] = [
+        |index, _| fs::remove_file(index).unwrap(),
+        |index, _| fs::write(index, noise(1, 8192)).unwrap(),
+        |_, pack| fs::remove_file(pack).unwrap(),
+    ];
+    for (n, lose) in lose.iter().enumerate() {
+        let place = Place::new();
+        let (_, pack) = place.cut_with("file", 1);
+        let (path, packs) = (place.store().join("index.db"), place.store().join("packs"));
+        let Place { dir: _dir, vault, .. } = place;
+        drop(vault);
+        lose(&path, &pack);
+        let dies = || -> Result<(), SnapshotError> { Err(SnapshotError::Cancelled) };
+        for _ in 0..2 {
+            let opened = index::Index::open(&path, &packs, &dies);
+            assert!(matches!(opened, Err(SnapshotError::Cancelled)), "{n}");
+        }
+        let forgotten = AtomicUsize::new(0);
+        let forget = || -> Result<(), SnapshotError> {
+            forgotten.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        };
+        for _ in 0..2 {
+            index::Index::open(&path, &packs, &forget).unwrap();
+        }
+        assert_eq!(forgotten.into_inner(), 1, "{n}");
+    }
+}
