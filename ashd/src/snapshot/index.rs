@@ -15,7 +15,6 @@
 mod file;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -60,6 +59,8 @@ pub(super) struct Index {
     fresh: HashMap<ChunkId, Fresh>,
     fresh_packs: Vec<Known>,
     going: Going,
+    /// Packs that are there, are not known, and could not be read: they may be sound.
+    left_out: Vec<Uuid>,
 }
 
 /// What an index and the packs had to say to each other.
@@ -116,8 +117,8 @@ impl Index {
     }
 
     fn of(conn: Connection, packs: &Path) -> Index {
-        let (fresh, fresh_packs) = (HashMap::new(), vec![]);
-        Index { conn, packs: packs.to_owned(), fresh, fresh_packs, going: Going::new() }
+        let (packs, fresh, fresh_packs) = (packs.to_owned(), HashMap::new(), vec![]);
+        Index { conn, packs, fresh, fresh_packs, going: Going::new(), left_out: vec![] }
     }
 
     /// Makes the index at `path` anew, out of the packs that are there. When that fails it says nothing any
@@ -146,18 +147,49 @@ impl Index {
             forget()?;
             self.forget(&other)?;
         }
-        let mut useless = vec![];
-        for (pack, bytes) in there.difference(&known).copied() {
-            let table = File::open(pack::path(&self.packs, pack)).map_err(SnapshotError::from);
-            match table.and_then(|file| pack::read_table(&file, pack)) {
-                Ok(rows) => self.add_found((pack, bytes), &rows)?,
+        let useless = self.add_all_found(there.difference(&known).map(|(name, _)| *name))?;
+        Ok(Agreed { gone, useless })
+    }
+
+    /// Takes in packs that are there and not known. Returns those that cannot be used.
+    fn add_all_found(
+        &mut self,
+        packs: impl Iterator<Item = Uuid>,
+    ) -> Result<Vec<BadPack>, SnapshotError> {
+        let (mut useless, mut left_out) = (vec![], vec![]);
+        for pack in packs {
+            match self.read(pack) {
+                Ok((bytes, rows)) => self.add_found((pack, bytes), &rows)?,
                 Err(error) => {
-                    say_unread(pack, &error);
+                    if !matches!(error, SnapshotError::Damaged { .. }) {
+                        left_out.push(pack);
+                        if !self.left_out.contains(&pack) {
+                            tracing::error!(%pack, %error, "a pack cannot be read");
+                        }
+                    }
                     useless.push(BadPack { pack, how: error.to_string() });
                 }
             }
         }
-        Ok(Agreed { gone, useless })
+        self.left_out = left_out;
+        Ok(useless)
+    }
+
+    /// How large a pack is, and what is in it.
+    fn read(&self, pack: Uuid) -> Result<(u64, Vec<Row>), SnapshotError> {
+        let file = pack::open(&self.packs, pack)?;
+        Ok((file.metadata()?.len(), pack::read_table(&file, pack)?))
+    }
+
+    /// Tries packs once more that could not be read; whether there are still some. What is not found may be in
+    /// them then.
+    pub(super) fn leaves_out(&mut self) -> Result<bool, SnapshotError> {
+        if !self.left_out.is_empty() {
+            let known: HashSet<Uuid> = self.known()?.into_iter().map(|pack| pack.0).collect();
+            let left_out = self.left_out.clone().into_iter();
+            self.add_all_found(left_out.filter(|pack| !known.contains(pack)))?;
+        }
+        Ok(!self.left_out.is_empty())
     }
 
     /// Keeps what is in packs that are about to be forgotten.
@@ -289,7 +321,8 @@ impl Index {
     fn add_found(&mut self, pack: Known, rows: &[Row]) -> Result<(), SnapshotError> {
         let mut new = vec![];
         for row in rows {
-            if self.find(row.id)?.is_none() {
+            // Nor is it left in one that is about to go, with which it would be forgotten.
+            if !self.counts(row.id)? {
                 new.push(*row);
             }
         }
@@ -441,14 +474,6 @@ fn disown_all(conn: &Connection, key: i64, ids: &[ChunkId]) -> Result<(), Snapsh
         step.execute(params![id.0, key])?;
     }
     Ok(())
-}
-
-/// Of a pack that is damaged whoever looks at packs says so. Another may be found sound by then, and is not
-/// known all the same.
-fn say_unread(pack: Uuid, error: &SnapshotError) {
-    if !matches!(error, SnapshotError::Damaged { .. }) {
-        tracing::error!(%pack, %error, "a pack of the snapshot store cannot be read, and is left out");
-    }
 }
 
 /// The packs that are there.

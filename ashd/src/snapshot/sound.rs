@@ -3,9 +3,10 @@
 //! To look through it takes the longer the more is kept, so that nobody waits for it who opens a vault. It
 //! need not be sound for that: whatever is read in a place that it says is compared with its name, and what
 //! it says is nowhere is stored again by whoever saves. What nobody would notice is that it does not know
-//! something that is there. So it is looked through before anybody is told on its word that something is
-//! missing, before anything is removed on its word, and in any case soon behind the start. One that makes no
-//! sense to whoever asks it is made anew at once.
+//! something that is there, or where that is. So it is looked through before anybody is told on its word that
+//! something is missing or damaged, before anything is removed on its word, and in any case soon behind the
+//! start. One that makes no sense to whoever asks it is made anew at once. Nor is anything missing as long as
+//! a pack that the index does not know cannot be read.
 
 use std::sync::{MutexGuard, PoisonError};
 
@@ -29,6 +30,10 @@ pub(super) enum State {
 
 impl Vault {
     /// Where a chunk is; `None`: nowhere.
+    ///
+    /// # Errors
+    /// When the index cannot be read or written; when it is not known where the chunk is, and a pack cannot be
+    /// read that may have it.
     pub(super) fn place(&self, id: ChunkId) -> Result<Option<Place>, SnapshotError> {
         let found = self.index().find(id);
         if matches!(found, Ok(Some(_))) {
@@ -41,15 +46,27 @@ impl Vault {
             Err(SnapshotError::Index(how)) => Some(how.clone()),
             _ => None,
         };
-        let is_sure = matches!(found, Ok(Some(_))) || (told.is_none() && *state == State::Sound);
-        if is_sure || *state == State::Copy {
+        if matches!(found, Ok(Some(_))) || *state == State::Copy {
             return found;
         }
-        let damage = match told {
-            None => self.damage_of_index(*state)?,
-            told => told,
-        };
-        self.settle(&mut state, damage)?;
+        if told.is_some() || *state != State::Sound {
+            let damage = match told {
+                None => self.damage_of_index(*state)?,
+                told => told,
+            };
+            self.settle(&mut state, damage)?;
+        }
+        let mut index = self.index();
+        let is_more = index.leaves_out()?;
+        match index.find(id)? {
+            None if is_more => Err(SnapshotError::Store("a pack cannot be read now".to_owned())),
+            found => Ok(found),
+        }
+    }
+
+    /// Where a chunk is that is not what was saved where it was said to be.
+    pub(super) fn place_for_sure(&self, id: ChunkId) -> Result<Option<Place>, SnapshotError> {
+        self.look_through(false)?;
         self.index().find(id)
     }
 
@@ -61,13 +78,14 @@ impl Vault {
     pub fn look_through(&self, again: bool) -> Result<(), SnapshotError> {
         let mut state = self.state();
         match *state {
-            State::Copy => Ok(()),
-            State::Sound if !again => Ok(()),
+            State::Copy => return Ok(()),
+            State::Sound if !again => {}
             now => {
                 let damage = self.damage_of_index(now)?;
-                self.settle(&mut state, damage)
+                self.settle(&mut state, damage)?;
             }
         }
+        self.index().leaves_out().map(drop)
     }
 
     /// Makes the index anew if this is an error that says that it is damaged; what it says otherwise.

@@ -136,7 +136,7 @@ impl Vault {
     }
 
     /// Reads a chunk that was in this place a moment ago. Whoever reads can be overtaken by whoever
-    /// collects: then it is in another one by now.
+    /// collects: then it is in another one by now. So may it be when the index is damaged.
     pub(super) fn chunk_from(
         &self,
         id: ChunkId,
@@ -144,7 +144,7 @@ impl Vault {
     ) -> Result<Vec<u8>, SnapshotError> {
         loop {
             match self.chunk_at(id, place) {
-                Err(error @ SnapshotError::Damaged { .. }) => match self.index().find(id)? {
+                Err(error @ SnapshotError::Damaged { .. }) => match self.place_for_sure(id)? {
                     now if now == place => return Err(error),
                     now => place = now,
                 },

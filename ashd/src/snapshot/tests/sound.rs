@@ -1,5 +1,7 @@
 //! An index that is damaged: it is made anew before anybody relies on what it does not say.
 
+use super::arriving::name_of;
+use super::damaged::scattered;
 use super::*;
 
 /// How the page is spoilt on which an index has all chunks.
@@ -15,20 +17,25 @@ const BOTH: [Spoilt; 2] = [Spoilt::Senseless, Spoilt::Silent];
 
 /// Spoils an index that nobody has open.
 pub(super) fn spoil(store: &Path, how: Spoilt) {
-    let path = store.join("index.db");
-    let index = rusqlite::Connection::open(&path).unwrap();
-    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = 'chunks'";
-    let page: usize = index.query_row(sql, [], |row| row.get(0)).unwrap();
+    spoil_page(&store.join("index.db"), "chunks", |page| {
+        assert_eq!(page[0], 10, "there are chunks on other pages");
+        match how {
+            Spoilt::Senseless => page.fill(0),
+            // Two bytes say how many rows there are.
+            Spoilt::Silent => page[3..5].fill(0),
+        }
+    });
+}
+
+/// Spoils the first page of a table of an index that nobody has open.
+fn spoil_page(path: &Path, table: &str, spoil: impl FnOnce(&mut [u8])) {
+    let index = rusqlite::Connection::open(path).unwrap();
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?";
+    let page: usize = index.query_row(sql, [table], |row| row.get(0)).unwrap();
     let size: usize = index.query_row("PRAGMA page_size", [], |row| row.get(0)).unwrap();
     index.close().unwrap();
-    let mut bytes = fs::read(&path).unwrap();
-    let page = &mut bytes[(page - 1) * size..page * size];
-    assert_eq!(page[0], 10, "there are chunks on other pages");
-    match how {
-        Spoilt::Senseless => page.fill(0),
-        // Two bytes say how many rows there are.
-        Spoilt::Silent => page[3..5].fill(0),
-    }
+    let mut bytes = fs::read(path).unwrap();
+    spoil(&mut bytes[(page - 1) * size..page * size]);
     fs::write(path, bytes).unwrap();
 }
 
@@ -72,6 +79,24 @@ fn nothing_is_said_to_be_missing_because_of_that() {
         // What was known of files is not relied on either.
         assert!(!place.vault.scan(place.session).exists());
     }
+}
+
+/// What it says of places may be of another time as well.
+#[test]
+fn nothing_is_said_to_be_damaged_because_of_that() {
+    let place = Place::new();
+    let (root, _) = place.cut_with("file", 1);
+    let path = place.store().join("index.db");
+    let Place { dir, vault, session } = place;
+    drop(vault);
+    let index = rusqlite::Connection::open(&path).unwrap();
+    index.execute("UPDATE chunks SET offset = offset + 1", []).unwrap();
+    index.close().unwrap();
+    // Who reads does not meet it.
+    spoil_page(&path, "writers", |page| page.fill(0));
+    let place = Place { vault: open(dir.path()), dir, session };
+    assert_same(&place.live(), &place.restore(root, "back"));
+    assert_eq!((place.vault.damaged(), place.wrong()), (0, None));
 }
 
 #[test]
@@ -185,4 +210,47 @@ fn one_that_cannot_be_made_anew_says_nothing_until_it_is() {
     fs::rename(&away, &packs).unwrap();
     assert_same(&place.live(), &place.restore(root, "back"));
     assert_eq!((place.vault.damaged(), place.wrong()), (0, None));
+}
+
+/// As when too many files were open.
+#[test]
+fn what_could_not_be_read_when_it_was_made_is_not_missing() {
+    let place = Place::new();
+    let (root, pack) = place.cut_with("file", 1);
+    let (path, away) = (place.store().join("index.db"), pack.with_extension("away"));
+    let Place { dir, vault, session } = place;
+    drop(vault);
+    fs::remove_file(path).unwrap();
+    fs::rename(&pack, &away).unwrap();
+    symlink(&pack, &pack).unwrap();
+    let place = Place { vault: open(dir.path()), dir, session };
+    for _ in 0..2 {
+        let refused = place.refused(root);
+        assert!(matches!(refused, SnapshotError::Store(_)), "{refused}");
+        assert_eq!(place.survey(&[], false).packs.len(), 1);
+    }
+    fs::remove_file(&pack).unwrap();
+    fs::rename(&away, &pack).unwrap();
+    assert_same(&place.live(), &place.restore(root, "back"));
+    assert!(place.survey(&[root], true).damaged.is_empty() && place.vault.damaged() == 0);
+}
+
+/// Else it would be forgotten with the other one, and be there all the same.
+#[test]
+fn what_lies_in_two_packs_is_found_in_the_one_that_stays() {
+    let (place, packs, root) = scattered(&[1]);
+    let old = fs::read(&packs[0]).unwrap();
+    place.collect(&[root]);
+    fs::write(&packs[0], old).unwrap();
+    let place = place.again();
+    let (path, id) = (place.store().join("index.db"), chunk::ChunkId::of(&noise(1, 10_000)));
+    let mut index = place.vault.index();
+    let moved = index.find(id).unwrap().unwrap();
+    let both = [moved.pack, name_of(&packs[0])];
+    assert_ne!(both[0], both[1]);
+    for (n, going) in both.iter().enumerate() {
+        index.set_going(index::Going::from([(*going, Arc::from([moved.row]))]));
+        index.make_anew(&path).unwrap();
+        assert_eq!(index.find(id).unwrap().unwrap().pack, both[1 - n]);
+    }
 }
