@@ -155,7 +155,11 @@ impl Vault {
         let held: Held = read(&path);
         let packs = match roots.is_subset(&held.roots) {
             true => held.packs,
-            false => self.index().known()?.into_iter().map(|(name, _)| name).collect(),
+            // The index may come to know of one later that cannot be used now.
+            false => {
+                let known = self.index().known()?;
+                known.into_iter().chain(self.all_packs()?).map(|(name, _)| name).collect()
+            }
         };
         if !preview {
             write(&path, &Held { roots, packs: packs.clone() })?;

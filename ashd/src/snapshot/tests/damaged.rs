@@ -94,6 +94,27 @@ fn what_a_lost_point_may_need_stays_and_the_rest_is_collected() {
     place.vault.check(newest, true).unwrap();
 }
 
+/// It is brought back from elsewhere later, or only its table was damaged.
+#[test]
+fn what_a_lost_point_may_need_stays_also_when_the_index_did_not_know_of_it() {
+    let place = Place::new();
+    let (_, pack) = place.cut_with("file", 1);
+    let (path, lost) = (place.store().join("index.db"), Root([7; 32]));
+    let Place { dir, vault, session } = place;
+    drop(vault);
+    fs::remove_file(path).unwrap();
+    let end = fs::metadata(&pack).unwrap().len() - 1;
+    flip_at(&pack, end);
+    let place = Place { vault: open(dir.path()), dir, session };
+    assert_eq!(place.collect(&[lost]).damaged, 1);
+    flip_at(&pack, end);
+    let place = place.again();
+    place.collect(&[lost]);
+    assert!(pack.exists());
+    place.collect(&[]);
+    assert!(!pack.exists());
+}
+
 #[test]
 fn a_flipped_byte_is_told_and_stored_again() {
     let place = Place::new();
