@@ -86,7 +86,8 @@ impl Objects {
         Ok(matches!(owner, Claimed::Purged { .. }))
     }
 
-    /// Makes an object that must not be there yet; false when it is.
+    /// Makes an object that must not be there yet; false when it is. It is kept when this returns: of one that
+    /// is there this daemon may have died before that.
     async fn make(
         &self,
         tenant: &Tenant,
@@ -98,7 +99,9 @@ impl Objects {
         match self.store.put_opts(&self.path(place), sealed.into(), options).await {
             // Whoever asks again when this fails has it.
             Ok(_) => self.keep(place).await.map(|()| true),
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(false),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
+                self.keep(place).await.map(|()| false)
+            }
             Err(error) => Err(ObjectsError::of(&place.to_string(), error)),
         }
     }

@@ -48,6 +48,23 @@ impl Objects {
         self.directory.with(self.path(place).as_ref(), keep).await
     }
 
+    /// Waits until it is on the disk that objects were removed from a place, which names a group of them. A
+    /// directory that none is left in is gone as well, which the one says that it was in.
+    ///
+    /// # Errors
+    /// When the disk fails, or is not there any more.
+    pub(super) async fn settle(&self, place: &Place<'_>) -> Result<(), ObjectsError> {
+        let settle = |dir: &Path, place: &Path| {
+            let all = place.ancestors().take_while(|path| path.starts_with(dir)).map(sync);
+            let is_missing = |synced: &io::Result<()>| {
+                synced.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            };
+            let mut there = all.filter(|synced| !is_missing(synced));
+            there.next().unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))
+        };
+        self.directory.with(self.path(place).as_ref(), settle).await
+    }
+
     /// Removes what somebody has begun to put in a place, which names a group of objects, and has not gone on
     /// with for so long. How many objects that were to become.
     ///
@@ -141,6 +158,24 @@ mod tests {
         assert!(matches!(objects.keep(&place).await, Err(ObjectsError::Disk(_))));
         objects.put(&tenant, &place, b"content").await.unwrap();
         objects.keep(&place).await.unwrap();
+    }
+
+    /// Else it would count as removed, and be there when the directory is.
+    #[tokio::test]
+    async fn nothing_is_removed_from_a_directory_that_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("store");
+        fs::create_dir(&store).unwrap();
+        let (objects, tenant) = (open(&store, "a"), Tenant::default());
+        let all = Place::Tenant(&tenant);
+        objects.remove_all(&all).await.unwrap();
+        objects.put(&tenant, &Place::Pack(&tenant, Uuid::nil()), b"content").await.unwrap();
+        let away = dir.path().join("away");
+        fs::rename(&store, &away).unwrap();
+        assert!(objects.remove_all(&all).await.is_err_and(|error| error.is_passing()));
+        fs::rename(away, &store).unwrap();
+        objects.remove_all(&all).await.unwrap();
+        assert_eq!(fs::read_dir(store).unwrap().count(), 0);
     }
 
     #[tokio::test]

@@ -82,7 +82,8 @@ impl Objects {
         Ok(plain)
     }
 
-    /// Whether an object is there that this key opens. Only its beginning is read.
+    /// Whether an object is there that this key opens, and is kept: whoever has put it there may have died
+    /// before that. Only its beginning is read.
     ///
     /// # Errors
     /// When the store does not answer.
@@ -93,7 +94,7 @@ impl Objects {
         limit: Limit,
     ) -> Result<bool, ObjectsError> {
         match self.read_first(tenant, place, limit).await {
-            Ok(()) => Ok(true),
+            Ok(()) => self.keep(place).await.map(|()| true),
             Err(error) if error.is_passing() => Err(error),
             Err(_) => Ok(false),
         }
@@ -272,7 +273,7 @@ impl Objects {
         }
     }
 
-    /// Removes everything in a place, which names a group of objects.
+    /// Removes everything in a place, which names a group of objects. It stays removed when this returns.
     ///
     /// # Errors
     /// When the store does not do it.
@@ -282,7 +283,8 @@ impl Objects {
         let removed = removed(self.store.delete_stream(all)).await;
         removed.map_err(|error| ObjectsError::of(&place.to_string(), error))?;
         // Also what somebody has begun to put there.
-        self.remove_unfinished(place, Duration::ZERO).await.map(drop)
+        self.remove_unfinished(place, Duration::ZERO).await?;
+        self.settle(place).await
     }
 }
 
