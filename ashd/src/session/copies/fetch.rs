@@ -40,7 +40,8 @@ impl Shared {
             let place = Place::Pack(tenant, pack);
             objects.fetch(tenant, &place, Limit(LARGEST_PACK), arriving.writer()?).await?;
             let pin = pin.clone();
-            blocking(move || vault.take_in_pack(&pin, &arriving)).await??;
+            let taken = blocking(move || vault.take_in_pack(&pin, &arriving)).await?;
+            taken.map_err(|error| of_object(&place, error))?;
         }
         Ok(())
     }
@@ -138,6 +139,17 @@ pub(in crate::session) async fn first_stored(
     Ok(None)
 }
 
+/// What came is not what it has to be: so is what is there, and everything that needs it.
+fn of_object(place: &Place<'_>, error: SnapshotError) -> NotCopied {
+    match error {
+        SnapshotError::Damaged { how, .. } => {
+            let (what, how) = (place.to_string(), how.to_owned());
+            ObjectsError::Damaged { what, how }.into()
+        }
+        error => error.into(),
+    }
+}
+
 /// Whether a point of a session cannot be brought here without an object.
 fn needs(manifest: &Manifest, (tenant, id): (&Tenant, SessionId), object: &str) -> bool {
     let packs = packs_of(manifest).into_iter().map(|pack| Place::Pack(tenant, pack).to_string());
@@ -177,6 +189,7 @@ mod tests {
     use crate::domain::{Agent, AgentId, Point, Root, Session, Timestamp};
     use crate::objects::tests::open;
     use crate::objects::{AgentCopy, FORMAT, FolderCopy, ManifestName, PointCopy, SessionCopy};
+    use crate::session::stage::Stage;
 
     /// A point of a session that needs these packs, and all of history up to its event.
     fn manifest(session: &Session, seq: u64, packs: Vec<Uuid>) -> Manifest {
@@ -230,5 +243,20 @@ mod tests {
             let offered = first_stored(&objects, (tenant, id), &ids, unusable).await.unwrap();
             assert_eq!(offered, Some(expected), "{unusable:?}");
         }
+    }
+
+    /// Else what needs it as well would be offered.
+    #[tokio::test]
+    async fn a_pack_that_is_not_what_it_has_to_be_is_named() {
+        let bucket = tempfile::tempdir().unwrap();
+        let objects = open(bucket.path(), "a");
+        let stage = Stage::with(Some(objects.clone())).await;
+        let (shared, tenant, pack) = (&stage.shared, Tenant::default(), Uuid::from_u128(1));
+        let place = Place::Pack(&tenant, pack);
+        objects.put(&tenant, &place, b"no pack").await.unwrap();
+        let pin = shared.snapshots.vault(&tenant).unwrap().pin();
+        let fetched = shared.fetch_packs(&objects, (&tenant, &pin), BTreeSet::from([pack])).await;
+        let Err(NotCopied::Objects(error)) = &fetched else { panic!("{fetched:?}") };
+        assert_eq!(error.unusable(), Some(place.to_string().as_str()));
     }
 }
