@@ -25,6 +25,7 @@ use super::scan::Scan;
 use super::vault::{Stash, Vault};
 use super::{SnapshotError, deeply};
 use crate::domain::{Root, SessionId};
+use crate::tree::dir::SOCKET;
 
 /// Paths of what is left out that are named.
 const NAMED: usize = 20;
@@ -91,6 +92,8 @@ pub struct Cut {
 pub struct LeftOut {
     /// How many.
     pub count: u64,
+    /// How many of them are sockets: in those of a sandbox that is gone nobody answers any more.
+    pub sockets: u64,
     /// The first few, as seen from the session.
     pub paths: Vec<String>,
 }
@@ -98,6 +101,7 @@ pub struct LeftOut {
 impl LeftOut {
     pub(super) fn add(&mut self, path: &[u8], what: &str) {
         self.count += 1;
+        self.sockets += u64::from(what == SOCKET);
         if self.paths.len() < NAMED {
             self.paths.push(format!("{} ({what})", shown(path)));
         }

@@ -29,6 +29,9 @@ pub enum Kind {
     Other(&'static str),
 }
 
+/// What a socket is called.
+pub const SOCKET: &str = "a socket";
+
 /// The most bytes of the value of an extended attribute, and of the names of all of a file that the
 /// kernel lists.
 const LARGEST_ATTRIBUTES: usize = 64 * 1024;

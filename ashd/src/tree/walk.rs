@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{AtFlags, Dir, FileType, Stat};
 use rustix::io::Errno;
 
+use super::dir::SOCKET;
 use super::{MAX_DEPTH, TreeError, TreeLimits, shown};
 
 /// What one directory holds: names, at most `max + 1` of them.
@@ -33,7 +34,7 @@ pub(super) fn stat(dir: BorrowedFd<'_>, name: &CStr) -> Result<(FileType, Stat),
 pub(super) fn special(kind: FileType) -> &'static str {
     match kind {
         FileType::Fifo => "a FIFO",
-        FileType::Socket => "a socket",
+        FileType::Socket => SOCKET,
         FileType::CharacterDevice | FileType::BlockDevice => "a device node",
         _ => "something unknown",
     }

@@ -14,6 +14,7 @@ use crate::session::api::Refusal;
 use crate::session::clearing::Cleared;
 use crate::session::keeping::unkept;
 use crate::session::registry::SessionView;
+use crate::snapshot::Cut;
 
 impl Driver {
     /// Gives files and uids back, if nobody has wanted anything for so long, and this point has all of the
@@ -100,8 +101,7 @@ impl Driver {
         let (shared, id) = (self.shared.clone(), self.session.id);
         // What is not sure to be on the disk is not sure to be what was saved.
         let is_unsure = shared.store.unsynced_build(id).await?.is_some();
-        let is_less = point.left_out > 0 || point.turn.is_some();
-        if is_unsure || is_less {
+        if is_unsure || point.turn.is_some() {
             return Ok(false);
         }
         let place = shared.places.session(id);
@@ -112,7 +112,7 @@ impl Driver {
             true => {
                 let cut = shared.cut_at_rest(&self.session, place).await;
                 let cut = cut.map_err(|error| unkept(id, error))?;
-                cut.root == point.root && cut.left_out.count == 0
+                is_all(&cut, point)
             }
         };
         if is_spoken || !is_same {
@@ -150,4 +150,10 @@ impl Driver {
         fault::point("clear.returned");
         Ok(())
     }
+}
+
+/// Whether a point has all that was cut. In sockets of a sandbox that is gone nobody answers any more: that
+/// they are in no point loses nothing.
+fn is_all(cut: &Cut, point: &Point) -> bool {
+    cut.root == point.root && cut.left_out.count == cut.left_out.sockets
 }

@@ -306,7 +306,7 @@ pub(super) fn resting(conn: &Connection, before: Timestamp, limit: u32) -> Resul
              AND EXISTS (SELECT 1 FROM points WHERE points.key = (
                  SELECT newest.key FROM points AS newest WHERE newest.session = sessions.key
                  ORDER BY newest.seq DESC, newest.key DESC LIMIT 1)
-                 AND points.created_at < ?1 AND (left_out = 0 OR restore IS NOT NULL))
+                 AND points.created_at < ?1)
          ORDER BY last_active_at LIMIT ?2"
     );
     let mut query = conn.prepare_cached(&sql)?;

@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, FileType, Mode};
+
 use super::*;
 use crate::domain::{Changed, SandboxId, Which};
 use crate::session::survey;
@@ -131,10 +133,12 @@ async fn nothing_goes_of_one_that_is_used_or_waited_for() {
 
 #[tokio::test]
 async fn nor_of_one_whose_point_may_lack_something() {
-    // What a point cannot have.
-    let mut resting =
-        Resting::with(|workspace| drop(UnixListener::bind(workspace.join("socket")).unwrap()))
-            .await;
+    // What a point cannot have: a device that anybody may make.
+    let mut resting = Resting::with(|workspace| {
+        let (device, kind) = (workspace.join("device"), FileType::CharacterDevice);
+        rustix::fs::mknodat(CWD, device, kind, Mode::RUSR, 0).unwrap();
+    })
+    .await;
     assert_eq!((resting.clear().await, resting.has_all()), (Cleared::Kept, true));
     // Another point.
     let mut resting = Resting::set().await;
@@ -148,6 +152,19 @@ async fn nor_of_one_whose_point_may_lack_something() {
     resting.stage.shared.store.synced(vec![(id, build)]).await.unwrap();
     assert_eq!(resting.clear().await, Cleared::Done);
     assert_eq!(resting.stage.shared.store.unsynced().await.unwrap(), []);
+}
+
+/// The sandbox in which somebody listened is gone.
+#[tokio::test]
+async fn a_socket_that_was_left_keeps_nothing_else() {
+    let bind = |workspace: &Path| drop(UnixListener::bind(workspace.join("socket")).unwrap());
+    let mut resting = Resting::with(bind).await;
+    let socket = resting.file().with_file_name("socket");
+    assert!(socket.exists());
+    assert_eq!(resting.clear().await, Cleared::Done);
+    resting.driver.settle_files().await.unwrap();
+    assert_eq!(fs::read(resting.file()).unwrap(), b"kept");
+    assert!(!socket.exists());
 }
 
 #[tokio::test]
