@@ -5,7 +5,14 @@
 //! Then one commit says that the session is to be brought back to this point: whatever becomes of the daemon
 //! from there on, its files are those of the point. They are removed, and last of all the uids are free.
 
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::Driver;
 use crate::domain::{Changed, Point, PointId, SessionChange, Status, Which};
@@ -14,7 +21,10 @@ use crate::session::api::Refusal;
 use crate::session::clearing::Cleared;
 use crate::session::keeping::unkept;
 use crate::session::registry::SessionView;
-use crate::snapshot::Cut;
+use crate::snapshot::{Cut, SnapshotError};
+
+/// How soon it is seen that somebody asks for something, while files are looked at for nobody.
+const LOOK: Duration = Duration::from_millis(10);
 
 impl Driver {
     /// Gives files and uids back, if nobody has wanted anything for so long, and this point has all of the
@@ -65,7 +75,7 @@ impl Driver {
         let has_rested = self.idle.rested().is_some_and(|rested| rested >= rest);
         let is_saved = self.session.changed == Changed::No;
         let is_made = !matches!(self.session.status, Status::Starting | Status::Ended);
-        let is_wanted = !self.commands.is_empty() || self.is_leaving() || self.is_in_hand();
+        let is_wanted = self.is_asked() || self.is_in_hand();
         has_rested && is_saved && is_made && self.is_at_rest() && !is_wanted
     }
 
@@ -83,11 +93,12 @@ impl Driver {
         let Some(newest) = newest.filter(|newest| newest.id == point) else {
             return Ok(Err(Cleared::Later));
         };
-        if !self.is_all_kept(&newest).await? {
-            return Ok(Err(Cleared::Kept));
+        if let Err(why) = self.is_all_kept(&newest).await? {
+            return Ok(Err(why));
         }
-        // Whoever has asked for something meanwhile comes first.
-        if !self.commands.is_empty() || !shared.store.put_away(id, point).await? {
+        // Whoever has come meanwhile comes first.
+        let is_wanted = self.is_asked() || self.is_in_hand();
+        if is_wanted || !shared.store.put_away(id, point).await? {
             return Ok(Err(Cleared::Later));
         }
         self.session.restore = Some(point);
@@ -95,30 +106,65 @@ impl Driver {
         Ok(Ok(newest.bytes))
     }
 
-    /// Whether a point has all that is in the session's place. What is not in it is saved, beside
-    /// everything else.
-    async fn is_all_kept(&mut self, point: &Point) -> Result<bool, Refusal> {
+    /// Whether a point has all that is in the session's place; if not, why the files stay. What is not in it
+    /// is saved, beside everything else.
+    async fn is_all_kept(&mut self, point: &Point) -> Result<Result<(), Cleared>, Refusal> {
         let (shared, id) = (self.shared.clone(), self.session.id);
         // What is not sure to be on the disk is not sure to be what was saved.
         let is_unsure = shared.store.unsynced_build(id).await?.is_some();
         if is_unsure || point.turn.is_some() {
-            return Ok(false);
+            return Ok(Err(Cleared::Kept));
         }
         let place = shared.places.session(id);
         let is_spoken = shared.is_spoken_behind(id, point.seq).await?;
-        let is_same = match place.exists() {
+        // Of one that cannot be looked at nobody knows what is there.
+        let is_there = place.try_exists().map_err(|error| Refusal::Internal(error.to_string()))?;
+        let is_same = match is_there {
             // It may be long gone.
             false => true,
-            true => {
-                let cut = shared.cut_at_rest(&self.session, place).await;
-                let cut = cut.map_err(|error| unkept(id, error))?;
-                is_all(&cut, point)
-            }
+            true => match self.cut_unless_asked(place).await {
+                Ok(Some(cut)) => is_all(&cut, point),
+                Ok(None) => return Ok(Err(Cleared::Later)),
+                Err(error) => return Err(unkept(id, error)),
+            },
         };
         if is_spoken || !is_same {
             self.save();
+            return Ok(Err(Cleared::Kept));
         }
-        Ok(is_same && !is_spoken)
+        Ok(Ok(()))
+    }
+
+    /// Cuts what lies in the session's place, which nobody changes: any moment is the right one. `None`: it was
+    /// given up, because somebody asks for something, and is not to wait until much was read.
+    pub(super) async fn cut_unless_asked(
+        &mut self,
+        place: PathBuf,
+    ) -> Result<Option<Cut>, SnapshotError> {
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let (told, mut moments) = mpsc::unbounded_channel();
+        let cancel = Arc::new(AtomicBool::new(false));
+        let mut cutting = pin!(shared.cut(&session, place, (cancel.clone(), told)));
+        let cut = loop {
+            if self.is_asked() {
+                cancel.store(true, Ordering::Relaxed);
+            }
+            tokio::select! {
+                cut = &mut cutting => break cut,
+                // It is noted by being dropped.
+                Some(_) = moments.recv() => {}
+                () = sleep(LOOK) => {}
+            }
+        };
+        match cut {
+            Err(SnapshotError::Cancelled) => Ok(None),
+            cut => cut.map(Some),
+        }
+    }
+
+    /// Whether somebody asks for something.
+    fn is_asked(&self) -> bool {
+        !self.commands.is_empty() || self.is_leaving()
     }
 
     /// Before files are built or a sandbox is made: sees to it that the session has uids. Those of one whose

@@ -132,6 +132,20 @@ async fn nothing_goes_of_one_that_is_used_or_waited_for() {
 }
 
 #[tokio::test]
+async fn whoever_asks_for_something_waits_for_no_look_at_the_files() {
+    let Resting { stage, mut driver, .. } = Resting::set().await;
+    let place = stage.shared.places.session(driver.session.id);
+    let (commands, asked) = mpsc::channel(1);
+    driver.commands = asked;
+    assert!(driver.cut_unless_asked(place.clone()).await.unwrap().is_some());
+    let (reply, _answer) = oneshot::channel();
+    assert!(commands.send(Command::Interrupt { reply }).await.is_ok());
+    assert!(driver.cut_unless_asked(place.clone()).await.unwrap().is_none());
+    drop(driver.commands.recv().await);
+    assert!(driver.cut_unless_asked(place).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn nor_of_one_whose_point_may_lack_something() {
     // What a point cannot have: a device that anybody may make.
     let mut resting = Resting::with(|workspace| {
