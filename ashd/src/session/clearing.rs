@@ -72,6 +72,9 @@ pub(super) struct Clearing {
     pub(super) in_hand: UnderWay<SessionId>,
     /// Those that could not be cleared, and until when they are left alone.
     left: Mutex<HashMap<SessionId, Instant>>,
+    /// Held by whoever clears one for somebody who makes a session: to find one all sessions are looked at,
+    /// and all of a point is read. Until when that is not tried again, because none was found.
+    brief: Arc<tokio::sync::Mutex<Option<Instant>>>,
     wanted: Notify,
 }
 
@@ -142,27 +145,49 @@ impl Shared {
     }
 
     /// A place in the range of leased uids for a session that is to be made. When all are taken, that of a
-    /// spare, or of a session at rest that can be cleared soon.
+    /// spare, or of a session at rest that can be cleared soon, which may take a few seconds.
     pub(super) async fn take_new_slot(self: &Arc<Self>) -> Result<u32> {
         match self.take_any_slot().await {
-            Err(_) if self.clear_one().await => self.take_any_slot().await,
+            Err(refusal) => self.cleared_slot().await.ok_or(refusal),
             taken => taken,
         }
     }
 
-    async fn clear_one(self: &Arc<Self>) -> bool {
-        let Some(after) = self.live().times.clear else { return false };
-        let rest = after.min(HASTY);
+    /// The place of a session at rest; none when nobody gives it back in time, or nobody could a
+    /// moment ago.
+    async fn cleared_slot(self: &Arc<Self>) -> Option<u32> {
+        let rest = self.live().times.clear?.min(HASTY);
         let clear = async {
-            for id in self.longest_at_rest(rest, TRIED).await {
-                if self.clear_at_rest(id, rest).await {
-                    return true;
-                }
+            let mut turn = self.clearing.brief.clone().lock_owned().await;
+            // While it was waited for, somebody may have given one back.
+            if let Ok(slot) = self.take_slot() {
+                return Some(slot);
             }
-            false
+            if turn.is_some_and(|until| Instant::now() < until) {
+                return None;
+            }
+            // What is begun is brought to its end: it may be free for the next who asks.
+            let shared = self.clone();
+            let clearing = tokio::spawn(async move {
+                let is_cleared = shared.clear_first(rest).await;
+                *turn = (!is_cleared).then(|| Instant::now() + SOON);
+                turn
+            });
+            // Nobody else has its turn before this one has the place.
+            let _turn = clearing.await.ok()?;
+            self.take_slot().ok()
         };
-        // What is begun is brought to its end: it may be free for the next who asks.
-        timeout(BRIEF, clear).await.unwrap_or(false)
+        timeout(BRIEF, clear).await.ok().flatten()
+    }
+
+    /// Clears the first session that may be, of a few that have been at rest for so long; whether there was one.
+    async fn clear_first(self: &Arc<Self>, rest: Duration) -> bool {
+        for id in self.longest_at_rest(rest, TRIED).await {
+            if self.clear_at_rest(id, rest).await {
+                return true;
+            }
+        }
+        false
     }
 
     /// Sessions that have been at rest for so long, those first that have for longest; so many at most.
@@ -344,6 +369,31 @@ mod tests {
         shared.live.write().unwrap().times = clear(9);
         assert_eq!(shared.take_new_slot().await.ok(), sessions[0].slot);
         assert_eq!(has_files(&stage, &sessions), [false, true, true, true]);
+    }
+
+    /// Else each of those who are refused would look at all sessions, one after the other.
+    #[tokio::test]
+    async fn where_no_uids_were_found_a_moment_ago_nobody_looks_again() {
+        let stage = Stage::set().await;
+        let shared = &stage.shared;
+        let mut sessions = vec![];
+        for number in 1..=4 {
+            sessions.push(resting(&stage, number).await);
+        }
+        shared.live.write().unwrap().times = clear(9);
+        let in_hand = |session: &Session| shared.clearing.in_hand.begin(session.id);
+        let in_hand: Vec<_> = sessions.iter().map(in_hand).collect();
+        assert!(shared.take_new_slot().await.is_err());
+        drop(in_hand);
+        later(&stage, &sessions.iter().collect::<Vec<_>>());
+        let until = Instant::now() + HOUR;
+        assert!(shared.clearing.brief.lock().await.replace(until).is_some());
+        assert!(shared.take_new_slot().await.is_err());
+        // But what is given back is had.
+        shared.slots.give_back(3);
+        assert_eq!(shared.take_new_slot().await.ok(), Some(3));
+        *shared.clearing.brief.lock().await = None;
+        assert_eq!(shared.take_new_slot().await.ok(), sessions[0].slot);
     }
 
     #[tokio::test]

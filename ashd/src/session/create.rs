@@ -54,11 +54,18 @@ impl Service {
         &self,
         caller: &Caller,
         new: NewSession,
-        entry: Entry,
+        mut entry: Entry,
     ) -> Result<Arc<SessionView>> {
         // Once more: the agent may be another one by now.
         let (agent, settings) = self.settle(caller, new).await?;
-        let slot = self.shared.take_new_slot().await?;
+        let slot = match self.shared.take_any_slot().await {
+            Ok(slot) => slot,
+            Err(_) => {
+                // Others wait for no uids, and need not wait until somebody gives some back.
+                entry.let_others_in();
+                self.shared.take_new_slot().await?
+            }
+        };
         let session = draft(&agent, settings, (slot, entry.sandbox));
         let _making = self.shared.making.begin((session.id, slot));
         self.make(agent.id, session, entry).await
