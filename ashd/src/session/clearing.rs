@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::api::Refusal;
 use super::driver::{Begin, Command, Driver, Handle};
 use super::keeping::unkept;
 use super::ladder::Times;
@@ -41,7 +42,8 @@ const SPARE_UIDS: u32 = 16;
 /// The disk runs short below so many times what has to stay free.
 const SPARE_DISK: u64 = 2;
 
-/// How long a session is left alone whose files stay, and one that somebody used or read.
+/// How long a session is left alone whose files stay, and at least one that somebody used or read: others come
+/// before it is looked at again.
 const AGAIN: Duration = Duration::from_secs(60 * 60);
 const SHORTLY: Duration = Duration::from_secs(5);
 
@@ -120,6 +122,12 @@ pub(super) async fn clear_for_ever(shared: Arc<Shared>) {
 /// How long to wait before the next look.
 fn pace(times: &Times) -> Duration {
     times.clear.map_or(LONGEST, |after| (after / 4).clamp(SHORTEST, LONGEST))
+}
+
+/// How long a session is left alone that has to be at rest for so long, and is not yet. One that a reader keeps in
+/// memory may say so for as long, and there may be many: those behind them have their turn.
+fn shortly(rest: Duration) -> Duration {
+    (rest / 4).clamp(SHORTLY, AGAIN)
 }
 
 /// Whether what sessions at rest have will soon be needed: the disk, or uids, of which so many are free.
@@ -214,11 +222,15 @@ impl Shared {
         let cleared = timeout(PATIENCE, self.try_to_clear(id, rest)).await;
         let cleared = cleared.unwrap_or(Ok(Cleared::Kept)).unwrap_or_else(|error| {
             tracing::warn!(ash_session = %id, %error, "the files of a session at rest stay");
-            Cleared::Kept
+            match error {
+                // On a disk that is full this is what makes room, as soon as there is some to begin with.
+                Refusal::Store(_) => Cleared::Later,
+                _ => Cleared::Kept,
+            }
         });
         match cleared {
             Cleared::Done => {}
-            Cleared::May | Cleared::Later => self.clearing.leave(id, SHORTLY),
+            Cleared::May | Cleared::Later => self.clearing.leave(id, shortly(rest)),
             Cleared::Kept => self.clearing.leave(id, AGAIN),
         }
         cleared == Cleared::Done
@@ -436,6 +448,19 @@ mod tests {
         assert!(runs_short(&disk(20), (3, 64)));
         // Of so few none is spare.
         assert!(!runs_short(&disk(20), (0, 15)));
+    }
+
+    /// Of those that are found first, as many as may go at one look are still in use.
+    #[tokio::test]
+    async fn those_that_are_in_use_keep_no_others_from_their_turn() {
+        let stage = Stage::set().await;
+        let sessions = [resting(&stage, 1).await, resting(&stage, 2).await];
+        let _in_hand = stage.shared.clearing.in_hand.begin(sessions[0].id);
+        assert_eq!(stage.shared.clear_due(&clear(1)).await, 0);
+        assert_eq!(stage.shared.clear_due(&clear(1)).await, 1);
+        assert_eq!(has_files(&stage, &sessions), [true, false]);
+        assert_eq!(shortly(Duration::from_secs(1)), SHORTLY);
+        assert!(shortly(HASTY) > LONGEST && shortly(48 * HOUR) == AGAIN);
     }
 
     #[test]
