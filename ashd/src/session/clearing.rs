@@ -9,6 +9,7 @@
 //! on the disk. What is not sure keeps the files where they are.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -77,12 +78,15 @@ pub(super) struct Clearing {
     /// Held by whoever clears one for somebody who makes a session: to find one all sessions are looked at,
     /// and all of a point is read. Until when that is not tried again, because none was found.
     brief: Arc<tokio::sync::Mutex<Option<Instant>>>,
+    /// Whether a session was refused that has no uids.
+    is_lacking: AtomicBool,
     wanted: Notify,
 }
 
 impl Clearing {
-    /// Somebody needs what sessions at rest have.
+    /// A session needs the uids that others at rest have, and was refused for the want of them.
     pub(super) fn look_now(&self) {
+        self.is_lacking.store(true, Ordering::Relaxed);
         self.wanted.notify_one();
     }
 
@@ -141,10 +145,14 @@ impl Shared {
     async fn clear_due(self: &Arc<Self>, times: &Times) -> usize {
         let Some(after) = times.clear else { return 0 };
         let is_short = runs_short(&self.disk(), self.slots.free());
-        let rest = if is_short { after.min(HASTY) } else { after };
+        // Where there are few uids none are spare, but what was cleared is to be had again.
+        let lacks = self.clearing.is_lacking.swap(false, Ordering::Relaxed);
+        let is_one_wanted = lacks && !is_short && self.slots.free().0 == 0;
+        let rest = if is_short || is_one_wanted { after.min(HASTY) } else { after };
+        let most = if is_one_wanted { 1 } else { times.at_once };
         let mut cleared = 0;
         for id in self.longest_at_rest(rest, times.at_once).await {
-            if self.is_shutting_down() {
+            if self.is_shutting_down() || cleared == most {
                 break;
             }
             cleared += usize::from(self.clear_at_rest(id, rest).await);
@@ -448,6 +456,24 @@ mod tests {
         assert!(runs_short(&disk(20), (3, 64)));
         // Of so few none is spare.
         assert!(!runs_short(&disk(20), (0, 15)));
+    }
+
+    /// It had uids till it was cleared, and is not to be refused for as long as others keep theirs.
+    #[tokio::test]
+    async fn where_a_session_lacks_uids_one_other_gives_its_own_back() {
+        let stage = Stage::set().await;
+        let mut sessions = vec![];
+        for number in 1..=4 {
+            sessions.push(resting(&stage, number).await);
+        }
+        let ages = Times { clear: Some(100_000 * HOUR * 24), ..clear(9) };
+        assert_eq!(stage.shared.clear_due(&ages).await, 0);
+        stage.shared.clearing.look_now();
+        assert_eq!(stage.shared.clear_due(&ages).await, 1);
+        assert_eq!(has_files(&stage, &sessions), [false, true, true, true]);
+        // It is for whoever was refused.
+        stage.shared.clearing.look_now();
+        assert_eq!(stage.shared.clear_due(&ages).await, 0);
     }
 
     /// Of those that are found first, as many as may go at one look are still in use.
