@@ -89,7 +89,8 @@ impl Service {
         let newest = store.point(id, Which::Newest).await?;
         let is_newest = newest.is_some_and(|newest| newest.id == point.id) && damage.is_none();
         let is_ended = session.status == Status::Ended;
-        if is_newest && is_ended || session.restore == Some(point.id) {
+        // One whose files were removed because nobody used them has them in its newest, which stays in any case.
+        if is_newest && is_ended || !is_newest && session.restore == Some(point.id) {
             return Err(Refusal::LastCheckpoint);
         }
         let is_done = match (is_newest, &point.name) {

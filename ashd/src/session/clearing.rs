@@ -449,6 +449,23 @@ mod tests {
         assert_eq!(bundle.origin, Origin::Snapshot);
     }
 
+    /// As the newest one does of every session that has not ended.
+    #[tokio::test]
+    async fn the_point_that_has_the_files_can_lose_its_name_and_stays() {
+        let stage = Stage::set().await;
+        let (session, store) = (resting(&stage, 1).await, &stage.shared.store);
+        let newest = async || store.point(session.id, Which::Newest).await.unwrap().unwrap();
+        let (id, name) = (PointId::random(), Some("kept".parse().unwrap()));
+        store.add_point(Point { id, name, ..newest().await }, 9).await.unwrap();
+        assert_eq!(stage.shared.clear_due(&clear(9)).await, 1);
+        let caller = Caller { tenant: session.tenant.clone(), scope: Scope::Run };
+        let remove = async || stage.service.remove_point(&caller, session.id, Which::Id(id)).await;
+        assert!(remove().await.is_ok());
+        assert_eq!((newest().await.id, newest().await.name), (id, None));
+        assert!(matches!(remove().await, Err(Refusal::NewestCheckpoint)));
+        assert_eq!(newest().await.id, id);
+    }
+
     #[test]
     fn it_is_hurried_where_the_disk_or_uids_run_short() {
         let disk = |disk_free| Room { disk_free, disk_reserve: 10, ..Room::default() };
