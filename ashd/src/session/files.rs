@@ -196,8 +196,10 @@ impl Service {
 
 impl Opened {
     pub(super) fn on_disk(tree: &Tree, path: &RelPath) -> std::result::Result<Opened, TreeError> {
+        // First: what is changed behind the look at its times is changed behind this as well.
+        let asked = SystemTime::now();
         let (file, stat) = tree.open_file(path)?;
-        let tag = tag_of(&stat, SystemTime::now());
+        let tag = tag_of(&stat, asked);
         let content = Arc::new(Content::Disk(file));
         Ok(Opened { origin: Origin::Sandbox, size: stat.size, tag, content })
     }
@@ -334,7 +336,7 @@ fn hashed(of: &str) -> String {
     blake3::hash(of.as_bytes()).to_hex()[..32].to_owned()
 }
 
-/// Tells a content of a file on the disk, as it was when this was asked, from others.
+/// Tells a content of a file on the disk from others. It was `asked` no later than looked at.
 ///
 /// Whatever is written sets both times to that of the tick. So one more change shows, in whichever tick, where
 /// they differ, and else when the tick is over.
