@@ -76,13 +76,15 @@ impl Service {
     ) -> Result<(Point, Pin)> {
         let id = parent.id;
         let is_saved = from.is_none() && parent.status != Status::Ended;
-        let which = match from {
-            Some(which) => which,
-            None if is_saved => {
+        let which = match (from, parent.restore) {
+            (Some(which), _) => which,
+            // Nobody has used it since its files were removed: they are not built only to be saved again.
+            (None, Some(point)) if is_saved && parent.slot.is_none() => Which::Id(point),
+            (None, _) if is_saved => {
                 let save = |reply| Command::Save { name: None, reply };
                 Which::Id(self.ask(caller, id, save).await?.id)
             }
-            None => Which::Newest,
+            (None, _) => Which::Newest,
         };
         // From before the point is looked up until the fork has it as its own: its session may be
         // purged meanwhile.
@@ -289,6 +291,22 @@ mod tests {
         assert!(matches!(made, Err(Refusal::Overtaken(_))));
         let made = made_of(&Stage::set().await, Meanwhile::Purged).await;
         assert!(matches!(made, Err(Refusal::NoSession)));
+    }
+
+    #[tokio::test]
+    async fn one_whose_files_were_cleared_is_not_brought_back_for_a_fork() {
+        let stage = Stage::set().await;
+        let restore = Some(Point::example(1).id);
+        let parent = Session { restore, ..Session::example(1) };
+        stage.add(&parent).await;
+        let point = Point { session: parent.id, ..Point::example(1) };
+        stage.shared.store.add_point(point.clone(), 9).await.unwrap();
+        let (commands, mut asked) = mpsc::channel(1);
+        stage.shared.registry.handle_or(&parent, || handle(&parent, commands));
+        let caller = Caller { tenant: Tenant::default(), scope: Scope::Manage };
+        let (found, _pin) = stage.service.pinned_point(&caller, &parent, None).await.unwrap();
+        assert_eq!(found.id, point.id);
+        assert!(asked.try_recv().is_err());
     }
 
     /// What is noted when most of its files are made is not waited for when they never are.
