@@ -24,8 +24,9 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use ash_journey::process::until;
+use ash_journey::process::{signal, until};
 use ash_journey::{Api, Ash, Client, Options};
+use rustix::process::Signal;
 use serde_json::json;
 
 use self::counts::Counts;
@@ -59,7 +60,7 @@ const AGENTS: [(&str, u32); 2] = [("warm", 2), ("plain", 0)];
 const KEY: &str = "ash_key_of_acme_that_soaks";
 
 /// What has to have happened, as `/health` counts it: else nothing was tried.
-const WANTED: [&str; 3] = ["freezes", "evictions", "preWarmHits"];
+const WANTED: [&str; 4] = ["freezes", "evictions", "preWarmHits", "cleared"];
 
 /// A tenant, and its key.
 struct Tenant {
@@ -88,7 +89,8 @@ fn options() -> Options {
     Options::stub().config(&format!(
         "[sandbox]\nmax = {SANDBOXES}\nuid_count = {uids}\n\
          [admission]\nturns = 4\n\
-         [pool]\nprewarm = 4\nfreeze_after = \"300ms\"\nreclaim_after = \"600ms\"\nidle_timeout = \"3s\"\n"
+         [pool]\nprewarm = 4\nfreeze_after = \"300ms\"\nreclaim_after = \"600ms\"\nidle_timeout = \"3s\"\n\
+         clear_after = \"1s\"\n"
     ))
 }
 
@@ -229,11 +231,21 @@ impl Soak {
         Ok(())
     }
 
+    /// From now on sessions at rest keep their users.
+    fn clears_nothing(&self) -> Result<()> {
+        // Read behind what was there at first.
+        let file = self.ash.scratch().join("ashd.toml.d/uncleared.toml");
+        fs::write(file, "[pool]\nclear_after = \"0s\"\n")?;
+        signal(self.ash.pid()?, Signal::HUP)?;
+        until("the reload", || self.ash.log().contains("changed: pool.clear_after"))
+    }
+
     /// All that was to be tried was, every lease can be had, and the daemon leaves nothing.
     fn finish(mut self) -> Result<()> {
         let is_missing = |what: &&str| !self.happened.contains(*what);
         let missing: Vec<_> = WANTED.into_iter().filter(is_missing).collect();
         ensure!(missing.is_empty(), "nothing was tried of {missing:?}");
+        self.clears_nothing()?;
         let api = self.ash.api();
         api.deploy("plain", &self.ash.agents_dir().join("default-plain"))?;
         for _ in 0..SLOTS {
