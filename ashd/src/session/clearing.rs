@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::api::Refusal;
-use super::driver::{Begin, Command, Driver, Handle};
+use super::driver::{Command, Driver, Handle};
 use super::keeping::unkept;
 use super::ladder::Times;
 use super::retention::before;
@@ -144,10 +144,11 @@ impl Shared {
     /// Clears those whose time has come, no more than may go at one look; how many it were.
     async fn clear_due(self: &Arc<Self>, times: &Times) -> usize {
         let Some(after) = times.clear else { return 0 };
-        let is_short = runs_short(&self.disk(), self.slots.free());
+        let free = self.slots.free();
+        let is_short = runs_short(&self.disk(), free);
         // Where there are few uids none are spare, but what was cleared is to be had again.
         let lacks = self.clearing.is_lacking.swap(false, Ordering::Relaxed);
-        let is_one_wanted = lacks && !is_short && self.slots.free().0 == 0;
+        let is_one_wanted = lacks && !is_short && free.0 == 0;
         let rest = if is_short || is_one_wanted { after.min(HASTY) } else { after };
         let most = if is_one_wanted { 1 } else { times.at_once };
         let mut cleared = 0;
@@ -301,9 +302,7 @@ impl Shared {
         if !is_made || self.is_shutting_down() {
             return None;
         }
-        let (shared, started) = (self.clone(), session.clone());
-        let spawn = || Driver::spawn(shared, started, Begin::Cold);
-        Some((self.registry.handle_or(session, spawn), Duration::ZERO))
+        Some((Driver::of(self, session), Duration::ZERO))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 use super::api::Refusal;
-use super::driver::{Begin, Command, Driver};
+use super::driver::{Command, Driver};
 use super::frames;
 use super::mend::put_away;
 use super::service::Result;
@@ -40,9 +40,7 @@ pub(super) async fn end_here(shared: &Arc<Shared>, id: SessionId) -> Result<()> 
 
 /// Ends a session as its owner would.
 async fn end(shared: &Arc<Shared>, session: &Session) -> Result<()> {
-    let (driver_shared, started) = (shared.clone(), session.clone());
-    let spawn = || Driver::spawn(driver_shared, started, Begin::Cold);
-    let handle = shared.registry.handle_or(session, spawn);
+    let handle = Driver::of(shared, session);
     handle.leaving.store(true, Ordering::Relaxed);
     let (reply, ended) = oneshot::channel();
     // A driver that takes nothing any more has ended with its session, or with the daemon.

@@ -18,7 +18,7 @@ use super::clearing::{self, Clearing};
 use super::copies::{self, Copies};
 use super::counting;
 use super::disk::Disk;
-use super::driver::{Begin, Command, Driver, Handle};
+use super::driver::{Command, Driver, Handle};
 use super::exec::ExecStream;
 use super::fsck;
 use super::garbage::{self, Garbage};
@@ -260,9 +260,7 @@ impl Service {
         if self.shared.is_shutting_down() {
             return Err(Refusal::ShuttingDown);
         }
-        let (shared, started) = (self.shared.clone(), session.clone());
-        let spawn = || Driver::spawn(shared, started, Begin::Cold);
-        Ok(self.shared.registry.handle_or(&session, spawn))
+        Ok(Driver::of(&self.shared, &session))
     }
 
     pub(super) async fn ask<T>(

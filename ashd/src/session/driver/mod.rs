@@ -232,6 +232,12 @@ impl Driver {
         handle
     }
 
+    /// The driver of a session, which begins without a sandbox if there is none.
+    pub(super) fn of(shared: &Arc<Shared>, session: &Session) -> Handle {
+        let begin = || Driver::spawn(shared.clone(), session.clone(), Begin::Cold);
+        shared.registry.handle_or(session, begin)
+    }
+
     fn new(shared: Arc<Shared>, session: Session) -> (Driver, Handle) {
         let metrics = shared.options.metrics.clone();
         let (handle, commands) = Handle::new(&session, &metrics);
