@@ -17,6 +17,14 @@ pub(crate) fn shared(options: Options, dir: &Path) -> Options {
     options.env("ASH_SNAPSHOT_URL", url).env("ASH_SNAPSHOT_KEY", KEY)
 }
 
+/// A machine with a session that has said something, and whose checkpoint the object store has.
+pub(crate) fn with_checkpoint(options: Options) -> Result<Talk> {
+    let here = Talk::begin(options)?;
+    here.ask("[[say hello]]")?;
+    checkpoint(&here.api, &here.session, "it")?;
+    Ok(here)
+}
+
 pub(crate) fn import(api: &Api, session: &str, status: u16) -> Result<Value> {
     let body = json!({ "sessionId": session });
     api.call("POST", "/api/sessions/import", Some(&body))?.expect(status)

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::killed::points::POINTS;
 use crate::machines::{
-    checkpoint, copying, files, import, import_at_once, notices_its_loss, shared,
+    checkpoint, copying, files, import, import_at_once, notices_its_loss, shared, with_checkpoint,
 };
 use crate::support::{Talk, both_engines};
 
@@ -228,9 +228,7 @@ fn an_end_that_fails_where_a_session_was_is_tried_again() -> Result<()> {
 fn an_import_that_fails_takes_nothing_away() -> Result<()> {
     let bucket = tempfile::tempdir()?;
     let options = shared(Options::stub(), bucket.path());
-    let here = Talk::begin(options.clone())?;
-    here.ask("[[say hello]]")?;
-    checkpoint(&here.api, &here.session, "it")?;
+    let here = with_checkpoint(options.clone())?;
     let there = Ash::start(options)?;
     import(&there.api(), &here.session, 201)?;
     there.api().turn_to(&here.session, "resume")?;
@@ -259,9 +257,7 @@ fn an_import_that_fails_takes_nothing_away() -> Result<()> {
 fn of_two_who_import_at_once_one_wins() -> Result<()> {
     let bucket = tempfile::tempdir()?;
     let options = shared(Options::stub(), bucket.path());
-    let here = Talk::begin(options.clone())?;
-    here.ask("[[say hello]]")?;
-    checkpoint(&here.api, &here.session, "it")?;
+    let here = with_checkpoint(options.clone())?;
     let others = [Ash::start(options.clone())?, Ash::start(options)?];
     let mut statuses = import_at_once(&others, &here.session, || Ok(()))?;
     statuses.sort_unstable();

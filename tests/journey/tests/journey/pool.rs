@@ -307,12 +307,9 @@ fn what_a_session_wants_for_itself_it_gets() -> Result<()> {
     ash.finish()
 }
 
-#[test]
-fn one_that_is_lost_or_of_nobody_goes() -> Result<()> {
-    let ash = begin(Options::stub(), 2)?;
+/// Both of the sandboxes of before go, and others are there: a session takes one of these.
+fn takes_another(ash: &Ash, before: &[u32]) -> Result<String> {
     let api = ash.api();
-    let before = ash.inside("bridge");
-    ash.kill_inside("claude")?;
     until("those of before to be gone", || {
         !ash.inside("bridge").iter().any(|pid| before.contains(pid))
     })?;
@@ -320,6 +317,16 @@ fn one_that_is_lost_or_of_nobody_goes() -> Result<()> {
     let session = api.create("hello", json!({}))?;
     check_hits(&api, 1)?;
     ensure!(api.exec(&session, "true")?.code == 0);
+    Ok(session)
+}
+
+#[test]
+fn one_that_is_lost_or_of_nobody_goes() -> Result<()> {
+    let ash = begin(Options::stub(), 2)?;
+    let api = ash.api();
+    let before = ash.inside("bridge");
+    ash.kill_inside("claude")?;
+    let session = takes_another(&ash, &before)?;
     api.until_warm(2)?;
     api.purge(&session)?;
     api.call("DELETE", "/api/agents/hello", None)?.expect(200)?;
@@ -332,15 +339,9 @@ fn one_that_is_lost_or_of_nobody_goes() -> Result<()> {
 #[test]
 fn a_broker_that_begins_replaces_all() -> Result<()> {
     let ash = begin(Options::stub(), 2)?;
-    let (api, before) = (ash.api(), ash.inside("bridge"));
+    let before = ash.inside("bridge");
     process::signal(ash.helper("ash-broker")?, Signal::KILL)?;
-    until("those of before to be gone", || {
-        !ash.inside("bridge").iter().any(|pid| before.contains(pid))
-    })?;
-    api.until_warm(2)?;
-    let session = api.create("hello", json!({}))?;
-    check_hits(&api, 1)?;
-    ensure!(api.exec(&session, "true")?.code == 0);
+    takes_another(&ash, &before)?;
     ash.finish()
 }
 

@@ -6,16 +6,14 @@ use anyhow::{Context as _, Result, ensure};
 use ash_journey::{Ash, Client, Options};
 use serde_json::json;
 
-use crate::machines::{checkpoint, import, shared};
+use crate::machines::{checkpoint, import, shared, with_checkpoint};
 use crate::support::Talk;
 
 #[test]
 fn another_folder_of_the_same_agent_is_refused() -> Result<()> {
     let bucket = tempfile::tempdir()?;
     let options = shared(Options::stub(), bucket.path());
-    let here = Talk::begin(options.clone())?;
-    here.ask("[[say hello]]")?;
-    checkpoint(&here.api, &here.session, "it")?;
+    let here = with_checkpoint(options.clone())?;
     let there = Ash::start(options)?;
     there.api().deploy("hello", &there.folder("hello", "Another prompt.")?)?;
     let refused = || -> Result<()> {
