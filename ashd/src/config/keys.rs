@@ -164,7 +164,9 @@ sections! {
         /// or user ids run short.
         clear_after: Duration = "2d" { live: true, }
         /// The most sandboxes that take each of these steps at one look. It is looked every 5 s, or more
-        /// often when the shortest of these times is below 20 s; at sessions without one every minute.
+        /// often when the shortest of their times is below 20 s; at sessions without one every minute, or
+        /// more often when `clear_after` is below 4 min, and soon again when as many gave up their files as
+        /// may at one look.
         per_tick: u32 = "20" { live: true, }
         /// Processors' worth of time. An agent that uses more works on something. An idle Claude Code
         /// CLI uses less than 0.01, of a slow processor more.
