@@ -86,6 +86,10 @@ pub(crate) enum Command {
     /// Two lines above it are of sandboxes that nobody uses: after which time they stand still (frozen),
     /// give their memory back (reclaimed) and end, how many take each step at a look, and for how long a
     /// task in the background keeps one from it; and what that has saved.
+    ///
+    /// SANDBOX says what a session's sandbox does: running; background, which is nothing but a task of the
+    /// CLI's; waiting, frozen or reclaimed. It says cleared when there is none and the files are in a
+    /// checkpoint only.
     Top {
         /// Seconds between two looks
         #[arg(short, long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -277,7 +281,7 @@ pub(crate) enum Session {
     List(List),
     /// Show one session and its usage
     Info(Id),
-    /// Set a session aside; its sandbox stays
+    /// Set a session aside; its sandbox stays for a while
     Pause(Id),
     /// Set a session aside and end its sandbox
     Stop(Id),
@@ -385,7 +389,7 @@ pub(crate) enum Checkpoint {
     },
     /// List what was saved of a session, newest first
     List(Id),
-    /// Remove a checkpoint
+    /// Remove a checkpoint; the newest one only loses its name
     Delete {
         #[command(flatten)]
         id: Id,
@@ -423,7 +427,7 @@ pub(crate) struct Send {
     pub(crate) id: Id,
     /// The message
     pub(crate) message: String,
-    /// What to do when a turn is running
+    /// What to do when a turn is running, or as many as may of all sessions
     #[arg(long, value_enum, default_value_t)]
     pub(crate) when_busy: WhenBusy,
 }
