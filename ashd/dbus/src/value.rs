@@ -37,7 +37,7 @@ pub struct Health {
     pub turns_running: u64,
     /// Messages that wait for their turns until others have ended.
     pub turns_waiting: u64,
-    /// The most turns that may run; fewer while memory is short.
+    /// The most turns that may run; fewer while memory or processes are short.
     pub turns_max: u64,
     /// Sandboxes that are being made, warm ones among them.
     pub launches_running: u64,

@@ -134,8 +134,8 @@ families! {
         admission_running: Gauges<Gated> = "ash_admission_running" { labels: &["what"], }
         /// How many of them wait until others have come to their ends.
         admission_waiting: Gauges<Gated> = "ash_admission_waiting" { labels: &["what"], }
-        /// How many of them may run at a time: fewer turns while memory or processes are short, fewer
-        /// sandboxes while turns lack processors or disks.
+        /// How many of them may run at a time: fewer turns while memory or processes are short, and half as
+        /// many launches while turns lack processors or disks.
         admission_limit: Gauges<Gated> = "ash_admission_limit" { labels: &["what"], }
         /// What was refused for want of room, by what there was too little of.
         refused: Counters<Want> = "ash_refused_total" { labels: &["reason"], }
