@@ -297,7 +297,7 @@ pub(crate) enum Session {
         #[arg(long)]
         purge: bool,
     },
-    /// Run a shell command in the workspace
+    /// Run a shell command in the workspace; Ctrl-C kills it
     Exec {
         #[command(flatten)]
         id: Id,

@@ -17,8 +17,8 @@ use crate::text::Neutral;
 const TIMED_OUT: u8 = 124;
 const PIECE: usize = 64 << 10;
 
-/// Runs a command, passes its output on as it comes, returns its exit code. Ctrl-C leaves it to
-/// run to its end or its time limit.
+/// Runs a command, passes its output on as it comes, returns its exit code. Ctrl-C kills
+/// it: nobody waits for its end any more.
 pub(super) async fn run(
     mut context: Context,
     session: &SessionProxy<'_>,

@@ -86,7 +86,7 @@ pub(super) struct Outlets {
 }
 
 /// Writes a command's output as it comes and then how it ended. The command runs to its end
-/// whether anybody reads or not.
+/// whether anybody reads its output or not, and is killed when nobody waits for its end any more.
 pub(super) async fn run(stream: ExecStream, outlets: Outlets) {
     let Outlets { stdout, stderr, status } = outlets;
     tokio::select! {

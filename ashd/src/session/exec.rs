@@ -114,7 +114,7 @@ impl ExecSink {
         let (ExecPiece::Stdout(bytes) | ExecPiece::Stderr(bytes)) = &piece;
         let Some(room) = self.room.checked_sub(bytes.len() as u64) else { return };
         self.room = room;
-        // Whoever asked may have gone; the command runs to its end all the same.
+        // Whoever asked may have gone: then it is killed, and what it says till then is thrown away.
         self.waiting.add(&piece);
     }
 
