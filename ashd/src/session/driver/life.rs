@@ -168,6 +168,9 @@ impl Driver {
                 self.shared.cloud_resumes.fetch_add(1, Ordering::Relaxed);
             }
             change.status = Some(Status::Active);
+        }
+        // That a message has it go on is in no history, but what the agent has lost by then is.
+        if self.state.resuming || conversation == Conversation::Lost {
             events.push(self.event(EventKind::Lifecycle, None, resumed_cold(found, conversation)));
         }
         if self.execs.are_waiting() {
@@ -223,8 +226,20 @@ impl Driver {
         self.run_waiting_execs().await;
     }
 
+    /// Tells in history of a conversation that begins anew in a sandbox that lives.
+    pub(super) async fn record_lost(&mut self, conversation: Conversation) -> Result<(), Refusal> {
+        if conversation == Conversation::Lost {
+            let body =
+                json!({ "action": "resumed", "path": "warm", "source": "fresh" }).to_string();
+            let event = self.event(EventKind::Lifecycle, None, body.into());
+            self.commit(SessionChange::none(), vec![event]).await?;
+        }
+        self.note_lost(conversation);
+        Ok(())
+    }
+
     /// Tells in the session's log of a conversation that begins anew.
-    pub(super) fn note_lost(&self, conversation: Conversation) {
+    fn note_lost(&self, conversation: Conversation) {
         if conversation == Conversation::Lost {
             self.logs.system(LOST);
         }

@@ -264,15 +264,20 @@ impl Driver {
     /// Starts a CLI in a sandbox that has had one; false if it is not known how it has to begin, or
     /// the bridge does not take it.
     async fn start_again(&mut self, options: &TurnOptions) -> bool {
-        let conversation = match self.shared.conversation(&self.session).await {
-            Ok(conversation) => conversation,
+        match self.find_again().await {
+            Ok(conversation) => self.start_cli(conversation, options),
             Err(refusal) => {
                 self.log_refusal(&refusal);
-                return false;
+                false
             }
-        };
-        self.note_lost(conversation);
-        self.start_cli(conversation, options)
+        }
+    }
+
+    /// What another CLI has to begin with. That it knows nothing is said before it begins.
+    async fn find_again(&mut self) -> Result<Conversation, Refusal> {
+        let conversation = self.shared.conversation(&self.session).await?;
+        self.record_lost(conversation).await?;
+        Ok(conversation)
     }
 
     fn controls(&self, options: &TurnOptions) -> Controls {

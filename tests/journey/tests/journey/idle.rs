@@ -15,7 +15,7 @@ use crate::support::{Talk, both_engines};
 const WORK: &str = "setsid sh -c 'while :; do :; done' >/dev/null 2>&1 & echo $! > pid";
 
 /// When agents stand still, and when sandboxes end, in milliseconds; 0 is never.
-fn pool(freeze: u32, end: u32) -> String {
+pub(crate) fn pool(freeze: u32, end: u32) -> String {
     format!(
         "[pool]\nfreeze_after = \"{freeze}ms\"\nreclaim_after = \"0s\"\nidle_timeout = \"{end}ms\"\n"
     )

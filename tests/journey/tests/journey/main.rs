@@ -29,6 +29,7 @@ mod killed;
 mod lasting;
 mod leftovers;
 mod limits;
+mod lost;
 mod machines;
 mod metrics;
 mod model;

@@ -48,7 +48,7 @@ impl Talk {
     }
 }
 
-fn resume(talk: &Talk) -> Result<()> {
+pub(crate) fn resume(talk: &Talk) -> Result<()> {
     ensure!(talk.api.turn_to(&talk.session, "resume")? == "active");
     Ok(())
 }
@@ -403,27 +403,6 @@ fn a_turn_that_was_not_saved_is_saved_by_the_next_daemon() -> Result<()> {
             points.first().is_some_and(|point| point["sequence"].as_u64() >= sequence)
         })
     })?;
-    talk.ash.finish()
-}
-
-both_engines!(a_conversation_that_is_lost_is_said);
-
-fn a_conversation_that_is_lost_is_said(options: Options) -> Result<()> {
-    let talk = Talk::begin(options)?;
-    talk.ask("[[say remember the owl]]")?;
-    ensure!(talk.api.turn_to(&talk.session, "stop")? == "stopped");
-    let home = talk.ash.data_dir().join("sessions").join(&talk.session).join("home");
-    fs::remove_dir_all(home.join(".claude"))?;
-    resume(&talk)?;
-    let newest = talk.api.events(&talk.session)?.pop().context("no events")?;
-    let told = newest["data"].as_str().unwrap_or_default();
-    ensure!(told.contains(r#""path":"cold","source":"fresh""#), "{newest}");
-    let health = talk.api.health()?;
-    ensure!(health["pool"]["resumeColdFreshHits"] == 1, "{health}");
-    ensure!(talk.ask("[[say after]]")? == "after");
-    let path = format!("/api/sessions/{}/logs", talk.session);
-    let logs = talk.api.call("GET", &path, None)?.expect(200)?.to_string();
-    ensure!(logs.contains("begins anew"), "{logs}");
     talk.ash.finish()
 }
 
