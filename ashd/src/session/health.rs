@@ -1,6 +1,6 @@
 //! How the daemon is.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::api::Health;
 use super::service::Service;
@@ -16,6 +16,8 @@ impl Service {
         let live_sandboxes = shared.sandboxes.live();
         let (running, warm) = (shared.registry.running(), shared.pool.ready());
         let of_sessions = live_sandboxes.saturating_sub(warm + shared.pool.starting());
+        let count = |resumes: &AtomicU64| resumes.load(Ordering::Relaxed);
+        let (cloud, fresh) = (count(&shared.cloud_resumes), count(&shared.fresh_resumes));
         Health {
             sessions,
             live_sandboxes,
@@ -28,10 +30,10 @@ impl Service {
             rested: shared.ladder.rested(),
             times: shared.live().times,
             max_sandboxes: shared.options.max_sandboxes,
-            resume_warm_hits: shared.warm_resumes.load(Ordering::Relaxed),
-            resume_cold_hits: shared.cold_resumes.load(Ordering::Relaxed),
-            resume_fresh_hits: shared.fresh_resumes.load(Ordering::Relaxed),
-            resume_cloud_hits: shared.cloud_resumes.load(Ordering::Relaxed),
+            resume_warm_hits: count(&shared.warm_resumes),
+            resume_cold_hits: count(&shared.local_resumes) + cloud + fresh,
+            resume_fresh_hits: fresh,
+            resume_cloud_hits: cloud,
             uptime_s: self.started.elapsed().as_secs(),
             missing: shared.sandboxes.missing().to_vec(),
             damaged_checkpoints: shared.snapshots.damaged(),

@@ -20,14 +20,13 @@ use super::garbage::Garbage;
 use super::gathering::Gathering;
 use super::keeping::remove_beside;
 use super::ladder::{Ladder, Times, Whose};
-use super::machine::Sandbox;
 use super::places::Places;
 use super::pool::Pool;
 use super::registry::Registry;
 use super::retention::{Keeping, Retention};
 use super::under_way::{Begun, UnderWay};
 use super::unsynced::Syncing;
-use crate::domain::{Event, EventKind, SandboxId, Session, SessionId, Status, Timestamp, check};
+use crate::domain::{Event, EventKind, SandboxId, Session, SessionId, Timestamp, check};
 use crate::fault;
 use crate::sandbox::admission::{self, NoRoom, Room};
 use crate::sandbox::lease::Slots;
@@ -38,6 +37,7 @@ use crate::snapshot::Snapshots;
 use crate::store::{EventRange, Store, StoreError, Usage};
 use crate::telemetry::message;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::labels::Resumed;
 use crate::tree::{Tree, TreeError, TreeLimits};
 
 /// How long to wait for a sandbox that nobody uses to make room for another one. Whoever wants that one
@@ -113,17 +113,16 @@ pub(super) struct Shared {
     pub(super) places: Places,
     pub(super) happened: broadcast::Sender<Happened>,
     pub(super) shutting_down: AtomicBool,
+    /// Sessions that were resumed and are active again, by what was found. Each is counted once.
     pub(super) warm_resumes: AtomicU64,
-    pub(super) cold_resumes: AtomicU64,
-    /// Those of them whose conversation began anew, because its transcript was gone.
+    pub(super) local_resumes: AtomicU64,
+    pub(super) cloud_resumes: AtomicU64,
     pub(super) fresh_resumes: AtomicU64,
     /// Sandboxes that are gone, and what they have written may not be on the disk.
     pub(super) resting: Arc<Gathering<(SessionId, SandboxId)>>,
     /// What was built, and is to be put on the disk.
     pub(super) syncing: Syncing,
     pub(super) disk: Disk,
-    /// Of the cold ones: so many needed the object store.
-    pub(super) cloud_resumes: AtomicU64,
     pub(super) garbage: Garbage,
     /// Sessions that are being made or purged, with their places in the range of uids: what there is of them
     /// is not recorded yet, or no more.
@@ -156,12 +155,15 @@ impl Shared {
         self.shutting_down.load(Ordering::Relaxed)
     }
 
-    pub(super) fn count_resume(&self, status: Status, sandbox: Sandbox) {
-        match (status, sandbox) {
-            (Status::Active | Status::Ended, _) => {}
-            (_, Sandbox::Up) => drop(self.warm_resumes.fetch_add(1, Ordering::Relaxed)),
-            _ => drop(self.cold_resumes.fetch_add(1, Ordering::Relaxed)),
-        }
+    /// Counts a session that was resumed and is active again.
+    pub(super) fn count_resume(&self, how: Resumed) {
+        let resumes = match how {
+            Resumed::Warm => &self.warm_resumes,
+            Resumed::Local => &self.local_resumes,
+            Resumed::Cloud => &self.cloud_resumes,
+            Resumed::Fresh => &self.fresh_resumes,
+        };
+        resumes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Room for this sandbox, taken from then on. When as many live as may, one goes that nobody uses.

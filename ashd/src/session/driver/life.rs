@@ -1,7 +1,6 @@
 //! How a session gets a sandbox and loses it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use ash_wire::words::CliState;
 use bytes::Bytes;
@@ -164,9 +163,6 @@ impl Driver {
         };
         let mut events = vec![];
         if self.state.resuming {
-            if found == Found::Objects && conversation != Conversation::Lost {
-                self.shared.cloud_resumes.fetch_add(1, Ordering::Relaxed);
-            }
             change.status = Some(Status::Active);
         }
         // That a message has it go on is in no history, but what the agent has lost by then is.
@@ -192,7 +188,7 @@ impl Driver {
             return Err(error.into());
         }
         fault::point("resume.recorded");
-        self.times.resume_ended(Some(resumed(found, conversation)));
+        self.resume_ended(Some(resumed(found, conversation)));
         self.idle.tasks_run(running.welcome.tasks);
         self.link = Some(running);
         self.counted = Some(counted);
@@ -209,9 +205,6 @@ impl Driver {
     async fn begin_work(&mut self, conversation: Conversation) {
         if self.state.resuming {
             self.tell_status(Status::Active);
-            if conversation == Conversation::Lost {
-                self.shared.fresh_resumes.fetch_add(1, Ordering::Relaxed);
-            }
         }
         for reply in std::mem::take(&mut self.resuming) {
             let _ = reply.send(Ok(self.view()));
@@ -264,7 +257,7 @@ impl Driver {
     /// Whoever waited for the launch, to run a command or for the session to be active again, waited in
     /// vain.
     fn refuse_launch(&mut self, why: &Refusal) {
-        self.times.resume_ended(None);
+        self.resume_ended(None);
         self.execs.refuse_waiting(why);
         for reply in std::mem::take(&mut self.resuming) {
             let _ = reply.send(Err(why.clone()));
@@ -360,7 +353,6 @@ impl Driver {
     }
 
     pub(super) async fn resume(&mut self, reply: Reply<Arc<SessionView>>) {
-        self.shared.count_resume(self.state.status, self.state.sandbox);
         if !matches!(self.state.status, Status::Active | Status::Ended) {
             self.times.resume_began();
         }
@@ -370,12 +362,12 @@ impl Driver {
         };
         match result {
             Err(refusal) => {
-                self.times.resume_ended(None);
+                self.resume_ended(None);
                 let _ = reply.send(Err(refusal));
             }
             Ok(()) if self.state.sandbox == Sandbox::Launching => self.resuming.push(reply),
             Ok(()) => {
-                self.times.resume_ended(Some(Resumed::Warm));
+                self.resume_ended(Some(Resumed::Warm));
                 let _ = reply.send(Ok(self.view()));
             }
         }

@@ -49,8 +49,13 @@ async fn a_cost_that_cannot_be_is_not_counted() {
 }
 
 #[tokio::test]
-async fn a_resume_is_measured_when_it_succeeds() {
+async fn a_resume_is_measured_and_counted_when_it_succeeds() {
     let (stage, mut driver, _bridge) = idle(Status::Paused).await;
+    let hits = async || {
+        let health = stage.service.health().await;
+        let (cloud, fresh) = (health.resume_cloud_hits, health.resume_fresh_hits);
+        [health.resume_warm_hits, health.resume_cold_hits, cloud, fresh]
+    };
     let (reply, answer) = oneshot::channel();
     driver.command(Command::Resume { reply }).await;
     answer.await.unwrap().unwrap();
@@ -59,6 +64,7 @@ async fn a_resume_is_measured_when_it_succeeds() {
     driver.command(Command::Resume { reply }).await;
     driver.launched(Err(Refusal::Sandbox("there is no room".to_owned()))).await;
     assert!(waits.await.unwrap().is_err());
+    assert_eq!(hits().await, [1, 0, 0, 0]);
     driver.state.step(Event::Resume).unwrap();
     driver.times.resume_began();
     let (running, _bridge) = linked().await;
@@ -67,4 +73,5 @@ async fn a_resume_is_measured_when_it_succeeds() {
     let times = &stage.shared.metrics().resume_times;
     let measured = Resumed::ALL.iter().map(|how| times.of(*how).get_sample_count());
     assert_eq!(measured.collect::<Vec<_>>(), [1, 1, 0, 0]);
+    assert_eq!(hits().await, [1, 1, 0, 0]);
 }
