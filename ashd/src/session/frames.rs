@@ -164,18 +164,18 @@ impl Output<'_> {
 
     fn tool_results(&mut self, line: &[u8]) {
         if let Ok(parsed) = serde_json::from_slice::<ToolResultLine<'_>>(line) {
-            let stdout = parsed.stdout();
-            for raw in parsed.blocks() {
-                let Ok(block) = serde_json::from_str::<Block<'_>>(raw.get()) else { continue };
-                if block.kind == "tool_result" {
-                    let content = stdout.or(block.content);
-                    let data = object(&[
-                        ("tool_use_id", block.tool_use_id),
-                        ("content", content),
-                        ("is_error", block.is_error),
-                    ]);
-                    self.push(FrameClass::Whole, "tool_result", &data);
-                }
+            let blocks = parsed.blocks().into_iter();
+            let blocks = blocks.filter_map(|raw| serde_json::from_str::<Block<'_>>(raw.get()).ok());
+            let results: Vec<_> = blocks.filter(|block| block.kind == "tool_result").collect();
+            // Of several results it does not say whose it is.
+            let stdout = parsed.stdout().filter(|_| results.len() == 1);
+            for block in results {
+                let data = object(&[
+                    ("tool_use_id", block.tool_use_id),
+                    ("content", stdout.or(block.content)),
+                    ("is_error", block.is_error),
+                ]);
+                self.push(FrameClass::Whole, "tool_result", &data);
             }
         }
         self.push(FrameClass::Whole, "message", line);
@@ -475,6 +475,24 @@ mod tests {
         let data = r#"data: {"tool_use_id":"t1","content":"hello","is_error":false}"#;
         assert!(String::from_utf8_lossy(&frames[0].bytes).contains(data));
         assert_eq!(names(&frames), ["tool_result", "message"]);
+    }
+
+    #[test]
+    fn what_a_tool_printed_is_shown_of_no_other_one() {
+        let block = |id: &str| {
+            format!(r#"{{"type":"tool_result","tool_use_id":"{id}","content":"of {id}"}}"#)
+        };
+        let line = format!(
+            r#"{{"type":"user","message":{{"content":[{},{}]}},"tool_use_result":{{"stdout":"whose?"}}}}"#,
+            block("t1"),
+            block("t2"),
+        );
+        let frames = encode(&event(EventKind::ToolResult, &line));
+        assert_eq!(names(&frames), ["tool_result", "tool_result", "message"]);
+        for (frame, id) in frames.iter().zip(["t1", "t2"]) {
+            let data = format!(r#"data: {{"tool_use_id":"{id}","content":"of {id}"}}"#);
+            assert!(String::from_utf8_lossy(&frame.bytes).contains(&data), "{frame:?}");
+        }
     }
 
     #[test]
