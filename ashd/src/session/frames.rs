@@ -109,7 +109,12 @@ struct Output<'a> {
 }
 
 impl Output<'_> {
+    /// What is no object makes no frame: what is read here can also be an array, and clients, which ask
+    /// the data of every frame for its members, fail at one.
     fn push(&mut self, class: FrameClass, name: &str, data: &[u8]) {
+        if data.trim_ascii_start().first() != Some(&b'{') {
+            return;
+        }
         let id = self.numbering.take();
         let data = escape_line_breaks(data);
         let buffer = &mut self.encoder.buffer;
@@ -526,6 +531,21 @@ mod tests {
         numbering.skip_lines(u64::MAX);
         let last = EventId { seq: 7, k: u64::MAX };
         assert_eq!([numbering.take(), numbering.take()], [last, last]);
+    }
+
+    #[test]
+    fn what_is_no_object_makes_no_frame() {
+        let blocks = r#"[["odd",null,null,null,null,null,null,null]]"#;
+        let line = format!(r#"{{"type":"assistant","message":{{"content":{blocks}}}}}"#);
+        assert_eq!(names(&encode(&event(EventKind::Assistant, &line))), ["message"]);
+        assert_eq!(encode(&event(EventKind::Assistant, r#"["assistant"]"#)), vec![]);
+        let passing = |line: &str| {
+            Encoder::new(SessionId::random()).line(line.as_bytes(), &mut Numbering::behind(0))
+        };
+        assert_eq!(passing(r#"["odd",null]"#), vec![]);
+        let delta = r#"{"type":"content_block_delta","delta":["odd",null,null]}"#;
+        let line = format!(r#"{{"type":"stream_event","event":{delta}}}"#);
+        assert_eq!(names(&passing(&line)), ["message"]);
     }
 
     #[test]
