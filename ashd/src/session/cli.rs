@@ -252,7 +252,6 @@ pub fn environment(session: &Session) -> Vec<(String, String)> {
         ("USER", "agent"),
         ("LOGNAME", "agent"),
         ("SHELL", "/bin/bash"),
-        ("LANG", "C.UTF-8"),
         ("PWD", place::WORKSPACE),
         ("ASH_SESSION_ID", &id),
         ("ANTHROPIC_API_KEY", "the-broker-holds-the-key"),
@@ -267,9 +266,10 @@ pub fn environment(session: &Session) -> Vec<(String, String)> {
         // The bridge tells the CLI's own turns from ours by these.
         ("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1"),
     ];
-    let given = &session.settings.extra_env;
-    let mut all: BTreeMap<&str, &str> =
-        given.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    // Unless something else is given: all that is ours for good cannot be.
+    let mut all: BTreeMap<&str, &str> = [("LANG", "C.UTF-8")].into();
+    let given = session.settings.extra_env.iter();
+    all.extend(given.map(|(name, value)| (name.as_str(), value.as_str())));
     all.extend(own);
     all.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
@@ -329,6 +329,7 @@ pub fn folder_model(settings: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
     use crate::domain::Settings;
+    use crate::domain::environment::check_all;
 
     fn session(settings: Settings) -> Session {
         let cli_session = "7d7c2a1e-0000-4000-8000-000000000000".to_owned();
@@ -415,6 +416,22 @@ mod tests {
         assert_eq!(get("HOME"), Some(place::HOME));
         assert_ne!(get("ASH_SESSION_ID"), Some("x"));
         assert_eq!(get("B"), Some("b"));
+    }
+
+    #[test]
+    fn what_may_be_given_in_the_environment_counts() {
+        let env = |given: &[(&str, &str)]| -> BTreeMap<String, String> {
+            let given = given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let settings = Settings { extra_env: given.collect(), ..Settings::default() };
+            environment(&session(settings)).into_iter().collect()
+        };
+        assert_eq!(env(&[])["LANG"], "C.UTF-8");
+        assert_eq!(env(&[("LANG", "de_DE.UTF-8")])["LANG"], "de_DE.UTF-8");
+        for (name, value) in env(&[]) {
+            let given: BTreeMap<_, _> = [(name.clone(), value)].into();
+            let may_be_given = check_all("env", &given).is_ok();
+            assert_eq!(may_be_given, name == "LANG", "{name}");
+        }
     }
 
     #[test]
