@@ -16,6 +16,9 @@ use crate::telemetry::SharedPace;
 /// Seconds after which a client may try again when too many messages wait.
 const QUEUE_RETRY_S: u32 = 5;
 
+/// The code of a request that is wrong, whoever finds that out.
+const INVALID: &str = "invalid_request";
+
 /// A refusal on its way to a client.
 #[derive(Debug)]
 pub(super) struct ApiError {
@@ -38,7 +41,7 @@ impl ApiError {
 
     /// 400: the request is not acceptable; the text says where and what was expected.
     pub(super) fn invalid(text: impl Into<Cow<'static, str>>) -> Self {
-        ApiError::new(StatusCode::BAD_REQUEST, text).code("invalid_request")
+        ApiError::new(StatusCode::BAD_REQUEST, text).code(INVALID)
     }
 
     /// 404 for a path that nothing answers to. Clients know this shape by its `message`.
@@ -97,6 +100,7 @@ impl From<Refusal> for ApiError {
             }
         }
         match refusal {
+            Refusal::Invalid(_) => error.code(INVALID),
             Refusal::Busy | Refusal::Overtaken(_) => error.code("busy"),
             Refusal::QueueFull(_) => error.code("queue_full").retry_after(QUEUE_RETRY_S),
             Refusal::Capacity { retry_after_s, .. } => {
@@ -307,6 +311,16 @@ mod tests {
         );
         assert_eq!(["1 second", "59 seconds"], [1, 59].map(in_words));
         assert_eq!(["1 minute", "1 hour"], [60, 3600].map(in_words));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_wrong_is_told_apart_from_a_status_that_does_not_allow_it() {
+        for wrong in [ApiError::invalid("no"), Refusal::Invalid("no".into()).into()] {
+            let (status, _, body) = shown(wrong).await;
+            assert_eq!((status, &body["code"]), (400, &json!("invalid_request")));
+        }
+        let (status, _, body) = shown(Refusal::NotActive(Status::Paused).into()).await;
+        assert_eq!((status, body.get("code")), (400, None));
     }
 
     #[tokio::test]
