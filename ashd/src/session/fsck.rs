@@ -52,7 +52,7 @@ impl Service {
     /// under way is no difference: only what two looks have in common is.
     ///
     /// # Errors
-    /// When the store cannot be read at all.
+    /// When the store cannot be read at all, or it cannot be found out whose snapshots there are.
     pub async fn fsck(&self, deep: bool) -> Result<Found> {
         let service = self.clone();
         detached(async move { service.fsck_now(deep).await }).await
@@ -69,7 +69,7 @@ impl Service {
             }
         };
         let mut found = Found { differences, chunks: 0 };
-        for tenant in tenants(shared).await {
+        for tenant in tenants(shared).await? {
             let survey = content((&shared.snapshots, &shared.store), &tenant, deep).await?;
             found.add(&*shared.store, &tenant, &survey).await?;
         }
@@ -107,17 +107,31 @@ pub async fn look_at_rest(
 }
 
 /// Every tenant that has snapshots.
-pub(super) async fn tenants(shared: &Shared) -> BTreeSet<Tenant> {
+///
+/// # Errors
+/// When that cannot be found out. Whoever says that all is well has looked at all of them.
+pub(super) async fn tenants(shared: &Shared) -> Result<BTreeSet<Tenant>> {
     let snapshots = shared.snapshots.clone();
-    let tenants = spawn_blocking(move || snapshots.tenants()).await;
-    tenants.ok().and_then(std::result::Result::ok).unwrap_or_default().into_iter().collect()
+    let all = move || -> Result<BTreeSet<Tenant>> {
+        Ok(snapshots.tenants().map_err(Failed::from)?.into_iter().collect())
+    };
+    blocking(all).await
+}
+
+/// The same for those who look by themselves, now and then: none, which the log says, when that cannot be
+/// found out.
+pub(super) async fn tenants_if_known(shared: &Shared) -> BTreeSet<Tenant> {
+    tenants(shared).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "it is not known whose checkpoints there are");
+        BTreeSet::new()
+    })
 }
 
 /// Looks at every vault behind the start, one after the other: opens it, looks through its index, and says
 /// which packs cannot be used, as far as that can be told without following a point. Whoever needs a vault
 /// before that opens it.
 pub(super) async fn look_behind(shared: Arc<Shared>) {
-    for tenant in shared.garbage.staying(tenants(&shared).await) {
+    for tenant in shared.garbage.staying(tenants_if_known(&shared).await) {
         if shared.is_shutting_down() {
             return;
         }
@@ -278,6 +292,23 @@ mod tests {
         let survey = content((&shared.snapshots, &shared.store), &tenant, true).await.unwrap();
         assert_eq!(survey.chunks, 0);
         assert!(shared.snapshots.tenants().unwrap().is_empty());
+    }
+
+    /// Else all would be well when nothing was looked at.
+    #[tokio::test]
+    async fn whoever_cannot_find_out_whose_snapshots_there_are_says_so() {
+        let stage = Stage::set().await;
+        let (service, vaults) = (&stage.service, stage.shared.places.vaults());
+        let looks = async || {
+            let fsck = service.fsck(false).await.is_ok();
+            let checked = service.check_snapshots().await.is_ok();
+            [fsck, checked, service.collect(true).await.is_ok()]
+        };
+        assert_eq!(looks().await, [true; 3]);
+        fs::remove_dir_all(&vaults).unwrap();
+        fs::write(&vaults, "in the way").unwrap();
+        assert_eq!(looks().await, [false; 3]);
+        assert!(tenants_if_known(&stage.shared).await.is_empty());
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::api::Refusal;
-use super::fsck::{Failed, Found, content, kept, tenants};
+use super::fsck::{Failed, Found, content, kept, tenants, tenants_if_known};
 use super::service::{Service, blocking, detached};
 use super::shared::Shared;
 use crate::domain::{Root, SessionId, Tenant};
@@ -188,7 +188,7 @@ impl Service {
         let shared = self.shared.clone();
         detached(async move {
             let mut all = vec![];
-            for tenant in shared.garbage.staying(tenants(&shared).await) {
+            for tenant in shared.garbage.staying(tenants(&shared).await?) {
                 let how = (Extent::Worthwhile, preview);
                 let collected = collect(&shared, &tenant, how, PATIENCE).await?;
                 all.push(Collection { tenant, collected });
@@ -207,7 +207,7 @@ impl Service {
         let shared = self.shared.clone();
         detached(async move {
             let mut found = Found::default();
-            for tenant in tenants(&shared).await {
+            for tenant in tenants(&shared).await? {
                 let survey =
                     Arc::new(content((&shared.snapshots, &shared.store), &tenant, true).await?);
                 found.add(&*shared.store, &tenant, &survey).await?;
@@ -237,7 +237,8 @@ async fn set_right(shared: &Shared, tenant: &Tenant, survey: Arc<Survey>) -> Res
 pub(super) async fn collect_for_ever(shared: Arc<Shared>) {
     // What was purged when the daemon before this one ended.
     finish_purges(&shared).await;
-    let left = tenants(&shared).await.into_iter().filter(|tenant| was_purged(&shared, tenant));
+    let left = tenants_if_known(&shared).await.into_iter();
+    let left = left.filter(|tenant| was_purged(&shared, tenant));
     left.for_each(|tenant| shared.garbage.left_by(&tenant));
     let (delayed, threads) = (Mutex::default(), Semaphore::new(AT_ONCE));
     let collector = Arc::new(Collector { shared, delayed, threads });
@@ -281,7 +282,7 @@ impl Collector {
         // Unless that is never.
         while let Some(turn) = Instant::now().checked_add(self.shared.options.collect_every) {
             sleep_until(turn).await;
-            let all = garbage.staying(tenants(&self.shared).await);
+            let all = garbage.staying(tenants_if_known(&self.shared).await);
             if all.iter().any(|tenant| was_purged(&self.shared, tenant)) {
                 scrub(&self.shared).await;
             }

@@ -11,6 +11,7 @@ use super::send::{manifests, packs_there, read};
 use super::{Copies, NotCopied, graves};
 use crate::domain::{SessionId, Tenant};
 use crate::objects::{HistoryName, ManifestName, Objects, ObjectsError, Place};
+use crate::session::fsck::tenants_if_known;
 use crate::session::shared::Shared;
 
 /// What was put there more lately stays: who put it may not have said yet what for.
@@ -22,9 +23,7 @@ const LISTED: u32 = 8;
 /// Removes it, for every tenant.
 pub(super) async fn sweep(shared: &Arc<Shared>) {
     let Some(objects) = shared.copies.objects() else { return };
-    let snapshots = shared.snapshots.clone();
-    let tenants = tokio::task::spawn_blocking(move || snapshots.tenants()).await;
-    for tenant in tenants.ok().and_then(Result::ok).unwrap_or_default() {
+    for tenant in tenants_if_known(shared).await {
         match sweep_tenant(shared, objects, &tenant, GRACE).await {
             Ok(0) => {}
             Ok(removed) => {
