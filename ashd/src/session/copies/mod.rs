@@ -255,7 +255,7 @@ async fn all_waiting(shared: &Arc<Shared>, objects: &Objects) -> Pass {
             }
             Err(error) => {
                 tracing::error!(ash_session = %id, %error, "a point was not copied");
-                waiting.done();
+                waiting.give_up();
             }
         }
     }

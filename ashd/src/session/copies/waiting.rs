@@ -13,6 +13,8 @@ pub(super) struct Waiting {
     again: BTreeSet<SessionId>,
     /// Those that failed since.
     later: BTreeSet<SessionId>,
+    /// Those for which it cannot be done until something has changed here.
+    stuck: BTreeSet<SessionId>,
     busy: Option<SessionId>,
 }
 
@@ -20,6 +22,7 @@ impl Waiting {
     /// Something is to be done for a session. One that has failed is not tried sooner for it.
     pub(super) fn add(&mut self, session: SessionId) {
         if !self.again.contains(&session) && !self.later.contains(&session) {
+            self.stuck.remove(&session);
             self.fresh.insert(session);
         }
     }
@@ -43,6 +46,15 @@ impl Waiting {
         }
     }
 
+    /// It cannot be done for the one that was next, as things are here. It counts as waiting until something is
+    /// to be done for it again.
+    pub(super) fn give_up(&mut self) {
+        let Some(session) = self.busy.take() else { return };
+        if !self.fresh.contains(&session) {
+            self.stuck.insert(session);
+        }
+    }
+
     /// Those that failed may be tried again, when those have been that failed before them.
     pub(super) fn try_again(&mut self) {
         if self.again.is_empty() {
@@ -57,7 +69,7 @@ impl Waiting {
 
     /// How many there are.
     pub(super) fn count(&self) -> u64 {
-        let waiting = self.fresh.len() + self.again.len() + self.later.len();
+        let waiting = self.fresh.len() + self.again.len() + self.later.len() + self.stuck.len();
         waiting as u64 + u64::from(self.busy.is_some())
     }
 }
@@ -107,6 +119,24 @@ mod tests {
         waiting.add(all[4]);
         assert_eq!(pass(&mut waiting, &[]), [all[4], all[0]]);
         assert_eq!((waiting.count(), waiting.has_failed()), (0, false));
+    }
+
+    /// The object store does not have what it is to have.
+    #[test]
+    fn what_cannot_be_done_counts_and_is_tried_when_something_has_changed() {
+        let (all, mut waiting) = (sessions(), Waiting::default());
+        waiting.add(all[0]);
+        assert_eq!(waiting.next(), Some(all[0]));
+        waiting.give_up();
+        assert_eq!((waiting.next(), waiting.count(), waiting.has_failed()), (None, 1, false));
+        waiting.add(all[0]);
+        assert_eq!((waiting.next(), waiting.count()), (Some(all[0]), 1));
+        // It has changed meanwhile.
+        waiting.add(all[0]);
+        waiting.give_up();
+        assert_eq!((waiting.next(), waiting.count()), (Some(all[0]), 1));
+        waiting.done();
+        assert_eq!(waiting.count(), 0);
     }
 
     #[test]
