@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, sleep};
 
 use super::service::Service;
 use super::shared::Shared;
-use crate::domain::{SandboxId, Timestamp};
+use crate::domain::{SandboxId, SessionId, Timestamp};
 use crate::sandbox::broker::Usage as Seen;
-use crate::store::Usage;
+use crate::store::{StoreError, Usage};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::labels::{Class, Denied, TokenKind};
 
@@ -22,6 +22,9 @@ const ASKED_EVERY: Duration = Duration::from_secs(10);
 /// Calls whose usage is being added at a time. While the store stands still further ones wait where the
 /// broker's reports do, of which there are so many and no more.
 const AT_ONCE: usize = 256;
+
+/// How long to wait before what the disk had no room for is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 impl Service {
     /// Where it is counted what happens.
@@ -36,8 +39,25 @@ impl Shared {
         &self.options.metrics
     }
 
+    /// Adds to a session's usage, in the background: a turn does not wait for its accounting. While the disk is
+    /// full, it waits for that.
+    pub(super) fn record_usage(
+        self: &Arc<Self>,
+        session: SessionId,
+        at: Timestamp,
+        usage: Usage,
+    ) -> JoinHandle<()> {
+        let shared = self.clone();
+        tokio::spawn(async move {
+            let add = || shared.store.add_usage(session, at, usage.clone());
+            if let Err(error) = while_full(add, || shared.is_shutting_down()).await {
+                tracing::warn!(ash_session = %session, %error, "usage was not recorded");
+            }
+        })
+    }
+
     /// Counts a call of the model that is over, and adds it to the usage of its session, if it is one's.
-    fn note_call(&self, seen: Seen) -> Option<JoinHandle<()>> {
+    fn note_call(self: &Arc<Self>, seen: Seen) -> Option<JoinHandle<()>> {
         let took = Duration::from_millis(seen.duration_ms);
         self.count_call(&seen, took);
         let session = self.registry.of_sandbox(SandboxId(seen.sandbox))?;
@@ -70,6 +90,19 @@ impl Shared {
             (TokenKind::CacheRead, tokens.cache_read_input_tokens),
         ] {
             metrics.tokens.of(kind).inc_by(count);
+        }
+    }
+}
+
+/// Records something. While the disk is full, waits and tries again, unless nobody is to wait any longer.
+async fn while_full<R: Future<Output = Result<(), StoreError>>>(
+    record: impl Fn() -> R,
+    gives_up: impl Fn() -> bool,
+) -> Result<(), StoreError> {
+    loop {
+        match record().await {
+            Err(StoreError::Full) if !gives_up() => sleep(RETRY).await,
+            recorded => return recorded,
         }
     }
 }
@@ -107,6 +140,8 @@ fn new_since(before: u64, now: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use ash_broker::control::Tokens;
 
     use super::*;
@@ -119,6 +154,25 @@ mod tests {
             [new_since(0, 5), new_since(5, 5), new_since(5, 7), new_since(7, 2)],
             [5, 0, 2, 2]
         );
+    }
+
+    /// Nothing else tells what it was.
+    #[tokio::test]
+    async fn what_is_used_is_recorded_when_the_disk_has_room_again() {
+        tokio::time::pause();
+        let tries = Cell::new(0);
+        // When there is room, and when nobody waits any longer.
+        for (room, end, expected) in [(3, 9, 3), (9, 2, 2)] {
+            tries.set(0);
+            let record = || async {
+                tries.set(tries.get() + 1);
+                if tries.get() < room { Err(StoreError::Full) } else { Ok(()) }
+            };
+            let recorded = while_full(record, || tries.get() >= end).await;
+            assert_eq!((recorded.is_ok(), tries.get()), (room < end, expected));
+        }
+        let broken = || async { Err(StoreError::Closed) };
+        assert!(while_full(broken, || false).await.is_err());
     }
 
     #[tokio::test]

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::broadcast;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::admission::{Admission, Entry, Gates};
@@ -26,7 +25,7 @@ use super::registry::Registry;
 use super::retention::{Keeping, Retention};
 use super::under_way::{Begun, UnderWay};
 use super::unsynced::Syncing;
-use crate::domain::{Event, EventKind, SandboxId, Session, SessionId, Timestamp, check};
+use crate::domain::{Event, EventKind, SandboxId, Session, SessionId, check};
 use crate::fault;
 use crate::sandbox::admission::{self, NoRoom, Room};
 use crate::sandbox::lease::Slots;
@@ -34,7 +33,7 @@ use crate::sandbox::limits::Limits;
 use crate::sandbox::plan::PlacedFile;
 use crate::sandbox::{NewSandbox, Running, SandboxError, Sandboxes, Way};
 use crate::snapshot::Snapshots;
-use crate::store::{EventRange, Store, StoreError, Usage};
+use crate::store::{EventRange, Store, StoreError};
 use crate::telemetry::message;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::labels::Resumed;
@@ -410,21 +409,6 @@ impl Shared {
         let range = EventRange { after: seq - 1, limit: 1, kinds: vec![], undone: true };
         let found = self.store.events(session, range).await?;
         Ok(found.into_iter().find(|event| event.seq == seq))
-    }
-
-    /// Adds to a session's usage, in the background: a turn does not wait for its accounting.
-    pub(super) fn record_usage(
-        &self,
-        session: SessionId,
-        at: Timestamp,
-        usage: Usage,
-    ) -> JoinHandle<()> {
-        let store = self.store.clone();
-        tokio::spawn(async move {
-            if let Err(error) = store.add_usage(session, at, usage).await {
-                tracing::warn!(ash_session = %session, %error, "usage was not recorded");
-            }
-        })
     }
 
     /// Removes the files of a session. What is kept of them is in its points.
