@@ -75,6 +75,15 @@ impl Shared {
         tokio::spawn(async move { log_unsynced(shared.sync_built(&[built]).await.map(drop)) });
     }
 
+    /// Of a launch that came to nothing: what was built for it may be in its place, and nobody else has it put
+    /// on the disk. Until it is, neither files nor uids of the session are given back.
+    pub(super) async fn sync_abandoned(self: &Arc<Self>, built: Built) {
+        let noted = self.store.unsynced_build(built.session).await;
+        if noted.is_ok_and(|build| build == Some(built.build)) {
+            self.sync_later(built);
+        }
+    }
+
     /// Waits until what was built is on the disk, and records it. Returns of what that is sure: the rest is
     /// built again, should the machine go down.
     async fn sync_built(&self, all: &[Built]) -> Result<Vec<(SessionId, SandboxId)>, Refusal> {
@@ -489,6 +498,23 @@ mod tests {
             };
             tokio::time::timeout(A_LONG_TIME, rests).await.expect("nobody flushes it");
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_built_for_a_sandbox_that_never_came_is_put_on_the_disk() {
+        let stage = Stage::set().await;
+        let (shared, built) = (&stage.shared, forked(&stage, 1).await);
+        let (session, build, since) = (built.session, built.build, built.since);
+        // What was built for another one is not its to see to.
+        shared.sync_abandoned(Built { session, build: SandboxId::random(), since }).await;
+        assert_eq!(left(shared).await, [(session, Some(build))]);
+        shared.sync_abandoned(built).await;
+        let synced = async {
+            while left(shared).await != [(session, None)] {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(A_LONG_TIME, synced).await.expect("nobody flushes it");
     }
 
     #[tokio::test]

@@ -6,16 +6,21 @@
 
 use std::future::ready;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
 use super::Driver;
+use crate::domain::Session;
 use crate::session::admission::Entry;
 use crate::session::api::Refusal;
+use crate::session::keeping::Life;
 use crate::session::machine::Event;
 use crate::session::owners::Owner;
+use crate::session::shared::Shared;
+use crate::session::unsynced::Built;
 
 /// A launch that takes longer has to be waited for, usually for a session's files.
 const LONG: Duration = Duration::from_secs(2);
@@ -89,8 +94,7 @@ impl Driver {
             Ok(entry) if self.is_sandbox_wanted() => match self.have_uids().await {
                 Ok(()) => {
                     let (shared, session) = (self.shared.clone(), self.session.clone());
-                    let making = async move { shared.bring_to_life(&session, entry).await };
-                    self.launching = Some(tokio::spawn(making));
+                    self.launching = Some(tokio::spawn(make_sandbox(shared, session, entry)));
                     self.slow_at = Some(Instant::now() + LONG);
                 }
                 Err(refusal) => self.launch_failed(refusal).await,
@@ -119,4 +123,18 @@ impl Driver {
         self.entering = None;
         let _ = self.step(Event::LaunchFailed).await;
     }
+}
+
+/// Makes a sandbox for a session, which has been let in.
+async fn make_sandbox(
+    shared: Arc<Shared>,
+    session: Session,
+    entry: Entry,
+) -> Result<Life, Refusal> {
+    let (build, since) = (entry.sandbox, shared.disk.now());
+    let made = shared.bring_to_life(&session, entry).await;
+    if made.is_err() {
+        shared.sync_abandoned(Built { session: session.id, build, since }).await;
+    }
+    made
 }

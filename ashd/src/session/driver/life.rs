@@ -325,9 +325,13 @@ impl Driver {
             Some(task) => task.await.ok().and_then(Result::ok),
             None => None,
         };
-        let launched = launched.map(|life| {
-            self.counted = Some(life.counted);
-            life.running
+        let launched = launched.map(|Life { running, built, counted, .. }| {
+            if let Some(since) = built {
+                let (session, build) = (self.session.id, running.id);
+                self.shared.sync_later(Built { session, build, since });
+            }
+            self.counted = Some(counted);
+            running
         });
         let why_lost = self.why_lost("the command ran");
         self.count_oom_kills();

@@ -111,6 +111,25 @@ async fn a_session_s_log_names_no_file_of_this_machine() {
     assert!(said.len() == 1 && !said[0].text.contains("/var"), "{said:?}");
 }
 
+/// Nobody else sees to it, and what may not be there is not cleared.
+#[tokio::test]
+async fn what_was_built_for_a_launch_that_is_given_up_is_put_on_the_disk() {
+    let (stage, mut driver) = cold().await;
+    let (store, id) = (stage.shared.store.clone(), driver.session.id);
+    let (running, _bridge) = linked().await;
+    store.note_unsynced(id, running.id).await.unwrap();
+    let built = Some(stage.shared.disk.now());
+    driver.state.step(Event::Wake).unwrap();
+    driver.launching = Some(tokio::spawn(async move { Ok(Life { built, ..life(running) }) }));
+    stop(&mut driver).await.unwrap();
+    let synced = async {
+        while store.unsynced_build(id).await.unwrap().is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), synced).await.expect("nobody flushes it");
+}
+
 #[tokio::test]
 async fn a_sandbox_is_made_when_it_may_be() {
     let (stage, mut driver) = cold().await;
