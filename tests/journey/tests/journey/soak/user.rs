@@ -22,6 +22,10 @@ const MOST: usize = 3;
 /// How far a message counts whose answer is compared.
 const COUNTED: usize = 10;
 
+/// How a command ends that is killed, as shells tell it. Until it runs it is the bridge by name, and a kill
+/// that is meant for that may meet it.
+const KILLED: u32 = 128 + 9;
+
 /// Something that a client does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Deed {
@@ -277,6 +281,9 @@ impl<'a> User<'a> {
         let command = format!("echo {mark} > {file}; cat canary whose");
         let body = json!({ "command": command, "timeout": 120_000 });
         if let Came::Granted(ended) = self.ask("POST", &self.path(at, "/exec"), Some(&body))? {
+            if ended["exitCode"] == KILLED && self.shared.inside() > 0 {
+                return Ok(());
+            }
             let known = &mut self.sessions[at];
             let is_right = ended["exitCode"] == 0 && ended["stdout"] == known.belongings();
             ensure!(is_right, "session {} has run {command}: {ended}", known.id);
