@@ -1,12 +1,22 @@
 //! The state directory belongs to one daemon at a time.
 
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
+
+/// How long the lock of a process that is gone may be somebody's: a program that it was about to start has all
+/// that it had, until that runs.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
+
+/// How often that is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Why the state directory cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -75,18 +85,19 @@ pub struct StateDir {
 
 impl StateDir {
     /// Makes the directory if there is none (mode 0700), checks that nobody else can reach into
-    /// it, and takes its lock.
+    /// it, and takes its lock. A child of a daemon that was killed may have it for a moment,
+    /// which is waited for, 5 s at most.
+    ///
+    /// # Errors
+    /// When another daemon has it, others can reach into it, or it cannot be made or used.
     pub fn acquire(dir: &Path) -> Result<StateDir, LockError> {
         let unusable = |source| LockError::Unusable { dir: dir.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
         let path = fs::canonicalize(dir).map_err(unusable)?;
         check(&path, &fs::metadata(&path).map_err(unusable)?)?;
         let mut file = open(&path.join("lock")).map_err(unusable)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
-                return Err(LockError::Held { dir: path, holder: holder(&mut file) });
-            }
-            locked => locked.map_err(|e| unusable(e.into()))?,
+        if let Some(holder) = lock(&file, || thread::sleep(LOOK_EVERY)).map_err(unusable)? {
+            return Err(LockError::Held { dir: path, holder: holder.to_string() });
         }
         sign(&mut file).map_err(unusable)?;
         Ok(StateDir { path, _lock: file })
@@ -117,20 +128,53 @@ fn open(path: &Path) -> io::Result<File> {
     options.mode(0o600).custom_flags(no_link).open(path)
 }
 
+/// Takes a lock, or says who has it. While that one is gone, pauses and tries again.
+fn lock(file: &File, mut pause: impl FnMut()) -> io::Result<Option<Holder>> {
+    let begun = Instant::now();
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {}
+            locked => return Ok(locked.map(|()| None)?),
+        }
+        let holder = Holder::of(file);
+        if holder.name.is_some() || begun.elapsed() >= LEFT_BEHIND {
+            return Ok(Some(holder));
+        }
+        pause();
+    }
+}
+
 /// Leaves our process id for whoever finds the lock taken.
 fn sign(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     writeln!(file, "{}", std::process::id())
 }
 
-fn holder(file: &mut File) -> String {
-    let mut text = String::new();
-    let read = file.take(32).read_to_string(&mut text);
-    let pid = read.ok().and_then(|_| text.trim().parse::<u32>().ok());
-    let Some(pid) = pid else { return "another process".into() };
-    match fs::read_to_string(format!("/proc/{pid}/comm")) {
-        Ok(name) => format!("{} (process {pid})", name.trim()),
-        Err(_) => format!("process {pid}"),
+/// Who has signed a lock.
+struct Holder {
+    pid: Option<u32>,
+    /// Of the process, while there is one.
+    name: Option<String>,
+}
+
+impl Holder {
+    fn of(file: &File) -> Holder {
+        let mut text = [0; 32];
+        let read = file.read_at(&mut text, 0).unwrap_or_default();
+        let text = std::str::from_utf8(&text[..read]).unwrap_or_default();
+        let pid: Option<u32> = text.trim().parse().ok();
+        let name = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+        Holder { pid, name }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.pid, &self.name) {
+            (Some(pid), Some(name)) => write!(f, "{} (process {pid})", name.trim()),
+            (Some(pid), None) => write!(f, "what process {pid} has left"),
+            (None, _) => f.write_str("another process"),
+        }
     }
 }
 
@@ -154,6 +198,25 @@ mod tests {
 
         drop(held);
         StateDir::acquire(&dir).unwrap();
+    }
+
+    /// As a child does that was forked by a daemon that was killed then.
+    #[test]
+    fn what_a_process_that_is_gone_has_left_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let mut gone = std::process::Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let mut left = open(&path).unwrap();
+        flock(&left, FlockOperation::NonBlockingLockExclusive).unwrap();
+        writeln!(left, "{}", gone.id()).unwrap();
+        let (mut left, mut pauses) = (Some(left), 0);
+        let found = lock(&open(&path).unwrap(), || {
+            pauses += 1;
+            drop(left.take());
+        });
+        assert!(found.unwrap().is_none());
+        assert_eq!(pauses, 1);
     }
 
     #[test]
