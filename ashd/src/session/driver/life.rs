@@ -279,6 +279,10 @@ impl Driver {
         );
         self.shared.metrics().lost.inc();
         self.logs.system(&format!("the sandbox was lost: {why}"));
+        let text = self.why_lost("it worked by itself");
+        if let Err(refusal) = self.fail_own_turn(&text).await {
+            self.log_refusal(&refusal);
+        }
         let _ = self.step(Event::SandboxLost).await;
         // Also one that the session had given up already.
         if self.link.is_some() {

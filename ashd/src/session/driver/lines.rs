@@ -251,6 +251,9 @@ impl Driver {
             pending.change.turn = Some(None);
             pending.change.last_active_at = Some(event.at);
             pending.ends_turn = Some(TurnEnd::of_result(head.is_error));
+        } else {
+            // It has not failed, whatever ends before its end is told.
+            self.own_turn = false;
         }
         if let Some(total) = head.total_cost_usd {
             self.note_cost(total, event.at);
@@ -302,7 +305,7 @@ impl Driver {
                 tracing::debug!(ash_session = %self.session.id, after_ms, "CLI ready");
             }
             Notice::CliExited { reason, stderr, expected, .. } => {
-                self.cli_exited(reason, &stderr, expected);
+                return self.cli_exited(reason, &stderr, expected).await;
             }
             Notice::TurnBegan { turn } => {
                 let running = self.session.turn.map(|running| running.id.to_string());
@@ -329,17 +332,21 @@ impl Driver {
         true
     }
 
-    fn cli_exited(&mut self, reason: String, stderr: &str, expected: bool) {
+    /// Takes the end of the CLI; false if what it did by itself could not be recorded to have failed. A
+    /// turn of ours is told to have ended behind it.
+    async fn cli_exited(&mut self, reason: String, stderr: &str, expected: bool) -> bool {
         self.logs.system(&format!("the CLI ended: {reason}"));
-        if !expected {
-            self.cli = None;
-            self.idle.is_starting = false;
-            let last = stderr.trim();
-            self.cli_gone = Some(match last {
-                "" => format!("The agent's CLI ended: {reason}"),
-                last => format!("The agent's CLI ended: {reason}; its last words: {last}"),
-            });
+        if expected {
+            return true;
         }
+        self.cli = None;
+        self.idle.is_starting = false;
+        let text = match stderr.trim() {
+            "" => format!("The agent's CLI ended: {reason}"),
+            last => format!("The agent's CLI ended: {reason}; its last words: {last}"),
+        };
+        self.cli_gone = Some(text.clone());
+        self.fail_own_turn(&text).await.is_ok()
     }
 
     async fn turn_ended(&mut self, turn: &str, outcome: TurnOutcome) -> bool {

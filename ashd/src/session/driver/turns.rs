@@ -361,14 +361,7 @@ impl Driver {
         text: &str,
     ) -> Result<(), Refusal> {
         let (event, change) = self.failure(turn, text);
-        let change = SessionChange { last_active_at: Some(event.at), ..change };
-        let recorded = self.commit_stubbornly(change, vec![event.clone()]).await;
-        // Readers are told in any case; what is not on disk is not numbered.
-        let frames = match &recorded {
-            Ok(()) => self.encoder.event(&event, &mut self.numbering),
-            Err(refusal) => self.encoder.unrecorded(refusal, &mut self.numbering),
-        };
-        self.journal.append(frames);
+        let recorded = self.record_error(event, change).await;
         self.end_turn(end);
         recorded?;
         tracing::warn!(
@@ -377,6 +370,33 @@ impl Driver {
             "turn failed"
         );
         Ok(())
+    }
+
+    /// Commits and shows that what the CLI did by itself, if it did, came to nothing: its answer in history
+    /// has no end.
+    pub(super) async fn fail_own_turn(&mut self, text: &str) -> Result<(), Refusal> {
+        if self.state.turn != Turn::Own || !std::mem::take(&mut self.own_turn) {
+            return Ok(());
+        }
+        let event = self.event(EventKind::Error, None, frames::error_body(text));
+        let last_error = Some(Some(text.to_owned()));
+        self.record_error(event, SessionChange { last_error, ..SessionChange::none() }).await
+    }
+
+    /// Commits and shows an error. Readers are told in any case; what is not on disk is not numbered.
+    async fn record_error(
+        &mut self,
+        event: NewEvent,
+        change: SessionChange,
+    ) -> Result<(), Refusal> {
+        let change = SessionChange { last_active_at: Some(event.at), ..change };
+        let recorded = self.commit_stubbornly(change, vec![event.clone()]).await;
+        let frames = match &recorded {
+            Ok(()) => self.encoder.event(&event, &mut self.numbering),
+            Err(refusal) => self.encoder.unrecorded(refusal, &mut self.numbering),
+        };
+        self.journal.append(frames);
+        recorded
     }
 }
 

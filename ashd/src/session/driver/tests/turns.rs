@@ -1,6 +1,6 @@
 //! What a CLI is given to do, and how it is interrupted.
 
-use ash_wire::words::CliState;
+use ash_wire::words::{CliState, Notice};
 use serde_json::value::RawValue;
 
 use super::*;
@@ -77,5 +77,59 @@ async fn a_turn_that_the_bridge_is_still_to_be_given_can_be_interrupted() {
         let said = sent(driver, bridge).await;
         let at = said.iter().position(|said| *said == Kind::Turn).unwrap();
         assert_eq!(said[at..].contains(&Kind::Interrupt), interrupted, "{said:?}");
+    }
+}
+
+/// What a bridge says, with the numbers that it gives to it.
+async fn told(driver: &mut Driver, all: &[&str]) {
+    for (number, what) in (1..).zip(all) {
+        let notice = |notice| Incoming::Notice { number, notice };
+        let exited = |expected| Notice::CliExited {
+            reason: "killed by signal 9".to_owned(),
+            code: None,
+            signal: Some(9),
+            stderr: String::new(),
+            expected,
+        };
+        let said = match *what {
+            "begins" => notice(Notice::SelfTurnBegan),
+            "ends" => notice(Notice::SelfTurnEnded),
+            "the CLI dies" => notice(exited(false)),
+            "the CLI is replaced" => notice(exited(true)),
+            line => Incoming::Line { number, line: line.to_owned().into() },
+        };
+        hear(driver, said).await;
+    }
+}
+
+/// Its answer would have no end else, and nobody has sent a message that could be told.
+#[tokio::test]
+async fn what_the_cli_does_by_itself_fails_truthfully() {
+    const RESULT: &str = r#"{"type":"result","origin":"task"}"#;
+    let died = "The agent's CLI ended: killed by signal 9";
+    let lost = "The sandbox was lost while it worked by itself";
+    for (all, is_lost, expected) in [
+        (&["begins", "the CLI dies", "ends"][..], false, Some(died)),
+        (&["begins"], true, Some(lost)),
+        (&["begins", "the CLI dies"], true, Some(died)),
+        (&["begins", RESULT, "ends", "the CLI dies"], true, None),
+        (&["begins", RESULT], true, None),
+        (&["begins", "the CLI is replaced", "ends"], true, None),
+        (&["the CLI dies"], true, None),
+    ] {
+        let (stage, mut driver, _bridge) = idle(Status::Active).await;
+        told(&mut driver, all).await;
+        if is_lost {
+            driver.lost("it was killed").await;
+        }
+        let range =
+            EventRange { after: 0, limit: 100, kinds: vec![EventKind::Error], undone: false };
+        let errors = stage.shared.store.events(driver.session.id, range).await.unwrap();
+        let texts: Vec<_> =
+            errors.iter().map(|event| String::from_utf8_lossy(&event.body)).collect();
+        assert_eq!(texts.len(), usize::from(expected.is_some()), "{all:?}: {texts:?}");
+        assert!(errors.iter().all(|event| event.turn.is_none()));
+        assert!(expected.is_none_or(|text| texts[0].contains(text)), "{all:?}: {texts:?}");
+        assert_eq!(driver.session.last_error.as_deref(), expected);
     }
 }
