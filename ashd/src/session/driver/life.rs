@@ -280,7 +280,7 @@ impl Driver {
         self.shared.metrics().lost.inc();
         self.logs.system(&format!("the sandbox was lost: {why}"));
         let text = self.why_lost("it worked by itself");
-        if let Err(refusal) = self.fail_own_turn(&text).await {
+        if let Err(refusal) = self.fail_own_turn(&text, None).await {
             self.log_refusal(&refusal);
         }
         let _ = self.step(Event::SandboxLost).await;

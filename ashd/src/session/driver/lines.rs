@@ -86,7 +86,7 @@ impl Driver {
                         return self.lost("its events are out of order").await;
                     }
                     // Acknowledged only when what follows from it is on disk.
-                    if !self.flush(&mut pending).await || !self.notice(notice).await {
+                    if !self.flush(&mut pending).await || !self.notice(number, notice).await {
                         self.is_deaf = true;
                         return;
                     }
@@ -297,7 +297,7 @@ impl Driver {
     }
 
     /// Takes a notice; false if what follows from it could not be recorded.
-    async fn notice(&mut self, notice: Notice) -> bool {
+    async fn notice(&mut self, number: u64, notice: Notice) -> bool {
         match notice {
             Notice::CliReady { after_ms } => {
                 self.idle.is_starting = false;
@@ -305,7 +305,7 @@ impl Driver {
                 tracing::debug!(ash_session = %self.session.id, after_ms, "CLI ready");
             }
             Notice::CliExited { reason, stderr, expected, .. } => {
-                return self.cli_exited(reason, &stderr, expected).await;
+                return self.cli_exited(number, (reason, &stderr), expected).await;
             }
             Notice::TurnBegan { turn } => {
                 let running = self.session.turn.map(|running| running.id.to_string());
@@ -334,7 +334,12 @@ impl Driver {
 
     /// Takes the end of the CLI; false if what it did by itself could not be recorded to have failed. A
     /// turn of ours is told to have ended behind it.
-    async fn cli_exited(&mut self, reason: String, stderr: &str, expected: bool) -> bool {
+    async fn cli_exited(
+        &mut self,
+        number: u64,
+        (reason, stderr): (String, &str),
+        expected: bool,
+    ) -> bool {
         self.logs.system(&format!("the CLI ended: {reason}"));
         if expected {
             return true;
@@ -346,7 +351,7 @@ impl Driver {
             last => format!("The agent's CLI ended: {reason}; its last words: {last}"),
         };
         self.cli_gone = Some(text.clone());
-        self.fail_own_turn(&text).await.is_ok()
+        self.fail_own_turn(&text, Some(number)).await.is_ok()
     }
 
     async fn turn_ended(&mut self, turn: &str, outcome: TurnOutcome) -> bool {

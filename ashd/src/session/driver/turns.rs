@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::{Driver, Failure, Reply, RunningCli};
+use crate::domain::event::Origin;
 use crate::domain::session::RunningTurn;
 use crate::domain::{
     Event as Durable, EventKind, NewEvent, SessionChange, Timestamp, TurnId, TurnOptions,
@@ -373,12 +374,24 @@ impl Driver {
     }
 
     /// Commits and shows that what the CLI did by itself, if it did, came to nothing: its answer in history
-    /// has no end.
-    pub(super) async fn fail_own_turn(&mut self, text: &str) -> Result<(), Refusal> {
+    /// has no end. What the bridge has said of it under a number it may say again to the next daemon, which is
+    /// not to record it once more.
+    pub(super) async fn fail_own_turn(
+        &mut self,
+        text: &str,
+        number: Option<u64>,
+    ) -> Result<(), Refusal> {
         if self.state.turn != Turn::Own || !std::mem::take(&mut self.own_turn) {
             return Ok(());
         }
-        let event = self.event(EventKind::Error, None, frames::error_body(text));
+        if number.is_some_and(|number| number <= self.replay.committed) {
+            return Ok(());
+        }
+        let epoch = self.session.sandbox.epoch();
+        let event = NewEvent {
+            origin: number.map(|number| Origin { epoch, number }),
+            ..self.event(EventKind::Error, None, frames::error_body(text))
+        };
         let last_error = Some(Some(text.to_owned()));
         self.record_error(event, SessionChange { last_error, ..SessionChange::none() }).await
     }

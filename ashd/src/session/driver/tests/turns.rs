@@ -133,3 +133,21 @@ async fn what_the_cli_does_by_itself_fails_truthfully() {
         assert_eq!(driver.session.last_error.as_deref(), expected);
     }
 }
+
+/// It died before it acknowledged that.
+#[tokio::test]
+async fn what_a_daemon_before_this_one_has_said_of_that_is_not_said_again() {
+    let (stage, mut driver, _bridge) = idle(Status::Active).await;
+    let all = ["begins", "the CLI dies", "ends"];
+    told(&mut driver, &all[..2]).await;
+    let (store, id) = (&stage.shared.store, driver.session.id);
+    let session = store.session(id).await.unwrap().unwrap();
+    let newest = store.newest(id, session.sandbox.epoch(), None).await.unwrap();
+    let committed = newest.and_then(|event| event.origin).unwrap().number;
+    let (mut next, _) = Driver::new(stage.shared.clone(), session);
+    next.state = State::live(Status::Active, Turn::None, 4);
+    next.replay = Replay { active: true, committed, until: 3, ..Replay::default() };
+    told(&mut next, &all).await;
+    next.lost("it was killed").await;
+    assert_eq!(history(&next).await, [EventKind::Error]);
+}
