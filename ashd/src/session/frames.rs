@@ -83,14 +83,16 @@ impl Encoder {
         out.frames
     }
 
-    /// The frames of a failure that could not be recorded; they end the turn for its readers.
+    /// The frames of a failure that could not be recorded; if it is one of a turn, they end that for its
+    /// readers.
     pub(super) fn unrecorded(
         &mut self,
         refusal: &Refusal,
+        ends_turn: bool,
         numbering: &mut Numbering,
     ) -> Vec<Frame> {
         let mut out = Output { encoder: self, numbering, frames: vec![] };
-        out.error(&error_body(&refusal.public_text()), true);
+        out.error(&error_body(&refusal.public_text()), ends_turn);
         out.frames
     }
 

@@ -375,7 +375,7 @@ impl Driver {
 
     /// Commits and shows that what the CLI did by itself, if it did, came to nothing: its answer in history
     /// has no end. What the bridge has said of it under a number it may say again to the next daemon, which is
-    /// not to record it once more.
+    /// not to record it once more. What could not be recorded is, when the sandbox is lost for it.
     pub(super) async fn fail_own_turn(
         &mut self,
         text: &str,
@@ -393,7 +393,10 @@ impl Driver {
             ..self.event(EventKind::Error, None, frames::error_body(text))
         };
         let last_error = Some(Some(text.to_owned()));
-        self.record_error(event, SessionChange { last_error, ..SessionChange::none() }).await
+        let change = SessionChange { last_error, ..SessionChange::none() };
+        let recorded = self.record_error(event, change).await;
+        self.own_turn = recorded.is_err();
+        recorded
     }
 
     /// Commits and shows an error. Readers are told in any case; what is not on disk is not numbered.
@@ -406,7 +409,9 @@ impl Driver {
         let recorded = self.commit_stubbornly(change, vec![event.clone()]).await;
         let frames = match &recorded {
             Ok(()) => self.encoder.event(&event, &mut self.numbering),
-            Err(refusal) => self.encoder.unrecorded(refusal, &mut self.numbering),
+            Err(refusal) => {
+                self.encoder.unrecorded(refusal, event.turn.is_some(), &mut self.numbering)
+            }
         };
         self.journal.append(frames);
         recorded

@@ -9,7 +9,7 @@ use crate::session::keeping::beside;
 const A_WHILE: Duration = Duration::from_millis(100);
 
 /// Has the database take no events, as if there were no room for them, or take them again.
-fn take_events(stage: &Stage, takes: bool) {
+pub(super) fn take_events(stage: &Stage, takes: bool) {
     let sql = match takes {
         true => "DROP TRIGGER full",
         false => {

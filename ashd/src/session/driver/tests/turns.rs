@@ -3,8 +3,11 @@
 use ash_wire::words::{CliState, Notice};
 use serde_json::value::RawValue;
 
+use super::commit::take_events;
 use super::*;
 use crate::domain::turn::{OutputFormat, OutputKind};
+use crate::session::api::FrameClass;
+use crate::session::journal::Ahead;
 
 #[tokio::test]
 async fn a_command_whose_sender_is_gone_is_not_run() {
@@ -150,4 +153,21 @@ async fn what_a_daemon_before_this_one_has_said_of_that_is_not_said_again() {
     told(&mut next, &all).await;
     next.lost("it was killed").await;
     assert_eq!(history(&next).await, [EventKind::Error]);
+}
+
+/// Somebody was about to stop the session, which cannot be stopped.
+#[tokio::test]
+async fn what_could_not_be_stored_of_that_is_stored_when_its_sandbox_ends() {
+    let (stage, mut driver, _bridge) = idle(Status::Paused).await;
+    let journal = driver.journal.clone();
+    journal.join();
+    take_events(&stage, false);
+    driver.leaving.store(true, Ordering::Relaxed);
+    told(&mut driver, &["begins", "the CLI dies"]).await;
+    let Ahead::Frames(shown, _) = journal.read(journal.start()) else { panic!("nothing is shown") };
+    assert!(shown.iter().all(|frame| frame.class == FrameClass::Whole), "{shown:?}");
+    take_events(&stage, true);
+    assert!(matches!(stop(&mut driver).await, Err(Refusal::WrongStatus { .. })));
+    driver.end_unheard().await;
+    assert_eq!(history(&driver).await, [EventKind::Error]);
 }
