@@ -13,8 +13,8 @@ use zbus::{Connection, proxy::CacheProperties};
 use crate::failure::Failure;
 use crate::id::{Kind, is_beginning, only};
 
-/// How long a bus may take to let us in.
-const GREETING: Duration = Duration::from_secs(5);
+/// How long a bus may take to let us in: some seconds, where a machine is overloaded.
+const GREETING: Duration = Duration::from_secs(15);
 
 /// How long to wait for `ashd` to come back.
 const PATIENCE: Duration = Duration::from_secs(60);
