@@ -340,18 +340,20 @@ impl Driver {
     pub(super) async fn record_missed_end(&mut self) -> Result<(), StoreError> {
         let missed = self.session.turn.filter(|turn| self.state.turn != Turn::Ours(turn.id));
         let Some(missed) = missed else { return Ok(()) };
-        let (event, change) = self.failure(missed.id, MISSED);
+        let (event, change) = self.failure(Some(missed.id), MISSED);
         self.commit(change, vec![event.clone()]).await?;
         let frames = self.encoder.event(&event, &mut self.numbering);
         self.journal.append(frames);
         Ok(())
     }
 
-    /// The error that ends a turn, and what it changes.
-    fn failure(&self, turn: TurnId, text: &str) -> (NewEvent, SessionChange) {
-        let event = self.event(EventKind::Error, Some(turn), frames::error_body(text));
+    /// The error that ends a turn, of ours or of the CLI's own, and what it changes.
+    fn failure(&self, turn: Option<TurnId>, text: &str) -> (NewEvent, SessionChange) {
+        let event = self.event(EventKind::Error, turn, frames::error_body(text));
         let last_error = Some(Some(text.to_owned()));
-        (event, SessionChange { turn: Some(None), last_error, ..SessionChange::none() })
+        let change =
+            SessionChange { turn: turn.map(|_| None), last_error, ..SessionChange::none() };
+        (event, change)
     }
 
     /// Commits and shows the error that ends a turn.
@@ -361,7 +363,7 @@ impl Driver {
         end: TurnEnd,
         text: &str,
     ) -> Result<(), Refusal> {
-        let (event, change) = self.failure(turn, text);
+        let (event, change) = self.failure(Some(turn), text);
         let recorded = self.record_error(event, change).await;
         self.end_turn(end);
         recorded?;
@@ -388,12 +390,9 @@ impl Driver {
             return Ok(());
         }
         let epoch = self.session.sandbox.epoch();
-        let event = NewEvent {
-            origin: number.map(|number| Origin { epoch, number }),
-            ..self.event(EventKind::Error, None, frames::error_body(text))
-        };
-        let last_error = Some(Some(text.to_owned()));
-        let change = SessionChange { last_error, ..SessionChange::none() };
+        let (event, change) = self.failure(None, text);
+        let origin = number.map(|number| Origin { epoch, number });
+        let event = NewEvent { origin, ..event };
         let recorded = self.record_error(event, change).await;
         self.own_turn = recorded.is_err();
         recorded
