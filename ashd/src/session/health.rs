@@ -1,10 +1,9 @@
 //! How the daemon is.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use super::api::Health;
 use super::service::Service;
 use crate::domain::Status;
+use crate::telemetry::metrics::labels::Resumed;
 
 impl Service {
     /// How the daemon is. What the store does not say is 0.
@@ -16,8 +15,8 @@ impl Service {
         let live_sandboxes = shared.sandboxes.live();
         let (running, warm) = (shared.registry.running(), shared.pool.ready());
         let of_sessions = live_sandboxes.saturating_sub(warm + shared.pool.starting());
-        let count = |resumes: &AtomicU64| resumes.load(Ordering::Relaxed);
-        let (cloud, fresh) = (count(&shared.cloud_resumes), count(&shared.fresh_resumes));
+        let resumes = |how| shared.metrics().resume_times.of(how).get_sample_count();
+        let (cloud, fresh) = (resumes(Resumed::Cloud), resumes(Resumed::Fresh));
         Health {
             sessions,
             live_sandboxes,
@@ -30,8 +29,8 @@ impl Service {
             rested: shared.ladder.rested(),
             times: shared.live().times,
             max_sandboxes: shared.options.max_sandboxes,
-            resume_warm_hits: count(&shared.warm_resumes),
-            resume_cold_hits: count(&shared.local_resumes) + cloud + fresh,
+            resume_warm_hits: resumes(Resumed::Warm),
+            resume_cold_hits: resumes(Resumed::Local) + cloud + fresh,
             resume_fresh_hits: fresh,
             resume_cloud_hits: cloud,
             uptime_s: self.started.elapsed().as_secs(),

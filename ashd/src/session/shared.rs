@@ -1,7 +1,7 @@
 //! What every session's driver uses.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -36,7 +36,6 @@ use crate::snapshot::Snapshots;
 use crate::store::{EventRange, Store, StoreError};
 use crate::telemetry::message;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::metrics::labels::Resumed;
 use crate::tree::{Tree, TreeError, TreeLimits};
 
 /// How long to wait for a sandbox that nobody uses to make room for another one. Whoever wants that one
@@ -112,11 +111,6 @@ pub(super) struct Shared {
     pub(super) places: Places,
     pub(super) happened: broadcast::Sender<Happened>,
     pub(super) shutting_down: AtomicBool,
-    /// Sessions that were resumed and are active again, by what was found. Each is counted once.
-    pub(super) warm_resumes: AtomicU64,
-    pub(super) local_resumes: AtomicU64,
-    pub(super) cloud_resumes: AtomicU64,
-    pub(super) fresh_resumes: AtomicU64,
     /// Sandboxes that are gone, and what they have written may not be on the disk.
     pub(super) resting: Arc<Gathering<(SessionId, SandboxId)>>,
     /// What was built, and is to be put on the disk.
@@ -152,17 +146,6 @@ impl Shared {
 
     pub(super) fn is_shutting_down(&self) -> bool {
         self.shutting_down.load(Ordering::Relaxed)
-    }
-
-    /// Counts a session that was resumed and is active again.
-    pub(super) fn count_resume(&self, how: Resumed) {
-        let resumes = match how {
-            Resumed::Warm => &self.warm_resumes,
-            Resumed::Local => &self.local_resumes,
-            Resumed::Cloud => &self.cloud_resumes,
-            Resumed::Fresh => &self.fresh_resumes,
-        };
-        resumes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Room for this sandbox, taken from then on. When as many live as may, one goes that nobody uses.

@@ -188,7 +188,7 @@ impl Driver {
             return Err(error.into());
         }
         fault::point("resume.recorded");
-        self.resume_ended(Some(resumed(found, conversation)));
+        self.times.resume_ended(Some(resumed(found, conversation)));
         self.idle.tasks_run(running.welcome.tasks);
         self.link = Some(running);
         self.counted = Some(counted);
@@ -257,7 +257,7 @@ impl Driver {
     /// Whoever waited for the launch, to run a command or for the session to be active again, waited in
     /// vain.
     fn refuse_launch(&mut self, why: &Refusal) {
-        self.resume_ended(None);
+        self.times.resume_ended(None);
         self.execs.refuse_waiting(why);
         for reply in std::mem::take(&mut self.resuming) {
             let _ = reply.send(Err(why.clone()));
@@ -370,12 +370,12 @@ impl Driver {
         };
         match result {
             Err(refusal) => {
-                self.resume_ended(None);
+                self.times.resume_ended(None);
                 let _ = reply.send(Err(refusal));
             }
             Ok(()) if self.state.sandbox == Sandbox::Launching => self.resuming.push(reply),
             Ok(()) => {
-                self.resume_ended(Some(Resumed::Warm));
+                self.times.resume_ended(Some(Resumed::Warm));
                 let _ = reply.send(Ok(self.view()));
             }
         }

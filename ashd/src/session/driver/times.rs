@@ -56,11 +56,11 @@ impl Times {
         self.resume.get_or_insert_with(Instant::now);
     }
 
-    /// The session is active again, or is not going to be. How it was resumed, if it was.
-    fn resume_ended(&mut self, how: Option<Resumed>) -> Option<Resumed> {
-        let (begun, how) = self.resume.take().zip(how)?;
-        since(self.metrics.resume_times.of(how), begun);
-        Some(how)
+    /// The session is active again, or is not going to be. So many are in each histogram as were resumed.
+    pub(super) fn resume_ended(&mut self, how: Option<Resumed>) {
+        if let (Some(begun), Some(how)) = (self.resume.take(), how) {
+            since(self.metrics.resume_times.of(how), begun);
+        }
     }
 }
 
@@ -77,13 +77,6 @@ impl Driver {
     pub(super) fn end_turn(&mut self, end: TurnEnd) {
         self.journal.end_turn();
         self.times.turn_ended(end);
-    }
-
-    /// The session is active again, or is not going to be.
-    pub(super) fn resume_ended(&mut self, how: Option<Resumed>) {
-        if let Some(how) = self.times.resume_ended(how) {
-            self.shared.count_resume(how);
-        }
     }
 }
 
@@ -190,13 +183,12 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let mut times = Times::new(metrics.clone(), Arc::default());
         times.resume_began();
-        assert_eq!(times.resume_ended(None), None);
-        assert_eq!(times.resume_ended(Some(Resumed::Warm)), None);
+        times.resume_ended(None);
+        times.resume_ended(Some(Resumed::Warm));
         assert_eq!(metrics.resume_times.of(Resumed::Warm).get_sample_count(), 0);
         times.resume_began();
         times.resume_began();
-        let how = resumed(Found::Objects, Conversation::Resumed);
-        assert_eq!(times.resume_ended(Some(how)), Some(Resumed::Cloud));
+        times.resume_ended(Some(resumed(Found::Objects, Conversation::Resumed)));
         assert_eq!(metrics.resume_times.of(Resumed::Cloud).get_sample_count(), 1);
     }
 }
