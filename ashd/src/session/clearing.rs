@@ -163,10 +163,13 @@ impl Shared {
 
     /// A place in the range of leased uids for a session that is to be made. When all are taken, that of a
     /// spare, or of a session at rest that can be cleared soon, which may take a few seconds.
+    ///
+    /// # Errors
+    /// [`Refusal::Capacity`] when there is none.
     pub(super) async fn take_new_slot(self: &Arc<Self>) -> Result<u32> {
         match self.take_any_slot().await {
-            Err(refusal) => self.cleared_slot().await.ok_or(refusal),
-            taken => taken,
+            Err(no_room) => self.cleared_slot().await.ok_or_else(|| self.refuse(no_room)),
+            Ok(slot) => Ok(slot),
         }
     }
 
@@ -328,6 +331,7 @@ mod tests {
     use crate::session::files::Origin;
     use crate::session::keeping::point_of;
     use crate::session::stage::Stage;
+    use crate::telemetry::metrics::labels::Want;
 
     const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -385,9 +389,11 @@ mod tests {
             sessions.push(resting(&stage, number).await);
         }
         assert!(shared.take_new_slot().await.is_err(), "nothing is ever cleared");
+        assert_eq!(shared.metrics().refused.of(Want::Uids).get(), 1);
         shared.live.write().unwrap().times = clear(9);
         assert_eq!(shared.take_new_slot().await.ok(), sessions[0].slot);
         assert_eq!(has_files(&stage, &sessions), [false, true, true, true]);
+        assert_eq!(shared.metrics().refused.of(Want::Uids).get(), 1, "that one has some");
     }
 
     /// Else each of those who are refused would look at all sessions, one after the other.

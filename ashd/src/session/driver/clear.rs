@@ -178,10 +178,10 @@ impl Driver {
         }
         let slot = match self.shared.take_any_slot().await {
             Ok(slot) => slot,
-            Err(refusal) => {
+            Err(no_room) => {
                 // Nobody waits for another driver here: that one may wait for this one.
                 self.shared.clearing.look_now();
-                return Err(refusal);
+                return Err(self.shared.refuse(no_room));
             }
         };
         // Till it is recorded, this says whose they are.

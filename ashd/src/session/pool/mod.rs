@@ -32,7 +32,9 @@ use super::driver::Claimed;
 use super::shared::Shared;
 use crate::domain::{Agent, AgentId, AgentName, Day, SandboxId, Session, Settings, Tenant};
 use crate::sandbox::Running;
+use crate::sandbox::admission::NoRoom;
 use crate::sandbox::limits::Limits;
+use crate::telemetry::metrics::labels::Want;
 
 pub(super) use keeper::keep_for_ever;
 pub(super) use shelves::Pool;
@@ -173,14 +175,15 @@ impl Shared {
         true
     }
 
-    /// A place in the range of leased uids that nobody has, not even a spare.
-    pub(super) fn take_slot(&self) -> Result<u32, Refusal> {
-        let taken = self.slots.take();
-        taken.map_err(|error| Refusal::Capacity { reason: error.to_string(), retry_after_s: 30 })
+    /// A place in the range of leased uids that nobody has, not even a spare. Not to have found one is no
+    /// refusal yet: that is for whoever asks for the last time to [count](Self::refuse).
+    pub(super) fn take_slot(&self) -> Result<u32, NoRoom> {
+        let taken = self.slots.take().map_err(|none| none.to_string());
+        taken.map_err(|reason| NoRoom { want: Want::Uids, reason, retry_after_s: 30 })
     }
 
     /// A place in the range of leased uids; when all are taken, that of a spare.
-    pub(super) async fn take_any_slot(&self) -> Result<u32, Refusal> {
+    pub(super) async fn take_any_slot(&self) -> Result<u32, NoRoom> {
         loop {
             match self.take_slot() {
                 // What comes back may be taken by the next spare.

@@ -180,7 +180,8 @@ async fn their_uids_are_for_whoever_needs_some() {
     assert!(slots[..2].contains(&taken) && shared.pool.ready() == 1);
     // There is one left for two.
     let (one, other) = tokio::join!(shared.take_any_slot(), shared.take_any_slot());
-    assert!(one.is_ok() && matches!(other, Err(Refusal::Capacity { .. })));
+    assert!(one.is_ok() && matches!(other, Err(NoRoom { want: Want::Uids, .. })));
+    assert_eq!(shared.metrics().refused.of(Want::Uids).get(), 0, "somebody else's may do");
     assert_eq!((shared.pool.ready(), shared.slots.used().len()), (0, slots.len()));
 }
 

@@ -222,6 +222,8 @@ words! {
         Memory = ["memory"],
         /// Processes and threads.
         Processes = ["processes"],
+        /// User ids that a session's files can belong to.
+        Uids = ["uids"],
     }
 
     /// What did not get to whom it was for.

@@ -9,6 +9,7 @@ use rustix::fs::{CWD, FileType, Mode};
 use super::*;
 use crate::domain::{Changed, SandboxId, Which};
 use crate::session::survey;
+use crate::telemetry::metrics::labels::Want;
 
 /// A session at rest, and the point that has all of its files.
 struct Resting {
@@ -203,6 +204,7 @@ async fn one_that_wants_uids_when_there_are_none_is_refused_and_loses_nothing() 
     while slots.take().is_ok() {}
     let refused = resting.driver.settle_files().await;
     assert!(matches!(refused, Err(Refusal::Capacity { .. })), "{refused:?}");
+    assert_eq!(resting.stage.shared.metrics().refused.of(Want::Uids).get(), 1);
     assert_eq!(resting.row().await.restore, Some(resting.point));
     resting.stage.shared.slots.give_back(2);
     resting.driver.settle_files().await.unwrap();
