@@ -20,12 +20,15 @@ pub(super) struct Times {
     turn: Option<Instant>,
     /// Whether the CLI has been heard of in the turn.
     is_heard: bool,
+    /// Whether somebody has asked for the turn to be interrupted.
+    is_interrupted: bool,
     resume: Option<Instant>,
 }
 
 impl Times {
     pub(super) fn new(metrics: Arc<Metrics>, first_call: Arc<FirstCall>) -> Times {
-        Times { metrics, first_call, turn: None, is_heard: false, resume: None }
+        let (turn, resume) = (None, None);
+        Times { metrics, first_call, turn, is_heard: false, is_interrupted: false, resume }
     }
 
     /// A turn has begun at this time, with a message that had come at that one.
@@ -33,7 +36,12 @@ impl Times {
         let waited = begun.saturating_duration_since(came);
         self.metrics.queue_wait.observe(waited.as_secs_f64());
         self.first_call.begin(begun);
-        (self.turn, self.is_heard) = (Some(begun), false);
+        (self.turn, self.is_heard, self.is_interrupted) = (Some(begun), false, false);
+    }
+
+    /// What runs is to be interrupted: the turn, or what the CLI does by itself.
+    pub(super) fn interrupted(&mut self) {
+        self.is_interrupted = self.turn.is_some();
     }
 
     fn turn_heard(&mut self) {
@@ -46,6 +54,11 @@ impl Times {
 
     fn turn_ended(&mut self, end: TurnEnd) {
         if let Some(begun) = self.turn.take() {
+            // The CLI's result of a turn that was interrupted says that it is an error.
+            let end = match end {
+                TurnEnd::Error if self.is_interrupted => TurnEnd::Interrupted,
+                end => end,
+            };
             since(self.metrics.turns.of(end), begun);
             self.first_call.end(Instant::now());
         }
@@ -176,6 +189,28 @@ mod tests {
         times.turn_ended(TurnEnd::Failed);
         times.turn_ended(TurnEnd::Failed);
         assert_eq!(count(), (1, 1, 1));
+    }
+
+    #[test]
+    fn only_the_turn_that_was_interrupted_is_none_that_failed() {
+        let metrics = Arc::new(Metrics::new());
+        let mut times = Times::new(metrics.clone(), Arc::default());
+        let mut ends = |interrupts: [bool; 2]| {
+            if interrupts[0] {
+                times.interrupted();
+            }
+            times.turn_began(Instant::now(), Instant::now());
+            if interrupts[1] {
+                times.interrupted();
+            }
+            times.turn_ended(TurnEnd::Error);
+            let count = |end| metrics.turns.of(end).get_sample_count();
+            [count(TurnEnd::Error), count(TurnEnd::Interrupted)]
+        };
+        // What the CLI did by itself before it is another matter.
+        assert_eq!(ends([true, false]), [1, 0]);
+        assert_eq!(ends([false, true]), [1, 1]);
+        assert_eq!(ends([false, false]), [2, 1]);
     }
 
     #[test]

@@ -302,6 +302,7 @@ impl Driver {
     /// Asks the CLI to interrupt what it runs.
     pub(super) fn interrupt(&mut self) {
         self.replay.interrupts = self.replay.active;
+        self.times.interrupted();
         if let Some(link) = &self.link {
             let _ = link.sender.interrupt(link.sender.next_id());
         }

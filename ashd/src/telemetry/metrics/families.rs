@@ -121,7 +121,8 @@ families! {
         time_to_model: Histogram = "ash_time_to_model_seconds" { unit: "seconds", buckets: FELT, }
         /// Time from the beginning of a turn until the first words of the CLI are in its stream.
         first_event: Histogram = "ash_first_event_seconds" { unit: "seconds", buckets: FELT, }
-        /// Time from the beginning of a turn until its end is on the disk.
+        /// Time from the beginning of a turn until its end is on the disk. One that somebody has interrupted, and
+        /// whose result is an error then, is `interrupted`.
         turns: Histograms<TurnEnd> = "ash_turn_seconds" {
             labels: &["outcome"],
             unit: "seconds",

@@ -114,7 +114,7 @@ words! {
         Result = ["result"],
         /// With a result that says that it is an error.
         Error = ["error"],
-        /// It was interrupted before the CLI had begun it.
+        /// It was interrupted: before the CLI had begun it, or with a result that says that it is an error.
         Interrupted = ["interrupted"],
         /// The CLI did not take it, or has ended it without a result.
         Failed = ["failed"],

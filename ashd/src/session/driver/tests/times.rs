@@ -26,6 +26,32 @@ async fn a_turn_is_measured_from_its_beginning_to_its_end() {
     assert_eq!(metrics.first_event.get_sample_count(), 1);
 }
 
+/// Users do so all the time, and it is nothing to be woken for.
+#[tokio::test]
+async fn one_that_was_interrupted_is_no_error() {
+    for (by_message, is_error, expected) in [
+        (false, true, TurnEnd::Interrupted),
+        (true, true, TurnEnd::Interrupted),
+        (false, false, TurnEnd::Result),
+    ] {
+        let (stage, mut driver, _bridge) = idle(Status::Active).await;
+        send(&mut driver).await.await.unwrap().unwrap();
+        if by_message {
+            let message = br#"{"content":"next","whenBusy":"interrupt"}"#;
+            let request = Message::read(message).unwrap().request;
+            driver.send(request, Reading::default(), oneshot::channel().0).await;
+        } else {
+            let (reply, _answer) = oneshot::channel();
+            driver.command(Command::Interrupt { reply }).await;
+        }
+        let result = format!(r#"{{"type":"result","is_error":{is_error}}}"#);
+        hear(&mut driver, Incoming::Line { number: 1, line: result.into() }).await;
+        let turns = &stage.shared.metrics().turns;
+        let measured = TurnEnd::ALL.iter().filter(|end| turns.of(**end).get_sample_count() > 0);
+        assert_eq!(measured.collect::<Vec<_>>(), [&expected]);
+    }
+}
+
 #[tokio::test]
 async fn and_one_that_has_no_result_by_how_it_ended() {
     let (stage, mut driver, _bridge) = idle(Status::Active).await;
