@@ -25,6 +25,13 @@ const SHORT: &[f64] = &[
 const FELT: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
+/// For what takes no time where nothing is in the way, and else as long as others take, or files from
+/// elsewhere, in seconds.
+const WAITED: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    120.0, 300.0, 600.0, 1800.0,
+];
+
 /// For what a model takes, in seconds.
 const LONG: &[f64] =
     &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0];
@@ -109,13 +116,13 @@ families! {
         resume_times: Histograms<Resumed> = "ash_resume_seconds" {
             labels: &["path", "source"],
             unit: "seconds",
-            buckets: SHORT,
+            buckets: WAITED,
         }
     }
     "Turns" {
         /// Time from when a message comes until its turn begins: behind other turns, of its session and of
         /// others when no place is free, and behind the sandbox when one has to be made.
-        queue_wait: Histogram = "ash_queue_wait_seconds" { unit: "seconds", buckets: LONG, }
+        queue_wait: Histogram = "ash_queue_wait_seconds" { unit: "seconds", buckets: WAITED, }
         /// Time from the beginning of a turn until the broker has the head of its first request to the
         /// model that was answered.
         time_to_model: Histogram = "ash_time_to_model_seconds" { unit: "seconds", buckets: FELT, }

@@ -152,6 +152,25 @@ async fn what_fails_is_not_measured() {
     assert!(metrics.text().contains(line), "{}", metrics.text());
 }
 
+/// Of those whom a launch kept waiting the dashboard says how long, and of those whom nothing did as well.
+#[test]
+fn whoever_is_served_at_once_and_whoever_waits_long_are_told_apart() {
+    let metrics = Metrics::new();
+    for seconds in [0.0005, 45.0, 1000.0] {
+        metrics.queue_wait.observe(seconds);
+        metrics.resume_times.of(Resumed::Cloud).observe(seconds);
+    }
+    let text = metrics.text();
+    for (family, labels) in
+        [("ash_queue_wait", ""), ("ash_resume", "path=\"cold\",source=\"cloud\",")]
+    {
+        for (le, count) in [("0.001", 1), ("30", 1), ("60", 2), ("1800", 3)] {
+            let line = format!("{family}_seconds_bucket{{{labels}le=\"{le}\"}} {count}\n");
+            assert!(text.contains(&line), "{line:?} is not in {text}");
+        }
+    }
+}
+
 #[test]
 fn the_reference_is_what_users_read() {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
