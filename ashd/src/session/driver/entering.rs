@@ -31,6 +31,7 @@ pub(super) type Entering = Pin<Box<dyn Future<Output = Result<Entry, Refusal>> +
 impl Driver {
     /// Has a sandbox made, for whoever waits for it.
     pub(super) fn launch(&mut self) {
+        self.times.launch_began(self.state.resuming);
         self.writes.let_by();
         self.ask_for_sandbox();
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::replay::read_stubbornly;
-use super::times::resumed;
+use super::times::{resumed, source_of};
 use super::{Driver, Replay, Reply, RunningCli, refusal};
 use crate::domain::{Changed, EventKind, Session, SessionChange, Status, TurnOptions};
 use crate::fault;
@@ -188,7 +188,9 @@ impl Driver {
             return Err(error.into());
         }
         fault::point("resume.recorded");
-        self.times.resume_ended(Some(resumed(found, conversation)));
+        let source = source_of(found, conversation);
+        self.times.resume_ended(Some(resumed(source)));
+        self.times.launch_ended(source);
         self.idle.tasks_run(running.welcome.tasks);
         self.link = Some(running);
         self.counted = Some(counted);

@@ -1,5 +1,5 @@
-//! How long the parts of a turn take, and a resume. Of what a daemon before this one has begun it is not
-//! known, and nothing is measured.
+//! How long the parts of a turn take, and a session's way back to a sandbox. Of what a daemon before this
+//! one has begun it is not known, and nothing is measured.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::Driver;
 use crate::session::api::Frame;
 use crate::session::cli::Conversation;
 use crate::session::keeping::Found;
-use crate::telemetry::metrics::labels::{Resumed, TurnEnd};
+use crate::telemetry::metrics::labels::{ColdSource, Resumed, TurnEnd};
 use crate::telemetry::metrics::{Metrics, since};
 
 /// What is under way, and since when.
@@ -23,12 +23,14 @@ pub(super) struct Times {
     /// Whether somebody has asked for the turn to be interrupted.
     is_interrupted: bool,
     resume: Option<Instant>,
+    /// Since when a sandbox is being made for a message or a command.
+    wake: Option<Instant>,
 }
 
 impl Times {
     pub(super) fn new(metrics: Arc<Metrics>, first_call: Arc<FirstCall>) -> Times {
-        let (turn, resume) = (None, None);
-        Times { metrics, first_call, turn, is_heard: false, is_interrupted: false, resume }
+        let (turn, resume, wake) = (None, None, None);
+        Times { metrics, first_call, turn, is_heard: false, is_interrupted: false, resume, wake }
     }
 
     /// A turn has begun at this time, with a message that had come at that one.
@@ -75,6 +77,19 @@ impl Times {
             since(self.metrics.resume_times.of(how), begun);
         }
     }
+
+    /// A sandbox is to be made: for a message or a command, or because the session is resumed. What became
+    /// of the one before does not matter any more: what fails is not measured.
+    pub(super) fn launch_began(&mut self, is_resumed: bool) {
+        self.wake = (!is_resumed).then(Instant::now);
+    }
+
+    /// The session has the sandbox; its files were there.
+    pub(super) fn launch_ended(&mut self, source: ColdSource) {
+        if let Some(begun) = self.wake.take() {
+            since(self.metrics.wakes.of(source), begun);
+        }
+    }
 }
 
 impl Driver {
@@ -104,12 +119,21 @@ pub(super) fn end_of(outcome: TurnOutcome) -> TurnEnd {
     }
 }
 
-/// How a session was resumed that has a new sandbox.
-pub(super) fn resumed(found: Found, conversation: Conversation) -> Resumed {
+/// Where the files of a session were that has a new sandbox.
+pub(super) fn source_of(found: Found, conversation: Conversation) -> ColdSource {
     match (conversation, found) {
-        (Conversation::Lost, _) => Resumed::Fresh,
-        (_, Found::Objects) => Resumed::Cloud,
-        (_, Found::Place | Found::Store) => Resumed::Local,
+        (Conversation::Lost, _) => ColdSource::Fresh,
+        (_, Found::Objects) => ColdSource::Cloud,
+        (_, Found::Place | Found::Store) => ColdSource::Local,
+    }
+}
+
+/// How a session was resumed whose files were there.
+pub(super) fn resumed(source: ColdSource) -> Resumed {
+    match source {
+        ColdSource::Local => Resumed::Local,
+        ColdSource::Cloud => Resumed::Cloud,
+        ColdSource::Fresh => Resumed::Fresh,
     }
 }
 
@@ -223,7 +247,23 @@ mod tests {
         assert_eq!(metrics.resume_times.of(Resumed::Warm).get_sample_count(), 0);
         times.resume_began();
         times.resume_began();
-        times.resume_ended(Some(resumed(Found::Objects, Conversation::Resumed)));
+        times.resume_ended(Some(resumed(source_of(Found::Objects, Conversation::Resumed))));
         assert_eq!(metrics.resume_times.of(Resumed::Cloud).get_sample_count(), 1);
+    }
+
+    #[test]
+    fn nor_is_a_launch_that_fails_or_that_somebody_resumes() {
+        let metrics = Arc::new(Metrics::new());
+        let mut times = Times::new(metrics.clone(), Arc::default());
+        let count = || metrics.wakes.of(ColdSource::Local).get_sample_count();
+        // It came to nothing.
+        times.launch_began(false);
+        times.launch_began(true);
+        times.launch_ended(ColdSource::Local);
+        assert_eq!(count(), 0);
+        times.launch_began(false);
+        times.launch_ended(ColdSource::Local);
+        times.launch_ended(ColdSource::Local);
+        assert_eq!(count(), 1);
     }
 }

@@ -118,6 +118,13 @@ families! {
             unit: "seconds",
             buckets: WAITED,
         }
+        /// Time from when a message or a command has a sandbox made for a session that has none until it
+        /// is there, by where the session's files were, as above. Sessions that are resumed are not in it.
+        wakes: Histograms<ColdSource> = "ash_wake_seconds" {
+            labels: &["source"],
+            unit: "seconds",
+            buckets: WAITED,
+        }
     }
     "Turns" {
         /// Time from when a message comes until its turn begins: behind other turns, of its session and of

@@ -9,6 +9,7 @@ use ash_journey::{Client, Options, skip};
 use serde_json::{Value, json};
 
 use crate::killed::points::POINTS;
+use crate::metrics::is_counted;
 use crate::support::{Talk, both_engines};
 
 /// Runs for ever beside whatever else there is, and leaves its pid.
@@ -104,6 +105,7 @@ fn an_idle_sandbox_ends_and_the_next_message_has_all_that_was(options: Options) 
     let told = talk.ask("[[history]]")?;
     ensure!(told.contains("echo kept"), "{told}");
     ensure!(talk.shell("cat file")? == "kept");
+    is_counted(&talk, "ash_wake_seconds_count{source=\"local\"}")?;
 
     ensure!(talk.api.turn_to(&talk.session, "pause")? == "paused");
     talk.wait_for("total", 0)?;

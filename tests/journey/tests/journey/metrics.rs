@@ -73,6 +73,7 @@ fn what_sessions_do_is_counted_and_measured() -> Result<()> {
         ("ash_resume_cold_total{source=\"local\"}", 1.0),
         ("ash_resume_seconds_count{path=\"warm\",source=\"none\"}", 1.0),
         ("ash_resume_seconds_count{path=\"cold\",source=\"local\"}", 1.0),
+        ("ash_wake_seconds_count{source=\"local\"}", 0.0),
         ("ash_sandboxes_lost_total", 0.0),
         ("ash_active_sessions", 1.0),
         ("ash_sessions{status=\"active\"}", 1.0),

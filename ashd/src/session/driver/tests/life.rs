@@ -8,6 +8,7 @@ use crate::session::admission::Entry;
 use crate::session::api::Happened;
 use crate::session::stage::{LAUNCHES, handle};
 use crate::store::StoreError;
+use crate::telemetry::metrics::labels::{ColdSource, Resumed};
 
 /// As many sandboxes as may be made at a time are being made.
 async fn all_launches(stage: &Stage) -> Vec<Entry> {
@@ -100,6 +101,48 @@ async fn who_waits_for_a_launch_that_takes_long_has_a_stream() {
     assert!(matches!(first.try_recv(), Ok(Ok(_))));
     let mut second = send(&mut driver).await;
     assert!(matches!(second.try_recv(), Ok(Ok(_))), "who comes then knows as well");
+}
+
+#[tokio::test]
+async fn it_is_measured_how_long_who_needs_a_sandbox_waits_for_it() {
+    for is_command in [false, true] {
+        let (stage, mut driver) = cold().await;
+        let wakes = &stage.shared.metrics().wakes;
+        let measured = |source| wakes.of(source).get_sample_count();
+        // What fails is not measured.
+        let _refused = send(&mut driver).await;
+        driver.stand_back();
+        driver.launched(Err(Refusal::Sandbox("there is no room".to_owned()))).await;
+        assert_eq!(measured(ColdSource::Local), 0);
+        let (reply, _ran) = oneshot::channel();
+        let mut answer = None;
+        if is_command {
+            let request = ExecRequest::new("true", None).unwrap();
+            driver.command(Command::Exec { request, reply }).await;
+        } else {
+            answer = Some(send(&mut driver).await);
+        }
+        driver.stand_back();
+        let (running, _bridge) = linked().await;
+        driver.launched(Ok(life(running))).await;
+        assert_eq!((measured(ColdSource::Local), measured(ColdSource::Cloud)), (1, 0));
+        drop(answer);
+    }
+}
+
+/// That is measured as a resume.
+#[tokio::test]
+async fn but_not_of_whoever_resumes_it() {
+    let (stage, mut driver, _bridge) = idle(Status::Paused).await;
+    driver.state = State::cold(Status::Paused, 4);
+    let (reply, _resumed) = oneshot::channel();
+    driver.command(Command::Resume { reply }).await;
+    driver.stand_back();
+    let (running, _bridge) = linked().await;
+    driver.launched(Ok(life(running))).await;
+    let metrics = stage.shared.metrics();
+    assert_eq!(metrics.resume_times.of(Resumed::Local).get_sample_count(), 1);
+    assert_eq!(metrics.wakes.of(ColdSource::Local).get_sample_count(), 0);
 }
 
 #[tokio::test]
