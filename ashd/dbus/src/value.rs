@@ -89,7 +89,7 @@ pub struct Health {
     pub freezes: Option<u64>,
     /// After how many milliseconds in which nobody uses a sandbox its agent stands still; 0: never.
     pub freeze_after_ms: Option<u64>,
-    /// After how many it gives its memory back; 0: never.
+    /// After how many it gives its memory back; 0: never, as without swap, or where no agent stands still.
     pub reclaim_after_ms: Option<u64>,
     /// After how many the sandbox is saved and ended; 0: never.
     pub idle_timeout_ms: Option<u64>,

@@ -187,7 +187,7 @@ pub struct Health {
     pub cold: u64,
     /// What became of sandboxes that nobody used.
     pub rested: Rested,
-    /// When they take which step.
+    /// When they take which step, without those that are never taken.
     pub times: Times,
     /// The most sandboxes that may live.
     pub max_sandboxes: u64,

@@ -27,7 +27,7 @@ impl Service {
             pre_warm_hits: shared.pool.hits(),
             cold: may_have_sandbox.saturating_sub(of_sessions),
             rested: shared.ladder.rested(),
-            times: shared.live().times,
+            times: shared.times(),
             max_sandboxes: shared.options.max_sandboxes,
             resume_warm_hits: resumes(Resumed::Warm),
             resume_cold_hits: resumes(Resumed::Local) + cloud + fresh,
@@ -46,8 +46,11 @@ impl Service {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::domain::Session;
+    use crate::session::api::Times;
     use crate::session::stage::Stage;
 
     #[tokio::test]
@@ -61,5 +64,16 @@ mod tests {
         let counts = Status::ALL.map(|status| health.sessions.of(status));
         assert_eq!((counts, health.sessions.all()), ([0, 2, 1, 0, 1, 0], 4));
         assert_eq!(health.cold, 3, "those that have ended never get a sandbox again");
+    }
+
+    #[tokio::test]
+    async fn a_step_that_is_never_taken_has_no_time() {
+        let stage = Stage::set().await;
+        // Whatever the machine has of swap: nobody stands still.
+        let cool = Some(Duration::from_secs(9));
+        let times = Times { reclaim: Some(Duration::from_secs(5)), cool, ..Times::default() };
+        stage.shared.live.write().unwrap().times = times;
+        let shown = stage.service.health().await.times;
+        assert_eq!(shown, Times { cool, ..Times::default() });
     }
 }

@@ -71,6 +71,14 @@ pub(super) fn leaving(candidates: &[Candidate]) -> Vec<SessionId> {
 }
 
 impl Times {
+    /// Without what is never done however it is configured.
+    pub(super) fn feasible(self, has_swap: bool) -> Times {
+        // Without swap the kernel would only drop what has to be read again, and nobody takes memory from
+        // an agent that runs.
+        let is_feasible = has_swap && self.freeze.is_some();
+        Times { reclaim: self.reclaim.filter(|_| is_feasible), ..self }
+    }
+
     /// The step of a sandbox that is as far down and has done nothing for so long.
     fn next(&self, rung: Rung, idle: Duration) -> Option<Step> {
         let is_over = |after: Option<Duration>| after.is_some_and(|after| idle >= after);
@@ -181,6 +189,16 @@ mod tests {
         let expected = [3, 1, 4, 0].map(|place| all[place].session);
         assert_eq!(leaving(&all), expected);
         assert_eq!(leaving(&[]), []);
+    }
+
+    #[test]
+    fn memory_is_given_back_into_swap_and_by_those_that_stand_still() {
+        let times = times();
+        assert_eq!(times.feasible(true), times);
+        let never = Times { reclaim: None, ..times };
+        assert_eq!(times.feasible(false), never);
+        let awake = Times { freeze: None, ..times };
+        assert_eq!(awake.feasible(true), Times { freeze: None, ..never });
     }
 
     #[test]

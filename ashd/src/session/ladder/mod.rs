@@ -291,10 +291,8 @@ impl Shared {
     }
 
     /// When sandboxes take a step, as it is configured and can be done now.
-    fn times(&self) -> Times {
-        let times = self.live().times;
-        // Without swap the kernel would only drop what has to be read again.
-        Times { reclaim: times.reclaim.filter(|_| admission::has_swap()), ..times }
+    pub(super) fn times(&self) -> Times {
+        self.live().times.feasible(admission::has_swap())
     }
 
     /// Has a sandbox take a step that may take long beside everything else, if nothing has happened in it
