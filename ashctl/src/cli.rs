@@ -83,9 +83,10 @@ pub(crate) enum Command {
     /// Of those that the daemon has in memory. On a terminal it goes on until Ctrl-C; else it is
     /// one table.
     ///
-    /// Two lines above it are of sandboxes that nobody uses: after which time they stand still (frozen),
-    /// give their memory back (reclaimed) and end, how many take each step at a look, and for how long a
-    /// task in the background keeps one from it; and what that has saved.
+    /// Lines above it are of sandboxes that nobody uses: after which time they stand still (frozen), give
+    /// their memory back (reclaimed) and end, and the files of a session without one are removed (cleared),
+    /// how many take each step at a look, and for how long a task in the background keeps one from it; what
+    /// that has saved; and how many are kept warm.
     ///
     /// SANDBOX says what a session's sandbox does: running; background, which is nothing but a task of the
     /// CLI's; waiting, frozen or reclaimed. It says cleared when there is none and the files are in a

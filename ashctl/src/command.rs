@@ -175,7 +175,7 @@ fn refusals(refused: &HashMap<String, u64>) -> Option<String> {
 }
 
 /// How the daemon is, when all is well.
-fn overview(version: &str, health: &Health) -> [Vec<String>; 7] {
+fn overview(version: &str, health: &Health) -> Vec<Vec<String>> {
     let minutes = health.uptime / 60;
     let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
     let sandboxes = format!(
@@ -197,21 +197,17 @@ fn overview(version: &str, health: &Health) -> [Vec<String>; 7] {
         health.evictions,
         top::bytes(health.reclaimed_bytes)
     );
-    if let (Some(cleared), Some(bytes)) = (health.cleared, health.cleared_bytes) {
-        idle += &format!("; {cleared} cleared of their files, {}", top::bytes(bytes));
-    }
-    [
+    idle += &top::cleared(health).unwrap_or_default();
+    let mut rows = vec![
         row("ashd", format!("{version}, up {days} d {hours} h {minutes} min")),
         row("sessions", format!("{} active", health.active_sessions)),
         row("turns", turns),
         row("sandboxes", sandboxes),
-        row("launches", launches),
-        row("idle", idle),
-        row(
-            "resumes",
-            format!("{} warm, {} cold", health.resume_warm_hits, health.resume_cold_hits),
-        ),
-    ]
+    ];
+    rows.extend(top::warm(health).map(|warm| row("warm", warm)));
+    let resumes = format!("{} warm, {} cold", health.resume_warm_hits, health.resume_cold_hits);
+    rows.extend([row("launches", launches), row("idle", idle), row("resumes", resumes)]);
+    rows
 }
 
 /// Looks without the daemon, through `ashd fsck`, which refuses when a daemon runs that has no bus.

@@ -15,7 +15,7 @@ pub(crate) fn parsed(text: &str) -> Value {
 }
 
 pub(crate) fn health(version: &str, health: &Health) -> Value {
-    json!({
+    let mut shown = json!({
         "version": version,
         "activeSessions": health.active_sessions,
         "liveSandboxes": health.live_sandboxes,
@@ -53,7 +53,14 @@ pub(crate) fn health(version: &str, health: &Health) -> Value {
         "reclaimed": health.reclaimed,
         "freezes": health.freezes,
         "idle": idle(health),
-    })
+    });
+    // One more each, and the macro would recurse deeper than the compiler lets it.
+    for (key, number) in
+        [("warm", health.warm), ("preWarmHits", health.pre_warm_hits), ("maxWarm", health.max_warm)]
+    {
+        shown[key] = number.into();
+    }
+    shown
 }
 
 /// When sandboxes that nobody uses take which step, as `/health` has it; nothing from a daemon of before.
@@ -64,6 +71,7 @@ fn idle(health: &Health) -> Option<Value> {
             "freezeAfterMs": step(health.freeze_after_ms),
             "reclaimAfterMs": step(health.reclaim_after_ms),
             "timeoutMs": step(health.idle_timeout_ms),
+            "clearAfterMs": step(health.clear_after_ms),
             "backgroundMs": health.background_ms,
             "perTick": per_tick,
         })

@@ -81,25 +81,31 @@ async fn refresh(context: &mut Context, interval: Duration) -> Result<(), Failur
     }
 }
 
-/// What becomes of sandboxes that nobody uses; nothing, when the daemon does not say.
+/// What becomes of sandboxes that nobody uses, and which wait for somebody; nothing, when the daemon does not
+/// say.
 async fn head(bus: &Bus) -> Vec<String> {
     match bus.manager.status().await {
-        Ok(health) => times(&health).into_iter().chain([saved(&health)]).collect(),
+        Ok(health) => {
+            let warm = warm(&health).map(|warm| format!("warm   {warm}"));
+            times(&health).into_iter().chain([saved(&health)]).chain(warm).collect()
+        }
         Err(_) => vec![],
     }
 }
 
 /// When they take which step. Daemons of before do not tell.
 fn times(health: &Health) -> Option<String> {
+    let step = |(what, ms): (&str, u64)| match ms {
+        0 => format!("never {what}"),
+        ms => format!("{what} after {}", span(ms)),
+    };
     let steps = [
         ("frozen", health.freeze_after_ms?),
         ("reclaimed", health.reclaim_after_ms?),
         ("ended", health.idle_timeout_ms?),
     ];
-    let steps = steps.map(|(what, ms)| match ms {
-        0 => format!("never {what}"),
-        ms => format!("{what} after {}", span(ms)),
-    });
+    let cleared = health.clear_after_ms.map(|ms| ("cleared", ms));
+    let steps: Vec<_> = steps.into_iter().chain(cleared).map(step).collect();
     let background = match health.background_ms? {
         0 => "not held".to_owned(),
         ms => format!("held for {}", span(ms)),
@@ -113,14 +119,27 @@ fn saved(health: &Health) -> String {
     let reclaimed = health.reclaimed.map(|count| format!(", {count} reclaimed"));
     let freezes = health.freezes.map(|times| format!("{times} freezes, "));
     format!(
-        "saved  {} frozen{}; since the start {}{} given back, {} ended, {} of them for others",
+        "saved  {} frozen{}; since the start {}{} given back, {} ended, {} of them for others{}",
         health.frozen,
         reclaimed.unwrap_or_default(),
         freezes.unwrap_or_default(),
         bytes(health.reclaimed_bytes),
         health.cooled,
-        health.evictions
+        health.evictions,
+        cleared(health).unwrap_or_default()
     )
+}
+
+/// How many sessions have given their files back till now, as the end of a list of what was saved.
+pub(super) fn cleared(health: &Health) -> Option<String> {
+    let (count, size) = (health.cleared?, health.cleared_bytes?);
+    Some(format!("; {count} cleared of their files, {}", bytes(size)))
+}
+
+/// What there is of sandboxes that wait for sessions that are yet to be made. Daemons of before do not tell.
+pub(super) fn warm(health: &Health) -> Option<String> {
+    let (warm, most, hits) = (health.warm?, health.max_warm?, health.pre_warm_hits?);
+    Some(format!("{warm} of at most {most} ready, {hits} taken since the start"))
 }
 
 /// Characters of a line and lines that the terminal shows, as far as it says.
@@ -258,6 +277,7 @@ mod tests {
         let expected =
             "saved  3 frozen; since the start 0B given back, 2 ended, 1 of them for others";
         assert_eq!(saved(&before), expected);
+        assert_eq!(warm(&before), None);
         let health = Health {
             freeze_after_ms: Some(0),
             reclaim_after_ms: Some(0),
@@ -269,6 +289,26 @@ mod tests {
         let expected = "idle   never frozen, never reclaimed, ended after 30min; 5 at a look; \
                         background not held";
         assert_eq!(times(&health).as_deref(), Some(expected));
+        let health = Health {
+            clear_after_ms: Some(172_800_000),
+            cleared: Some(4),
+            cleared_bytes: Some(1536),
+            warm: Some(1),
+            pre_warm_hits: Some(7),
+            max_warm: Some(16),
+            ..health
+        };
+        let shown = times(&health).unwrap();
+        assert!(shown.contains(", ended after 30min, cleared after 2d; 5 at a look"), "{shown}");
+        let shown = saved(&health);
+        assert!(
+            shown.ends_with("1 of them for others; 4 cleared of their files, 1.5KiB"),
+            "{shown}"
+        );
+        let expected = "1 of at most 16 ready, 7 taken since the start";
+        assert_eq!(warm(&health).as_deref(), Some(expected));
+        let never = Health { clear_after_ms: Some(0), ..health };
+        assert!(times(&never).unwrap().contains(", never cleared; "), "0 is never");
     }
 
     #[test]

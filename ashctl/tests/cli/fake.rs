@@ -276,7 +276,7 @@ impl Manager {
     async fn status(&self) -> Health {
         Health {
             active_sessions: 2,
-            live_sandboxes: 1,
+            live_sandboxes: 2,
             frozen: 1,
             cold: 1,
             reclaimed_bytes: 90 << 20,
@@ -302,6 +302,12 @@ impl Manager {
             idle_timeout_ms: Some(0),
             background_ms: Some(14_400_000),
             per_tick: Some(20),
+            clear_after_ms: Some(172_800_000),
+            cleared: Some(3),
+            cleared_bytes: Some(1536 << 20),
+            warm: Some(1),
+            pre_warm_hits: Some(8),
+            max_warm: Some(16),
             ..Health::default()
         }
     }

@@ -19,7 +19,7 @@ pub struct Health {
     pub live_sandboxes: u64,
     /// Of those, running a turn.
     pub running: u64,
-    /// Beside those, starting.
+    /// Starting; some of them are alive already.
     pub warming: u64,
     /// Of those alive, agents that stand still because nobody uses them.
     pub frozen: u64,
@@ -98,6 +98,15 @@ pub struct Health {
     pub background_ms: Option<u64>,
     /// The most sandboxes that take each of these steps at one look.
     pub per_tick: Option<u64>,
+    /// After how many milliseconds in which nobody uses it the files of a session without a sandbox are
+    /// removed; 0: never. Absent, as the next three, from a daemon of before them.
+    pub clear_after_ms: Option<u64>,
+    /// Of the sandboxes alive, those that wait for a session that is yet to be made.
+    pub warm: Option<u64>,
+    /// Sessions that began in one of these since the start.
+    pub pre_warm_hits: Option<u64>,
+    /// The most of them that there may be.
+    pub max_warm: Option<u64>,
 }
 
 /// What `Manager.Deploy` may be told beside the folder.

@@ -158,6 +158,10 @@ fn the_reference_names_every_member() {
         idle_timeout_ms: Some(0),
         background_ms: Some(0),
         per_tick: Some(0),
+        clear_after_ms: Some(0),
+        warm: Some(0),
+        pre_warm_hits: Some(0),
+        max_warm: Some(0),
         ..Default::default()
     };
     let carry = || Message::signal("/", "org.example.Example", "Carry").unwrap();

@@ -120,6 +120,10 @@ pub(super) fn health(health: api::Health) -> Health {
         idle_timeout_ms: Some(ms(health.times.cool)),
         background_ms: Some(ms(Some(health.times.background))),
         per_tick: Some(health.times.at_once as u64),
+        clear_after_ms: Some(ms(health.times.clear)),
+        warm: Some(health.warm),
+        pre_warm_hits: Some(health.pre_warm_hits),
+        max_warm: Some(health.max_warm),
         ..admitted(&health.admission)
     }
 }
@@ -343,6 +347,21 @@ mod tests {
         assert_eq!(found.refused, HashMap::from(refused));
         let none = admitted(&api::Admitted::default());
         assert_eq!(none, Health::default());
+    }
+
+    #[test]
+    fn what_is_kept_warm_is_told_and_when_files_are_removed() {
+        let clear = Some(Duration::from_secs(9));
+        let found = health(api::Health {
+            times: api::Times { clear, ..api::Times::default() },
+            warm: 1,
+            pre_warm_hits: 7,
+            max_warm: 16,
+            ..api::Health::default()
+        });
+        assert_eq!(found.clear_after_ms, Some(9000));
+        let warm = (found.warm, found.pre_warm_hits, found.max_warm);
+        assert_eq!(warm, (Some(1), Some(7), Some(16)));
     }
 
     #[test]

@@ -139,6 +139,8 @@ pub(super) struct Pool {
     pub(super) resume_cold_cloud_hits: u64,
     pub(super) resume_cold_fresh_hits: u64,
     pub(super) pre_warm_hits: u64,
+    /// The most that may be warm.
+    pub(super) max_warm: u64,
     /// Of those that wait: agents that stand still.
     pub(super) frozen: u64,
     /// Of those: agents that have given their memory back.
@@ -210,6 +212,7 @@ pub(super) fn pool(health: &Health) -> Pool {
         resume_cold_cloud_hits: health.resume_cloud_hits,
         resume_cold_fresh_hits: health.resume_fresh_hits,
         pre_warm_hits: health.pre_warm_hits,
+        max_warm: health.max_warm,
         frozen: rested.frozen,
         reclaimed: rested.reclaimed,
         freezes: rested.freezes,
@@ -282,6 +285,7 @@ mod tests {
             },
             warm: 1,
             pre_warm_hits: 8,
+            max_warm: 16,
             waiting: 2,
             max_sandboxes: 100,
             resume_warm_hits: 7,
@@ -309,7 +313,7 @@ mod tests {
                     "total": 5, "cold": 6, "warming": 1, "warm": 1, "waiting": 2, "running": 2,
                     "maxCapacity": 100, "resumeWarmHits": 7, "resumeColdHits": 3,
                     "resumeColdLocalHits": 2, "resumeColdCloudHits": 0, "resumeColdFreshHits": 1,
-                    "preWarmHits": 8, "frozen": 2, "reclaimed": 1, "freezes": 8,
+                    "preWarmHits": 8, "maxWarm": 16, "frozen": 2, "reclaimed": 1, "freezes": 8,
                     "reclaimedBytes": 0, "cooled": 4, "evictions": 0, "cleared": 3,
                     "clearedBytes": 512,
                 },

@@ -54,6 +54,7 @@ fn tell(metrics: &Metrics, health: &Health) {
     }
     let pool = health::pool(health);
     set(&metrics.pool_max, pool.max_capacity);
+    set(&metrics.pool_max_warm, pool.max_warm);
     for (state, number) in [
         (PoolState::Cold, pool.cold),
         (PoolState::Warming, pool.warming),
@@ -228,6 +229,7 @@ mod tests {
             warming: 1,
             warm: 1,
             pre_warm_hits: 3,
+            max_warm: 16,
             cold: 6,
             rested: Rested {
                 frozen: 2,
@@ -281,6 +283,7 @@ mod tests {
                 "ash_sessions{status=\"ended\"} 4",
                 "ash_sessions{status=\"paused\"} 0",
                 "ash_pool_max_capacity 100",
+                "ash_pool_max_warm 16",
                 "ash_pool_sandboxes{state=\"warming\"} 1",
                 "ash_pool_sandboxes{state=\"waiting\"} 2",
                 "ash_pool_sandboxes{state=\"running\"} 2",

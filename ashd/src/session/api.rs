@@ -167,7 +167,7 @@ pub struct LogLine {
 }
 
 /// How the daemon is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Health {
     /// Sessions by status, all tenants.
     pub sessions: SessionCounts,
@@ -183,6 +183,8 @@ pub struct Health {
     pub warm: u64,
     /// Sessions that began in one of these.
     pub pre_warm_hits: u64,
+    /// The most of them that there may be.
+    pub max_warm: u64,
     /// Sessions that are active or paused and have no sandbox, all tenants.
     pub cold: u64,
     /// What became of sandboxes that nobody used.

@@ -25,6 +25,7 @@ impl Service {
             warming: shared.launching.all().len() as u64 + shared.pool.starting(),
             warm,
             pre_warm_hits: shared.pool.hits(),
+            max_warm: shared.options.max_spares,
             cold: may_have_sandbox.saturating_sub(of_sessions),
             rested: shared.ladder.rested(),
             times: shared.times(),

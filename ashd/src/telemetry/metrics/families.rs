@@ -87,6 +87,8 @@ families! {
         resting_background: IntGauge = "ash_resting_background_seconds" { unit: "seconds", }
         /// The most sandboxes that may live.
         pool_max: IntGauge = "ash_pool_max_capacity" {}
+        /// The most sandboxes that may be kept warm.
+        pool_max_warm: IntGauge = "ash_pool_max_warm" {}
         /// Time from when a sandbox is asked for until its bridge answers.
         spawns: Histogram = "ash_spawn_seconds" { unit: "seconds", buckets: SHORT, }
         /// Parts of that time, and laying out the folder of a new session before it. What fails is not
