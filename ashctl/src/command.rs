@@ -155,7 +155,7 @@ async fn status(context: &mut Context) -> Result<(), Failure> {
     }
     if !health.pressure.is_empty() {
         let short = health.pressure.join(", ");
-        context.out.line(&format!("short: tasks stand still for want of {short}"))?;
+        context.out.line(&format!("short: this machine has too little of {short}"))?;
     }
     if let Some(refused) = refusals(&health.refused) {
         context.out.line(&refused)?;

@@ -287,7 +287,7 @@ impl Manager {
             launches_running: 1,
             launches_waiting: 5,
             launches_max: 4,
-            pressure: vec!["memory".into(), "io".into()],
+            pressure: vec!["memory".into(), "processes".into()],
             refused: [("disk", 0), ("memory", 2), ("launches", 1)]
                 .map(|(of, times)| (of.to_owned(), times))
                 .into(),

@@ -45,7 +45,7 @@ pub struct Health {
     pub launches_waiting: u64,
     /// The most that may be made at a time.
     pub launches_max: u64,
-    /// What the machine is short of, as the kernel says: of `cpu`, `memory` and `io`.
+    /// What the machine is short of: of `cpu`, `memory`, `io` and `processes`.
     pub pressure: Vec<String>,
     /// How often something was refused since the start for want of room, by what there was too little of.
     pub refused: HashMap<String, u64>,

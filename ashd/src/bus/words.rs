@@ -135,9 +135,7 @@ fn ms(time: Option<Duration>) -> u64 {
 
 /// What of how the daemon is has to do with admission; all else is nothing.
 fn admitted(admitted: &api::Admitted) -> Health {
-    let api::Admitted { turns, launches, pressure, refused } = admitted;
-    let api::Pressure { cpu, memory, io } = *pressure;
-    let short = [("cpu", cpu), ("memory", memory), ("io", io)];
+    let api::Admitted { turns, launches, short, refused } = admitted;
     Health {
         turns_running: turns.taken,
         turns_waiting: turns.waiting,
@@ -145,7 +143,7 @@ fn admitted(admitted: &api::Admitted) -> Health {
         launches_running: launches.taken,
         launches_waiting: launches.waiting,
         launches_max: launches.max,
-        pressure: short.iter().filter(|(_, is)| *is).map(|(of, _)| (*of).to_owned()).collect(),
+        pressure: short.iter().map(|of| of.as_str().to_owned()).collect(),
         refused: refused.iter().map(|(of, times)| ((*of).to_owned(), *times)).collect(),
         ..Health::default()
     }
@@ -336,13 +334,13 @@ mod tests {
         let found = admitted(&api::Admitted {
             turns: api::Places { max: 32, taken: 2, waiting: 3 },
             launches: api::Places { max: 4, taken: 1, waiting: 5 },
-            pressure: api::Pressure { cpu: false, memory: true, io: true },
+            short: vec![api::Scarce::Memory, api::Scarce::Processes],
             refused: vec![("disk", 1), ("turns", 0)],
         });
         let turns = [found.turns_running, found.turns_waiting, found.turns_max];
         let launches = [found.launches_running, found.launches_waiting, found.launches_max];
         assert_eq!((turns, launches), ([2, 3, 32], [1, 5, 4]));
-        assert_eq!(found.pressure, ["memory", "io"]);
+        assert_eq!(found.pressure, ["memory", "processes"]);
         let refused = [("disk", 1), ("turns", 0)].map(|(of, times)| (of.to_owned(), times));
         assert_eq!(found.refused, HashMap::from(refused));
         let none = admitted(&api::Admitted::default());

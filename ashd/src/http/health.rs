@@ -11,7 +11,8 @@ use serde::Serialize;
 use super::context::Context;
 use super::error::json;
 use crate::domain::Status;
-use crate::session::api::{self, Admitted, Gone, Health, Times};
+use crate::session::api::{self, Admitted, Gone, Health, Scarce, Times};
+use crate::telemetry::metrics::labels::Word as _;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -45,7 +46,8 @@ struct Shape<'a> {
 struct Admission {
     turns: Places,
     launches: Places,
-    pressure: Pressure,
+    /// Of what the machine can be short of, whether it is.
+    pressure: BTreeMap<&'static str, bool>,
     /// How often, by what there was too little of.
     refused: BTreeMap<&'static str, u64>,
 }
@@ -58,21 +60,13 @@ struct Places {
     max: u64,
 }
 
-/// What the machine is short of.
-#[derive(Serialize)]
-struct Pressure {
-    cpu: bool,
-    memory: bool,
-    io: bool,
-}
-
 impl From<&Admitted> for Admission {
     fn from(admitted: &Admitted) -> Admission {
-        let api::Pressure { cpu, memory, io } = admitted.pressure;
+        let is_short = |of: &Scarce| (of.as_str(), admitted.short.contains(of));
         Admission {
             turns: admitted.turns.into(),
             launches: admitted.launches.into(),
-            pressure: Pressure { cpu, memory, io },
+            pressure: Scarce::ALL.iter().map(is_short).collect(),
             refused: admitted.refused.iter().copied().collect(),
         }
     }
@@ -256,7 +250,7 @@ mod tests {
         Admitted {
             turns: api::Places { max: 32, taken: 2, waiting: 3 },
             launches: api::Places { max: 2, taken: 1, waiting: 0 },
-            pressure: api::Pressure { memory: true, ..api::Pressure::default() },
+            short: vec![Scarce::Memory, Scarce::Processes],
             refused: vec![("disk", 0), ("turns", 4)],
         }
     }
@@ -326,7 +320,7 @@ mod tests {
                 "admission": {
                     "turns": { "running": 2, "waiting": 3, "max": 32 },
                     "launches": { "running": 1, "waiting": 0, "max": 2 },
-                    "pressure": { "cpu": false, "memory": true, "io": false },
+                    "pressure": { "cpu": false, "memory": true, "io": false, "processes": true },
                     "refused": { "disk": 0, "turns": 4 },
                 },
             })

@@ -19,7 +19,7 @@ use super::health;
 use crate::domain::Status;
 use crate::session::api::Health;
 use crate::telemetry::metrics::labels::{
-    ColdSource, Denied, Eviction, Gated, PoolState, Resting, ResumePath, Verb,
+    ColdSource, Denied, Eviction, Gated, PoolState, Resting, ResumePath, Scarce, Verb, Word as _,
 };
 use crate::telemetry::metrics::{Metrics, Route, TEXT_FORMAT, follow, set};
 use crate::telemetry::psi;
@@ -72,6 +72,9 @@ fn tell(metrics: &Metrics, health: &Health) {
         set(metrics.admission_running.of(what), places.taken);
         set(metrics.admission_waiting.of(what), places.waiting);
         set(metrics.admission_limit.of(what), places.max);
+    }
+    for of in Scarce::ALL {
+        set(metrics.admission_short.of(*of), admission.short.contains(of).into());
     }
     follow(metrics.resumes.of(ResumePath::Warm), pool.resume_warm_hits);
     follow(metrics.resumes.of(ResumePath::Cold), pool.resume_cold_hits);
@@ -262,6 +265,7 @@ mod tests {
             admission: Admitted {
                 turns: Places { max: 32, taken: 2, waiting: 3 },
                 launches: Places { max: 2, taken: 1, waiting: 0 },
+                short: vec![Scarce::Processes],
                 ..Admitted::default()
             },
         }
@@ -303,6 +307,8 @@ mod tests {
                 "ash_admission_running{what=\"launches\"} 1",
                 "ash_admission_waiting{what=\"turns\"} 3",
                 "ash_admission_limit{what=\"turns\"} 32",
+                "ash_admission_short{resource=\"memory\"} 0",
+                "ash_admission_short{resource=\"processes\"} 1",
                 "ash_resume_total{path=\"warm\"} 7",
                 "ash_resume_total{path=\"cold\"} 4",
                 "ash_resume_total{path=\"prewarm\"} 3",

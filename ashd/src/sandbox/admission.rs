@@ -64,6 +64,24 @@ pub struct Strain {
     pub pids: [Option<(u64, u64)>; 2],
 }
 
+impl Strain {
+    /// Whether there is too little memory.
+    pub fn lacks_memory(&self) -> bool {
+        self.is_pressed || self.memory_free < self.memory_reserve
+    }
+
+    /// Whether few more processes could be made.
+    pub fn lacks_processes(&self) -> bool {
+        self.crowded().is_some()
+    }
+
+    /// How many processes there are, and can be, where that is nearly as many.
+    fn crowded(&self) -> Option<(u64, u64)> {
+        let mut known = self.pids.into_iter().flatten();
+        known.find(|(used, most)| most.saturating_sub(*used) < reserved_pids(*most))
+    }
+}
+
 /// Says no while one more sandbox would be too much, which passes.
 pub fn ease(strain: &Strain) -> Result<(), NoRoom> {
     if strain.memory_free < strain.memory_reserve {
@@ -73,11 +91,9 @@ pub fn ease(strain: &Strain) -> Result<(), NoRoom> {
         let reason = "this machine is short of memory: work stands still for want of it";
         return no(Want::Memory, reason.to_owned(), 10);
     }
-    for (used, most) in strain.pids.into_iter().flatten() {
-        if most.saturating_sub(used) < reserved_pids(most) {
-            let reason = format!("this machine is short of processes: {used} of {most} are there");
-            return no(Want::Processes, reason, 10);
-        }
+    if let Some((used, most)) = strain.crowded() {
+        let reason = format!("this machine is short of processes: {used} of {most} are there");
+        return no(Want::Processes, reason, 10);
     }
     Ok(())
 }
@@ -187,6 +203,7 @@ mod tests {
     fn what_passes_is_waited_for() {
         let calm = Strain { memory_free: 9, memory_reserve: 9, ..Strain::default() };
         assert_eq!(ease(&calm), Ok(()));
+        assert!(!calm.lacks_memory() && !calm.lacks_processes());
         assert_eq!(ease(&Strain { pids: [Some((24, 32)), Some((0, 1 << 20))], ..calm }), Ok(()));
         let cases = [
             (Strain { memory_free: 8, ..calm }, "short of memory: 0 MiB free"),
@@ -198,6 +215,8 @@ mod tests {
         for (strain, words) in cases {
             let no = ease(&strain).unwrap_err();
             assert!(no.reason.contains(words) && no.retry_after_s > 0, "{no:?}");
+            let lacks = (strain.lacks_memory(), strain.lacks_processes());
+            assert_eq!(lacks, (no.want == Want::Memory, no.want == Want::Processes), "{no:?}");
         }
     }
 

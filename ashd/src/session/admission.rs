@@ -13,7 +13,7 @@ use super::shared::{MAKING_ROOM, Shared, Taken};
 use super::standing::Line;
 use crate::domain::{SandboxId, Tenant};
 use crate::sandbox::admission::{NoRoom, Strain, ease, memory_available, pids};
-use crate::telemetry::metrics::labels::{Want, Word as _};
+use crate::telemetry::metrics::labels::{Scarce, Want, Word as _};
 
 /// How often it is looked whether there is room again: of memory and processes nobody tells.
 const LOOK: Duration = Duration::from_millis(250);
@@ -271,9 +271,21 @@ impl Shared {
         Admitted {
             turns: self.gates.turns.counts(),
             launches: self.gates.launches.counts(),
-            pressure: self.sandboxes.pressure(),
+            short: self.short(),
             refused: Want::ALL.iter().map(refused).collect(),
         }
+    }
+
+    /// What the machine is short of.
+    fn short(&self) -> Vec<Scarce> {
+        let (pressure, strain) = (self.sandboxes.pressure(), self.strain());
+        let is_short = |of: &Scarce| match of {
+            Scarce::Cpu => pressure.cpu,
+            Scarce::Memory => strain.lacks_memory(),
+            Scarce::Io => pressure.io,
+            Scarce::Processes => strain.lacks_processes(),
+        };
+        Scarce::ALL.iter().copied().filter(is_short).collect()
     }
 
     /// What cannot be read does not stand in the way.
@@ -365,11 +377,13 @@ mod tests {
         };
         stage.shared.sandboxes.press(Pressure { memory: true, ..Pressure::default() });
         tokio::time::timeout(LONG, is(1)).await.unwrap();
+        assert_eq!(stage.shared.admitted().short, [Scarce::Memory]);
         let _running = turns.enter(&tenant);
         let Entered::Waiting(mut ticket) = turns.enter(&tenant) else { panic!("there are two") };
         // Of what else is short a turn needs little.
         stage.shared.sandboxes.press(Pressure { cpu: true, io: true, memory: false });
         tokio::time::timeout(LONG, is(TURNS as u64)).await.unwrap();
+        assert_eq!(stage.shared.admitted().short, [Scarce::Cpu, Scarce::Io]);
         assert!(tokio::time::timeout(LONG, ticket.granted()).await.unwrap().is_some());
         following.abort();
     }
@@ -383,7 +397,9 @@ mod tests {
         for (pids, places) in [("28", TURNS as u64), ("29", 1), ("1", TURNS as u64)] {
             std::fs::write(groups.join("pids.current"), pids).unwrap();
             let short = stage.shared.fit_gates();
-            assert_eq!(stage.shared.admitted().turns.max, places, "{short:?}");
+            let admitted = stage.shared.admitted();
+            assert_eq!(admitted.turns.max, places, "{short:?}");
+            assert_eq!(admitted.short.contains(&Scarce::Processes), short.is_some());
             assert!(short.is_none_or(|short| short.want == Want::Processes));
         }
     }

@@ -15,7 +15,7 @@ use crate::store::StoreError;
 pub use super::copies::Copying;
 pub use super::ladder::{Rested, Times};
 pub use super::retention::Gone;
-pub use crate::sandbox::pressure::Pressure;
+pub use crate::telemetry::metrics::labels::Scarce;
 
 /// On whose behalf a verb is called.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -225,7 +225,7 @@ pub struct Admitted {
     /// Sandboxes that are being made.
     pub launches: Places,
     /// What the machine is short of.
-    pub pressure: Pressure,
+    pub short: Vec<Scarce>,
     /// How often something was refused since the start, by what there was too little of; each has its
     /// word, also when it is 0.
     pub refused: Vec<(&'static str, u64)>,

@@ -10,7 +10,7 @@ use prometheus::{
 use super::family::{Counters, Family, Gauges, Histograms, next};
 use super::labels::{
     Class, ColdSource, Denied, Dropped, Eviction, Exhausted, Gated, PoolState, Resting, ResumePath,
-    Resumed, SpawnPhase, TokenKind, TurnEnd, Want,
+    Resumed, Scarce, SpawnPhase, TokenKind, TurnEnd, Want,
 };
 use super::table::{Declared, Group, Traits, families};
 use crate::domain::Status;
@@ -154,6 +154,10 @@ families! {
         /// How many of them may run at a time: fewer turns while memory or processes are short, and half as
         /// many launches while turns lack processors or disks.
         admission_limit: Gauges<Gated> = "ash_admission_limit" { labels: &["what"], }
+        /// What the machine is short of: 1, else 0. For want of `memory` or `processes` whoever needs a sandbox
+        /// waits, and fewer turns begin; for want of `cpu` or `io` fewer sandboxes are made at a time while
+        /// turns run.
+        admission_short: Gauges<Scarce> = "ash_admission_short" { labels: &["resource"], }
         /// What was refused for want of room, by what there was too little of.
         refused: Counters<Want> = "ash_refused_total" { labels: &["reason"], }
     }

@@ -226,6 +226,18 @@ words! {
         Uids = ["uids"],
     }
 
+    /// What a machine can be short of for a while.
+    Scarce {
+        /// Processors: tasks stand still for want of them.
+        Cpu = ["cpu"],
+        /// Memory: tasks stand still for want of it, or less is left than must stay free.
+        Memory = ["memory"],
+        /// Disks: tasks stand still for want of them.
+        Io = ["io"],
+        /// Processes and threads: few more could be made.
+        Processes = ["processes"],
+    }
+
     /// What did not get to whom it was for.
     Dropped {
         /// Readers of a stream that fell behind what is kept in memory, and go on in the store.
@@ -290,6 +302,13 @@ impl Verb {
 }
 
 impl Want {
+    /// It in a word.
+    pub fn as_str(self) -> &'static str {
+        self.values()[0]
+    }
+}
+
+impl Scarce {
     /// It in a word.
     pub fn as_str(self) -> &'static str {
         self.values()[0]
