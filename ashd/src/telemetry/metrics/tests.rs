@@ -228,7 +228,11 @@ fn the_dashboard_and_the_manual_ask_for_what_there_is() {
     let ladder = ["ash_resting_sandboxes", "ash_freezes_total", "ash_reclaimed_bytes_total"];
     let states =
         ["ash_sessions", "ash_pool_sandboxes", "ash_pressure_ratio", "ash_evictions_total"];
-    let missing: Vec<_> = ladder.iter().chain(&states).filter(|it| !shown.contains(**it)).collect();
+    let cleared = ["ash_cleared_sessions_total", "ash_cleared_bytes_total"];
+    let gates = ["running", "waiting", "limit", "short"].map(|it| format!("ash_admission_{it}"));
+    let gates = gates.iter().map(String::as_str);
+    let wanted = ladder.into_iter().chain(states).chain(cleared).chain(gates);
+    let missing: Vec<_> = wanted.filter(|it| !shown.contains(*it)).collect();
     assert!(missing.is_empty(), "{missing:?}");
     assert!(alarms.len() > 3, "{alarms:?}");
     for alarm in &alarms {
