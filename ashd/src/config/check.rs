@@ -58,6 +58,7 @@ impl<'a> Check<'a> {
         self.rates(config);
         self.run_dir(config);
         self.uids(config);
+        self.sandbox(config);
         self.admission(config);
         self.model(config);
         self.model_key(config);
@@ -107,6 +108,10 @@ impl<'a> Check<'a> {
     }
 
     fn retention(&mut self, config: &Config) {
+        if config.snapshots.collect_every.is_zero() {
+            let reason = "must be longer than 0s; with a long time, like 365d, it is hardly done";
+            self.refuse("snapshots.collect_every", reason);
+        }
         if config.retention.every.is_zero() {
             self.refuse("retention.every", "must be longer than 0s; 0s as an age removes nothing");
         }
@@ -137,6 +142,35 @@ impl<'a> Check<'a> {
         // The last two numbers mean "nobody" to the kernel.
         if count < 4 || base.checked_add(count).is_none_or(|end| end > u32::MAX - 1) {
             self.refuse("sandbox.uid_count", "must be 4 or more, and end below 4294967294");
+        }
+    }
+
+    /// None of these means "no limit" with 0: no session would ever begin.
+    fn sandbox(&mut self, config: &Config) {
+        let sandbox = &config.sandbox;
+        for (key, number, of_what) in [
+            ("sandbox.max", u64::from(sandbox.max), "sandboxes"),
+            ("sandbox.memory", sandbox.memory.0, "memory"),
+            ("sandbox.pids", u64::from(sandbox.pids), "processes"),
+            ("sandbox.tmpfs", sandbox.tmpfs.0, "room for files"),
+            ("sandbox.file_size", sandbox.file_size.0, "room for files"),
+        ] {
+            if number == 0 {
+                self.refuse(key, format!("must be above 0; without {of_what} no session begins"));
+            }
+        }
+        for (key, time) in [
+            ("sandbox.ready_timeout", sandbox.ready_timeout),
+            ("sandbox.cli_timeout", sandbox.cli_timeout),
+        ] {
+            if time.is_zero() {
+                self.refuse(key, "must be longer than 0s; in no time nothing starts");
+            }
+        }
+        // It is told in whole seconds.
+        if sandbox.orphan_timeout.as_secs() == 0 {
+            let reason = "must be 1s or longer; sandboxes are to outlive a restart of the daemon";
+            self.refuse("sandbox.orphan_timeout", reason);
         }
     }
 

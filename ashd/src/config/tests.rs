@@ -129,6 +129,28 @@ fn all_problems_are_told_at_once() {
 }
 
 #[test]
+fn what_could_never_work_is_refused() {
+    for (section, line, reason) in [
+        ("sandbox", "max = 0", "must be above 0; without sandboxes no session begins"),
+        ("sandbox", "memory = \"0MiB\"", "must be above 0; without memory no session begins"),
+        ("sandbox", "pids = 0", "must be above 0; without processes no session begins"),
+        ("sandbox", "tmpfs = 0", "must be above 0; without room for files no session begins"),
+        ("sandbox", "file_size = 0", "must be above 0; without room for files no session begins"),
+        ("sandbox", "ready_timeout = \"0s\"", "must be longer than 0s"),
+        ("sandbox", "cli_timeout = \"0ms\"", "must be longer than 0s"),
+        ("sandbox", "orphan_timeout = \"999ms\"", "must be 1s or longer"),
+        ("snapshots", "collect_every = \"0s\"", "must be longer than 0s"),
+    ] {
+        let (key, _) = line.split_once(" = ").unwrap();
+        let problems = Dir::new(&format!("[{section}]\n{line}\n")).problems(&[]);
+        let expected = format!("ashd.toml:2: {section}.{key}: {reason}");
+        assert!(problems.len() == 1 && problems[0].starts_with(&expected), "{problems:?}");
+    }
+    let least = "[sandbox]\nmax = 1\npids = 1\norphan_timeout = \"1s\"\nready_timeout = \"1ms\"\n";
+    assert_eq!(Dir::new(least).load(&[]).unwrap().sandbox.max, 1);
+}
+
+#[test]
 fn broken_files_are_told_with_their_lines() {
     let dir = Dir::new("[http]\nport = \nhost = oops\n[http]\n");
     dir.write("ashd.toml.d/x.toml", "[http]\nport = 70000\n", 0o644);
