@@ -22,6 +22,7 @@ use crate::sandbox::cgroup::Frozen;
 use crate::session::api::Refusal;
 use crate::session::ladder::{Place, Rung, Step};
 use crate::session::machine::{Effect, Event, State, Turn};
+use crate::telemetry::metrics::labels::Eviction;
 
 /// How long the broker may take to say who waits for the model. A message for the session waits meanwhile.
 const ANSWER: Duration = Duration::from_millis(500);
@@ -62,6 +63,8 @@ impl Drop for Reclaim {
 
 /// A sandbox that ends when its files are saved and all that its agent has said was heard.
 struct Cooling {
+    /// What it ends for.
+    why: Eviction,
     saved: oneshot::Receiver<Result<Point, Refusal>>,
     is_saved: bool,
     /// The number of the answer that comes behind all that was said.
@@ -218,7 +221,8 @@ impl Driver {
                 let _ = reply.send(stands);
             }
             Step::Reclaim => self.give_memory_back(reply),
-            Step::Cool => self.cool(reply).await,
+            Step::Cool => self.cool(Eviction::Idle, reply).await,
+            Step::GiveWay => self.cool(Eviction::Capacity, reply).await,
         }
     }
 
@@ -299,7 +303,7 @@ impl Driver {
     }
 
     /// Has the sandbox end when it is saved as it is now, and all that its agent has said was heard.
-    async fn cool(&mut self, reply: oneshot::Sender<bool>) {
+    async fn cool(&mut self, why: Eviction, reply: oneshot::Sender<bool>) {
         let froze = self.idle.still.is_none();
         if !self.stand_still().await {
             let _ = reply.send(false);
@@ -313,7 +317,7 @@ impl Driver {
         };
         let (tell, saved) = oneshot::channel();
         self.wish(Wish::new(None, tell)).await;
-        self.idle.cooling = Some(Cooling { saved, is_saved: false, awaited, froze, reply });
+        self.idle.cooling = Some(Cooling { why, saved, is_saved: false, awaited, froze, reply });
     }
 
     /// Ends a sandbox that is saved, or leaves it when it cannot be saved or is used again.
@@ -372,9 +376,10 @@ impl Driver {
             }
         };
         let cooling = self.idle.cooling.take();
+        let why = cooling.as_ref().map_or(Eviction::Idle, |cooling| cooling.why);
         // Something of it may be left, which was logged: it has ended all the same.
         let _ = self.perform(effects).await;
-        self.shared.ladder.has_cooled();
+        self.shared.ladder.has_cooled(why);
         fault::point("idle.ended");
         tracing::info!(ash_session = %self.session.id, "an idle sandbox was saved and ended");
         if let Some(Cooling { reply, .. }) = cooling {

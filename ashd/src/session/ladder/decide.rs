@@ -36,6 +36,8 @@ pub(in crate::session) enum Step {
     Reclaim,
     /// It is saved and ended.
     Cool,
+    /// The same before its time: another one needs its room.
+    GiveWay,
 }
 
 /// A sandbox that may take a step.

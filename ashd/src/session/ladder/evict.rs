@@ -4,7 +4,6 @@
 //! that nobody has used for long enough: saved, and for good only when nothing began meanwhile. Its session
 //! has another one with its next message.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -38,8 +37,7 @@ impl Shared {
                 if left.is_zero() {
                     return false;
                 }
-                if self.take_step(session, Step::Cool, left).await {
-                    self.ladder.evictions.fetch_add(1, Ordering::Relaxed);
+                if self.take_step(session, Step::GiveWay, left).await {
                     tracing::info!(ash_session = %session, "an idle sandbox made room for another");
                     return true;
                 }
@@ -214,7 +212,7 @@ mod tests {
 
         /// Does as it is told, which is to end.
         async fn goes(mut self, stage: &Stage) {
-            let Some(Command::Rest { step: Step::Cool, reply }) = self.asked.recv().await else {
+            let Some(Command::Rest { step: Step::GiveWay, reply }) = self.asked.recv().await else {
                 panic!("it is not asked to end")
             };
             drop(self.counted);
@@ -235,7 +233,6 @@ mod tests {
         assert!(counted.is_ok());
         assert_eq!(stage.shared.gates.owners.of(&owner).tenant, 2);
         assert!(theirs.asked.try_recv().is_err() && fresh.asked.try_recv().is_err());
-        assert_eq!(stage.shared.ladder.rested().evictions, 1);
     }
 
     #[tokio::test]
@@ -273,7 +270,6 @@ mod tests {
         let owner = (own.session.tenant.clone(), own.session.agent.clone());
         let (counted, ()) = tokio::join!(stage.shared.count(&owner), own.goes(&stage));
         assert!(counted.is_ok() && other.asked.try_recv().is_err());
-        assert_eq!(stage.shared.ladder.rested().evictions, 1);
     }
 
     #[tokio::test]

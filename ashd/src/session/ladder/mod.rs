@@ -38,6 +38,7 @@ use super::owners::Owner;
 use super::shared::Shared;
 use crate::domain::{AgentName, SandboxId, Session, SessionId, Tenant};
 use crate::sandbox::admission;
+use crate::telemetry::metrics::labels::Eviction;
 
 /// Sandboxes that take a step at the same time, of those that may take long and of the others.
 const AT_ONCE: usize = 4;
@@ -122,7 +123,8 @@ pub(super) struct Ladder {
     known: Mutex<Known>,
     freezes: AtomicU64,
     reclaimed_bytes: AtomicU64,
-    cooled: AtomicU64,
+    /// Sandboxes that were saved and ended, because nobody had used them for long and to make room.
+    idled: AtomicU64,
     evictions: AtomicU64,
     cleared: AtomicU64,
     cleared_bytes: AtomicU64,
@@ -191,9 +193,14 @@ impl Ladder {
         self.reclaimed_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A sandbox was saved and ended.
-    pub(super) fn has_cooled(&self) {
-        self.cooled.fetch_add(1, Ordering::Relaxed);
+    /// A sandbox was saved and ended. It counts for one reason at once: whoever reads never finds one that
+    /// has ended for none, or for the other.
+    pub(super) fn has_cooled(&self, why: Eviction) {
+        let count = match why {
+            Eviction::Idle => &self.idled,
+            Eviction::Capacity => &self.evictions,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The files of a session at rest were removed, so many bytes, and its uids were given back.
@@ -207,13 +214,14 @@ impl Ladder {
         let places = self.places();
         let down = |rung| places.iter().filter(|(_, place)| place.rung == rung).count() as u64;
         let reclaimed = down(Rung::Reclaimed);
+        let evictions = self.evictions.load(Ordering::Relaxed);
         Rested {
             frozen: down(Rung::Frozen) + down(Rung::Kept) + reclaimed,
             reclaimed,
             freezes: self.freezes.load(Ordering::Relaxed),
             reclaimed_bytes: self.reclaimed_bytes.load(Ordering::Relaxed),
-            cooled: self.cooled.load(Ordering::Relaxed),
-            evictions: self.evictions.load(Ordering::Relaxed),
+            cooled: self.idled.load(Ordering::Relaxed) + evictions,
+            evictions,
             cleared: self.cleared.load(Ordering::Relaxed),
             cleared_bytes: self.cleared_bytes.load(Ordering::Relaxed),
         }

@@ -84,7 +84,12 @@ impl Resting {
 
     /// Has it begin to end, and hears that this was all its agent has said.
     async fn cool(&mut self) -> oneshot::Receiver<bool> {
-        let taken = self.rest(Step::Cool).await;
+        self.end(Step::Cool).await
+    }
+
+    /// The same with this step.
+    async fn end(&mut self, step: Step) -> oneshot::Receiver<bool> {
+        let taken = self.rest(step).await;
         let id = self.asked(Kind::Drain).await;
         hear(&mut self.driver, Incoming::Drained { id }).await;
         taken
@@ -307,6 +312,19 @@ async fn a_sandbox_is_saved_and_then_ends_and_the_next_message_makes_another() {
     assert_eq!(stage.shared.store.points(driver.session.id).await.unwrap().len(), 1);
     let _answer = send(&mut driver).await;
     assert_eq!(driver.state.sandbox, Sandbox::Launching);
+}
+
+#[tokio::test]
+async fn one_that_has_ended_is_counted_with_why() {
+    for (step, expected) in [(Step::Cool, (1, 0)), (Step::GiveWay, (1, 1))] {
+        let mut resting = Resting::set().await;
+        let taken = resting.end(step).await;
+        resting.driver.finish_saving().await;
+        resting.driver.tend().await;
+        assert_eq!(taken.await, Ok(true), "{step:?}");
+        let rested = resting.stage.shared.ladder.rested();
+        assert_eq!((rested.cooled, rested.evictions), expected, "{step:?}");
+    }
 }
 
 #[tokio::test]
