@@ -139,7 +139,7 @@ enum Stop {
 }
 
 impl Fate {
-    /// The bound that the body crossed.
+    /// What was wrong with the body: it crossed a bound, or broke off.
     pub(crate) fn fault(&self) -> Option<Problem> {
         self.fault.get().cloned()
     }
@@ -168,7 +168,11 @@ impl Body for Upload {
                 // Nothing more is read of a body that went wrong.
                 this.flow = None;
                 match stop {
-                    Stop::Http(error) => Error::Http(error),
+                    Stop::Http(error) => {
+                        // Else it would look as if the model API had not answered.
+                        this.fate.fault.get_or_init(Problem::broken_off);
+                        Error::Http(error)
+                    }
                     Stop::Bound(problem) => {
                         this.fate.fault.get_or_init(|| problem);
                         Error::Bound

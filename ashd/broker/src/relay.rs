@@ -48,6 +48,9 @@ pub(crate) async fn answer(
             if problem.is_refusal() {
                 seat.house.refuse();
             }
+            if let Some(failure) = problem.failure() {
+                seat.house.fail(failure);
+            }
             fate.drain().await;
             problem.into_response().map(|body| Answer::Whole(Some(body)))
         }
@@ -188,7 +191,7 @@ impl Bill {
 
 impl Drop for Bill {
     fn drop(&mut self) {
-        // Counting tokens is free, and a call without an answer has no price.
+        // Counting tokens is free, and a call without an answer has no price: it is counted as a failure.
         let Some((status, request_id)) = self.answer.take() else { return };
         if self.call == Call::CountTokens {
             return;

@@ -17,10 +17,13 @@ use tokio_seqpacket::{UnixSeqpacket, UnixSeqpacketListener};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::control::{Ask, Event, Outcome, Packet, Peer, Request, Settings, Word, receive, send};
+use crate::control::{
+    Ask, Event, Failures, Outcome, Packet, Peer, Request, Settings, Word, receive, send,
+};
 use crate::gate::{self, Gates};
 use crate::key;
 use crate::outbox::Outbox;
+use crate::problem::Failure;
 use crate::upstream::{self, Upstream};
 
 /// Sandboxes in one answer to a list request: 44 bytes each, well inside a packet.
@@ -76,6 +79,8 @@ pub(crate) struct House {
     emptied: Notify,
     /// Requests of sandboxes that were refused.
     refused: AtomicU64,
+    /// Those that got no answer of the model API.
+    failed: Mutex<Failures>,
     /// The sandboxes' connections; taken when they are to come to their end.
     connections: Mutex<Option<GracefulShutdown>>,
 }
@@ -92,6 +97,7 @@ impl House {
             guests: AtomicUsize::new(0),
             emptied: Notify::new(),
             refused: AtomicU64::new(0),
+            failed: Mutex::default(),
         }
     }
 
@@ -117,6 +123,23 @@ impl House {
     /// A sandbox was refused something.
     pub(crate) fn refuse(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A sandbox got no answer of the model API.
+    pub(crate) fn fail(&self, failure: Failure) {
+        let mut failed = self.failed();
+        let count = match failure {
+            Failure::NotReady => &mut failed.not_ready,
+            Failure::NoKey => &mut failed.no_key,
+            Failure::Unreachable => &mut failed.unreachable,
+            Failure::BadAnswer => &mut failed.bad_answer,
+            Failure::Silent => &mut failed.silent,
+        };
+        *count += 1;
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Failures> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A sandbox's connection begins.
@@ -351,7 +374,8 @@ fn list(house: &House, gates: &Gates, after: Option<Uuid>) -> Outcome {
     let sandboxes = page.into_iter().map(|(sandbox, _)| sandbox).collect();
     let has_key = Some(house.key().is_some());
     let refused = Some(house.refused.load(Ordering::Relaxed));
-    Outcome::Granted { sandboxes, more, has_key, asking, refused }
+    let failed = Some(*house.failed());
+    Outcome::Granted { sandboxes, more, has_key, asking, refused, failed }
 }
 
 fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd, Refusal> {

@@ -34,7 +34,7 @@ use crate::telemetry::message;
 use self::grants::Grant;
 use self::reports::Reports;
 pub use self::setup::{BrokerError, BrokerSetup, ModelKey};
-pub use ash_broker::control::{Limits, Peer, Settings, Usage};
+pub use ash_broker::control::{Failures, Limits, Peer, Settings, Usage};
 
 /// How long a grant waits for a broker that is being started anew.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -11,12 +11,12 @@ use tokio::time::{MissedTickBehavior, sleep};
 use super::service::Service;
 use super::shared::Shared;
 use crate::domain::{SandboxId, SessionId, Timestamp};
-use crate::sandbox::broker::Usage as Seen;
+use crate::sandbox::broker::{Failures, Usage as Seen};
 use crate::store::{StoreError, Usage};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::metrics::labels::{Class, Denied, TokenKind};
+use crate::telemetry::metrics::labels::{Class, Denied, TokenKind, Unanswered};
 
-/// How often the broker is asked what it has refused.
+/// How often the broker is asked what it has refused, and what got no answer.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
 
 /// Calls whose usage is being added at a time. While the store stands still further ones wait where the
@@ -119,17 +119,49 @@ pub(super) async fn account(shared: Arc<Shared>, mut calls: mpsc::Receiver<Seen>
     }
 }
 
-/// Counts what the broker refuses, as long as the daemon lives.
+/// Counts what the broker refuses, and what gets no answer, as long as the daemon lives.
 pub(super) async fn count_refusals(shared: Arc<Shared>) {
     let mut pulse = tokio::time::interval(ASKED_EVERY);
     pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // A broker outlives daemons: what it has refused by now the one before this has counted.
-    let mut before = shared.sandboxes.refused().await.unwrap_or(0);
+    // A broker outlives daemons: what it has counted by now the one before this has.
+    let mut told = Told::default();
+    told.hear(shared.sandboxes.refused().await, shared.sandboxes.failed().await);
     while !shared.is_shutting_down() {
         pulse.tick().await;
-        let Some(refused) = shared.sandboxes.refused().await else { continue };
-        shared.metrics().denied.of(Denied::Broker).inc_by(new_since(before, refused));
-        before = refused;
+        let (refused, failed) = (shared.sandboxes.refused().await, shared.sandboxes.failed().await);
+        told.count(shared.metrics(), (refused, failed));
+    }
+}
+
+/// What the broker has said last.
+#[derive(Default)]
+struct Told {
+    refused: u64,
+    failed: Failures,
+}
+
+impl Told {
+    /// Remembers what is said. What is not stays as it was.
+    fn hear(&mut self, refused: Option<u64>, failed: Option<Failures>) {
+        self.refused = refused.unwrap_or(self.refused);
+        self.failed = failed.unwrap_or(self.failed);
+    }
+
+    /// Counts what is new of it.
+    fn count(&mut self, metrics: &Metrics, (refused, failed): (Option<u64>, Option<Failures>)) {
+        let (was_refused, was) = (self.refused, self.failed);
+        self.hear(refused, failed);
+        let now = self.failed;
+        metrics.denied.of(Denied::Broker).inc_by(new_since(was_refused, self.refused));
+        for (why, before, now) in [
+            (Unanswered::NotReady, was.not_ready, now.not_ready),
+            (Unanswered::NoKey, was.no_key, now.no_key),
+            (Unanswered::Unreachable, was.unreachable, now.unreachable),
+            (Unanswered::BadAnswer, was.bad_answer, now.bad_answer),
+            (Unanswered::Silent, was.silent, now.silent),
+        ] {
+            metrics.broker_failures.of(why).inc_by(new_since(before, now));
+        }
     }
 }
 
@@ -154,6 +186,29 @@ mod tests {
             [new_since(0, 5), new_since(5, 5), new_since(5, 7), new_since(7, 2)],
             [5, 0, 2, 2]
         );
+    }
+
+    #[test]
+    fn what_got_no_answer_is_counted_once_and_by_why() {
+        let (metrics, mut told) = (Metrics::new(), Told::default());
+        let before = Failures { no_key: 4, ..Failures::default() };
+        told.hear(Some(9), Some(before));
+        let now = Failures { silent: 2, unreachable: 1, not_ready: 3, bad_answer: 5, ..before };
+        for said in [(Some(10), Some(now)), (None, None), (Some(10), Some(now))] {
+            told.count(&metrics, said);
+        }
+        let all = [
+            Unanswered::NotReady,
+            Unanswered::NoKey,
+            Unanswered::Unreachable,
+            Unanswered::BadAnswer,
+            Unanswered::Silent,
+        ];
+        let counted = || all.map(|why| metrics.broker_failures.of(why).get());
+        assert_eq!((counted(), metrics.denied.of(Denied::Broker).get()), ([3, 0, 1, 5, 2], 1));
+        // Another one that has begun meanwhile.
+        told.count(&metrics, (Some(0), Some(Failures { no_key: 1, ..Failures::default() })));
+        assert_eq!((counted(), metrics.denied.of(Denied::Broker).get()), ([3, 1, 1, 5, 2], 1));
     }
 
     /// Nothing else tells what it was.

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_seqpacket::UnixSeqpacket;
 use uuid::Uuid;
 
-use super::{Ask, Event, Outcome, Peer, Request, Settings, Word, receive, send};
+use super::{Ask, Event, Failures, Outcome, Peer, Request, Settings, Word, receive, send};
 
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -126,19 +126,27 @@ impl Control {
 
     /// Whether the broker has a model API key; absent when it is one that does not say.
     pub async fn has_key(&self) -> Result<Option<bool>, Error> {
-        Ok(self.standing().await?.0)
+        Ok(self.standing().await?.has_key)
     }
 
     /// How many requests of sandboxes the broker has refused since it began; absent when it is one that
     /// does not say.
     pub async fn refused(&self) -> Result<Option<u64>, Error> {
-        Ok(self.standing().await?.1)
+        Ok(self.standing().await?.refused)
     }
 
-    async fn standing(&self) -> Result<(Option<bool>, Option<u64>), Error> {
+    /// How many requests of sandboxes got no answer of the model API since the broker began; absent when
+    /// it is one that does not say.
+    pub async fn failed(&self) -> Result<Option<Failures>, Error> {
+        Ok(self.standing().await?.failed)
+    }
+
+    async fn standing(&self) -> Result<Standing, Error> {
         // Behind the last sandbox, so that none is listed.
         match self.ask(Request::List { after: Some(Uuid::max()) }, None).await? {
-            Outcome::Granted { has_key, refused, .. } => Ok((has_key, refused)),
+            Outcome::Granted { has_key, refused, failed, .. } => {
+                Ok(Standing { has_key, refused, failed })
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -181,6 +189,13 @@ impl Control {
             Ok(Ok(outcome)) => Ok(outcome),
         }
     }
+}
+
+/// What a broker says of itself.
+struct Standing {
+    has_key: Option<bool>,
+    refused: Option<u64>,
+    failed: Option<Failures>,
 }
 
 impl Drop for Control {

@@ -176,12 +176,33 @@ pub enum Outcome {
         /// by one: a sandbox can have as many refused as it likes. Older brokers do not say.
         #[serde(default)]
         refused: Option<u64>,
+        /// How many of them got no answer of the model API since it began. They are not told one by one
+        /// either. Older brokers do not say.
+        #[serde(default)]
+        failed: Option<Failures>,
     },
     /// It was refused; nothing changed.
     Refused {
         /// Why, in a sentence.
         message: String,
     },
+}
+
+/// How many requests of sandboxes got no answer of the model API, by why. Those are not among them that
+/// were refused, or whose sandbox broke off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Failures {
+    /// Nobody had said where it is.
+    pub not_ready: u64,
+    /// Nobody had given a key.
+    pub no_key: u64,
+    /// There was no connection.
+    pub unreachable: u64,
+    /// It ended the connection first, or what it said is not passed on.
+    pub bad_answer: u64,
+    /// It said nothing in time.
+    pub silent: u64,
 }
 
 /// Something that happened in the broker.
@@ -266,6 +287,14 @@ mod tests {
             matches!(read, Outcome::Granted { has_key: None, asking: None, refused: None, .. }),
             "{read:?}"
         );
+        assert!(matches!(read, Outcome::Granted { failed: None, .. }), "{read:?}");
+    }
+
+    /// One that knows fewer reasons, or more.
+    #[test]
+    fn failures_are_understood_across_versions() {
+        let read: Failures = serde_json::from_str(r#"{"silent":3,"bewitched":1}"#).unwrap();
+        assert_eq!(read, Failures { silent: 3, ..Failures::default() });
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! When one side fails, the other one learns it at once and truly.
 
-use ash_broker::control::Limits;
+use ash_broker::control::{Failures, Limits};
 use tokio::net::TcpListener;
 
 use crate::stage::{CANARY, DOCUMENT, EVENTS, STREAM, Stage, Upstream, answer, chunk, post};
+
+/// What got no answer.
+async fn failed(stage: &Stage) -> Failures {
+    stage.control.failed().await.unwrap().unwrap()
+}
 
 #[tokio::test]
 async fn a_client_that_leaves_cancels_the_call() {
@@ -40,6 +45,7 @@ async fn an_upstream_that_is_down_is_told() {
     assert!(reply.contains("the model API cannot be reached: connection refused"), "{reply}");
     assert!(reply.contains("x-should-retry: true\r\n"), "{reply}");
     assert!(!reply.contains(&port.to_string()) && !reply.contains(CANARY), "{reply}");
+    assert_eq!(failed(&stage).await, Failures { unreachable: 1, ..Failures::default() });
 }
 
 #[tokio::test]
@@ -56,6 +62,8 @@ async fn an_upstream_that_is_silent_is_given_up() {
     let reply = client.rest().await;
     assert!(reply.contains(EVENTS[0]) && !reply.contains("0\r\n\r\n"), "{reply}");
     assert!(!stage.usage().await.complete);
+    // The second one has begun to answer.
+    assert_eq!(failed(&stage).await, Failures { silent: 1, ..Failures::default() });
 }
 
 #[tokio::test]
@@ -91,6 +99,7 @@ async fn a_connection_without_an_answer_is_told() {
         assert!(reply.starts_with("HTTP/1.1 502 ") && reply.contains("api_error"), "{reply}");
         assert!(!reply.contains(CANARY));
     }
+    assert_eq!(failed(&stage).await, Failures { bad_answer: 3, ..Failures::default() });
 }
 
 #[tokio::test]
@@ -123,6 +132,7 @@ async fn redirects_are_neither_followed_nor_told() {
         assert!(!reply.to_lowercase().contains("location"), "{reply}");
     }
     elsewhere.assert_untouched().await;
+    assert_eq!(failed(&stage).await, Failures { bad_answer: 5, ..Failures::default() });
 }
 
 #[tokio::test]
@@ -139,6 +149,7 @@ async fn what_is_not_configured_is_told() {
     assert!(reply.starts_with("HTTP/1.1 401 "), "{reply}");
     assert!(reply.contains("no model API key is configured"), "{reply}");
     assert!(reply.contains("x-should-retry: false\r\n"), "{reply}");
+    assert_eq!(failed(&stage).await, Failures { not_ready: 1, no_key: 1, ..Failures::default() });
     upstream.assert_untouched().await;
 }
 

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc;
 
-use ash_broker::control::{Limits, Peer};
+use ash_broker::control::{Failures, Limits, Peer};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::process::Uid;
@@ -108,6 +108,9 @@ async fn odd_chunks_cut_the_request_short() {
     api.until(&chunk("good")).await;
     client.write("4;x=\"\r\nevil\r\n0\r\n\r\n").await;
     assert_eq!(api.rest().await, "");
+    // It is not the model API that has failed.
+    client.rest().await;
+    assert_eq!(stage.control.failed().await.unwrap(), Some(Failures::default()));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ash_broker::control::Event;
 use tokio::sync::mpsc;
 
-use super::{Broker, Usage};
+use super::{Broker, Failures, Usage};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::labels::Dropped;
 
@@ -46,6 +46,13 @@ impl Broker {
     pub async fn refused(&self) -> Option<u64> {
         let control = self.shared.control.borrow().clone()?;
         control.refused().await.ok().flatten()
+    }
+
+    /// How many requests of sandboxes got no answer of the model API since the broker began; `None` when
+    /// it is not there, or does not say.
+    pub async fn failed(&self) -> Option<Failures> {
+        let control = self.shared.control.borrow().clone()?;
+        control.failed().await.ok().flatten()
     }
 }
 

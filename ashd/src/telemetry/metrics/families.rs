@@ -10,7 +10,7 @@ use prometheus::{
 use super::family::{Counters, Family, Gauges, Histograms, next};
 use super::labels::{
     Class, ColdSource, Denied, Dropped, Eviction, Exhausted, Gated, PoolState, Resting, ResumePath,
-    Resumed, Scarce, SpawnPhase, TokenKind, TurnEnd, Want,
+    Resumed, Scarce, SpawnPhase, TokenKind, TurnEnd, Unanswered, Want,
 };
 use super::table::{Declared, Group, Traits, families};
 use crate::domain::Status;
@@ -169,6 +169,11 @@ families! {
             unit: "seconds",
             buckets: LONG,
         }
+        /// Requests to the model that got no answer of it: the broker had not been told where it is
+        /// (`not_ready`), or had no key (`no_key`); it could not be reached, ended the connection or said what
+        /// is not passed on (`bad_answer`), or said nothing in time (`silent`). The broker is asked for them
+        /// every ten seconds.
+        broker_failures: Counters<Unanswered> = "ash_broker_failures_total" { labels: &["reason"], }
         /// Tokens, as the model API reports them.
         tokens: Counters<TokenKind> = "ash_tokens_total" { labels: &["kind"], }
         /// What turns have cost, as the CLI reckons.

@@ -140,6 +140,20 @@ words! {
         ServerError = ["5xx"],
     }
 
+    /// Why a request to the model got no answer of it.
+    Unanswered {
+        /// The broker had not been told where it is.
+        NotReady = ["not_ready"],
+        /// The broker had no key.
+        NoKey = ["no_key"],
+        /// There was no connection.
+        Unreachable = ["unreachable"],
+        /// It ended the connection first, or what it said is not passed on.
+        BadAnswer = ["bad_answer"],
+        /// It said nothing in time.
+        Silent = ["silent"],
+    }
+
     /// The method of an HTTP request.
     Verb {
         /// Look.
