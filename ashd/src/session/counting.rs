@@ -14,7 +14,7 @@ use crate::domain::{SandboxId, SessionId, Timestamp};
 use crate::sandbox::broker::{Failures, Usage as Seen};
 use crate::store::{StoreError, Usage};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::metrics::labels::{Class, Denied, TokenKind, Unanswered};
+use crate::telemetry::metrics::labels::{Answered, Denied, TokenKind, Unanswered};
 
 /// How often the broker is asked what it has refused, and what got no answer.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
@@ -82,7 +82,7 @@ impl Shared {
 
     fn count_call(&self, Seen { status, tokens, .. }: &Seen, took: Duration) {
         let metrics = self.metrics();
-        metrics.broker_requests.of(Class::of(*status)).observe(took.as_secs_f64());
+        metrics.broker_requests.of(Answered::of(*status)).observe(took.as_secs_f64());
         for (kind, count) in [
             (TokenKind::Input, tokens.input_tokens),
             (TokenKind::Output, tokens.output_tokens),
@@ -246,7 +246,7 @@ mod tests {
         stage.shared.note_call(seen(uuid::Uuid::nil(), 529));
         let metrics = stage.service.metrics();
         for (class, count) in
-            [(Class::Successful, 1_u64), (Class::ServerError, 1), (Class::ClientError, 0)]
+            [(Answered::Successful, 1_u64), (Answered::ServerError, 1), (Answered::ClientError, 0)]
         {
             let calls = metrics.broker_requests.of(class);
             let expected = (count, 1.5 * count as f64);

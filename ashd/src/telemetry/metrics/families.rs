@@ -9,8 +9,8 @@ use prometheus::{
 
 use super::family::{Counters, Family, Gauges, Histograms, next};
 use super::labels::{
-    Class, ColdSource, Denied, Dropped, Eviction, Exhausted, Gated, PoolState, Resting, ResumePath,
-    Resumed, Scarce, SpawnPhase, TokenKind, TurnEnd, Unanswered, Want,
+    Answered, ColdSource, Denied, Dropped, Eviction, Exhausted, Gated, PoolState, Resting,
+    ResumePath, Resumed, Scarce, SpawnPhase, TokenKind, TurnEnd, Unanswered, Want,
 };
 use super::table::{Declared, Group, Traits, families};
 use crate::domain::Status;
@@ -163,8 +163,9 @@ families! {
     }
     "The model" {
         /// Time from the head of a request to the model until the end of its answer, by the class of the
-        /// answer's status.
-        broker_requests: Histograms<Class> = "ash_broker_request_seconds" {
+        /// answer's status. Requests that only count tokens are left out, and those without an answer, which
+        /// are counted as failures.
+        broker_requests: Histograms<Answered> = "ash_broker_request_seconds" {
             labels: &["status"],
             unit: "seconds",
             buckets: LONG,

@@ -140,6 +140,16 @@ words! {
         ServerError = ["5xx"],
     }
 
+    /// The class of the status that the model API answers with. The broker passes on no others.
+    Answered {
+        /// With what was asked for.
+        Successful = ["2xx"],
+        /// Whoever asked is at fault.
+        ClientError = ["4xx"],
+        /// The model API is at fault.
+        ServerError = ["5xx"],
+    }
+
     /// Why a request to the model got no answer of it.
     Unanswered {
         /// The broker had not been told where it is.
@@ -307,6 +317,17 @@ impl Class {
     }
 }
 
+impl Answered {
+    /// The class of a status. What the broker does not pass on counts as a fault of the model API.
+    pub fn of(status: u16) -> Answered {
+        match Class::of(status) {
+            Class::Successful => Answered::Successful,
+            Class::ClientError => Answered::ClientError,
+            Class::Informational | Class::Redirection | Class::ServerError => Answered::ServerError,
+        }
+    }
+}
+
 impl Verb {
     /// The word for a method as it stands in a request.
     pub fn of(method: &str) -> Verb {
@@ -357,6 +378,9 @@ mod tests {
         for (status, class) in [(101, "1xx"), (200, "2xx"), (304, "3xx"), (499, "4xx"), (0, "5xx")]
         {
             assert_eq!(Class::of(status).values(), [class], "{status}");
+        }
+        for (status, class) in [(200, "2xx"), (429, "4xx"), (529, "5xx"), (302, "5xx")] {
+            assert_eq!(Answered::of(status).values(), [class], "{status}");
         }
     }
 }
