@@ -12,9 +12,10 @@ use super::service::Service;
 use super::shared::Shared;
 use crate::domain::{SandboxId, SessionId, Timestamp};
 use crate::sandbox::broker::{Failures, Usage as Seen};
+use crate::sandbox::cgroup::OutOfMemory;
 use crate::store::{StoreError, Usage};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::metrics::labels::{Answered, Denied, TokenKind, Unanswered};
+use crate::telemetry::metrics::labels::{Answered, Denied, Exhausted, TokenKind, Unanswered};
 
 /// How often the broker is asked what it has refused, and what got no answer.
 const ASKED_EVERY: Duration = Duration::from_secs(10);
@@ -37,6 +38,16 @@ impl Shared {
     /// Where it is counted what happens.
     pub(super) fn metrics(&self) -> &Metrics {
         &self.options.metrics
+    }
+
+    /// Counts what was killed in a sandbox for want of memory. Asked before it is ended.
+    pub(super) fn count_oom_kills(&self, sandbox: SandboxId) {
+        let whose = match self.sandboxes.out_of_memory(sandbox) {
+            Some(OutOfMemory::Sandbox) => Exhausted::Sandbox,
+            Some(OutOfMemory::Server) => Exhausted::Server,
+            None => return,
+        };
+        self.metrics().oom_kills.of(whose).inc_by(self.sandboxes.oom_kills(sandbox));
     }
 
     /// Adds to a session's usage, in the background: a turn does not wait for its accounting. While the disk is

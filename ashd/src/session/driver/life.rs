@@ -24,7 +24,7 @@ use crate::session::registry::SessionView;
 use crate::session::unsynced::Built;
 use crate::store::StoreError;
 use crate::telemetry::message;
-use crate::telemetry::metrics::labels::{Exhausted, Resumed};
+use crate::telemetry::metrics::labels::Resumed;
 
 /// What becomes of a conversation whose transcript is gone.
 const LOST: &str = "the transcript of the conversation is gone from the agent's home: the agent \
@@ -313,17 +313,6 @@ impl Driver {
         }
     }
 
-    /// Counts what was killed in the sandbox for want of memory. Asked before it is ended.
-    fn count_oom_kills(&self) {
-        let (sandboxes, Some(link)) = (&self.shared.sandboxes, &self.link) else { return };
-        let whose = match sandboxes.out_of_memory(link.id) {
-            Some(OutOfMemory::Sandbox) => Exhausted::Sandbox,
-            Some(OutOfMemory::Server) => Exhausted::Server,
-            None => return,
-        };
-        self.shared.metrics().oom_kills.of(whose).inc_by(sandboxes.oom_kills(link.id));
-    }
-
     /// Ends the sandbox, or the attempt to make one, and waits until nothing of it is left.
     pub(super) async fn end_sandbox(&mut self) {
         (self.entering, self.slow_at) = (None, None);
@@ -340,7 +329,9 @@ impl Driver {
             running
         });
         let why_lost = self.why_lost("the command ran");
-        self.count_oom_kills();
+        if let Some(link) = &self.link {
+            self.shared.count_oom_kills(link.id);
+        }
         let still = self.idle.leave();
         if let Some(running) = self.link.take().or(launched) {
             let sandbox = running.id;

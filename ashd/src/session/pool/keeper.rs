@@ -20,6 +20,7 @@ use crate::session::gate::Place;
 use crate::session::shared::Shared;
 use crate::session::under_way::Begun;
 use crate::store::StoreError;
+use crate::telemetry::metrics::labels::SpareEnd;
 
 /// Spares that are made at a time, of those that may: who waits for a session of its own comes first.
 const AT_ONCE: usize = 2;
@@ -191,10 +192,15 @@ impl Keeper {
         // What is dropped clears itself away. Where it is not known what they are made with, nobody could have
         // them, and all others would wait behind a shelf that lacks what cannot be made.
         let is_unknown = |wanting: &Wanting| wanting.stamp.is_none();
-        drop(pool.clear(|kind| self.agents.get(kind).is_none_or(is_unknown)));
+        let gone = pool.clear(|kind| self.agents.get(kind).is_none_or(is_unknown));
+        self.shared.count_ended(&gone, SpareEnd::Gone);
+        drop(gone);
         for (kind, Wanting { agent, stamp }) in &self.agents {
             if let Some(stamp) = stamp {
-                drop(pool.set_up(kind, stamp, agent.config.spares()));
+                let off = pool.set_up(kind, stamp, agent.config.spares());
+                let (old, more): (Vec<_>, Vec<_>) = off.iter().partition(|it| it.stamp != *stamp);
+                self.shared.count_ended(old, SpareEnd::Outdated);
+                self.shared.count_ended(more, SpareEnd::Surplus);
             }
         }
         while let Some((kind, is_full)) = self.next()
@@ -241,7 +247,11 @@ impl Keeper {
         let step = match is_full {
             false => Step::Make(place),
             // Last: none is given in vain. The place is for others while that one ends.
-            true => Step::MakeRoom(Box::new(pool.give_to(kind)?)),
+            true => {
+                let given = pool.give_to(kind)?;
+                self.shared.count_ended([&given], SpareEnd::Capacity);
+                Step::MakeRoom(Box::new(given))
+            }
         };
         Some(Start { permit, step, _there: pool.there.begin(kind.clone()) })
     }
@@ -355,12 +365,17 @@ async fn make_one(
     let unwanted = made.ok().and_then(|spare| shared.pool.put(&kind, spare));
     // Behind that: it must not be missed in between.
     end_one(shared, (&kind, gone), end);
+    let why = if gone.is_cancelled() { SpareEnd::Gone } else { SpareEnd::Outdated };
+    shared.count_ended(&unwanted, why);
     throw_away(unwanted.into_iter().collect()).await;
 }
 
 /// One is not being made any more. A shelf that came in the place of its own knows nothing of it.
 fn end_one(shared: &Shared, (kind, gone): (&Kind, &CancellationToken), end: End) {
     if !gone.is_cancelled() {
+        if matches!(end, End::Failed) {
+            shared.metrics().spares_ended.of(SpareEnd::Failed).inc();
+        }
         shared.pool.end_one(kind, end, Instant::now());
     }
 }

@@ -123,6 +123,46 @@ async fn none_are_begun_before_the_keeper_knows_who_is_gone() {
     assert!(!shared.pool.is_in_doubt() && shared.pool.begin_one(&kind, &stamp).is_some());
 }
 
+/// How many have ended for this.
+fn ended(stage: &Stage, why: SpareEnd) -> u64 {
+    stage.shared.metrics().spares_ended.of(why).get()
+}
+
+#[tokio::test]
+async fn those_that_serve_nobody_any_more_are_counted_by_why() {
+    let (stage, agent, kind, stamp) = set().await;
+    let pool = &stage.shared.pool;
+    let old = Stamp { version: 0, ..stamp.clone() };
+    pool.set_up(&kind, &old, 1);
+    assert!(pool.put(&kind, Spare::of_nobody(old)).is_none());
+    let mut keeper = Keeper::new(stage.shared.clone());
+    keeper.agents.insert(kind.clone(), Wanting::new(agent));
+    keeper.see_to_all();
+    assert_eq!(ended(&stage, SpareEnd::Outdated), 1);
+    for _ in 0..2 {
+        assert!(pool.put(&kind, Spare::of_nobody(stamp.clone())).is_none());
+    }
+    keeper.see_to_all();
+    assert_eq!((ended(&stage, SpareEnd::Surplus), pool.ready()), (1, 1));
+    keeper.agents.clear();
+    keeper.see_to_all();
+    assert_eq!((ended(&stage, SpareEnd::Gone), pool.ready()), (1, 0));
+    assert_eq!(ended(&stage, SpareEnd::Outdated), 1);
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_made_is_counted() {
+    let (stage, agent, kind, stamp) = set().await;
+    let shared = &stage.shared;
+    shared.pool.set_up(&kind, &stamp, 1);
+    let keeper = Keeper::new(shared.clone());
+    let start = keeper.start(&kind, false).unwrap();
+    let gone = shared.pool.begin_one(&kind, &stamp).unwrap();
+    // Its agent has no folder.
+    begin(shared.clone(), agent, (stamp, gone), start).await;
+    assert_eq!(ended(&stage, SpareEnd::Failed), 1);
+}
+
 /// How long it takes the keeper to look again, when it is told to.
 async fn pause(keeper: &mut Keeper, tick: &mut Interval) -> Duration {
     let (begun, mut happened) = (Instant::now(), keeper.shared.happened.subscribe());
@@ -211,6 +251,7 @@ async fn no_place_is_held_while_the_one_that_was_given_ends() {
     let there = || (shared.pool.all(), shared.admitted().launches.taken);
     let start = keeper.start(&kind, true).unwrap();
     let gone = shared.pool.begin_one(&kind, &stamp).unwrap();
+    assert_eq!(ended(&stage, SpareEnd::Capacity), 1);
     let mut going = Box::pin(begin(shared.clone(), agent, (stamp, gone), start));
     assert!(going.as_mut().now_or_never().is_none());
     assert_eq!(there(), (2, 0), "nobody else may have its room, and everybody its place");

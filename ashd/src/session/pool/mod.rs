@@ -34,7 +34,7 @@ use crate::domain::{Agent, AgentId, AgentName, Day, SandboxId, Session, Settings
 use crate::sandbox::Running;
 use crate::sandbox::admission::NoRoom;
 use crate::sandbox::limits::Limits;
-use crate::telemetry::metrics::labels::Want;
+use crate::telemetry::metrics::labels::{SpareEnd, Want};
 
 pub(super) use keeper::keep_for_ever;
 pub(super) use shelves::Pool;
@@ -101,6 +101,7 @@ impl Shared {
         let (stamp, asked) = (self.stamp(agent).ok()?, self.spelled_out(settings.clone()));
         let (mut taken, folder_model) = loop {
             let (spare, old) = self.pool.take_one(&kind, &stamp, &asked);
+            self.count_ended(&old, SpareEnd::Outdated);
             drop(old);
             let Some(spare) = spare else {
                 self.pool.look_again();
@@ -165,12 +166,15 @@ impl Shared {
 
     /// Gives the place of a spare to whoever needs it; false when there is none.
     pub(super) fn make_place(&self) -> bool {
-        self.pool.spare_one().is_some()
+        let spare = self.pool.spare_one();
+        self.count_ended(&spare, SpareEnd::Capacity);
+        spare.is_some()
     }
 
     /// As [`make_place`](Self::make_place), and waits until nothing of the spare is left.
     pub(super) async fn make_place_now(&self) -> bool {
         let Some(spare) = self.pool.spare_one() else { return false };
+        self.count_ended([&spare], SpareEnd::Capacity);
         spare.clear_away().await;
         true
     }
@@ -210,12 +214,26 @@ impl Shared {
 
     /// From here on none is begun of these.
     async fn throw_away_all(&self, which: impl Fn(&Kind) -> bool) {
-        throw_away(self.pool.clear(&which)).await;
+        let gone = self.pool.clear(&which);
+        self.count_ended(&gone, SpareEnd::Gone);
+        throw_away(gone).await;
         self.pool.there.wait_for(which).await;
     }
 
-    /// Ends a spare that somebody had in hand.
+    /// Counts spares that end. One that was lost is counted by whoever hears of that.
+    fn count_ended<'a>(&self, spares: impl IntoIterator<Item = &'a Spare>, why: SpareEnd) {
+        let ended = spares.into_iter().filter(|spare| !spare.is_lost()).count();
+        self.metrics().spares_ended.of(why).inc_by(ended as u64);
+    }
+
+    /// Ends a spare that was for a session and cannot be it.
     pub(super) async fn throw_away_taken(&self, taken: Claim) {
+        self.metrics().spares_ended.of(SpareEnd::Failed).inc();
+        self.end_taken(taken).await;
+    }
+
+    /// Ends a spare that somebody had in hand.
+    async fn end_taken(&self, taken: Claim) {
         let Claim { session, claimed, making, .. } = taken;
         self.clear_away(&session, claimed.running).await;
         drop(making);
@@ -224,6 +242,7 @@ impl Shared {
     /// Leaves nothing of a session that nobody has. What its hooks began may go on when not all of its sandbox
     /// can be ended: its uids stay taken then, and the next start sees to it.
     async fn clear_away(&self, session: &Session, running: Running) {
+        self.count_oom_kills(running.id);
         if self.end_sandbox(running).await {
             self.unmake(session).await;
         }

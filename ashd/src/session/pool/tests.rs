@@ -17,6 +17,7 @@ use crate::session::api::{Caller, NewSession};
 use crate::session::cli::Controls;
 use crate::session::stage::{Stage, linked};
 use crate::store::SessionFilter;
+use crate::telemetry::metrics::labels::{Exhausted, Word as _};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -311,6 +312,7 @@ async fn one_that_does_not_say_in_which_mode_it_is_goes() {
     assert!(ask_for(&stage, of_mode(PermissionMode::DontAsk)).await.is_err());
     assert_eq!((shared.pool.ready(), shared.pool.hits()), (0, 0));
     assert!(shared.slots.used().is_empty() && recorded(&stage).await.is_empty());
+    assert_eq!(ended(&stage), [0, 1, 0, 0, 0, 0]);
 }
 
 #[tokio::test]
@@ -331,6 +333,7 @@ async fn one_of_before_another_key_serves_nobody() {
     // Another one cannot be made: its agent has no folder.
     assert!(ask(&stage).await.is_err());
     assert_eq!((shared.pool.ready(), shared.pool.hits()), (0, 0));
+    assert_eq!(ended(&stage), [0, 0, 0, 1, 0, 0]);
 }
 
 #[tokio::test]
@@ -382,6 +385,44 @@ async fn those_of_one_that_cannot_be_ended_stay_taken() {
         shared.throw_away_taken(Claim { session, claimed, since, making }).await;
         assert_eq!(shared.slots.used().contains(&slot), !ends);
     }
+}
+
+/// How many have ended and no session had them, by why, in the order of the words.
+fn ended(stage: &Stage) -> Vec<u64> {
+    let ended = &stage.shared.metrics().spares_ended;
+    SpareEnd::ALL.iter().map(|why| ended.of(*why).get()).collect()
+}
+
+#[tokio::test]
+async fn those_that_go_are_counted_by_why() {
+    let stage = Stage::set().await;
+    let shared = &stage.shared;
+    fill(&shared.pool, "a", &[1, 1, 1]);
+    assert!(shared.make_place() && shared.make_place_now().await);
+    assert_eq!(ended(&stage), [0, 0, 2, 0, 0, 0]);
+    shared.throw_away_of(&Tenant::default(), None).await;
+    assert_eq!(ended(&stage), [0, 0, 2, 0, 0, 1]);
+    assert!(!shared.make_place() && !shared.make_place_now().await);
+    assert_eq!(ended(&stage), [0, 0, 2, 0, 0, 1]);
+}
+
+#[tokio::test]
+async fn one_that_is_lost_is_counted_with_what_was_killed_in_it() {
+    let stage = Stage::set().await;
+    let (shared, (running, bridge)) = (&stage.shared, linked().await);
+    let agent = shared.places.data_dir.join("groups").join(running.id.to_string()).join("agent");
+    std::fs::create_dir_all(&agent).unwrap();
+    std::fs::write(agent.join("memory.events"), "oom 1\noom_kill 3\n").unwrap();
+    let session = Session { agent: kind("a").agent, ..Session::example(1) };
+    shared.pool.set_up(&kind("a"), &stamp(1), 1);
+    let spare = Spare::of(shared, stamp(1), session, running);
+    assert!(shared.pool.put(&kind("a"), spare).is_none());
+    drop(bridge);
+    shared.pool.there.wait_for(|_| true).await;
+    let metrics = shared.metrics();
+    assert_eq!((shared.pool.ready(), metrics.lost.get()), (0, 1));
+    assert_eq!(ended(&stage), [1, 0, 0, 0, 0, 0]);
+    assert_eq!(metrics.oom_kills.of(Exhausted::Sandbox).get(), 3);
 }
 
 #[tokio::test]

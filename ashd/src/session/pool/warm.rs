@@ -24,6 +24,7 @@ use crate::session::driver::Claimed;
 use crate::session::gate::Place;
 use crate::session::shared::{Shared, Taken};
 use crate::session::under_way::Begun;
+use crate::telemetry::metrics::labels::SpareEnd;
 
 /// What a CLI may take longer than its bridge gives it, to be told of that.
 const GRACE: Duration = Duration::from_secs(5);
@@ -327,9 +328,11 @@ async fn keep(
             ash_agent = %session.agent, ash_tenant = %session.tenant, %error,
             "a spare sandbox was lost"
         );
+        shared.metrics().lost.inc();
+        shared.metrics().spares_ended.of(SpareEnd::Lost).inc();
         shared.pool.lost(&session);
     }
-    shared.throw_away_taken(Claim { session, claimed, since, making }).await;
+    shared.end_taken(Claim { session, claimed, since, making }).await;
     None
 }
 

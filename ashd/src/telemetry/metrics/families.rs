@@ -10,7 +10,7 @@ use prometheus::{
 use super::family::{Counters, Family, Gauges, Histograms, next};
 use super::labels::{
     Answered, ColdSource, Denied, Dropped, Eviction, Exhausted, Gated, PoolState, Resting,
-    ResumePath, Resumed, Scarce, SpawnPhase, TokenKind, TurnEnd, Unanswered, Want,
+    ResumePath, Resumed, Scarce, SpareEnd, SpawnPhase, TokenKind, TurnEnd, Unanswered, Want,
 };
 use super::table::{Declared, Group, Traits, families};
 use crate::domain::Status;
@@ -100,13 +100,20 @@ families! {
         }
         /// Time from the start of the CLI in a sandbox until it takes messages.
         cli_ready: Histogram = "ash_cli_ready_seconds" { unit: "seconds", buckets: FELT, }
-        /// Sandboxes that ended without being told to.
+        /// Sandboxes that ended without being told to. Of those that were kept warm also the ones whose CLI
+        /// did, or that said too much.
         lost: IntCounter = "ash_sandboxes_lost_total" {}
         /// Processes of agents that were killed for want of memory, by whose had run out. They are counted
         /// when their sandbox ends.
         oom_kills: Counters<Exhausted> = "ash_oom_kills_total" { labels: &["reason"], }
-        /// Sandboxes that were ended although nobody had asked for it, and nothing was lost with them.
+        /// Sandboxes that were ended although nobody had asked for it, and nothing was lost with them. Those
+        /// that were kept warm and no session had yet are not among them.
         evictions: Counters<Eviction> = "ash_evictions_total" { labels: &["reason"], }
+        /// Sandboxes that were kept warm and have ended before a session had them: they were lost, or another
+        /// one needed their room (`capacity`); sessions of their agent are made with something else (`outdated`),
+        /// fewer are wanted (`surplus`), or none (`gone`). And those that could not be made, or not be given to
+        /// their session (`failed`).
+        spares_ended: Counters<SpareEnd> = "ash_spares_ended_total" { labels: &["reason"], }
     }
     "Resumes" {
         /// Sessions that were resumed, by what was found; and those that took a sandbox that was kept warm

@@ -220,6 +220,22 @@ words! {
         Capacity = ["capacity"],
     }
 
+    /// Why a sandbox that was kept warm ended, or is none, before a session had it.
+    SpareEnd {
+        /// It was lost while it waited.
+        Lost = ["lost"],
+        /// It could not be made, or not be given to the session that was to have it.
+        Failed = ["failed"],
+        /// Another one needed its room, or memory was short.
+        Capacity = ["capacity"],
+        /// Sessions of its agent are made with something else by now.
+        Outdated = ["outdated"],
+        /// Fewer are wanted.
+        Surplus = ["surplus"],
+        /// Its agent is gone, wants none any more, or can have none.
+        Gone = ["gone"],
+    }
+
     /// What is begun only as others come to their ends.
     Gated {
         /// Turns that messages began.
