@@ -136,27 +136,40 @@ struct Known {
     places: HashMap<SessionId, (AgentName, Place)>,
     /// The sessions of each tenant that has any of them.
     tenants: HashMap<Tenant, BTreeSet<SessionId>>,
+    /// How many of them stand still, and how many of those have given their memory back.
+    still: u64,
+    reclaimed: u64,
 }
 
 impl Known {
     fn put(&mut self, session: &Session, place: Place) {
         // Whose it is never changes.
         if let Some((_, known)) = self.places.get_mut(&session.id) {
-            *known = place;
-            return;
+            let before = std::mem::replace(known, place);
+            return self.count(Some(before), Some(place));
         }
         self.places.insert(session.id, (session.agent.clone(), place));
         self.tenants.entry(session.tenant.clone()).or_default().insert(session.id);
+        self.count(None, Some(place));
     }
 
     fn remove(&mut self, session: &Session) {
-        self.places.remove(&session.id);
+        let Some((_, before)) = self.places.remove(&session.id) else { return };
+        self.count(Some(before), None);
         if let Some(of_tenant) = self.tenants.get_mut(&session.tenant) {
             of_tenant.remove(&session.id);
             if of_tenant.is_empty() {
                 self.tenants.remove(&session.tenant);
             }
         }
+    }
+
+    /// Counts a sandbox as it is now, and no more as it was.
+    fn count(&mut self, before: Option<Place>, now: Option<Place>) {
+        let still = |place: Option<Place>| place.is_some_and(|it| it.rung != Rung::Awake);
+        let given = |place: Option<Place>| place.is_some_and(|it| it.rung == Rung::Reclaimed);
+        self.still = self.still + u64::from(still(now)) - u64::from(still(before));
+        self.reclaimed = self.reclaimed + u64::from(given(now)) - u64::from(given(before));
     }
 
     /// Those of a tenant, or of one of its agents alone.
@@ -211,12 +224,10 @@ impl Ladder {
 
     /// What became of all of them.
     pub(super) fn rested(&self) -> Rested {
-        let places = self.places();
-        let down = |rung| places.iter().filter(|(_, place)| place.rung == rung).count() as u64;
-        let reclaimed = down(Rung::Reclaimed);
+        let (frozen, reclaimed) = self.resting();
         let evictions = self.evictions.load(Ordering::Relaxed);
         Rested {
-            frozen: down(Rung::Frozen) + down(Rung::Kept) + reclaimed,
+            frozen,
             reclaimed,
             freezes: self.freezes.load(Ordering::Relaxed),
             reclaimed_bytes: self.reclaimed_bytes.load(Ordering::Relaxed),
@@ -225,6 +236,12 @@ impl Ladder {
             cleared: self.cleared.load(Ordering::Relaxed),
             cleared_bytes: self.cleared_bytes.load(Ordering::Relaxed),
         }
+    }
+
+    /// How many stand still, and how many of them have given their memory back.
+    fn resting(&self) -> (u64, u64) {
+        let known = self.lock();
+        (known.still, known.reclaimed)
     }
 
     /// What is known of each.
@@ -537,5 +554,31 @@ mod tests {
         ladder.show(&all[1], None);
         assert_eq!(known(Whose::Tenant(&ours)), ids(&[]));
         assert_eq!(ladder.lock().tenants.len(), 1, "who has none is not remembered");
+    }
+
+    #[test]
+    fn those_that_stand_still_are_counted_as_they_come_and_go() {
+        let (ladder, one, other) = (Ladder::default(), Session::example(1), Session::example(2));
+        let show = |session: &Session, rung: Option<Rung>| {
+            let (sandbox, idle_since, has_tasks) = (session.sandbox, None, false);
+            ladder.show(session, rung.map(|rung| Place { sandbox, idle_since, has_tasks, rung }));
+            let rested = ladder.rested();
+            (rested.frozen, rested.reclaimed)
+        };
+        for (rung, counted) in [
+            (None, (0, 0)),
+            (Some(Rung::Awake), (0, 0)),
+            (Some(Rung::Frozen), (1, 0)),
+            (Some(Rung::Frozen), (1, 0)),
+            (Some(Rung::Reclaimed), (1, 1)),
+            (Some(Rung::Awake), (0, 0)),
+            (Some(Rung::Kept), (1, 0)),
+        ] {
+            assert_eq!(show(&one, rung), counted, "{rung:?}");
+        }
+        assert_eq!(show(&other, Some(Rung::Reclaimed)), (2, 1));
+        assert_eq!(show(&one, None), (1, 1));
+        assert_eq!(show(&one, None), (1, 1), "it is gone already");
+        assert_eq!(show(&other, None), (0, 0));
     }
 }
