@@ -205,10 +205,17 @@ impl Driver {
         }
     }
 
-    /// Takes a step down, unless somebody uses the sandbox.
-    pub(super) async fn rest_further(&mut self, step: Step, reply: oneshot::Sender<bool>) {
+    /// Takes a step down, unless somebody uses the sandbox, or has since it was seen.
+    pub(super) async fn rest_further(
+        &mut self,
+        step: Step,
+        seen: Option<Instant>,
+        reply: oneshot::Sender<bool>,
+    ) {
         let is_at_rest = self.link.is_some() && self.idle.cooling.is_none();
-        let is_free = is_at_rest && !self.is_used() && !self.is_held();
+        // What came first may have taken long: what its agent does since then nobody has looked at.
+        let is_as_seen = self.idle.since == seen && !reply.is_closed();
+        let is_free = is_at_rest && is_as_seen && !self.is_used() && !self.is_held();
         // Whoever asked may be gone.
         match step {
             _ if !is_free => drop(reply.send(false)),

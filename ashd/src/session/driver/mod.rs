@@ -96,8 +96,9 @@ pub(super) enum Command {
     Exec { request: ExecRequest, reply: Reply<ExecStream> },
     /// Change files.
     Write(Write),
-    /// Take a step down the idle ladder; whether it was taken.
-    Rest { step: Step, reply: oneshot::Sender<bool> },
+    /// Take a step down the idle ladder, if it is as it was seen: nobody had used it since then. Whether it
+    /// was taken.
+    Rest { step: Step, seen: Option<tokio::time::Instant>, reply: oneshot::Sender<bool> },
     /// Give files and uids back, if nothing was asked for so long and this point, which is whole, has all of
     /// the files. Without one, only say whether that may be.
     Clear { point: Option<PointId>, rest: Duration, reply: Reply<Cleared> },
@@ -360,7 +361,7 @@ impl Driver {
             }
             Command::Write(write) => self.writes.add(write),
             Command::Exec { request, reply } => self.exec(request, reply).await,
-            Command::Rest { step, reply } => self.rest_further(step, reply).await,
+            Command::Rest { step, seen, reply } => self.rest_further(step, seen, reply).await,
             Command::Clear { point, rest, reply } => {
                 let _ = reply.send(self.clear(point, rest).await);
             }

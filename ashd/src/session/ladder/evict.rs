@@ -4,6 +4,7 @@
 //! that nobody has used for long enough: saved, and for good only when nothing began meanwhile. Its session
 //! has another one with its next message.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -32,12 +33,14 @@ impl Shared {
             }
             let candidates = self.look(&mut watch, &resting, &times).await;
             let looked = Instant::now();
+            let seen: HashMap<_, _> = resting.into_iter().collect();
             for session in decide::leaving(&candidates) {
                 let left = end.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     return false;
                 }
-                if self.take_step(session, Step::GiveWay, left).await {
+                let idle_since = seen[&session].idle_since;
+                if self.take_step(session, Step::GiveWay, idle_since, left).await {
                     tracing::info!(ash_session = %session, "an idle sandbox made room for another");
                     return true;
                 }
@@ -212,9 +215,12 @@ mod tests {
 
         /// Does as it is told, which is to end.
         async fn goes(mut self, stage: &Stage) {
-            let Some(Command::Rest { step: Step::GiveWay, reply }) = self.asked.recv().await else {
+            let Some(Command::Rest { step: Step::GiveWay, seen, reply }) = self.asked.recv().await
+            else {
                 panic!("it is not asked to end")
             };
+            let place = stage.shared.ladder.place(self.session.id);
+            assert_eq!(seen, place.and_then(|place| place.idle_since));
             drop(self.counted);
             stage.shared.ladder.show(&self.session, None);
             assert_eq!(reply.send(true), Ok(()));

@@ -311,7 +311,9 @@ impl Shared {
             descent.slow.insert(session, taken);
         }
         let quick = stream::iter(quick);
-        let taken = quick.map(|(session, step)| self.take_step(session, step, BRIEF));
+        let seen = |session: SessionId| near[&session].idle_since;
+        let taken =
+            quick.map(|(session, step)| self.take_step(session, step, seen(session), BRIEF));
         taken.buffer_unordered(AT_ONCE).for_each(|_| ready(())).await;
     }
 
@@ -335,7 +337,7 @@ impl Shared {
             let is_late = looked.elapsed() > shared.times().pace();
             let is_stale = is_late && place.rung == Rung::Awake;
             if !is_stale && shared.is_due(&mut seen, (session, place), step).await {
-                shared.take_step(session, step, PATIENCE).await;
+                shared.take_step(session, step, place.idle_since, PATIENCE).await;
             }
         })
     }
@@ -400,13 +402,19 @@ impl Shared {
         spawn_blocking(read).await.unwrap_or_default()
     }
 
-    /// Has a sandbox take a step; whether it did. It does not when somebody uses it by then, something
-    /// fails, or it takes too long.
-    async fn take_step(&self, session: SessionId, step: Step, most: Duration) -> bool {
+    /// Has a sandbox take a step that nobody had used since then when it was seen; whether it did. It does
+    /// not when somebody uses it by then, or has, something fails, or it takes too long.
+    async fn take_step(
+        &self,
+        session: SessionId,
+        step: Step,
+        seen: Option<Instant>,
+        most: Duration,
+    ) -> bool {
         let Some(handle) = self.registry.handle(session) else { return false };
         let (reply, taken) = oneshot::channel();
         let asked = async {
-            handle.commands.send(Command::Rest { step, reply }).await.ok()?;
+            handle.commands.send(Command::Rest { step, seen, reply }).await.ok()?;
             taken.await.ok()
         };
         timeout(most, asked).await.ok().flatten().unwrap_or(false)
@@ -438,11 +446,13 @@ mod tests {
         let times = Times { cool: Some(Duration::ZERO), at_once: 1, ..Times::default() };
         stage.shared.live.write().unwrap().times = times;
         let mut descent = Descent::new();
-        let (.., mut first) = resting(&stage, 1);
+        let (_, place, mut first) = resting(&stage, 1);
         stage.shared.go_down(&mut descent).await;
-        let Some(Command::Rest { step: Step::Cool, reply: _reply }) = first.recv().await else {
+        let Some(Command::Rest { step: Step::Cool, seen, reply: _reply }) = first.recv().await
+        else {
             panic!("it is not asked to end")
         };
+        assert_eq!(seen, place.idle_since);
         let (.., mut second) = resting(&stage, 2);
         stage.shared.go_down(&mut descent).await;
         assert!(matches!(second.recv().await, Some(Command::Rest { step: Step::Cool, .. })));

@@ -66,8 +66,9 @@ impl Resting {
 
     /// Has it take a step, and returns where it is said whether it did.
     async fn rest(&mut self, step: Step) -> oneshot::Receiver<bool> {
+        let seen = self.place().and_then(|place| place.idle_since);
         let (reply, taken) = oneshot::channel();
-        self.driver.command(Command::Rest { step, reply }).await;
+        self.driver.command(Command::Rest { step, seen, reply }).await;
         self.driver.tend().await;
         taken
     }
@@ -196,6 +197,26 @@ async fn one_that_is_used_takes_no_step() {
             assert_eq!(resting.rest(step).await.await, Ok(false), "{case} {step:?}");
             assert!(!resting.stands() && resting.place().unwrap().idle_since.is_none(), "{case}");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_was_decided_before_it_was_used_is_not_done() {
+    for step in [Step::Freeze, Step::Cool] {
+        let mut resting = Resting::set().await;
+        let seen = resting.place().unwrap().idle_since;
+        resting.driver.command(Command::Write(Box::new(|_| {}))).await;
+        resting.driver.write_waiting().await;
+        resting.driver.tend().await;
+        let (reply, taken) = oneshot::channel();
+        resting.driver.command(Command::Rest { step, seen, reply }).await;
+        assert_eq!((taken.await, resting.stands()), (Ok(false), false), "{step:?}");
+        // As it is now, but nobody waits for that any more.
+        let seen = resting.place().unwrap().idle_since;
+        let (reply, taken) = oneshot::channel();
+        drop(taken);
+        resting.driver.command(Command::Rest { step, seen, reply }).await;
+        assert!(!resting.stands(), "{step:?}");
     }
 }
 
