@@ -88,21 +88,20 @@ impl Cooling {
     }
 }
 
-impl Idle {
-    /// Somebody asks for something: what nobody has used begins anew behind it.
-    pub(super) fn note(&mut self, command: &Command) {
-        let is_use = !matches!(
-            command,
+impl Command {
+    /// Whether somebody uses the sandbox for it.
+    pub(super) fn is_use(&self) -> bool {
+        !matches!(
+            self,
             Command::Rest { .. }
                 | Command::Clear { .. }
                 | Command::Save { .. }
                 | Command::Shutdown { .. }
-        );
-        if is_use {
-            self.since = None;
-        }
+        )
     }
+}
 
+impl Idle {
     /// For how long nobody has asked for anything. None: something that was asked for is not over.
     pub(super) fn rested(&self) -> Option<Duration> {
         self.since.map(|since| since.elapsed())
@@ -187,6 +186,15 @@ impl Driver {
         let rung = self.idle.rung();
         let place = |sandbox| Place { sandbox, idle_since, has_tasks, rung };
         self.show_place(self.link.as_ref().map(|link| place(link.id)));
+    }
+
+    /// Somebody is about to use the sandbox: what nobody has used begins anew behind that. It is told first,
+    /// because it may take long, in which nobody is to wait for this one to take a step.
+    pub(super) fn note_use(&mut self) {
+        self.idle.since = None;
+        if let Some(place) = self.idle.shown {
+            self.show_place(Some(Place { idle_since: None, ..place }));
+        }
     }
 
     /// Tells how the sandbox is, when that has changed.

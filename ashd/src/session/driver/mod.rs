@@ -332,7 +332,9 @@ impl Driver {
     }
 
     async fn command(&mut self, command: Command) {
-        self.idle.note(&command);
+        if command.is_use() {
+            self.note_use();
+        }
         // Callers that are gone do not need their answers.
         match command {
             Command::Send { request, reading, reply } => self.send(request, reading, reply).await,

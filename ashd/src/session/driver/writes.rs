@@ -94,6 +94,7 @@ impl Driver {
         if writes.is_empty() {
             return;
         }
+        self.note_use();
         let had_asked = self.stand_back();
         let workspace = match self.workspace().await {
             Ok(workspace) => self.begin_change().await.map(|()| workspace),

@@ -201,6 +201,25 @@ async fn one_that_is_used_takes_no_step() {
 }
 
 #[tokio::test]
+async fn that_one_is_used_is_told_before_it_is() {
+    let mut resting = Resting::set().await;
+    let (shared, id) = (resting.stage.shared.clone(), resting.driver.session.id);
+    let before = resting.place().unwrap();
+    let used = Some(Place { idle_since: None, ..before });
+    let (tell, told) = oneshot::channel();
+    let write: Write = Box::new(move |_| {
+        let _ = tell.send(shared.ladder.place(id));
+    });
+    resting.driver.command(Command::Write(write)).await;
+    assert_eq!(resting.place(), used);
+    // As when a cut looks at the files: it has to wait, and is told again.
+    resting.driver.tend().await;
+    assert!(resting.place().unwrap().idle_since > before.idle_since);
+    resting.driver.write_waiting().await;
+    assert_eq!(told.await, Ok(used));
+}
+
+#[tokio::test]
 async fn what_was_decided_before_it_was_used_is_not_done() {
     for step in [Step::Freeze, Step::Cool] {
         let mut resting = Resting::set().await;
