@@ -4,10 +4,12 @@
 //! that nobody has used for long enough: saved, and for good only when nothing began meanwhile. Its session
 //! has another one with its next message.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::decide::{self, Rung};
 use super::watch::Watch;
@@ -21,39 +23,89 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Sandboxes that are looked at: those that were used last are not among them.
 const LOOKED_AT: usize = 64;
 
+/// How long one that is asked to go is waited for alone. It may hear that late, or have much to save.
+const ALONE: Duration = Duration::from_secs(1);
+
 impl Shared {
     /// Has a sandbox of theirs go that nobody uses. False when there is none, or none that can go in time.
     pub(in crate::session) async fn evict(&self, whose: Whose<'_>, end: Instant) -> bool {
+        let Some(session) = self.have_one_go(whose, end).await else { return false };
+        tracing::info!(ash_session = %session, "an idle sandbox made room for another");
+        true
+    }
+
+    /// Has one go; which.
+    async fn have_one_go(&self, whose: Whose<'_>, end: Instant) -> Option<SessionId> {
         let times = self.live().times;
-        let mut watch = Watch::default();
+        let (mut watch, mut asked) = (Watch::default(), Asked::default());
         loop {
             let resting = longest(self.ladder.places_of(whose), &times);
-            if resting.is_empty() {
-                return false;
+            if resting.is_empty() || Instant::now() >= end {
+                // Who has gone just now is none of them any more.
+                return asked.gone(None, Instant::now()).await;
             }
             let candidates = self.look(&mut watch, &resting, &times).await;
             let looked = Instant::now();
             let seen: HashMap<_, _> = resting.into_iter().collect();
             for session in decide::leaving(&candidates) {
-                let left = end.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return false;
+                if asked.who.contains(&session) {
+                    continue;
                 }
-                let idle_since = seen[&session].idle_since;
-                if self.take_step(session, Step::GiveWay, idle_since, left).await {
-                    tracing::info!(ash_session = %session, "an idle sandbox made room for another");
-                    return true;
+                asked.ask(session, self.give_way((session, seen[&session]), end).boxed());
+                let until = end.min(Instant::now() + ALONE);
+                if let Some(gone) = asked.gone(Some(session), until).await {
+                    return Some(gone);
                 }
                 if looked.elapsed() >= PAUSE {
                     // The others may work on something by now.
                     break;
                 }
             }
-            if Instant::now() + PAUSE >= end {
-                return false;
+            let next = end.min(Instant::now() + PAUSE);
+            if let Some(gone) = asked.gone(None, next).await {
+                return Some(gone);
             }
-            sleep(PAUSE).await;
+            sleep_until(next).await;
         }
+    }
+
+    /// Has this one go, as it was seen; whether it has by then.
+    async fn give_way(
+        &self,
+        (session, seen): (SessionId, Place),
+        end: Instant,
+    ) -> (SessionId, bool) {
+        let left = end.saturating_duration_since(Instant::now());
+        (session, self.take_step(session, Step::GiveWay, seen.idle_since, left).await)
+    }
+}
+
+/// Those that were asked to go, and have not said whether they do. They stay when this is dropped.
+#[derive(Default)]
+struct Asked<'a> {
+    who: BTreeSet<SessionId>,
+    answers: FuturesUnordered<BoxFuture<'a, (SessionId, bool)>>,
+}
+
+impl<'a> Asked<'a> {
+    fn ask(&mut self, session: SessionId, answer: BoxFuture<'a, (SessionId, bool)>) {
+        self.who.insert(session);
+        self.answers.push(answer);
+    }
+
+    /// Waits until one has gone, which it returns, or this one says that it does not, or all have said so, or
+    /// till then.
+    async fn gone(&mut self, this: Option<SessionId>, until: Instant) -> Option<SessionId> {
+        while let Ok(Some((session, has_gone))) = timeout_at(until, self.answers.next()).await {
+            self.who.remove(&session);
+            if has_gone {
+                return Some(session);
+            }
+            if this == Some(session) {
+                break;
+            }
+        }
+        None
     }
 }
 
@@ -69,8 +121,8 @@ fn longest(places: Vec<(SessionId, Place)>, times: &Times) -> Vec<(SessionId, Pl
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
-    use tokio::sync::mpsc;
+    use tokio::sync::{mpsc, oneshot};
+    use tokio::time::timeout;
 
     use super::*;
     use crate::domain::{SandboxId, Session};
@@ -213,6 +265,14 @@ mod tests {
             Resting { session, counted, asked }
         }
 
+        /// Where it is to say whether it has ended, when it is told to.
+        async fn told(&mut self) -> oneshot::Sender<bool> {
+            match timeout(100 * PAUSE, self.asked.recv()).await {
+                Ok(Some(Command::Rest { reply, .. })) => reply,
+                _ => panic!("it is not asked to end"),
+            }
+        }
+
         /// Does as it is told, which is to end.
         async fn goes(mut self, stage: &Stage) {
             let Some(Command::Rest { step: Step::GiveWay, seen, reply }) = self.asked.recv().await
@@ -224,6 +284,27 @@ mod tests {
             drop(self.counted);
             stage.shared.ladder.show(&self.session, None);
             assert_eq!(reply.send(true), Ok(()));
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_answer_soon_holds_up_nobody_and_counts_all_the_same() {
+        let stage = Stage::set().await;
+        tokio::time::pause();
+        for (number, goes) in [(1, 0), (3, 1)] {
+            let mut first = Resting::begin(&stage, (number, "ours"), 9);
+            let mut second = Resting::begin(&stage, (number + 1, "ours"), 5);
+            let (shared, end) = (stage.shared.clone(), Instant::now() + 50 * PAUSE);
+            let evicted = tokio::spawn(async move { shared.evict(Whose::Anybody, end).await });
+            let (one, other) = (first.told().await, second.told().await);
+            assert!(first.asked.try_recv().is_err(), "it is asked twice");
+            let mut replies = vec![one, other];
+            replies.remove(goes).send(true).unwrap();
+            assert!(evicted.await.unwrap());
+            assert!(replies[0].is_closed(), "it is to go as well");
+            for session in [first.session, second.session] {
+                stage.shared.ladder.show(&session, None);
+            }
         }
     }
 
