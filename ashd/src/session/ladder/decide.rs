@@ -49,6 +49,13 @@ pub(super) struct Candidate {
     pub(super) idle: Option<Duration>,
 }
 
+impl Candidate {
+    /// Whether it works on something: that has happened at this very look.
+    pub(super) fn works(&self) -> bool {
+        self.idle.is_some_and(|idle| idle.is_zero())
+    }
+}
+
 /// The steps that are due, those first that save most, and of each kind those first that nobody has
 /// used for longest; of each no more than may be.
 pub(super) fn due(candidates: &[Candidate], times: &Times) -> Vec<(SessionId, Step)> {
@@ -65,9 +72,8 @@ pub(super) fn due(candidates: &[Candidate], times: &Times) -> Vec<(SessionId, St
 /// Those that nobody uses, in the order in which they make room for others: first those that stand still
 /// already, and of each sort first those that nobody has used for longest.
 pub(super) fn leaving(candidates: &[Candidate]) -> Vec<SessionId> {
-    // In one that works something has happened at this very look.
-    let since = |one: &Candidate| one.idle.filter(|idle| !idle.is_zero());
-    let mut idle: Vec<_> = candidates.iter().filter_map(|one| Some((since(one)?, one))).collect();
+    let rest = candidates.iter().filter(|one| !one.works());
+    let mut idle: Vec<_> = rest.filter_map(|one| Some((one.idle?, one))).collect();
     idle.sort_by_key(|(idle, one)| (one.rung == Rung::Awake, Reverse(*idle)));
     idle.into_iter().map(|(_, one)| one.session).collect()
 }

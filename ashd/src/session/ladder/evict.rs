@@ -11,7 +11,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::decide::{self, Rung};
+use super::decide::{self, Candidate, Rung};
 use super::watch::Watch;
 use super::{Place, Step, Times, Whose};
 use crate::domain::SessionId;
@@ -20,7 +20,7 @@ use crate::session::shared::Shared;
 /// The pause between two looks at what may go.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Sandboxes that are looked at: those that were used last are not among them.
+/// Sandboxes that are looked at at a time. Those that were used last are not among them while others rest.
 const LOOKED_AT: usize = 64;
 
 /// How long one that is asked to go is waited for alone. It may hear that late, or have much to save.
@@ -38,14 +38,16 @@ impl Shared {
     async fn have_one_go(&self, whose: Whose<'_>, end: Instant) -> Option<SessionId> {
         let times = self.live().times;
         let (mut watch, mut asked) = (Watch::default(), Asked::default());
+        let mut worked = HashMap::new();
         loop {
-            let resting = longest(self.ladder.places_of(whose), &times);
+            let resting = longest(self.ladder.places_of(whose), &worked, &times);
             if resting.is_empty() || Instant::now() >= end {
                 // Who has gone just now is none of them any more.
                 return asked.gone(None, Instant::now()).await;
             }
             let candidates = self.look(&mut watch, &resting, &times).await;
             let looked = Instant::now();
+            note_work(&mut worked, &candidates, looked);
             let seen: HashMap<_, _> = resting.into_iter().collect();
             for session in decide::leaving(&candidates) {
                 if asked.who.contains(&session) {
@@ -109,12 +111,30 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// Notes when those that work were looked at; of whoever does not any more there is nothing to note.
+fn note_work(worked: &mut HashMap<SessionId, Instant>, looked_at: &[Candidate], now: Instant) {
+    for one in looked_at {
+        if one.works() {
+            worked.insert(one.session, now);
+        } else if one.idle.is_some() {
+            worked.remove(&one.session);
+        }
+    }
+}
+
 /// Those that nobody uses, who stand still first, and of each sort those first that wait longest; so many
-/// of them as are looked at.
-fn longest(places: Vec<(SessionId, Place)>, times: &Times) -> Vec<(SessionId, Place)> {
+/// of them as are looked at. Whoever has worked when it was looked at comes behind the others, and is looked
+/// at again when it is its turn: nobody who only computes hides those that may go.
+fn longest(
+    places: Vec<(SessionId, Place)>,
+    worked: &HashMap<SessionId, Instant>,
+    times: &Times,
+) -> Vec<(SessionId, Place)> {
     let is_resting = |(_, place): &(SessionId, Place)| place.free_since(times).is_some();
     let mut resting: Vec<_> = places.into_iter().filter(is_resting).collect();
-    resting.sort_by_key(|(_, place)| (place.rung == Rung::Awake, place.idle_since));
+    resting.sort_by_key(|(session, place)| {
+        (place.rung == Rung::Awake, worked.get(session).copied(), place.idle_since)
+    });
     resting.truncate(LOOKED_AT);
     resting
 }
@@ -230,6 +250,23 @@ mod tests {
             panic!("it is not asked")
         };
         assert!(second.try_recv().is_err());
+        reply.send(true).unwrap();
+        assert!(evicted.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn those_that_work_do_not_hide_one_that_may_go() {
+        let stage = Stage::set().await;
+        tokio::time::pause();
+        let working: Vec<_> = (2..).take(LOOKED_AT).map(|it| waiting(&stage, it, 20)).collect();
+        let asking = working.iter().map(|(sandbox, _)| *sandbox).collect();
+        stage.shared.sandboxes.say_asking(Some(asking));
+        let (_, mut asked) = waiting(&stage, 1, 10);
+        let (shared, end) = (stage.shared.clone(), Instant::now() + 50 * PAUSE);
+        let evicted = tokio::spawn(async move { shared.evict(Whose::Anybody, end).await });
+        let Ok(Some(Command::Rest { reply, .. })) = timeout(100 * PAUSE, asked.recv()).await else {
+            panic!("it is not asked")
+        };
         reply.send(true).unwrap();
         assert!(evicted.await.unwrap());
     }
@@ -383,9 +420,26 @@ mod tests {
         };
         let (fresh, old) = (place(Rung::Awake, Some(1)), place(Rung::Awake, Some(9)));
         let (still, used) = (place(Rung::Reclaimed, Some(5)), place(Rung::Awake, None));
-        let times = Times::default();
-        assert_eq!(longest(vec![fresh, used, old, still], &times), [still, old, fresh]);
+        let mut worked = HashMap::new();
+        let looked_at = |worked: &HashMap<SessionId, Instant>, places| {
+            longest(places, worked, &Times::default())
+        };
+        let all = vec![fresh, used, old, still];
+        assert_eq!(looked_at(&worked, all.clone()), [still, old, fresh]);
         let many = (0..2 * LOOKED_AT).map(|_| place(Rung::Awake, Some(1))).collect();
-        assert_eq!(longest(many, &times).len(), LOOKED_AT);
+        assert_eq!(looked_at(&worked, many).len(), LOOKED_AT);
+        // Those that have worked come last, and of them that one first which was looked at first.
+        let candidate = |(session, place): (SessionId, Place), idle: Option<u64>| Candidate {
+            session,
+            rung: place.rung,
+            idle: idle.map(Duration::from_secs),
+        };
+        note_work(&mut worked, &[candidate(old, Some(0)), candidate(fresh, None)], now);
+        assert_eq!(looked_at(&worked, all.clone()), [still, fresh, old]);
+        let later = now + PAUSE;
+        note_work(&mut worked, &[candidate(fresh, Some(0)), candidate(old, None)], later);
+        assert_eq!(looked_at(&worked, all.clone()), [still, old, fresh]);
+        note_work(&mut worked, &[candidate(fresh, Some(1))], later);
+        assert_eq!(looked_at(&worked, all), [still, fresh, old]);
     }
 }
