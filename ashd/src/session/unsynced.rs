@@ -157,8 +157,7 @@ impl Shared {
     /// Before files are changed from outside, which then stay as they are should the machine go down:
     /// puts everything of the session on the disk that may not be there.
     pub(super) async fn sync_before_change(&self, session: SessionId) -> Result<(), Refusal> {
-        let mut all = self.store.unsynced().await?.into_iter();
-        match all.find(|files| files.session == session) {
+        match self.store.unsynced_of(session).await? {
             Some(Unsynced { build: Some(build), .. }) => self.sync_for_change(session, build).await,
             Some(files) if files.changed < Changed::Kept => {
                 self.flush_then(|| fault::point("change.synced")).await

@@ -304,6 +304,8 @@ pub trait Store: Send + Sync {
     /// Sessions that have or had a sandbox since their files were at rest, and have not ended or still
     /// have uids.
     async fn unsynced(&self) -> Result<Vec<Unsynced>>;
+    /// What [`unsynced`](Store::unsynced) has of one of them, without a look at the others.
+    async fn unsynced_of(&self, id: SessionId) -> Result<Option<Unsynced>>;
     /// Records that a session is to be brought back to its newest point, if it has one, unless it is to
     /// be brought back to another one anyway; and what is to be told of it. What is in place counts as
     /// lost.

@@ -202,6 +202,11 @@ impl Store for Sqlite {
         self.readers.read(move |conn| unsynced::all(conn, &boot)).await
     }
 
+    async fn unsynced_of(&self, id: SessionId) -> Result<Option<Unsynced>> {
+        let boot = self.boot.clone();
+        self.readers.read(move |conn| unsynced::one(conn, id, &boot)).await
+    }
+
     async fn build_again(&self, id: SessionId, told: Option<NewEvent>) -> Result<()> {
         self.writer.write(move |conn| unsynced::build_again(conn, id, told)).await
     }

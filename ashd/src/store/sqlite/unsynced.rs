@@ -13,6 +13,11 @@ pub(super) const ALL: &str = "SELECT id, sandbox, build, boot <> ?, changed
      FROM unsynced CROSS JOIN sessions ON session = key
      WHERE status <> 'starting' AND (status <> 'ended' OR slot IS NOT NULL) ORDER BY session";
 
+/// The same of one session, which is found by its id.
+pub(super) const ONE: &str = "SELECT id, sandbox, build, boot <> ?1, changed
+     FROM sessions CROSS JOIN unsynced ON session = key
+     WHERE id = ?2 AND status <> 'starting' AND (status <> 'ended' OR slot IS NOT NULL)";
+
 /// A session has a sandbox in this boot. With `build`, all of its files are built for it.
 pub(super) fn used(
     conn: &Connection,
@@ -88,11 +93,16 @@ pub(super) fn forget(conn: &Connection, session: i64) -> Result<()> {
 }
 
 pub(super) fn all(conn: &Connection, boot: &str) -> Result<Vec<Unsynced>> {
-    let read = |row: &Row<'_>| {
-        let (session, sandbox, build) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok(Unsynced { session, sandbox, build, lost: row.get(3)?, changed: row.get(4)? })
-    };
     Ok(conn.prepare_cached(ALL)?.query_map([boot], read)?.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn one(conn: &Connection, session: SessionId, boot: &str) -> Result<Option<Unsynced>> {
+    Ok(conn.prepare_cached(ONE)?.query_row(params![boot, session], read).optional()?)
+}
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Unsynced> {
+    let (session, sandbox, build) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    Ok(Unsynced { session, sandbox, build, lost: row.get(3)?, changed: row.get(4)? })
 }
 
 pub(super) fn build_again(

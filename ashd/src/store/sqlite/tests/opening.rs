@@ -240,6 +240,7 @@ fn nothing_scans_a_whole_table() {
         "SELECT * FROM sessions WHERE key IN (SELECT key FROM sessions WHERE slot IS NOT NULL)
          AND status NOT IN ('ended', 'starting') ORDER BY key",
         unsynced::ALL,
+        unsynced::ONE,
         "SELECT * FROM sessions WHERE tenant = ? ORDER BY created_at DESC, key DESC",
         "SELECT * FROM sessions WHERE tenant = ? AND agent = ? ORDER BY created_at DESC, key DESC",
         "SELECT * FROM sessions WHERE tenant = ? AND status = ? ORDER BY created_at DESC, key DESC",
@@ -257,7 +258,8 @@ fn nothing_scans_a_whole_table() {
         let nothing = vec![rusqlite::types::Null; plan.parameter_count()];
         let steps = plan.query_map(rusqlite::params_from_iter(nothing), |row| row.get(3)).unwrap();
         for step in steps.map(|step: rusqlite::Result<String>| step.unwrap()) {
-            let is_small = SMALL.iter().any(|index| step.contains(*index));
+            // But for one session nobody looks through those of all that are in use.
+            let is_small = sql != unsynced::ONE && SMALL.iter().any(|index| step.contains(*index));
             let through_index = !step.starts_with("SCAN") || is_small;
             assert!(through_index && !step.contains("TEMP B-TREE"), "{sql}: {step}");
         }

@@ -79,6 +79,32 @@ fn what_had_a_sandbox_in_another_boot_is_lost_unless_it_was_at_rest() {
 }
 
 #[test]
+fn one_is_found_as_it_is_among_all() {
+    let dir = tempfile::tempdir().unwrap();
+    block_on(async {
+        let store = built(dir.path()).await;
+        store.create_session(session(2), vec![]).await.unwrap();
+        store.note_unsynced(id(2), build(2)).await.unwrap();
+        let found = async |store: &Sqlite| {
+            let all = store.unsynced().await.unwrap();
+            for n in [1, 2, 9] {
+                let one = all.iter().find(|files| files.session == id(n)).copied();
+                assert_eq!(store.unsynced_of(id(n)).await.unwrap(), one, "{n}");
+            }
+            all.iter().map(|files| (files.session, files.lost)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&store).await, [(id(1), false), (id(2), false)]);
+        let store = boot(store, dir.path()).await;
+        change(&store, SessionChange { sandbox: Some(build(9)), ..SessionChange::none() }).await;
+        assert_eq!(found(&store).await, [(id(1), false), (id(2), true)]);
+        // One that has ended and has no uids has no files.
+        change(&store, SessionChange { status: Some(Status::Ended), ..SessionChange::none() })
+            .await;
+        assert_eq!(found(&store).await, [(id(2), true)]);
+    });
+}
+
+#[test]
 fn what_is_in_doubt_is_never_at_rest_until_it_is_built_anew() {
     let dir = tempfile::tempdir().unwrap();
     block_on(async {
