@@ -51,6 +51,9 @@ pub enum LauncherError {
     /// It does not answer.
     #[error("the launcher cannot be reached: {0}")]
     Io(#[from] io::Error),
+    /// Somebody else has found so meanwhile, in these words.
+    #[error("{0}")]
+    Missed(String),
     /// No answer in time.
     #[error("the launcher did not answer within {} s", PATIENCE.as_secs())]
     Silent,
@@ -124,9 +127,24 @@ pub struct Launcher {
     /// The control group that the launcher was given for sandboxes, from the hierarchy's root;
     /// absent when it is a child of this daemon.
     group: Option<String>,
+    slot: Mutex<Slot>,
+}
+
+/// What requests share, which are made one after the other.
+#[derive(Debug, Default)]
+struct Slot {
     /// Absent while nobody was reached, and while a request is under way: one that is given up
     /// leaves no answer behind for the next.
-    link: Mutex<Option<Link>>,
+    link: Option<Link>,
+    missed: Option<Missed>,
+}
+
+/// Nobody was reached.
+#[derive(Debug)]
+struct Missed {
+    /// When that was known last.
+    at: Instant,
+    why: String,
 }
 
 /// A launcher that was reached.
@@ -146,10 +164,10 @@ impl Launcher {
         setup: LauncherSetup,
         children: Children,
     ) -> Result<Launcher, LauncherError> {
-        let mut launcher = Launcher { setup, children, group: None, link: Mutex::new(None) };
+        let mut launcher = Launcher { setup, children, group: None, slot: Mutex::default() };
         let (link, greeting) = launcher.reach().await?;
         launcher.group = greeting.group;
-        *launcher.link.lock().await = Some(link);
+        launcher.slot.get_mut().link = Some(link);
         Ok(launcher)
     }
 
@@ -157,7 +175,7 @@ impl Launcher {
     #[cfg(test)]
     pub(super) fn absent(setup: LauncherSetup, children: Children) -> Launcher {
         let setup = LauncherSetup { patience: Duration::ZERO, program: None, ..setup };
-        Launcher { setup, children, group: None, link: Mutex::new(None) }
+        Launcher { setup, children, group: None, slot: Mutex::default() }
     }
 
     /// The control group that it was given for sandboxes, from the root of the hierarchy, when it
@@ -176,8 +194,9 @@ impl Launcher {
         if request.len() > MAX_PLAN {
             return Err(LauncherError::TooLong(request.len()));
         }
-        let mut slot = self.link.lock().await;
-        let link = match slot.take() {
+        let asked = Instant::now();
+        let mut slot = self.slot.lock().await;
+        let link = match slot.link.take() {
             Some(link) => link.send(&request, fds).await.is_ok().then_some(link),
             None => None,
         };
@@ -185,14 +204,14 @@ impl Launcher {
         let link = match link {
             Some(link) => link,
             None => {
-                let (link, _) = self.reach().await?;
+                let link = self.reach_again(asked, &mut slot.missed).await?;
                 link.send(&request, fds).await?;
                 link
             }
         };
         let reply = timeout(PATIENCE, receive::<Reply>(&link.socket)).await;
         let reply = reply.map_err(|_| LauncherError::Silent)??;
-        *slot = Some(link);
+        slot.link = Some(link);
         match reply {
             Reply::Launched { pid } => Ok(pid),
             Reply::Refused { reason } => Err(LauncherError::Refused(reason)),
@@ -201,11 +220,30 @@ impl Launcher {
 
     /// Ends it if it is ours and not a service manager's, also one that an earlier daemon started.
     pub(super) async fn end(&self) {
-        let link = self.link.lock().await.take();
+        let link = self.slot.lock().await.link.take();
         let (Some(link), Some(_)) = (link, &self.setup.program) else { return };
         if let Err(error) = terminate(&link.socket) {
             tracing::warn!(%error, "the launcher was not ended");
         }
+    }
+
+    /// Reaches it for somebody who asked then, and has waited since for those before. When one of
+    /// these has just waited in vain, so has whoever asked before that was known: each would wait
+    /// once more else, the last of many for minutes.
+    async fn reach_again(
+        &self,
+        asked: Instant,
+        missed: &mut Option<Missed>,
+    ) -> Result<Link, LauncherError> {
+        if let Some(Missed { at, why }) = &*missed
+            && asked < *at
+        {
+            return Err(LauncherError::Missed(why.clone()));
+        }
+        let reached = self.reach().await;
+        let why = reached.as_ref().err().map(|error| error.to_string());
+        *missed = why.map(|why| Missed { at: Instant::now(), why });
+        reached.map(|(link, _)| link)
     }
 
     async fn reach(&self) -> Result<(Link, Greeting), LauncherError> {

@@ -174,6 +174,40 @@ async fn a_launcher_that_went_away_is_found_again() {
 }
 
 #[tokio::test]
+async fn who_waits_behind_one_that_finds_none_does_not_look_for_it_again() {
+    tokio::time::pause();
+    let (dir, plan) = (tempfile::tempdir().unwrap(), plan());
+    let setup = LauncherSetup { patience: PATIENCE, ..setup(&dir) };
+    let (children, slot) = (Children::default(), Mutex::default());
+    let launcher = Launcher { setup, children, group: None, slot };
+    let begun = Instant::now();
+    let (first, second, third) = tokio::join!(
+        biased;
+        launcher.launch(&plan, &[]),
+        launcher.launch(&plan, &[]),
+        launcher.launch(&plan, &[]),
+    );
+    let Err(LauncherError::NoService(cause)) = &first else { panic!("{first:?}") };
+    for behind in [second, third] {
+        let Err(LauncherError::Missed(why)) = &behind else { panic!("{behind:?}") };
+        assert!(why.contains(&cause.to_string()), "{why}");
+    }
+    assert!(begun.elapsed() < 2 * PATIENCE, "{:?}", begun.elapsed());
+    // Whoever comes later may find it.
+    let later = launcher.launch(&plan, &[]).await;
+    assert!(matches!(later, Err(LauncherError::NoService(_))), "{later:?}");
+    tokio::time::resume();
+    let mut listener = UnixSeqpacketListener::bind(dir.path().join("s")).unwrap();
+    let server = async {
+        let link = accept(&mut listener, &greeting()).await;
+        request(&link).await;
+        reply(&link, Reply::Launched { pid: 3 }).await;
+    };
+    let (pid, ()) = tokio::join!(launcher.launch(&plan, &[]), server);
+    assert_eq!(pid.unwrap(), 3);
+}
+
+#[tokio::test]
 async fn an_answer_that_nobody_waited_for_is_not_taken_for_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let (launcher, link, mut listener) = found(&dir).await;
