@@ -9,6 +9,7 @@ use super::api::{Admitted, Refusal};
 use super::gate::{Entered, Gate, Place};
 use super::ladder::Whose;
 use super::owners::{Counted, Has, Owner, Owners};
+use super::relief::Relief;
 use super::shared::{MAKING_ROOM, Shared, Taken};
 use super::standing::Line;
 use crate::domain::{SandboxId, Tenant};
@@ -57,6 +58,8 @@ pub(super) struct Gates {
     launches: Arc<Gate>,
     /// Whose the sandboxes are that sessions have, or are to have.
     pub(super) owners: Arc<Owners>,
+    /// What those share that wait for memory or processes.
+    pub(super) relief: Relief,
 }
 
 /// A sandbox may be made. It counts as its tenant's and its agent's.
@@ -94,6 +97,7 @@ impl Gates {
             turns: Gate::new(admission.turns),
             launches: Gate::new(admission.launches),
             owners: Arc::default(),
+            relief: Relief::default(),
         }
     }
 
@@ -190,8 +194,8 @@ impl Shared {
     }
 
     /// Waits until a sandbox may be made, as long as configured at most: first for its turn, then for what
-    /// is short and comes back by itself. Last it takes the room that there is, or that a sandbox leaves
-    /// which nobody uses.
+    /// is short and comes back by itself, or with a sandbox that nobody uses. Last it takes the room that
+    /// there is, or that such a one leaves.
     ///
     /// # Errors
     /// [`Refusal::Capacity`] when it has waited in vain, or for nothing that comes back by itself.
@@ -203,10 +207,21 @@ impl Shared {
         self.disk_has_room()?;
         let end = Instant::now() + self.live().admission.patience;
         let place = Some(self.place_for_launch((counted.tenant(), line), end).await?);
-        self.wait_for_ease(end).await?;
         let sandbox = SandboxId::random();
-        let room = Some(self.room(sandbox).await?);
+        let room = Some(self.room_at_ease(sandbox, end).await?);
         Ok(Entry { sandbox, place, room, counted })
+    }
+
+    /// Room for this sandbox, on a machine that is not short of what comes back.
+    async fn room_at_ease(&self, sandbox: SandboxId, end: Instant) -> Result<Taken, Refusal> {
+        loop {
+            self.wait_for_ease(end).await?;
+            let room = self.room(sandbox).await?;
+            // It may have had to wait for one to go.
+            if ease(&self.strain()).is_ok() {
+                return Ok(room);
+            }
+        }
     }
 
     async fn place_for_launch(
@@ -238,16 +253,16 @@ impl Shared {
     async fn wait_for_ease(&self, end: Instant) -> Result<(), Refusal> {
         let mut pressure = self.sandboxes.pressure_changes();
         let enough = end.min(Instant::now() + YIELD);
+        let mut gone = 0;
         loop {
-            let now = Instant::now();
-            let until = match ease(&self.strain()) {
+            let (now, strain) = (Instant::now(), self.strain());
+            let until = match ease(&strain) {
                 Ok(()) if now >= enough || !self.is_crowded() => return Ok(()),
                 Ok(()) => enough,
                 Err(_) if self.is_shutting_down() => return Err(Refusal::ShuttingDown),
                 Err(no_room) if now >= end => return Err(self.refuse(no_room)),
                 Err(_) => {
-                    // A warm sandbox that nobody has gives back what it has of it.
-                    self.make_place();
+                    self.relieve(&strain, &mut gone, end).await;
                     end
                 }
             };

@@ -55,6 +55,7 @@ mod pool;
 mod purge;
 mod reconcile;
 mod registry;
+mod relief;
 mod retention;
 mod rewind;
 mod standing;

@@ -149,9 +149,10 @@ impl Shared {
     }
 
     /// Room for this sandbox, taken from then on. When as many live as may, one goes that nobody uses.
+    /// Whether there is memory for it is not looked at.
     ///
     /// # Errors
-    /// [`Refusal::Capacity`] when none of them can go in time, or the machine is short of something.
+    /// [`Refusal::Capacity`] when none of them can go in time, or the disk is short.
     pub(super) async fn room(&self, sandbox: SandboxId) -> Result<Taken, Refusal> {
         let end = Instant::now() + MAKING_ROOM;
         loop {
@@ -203,9 +204,15 @@ impl Shared {
     fn look_for_room(&self) -> Room {
         let live = self.in_use(self.launching.all());
         let max = self.options.max_sandboxes;
+        Room { live, max, ..self.disk() }
+    }
+
+    /// Whether there is memory for another sandbox now. What cannot be read does not stand in the way.
+    fn memory_has_room(&self) -> Result<(), Refusal> {
         let memory_free = admission::memory_available().unwrap_or(u64::MAX);
         let memory_reserve = self.options.memory_reserve;
-        Room { live, max, memory_free, memory_reserve, ..self.disk() }
+        let room = Room { max: 1, memory_free, memory_reserve, ..Room::default() };
+        admission::admit(&room).map_err(|no_room| self.refuse(no_room))
     }
 
     /// Whether something new may be written.
@@ -245,8 +252,12 @@ impl Shared {
     ) -> Result<Running, Refusal> {
         let room = match entry.take_room() {
             Some(room) => room,
-            // It has let others in.
-            None => self.room(entry.sandbox).await?,
+            // It has let others in, and what is short is not waited for again.
+            None => {
+                let room = self.room(entry.sandbox).await?;
+                self.memory_has_room()?;
+                room
+            }
         };
         let launched = self.launch_as((Way::Broker, room), root, session, entry.sandbox).await;
         entry.let_others_in();
