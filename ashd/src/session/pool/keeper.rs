@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::shelves::End;
 use super::warm::{self, Spare};
-use super::{Kind, Stamp, throw_away};
+use super::{Kind, NO_DAY, Stamp, day_of, throw_away};
 use crate::domain::{Agent, Tenant};
 use crate::sandbox::admission;
 use crate::session::api::{Happened, Refusal};
@@ -77,6 +77,12 @@ struct Wanting {
 
 impl Wanting {
     fn new(agent: Agent) -> Wanting {
+        if day_of(&agent).is_none() {
+            tracing::warn!(
+                ash_agent = %agent.name, ash_tenant = %agent.tenant, error = NO_DAY,
+                "no spare sandboxes are made"
+            );
+        }
         Wanting { agent, stamp: None }
     }
 }
@@ -219,7 +225,9 @@ impl Keeper {
     fn stamp_all(&mut self) {
         let conditions = self.shared.conditions();
         for Wanting { agent, stamp } in self.agents.values_mut() {
-            if stamp.as_ref().is_none_or(|stamp| stamp.conditions != conditions) {
+            let is_known =
+                |stamp: &Stamp| stamp.conditions == conditions && Some(stamp.day) == day_of(agent);
+            if !stamp.as_ref().is_some_and(is_known) {
                 *stamp = self.shared.stamp(agent).ok();
             }
         }

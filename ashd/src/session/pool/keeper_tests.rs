@@ -5,7 +5,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::domain::{AgentConfig, AgentId, SessionId, Timestamp};
+use crate::domain::{AgentConfig, AgentId, Day, SessionId, Timestamp};
 use crate::sandbox::pressure::Pressure;
 use crate::session::stage::Stage;
 
@@ -233,6 +233,29 @@ async fn they_are_made_slowly_while_what_runs_lacks_processors_or_disks() {
     keeper.wait(&mut happened, &mut tick).await;
     assert!((SLOWLY..EVERY).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     assert_eq!(keeper.held_back_until(), None);
+}
+
+/// Which day it is there, nobody else can tell.
+#[tokio::test]
+async fn none_are_made_for_an_agent_whose_time_zone_is_not_known() {
+    let (stage, agent, kind, stamp) = set().await;
+    let shared = &stage.shared;
+    shared.pool.set_up(&kind, &stamp, 1);
+    let mut keeper = Keeper::new(shared.clone());
+    let env = BTreeMap::from([("TZ".to_owned(), "Nowhere/Else".to_owned())]);
+    keeper.agents.insert(kind.clone(), Wanting::new(Agent { env, ..agent }));
+    keeper.see_to_all();
+    assert!(!shared.pool.has_shelf(&kind));
+}
+
+#[tokio::test]
+async fn the_next_day_is_found_out() {
+    let (stage, agent, kind, stamp) = set().await;
+    let mut keeper = Keeper::new(stage.shared.clone());
+    let old = Stamp { day: Day::default(), ..stamp };
+    keeper.agents.insert(kind.clone(), Wanting { agent, stamp: Some(old) });
+    keeper.stamp_all();
+    assert_ne!(keeper.agents[&kind].stamp.as_ref().unwrap().day, Day::default());
 }
 
 #[tokio::test]

@@ -67,6 +67,8 @@ struct Stamp {
     /// The agent's environment and config are in here.
     settings: Settings,
     conditions: Conditions,
+    /// The CLI reads once which day it is, and says at the first prompt of another one that it has changed.
+    day: Day,
 }
 
 /// What a session of any agent is made with at a time.
@@ -76,8 +78,6 @@ struct Conditions {
     runtime: PathBuf,
     /// How often the model API's key may have become another one.
     key_epoch: u64,
-    /// The CLI reads once which day it is, and says at the first prompt of another one that it has changed.
-    day: Day,
 }
 
 /// A session that has come out of a spare, ready to be recorded.
@@ -145,6 +145,7 @@ impl Shared {
             version: agent.version,
             settings: self.spelled_out(create::settled(agent, Settings::default())?),
             conditions: self.conditions(),
+            day: day_of(agent).ok_or_else(|| Refusal::Internal(NO_DAY.to_owned()))?,
         })
     }
 
@@ -160,7 +161,6 @@ impl Shared {
             limits: self.live().limits,
             runtime: self.sandboxes.runtime(),
             key_epoch: self.sandboxes.key_epoch(),
-            day: Day::today(),
         }
     }
 
@@ -246,6 +246,17 @@ impl Shared {
         if self.end_sandbox(running).await {
             self.unmake(session).await;
         }
+    }
+}
+
+/// Why it is not known which day it is for an agent's CLI.
+const NO_DAY: &str = "TZ in the agent's environment is no name of a time zone that is known here";
+
+/// Which day it is for an agent's CLI; `None` when that is not known.
+fn day_of(agent: &Agent) -> Option<Day> {
+    match agent.env.get("TZ") {
+        Some(zone) => Day::today_in(zone),
+        None => Some(Day::today()),
     }
 }
 

@@ -34,8 +34,8 @@ fn stamp(version: u32) -> Stamp {
             limits: Limits::default(),
             runtime: "/claude".into(),
             key_epoch: 0,
-            day: Day::default(),
         },
+        day: Day::default(),
     }
 }
 
@@ -110,7 +110,7 @@ async fn what_was_made_with_anything_else_serves_nobody() {
         stamp_under(|conditions| conditions.limits.memory = 1),
         stamp_under(|conditions| conditions.runtime = "/newer".into()),
         stamp_under(|conditions| conditions.key_epoch = 1),
-        stamp_under(|conditions| conditions.day = Day::today()),
+        Stamp { day: Day::today(), ..usual.clone() },
         Stamp { settings: Settings::default(), ..usual.clone() },
     ] {
         let pool = pool("a", &[1]);
