@@ -144,7 +144,8 @@ sections! {
         /// Most sandboxes of one tenant alive at the same time; 0 for any number. The next one takes the
         /// place of the tenant's own that nobody has used for longest, and is refused when it uses all
         /// of them. Those of paused sessions count. Those that have ended do not, because their session
-        /// was stopped or nobody had used them for long; nor do warm ones that no session has taken.
+        /// was stopped or nobody had used them for long. Warm ones that no session has taken go first, and
+        /// none is made that would be one too many.
         max_per_tenant: u32 = "0" { live: true, }
         /// Most sandboxes of one agent alive at the same time; 0 for any number. As with those of a
         /// tenant, the next one takes the place of one of the agent's own.

@@ -58,6 +58,9 @@ pub(super) struct Gates {
     launches: Arc<Gate>,
     /// Whose the sandboxes are that sessions have, or are to have.
     pub(super) owners: Arc<Owners>,
+    /// Whose those are that wait for a session that is yet to be made, or are made to do so. No session waits
+    /// for these: they go for it.
+    pub(super) spares: Arc<Owners>,
     /// What those share that wait for memory or processes.
     pub(super) relief: Relief,
 }
@@ -97,6 +100,7 @@ impl Gates {
             turns: Gate::new(admission.turns),
             launches: Gate::new(admission.launches),
             owners: Arc::default(),
+            spares: Arc::default(),
             relief: Relief::default(),
         }
     }
@@ -194,8 +198,10 @@ impl Shared {
     }
 
     /// Waits until a sandbox may be made, as long as configured at most: first for its turn, then for what
+    /// Waits until a sandbox may be made, as long as configured at most: first for its turn, then for what
     /// is short and comes back by itself, or with a sandbox that nobody uses. Last it takes the room that
-    /// there is, or that such a one leaves.
+    /// there is, or that such a one leaves. Spares go with which its tenant or its agent would have more than
+    /// it may.
     ///
     /// # Errors
     /// [`Refusal::Capacity`] when it has waited in vain, or for nothing that comes back by itself.
@@ -206,9 +212,10 @@ impl Shared {
     ) -> Result<Entry, Refusal> {
         self.disk_has_room()?;
         let end = Instant::now() + self.live().admission.patience;
-        let place = Some(self.place_for_launch((counted.tenant(), line), end).await?);
+        let place = Some(self.place_for_launch((&counted.owner().0, line), end).await?);
         let sandbox = SandboxId::random();
         let room = Some(self.room_at_ease(sandbox, end).await?);
+        self.shed_spares(counted.owner());
         Ok(Entry { sandbox, place, room, counted })
     }
 

@@ -41,7 +41,7 @@ pub(super) struct Has {
     pub(super) agent: u64,
 }
 
-/// Counts a sandbox that a session has, or is to have, while this lives.
+/// Counts a sandbox that a session has, or is to have, or one that waits for a session, while this lives.
 pub(super) struct Counted {
     owners: Arc<Owners>,
     owner: Owner,
@@ -81,6 +81,11 @@ impl Owners {
         turns.acquire_owned().await.ok()
     }
 
+    /// How many somebody has.
+    pub(super) fn of(&self, owner: &Owner) -> Has {
+        has(&self.lock(), owner)
+    }
+
     fn counted(self: &Arc<Self>, owner: &Owner) -> Counted {
         Counted { owners: self.clone(), owner: owner.clone() }
     }
@@ -88,8 +93,8 @@ impl Owners {
 
 impl Counted {
     /// Whose it is.
-    pub(super) fn tenant(&self) -> &Tenant {
-        &self.owner.0
+    pub(super) fn owner(&self) -> &Owner {
+        &self.owner
     }
 }
 
@@ -125,11 +130,6 @@ impl Drop for Counted {
 
 #[cfg(test)]
 impl Owners {
-    /// How many somebody has.
-    pub(super) fn of(&self, owner: &Owner) -> Has {
-        has(&self.lock(), owner)
-    }
-
     /// Whether nobody has any, and nobody is remembered.
     pub(super) fn is_empty(&self) -> bool {
         self.lock().is_empty()

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::shelves::End;
@@ -17,6 +18,7 @@ use crate::domain::{Agent, Tenant};
 use crate::sandbox::admission;
 use crate::session::api::{Happened, Refusal};
 use crate::session::gate::Place;
+use crate::session::owners::Counted;
 use crate::session::shared::Shared;
 use crate::session::under_way::Begun;
 use crate::store::StoreError;
@@ -24,6 +26,10 @@ use crate::telemetry::metrics::labels::SpareEnd;
 
 /// Spares that are made at a time, of those that may: who waits for a session of its own comes first.
 const AT_ONCE: usize = 2;
+
+/// How long one counts as one of these. What takes longer waits for something, as a CLI that does not answer
+/// does, and takes little of the machine: nobody else's is to wait for that.
+const LONG: Duration = Duration::from_secs(5);
 
 /// How long behind the beginning of one the next may begin, while what runs lacks processors or disks: then
 /// they are made one after the other, too.
@@ -189,6 +195,9 @@ impl Keeper {
             self.read_all().await;
         }
         self.make_room();
+        // What they may have may be less by now; and one was being made when a session came that needed
+        // its room.
+        self.agents.keys().for_each(|kind| self.shared.shed_spares(&kind.owner()));
     }
 
     /// Has what is missing made, and throws away what serves nobody.
@@ -240,7 +249,8 @@ impl Keeper {
         }
         let pool = &self.shared.pool;
         let is_full = pool.all() >= self.shared.options.max_spares;
-        Some((pool.poorest(is_full)?, is_full))
+        let may_have = |kind: &Kind| self.shared.exceeding(&kind.owner(), 1).is_none();
+        Some((pool.poorest(is_full, may_have)?, is_full))
     }
 
     /// Lets one more be begun, if nobody who asks for a session has to wait because of it.
@@ -261,7 +271,8 @@ impl Keeper {
                 Step::MakeRoom(Box::new(given))
             }
         };
-        Some(Start { permit, step, _there: pool.there.begin(kind.clone()) })
+        let counted = self.shared.gates.spares.count(&kind.owner());
+        Some(Start { permit, step, counted, _there: pool.there.begin(kind.clone()) })
     }
 
     /// Whether one more would leave enough for those who ask for sessions.
@@ -306,9 +317,11 @@ async fn reached(time: Option<Instant>) {
 
 /// A spare may be begun.
 struct Start {
-    /// It is one of few, until it is ready.
+    /// It is one of few, until it is ready or takes long.
     permit: OwnedSemaphorePermit,
     step: Step,
+    /// It is one that its agent and its tenant have.
+    counted: Counted,
     /// Whoever has them go waits for this.
     _there: Begun<Kind>,
 }
@@ -335,16 +348,16 @@ async fn begin(
     shared: Arc<Shared>,
     agent: Agent,
     (stamp, gone): (Stamp, CancellationToken),
-    Start { permit, step, _there }: Start,
+    Start { permit, step, counted, _there }: Start,
 ) {
     match step {
         Step::Make(place) => {
-            make_one(&shared, &agent, (stamp, &gone), (permit, place)).await;
+            make_one(&shared, &agent, (stamp, &gone), (permit, place, counted)).await;
         }
         Step::MakeRoom(given) => {
             given.clear_away().await;
             end_one(&shared, (&Kind::of(&agent), &gone), End::Room);
-            drop(permit);
+            drop((permit, counted));
         }
     }
     shared.pool.look_again();
@@ -355,11 +368,11 @@ async fn make_one(
     shared: &Arc<Shared>,
     agent: &Agent,
     (stamp, gone): (Stamp, &CancellationToken),
-    (permit, place): (OwnedSemaphorePermit, Place),
+    (permit, place, counted): (OwnedSemaphorePermit, Place, Counted),
 ) {
     let (kind, begun) = (Kind::of(agent), Instant::now());
-    let made = warm::make(shared, agent, (stamp, gone), place).await;
-    drop(permit);
+    let making = warm::make(shared, agent, (stamp, gone), (place, counted));
+    let made = with_permit(shared, permit, making).await;
     if let Err(refusal) = &made
         && !gone.is_cancelled()
     {
@@ -376,6 +389,24 @@ async fn make_one(
     let why = if gone.is_cancelled() { SpareEnd::Gone } else { SpareEnd::Outdated };
     shared.count_ended(&unwanted, why);
     throw_away(unwanted.into_iter().collect()).await;
+}
+
+/// Makes a spare with a permit, which is somebody else's when that takes long.
+async fn with_permit<T>(
+    shared: &Shared,
+    permit: OwnedSemaphorePermit,
+    making: impl Future<Output = T>,
+) -> T {
+    let mut making = pin!(making);
+    let quick = timeout(LONG, &mut making).await;
+    drop(permit);
+    match quick {
+        Ok(made) => made,
+        Err(_) => {
+            shared.pool.look_again();
+            making.await
+        }
+    }
 }
 
 /// One is not being made any more. A shelf that came in the place of its own knows nothing of it.

@@ -102,9 +102,9 @@ async fn an_agent_whose_sessions_cannot_be_made_has_no_shelf() {
     // More than can be passed to a program.
     let env = BTreeMap::from([("A".to_owned(), "x".repeat(2 << 20))]);
     keeper.agents.insert(kind.clone(), Wanting::new(Agent { env, ..agent }));
-    assert_eq!(shared.pool.poorest(false), Some(kind.clone()));
+    assert_eq!(shared.pool.poorest(false, |_| true), Some(kind.clone()));
     keeper.see_to_all();
-    assert!(!shared.pool.has_shelf(&kind) && shared.pool.poorest(false).is_none());
+    assert!(!shared.pool.has_shelf(&kind) && shared.pool.poorest(false, |_| true).is_none());
 }
 
 #[tokio::test]
@@ -235,6 +235,50 @@ async fn they_are_made_slowly_while_what_runs_lacks_processors_or_disks() {
     assert_eq!(keeper.held_back_until(), None);
 }
 
+#[tokio::test]
+async fn nobody_waits_for_long_for_one_that_is_slow() {
+    let (stage, _, kind, _) = set().await;
+    let shared = &stage.shared;
+    shared.live.write().unwrap().admission.launches = 4;
+    shared.fit_gates();
+    let keeper = Keeper::new(shared.clone());
+    let permit = || keeper.start(&kind, false).map(|start| start.permit);
+    tokio::time::pause();
+    let (one, other) = (permit().unwrap(), permit().unwrap());
+    assert!(permit().is_none());
+    assert_eq!(with_permit(shared, other, async { 1 }).await, 1);
+    assert!(permit().is_some());
+    let _ = shared.pool.stirred().now_or_never();
+    let making = with_permit(shared, one, pending::<()>());
+    assert!(timeout(2 * LONG, making).await.is_err());
+    assert_eq!(keeper.at_once.available_permits(), AT_ONCE);
+    assert!(shared.pool.stirred().now_or_never().is_some(), "the keeper is not told");
+}
+
+#[tokio::test]
+async fn one_counts_from_before_it_is_made() {
+    let (stage, agent, kind, stamp) = set().await;
+    let shared = &stage.shared;
+    shared.live.write().unwrap().admission.max_per_tenant = 1;
+    shared.pool.set_up(&kind, &stamp, 2);
+    let mut keeper = Keeper::new(shared.clone());
+    keeper.agents.insert(kind.clone(), Wanting::new(agent.clone()));
+    let start = keeper.start(&kind, false).unwrap();
+    let gone = shared.pool.begin_one(&kind, &stamp).unwrap();
+    assert!(keeper.next().is_none(), "it is as many as may be");
+    // It cannot be made: its agent has no folder.
+    begin(shared.clone(), agent, (stamp.clone(), gone), start).await;
+    assert!(shared.gates.spares.is_empty());
+    // What is there when there may be fewer goes.
+    for _ in 0..2 {
+        let spare = Spare::counted(stamp.clone(), shared.gates.spares.count(&kind.owner()));
+        assert!(shared.pool.put(&kind, spare).is_none());
+    }
+    keeper.is_known = true;
+    keeper.ticked().await;
+    assert_eq!(shared.gates.spares.of(&kind.owner()).tenant, 1);
+}
+
 /// Which day it is there, nobody else can tell.
 #[tokio::test]
 async fn none_are_made_for_an_agent_whose_time_zone_is_not_known() {
@@ -280,7 +324,7 @@ async fn no_place_is_held_while_the_one_that_was_given_ends() {
     assert_eq!(there(), (2, 0), "nobody else may have its room, and everybody its place");
     drop(until);
     going.await;
-    assert_eq!((there(), shared.pool.poorest(false)), ((1, 0), Some(kind.clone())));
+    assert_eq!((there(), shared.pool.poorest(false, |_| true)), ((1, 0), Some(kind.clone())));
     let start = keeper.start(&kind, false).unwrap();
     assert!(matches!(start.step, Step::Make(_)));
     assert_eq!(there(), (1, 1));

@@ -18,9 +18,11 @@
 mod keeper;
 mod shelves;
 mod size;
+mod spread;
 mod warm;
 
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
@@ -29,6 +31,8 @@ use super::api::Refusal;
 use super::create;
 use super::disk::Since;
 use super::driver::Claimed;
+use super::ladder::Whose;
+use super::owners::Owner;
 use super::shared::Shared;
 use crate::domain::{Agent, AgentId, AgentName, Day, SandboxId, Session, Settings, Tenant};
 use crate::sandbox::Running;
@@ -54,6 +58,10 @@ impl Kind {
 
     fn of_session(session: &Session) -> Kind {
         Kind { tenant: session.tenant.clone(), agent: session.agent.clone() }
+    }
+
+    fn owner(&self) -> Owner {
+        (self.tenant.clone(), self.agent.clone())
     }
 }
 
@@ -161,6 +169,29 @@ impl Shared {
             limits: self.live().limits,
             runtime: self.sandboxes.runtime(),
             key_epoch: self.sandboxes.key_epoch(),
+        }
+    }
+
+    /// Who has more sandboxes than it may, spares included, or would have with so many more: an agent, or its
+    /// tenant.
+    fn exceeding<'a>(&self, owner: &'a Owner, more: u64) -> Option<Whose<'a>> {
+        let admission = self.live.read().unwrap_or_else(PoisonError::into_inner).admission;
+        let is_exceeded = |max: u64, there: u64| max > 0 && there + more > max;
+        let (sessions, spares) = (self.gates.owners.of(owner), self.gates.spares.of(owner));
+        if is_exceeded(admission.max_per_agent, sessions.agent + spares.agent) {
+            return Some(Whose::Agent(owner));
+        }
+        let is_its_tenant = is_exceeded(admission.max_per_tenant, sessions.tenant + spares.tenant);
+        is_its_tenant.then_some(Whose::Tenant(&owner.0))
+    }
+
+    /// Throws spares away with which an agent or its tenant has more sandboxes than it may. Nobody waits for
+    /// that.
+    pub(super) fn shed_spares(&self, owner: &Owner) {
+        while let Some(whose) = self.exceeding(owner, 0) {
+            let Some(spare) = self.pool.spare_one_of(whose) else { return };
+            tracing::debug!(ash_tenant = %owner.0, "a spare sandbox goes: these are as many as may be");
+            drop(spare);
         }
     }
 

@@ -11,10 +11,12 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::size::{self, Demand, Rate};
+use super::spread::Spread;
 use super::warm::Spare;
 use super::{Kind, Stamp};
 use crate::domain::{Session, SessionId, Settings};
 use crate::session::cli;
+use crate::session::ladder::Whose;
 use crate::session::under_way::UnderWay;
 
 /// How long a spare takes to be made, until it is known.
@@ -119,7 +121,12 @@ impl Shelf {
 
     /// How many there are, those included that are being made.
     pub(super) fn there(&self) -> u32 {
-        u32::try_from(self.spares.len()).unwrap_or(u32::MAX).saturating_add(self.making)
+        self.waiting().saturating_add(self.making)
+    }
+
+    /// How many wait for a session.
+    fn waiting(&self) -> u32 {
+        u32::try_from(self.spares.len()).unwrap_or(u32::MAX)
     }
 
     /// Takes the oldest spare that serves a session with these settings, and those that serve nobody
@@ -298,15 +305,24 @@ impl Pool {
         self.shelves().contains_key(kind)
     }
 
-    /// Who misses a spare most: of those who lack one, who has fewest. Nobody gets a second one before
-    /// everybody has one. When there are as many as may be, and somebody else has to give one for it, nobody
-    /// counts who may not be able to keep one; nor has such a one what was given, where others have as few.
-    pub(super) fn poorest(&self, is_full: bool) -> Option<Kind> {
+    /// Who misses a spare most, of those who lack one and may have it: an agent of the tenant that has fewest,
+    /// and of its agents the one that has fewest. Nobody gets a second one before everybody has one, except
+    /// that whoever may not be able to keep one comes last, and has nothing that was given for others. When
+    /// there are as many as may be nobody counts for whom nobody gives one, such a one among them.
+    pub(super) fn poorest(&self, is_full: bool, may_have: impl Fn(&Kind) -> bool) -> Option<Kind> {
         let (now, shelves) = (Instant::now(), self.shelves());
-        let is_next = |shelf: &Shelf| shelf.lacks_one(now) && !(is_full && shelf.is_doubted(now));
-        let lacking = shelves.iter().filter(|(_, shelf)| is_next(shelf));
-        let poor = |shelf: &Shelf| (shelf.there(), shelf.is_doubted(now));
-        lacking.min_by_key(|(_, shelf)| poor(shelf)).map(|(kind, _)| kind.clone())
+        let spread = spread(&shelves);
+        let is_given = |kind: &Kind, shelf: &Shelf| {
+            !shelf.is_doubted(now) && spread.giver((&kind.tenant, shelf.there())).is_some()
+        };
+        let lacking = shelves.iter().filter(|(kind, shelf)| {
+            shelf.lacks_one(now) && may_have(kind) && (!is_full || is_given(kind, shelf))
+        });
+        let poor = |kind: &Kind, shelf: &Shelf| {
+            (shelf.is_doubted(now), spread.all_of(&kind.tenant), shelf.there())
+        };
+        let poorest = lacking.min_by_key(|(kind, shelf)| (poor(kind, shelf), *kind));
+        poorest.map(|(kind, _)| kind.clone())
     }
 
     /// Counts one as being made, if one with this stamp is missing; returns what says that its shelf is
@@ -355,19 +371,31 @@ impl Pool {
 
     /// The newest spare of whoever has most: the one that is missed least.
     pub(super) fn spare_one(&self) -> Option<Spare> {
-        fullest(&mut self.shelves())?.spares.pop_back()
+        self.spare_one_of(Whose::Anybody)
     }
 
-    /// The same, for an agent that lacks one where there are as many as may be: if it has no more than that
-    /// one then. So nobody keeps more than its part while others want some, and none goes to and fro.
+    /// The same, of these.
+    pub(super) fn spare_one_of(&self, whose: Whose<'_>) -> Option<Spare> {
+        let mut shelves = self.shelves();
+        let shelf = match whose {
+            Whose::Anybody => {
+                let tenant = spread(&shelves).richest()?.clone();
+                fullest(&mut shelves, |kind| kind.tenant == tenant)
+            }
+            Whose::Tenant(tenant) => fullest(&mut shelves, |kind| kind.tenant == *tenant),
+            Whose::Agent(owner) => fullest(&mut shelves, |kind| kind.owner() == *owner),
+        };
+        shelf?.spares.pop_back()
+    }
+
+    /// The same, for an agent that lacks one where there are as many as may be: of a tenant that has no fewer
+    /// than its own then, or of an agent of its own tenant that has no fewer than it. So nobody keeps more
+    /// than its part while others want some, and none goes to and fro.
     pub(super) fn give_to(&self, kind: &Kind) -> Option<Spare> {
         let mut shelves = self.shelves();
-        let has = shelves.get(kind)?.there() as usize;
-        let fullest = fullest(&mut shelves)?;
-        if fullest.spares.len() < has + 2 {
-            return None;
-        }
-        fullest.spares.pop_back()
+        let there = shelves.get(kind)?.there();
+        let giver = spread(&shelves).giver((&kind.tenant, there))?.clone();
+        fullest(&mut shelves, |kind| kind.tenant == giver)?.spares.pop_back()
     }
 
     /// Takes everything off the shelves of these agents, and the shelves away.
@@ -395,7 +423,16 @@ fn is_before(until: Option<Instant>, now: Instant) -> bool {
     until.is_some_and(|until| now < until)
 }
 
-/// The shelf of whoever has most.
-fn fullest(shelves: &mut HashMap<Kind, Shelf>) -> Option<&mut Shelf> {
-    shelves.values_mut().max_by_key(|shelf| shelf.spares.len())
+/// How many each tenant has.
+fn spread(shelves: &HashMap<Kind, Shelf>) -> Spread<'_> {
+    Spread::of(shelves.iter().map(|(kind, shelf)| (&kind.tenant, shelf.there(), shelf.waiting())))
+}
+
+/// The shelf of whoever of these has most.
+fn fullest(
+    shelves: &mut HashMap<Kind, Shelf>,
+    which: impl Fn(&Kind) -> bool,
+) -> Option<&mut Shelf> {
+    let these = shelves.iter_mut().filter(|(kind, _)| which(kind));
+    these.max_by_key(|(kind, shelf)| (shelf.spares.len(), *kind)).map(|(_, shelf)| shelf)
 }

@@ -25,6 +25,11 @@ fn kind(agent: &str) -> Kind {
     Kind { tenant: Tenant::default(), agent: agent.parse().unwrap() }
 }
 
+/// An agent of another tenant.
+fn of(tenant: &str, agent: &str) -> Kind {
+    Kind { tenant: tenant.parse().unwrap(), ..kind(agent) }
+}
+
 fn stamp(version: u32) -> Stamp {
     Stamp {
         agent: AgentId(uuid::Uuid::nil()),
@@ -455,14 +460,105 @@ async fn nobody_gets_a_second_one_before_everybody_has_one() {
     let pool = pool("a", &[1, 1]);
     pool.set_up(&kind("b"), &stamp(1), 2);
     for expected in ["b", "b", "a"] {
-        let poorest = pool.poorest(false).unwrap();
+        let poorest = pool.poorest(false, |_| true).unwrap();
         assert_eq!(poorest, kind(expected));
         // What is being made is as good as there.
         assert!(pool.begin_one(&poorest, &stamp(1)).is_some());
     }
     assert!(pool.begin_one(&kind("a"), &stamp(2)).is_none(), "it is not of this shelf");
     drop(pool.clear(|_| true));
-    assert_eq!(pool.poorest(false), None);
+    assert_eq!(pool.poorest(false, |_| true), None);
+}
+
+/// However many agents one of them has.
+#[tokio::test]
+async fn tenants_have_equal_parts() {
+    let pool = Pool::default();
+    let all = ["a", "b", "c"].map(kind).into_iter();
+    let all: Vec<Kind> = all.chain([of("other", "a"), of("other", "b")]).collect();
+    for kind in &all[..3] {
+        pool.set_up(kind, &stamp(1), 1);
+        assert!(pool.put(kind, Spare::of_nobody(stamp(1))).is_none());
+    }
+    assert_eq!(pool.poorest(true, |_| true), None);
+    for (kind, count) in all[3..].iter().zip([2, 1]) {
+        pool.set_up(kind, &stamp(1), count);
+    }
+    // Of three and none one goes; of two and one none.
+    let next = || pool.poorest(true, |_| true);
+    assert_eq!(next(), Some(all[3].clone()));
+    assert_eq!(pool.give_to(&all[4]).map(|spare| spare.stamp), Some(stamp(1)));
+    assert_eq!(pool.poorest(false, |_| true), Some(all[3].clone()));
+    assert!(pool.begin_one(&all[4], &stamp(1)).is_some());
+    assert!(next().is_none() && pool.give_to(&all[3]).is_none());
+    // Where there is room again, the tenant that has fewest is next, and its agent that has none.
+    assert_eq!(pool.poorest(false, |_| true), Some(all[3].clone()));
+    assert_eq!(pool.poorest(false, |kind| kind.tenant == Tenant::default()), Some(kind("c")));
+    // Whoever needs room has one of whoever has most.
+    assert!(pool.spare_one().is_some());
+    assert_eq!((pool.ready(), pool.all()), (1, 2));
+}
+
+#[tokio::test]
+async fn who_has_as_many_sandboxes_as_it_may_gets_none() {
+    let stage = Stage::set().await;
+    let (shared, ours) = (&stage.shared, kind("a").owner());
+    let may_have = |kind: Kind| shared.exceeding(&kind.owner(), 1).is_none();
+    let limit = |tenant, agent| {
+        let mut live = shared.live.write().unwrap();
+        live.admission.max_per_tenant = tenant;
+        live.admission.max_per_agent = agent;
+    };
+    let session = shared.gates.owners.count(&ours);
+    assert!(may_have(kind("a")), "any number may be");
+    limit(3, 2);
+    assert!(may_have(kind("a")) && may_have(kind("b")));
+    let spare = shared.gates.spares.count(&ours);
+    assert!(!may_have(kind("a")) && may_have(kind("b")));
+    let other = shared.gates.spares.count(&kind("b").owner());
+    assert!(!may_have(kind("b")) && may_have(of("other", "a")));
+    drop((session, spare));
+    assert!(may_have(kind("a")) && may_have(kind("b")));
+    drop(other);
+    assert!(shared.gates.spares.is_empty());
+}
+
+/// A spare of this tenant's agent is on its shelf, and counts.
+fn with_counted(stage: &Stage, kind: &Kind) {
+    let shared = &stage.shared;
+    shared.pool.set_up(kind, &stamp(1), 9);
+    let spare = Spare::counted(stamp(1), shared.gates.spares.count(&kind.owner()));
+    assert!(shared.pool.put(kind, spare).is_none());
+}
+
+#[tokio::test]
+async fn no_session_waits_because_of_spares_of_its_own() {
+    let stage = Stage::set().await;
+    let shared = &stage.shared;
+    shared.live.write().unwrap().admission.max_per_tenant = 2;
+    let all = [kind("a"), kind("a"), of("other", "a")];
+    all.iter().for_each(|kind| with_counted(&stage, kind));
+    let spares = |kind: &Kind| shared.gates.spares.of(&kind.owner()).agent;
+    // Those that keep it from its limit go, and nobody else's.
+    let first = shared.enter(kind("b").owner(), None).now_or_never().unwrap().unwrap();
+    assert_eq!((spares(&all[0]), spares(&all[2])), (1, 1));
+    let second = shared.enter(kind("b").owner(), None).now_or_never().unwrap().unwrap();
+    assert_eq!((spares(&all[0]), spares(&all[2]), shared.pool.ready()), (0, 1, 1));
+    drop((first, second));
+}
+
+#[tokio::test]
+async fn the_last_that_an_agent_may_have_can_be_a_spare() {
+    let stage = Stage::set().await;
+    let (shared, owner) = (&stage.shared, kind("a").owner());
+    let _bridge = with_spare(&stage).await;
+    shared.live.write().unwrap().admission.max_per_agent = 2;
+    let other = shared.gates.owners.count(&owner);
+    assert!(shared.exceeding(&owner, 1).is_some());
+    ask(&stage).await.unwrap();
+    let (sessions, spares) = (shared.gates.owners.of(&owner), shared.gates.spares.of(&owner));
+    assert_eq!((sessions.agent, spares.agent, shared.pool.hits()), (2, 0, 1));
+    drop(other);
 }
 
 #[tokio::test]
@@ -557,7 +653,7 @@ async fn nobody_gives_one_for_those_that_cannot_be_made() {
     let pool = pool("a", &[1, 1, 1, 1]);
     pool.set_up(&kind("a"), &stamp(1), 4);
     pool.set_up(&kind("b"), &stamp(1), 1);
-    let next = || (pool.poorest(false), pool.poorest(true));
+    let next = || (pool.poorest(false, |_| true), pool.poorest(true, |_| true));
     let (none, b) = (None, Some(kind("b")));
     assert_eq!(next(), (b.clone(), b.clone()), "nobody knows that it cannot");
     let doubts: Vec<_> = (0..10).map_while(|_| fail(&pool)).collect();
@@ -565,6 +661,10 @@ async fn nobody_gives_one_for_those_that_cannot_be_made() {
     assert_eq!(next(), (b.clone(), none.clone()), "it may be tried where there is room");
     // That holds up nobody else, who also has the room that is made for it.
     pool.set_up(&kind("c"), &stamp(1), 1);
+    assert_eq!(next(), (Some(kind("c")), Some(kind("c"))));
+    // Also when it has one.
+    assert!(pool.put(&kind("c"), Spare::of_nobody(stamp(1))).is_none());
+    pool.set_up(&kind("c"), &stamp(1), 2);
     assert_eq!(next(), (Some(kind("c")), Some(kind("c"))));
     drop(pool.clear(|kind| kind.agent.as_str() == "c"));
     // It is tried once more when that was long ago, and when what was wrong may be mended.

@@ -22,6 +22,7 @@ use crate::session::create;
 use crate::session::disk::Since;
 use crate::session::driver::Claimed;
 use crate::session::gate::Place;
+use crate::session::owners::Counted;
 use crate::session::shared::{Shared, Taken};
 use crate::session::under_way::Begun;
 use crate::telemetry::metrics::labels::SpareEnd;
@@ -54,6 +55,8 @@ pub(in crate::session) type Making = Begun<(SessionId, u32)>;
 pub(super) struct Spare {
     pub(super) id: SessionId,
     pub(super) stamp: Stamp,
+    /// As one that its agent and its tenant have.
+    _counted: Counted,
     take: oneshot::Sender<()>,
     waiting: JoinHandle<Option<(Claim, Option<String>)>>,
     is_lost: Arc<AtomicBool>,
@@ -92,7 +95,7 @@ struct Draft {
 }
 
 /// Makes a spare: files, sandbox, a CLI that has answered and is primed. The place is free again when there
-/// is a sandbox, or will be none.
+/// is a sandbox, or will be none. It counts as long as there is the spare.
 ///
 /// # Errors
 /// When a step fails, or the shelf is gone that it is for; nothing of it is left then.
@@ -100,7 +103,7 @@ pub(super) async fn make(
     shared: &Arc<Shared>,
     agent: &Agent,
     (stamp, gone): (Stamp, &CancellationToken),
-    place: Place,
+    (place, counted): (Place, Counted),
 ) -> Result<Spare, Refusal> {
     let sandbox = SandboxId::random();
     let room = shared.room_to_spare(sandbox)?;
@@ -125,7 +128,7 @@ pub(super) async fn make(
     let mut claimed = Claimed { running, controls: draft.controls.clone(), heard: vec![] };
     let warmed = gone.run_until_cancelled(warm_up(shared, &draft, &mut claimed)).await;
     match warmed.unwrap_or_else(|| Err(unwanted())) {
-        Ok(()) => Ok(wait(shared, stamp, draft, claimed)),
+        Ok(()) => Ok(wait(shared, (stamp, counted), draft, claimed)),
         Err(refusal) => {
             shared.clear_away(&draft.session, claimed.running).await;
             Err(refusal)
@@ -287,7 +290,12 @@ fn lost(error: crate::sandbox::link::LinkError) -> Refusal {
 
 /// Has it wait until it is taken. One that is lost meanwhile, or that nobody can take any more, is
 /// cleared away.
-fn wait(shared: &Arc<Shared>, stamp: Stamp, draft: Draft, claimed: Claimed) -> Spare {
+fn wait(
+    shared: &Arc<Shared>,
+    (stamp, counted): (Stamp, Counted),
+    draft: Draft,
+    claimed: Claimed,
+) -> Spare {
     let (take, taken) = oneshot::channel();
     let (id, is_lost) = (draft.session.id, Arc::new(AtomicBool::new(false)));
     let there = shared.pool.there.begin(Kind::of_session(&draft.session));
@@ -297,7 +305,7 @@ fn wait(shared: &Arc<Shared>, stamp: Stamp, draft: Draft, claimed: Claimed) -> S
         drop(there);
         kept
     });
-    Spare { id, stamp, take, waiting, is_lost }
+    Spare { id, stamp, _counted: counted, take, waiting, is_lost }
 }
 
 async fn keep(
@@ -368,9 +376,15 @@ impl Drop for Starting<'_> {
 impl Spare {
     /// One without a sandbox.
     pub(super) fn of_nobody(stamp: Stamp) -> Spare {
+        Spare::counted(stamp, Counted::any())
+    }
+
+    /// The same, which counts as this.
+    pub(super) fn counted(stamp: Stamp, counted: Counted) -> Spare {
         let (take, _) = oneshot::channel();
         let (id, is_lost) = (SessionId::random(), Arc::default());
-        Spare { id, stamp, take, waiting: tokio::spawn(async { None }), is_lost }
+        let waiting = tokio::spawn(async { None });
+        Spare { id, stamp, _counted: counted, take, waiting, is_lost }
     }
 
     /// One with a sandbox that says nothing.
@@ -383,8 +397,9 @@ impl Spare {
         let controls = Controls { model: "m".to_owned(), thinking: None };
         let making = shared.making.begin((session.id, session.slot.unwrap_or(0)));
         let (since, folder_model) = (shared.disk.now(), None);
+        let counted = shared.gates.spares.count(&Kind::of_session(&session).owner());
         let draft = Draft { session, controls: controls.clone(), folder_model, since, making };
-        wait(shared, stamp, draft, Claimed { running, controls, heard: vec![] })
+        wait(shared, (stamp, counted), draft, Claimed { running, controls, heard: vec![] })
     }
 
     /// One that has uids, and nothing else.

@@ -426,19 +426,25 @@ fn one_makes_room_for_a_session() -> Result<()> {
     ash.finish()
 }
 
-/// One that a session takes is its agent's from then on, and none before.
+/// One is kept where a session of its agent could have it, and goes for one that cannot.
 #[test]
-fn one_that_is_taken_is_one_of_those_that_an_agent_may_have() -> Result<()> {
-    let ash = begin(Options::stub().config("[pool]\nmax_per_agent = 1\n"), 2)?;
+fn one_that_is_kept_is_one_of_those_that_an_agent_may_have() -> Result<()> {
+    let ash = begin(Options::stub().config("[pool]\nmax_per_agent = 1\n"), 1)?;
     let api = ash.api();
+    let own = api.create("hello", json!({ "systemPrompt": "Mine." }))?;
+    check_hits(&api, 0)?;
+    api.until_warm(0)?;
+    api.purge(&own)?;
+    api.until_warm(1)?;
     let session = api.create("hello", json!({}))?;
-    api.until_warm(2)?;
+    check_hits(&api, 1)?;
     // One that nobody uses would go for the next.
     let mut turn = api.send(&session, json!({ "content": "[[count 100000 5ms]]" }))?;
     turn.deltas(1)?;
     let refused = api.call("POST", "/api/sessions", Some(&json!({ "agent": "hello" })))?;
     ensure!(refused.status == 503 && refused.text().contains("one agent"), "{}", refused.text());
     ensure!(api.turn_to(&session, "stop")? == "stopped");
+    api.until_warm(1)?;
     api.create("hello", json!({}))?;
     check_hits(&api, 2)?;
     ash.finish()
