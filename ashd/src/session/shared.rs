@@ -163,7 +163,9 @@ impl Shared {
                 }
                 let is_full = room.live >= room.max;
                 let one_went = is_full
-                    && (self.make_place_now().await || self.evict(Whose::Anybody, end).await);
+                    && (self.make_place_now().await
+                        || self.pool.has_one_gone(end).await
+                        || self.evict(Whose::Anybody, end).await);
                 // Or one has ended meanwhile for a reason of its own.
                 if one_went || is_full && admission::admit(&self.look_for_room()).is_ok() {
                     continue;

@@ -22,10 +22,11 @@ mod spread;
 mod warm;
 
 use std::path::PathBuf;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use futures_util::future::join_all;
+use tokio::task::JoinHandle;
 
 use super::api::Refusal;
 use super::create;
@@ -34,6 +35,7 @@ use super::driver::Claimed;
 use super::ladder::Whose;
 use super::owners::Owner;
 use super::shared::Shared;
+use super::under_way::Begun;
 use crate::domain::{Agent, AgentId, AgentName, Day, SandboxId, Session, Settings, Tenant};
 use crate::sandbox::Running;
 use crate::sandbox::admission::NoRoom;
@@ -101,7 +103,11 @@ pub(super) struct Claim {
 impl Shared {
     /// A spare for a session of this agent with these settings; `None` when it has to be made. Whoever has
     /// it has its sandbox [opened](Self::open_spare), and the keeper look again.
-    pub(super) async fn take_spare(&self, agent: &Agent, settings: &Settings) -> Option<Claim> {
+    pub(super) async fn take_spare(
+        self: &Arc<Self>,
+        agent: &Agent,
+        settings: &Settings,
+    ) -> Option<Claim> {
         let kind = Kind::of(agent);
         if !self.pool.has_shelf(&kind) {
             return None;
@@ -126,7 +132,9 @@ impl Shared {
             && let Err(error) = warm::set_mode(&mut taken.claimed, mode).await
         {
             tracing::warn!(ash_agent = %agent.name, %error, "a spare sandbox is not of this mode");
-            self.throw_away_taken(taken).await;
+            self.metrics().spares_ended.of(SpareEnd::Failed).inc();
+            // Whoever asks has another one made beside its end.
+            drop(self.let_go(taken, self.pool.there.begin(kind)));
             self.pool.look_again();
             return None;
         }
@@ -255,6 +263,17 @@ impl Shared {
     fn count_ended<'a>(&self, spares: impl IntoIterator<Item = &'a Spare>, why: SpareEnd) {
         let ended = spares.into_iter().filter(|spare| !spare.is_lost()).count();
         self.metrics().spares_ended.of(why).inc_by(ended as u64);
+    }
+
+    /// Ends a spare that somebody had in hand, beside whatever that one does next. Whoever has to know that
+    /// nothing is left of it waits for what is returned, or for what says that it is there.
+    fn let_go(self: &Arc<Self>, taken: Claim, there: Begun<Kind>) -> JoinHandle<()> {
+        // It goes from now on, whenever that is begun.
+        let (shared, going) = (self.clone(), self.pool.going.begin(taken.session.id));
+        tokio::spawn(async move {
+            shared.end_taken(taken).await;
+            drop((going, there));
+        })
     }
 
     /// Ends a spare that was for a session and cannot be it.

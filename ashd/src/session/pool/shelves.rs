@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::size::{self, Demand, Rate};
@@ -204,6 +204,8 @@ pub(in crate::session) struct Pool {
     /// Whose spares there are, from before they are made until a session has them or nothing of them is
     /// left.
     pub(super) there: UnderWay<Kind>,
+    /// Spares that end, by their sessions: their room is free behind that.
+    pub(super) going: UnderWay<SessionId>,
     /// How often agents went away, and up to which time that is known to the keeper. As long as it is not,
     /// no shelf is set up. Changes while shelves are locked.
     departures: AtomicU64,
@@ -396,6 +398,11 @@ impl Pool {
         let there = shelves.get(kind)?.there();
         let giver = spread(&shelves).giver((&kind.tenant, there))?.clone();
         fullest(&mut shelves, |kind| kind.tenant == giver)?.spares.pop_back()
+    }
+
+    /// Waits until those have ended that do, until then at most; false when none does, or they take longer.
+    pub(in crate::session) async fn has_one_gone(&self, end: Instant) -> bool {
+        timeout_at(end, self.going.wait_for(|_| true)).await.unwrap_or(false)
     }
 
     /// Takes everything off the shelves of these agents, and the shelves away.

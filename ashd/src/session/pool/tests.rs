@@ -300,6 +300,7 @@ async fn who_wants_another_mode_gets_one_that_was_told() {
         assert_eq!(told, json!({ "subtype": "set_permission_mode", "mode": "acceptEdits" }));
         // Another one cannot be made: its agent has no folder.
         assert_eq!(made.is_ok(), error.is_none());
+        shared.making.wait_for(|_| true).await;
         assert_eq!((shared.pool.ready(), shared.pool.hits()), (0, u64::from(made.is_ok())));
         assert_eq!(shared.slots.used().is_empty(), made.is_err());
         if let Ok(id) = made {
@@ -315,9 +316,62 @@ async fn one_that_does_not_say_in_which_mode_it_is_goes() {
     let (shared, _bridge) = (&stage.shared, with_one_that_asks(&stage).await);
     tokio::time::pause();
     assert!(ask_for(&stage, of_mode(PermissionMode::DontAsk)).await.is_err());
+    shared.making.wait_for(|_| true).await;
     assert_eq!((shared.pool.ready(), shared.pool.hits()), (0, 0));
     assert!(shared.slots.used().is_empty() && recorded(&stage).await.is_empty());
     assert_eq!(ended(&stage), [0, 1, 0, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn the_end_of_one_that_cannot_be_had_is_not_waited_for() {
+    let stage = Stage::set().await;
+    let (shared, mut bridge) = (&stage.shared, with_one_that_asks(&stage).await);
+    let agent = shared.store.agent(&Tenant::default(), &kind("a").agent).await.unwrap().unwrap();
+    let wanted = create::settled(&agent, of_mode(PermissionMode::AcceptEdits)).unwrap();
+    let taking = shared.take_spare(&agent, &wanted);
+    let (taken, _) = tokio::join!(taking, answer(&mut bridge, Some("no such mode")));
+    assert!(taken.is_none() && shared.making.has(|_| true), "it was waited for");
+    // Whoever deletes its agent does wait.
+    shared.throw_away_of(&Tenant::default(), Some(&kind("a").agent)).await;
+    assert!(shared.slots.used().is_empty() && shared.making.all().is_empty());
+}
+
+#[tokio::test]
+async fn nor_is_that_of_one_that_was_lost() {
+    let stage = Stage::set().await;
+    let (shared, (running, bridge)) = (&stage.shared, linked().await);
+    let slot = shared.take_slot().unwrap();
+    let session = Session { slot: Some(slot), ..Session::example(1) };
+    let spare = Spare::of(shared, stamp(1), session, running);
+    drop(bridge);
+    let lost = async {
+        while !spare.is_lost() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(20 * SECOND, lost).await.unwrap();
+    let taken = spare.take().now_or_never();
+    assert!(taken.is_some_and(|taken| taken.is_none()), "it is waited for");
+    shared.pool.there.wait_for(|_| true).await;
+    assert!(shared.slots.used().is_empty() && shared.making.all().is_empty());
+}
+
+/// Else a session would be refused where one is about to make room.
+#[tokio::test]
+async fn but_its_room_is_where_there_is_no_other() {
+    let stage = Stage::set().await;
+    let shared = &stage.shared;
+    let room = || shared.room(SandboxId::random());
+    let mut taken = vec![];
+    for _ in 0..shared.options.max_sandboxes {
+        taken.push(room().await.ok().unwrap());
+    }
+    let going = shared.pool.going.begin(SessionId::random());
+    let mut waiting = Box::pin(room());
+    assert!(waiting.as_mut().now_or_never().is_none());
+    taken.pop();
+    drop(going);
+    assert!(waiting.await.is_ok());
 }
 
 #[tokio::test]

@@ -63,8 +63,8 @@ pub(super) struct Spare {
 }
 
 impl Spare {
-    /// Takes it, with the model that its folder names; `None` when it was lost, and nothing of it is
-    /// left.
+    /// Takes it, with the model that its folder names; `None` when it was lost. What is left of it then goes,
+    /// and nobody waits for that.
     pub(super) async fn take(self) -> Option<(Claim, Option<String>)> {
         // Whoever waits may be about to say that it was lost.
         let _ = self.take.send(());
@@ -299,12 +299,8 @@ fn wait(
     let (take, taken) = oneshot::channel();
     let (id, is_lost) = (draft.session.id, Arc::new(AtomicBool::new(false)));
     let there = shared.pool.there.begin(Kind::of_session(&draft.session));
-    let kept = keep(shared.clone(), draft, claimed, (taken, is_lost.clone()));
-    let waiting = tokio::spawn(async move {
-        let kept = kept.await;
-        drop(there);
-        kept
-    });
+    let kept = keep(shared.clone(), draft, claimed, (taken, is_lost.clone(), there));
+    let waiting = tokio::spawn(kept);
     Spare { id, stamp, _counted: counted, take, waiting, is_lost }
 }
 
@@ -312,7 +308,7 @@ async fn keep(
     shared: Arc<Shared>,
     Draft { session, folder_model, since, making, .. }: Draft,
     mut claimed: Claimed,
-    (mut taken, is_lost): (oneshot::Receiver<()>, Arc<AtomicBool>),
+    (mut taken, is_lost, there): (oneshot::Receiver<()>, Arc<AtomicBool>, Begun<Kind>),
 ) -> Option<(Claim, Option<String>)> {
     let failed = loop {
         tokio::select! {
@@ -329,6 +325,7 @@ async fn keep(
             },
         }
     };
+    let is_unwanted = failed.is_none();
     is_lost.store(true, Ordering::SeqCst);
     // One that nobody can take any more is on no shelf.
     if let Some(error) = failed {
@@ -340,7 +337,11 @@ async fn keep(
         shared.metrics().spares_ended.of(SpareEnd::Lost).inc();
         shared.pool.lost(&session);
     }
-    shared.end_taken(Claim { session, claimed, since, making }).await;
+    let going = shared.let_go(Claim { session, claimed, since, making }, there);
+    // Whoever takes one that was lost a moment ago has another one made meanwhile.
+    if is_unwanted {
+        let _ = going.await;
+    }
     None
 }
 
