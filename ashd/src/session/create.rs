@@ -35,8 +35,11 @@ impl Service {
     /// Makes a session, of a spare or as soon as its sandbox may be made; returns when its bridge is
     /// ready. A tenant or an agent that has as many as it may gives up one that nobody uses.
     pub async fn create(&self, caller: &Caller, new: NewSession) -> Result<Arc<SessionView>> {
+        let (agent, _) = self.settle(caller, new.clone()).await?;
+        let counted = self.shared.count(&(agent.tenant, agent.name)).await?;
+        // It may have waited, and the agent be another one by now: by an old one new spares would be thrown
+        // away.
         let (agent, settings) = self.settle(caller, new.clone()).await?;
-        let counted = self.shared.count(&(agent.tenant.clone(), agent.name.clone())).await?;
         // What is begun is brought to its end, whoever hangs up.
         let service = self.clone();
         let of_spare = async move { service.make_of_spare((&agent, &settings), counted).await };

@@ -7,6 +7,7 @@ use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::shelves::{End, PAUSE, Shelf};
@@ -15,6 +16,7 @@ use crate::domain::{AgentConfig, PermissionMode, Scope, SessionId, Timestamp};
 use crate::sandbox::pressure::Pressure;
 use crate::session::api::{Caller, NewSession};
 use crate::session::cli::Controls;
+use crate::session::owners::{AT_ONCE, Counted};
 use crate::session::stage::{Stage, linked};
 use crate::store::SessionFilter;
 use crate::telemetry::metrics::labels::{Exhausted, Word as _};
@@ -198,7 +200,6 @@ async fn with_spare(stage: &Stage) -> UnixStream {
 
 /// The same, of an agent with this config.
 async fn with_spare_of(stage: &Stage, config: AgentConfig) -> UnixStream {
-    let (shared, (running, bridge)) = (&stage.shared, linked().await);
     let agent = Agent {
         id: AgentId::random(),
         tenant: Tenant::default(),
@@ -209,10 +210,17 @@ async fn with_spare_of(stage: &Stage, config: AgentConfig) -> UnixStream {
         created_at: Timestamp(0),
         updated_at: Timestamp(0),
     };
-    shared.store.deploy(agent.clone()).await.unwrap();
-    let (stamp, slot) = (shared.stamp(&agent).unwrap(), shared.take_slot().unwrap());
-    let (agent, slot, sandbox) = (agent.name, Some(slot), running.id);
-    let session = Session { agent, slot, sandbox, ..Session::example(1) };
+    stage.shared.store.deploy(agent.clone()).await.unwrap();
+    with_spare_for(stage, &agent, 1).await
+}
+
+/// Puts a spare on the shelf of an agent, whose session has the id of this example.
+async fn with_spare_for(stage: &Stage, of: &Agent, number: u128) -> UnixStream {
+    let (shared, (running, bridge)) = (&stage.shared, linked().await);
+    let (stamp, slot) = (shared.stamp(of).unwrap(), shared.take_slot().unwrap());
+    let (agent, slot, sandbox) = (of.name.clone(), Some(slot), running.id);
+    let agent_version = of.version;
+    let session = Session { agent, agent_version, slot, sandbox, ..Session::example(number) };
     shared.pool.set_up(&kind("a"), &stamp, 1);
     assert!(shared.pool.put(&kind("a"), Spare::of(shared, stamp, session, running)).is_none());
     bridge
@@ -409,6 +417,34 @@ async fn nobody_has_a_session_whose_sandbox_has_no_way_out() {
     assert!(recorded(&stage).await.is_empty() && !attached.exists());
     assert!(shared.slots.used().is_empty() && shared.making.all().is_empty());
     assert_eq!((shared.pool.ready(), shared.pool.hits()), (0, 0));
+}
+
+/// Has the agent have as many as it may, and nobody get any in their place, until this is dropped.
+async fn has_all(stage: &Stage) -> (Counted, Vec<OwnedSemaphorePermit>) {
+    let (owners, owner) = (&stage.shared.gates.owners, kind("a").owner());
+    stage.shared.live.write().unwrap().admission.max_per_agent = 1;
+    let (counted, mut turns) = (owners.count(&owner), vec![]);
+    for _ in 0..AT_ONCE {
+        turns.push(owners.turn(&owner.0).await.unwrap());
+    }
+    (counted, turns)
+}
+
+#[tokio::test]
+async fn who_waited_while_its_agent_changed_gets_one_of_the_new_version() {
+    let stage = Stage::set().await;
+    let (shared, _bridge) = (&stage.shared, with_spare(&stage).await);
+    // From then on the store has it at hand.
+    let agent = shared.store.agent(&Tenant::default(), &kind("a").agent).await.unwrap().unwrap();
+    let others = has_all(&stage).await;
+    let mut asking = Box::pin(ask(&stage));
+    assert!(asking.as_mut().now_or_never().is_none());
+    let newer = Agent { version: 2, ..agent };
+    shared.store.deploy(newer.clone()).await.unwrap();
+    let _newer = with_spare_for(&stage, &newer, 2).await;
+    drop(others);
+    let session = shared.store.session(asking.await.unwrap()).await.unwrap().unwrap();
+    assert_eq!((session.agent_version, shared.pool.hits()), (2, 1));
 }
 
 #[tokio::test]
