@@ -416,7 +416,9 @@ impl Shared {
         let (snapshots, tenant) = (self.snapshots.clone(), session.tenant.clone());
         let remove = move || -> Result<(), String> {
             remove_at_once(&places.sessions(), id)?;
-            let forgotten = snapshots.vault(&tenant).and_then(|vault| vault.forget(id));
+            // Of a tenant that has left in between nothing is left, and no vault is made for it.
+            let known = snapshots.known_vault(&tenant);
+            let forgotten = known.and_then(|vault| vault.map_or(Ok(()), |vault| vault.forget(id)));
             forgotten.map_err(|error| error.to_string())
         };
         let done = tokio::task::spawn_blocking(remove).await;

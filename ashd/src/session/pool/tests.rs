@@ -447,6 +447,14 @@ async fn who_waited_while_its_agent_changed_gets_one_of_the_new_version() {
     assert_eq!((session.agent_version, shared.pool.hits()), (2, 1));
 }
 
+/// Its tenant may have left meanwhile, and everything of it.
+#[tokio::test]
+async fn one_that_goes_leaves_no_vault() {
+    let stage = Stage::set().await;
+    stage.shared.unmake(&Session::example(1)).await;
+    assert!(stage.shared.snapshots.tenants().unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn one_that_clears_itself_away_is_waited_for() {
     let stage = Stage::set().await;
