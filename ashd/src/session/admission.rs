@@ -198,7 +198,6 @@ impl Shared {
     }
 
     /// Waits until a sandbox may be made, as long as configured at most: first for its turn, then for what
-    /// Waits until a sandbox may be made, as long as configured at most: first for its turn, then for what
     /// is short and comes back by itself, or with a sandbox that nobody uses. Last it takes the room that
     /// there is, or that such a one leaves. Spares go with which its tenant or its agent would have more than
     /// it may.
@@ -221,8 +220,9 @@ impl Shared {
 
     /// Room for this sandbox, on a machine that is not short of what comes back.
     async fn room_at_ease(&self, sandbox: SandboxId, end: Instant) -> Result<Taken, Refusal> {
+        let mut gone = 0;
         loop {
-            self.wait_for_ease(end).await?;
+            self.wait_for_ease(&mut gone, end).await?;
             let room = self.room(sandbox).await?;
             // It may have had to wait for one to go.
             if ease(&self.strain()).is_ok() {
@@ -257,10 +257,10 @@ impl Shared {
         }
     }
 
-    async fn wait_for_ease(&self, end: Instant) -> Result<(), Refusal> {
+    /// Waits until nothing is short that comes back, for somebody for whom so many sandboxes have gone.
+    async fn wait_for_ease(&self, gone: &mut u32, end: Instant) -> Result<(), Refusal> {
         let mut pressure = self.sandboxes.pressure_changes();
         let enough = end.min(Instant::now() + YIELD);
-        let mut gone = 0;
         loop {
             let (now, strain) = (Instant::now(), self.strain());
             let until = match ease(&strain) {
@@ -269,7 +269,7 @@ impl Shared {
                 Err(_) if self.is_shutting_down() => return Err(Refusal::ShuttingDown),
                 Err(no_room) if now >= end => return Err(self.refuse(no_room)),
                 Err(_) => {
-                    self.relieve(&strain, &mut gone, end).await;
+                    self.relieve(&strain, gone, end).await;
                     end
                 }
             };

@@ -1,8 +1,8 @@
 //! Memory and processes for those who wait for them: what a sandbox has that nobody uses.
 //!
-//! A warm one goes that no session has, else the one that nobody has used for longest, as where as many live
-//! as may. One goes at a time, however many wait, and the next not before it shows what that has brought, or
-//! all of them would go for somebody who needs what one has.
+//! A warm one goes that no session has, at each look. When there is none left the one goes that nobody has used
+//! for longest, as where as many live as may: one at a time, however many wait, and the next not before it
+//! shows what that has brought, or all of them would go for somebody who needs what one has.
 
 use std::time::Duration;
 

@@ -199,6 +199,7 @@ impl Shared {
         while let Some(whose) = self.exceeding(owner, 0) {
             let Some(spare) = self.pool.spare_one_of(whose) else { return };
             tracing::debug!(ash_tenant = %owner.0, "a spare sandbox goes: these are as many as may be");
+            self.count_ended([&spare], SpareEnd::Capacity);
             drop(spare);
         }
     }
