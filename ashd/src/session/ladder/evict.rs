@@ -196,7 +196,7 @@ mod tests {
         let place = Place { sandbox, idle_since, has_tasks: false, rung: Rung::Frozen };
         stage.shared.ladder.show(&Session::example(1), Some(place));
         let mut room = Box::pin(room(&stage));
-        assert!(tokio::time::timeout(3 * PAUSE, &mut room).await.is_err());
+        assert!(timeout(3 * PAUSE, &mut room).await.is_err());
         taken.pop();
         assert!(room.await.is_ok());
     }
@@ -312,8 +312,8 @@ mod tests {
 
         /// Does as it is told, which is to end.
         async fn goes(mut self, stage: &Stage) {
-            let Some(Command::Rest { step: Step::GiveWay, seen, reply }) = self.asked.recv().await
-            else {
+            let asked = timeout(100 * PAUSE, self.asked.recv()).await;
+            let Ok(Some(Command::Rest { step: Step::GiveWay, seen, reply })) = asked else {
                 panic!("it is not asked to end")
             };
             let place = stage.shared.ladder.place(self.session.id);

@@ -198,7 +198,11 @@ impl Shared {
     pub(super) fn shed_spares(&self, owner: &Owner) {
         while let Some(whose) = self.exceeding(owner, 0) {
             let Some(spare) = self.pool.spare_one_of(whose) else { return };
-            tracing::debug!(ash_tenant = %owner.0, "a spare sandbox goes: these are as many as may be");
+            let (tenant, agent) = owner;
+            tracing::debug!(
+                ash_agent = %agent, ash_tenant = %tenant,
+                "a spare sandbox goes: these are as many as may be"
+            );
             self.count_ended([&spare], SpareEnd::Capacity);
             drop(spare);
         }

@@ -19,6 +19,9 @@ use crate::session::cli;
 use crate::session::ladder::Whose;
 use crate::session::under_way::UnderWay;
 
+/// How long those are waited for that end already, before another one has to go.
+const GOING: Duration = Duration::from_secs(2);
+
 /// How long a spare takes to be made, until it is known.
 const USUALLY: Duration = Duration::from_secs(1);
 
@@ -400,9 +403,10 @@ impl Pool {
         fullest(&mut shelves, |kind| kind.tenant == giver)?.spares.pop_back()
     }
 
-    /// Waits until those have ended that do, until then at most; false when none does, or they take longer.
+    /// Waits until those have ended that do, until then at most and not for long; false when none does, or they
+    /// take longer.
     pub(in crate::session) async fn has_one_gone(&self, end: Instant) -> bool {
-        timeout_at(end, self.going.wait_for(|_| true)).await.unwrap_or(false)
+        timeout_at(end.min(Instant::now() + GOING), self.going.wait_for(|_| true)).await.unwrap_or(false)
     }
 
     /// Takes everything off the shelves of these agents, and the shelves away.
