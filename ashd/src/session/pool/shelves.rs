@@ -406,7 +406,9 @@ impl Pool {
     /// Waits until those have ended that do, until then at most and not for long; false when none does, or they
     /// take longer.
     pub(in crate::session) async fn has_one_gone(&self, end: Instant) -> bool {
-        timeout_at(end.min(Instant::now() + GOING), self.going.wait_for(|_| true)).await.unwrap_or(false)
+        timeout_at(end.min(Instant::now() + GOING), self.going.wait_for(|_| true))
+            .await
+            .unwrap_or(false)
     }
 
     /// Takes everything off the shelves of these agents, and the shelves away.
