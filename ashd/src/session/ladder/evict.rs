@@ -20,6 +20,10 @@ use crate::session::shared::Shared;
 /// The pause between two looks at what may go.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How long somebody may take to tell that a turn is over whose end is told already. Who has heard of it, and
+/// asks for another sandbox at once, may come first.
+const TELLING: Duration = Duration::from_millis(25);
+
 /// Sandboxes that are looked at at a time. Those that were used last are not among them while others rest.
 const LOOKED_AT: usize = 64;
 
@@ -39,6 +43,9 @@ impl Shared {
         let times = self.live().times;
         let (mut watch, mut asked) = (Watch::default(), Asked::default());
         let mut worked = HashMap::new();
+        if longest(self.ladder.places_of(whose), &worked, &times).is_empty() {
+            sleep_until(end.min(Instant::now() + TELLING)).await;
+        }
         loop {
             let resting = longest(self.ladder.places_of(whose), &worked, &times);
             if resting.is_empty() || Instant::now() >= end {
@@ -357,6 +364,23 @@ mod tests {
         assert!(counted.is_ok());
         assert_eq!(stage.shared.gates.owners.of(&owner).tenant, 2);
         assert!(theirs.asked.try_recv().is_err() && fresh.asked.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn who_is_quicker_than_the_driver_of_a_turn_that_is_over_waits_for_it() {
+        let stage = Stage::set().await;
+        tokio::time::pause();
+        let ours = Resting::begin(&stage, (1, "ours"), 5);
+        let place = stage.shared.ladder.place(ours.session.id).unwrap();
+        stage.shared.ladder.show(&ours.session, Some(Place { idle_since: None, ..place }));
+        let ends = async {
+            sleep_until(Instant::now() + TELLING / 2).await;
+            stage.shared.ladder.show(&ours.session, Some(place));
+            ours.goes(&stage).await;
+        };
+        let end = Instant::now() + 50 * PAUSE;
+        let (has_gone, ()) = tokio::join!(stage.shared.evict(Whose::Anybody, end), ends);
+        assert!(has_gone);
     }
 
     #[tokio::test]
