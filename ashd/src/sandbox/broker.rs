@@ -34,7 +34,7 @@ use crate::telemetry::message;
 use self::grants::Grant;
 use self::reports::Reports;
 pub use self::setup::{BrokerError, BrokerSetup, ModelKey};
-pub use ash_broker::control::{Failures, Limits, Peer, Settings, Usage};
+pub use ash_broker::control::{Failures, Limits, Peer, Settings, Standing, Usage};
 
 /// How long a grant waits for a broker that is being started anew.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -133,7 +133,7 @@ impl Broker {
         let control = self.shared.reach().await?;
         self.shared.give_key(&control).await?;
         // Without one of ours it may have its service manager's.
-        let has_key = control.has_key().await?;
+        let has_key = control.standing().await?.has_key;
         *self.shared.has_key() = has_key;
         Ok(())
     }
@@ -240,7 +240,7 @@ impl Shared {
             self.hand_over(&control, sandbox).await?;
         }
         // It changes only when we change it.
-        let has_key = control.has_key().await?;
+        let has_key = control.standing().await?.has_key;
         *self.has_key() = has_key;
         // Before anybody is handed over to it.
         self.note_key();

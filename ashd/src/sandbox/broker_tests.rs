@@ -105,7 +105,7 @@ async fn a_broker_that_does_not_come_is_not_waited_for_for_ever() {
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("does not run"), "{answer}");
     }
     assert_eq!(broker.asking().await, Some([].into()));
-    assert!(broker.refused().await.is_none() && broker.failed().await.is_none());
+    assert_eq!(broker.standing().await, Standing::default());
     let begin = Begin { roots: rustls::RootCertStore::empty(), key: None, exit_when_unused: None };
     let listener = server::adopt(control::listen(&socket).unwrap()).unwrap();
     let serving = tokio::spawn(server::run(listener, begin, std::future::pending()));
@@ -114,10 +114,8 @@ async fn a_broker_that_does_not_come_is_not_waited_for_for_ever() {
         let answer = told(&broker, sandbox).await;
         assert!(answer.starts_with("HTTP/1.1 40"), "{answer}");
     }
-    assert_eq!(
-        (broker.refused().await, broker.failed().await),
-        (Some(2), Some(Failures::default()))
-    );
+    let Standing { refused, failed, .. } = broker.standing().await;
+    assert_eq!((refused, failed), (Some(2), Some(Failures::default())));
     serving.abort();
 }
 
@@ -260,5 +258,6 @@ async fn a_broker_of_before_keeps_its_key_and_is_of_use() {
     assert_eq!(broker.has_key(), Some(true));
     broker.set_key(None).await.unwrap();
     assert_eq!(broker.has_key(), Some(true));
-    assert!(broker.refused().await.is_none() && broker.failed().await.is_none());
+    let Standing { refused, failed, .. } = broker.standing().await;
+    assert!(refused.is_none() && failed.is_none());
 }

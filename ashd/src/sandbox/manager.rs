@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::broker::{Broker, BrokerError, BrokerSetup, Failures, ModelKey, Settings, Usage};
+use super::broker::{Broker, BrokerError, BrokerSetup, ModelKey, Settings, Standing, Usage};
 use super::cgroup::{self, CgroupError, Cgroups, Frozen, OutOfMemory, Stats};
 use super::children::Children;
 use super::floor::{self, BelowFloor};
@@ -221,16 +221,9 @@ impl Sandboxes {
         self.broker.asking().await
     }
 
-    /// How many requests of sandboxes the broker has refused since it began; `None` when it is not there,
-    /// or does not say.
-    pub async fn refused(&self) -> Option<u64> {
-        self.broker.refused().await
-    }
-
-    /// How many requests of sandboxes got no answer of the model API since the broker began; `None` when
-    /// it is not there, or does not say.
-    pub async fn failed(&self) -> Option<Failures> {
-        self.broker.failed().await
+    /// What the broker says of itself: nothing when it is not there.
+    pub async fn broker_standing(&self) -> Standing {
+        self.broker.standing().await
     }
 
     /// Replaces the model API key, or takes it back. Sandboxes do not notice.

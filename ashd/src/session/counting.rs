@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, sleep};
 use super::service::Service;
 use super::shared::Shared;
 use crate::domain::{SandboxId, SessionId, Timestamp};
-use crate::sandbox::broker::{Failures, Usage as Seen};
+use crate::sandbox::broker::{Failures, Standing, Usage as Seen};
 use crate::sandbox::cgroup::OutOfMemory;
 use crate::store::{StoreError, Usage};
 use crate::telemetry::metrics::Metrics;
@@ -136,11 +136,10 @@ pub(super) async fn count_refusals(shared: Arc<Shared>) {
     pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // A broker outlives daemons: what it has counted by now the one before this has.
     let mut told = Told::default();
-    told.hear(shared.sandboxes.refused().await, shared.sandboxes.failed().await);
+    told.hear(shared.sandboxes.broker_standing().await);
     while !shared.is_shutting_down() {
         pulse.tick().await;
-        let (refused, failed) = (shared.sandboxes.refused().await, shared.sandboxes.failed().await);
-        told.count(shared.metrics(), (refused, failed));
+        told.count(shared.metrics(), shared.sandboxes.broker_standing().await);
     }
 }
 
@@ -153,15 +152,15 @@ struct Told {
 
 impl Told {
     /// Remembers what is said. What is not stays as it was.
-    fn hear(&mut self, refused: Option<u64>, failed: Option<Failures>) {
+    fn hear(&mut self, Standing { refused, failed, .. }: Standing) {
         self.refused = refused.unwrap_or(self.refused);
         self.failed = failed.unwrap_or(self.failed);
     }
 
     /// Counts what is new of it.
-    fn count(&mut self, metrics: &Metrics, (refused, failed): (Option<u64>, Option<Failures>)) {
+    fn count(&mut self, metrics: &Metrics, said: Standing) {
         let (was_refused, was) = (self.refused, self.failed);
-        self.hear(refused, failed);
+        self.hear(said);
         let now = self.failed;
         metrics.denied.of(Denied::Broker).inc_by(new_since(was_refused, self.refused));
         for (why, before, now) in [
@@ -203,10 +202,11 @@ mod tests {
     fn what_got_no_answer_is_counted_once_and_by_why() {
         let (metrics, mut told) = (Metrics::new(), Told::default());
         let before = Failures { no_key: 4, ..Failures::default() };
-        told.hear(Some(9), Some(before));
+        let said = |refused, failed| Standing { refused, failed, ..Standing::default() };
+        told.hear(said(Some(9), Some(before)));
         let now = Failures { silent: 2, unreachable: 1, not_ready: 3, bad_answer: 5, ..before };
-        for said in [(Some(10), Some(now)), (None, None), (Some(10), Some(now))] {
-            told.count(&metrics, said);
+        for heard in [said(Some(10), Some(now)), Standing::default(), said(Some(10), Some(now))] {
+            told.count(&metrics, heard);
         }
         let all = [
             Unanswered::NotReady,
@@ -218,7 +218,7 @@ mod tests {
         let counted = || all.map(|why| metrics.broker_failures.of(why).get());
         assert_eq!((counted(), metrics.denied.of(Denied::Broker).get()), ([3, 0, 1, 5, 2], 1));
         // Another one that has begun meanwhile.
-        told.count(&metrics, (Some(0), Some(Failures { no_key: 1, ..Failures::default() })));
+        told.count(&metrics, said(Some(0), Some(Failures { no_key: 1, ..Failures::default() })));
         assert_eq!((counted(), metrics.denied.of(Denied::Broker).get()), ([3, 1, 1, 5, 2], 1));
     }
 

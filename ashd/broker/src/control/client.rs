@@ -124,24 +124,8 @@ impl Control {
         }
     }
 
-    /// Whether the broker has a model API key; absent when it is one that does not say.
-    pub async fn has_key(&self) -> Result<Option<bool>, Error> {
-        Ok(self.standing().await?.has_key)
-    }
-
-    /// How many requests of sandboxes the broker has refused since it began; absent when it is one that
-    /// does not say.
-    pub async fn refused(&self) -> Result<Option<u64>, Error> {
-        Ok(self.standing().await?.refused)
-    }
-
-    /// How many requests of sandboxes got no answer of the model API since the broker began; absent when
-    /// it is one that does not say.
-    pub async fn failed(&self) -> Result<Option<Failures>, Error> {
-        Ok(self.standing().await?.failed)
-    }
-
-    async fn standing(&self) -> Result<Standing, Error> {
+    /// What the broker says of itself.
+    pub async fn standing(&self) -> Result<Standing, Error> {
         // Behind the last sandbox, so that none is listed.
         match self.ask(Request::List { after: Some(Uuid::max()) }, None).await? {
             Outcome::Granted { has_key, refused, failed, .. } => {
@@ -191,11 +175,15 @@ impl Control {
     }
 }
 
-/// What a broker says of itself.
-struct Standing {
-    has_key: Option<bool>,
-    refused: Option<u64>,
-    failed: Option<Failures>,
+/// What a broker says of itself; absent of each what it does not say, because it is an older one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it has a model API key.
+    pub has_key: Option<bool>,
+    /// How many requests of sandboxes it has refused since it began.
+    pub refused: Option<u64>,
+    /// How many of them got no answer of the model API since then.
+    pub failed: Option<Failures>,
 }
 
 impl Drop for Control {

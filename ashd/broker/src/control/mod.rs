@@ -14,7 +14,7 @@ mod client;
 mod launch;
 mod packet;
 
-pub use client::{Control, Error, Events};
+pub use client::{Control, Error, Events, Standing};
 pub use launch::{Launch, listen, secret};
 pub(crate) use packet::{Packet, receive, send};
 

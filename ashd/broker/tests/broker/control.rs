@@ -85,7 +85,7 @@ async fn a_key_that_is_taken_back_is_gone() {
     let upstream = Upstream::start().await;
     let stage = Stage::new(&upstream).await;
     stage.control.forget_key().await.unwrap();
-    assert_eq!(stage.control.has_key().await.unwrap(), Some(false));
+    assert_eq!(stage.control.standing().await.unwrap().has_key, Some(false));
     let mut client = stage.client().await;
     client.write(post("/v1/messages", "{}")).await;
     let reply = client.rest().await;
@@ -97,10 +97,10 @@ async fn a_key_that_is_taken_back_is_gone() {
 #[tokio::test]
 async fn whether_there_is_a_key_is_no_secret() {
     let stage = Stage::bare().await;
-    assert_eq!(stage.control.has_key().await.unwrap(), Some(false));
+    assert_eq!(stage.control.standing().await.unwrap().has_key, Some(false));
     stage.key("a").await;
     let (_, _) = stage.grant("a").await;
-    assert_eq!(stage.control.has_key().await.unwrap(), Some(true));
+    assert_eq!(stage.control.standing().await.unwrap().has_key, Some(true));
 }
 
 #[tokio::test]

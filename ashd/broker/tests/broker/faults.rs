@@ -7,7 +7,7 @@ use crate::stage::{CANARY, DOCUMENT, EVENTS, STREAM, Stage, Upstream, answer, ch
 
 /// What got no answer.
 async fn failed(stage: &Stage) -> Failures {
-    stage.control.failed().await.unwrap().unwrap()
+    stage.control.standing().await.unwrap().failed.unwrap()
 }
 
 #[tokio::test]

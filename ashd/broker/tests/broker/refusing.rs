@@ -45,7 +45,7 @@ async fn every_other_call_is_refused() {
         assert!(!reply.contains(CANARY));
     }
     upstream.assert_untouched().await;
-    assert_eq!(stage.control.refused().await.unwrap(), Some(14));
+    assert_eq!(stage.control.standing().await.unwrap().refused, Some(14));
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn ambiguous_requests_are_refused() {
     upstream.assert_untouched().await;
     // A connection is over when both have hung up.
     let counted = async {
-        while stage.control.refused().await.unwrap() < Some(12) {
+        while stage.control.standing().await.unwrap().refused < Some(12) {
             tokio::task::yield_now().await;
         }
     };
@@ -110,7 +110,7 @@ async fn odd_chunks_cut_the_request_short() {
     assert_eq!(api.rest().await, "");
     // It is not the model API that has failed.
     client.rest().await;
-    assert_eq!(stage.control.failed().await.unwrap(), Some(Failures::default()));
+    assert_eq!(stage.control.standing().await.unwrap().failed, Some(Failures::default()));
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ async fn a_key_of_ashd_counts_until_it_is_taken_back_and_then_the_credential() {
     let stage = Stage { dir, child, control, events };
     stage.key("another").await;
     stage.control.forget_key().await.unwrap();
-    assert_eq!(stage.control.has_key().await.unwrap(), Some(true));
+    assert_eq!(stage.control.standing().await.unwrap().has_key, Some(true));
     let mut client = stage.client().await;
     client.write(post("/v1/messages", "{}")).await;
     let head = upstream.accept().await.until("{}").await;
@@ -114,7 +114,7 @@ async fn a_credential_that_is_a_pipe_is_not_waited_for() {
     let child = command.env("CREDENTIALS_DIRECTORY", dir.path()).spawn().unwrap();
     let (control, events) = soon(Control::connect(&socket(dir.path()))).await.unwrap();
     let stage = Stage { dir, child, control, events };
-    assert_eq!(stage.control.has_key().await.unwrap(), Some(false));
+    assert_eq!(stage.control.standing().await.unwrap().has_key, Some(false));
     let log = stage.log();
     assert!(log.contains("the model API key cannot be read: it is no regular file"), "{log}");
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ash_broker::control::Event;
 use tokio::sync::mpsc;
 
-use super::{Broker, Failures, Usage};
+use super::{Broker, Standing, Usage};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::labels::Dropped;
 
@@ -41,18 +41,13 @@ impl Reports {
 }
 
 impl Broker {
-    /// How many requests of sandboxes the broker has refused since it began; `None` when it is not there,
-    /// or does not say.
-    pub async fn refused(&self) -> Option<u64> {
-        let control = self.shared.control.borrow().clone()?;
-        control.refused().await.ok().flatten()
-    }
-
-    /// How many requests of sandboxes got no answer of the model API since the broker began; `None` when
-    /// it is not there, or does not say.
-    pub async fn failed(&self) -> Option<Failures> {
-        let control = self.shared.control.borrow().clone()?;
-        control.failed().await.ok().flatten()
+    /// What the broker says of itself: nothing when it is not there.
+    pub async fn standing(&self) -> Standing {
+        let control = self.shared.control.borrow().clone();
+        match control {
+            Some(control) => control.standing().await.unwrap_or_default(),
+            None => Standing::default(),
+        }
     }
 }
 
