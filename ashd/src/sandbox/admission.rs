@@ -17,10 +17,6 @@ pub struct Room {
     pub disk_free: u64,
     /// Bytes that must stay free on it.
     pub disk_reserve: u64,
-    /// Available memory, in bytes.
-    pub memory_free: u64,
-    /// Bytes of memory that must stay available.
-    pub memory_reserve: u64,
 }
 
 /// There is no room. Fit for users.
@@ -44,9 +40,6 @@ pub fn admit(room: &Room) -> Result<(), NoRoom> {
     if room.disk_free < room.disk_reserve {
         return no(Want::Disk, short("disk space", room.disk_free, room.disk_reserve), 60);
     }
-    if room.memory_free < room.memory_reserve {
-        return no(Want::Memory, short("memory", room.memory_free, room.memory_reserve), 10);
-    }
     Ok(())
 }
 
@@ -67,7 +60,15 @@ pub struct Strain {
 impl Strain {
     /// Whether there is too little memory.
     pub fn lacks_memory(&self) -> bool {
-        self.is_pressed || self.memory_free < self.memory_reserve
+        self.is_pressed || self.memory().is_err()
+    }
+
+    /// Says no while too little memory is free, whatever the kernel says of those who work.
+    pub fn memory(&self) -> Result<(), NoRoom> {
+        match self.memory_free < self.memory_reserve {
+            true => no(Want::Memory, short("memory", self.memory_free, self.memory_reserve), 10),
+            false => Ok(()),
+        }
     }
 
     /// Whether few more processes could be made.
@@ -84,9 +85,7 @@ impl Strain {
 
 /// Says no while one more sandbox would be too much, which passes.
 pub fn ease(strain: &Strain) -> Result<(), NoRoom> {
-    if strain.memory_free < strain.memory_reserve {
-        return no(Want::Memory, short("memory", strain.memory_free, strain.memory_reserve), 10);
-    }
+    strain.memory()?;
     if strain.is_pressed {
         let reason = "this machine is short of memory: work stands still for want of it";
         return no(Want::Memory, reason.to_owned(), 10);
@@ -172,8 +171,7 @@ fn bytes_in(meminfo: &str, key: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const PLENTY: Room =
-        Room { live: 1, max: 2, disk_free: 9, disk_reserve: 9, memory_free: 9, memory_reserve: 9 };
+    const PLENTY: Room = Room { live: 1, max: 2, disk_free: 9, disk_reserve: 9 };
 
     #[test]
     fn each_shortage_says_no_in_its_own_words() {
@@ -181,10 +179,14 @@ mod tests {
         let cases = [
             (Room { live: 2, ..PLENTY }, "all 2 sandboxes of this machine are in use"),
             (Room { disk_free: 8, ..PLENTY }, "short of disk space"),
-            (Room { memory_free: 8, ..PLENTY }, "short of memory"),
         ];
-        for (room, words) in cases {
-            let no = admit(&room).unwrap_err();
+        let plenty = Strain { memory_free: 9, memory_reserve: 9, ..Strain::default() };
+        assert_eq!(plenty.memory(), Ok(()));
+        let memory = (Strain { memory_free: 8, ..plenty }.memory(), "short of memory");
+        for (said, words) in
+            cases.map(|(room, words)| (admit(&room), words)).into_iter().chain([memory])
+        {
+            let no = said.unwrap_err();
             assert!(no.reason.contains(words) && no.retry_after_s > 0, "{no:?}");
         }
     }

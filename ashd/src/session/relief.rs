@@ -53,7 +53,7 @@ impl Shared {
 /// When it shows what a sandbox had that has gone.
 fn shows_after(strain: &Strain) -> Duration {
     // Where too little is free as well, that is so now.
-    match strain.is_pressed && strain.memory_free >= strain.memory_reserve {
+    match strain.is_pressed && strain.memory().is_ok() {
         true => TOLD,
         false => COUNTED,
     }

@@ -209,14 +209,6 @@ impl Shared {
         Room { live, max, ..self.disk() }
     }
 
-    /// Whether there is memory for another sandbox now. What cannot be read does not stand in the way.
-    fn memory_has_room(&self) -> Result<(), Refusal> {
-        let memory_free = admission::memory_available().unwrap_or(u64::MAX);
-        let memory_reserve = self.options.memory_reserve;
-        let room = Room { max: 1, memory_free, memory_reserve, ..Room::default() };
-        admission::admit(&room).map_err(|no_room| self.refuse(no_room))
-    }
-
     /// Whether something new may be written.
     pub(super) fn disk_has_room(&self) -> Result<(), Refusal> {
         self.disk_takes(0)
@@ -257,7 +249,7 @@ impl Shared {
             // It has let others in, and what is short is not waited for again.
             None => {
                 let room = self.room(entry.sandbox).await?;
-                self.memory_has_room()?;
+                self.strain().memory().map_err(|no_room| self.refuse(no_room))?;
                 room
             }
         };
