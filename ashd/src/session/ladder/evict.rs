@@ -42,12 +42,13 @@ impl Shared {
     async fn have_one_go(&self, whose: Whose<'_>, end: Instant) -> Option<SessionId> {
         let times = self.live().times;
         let (mut watch, mut asked) = (Watch::default(), Asked::default());
-        let mut worked = HashMap::new();
-        if longest(self.ladder.places_of(whose), &worked, &times).is_empty() {
-            sleep_until(end.min(Instant::now() + TELLING)).await;
-        }
+        let (mut worked, told) = (HashMap::new(), end.min(Instant::now() + TELLING));
         loop {
             let resting = longest(self.ladder.places_of(whose), &worked, &times);
+            if resting.is_empty() && Instant::now() < told {
+                sleep_until(told).await;
+                continue;
+            }
             if resting.is_empty() || Instant::now() >= end {
                 // Who has gone just now is none of them any more.
                 return asked.gone(None, Instant::now()).await;
