@@ -71,7 +71,7 @@ mod tests {
     use crate::session::api::Refusal;
     use crate::session::driver::Command;
     use crate::session::ladder::{Place, Rung};
-    use crate::session::stage::{Stage, handle};
+    use crate::session::stage::Stage;
 
     const SHORT: Pressure = Pressure { memory: true, cpu: false, io: false };
 
@@ -88,12 +88,10 @@ mod tests {
         /// One whose sandbox nobody has used for so many seconds.
         fn begin(stage: &Stage, number: u128, seconds: u64) -> Resting {
             let session = Session::example(number);
-            let (commands, asked) = mpsc::channel(8);
-            stage.shared.registry.handle_or(&session, || handle(&session, commands));
             let idle_since = Instant::now().checked_sub(Duration::from_secs(seconds));
             let (sandbox, rung) = (session.sandbox, Rung::Frozen);
             let place = Place { sandbox, idle_since, has_tasks: false, rung };
-            stage.shared.ladder.show(&session, Some(place));
+            let asked = stage.shows(&session, place);
             Resting { session, asked }
         }
 

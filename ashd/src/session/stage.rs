@@ -18,7 +18,7 @@ use super::cli::Defaults;
 use super::copies::Copies;
 use super::driver::{Command, Handle};
 use super::gathering::Gathering;
-use super::ladder::Times;
+use super::ladder::{Place, Times};
 use super::logs::Logs;
 use super::places::{Places, ROOTS};
 use super::retention::Keeping;
@@ -107,6 +107,14 @@ impl Stage {
 }
 
 impl Stage {
+    /// Lets a session have a driver that tells the ladder this of its sandbox; what that one is asked.
+    pub(super) fn shows(&self, session: &Session, place: Place) -> mpsc::Receiver<Command> {
+        let (commands, asked) = mpsc::channel(8);
+        self.shared.registry.handle_or(session, || handle(session, commands));
+        self.shared.ladder.show(session, Some(place));
+        asked
+    }
+
     /// Lets a sandbox's agent have used so much processor time.
     pub(super) fn used(&self, sandbox: SandboxId, time: Duration) {
         let agent = self.shared.places.data_dir.join("groups").join(sandbox.to_string());

@@ -158,7 +158,7 @@ mod tests {
     use crate::session::driver::Command;
     use crate::session::owners::{AT_ONCE, Counted};
     use crate::session::shared::Taken;
-    use crate::session::stage::{Stage, handle};
+    use crate::session::stage::Stage;
 
     /// Room for some sandbox.
     async fn room(stage: &Stage) -> Result<Taken, Refusal> {
@@ -228,12 +228,10 @@ mod tests {
     /// A session whose sandbox nobody has used for so long, and what its driver is asked.
     fn waiting(stage: &Stage, number: u128, seconds: u64) -> (SandboxId, mpsc::Receiver<Command>) {
         let session = Session::example(number);
-        let (commands, asked) = mpsc::channel(8);
-        stage.shared.registry.handle_or(&session, || handle(&session, commands));
         let sandbox = SandboxId::random();
         let idle_since = Some(Instant::now() - Duration::from_secs(seconds));
         let place = Place { sandbox, idle_since, has_tasks: false, rung: Rung::Awake };
-        stage.shared.ladder.show(&session, Some(place));
+        let asked = stage.shows(&session, place);
         stage.used(sandbox, Duration::ZERO);
         (sandbox, asked)
     }
@@ -295,8 +293,6 @@ mod tests {
         }
 
         fn of(stage: &Stage, session: Session, seconds: u64) -> Resting {
-            let (commands, asked) = mpsc::channel(8);
-            stage.shared.registry.handle_or(&session, || handle(&session, commands));
             let idle_since = Instant::now().checked_sub(Duration::from_secs(seconds));
             let place = Place {
                 sandbox: session.sandbox,
@@ -304,7 +300,7 @@ mod tests {
                 has_tasks: false,
                 rung: Rung::Frozen,
             };
-            stage.shared.ladder.show(&session, Some(place));
+            let asked = stage.shows(&session, place);
             let owner = (session.tenant.clone(), session.agent.clone());
             let counted = stage.shared.gates.owners.count(&owner);
             Resting { session, counted, asked }

@@ -427,17 +427,14 @@ mod tests {
 
     use super::*;
     use crate::domain::Session;
-    use crate::session::stage::{Stage, handle};
+    use crate::session::stage::Stage;
 
     /// A session whose sandbox stands still, and what its driver is asked.
     fn resting(stage: &Stage, number: u128) -> (SessionId, Place, mpsc::Receiver<Command>) {
         let session = Session::example(number);
-        let (commands, asked) = mpsc::channel(8);
-        stage.shared.registry.handle_or(&session, || handle(&session, commands));
         let (sandbox, idle_since) = (session.sandbox, Some(Instant::now()));
         let place = Place { sandbox, idle_since, has_tasks: false, rung: Rung::Frozen };
-        stage.shared.ladder.show(&session, Some(place));
-        (session.id, place, asked)
+        (session.id, place, stage.shows(&session, place))
     }
 
     #[tokio::test]
