@@ -35,12 +35,6 @@ impl Execs {
         }
     }
 
-    pub(super) fn exit(&mut self, id: u64, exit: ExecExit) {
-        if let Some(sink) = self.running.remove(&id) {
-            sink.end(output(exit));
-        }
-    }
-
     /// Forgets those that wait for a sandbox and whose senders have hung up.
     pub(super) fn forget_abandoned(&mut self) {
         self.waiting.retain(|(_, reply)| !reply.is_closed());
@@ -144,6 +138,17 @@ impl Driver {
             Err(error) => sink.end(Err(Refusal::Sandbox(error.to_string()))),
         }
         let _ = reply.send(Ok(stream));
+    }
+
+    /// A command has ended.
+    pub(super) fn exec_ended(&mut self, id: u64, exit: ExecExit) {
+        self.changes.all += 1;
+        self.settle_soon();
+        let sink = self.execs.running.remove(&id);
+        self.note_end();
+        if let Some(sink) = sink {
+            sink.end(output(exit));
+        }
     }
 }
 

@@ -155,7 +155,13 @@ impl Idle {
 impl Driver {
     /// Whether somebody uses the sandbox: it is in no state to rest.
     fn is_used(&self) -> bool {
-        let in_turn = self.state.turn != Turn::None || self.session.turn.is_some() || self.own_turn;
+        self.state.turn != Turn::None || self.is_used_further()
+    }
+
+    /// Whether somebody does beside a turn whose end is recorded, and that the bridge has not said to be over.
+    fn is_used_further(&self) -> bool {
+        let is_ours = matches!(self.state.turn, Turn::None | Turn::Ours(_));
+        let in_turn = !is_ours || self.session.turn.is_some() || self.own_turn;
         let is_awaited = !self.state.queue.is_empty() || self.launching.is_some();
         let runs = self.execs.are_waiting() || self.execs.may_run();
         in_turn || is_awaited || runs || self.idle.is_starting || self.replay.active
@@ -172,15 +178,19 @@ impl Driver {
     /// tells how the sandbox is.
     pub(super) async fn tend(&mut self) {
         self.go_on_cooling().await;
-        let is_used = self.is_used();
-        if is_used || self.is_held() {
+        if self.is_used() || self.is_held() {
             self.stay_warm();
             self.thaw();
         }
-        if is_used {
-            self.idle.since = None;
-        } else if self.idle.since.is_none() {
-            self.idle.since = Some(Instant::now());
+        self.note_end();
+    }
+
+    /// Something is over, if nothing else is to be done in the sandbox. That is told before whoever waits for
+    /// it hears of it, who may ask for another sandbox at once.
+    pub(super) fn note_end(&mut self) {
+        match self.is_used_further() {
+            true => self.idle.since = None,
+            false => drop(self.idle.since.get_or_insert_with(Instant::now)),
         }
         let (idle_since, has_tasks) = (self.idle.since, self.idle.tasks > 0);
         let rung = self.idle.rung();

@@ -369,6 +369,7 @@ impl Driver {
             Ok(()) if self.state.sandbox == Sandbox::Launching => self.resuming.push(reply),
             Ok(()) => {
                 self.times.resume_ended(Some(Resumed::Warm));
+                self.note_end();
                 let _ = reply.send(Ok(self.view()));
             }
         }

@@ -95,11 +95,7 @@ impl Driver {
                 Incoming::ControlReply { reply, .. } => self.control_reply(reply.error.as_deref()),
                 Incoming::ExecStdout { id, bytes } => self.execs.stdout(id, bytes),
                 Incoming::ExecStderr { id, bytes } => self.execs.stderr(id, bytes),
-                Incoming::ExecExit { id, exit } => {
-                    self.execs.exit(id, exit);
-                    self.changes.all += 1;
-                    self.settle_soon();
-                }
+                Incoming::ExecExit { id, exit } => self.exec_ended(id, exit),
                 Incoming::Stderr(line) => self.logs.stderr(&line),
                 // Or whoever asks for a cut has seen it.
                 Incoming::Drained { id } => self.idle.heard(id),
@@ -126,6 +122,9 @@ impl Driver {
             // Nobody has seen the numbers of what is not on disk.
             self.numbering = shown.unwrap_or(self.numbering);
             return false;
+        }
+        if ends_turn.is_some() {
+            self.note_end();
         }
         self.show(frames);
         if let Some(end) = ends_turn {

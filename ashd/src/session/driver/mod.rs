@@ -342,7 +342,9 @@ impl Driver {
                 let _ = reply.send(self.interrupt_any().await);
             }
             Command::Pause { reply } => {
-                let _ = reply.send(self.pause().await);
+                let paused = self.pause().await;
+                self.note_end();
+                let _ = reply.send(paused);
                 // A turn that goes on is saved at its end.
                 if self.state.status == Status::Paused && self.state.turn == Turn::None {
                     self.save();
@@ -359,7 +361,9 @@ impl Driver {
             }
             Command::Save { name, reply } => self.wish(Wish::new(name, reply)).await,
             Command::GoBack { to, reply } => {
-                let _ = reply.send(self.go_back(to).await);
+                let gone_back = self.go_back(to).await;
+                self.note_end();
+                let _ = reply.send(gone_back);
             }
             Command::Write(write) => self.writes.add(write),
             Command::Exec { request, reply } => self.exec(request, reply).await,

@@ -407,6 +407,7 @@ impl Driver {
     ) -> Result<(), Refusal> {
         let change = SessionChange { last_active_at: Some(event.at), ..change };
         let recorded = self.commit_stubbornly(change, vec![event.clone()]).await;
+        self.note_end();
         let frames = match &recorded {
             Ok(()) => self.encoder.event(&event, &mut self.numbering),
             Err(refusal) => {

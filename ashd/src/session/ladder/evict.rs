@@ -20,10 +20,6 @@ use crate::session::shared::Shared;
 /// The pause between two looks at what may go.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How long somebody may take to tell that a turn is over whose end is told already. Who has heard of it, and
-/// asks for another sandbox at once, may come first.
-const TELLING: Duration = Duration::from_millis(25);
-
 /// Sandboxes that are looked at at a time. Those that were used last are not among them while others rest.
 const LOOKED_AT: usize = 64;
 
@@ -42,13 +38,9 @@ impl Shared {
     async fn have_one_go(&self, whose: Whose<'_>, end: Instant) -> Option<SessionId> {
         let times = self.live().times;
         let (mut watch, mut asked) = (Watch::default(), Asked::default());
-        let (mut worked, told) = (HashMap::new(), end.min(Instant::now() + TELLING));
+        let mut worked = HashMap::new();
         loop {
             let resting = longest(self.ladder.places_of(whose), &worked, &times);
-            if resting.is_empty() && Instant::now() < told {
-                sleep_until(told).await;
-                continue;
-            }
             if resting.is_empty() || Instant::now() >= end {
                 // Who has gone just now is none of them any more.
                 return asked.gone(None, Instant::now()).await;
@@ -364,23 +356,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_quicker_than_the_driver_of_a_turn_that_is_over_waits_for_it() {
-        let stage = Stage::set().await;
-        tokio::time::pause();
-        let ours = Resting::begin(&stage, (1, "ours"), 5);
-        let place = stage.shared.ladder.place(ours.session.id).unwrap();
-        stage.shared.ladder.show(&ours.session, Some(Place { idle_since: None, ..place }));
-        let ends = async {
-            sleep_until(Instant::now() + TELLING / 2).await;
-            stage.shared.ladder.show(&ours.session, Some(place));
-            ours.goes(&stage).await;
-        };
-        let end = Instant::now() + 50 * PAUSE;
-        let (has_gone, ()) = tokio::join!(stage.shared.evict(Whose::Anybody, end), ends);
-        assert!(has_gone);
-    }
-
-    #[tokio::test]
     async fn only_so_many_of_a_tenant_have_one_go_at_a_time() {
         let stage = Stage::set().await;
         stage.shared.live.write().unwrap().admission.max_per_tenant = 1;
@@ -426,8 +401,9 @@ mod tests {
         let owner = ("ours".parse().unwrap(), ours.session.agent.clone());
         let place = stage.shared.ladder.place(ours.session.id).unwrap();
         stage.shared.ladder.show(&ours.session, Some(Place { idle_since: None, ..place }));
-        let refused = stage.shared.count(&owner).await;
-        assert!(matches!(refused, Err(Refusal::Capacity { retry_after_s: 1.., .. })));
+        // At once: who sends a message is told so by a status, and has no stream.
+        let refused = stage.shared.count(&owner).now_or_never();
+        assert!(matches!(refused, Some(Err(Refusal::Capacity { retry_after_s: 1.., .. }))));
         assert!(theirs.asked.try_recv().is_err() && ours.asked.try_recv().is_err());
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ash_wire::frame::{HEADER, Header};
-use ash_wire::words::Notice;
+use ash_wire::words::{ExecExit, Notice, TurnOutcome};
 
 use super::*;
 use crate::session::ladder::{Place, Rung};
@@ -217,6 +217,47 @@ async fn that_one_is_used_is_told_before_it_is() {
     assert!(resting.place().unwrap().idle_since > before.idle_since);
     resting.driver.write_waiting().await;
     assert_eq!(told.await, Ok(used));
+}
+
+/// Who hears the result may ask for another sandbox before the bridge says that the turn is over.
+#[tokio::test]
+async fn that_a_turn_is_over_is_told_with_its_result() {
+    let mut resting = Resting::set().await;
+    let _answer = send(&mut resting.driver).await;
+    let Turn::Ours(turn) = resting.driver.state.turn else { panic!("it has not begun") };
+    let line = Bytes::from_static(br#"{"type":"result","subtype":"success","is_error":false}"#);
+    hear(&mut resting.driver, Incoming::Line { number: 1, line }).await;
+    let seen = resting.place().unwrap();
+    assert!(seen.idle_since.is_some());
+    assert_eq!(resting.rest(Step::Freeze).await.await, Ok(false), "it is not over");
+    let notice = Notice::TurnEnded { turn: turn.to_string(), outcome: TurnOutcome::Result };
+    hear(&mut resting.driver, Incoming::Notice { number: 2, notice }).await;
+    resting.driver.tend().await;
+    assert_eq!(resting.place(), Some(seen));
+    assert_eq!(resting.rest(Step::Freeze).await.await, Ok(true));
+}
+
+#[tokio::test]
+async fn that_something_else_is_over_is_told_before_it_is_answered() {
+    let mut resting = Resting::set().await;
+    let is_free = |resting: &Resting| resting.place().unwrap().idle_since.is_some();
+    let (reply, paused) = oneshot::channel();
+    resting.driver.command(Command::Pause { reply }).await;
+    assert!(paused.await.unwrap().is_ok() && is_free(&resting));
+    let (reply, resumed) = oneshot::channel();
+    resting.driver.command(Command::Resume { reply }).await;
+    assert!(resumed.await.unwrap().is_ok() && is_free(&resting));
+    let (reply, ran) = oneshot::channel();
+    let request = ExecRequest::new("true", None).unwrap();
+    resting.driver.command(Command::Exec { request, reply }).await;
+    let _output = ran.await.unwrap().unwrap();
+    resting.driver.tend().await;
+    assert!(!is_free(&resting));
+    let id = resting.asked(Kind::Exec).await;
+    let (code, signal, error) = (Some(0), None, None);
+    let exit = ExecExit { code, signal, timed_out: false, truncated: false, error };
+    hear(&mut resting.driver, Incoming::ExecExit { id, exit }).await;
+    assert!(is_free(&resting));
 }
 
 #[tokio::test]
