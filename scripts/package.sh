@@ -34,8 +34,9 @@ make_deb() {
     stage changelog >"$made/changelog.Debian"
     stage install "$out/deb" "${flags[@]}"
     describe deb
-    cargo deb --quiet --no-build --no-strip ${BUILT:+--fast} --deb-revision "$revision" \
-        --manifest-path "$work/Cargo.toml" --output "$out" >/dev/null
+    # What is only to be tried is made soon rather than small.
+    cargo deb --quiet --no-build --no-strip ${BUILT:+--fast --compress-type gz --compress-system} \
+        --deb-revision "$revision" --manifest-path "$work/Cargo.toml" --output "$out" >/dev/null
 }
 
 make_rpm() {
@@ -44,7 +45,7 @@ make_rpm() {
     stage install "$out/rpm"
     describe rpm
     (cd "$work" && cargo generate-rpm --set-metadata "release = \"$revision\"" --output "$out" \
-        --source-date "$SOURCE_DATE_EPOCH")
+        --source-date "$SOURCE_DATE_EPOCH" ${BUILT:+--payload-compress none})
 }
 
 # The newest of what is packaged is what is committed, so packages of one commit are equal.
