@@ -26,7 +26,9 @@ pages() {
     [ -z "${PAYLOAD:-}" ] || return 0
     [ -z "${BUILT:-}" ] || profile=(--features "$DEV_FEATURES")
     say "making manual pages and completions"
-    cargo run --quiet --locked "${profile[@]}" -p ash-pages -- "$made"
+    # Whoever compiles C goes by this variable, and what was built without it would be built anew.
+    env ${BUILT:+--unset=SOURCE_DATE_EPOCH} cargo run --quiet --locked "${profile[@]}" \
+        -p ash-pages -- "$made"
 }
 
 # Runs scripts/stage.py with the payload.

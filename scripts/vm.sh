@@ -64,9 +64,10 @@ share_dependencies() {
 next_package() {
     next_tree
     [ -d "$made/target" ] || share_dependencies "$made/target" 2>/dev/null || rm -rf "$made/target"
-    SOURCE_DATE_EPOCH=$(git -C "$ROOT" log -1 --format=%ct)
-    export SOURCE_DATE_EPOCH CARGO_TARGET_DIR=$made/target
+    export CARGO_TARGET_DIR=$made/target
     ASH_LIBEXEC_DIR=$made/target/ash-dev "$tree/scripts/build.sh" dev
+    SOURCE_DATE_EPOCH=$(git -C "$ROOT" log -1 --format=%ct)
+    export SOURCE_DATE_EPOCH
     BUILT=$made/target/ash-dev REVISION=2 "$tree/scripts/package.sh" deb
     cp "$tree"/target/package/*.deb "$packages/next.deb"
 }
