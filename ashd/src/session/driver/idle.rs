@@ -160,8 +160,7 @@ impl Driver {
 
     /// Whether somebody does beside a turn whose end is recorded, and that the bridge has not said to be over.
     fn is_used_further(&self) -> bool {
-        let is_ours = matches!(self.state.turn, Turn::None | Turn::Ours(_));
-        let in_turn = !is_ours || self.session.turn.is_some() || self.own_turn;
+        let in_turn = self.state.turn == Turn::Own || self.session.turn.is_some() || self.own_turn;
         let is_awaited = !self.state.queue.is_empty() || self.launching.is_some();
         let runs = self.execs.are_waiting() || self.execs.may_run();
         in_turn || is_awaited || runs || self.idle.is_starting || self.replay.active
